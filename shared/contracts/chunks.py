@@ -1,0 +1,72 @@
+"""What gateways and storage nodes say to each other about chunks.
+
+Routes of a storage node (all signed, see `shared.request_signing`):
+
+    PUT    /v1/chunks/{digest}   raw body; START_INDEX_HEADER; 201 stored, 200 already there; durable before the answer
+    GET    /v1/chunks/{digest}   200 raw body, digest verified on the way out
+    HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
+    DELETE /v1/chunks/{digest}   204; 404
+    POST   /v1/chunks/has        HasRequest -> HasResponse
+    GET    /v1/status            NodeStatus
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from shared.contracts.base import WireModel
+
+START_INDEX_HEADER: Final = "X-Trivet-Start-Index"
+"""The log index that the upload read when it began (DESIGN.md section 4, Garbage)."""
+
+MAX_HAS_DIGESTS: Final = 10_000
+
+
+class HasRequest(WireModel):
+    """Which of these chunks do you hold?
+
+    `start_index` is set by uploads only: the node then durably records max(start_index) on each chunk that it reports.
+    """
+
+    digests: list[str] = Field(max_length=MAX_HAS_DIGESTS)
+    start_index: int | None = Field(default=None, ge=0)
+
+
+class HasResponse(WireModel):
+    """The subset of the asked digests that this node holds durably, in the order asked."""
+
+    present: list[str]
+
+
+class ChunkStored(WireModel):
+    """Answer to a PUT: the chunk is durable in at least one tier of this node."""
+
+    digest: str
+    size_bytes: int
+    tier: str
+    created: bool
+
+
+class TierStatus(WireModel):
+    """One tier of a node."""
+
+    name: str
+    is_available: bool
+    chunk_count: int
+    used_bytes: int
+    capacity_bytes: int | None
+
+
+class NodeStatus(WireModel):
+    """A storage node about itself."""
+
+    node_id: str
+    cluster_id: str
+    mode: str
+    is_accepting_writes: bool
+    capacity_bytes: int
+    used_bytes: int
+    chunk_count: int
+    tiers: list[TierStatus]

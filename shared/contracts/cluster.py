@@ -1,0 +1,115 @@
+"""Storage nodes and consensus members as the log knows them, and how nodes announce themselves.
+
+Routes of a consensus member (all signed):
+
+    POST /v1/nodes/{id}/heartbeat   Heartbeat -> HeartbeatResponse; leader only (421 with leader_url elsewhere)
+    POST /v1/cluster/init           InitRequest -> InitResponse; idempotent for the same cluster id, 409 otherwise
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from shared.contracts.base import WireModel
+
+
+class NodeState(StrEnum):
+    """A storage node's place in the cluster.
+
+    ACTIVE nodes are written to. INACTIVE ones have been silent beyond the grace period. DRAINING ones are read from
+    only. A removed node is not in the map at all.
+    """
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DRAINING = "draining"
+
+
+class StorageNode(WireModel):
+    """One storage node in the node map.
+
+    Attributes:
+        id: stable name; never reused for another disk.
+        url: base URL inside the cluster, e.g. `http://127.0.0.1:8101`; empty until the node has dialled in.
+        zone: failure domain; placement spreads over zones first.
+        capacity_bytes: weight in placement.
+        used_bytes: as last reported; informational and not part of the epoch.
+    """
+
+    id: str
+    url: str
+    zone: str
+    state: NodeState
+    capacity_bytes: int = Field(ge=0)
+    used_bytes: int = Field(default=0, ge=0)
+
+
+class NodeMap(WireModel):
+    """All storage nodes at one epoch. The epoch grows with every change that placement can see.
+
+    Nodes are in the order of their ids.
+    """
+
+    epoch: int
+    nodes: list[StorageNode]
+
+
+class Heartbeat(WireModel):
+    """A storage node says that it lives, every `heartbeat_interval`."""
+
+    cluster_id: str
+    url: str
+    zone: str
+    capacity_bytes: int = Field(ge=0)
+    used_bytes: int = Field(ge=0)
+    chunk_count: int = Field(ge=0)
+
+
+class HeartbeatResponse(WireModel):
+    """What the leader makes of it. `is_admitted` is false while an operator has not admitted the node."""
+
+    is_admitted: bool
+    cluster_id: str
+    epoch: int
+
+
+class ConsensusMember(WireModel):
+    """One consensus member: `peer_address` (host:port) is for Raft frames, `url` for HTTP."""
+
+    id: str
+    url: str
+    peer_address: str
+    is_voter: bool = True
+
+
+class MemberStatus(WireModel):
+    """A consensus member about itself (GET /v1/status)."""
+
+    id: str
+    cluster_id: str | None
+    role: str
+    term: int
+    leader_id: str | None
+    leader_url: str | None
+    commit_index: int
+    last_applied: int
+    last_log_index: int
+    state_hash: str | None = None
+    members: list[ConsensusMember]
+
+
+class InitRequest(WireModel):
+    """The one act that makes a cluster: its id, its first voters and the storage nodes admitted from the start."""
+
+    cluster_id: str
+    members: list[ConsensusMember] = Field(min_length=1, max_length=7)
+    admitted_nodes: list[str] = Field(default_factory=list)
+
+
+class InitResponse(WireModel):
+    """`created` is false when this cluster had been initialised before, with the same id."""
+
+    cluster_id: str
+    created: bool

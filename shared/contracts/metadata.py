@@ -1,0 +1,402 @@
+"""What goes into the Raft log, and what can be asked of the state machine.
+
+Routes of a consensus member (all signed, leader only: 421 NotLeaderError with `leader_url` elsewhere):
+
+    POST /v1/proposals   ProposalBatch -> ProposalResults; answered when every proposal is committed and applied
+    POST /v1/reads       ReadBatch -> ReadResults; linearizable: one ReadIndex barrier serves the whole batch
+
+A proposal happens once per `request_id`: sending it again returns the stored result. Times in commands are stamped by the
+proposer; `apply` itself knows no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import WireModel
+from shared.contracts.cluster import ConsensusMember, NodeMap, NodeState
+from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.time import Stamp
+
+MAX_BATCH: Final = 512
+"""Most proposals or queries in one request."""
+
+LIST_LIMIT_MAX: Final = 1000
+
+
+class FileContent(WireModel):
+    """The bytes a version refers to: `chunk_digests` is the concatenation of raw 32-byte digests, in file order.
+
+    Every chunk has `chunk_size_bytes` but the last, which has the rest. A file of zero bytes has no chunks.
+    """
+
+    size_bytes: int = Field(ge=0)
+    chunk_size_bytes: int = Field(ge=1)
+    chunk_digests: bytes
+    digest: str
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks."""
+        return len(self.chunk_digests) // DIGEST_BYTES
+
+    def chunks(self) -> list[tuple[str, int]]:
+        """(hex digest, size in bytes) of every chunk, in file order."""
+        raw, full = self.chunk_digests.hex(), self.chunk_size_bytes
+        count = self.chunk_count
+        last = self.size_bytes - full * (count - 1)
+        width = 2 * DIGEST_BYTES
+        return [(raw[i * width : (i + 1) * width], full if i < count - 1 else last) for i in range(count)]
+
+
+class Durability(WireModel):
+    """How many replicas of every chunk were fsynced when the receipt was made, and on which nodes.
+
+    `acknowledged` is the minimum over the chunks; `nodes` lists every node that acknowledged one of them.
+    """
+
+    target: int
+    acknowledged: int
+    nodes: list[str]
+
+
+class FileVersion(WireModel):
+    """One published version of a file, as readers see it. `version` is its log index."""
+
+    bucket: str
+    key: str
+    version: int
+    term: int
+    etag: str
+    content: FileContent
+    content_type: str
+    user_metadata: dict[str, str]
+    epoch: int
+    durability: Durability
+    stamp: Stamp
+    modified_ns: int
+    """Last-Modified source: the stamp's time made monotonic per key, nanoseconds since the Unix epoch."""
+
+
+class Preconditions(WireModel):
+    """Checked in `apply`, at the instant the change would happen. Etags are strong, without quotes; `*` is any."""
+
+    if_match: list[str] | None = None
+    if_none_match: list[str] | None = None
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+class CreateBucket(WireModel):
+    """Result: {"created": bool, "incarnation": int}."""
+
+    kind: Literal["create_bucket"] = "create_bucket"
+    bucket: str
+    stamp: Stamp
+
+
+class DeleteBucket(WireModel):
+    """Result: {}. Rejected: bucket_not_found, bucket_not_empty, bucket_protected."""
+
+    kind: Literal["delete_bucket"] = "delete_bucket"
+    bucket: str
+    stamp: Stamp
+
+
+class PublishFile(WireModel):
+    """Make a new version visible. Result: {"created": bool, "version": FileVersion as JSON}.
+
+    Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, chunk_condemned.
+
+    Attributes:
+        incarnation: of the bucket, as read when the upload began.
+        start_index: the log index read when the upload began.
+        epoch: the node map's epoch that placement used.
+    """
+
+    kind: Literal["publish_file"] = "publish_file"
+    bucket: str
+    incarnation: int
+    key: str
+    content: FileContent
+    content_type: str
+    user_metadata: dict[str, str] = Field(default_factory=dict)
+    etag: str
+    start_index: int
+    epoch: int
+    durability: Durability
+    preconditions: Preconditions = Preconditions()
+    stamp: Stamp
+
+
+class DeleteFile(WireModel):
+    """Result: {"version": int}, the index of the deletion.
+
+    Rejected: bucket_not_found, file_not_found, precondition_failed.
+    """
+
+    kind: Literal["delete_file"] = "delete_file"
+    bucket: str
+    key: str
+    preconditions: Preconditions = Preconditions()
+    stamp: Stamp
+
+
+class InitCluster(WireModel):
+    """The first command of a cluster's life. Result: {"created": bool}. Rejected: cluster_mismatch."""
+
+    kind: Literal["init_cluster"] = "init_cluster"
+    cluster_id: str
+    admitted_nodes: list[str]
+    stamp: Stamp
+
+
+class AdmitNode(WireModel):
+    """An operator lets a storage node in, by id. Result: {"created": bool}."""
+
+    kind: Literal["admit_node"] = "admit_node"
+    node_id: str
+    stamp: Stamp
+
+
+class UpdateNode(WireModel):
+    """What a node announced differs from what the log knows. Result: {"epoch": int}. Rejected: node_not_found."""
+
+    kind: Literal["update_node"] = "update_node"
+    node_id: str
+    url: str
+    zone: str
+    capacity_bytes: int
+    stamp: Stamp
+
+
+class SetNodeState(WireModel):
+    """The failure detector or an operator changed a node's state. Result: {"epoch": int}. Rejected: node_not_found."""
+
+    kind: Literal["set_node_state"] = "set_node_state"
+    node_id: str
+    state: NodeState
+    stamp: Stamp
+
+
+class RemoveNode(WireModel):
+    """Take a node out of the map for good. Result: {"epoch": int}. Rejected: node_not_found."""
+
+    kind: Literal["remove_node"] = "remove_node"
+    node_id: str
+    stamp: Stamp
+
+
+class ExpireRequests(WireModel):
+    """Forget the stored results whose retention ended before `before_hlc`. Result: {"expired": int}.
+
+    Proposed by the leader only.
+    """
+
+    kind: Literal["expire_requests"] = "expire_requests"
+    before_hlc: int
+    stamp: Stamp
+
+
+Command = Annotated[
+    CreateBucket
+    | DeleteBucket
+    | PublishFile
+    | DeleteFile
+    | InitCluster
+    | AdmitNode
+    | UpdateNode
+    | SetNodeState
+    | RemoveNode
+    | ExpireRequests,
+    Field(discriminator="kind"),
+]
+
+
+class Proposal(WireModel):
+    """One command to be ordered. `request_id` makes it happen once; its result is kept for `retain_s` seconds."""
+
+    request_id: str = Field(min_length=1, max_length=128)
+    retain_s: int = Field(default=600, ge=0, le=7 * 86400)
+    command: Command
+
+
+class ProposalBatch(WireModel):
+    """Proposals that are independent of each other; each is applied or rejected by itself, in this order."""
+
+    proposals: list[Proposal] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class ProposalResult(WireModel):
+    """What became of one proposal. Exactly one of `result` and `problem` is set.
+
+    `problem` is a problem document (`shared.errors.error_from_problem`). `log_index` is the entry that decided; for a
+    repeated request_id it is that of the first time. 0 when nothing was appended.
+    """
+
+    log_index: int
+    term: int
+    result: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
+
+
+class ProposalResults(WireModel):
+    """In the order of the batch."""
+
+    results: list[ProposalResult]
+
+
+# --- queries ------------------------------------------------------------------------------------------------------
+
+
+class GetFile(WireModel):
+    """Answer: FileAnswer."""
+
+    kind: Literal["get_file"] = "get_file"
+    bucket: str
+    key: str
+
+
+class ListFiles(WireModel):
+    """Answer: FilePage. `after_key` is exclusive; `after_prefix` skips a whole common prefix already reported.
+
+    `at_index` pins the page to a log index (rows created and deleted are kept with their indexes).
+    """
+
+    kind: Literal["list_files"] = "list_files"
+    bucket: str
+    prefix: str = ""
+    delimiter: str | None = None
+    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
+    after_key: str | None = None
+    after_prefix: str | None = None
+    at_index: int | None = None
+
+
+class GetBucket(WireModel):
+    """Answer: BucketAnswer."""
+
+    kind: Literal["get_bucket"] = "get_bucket"
+    bucket: str
+
+
+class ListBuckets(WireModel):
+    """Answer: BucketsAnswer."""
+
+    kind: Literal["list_buckets"] = "list_buckets"
+
+
+class GetCluster(WireModel):
+    """Answer: ClusterAnswer."""
+
+    kind: Literal["get_cluster"] = "get_cluster"
+
+
+Query = Annotated[
+    GetFile | ListFiles | GetBucket | ListBuckets | GetCluster,
+    Field(discriminator="kind"),
+]
+
+
+class FileAnswer(WireModel):
+    """`file` is None when absent; `version` is then the index of the deletion, or 0 if the key was never seen.
+
+    `has_bucket` is false when the bucket does not exist. `horizon` is the index below which deletions are forgotten.
+    """
+
+    kind: Literal["file"] = "file"
+    has_bucket: bool
+    incarnation: int = 0
+    file: FileVersion | None = None
+    version: int = 0
+    horizon: int = 0
+
+
+class FileEntry(WireModel):
+    """One row of a list."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    version: int
+    content_type: str
+    modified_ns: int
+
+
+class FilePage(WireModel):
+    """One page, keys in UTF-8 byte order. `has_more` is false on the last page.
+
+    `last_key` or `last_prefix` is where the next page starts (ListFiles.after_key / after_prefix), the other is None.
+    """
+
+    kind: Literal["files"] = "files"
+    has_bucket: bool
+    files: list[FileEntry] = Field(default_factory=list)
+    prefixes: list[str] = Field(default_factory=list)
+    has_more: bool = False
+    last_key: str | None = None
+    last_prefix: str | None = None
+    at_index: int = 0
+
+
+class Bucket(WireModel):
+    """A bucket. `incarnation` is the log index that created it."""
+
+    name: str
+    incarnation: int
+    created_ns: int
+
+
+class BucketAnswer(WireModel):
+    """`bucket` is None when absent."""
+
+    kind: Literal["bucket"] = "bucket"
+    bucket: Bucket | None
+
+
+class BucketsAnswer(WireModel):
+    """All buckets, by name."""
+
+    kind: Literal["buckets"] = "buckets"
+    buckets: list[Bucket]
+
+
+class ClusterAnswer(WireModel):
+    """The node map, the consensus members and who leads them."""
+
+    kind: Literal["cluster"] = "cluster"
+    cluster_id: str | None
+    leader_id: str | None
+    members: list[ConsensusMember]
+    node_map: NodeMap
+
+
+Answer = Annotated[
+    FileAnswer | FilePage | BucketAnswer | BucketsAnswer | ClusterAnswer,
+    Field(discriminator="kind"),
+]
+
+
+class ReadBatch(WireModel):
+    """Queries that may share one ReadIndex barrier."""
+
+    queries: list[Query] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class ReadResult(WireModel):
+    """Exactly one of `answer` and `problem` is set."""
+
+    answer: Answer | None = None
+    problem: dict[str, Any] | None = None
+
+
+class ReadResults(WireModel):
+    """In the order of the batch. `log_index` is the applied index that answered, `epoch` that of the node map there."""
+
+    log_index: int
+    term: int
+    epoch: int
+    results: list[ReadResult]

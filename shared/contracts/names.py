@@ -1,0 +1,77 @@
+"""What a bucket, a key, a digest and a member may be called. Pure; the same check runs at the edge and in `apply`.
+
+Bucket names follow S3. A key is opaque text: no normalisation, never a path on disk.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from shared.errors import InvalidNameError
+
+DEFAULT_BUCKET: Final = "default"
+MAX_KEY_BYTES: Final = 1024
+DIGEST_BYTES: Final = 32
+
+_BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_MEMBER: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def check_bucket_name(name: str) -> str:
+    """`name` itself, when it is 3-63 of a-z 0-9 - . as in S3.
+
+    Raises:
+        InvalidNameError: it breaks the rule; definite.
+    """
+    if not _BUCKET.fullmatch(name) or ".." in name or ".-" in name or "-." in name or _IPV4.fullmatch(name):
+        raise InvalidNameError(
+            "A bucket name has 3-63 characters of a-z, 0-9, '-' and '.', starts and ends with a letter or digit, "
+            "has no '..', '.-' or '-.', and is not an IP address.",
+            bucket=name[:100],
+        )
+    return name
+
+
+def check_key(key: str) -> str:
+    """`key` itself, when it is 1-1024 bytes of UTF-8 without control characters and without `.` or `..` segments.
+
+    Raises:
+        InvalidNameError: it breaks the rule; definite.
+    """
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidNameError("A key must be valid UTF-8.") from error
+    if not 1 <= size_bytes <= MAX_KEY_BYTES:
+        raise InvalidNameError("A key has 1-1024 bytes of UTF-8.", key_bytes=size_bytes)
+    if _CONTROL.search(key):
+        raise InvalidNameError("A key has no NUL and no control characters.")
+    if any(segment in {".", ".."} for segment in key.split("/")):
+        raise InvalidNameError("A key has no '.' or '..' segment, because proxies collapse them.")
+    return key
+
+
+def check_digest(digest: str) -> str:
+    """`digest` itself, when it is 64 lower-case hex digits.
+
+    Raises:
+        InvalidNameError: it is not; definite.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidNameError("A chunk digest has 64 lower-case hex digits (BLAKE3-256).")
+    return digest
+
+
+def check_member_id(member_id: str) -> str:
+    """`member_id` itself, when it is a DNS label such as `storage-2`.
+
+    Raises:
+        InvalidNameError: it is not; definite.
+    """
+    if not _MEMBER.fullmatch(member_id):
+        raise InvalidNameError("A member id has 1-63 characters of a-z, 0-9 and '-'.", id=member_id[:100])
+    return member_id

@@ -1,0 +1,368 @@
+"""Every error that a Trivet service can answer with.
+
+    TrivetError
+    ├── InvalidRequestError 400
+    │   ├── InvalidNameError
+    │   └── DigestMismatchError
+    ├── UnauthenticatedError 401
+    │   └── SignatureRejectedError
+    ├── ForbiddenError 403
+    ├── NotFoundError 404
+    │   ├── BucketNotFoundError
+    │   ├── FileNotFoundInBucketError
+    │   ├── ChunkNotFoundError
+    │   └── NodeNotFoundError
+    ├── RequestTimeoutError 408
+    ├── ConflictError 409
+    │   ├── BucketNotEmptyError
+    │   ├── BucketProtectedError
+    │   ├── BucketRecreatedError
+    │   ├── ChunkCondemnedError
+    │   ├── NodeRemovedError
+    │   ├── RequestInProgressError
+    │   └── ClusterMismatchError
+    ├── CursorExpiredError 410
+    ├── PreconditionFailedError 412
+    ├── PayloadTooLargeError 413
+    ├── RangeNotSatisfiableError 416
+    ├── NotLeaderError 421
+    ├── IdempotencyKeyReusedError 422
+    ├── TooManyRequestsError 429
+    ├── InternalError 500
+    ├── UnavailableError 503
+    │   ├── QuorumNotReachedError
+    │   ├── LeaderUnavailableError
+    │   ├── OutcomeUnknownError
+    │   ├── OverloadedError
+    │   ├── NotReadyError
+    │   ├── PeerUnreachableError
+    │   ├── ChunkCorruptError
+    │   └── DataUnavailableError
+    └── DiskFullError 507
+
+`definite` follows Maelstrom: true means the requested change certainly did not happen. A timeout, a leader lost in
+mid-proposal or one partial acknowledgement is not definite. Facts are fields of the problem document, never only prose.
+Only the HTTP edge (`shared.service_app`, `shared.http_client`) speaks status codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+
+class TrivetError(Exception):
+    """Base of every error with a meaning on the wire.
+
+    Attributes:
+        code: stable machine-readable name, lower snake case.
+        status: the HTTP status it is answered with.
+        definite: whether the requested change certainly did not happen.
+        message: one sentence for people; says what to do next where that is known.
+        facts: JSON-serialisable fields that go into the problem document next to the standard ones.
+        retry_after_s: whole seconds after which a retry makes sense, or None.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    default_definite: ClassVar[bool] = True
+
+    def __init__(
+        self, message: str, *, definite: bool | None = None, retry_after_s: int | None = None, **facts: Any
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.definite = self.default_definite if definite is None else definite
+        self.retry_after_s = retry_after_s
+        self.facts = facts
+
+    def to_problem(self) -> dict[str, Any]:
+        """The RFC 9457 problem document, without `instance`."""
+        problem: dict[str, Any] = {
+            "type": f"urn:trivet:problem:{self.code}",
+            "title": self.code.replace("_", " ").capitalize(),
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+            "definite": self.definite,
+        }
+        if self.retry_after_s is not None:
+            problem["retry_after_s"] = self.retry_after_s
+        return problem | self.facts
+
+
+class InvalidRequestError(TrivetError):
+    """The request is malformed; sending it again changes nothing."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class InvalidNameError(InvalidRequestError):
+    """A bucket name, key, node id or digest breaks its rule."""
+
+    code = "invalid_name"
+
+
+class DigestMismatchError(InvalidRequestError):
+    """The body does not have the digest that was announced for it."""
+
+    code = "digest_mismatch"
+
+
+class UnauthenticatedError(TrivetError):
+    """No usable credential came with the request."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class SignatureRejectedError(UnauthenticatedError):
+    """An internal request's signature is missing, wrong, replayed or meant for somebody else."""
+
+    code = "signature_rejected"
+
+
+class ForbiddenError(TrivetError):
+    """The credential does not allow this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFoundError(TrivetError):
+    """Nothing is known under that name."""
+
+    code = "not_found"
+    status = 404
+
+
+class BucketNotFoundError(NotFoundError):
+    """No such bucket."""
+
+    code = "bucket_not_found"
+
+
+class FileNotFoundInBucketError(NotFoundError):
+    """The bucket exists and holds no such key."""
+
+    code = "file_not_found"
+
+
+class ChunkNotFoundError(NotFoundError):
+    """This node does not hold the chunk."""
+
+    code = "chunk_not_found"
+
+
+class NodeNotFoundError(NotFoundError):
+    """No storage node of that id is known."""
+
+    code = "node_not_found"
+
+
+class RequestTimeoutError(TrivetError):
+    """The client was too slow; what it asked for was not done."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class ConflictError(TrivetError):
+    """The state of the resource forbids this now."""
+
+    code = "conflict"
+    status = 409
+
+
+class BucketNotEmptyError(ConflictError):
+    """A bucket is deleted only when it holds no file."""
+
+    code = "bucket_not_empty"
+
+
+class BucketProtectedError(ConflictError):
+    """The bucket `default` always exists."""
+
+    code = "bucket_protected"
+
+
+class BucketRecreatedError(ConflictError):
+    """The bucket was deleted and made again while this upload was under way."""
+
+    code = "bucket_recreated"
+
+
+class ChunkCondemnedError(ConflictError):
+    """A chunk of this upload was condemned after the upload began; start it again."""
+
+    code = "chunk_condemned"
+
+
+class NodeRemovedError(ConflictError):
+    """A node that acknowledged a chunk has left the cluster since; start the upload again."""
+
+    code = "node_removed"
+
+
+class RequestInProgressError(ConflictError):
+    """A request with the same Idempotency-Key is still running."""
+
+    code = "request_in_progress"
+
+
+class ClusterMismatchError(ConflictError):
+    """The caller, or its data folder, belongs to another cluster."""
+
+    code = "cluster_mismatch"
+
+
+class CursorExpiredError(TrivetError):
+    """The cursor's log index is below the horizon; list again from the start."""
+
+    code = "cursor_expired"
+    status = 410
+
+
+class PreconditionFailedError(TrivetError):
+    """If-Match or If-None-Match did not hold."""
+
+    code = "precondition_failed"
+    status = 412
+
+
+class PayloadTooLargeError(TrivetError):
+    """The body is larger than this route takes."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class RangeNotSatisfiableError(TrivetError):
+    """No byte of the requested range exists."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+
+class NotLeaderError(TrivetError):
+    """This consensus member does not lead; `leader_url` names the one that does, when known."""
+
+    code = "not_leader"
+    status = 421
+
+
+class IdempotencyKeyReusedError(TrivetError):
+    """The Idempotency-Key was used for a different request."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class TooManyRequestsError(TrivetError):
+    """The caller's own budget is used up."""
+
+    code = "too_many_requests"
+    status = 429
+
+
+class InternalError(TrivetError):
+    """A defect of ours. What was asked for may or may not have happened."""
+
+    code = "internal_error"
+    status = 500
+    default_definite = False
+
+
+class UnavailableError(TrivetError):
+    """Cannot be done now; a retry may succeed."""
+
+    code = "unavailable"
+    status = 503
+
+    def __init__(
+        self, message: str, *, definite: bool | None = None, retry_after_s: int | None = 1, **facts: Any
+    ) -> None:
+        super().__init__(message, definite=definite, retry_after_s=retry_after_s, **facts)
+
+
+class QuorumNotReachedError(UnavailableError):
+    """Fewer replicas answered than the quorum needs. Facts: `needed`, `acknowledged`, `outcomes` by node."""
+
+    code = "quorum_not_reached"
+
+
+class LeaderUnavailableError(UnavailableError):
+    """No consensus leader could be reached before anything was proposed."""
+
+    code = "leader_unavailable"
+
+
+class OutcomeUnknownError(UnavailableError):
+    """A proposal was sent and its outcome was not learnt within the deadline. A retry with the same id is safe."""
+
+    code = "outcome_unknown"
+    default_definite = False
+
+
+class OverloadedError(UnavailableError):
+    """A byte or request budget is used up; nothing was started."""
+
+    code = "overloaded"
+
+
+class NotReadyError(UnavailableError):
+    """The service has started but cannot serve yet."""
+
+    code = "not_ready"
+
+
+class PeerUnreachableError(UnavailableError):
+    """Another service did not answer. Definite only when no byte of the request can have reached it. Fact: `peer`."""
+
+    code = "peer_unreachable"
+    default_definite = False
+
+
+class ChunkCorruptError(UnavailableError):
+    """A replica's bytes do not hash to their digest; the replica is not served."""
+
+    code = "chunk_corrupt"
+
+
+class DataUnavailableError(UnavailableError):
+    """No good replica of a chunk could be reached."""
+
+    code = "data_unavailable"
+
+
+class DiskFullError(TrivetError):
+    """Fewer bytes than the reserve remain; reads and deletes go on."""
+
+    code = "disk_full"
+    status = 507
+
+
+def _tree(root: type[TrivetError]) -> dict[str, type[TrivetError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+ERRORS_BY_CODE: Final = _tree(TrivetError)
+_STANDARD_FIELDS: Final = {"type", "title", "status", "detail", "code", "definite", "retry_after_s", "instance"}
+
+
+def error_from_problem(problem: dict[str, Any]) -> TrivetError:
+    """The typed error behind a problem document that another Trivet service sent; the inverse of `to_problem`.
+
+    A code that this version does not know becomes an `InternalError` that is not definite.
+    """
+    kind = ERRORS_BY_CODE.get(str(problem.get("code")), InternalError)
+    facts = {name: value for name, value in problem.items() if name not in _STANDARD_FIELDS}
+    return kind(
+        str(problem.get("detail", "")),
+        definite=bool(problem.get("definite", False)),
+        retry_after_s=problem.get("retry_after_s"),
+        **facts,
+    )

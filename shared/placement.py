@@ -1,0 +1,78 @@
+"""Which nodes should hold a chunk: weighted rendezvous hashing over a node map, zones first.
+
+Pure, so that gateways and storage nodes agree without asking. Rendezvous hashing gives every (digest, node) pair a score;
+the best scores win, and a node that joins or leaves moves only the chunks that it wins or loses. Weights enter as
+-w / ln(u) (Schindelhauer & Schomaker 2005). Scores are compared as integers derived from one 64-bit hash each, with a
+fixed-point logarithm of our own, because the last bit of `math.log` may differ between C libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from blake3 import blake3
+
+from shared.contracts.cluster import NodeMap, NodeState, StorageNode
+from shared.units import GIB
+
+_HASH_BITS: Final = 64
+_FRACTION_BITS: Final = 32
+
+
+def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNode]:
+    """All `nodes` in the order in which they should hold chunk `digest` (64 hex digits), best first.
+
+    The first nodes lie in as many different zones as there are; within that rule the higher score wins. The order
+    depends on ids, zones and capacities only: state is the caller's business, so that a node that is away keeps its
+    place and gets its chunks back.
+    """
+    ranked = sorted(nodes, key=lambda node: (-_score(digest, node.id, _weight(node.capacity_bytes)), node.id))
+    spread: list[StorageNode] = []
+    while ranked:
+        zones: set[str] = set()
+        rest: list[StorageNode] = []
+        for node in ranked:
+            (rest if node.zone in zones else spread).append(node)
+            zones.add(node.zone)
+        ranked = rest
+    return spread
+
+
+def write_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
+    """The preference list of a write: nodes that may take new chunks, those believed away last."""
+    usable = [node for node in preference_list(digest, node_map.nodes) if node.url and node.state != NodeState.DRAINING]
+    return sorted(usable, key=lambda node: node.state != NodeState.ACTIVE)
+
+
+def read_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
+    """The preference list of a read: every node that has an address, those believed away last."""
+    usable = [node for node in preference_list(digest, node_map.nodes) if node.url]
+    return sorted(usable, key=lambda node: node.state == NodeState.INACTIVE)
+
+
+def _weight(capacity_bytes: int) -> int:
+    """Whole GiB, at least one: small changes of a file system's size must not move chunks."""
+    return max(1, capacity_bytes // GIB)
+
+
+@lru_cache(maxsize=65536)
+def _score(digest: str, node_id: str, weight: int) -> int:
+    raw = int.from_bytes(blake3(f"{digest}/{node_id}".encode()).digest(_HASH_BITS // 8))
+    # u in (0, 1) as (raw + 1) / (2^64 + 1), so that -log2(u) > 0 and the division is defined.
+    distance = (_HASH_BITS << _FRACTION_BITS) - _log2(raw + 1) + 1
+    return (weight << (2 * _FRACTION_BITS)) // distance
+
+
+def _log2(value: int) -> int:
+    """floor(log2(value) * 2^32) for value >= 1, in integers, by repeated squaring of the mantissa."""
+    exponent = value.bit_length() - 1
+    mantissa = (value << _HASH_BITS) >> exponent  # fixed point in [1, 2)
+    fraction = 0
+    for bit in range(_FRACTION_BITS - 1, -1, -1):
+        mantissa = (mantissa * mantissa) >> _HASH_BITS
+        if mantissa >> (_HASH_BITS + 1):
+            mantissa >>= 1
+            fraction |= 1 << bit
+    return (exponent << _FRACTION_BITS) | fraction

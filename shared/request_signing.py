@@ -1,0 +1,182 @@
+"""Who may speak to an internal port: requests signed with the cluster secret, for one destination, once.
+
+A signature covers method, raw path with query, destination, nonce and the digest of the body. A chunk's digest is its
+name, so a chunk upload is never hashed a second time for the signature.
+
+No clock is involved, because a node with a wrong clock must still be able to store and heal. Freshness comes from the
+receiver's *boot id*, a random name that it makes at start: a request is signed for `storage-2/<boot id>`, and a caller
+that does not know the boot id yet learns it from the 401 answer (as in HTTP digest authentication). Within one boot a
+nonce is `<sender instance>.<counter>`, and the receiver keeps a sliding window per sender (as IPsec does, RFC 6479), so a
+recorded request is refused both in the same boot and in every later one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from shared.errors import SignatureRejectedError
+
+MIN_SECRET_BYTES: Final = 32
+SCHEME: Final = "Trivet-HMAC"
+BODY_DIGEST_HEADER: Final = "x-trivet-body-digest"
+EMPTY_BODY_DIGEST: Final = blake3(b"").hexdigest()
+
+_WINDOW: Final = 8192
+_MAX_SENDERS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """One secret and its public id, by which a receiver finds it."""
+
+    id: str
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def from_secret(cls, secret: str) -> SigningKey:
+        """Raises ValueError when the secret is shorter than `MIN_SECRET_BYTES`."""
+        raw = secret.encode()
+        if len(raw) < MIN_SECRET_BYTES:
+            raise ValueError(f"the cluster secret has {len(raw)} bytes; it needs at least {MIN_SECRET_BYTES}")
+        return cls(blake3(raw, derive_key_context="trivet 2026 key id").hexdigest()[:8], raw)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKeys:
+    """The keys in force: the first signs, every one verifies."""
+
+    keys: tuple[SigningKey, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> ClusterKeys:
+        """One or two secrets, one per line. Raises ValueError."""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not 1 <= len(lines) <= 2:
+            raise ValueError("the cluster secret has one line, or two while it is rotated")
+        return cls(tuple(SigningKey.from_secret(line) for line in lines))
+
+    @property
+    def signing(self) -> SigningKey:
+        """The key that signs."""
+        return self.keys[0]
+
+    def find(self, key_id: str) -> SigningKey | None:
+        """The accepted key of that id."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+
+def _mac(key: SigningKey, *parts: str) -> str:
+    return hmac.new(key.secret, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+class RequestSigner:
+    """Signs the requests of one process. One instance per process: the nonce counter is its own."""
+
+    def __init__(self, keys: ClusterKeys) -> None:
+        self._keys = keys
+        self._instance = secrets.token_hex(8)
+        self._counter = itertools.count(1)
+        self._boots: dict[str, str] = {}
+
+    def learn_boot(self, destination: str, boot_id: str) -> None:
+        """Remember the boot id that `destination` announced in a 401."""
+        self._boots[destination] = boot_id
+
+    def authorization(self, method: str, raw_target: str, destination: str, body_digest: str) -> str:
+        """The Authorization header's value. `raw_target` is path and query as they go over the wire."""
+        key = self._keys.signing
+        nonce = f"{self._instance}.{next(self._counter)}"
+        boot = self._boots.get(destination, "unknown")
+        mac = _mac(key, method, raw_target, destination, boot, nonce, body_digest)
+        return f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}"
+
+
+class _ReplayWindow:
+    """Which counters of one sender were seen: everything below `highest - _WINDOW` counts as seen."""
+
+    __slots__ = ("bits", "highest")
+
+    def __init__(self) -> None:
+        self.highest = 0
+        self.bits = 0
+
+    def accept(self, counter: int) -> bool:
+        if counter > self.highest:
+            shift = min(counter - self.highest, _WINDOW)
+            self.bits = ((self.bits << shift) | 1) & ((1 << _WINDOW) - 1)
+            self.highest = counter
+            return True
+        age = self.highest - counter
+        if age >= _WINDOW or self.bits >> age & 1:
+            return False
+        self.bits |= 1 << age
+        return True
+
+
+class RequestVerifier:
+    """Verifies the requests that arrive at one process."""
+
+    def __init__(self, keys: ClusterKeys, node_id: str) -> None:
+        self._keys = keys
+        self._node_id = node_id
+        self.boot_id = secrets.token_hex(8)
+        self._windows: dict[str, _ReplayWindow] = {}
+
+    def challenge(self) -> str:
+        """The WWW-Authenticate header's value of a 401 answer."""
+        return f'{SCHEME} destination="{self._node_id}", boot="{self.boot_id}"'
+
+    def verify(self, method: str, raw_target: str, authorization: str | None, body_digest: str) -> None:
+        """Accept one request, once.
+
+        Raises:
+            SignatureRejectedError: definite; the caller may sign again with the boot id of `challenge`.
+        """
+        fields = _parse(authorization)
+        key = self._keys.find(fields.get("key", ""))
+        nonce = fields.get("nonce", "")
+        if key is None:
+            raise SignatureRejectedError("This port takes requests signed with the cluster secret only.")
+        expected = _mac(key, method, raw_target, self._node_id, fields.get("boot", ""), nonce, body_digest)
+        if not hmac.compare_digest(expected, fields.get("mac", "")):
+            raise SignatureRejectedError("The signature does not fit this request and destination.")
+        if fields.get("boot") != self.boot_id:
+            raise SignatureRejectedError("The request was signed for another boot of this service.")
+        instance, _, counter = nonce.partition(".")
+        if not counter.isdecimal() or len(counter) > 20 or not self._window(instance).accept(int(counter)):
+            raise SignatureRejectedError("The request was sent before.")
+
+    def _window(self, instance: str) -> _ReplayWindow:
+        window = self._windows.get(instance)
+        if window is None:
+            if len(self._windows) >= _MAX_SENDERS:
+                # Forgetting a window would let its requests be replayed; a new boot id makes them worthless instead.
+                self._windows.clear()
+                self.boot_id = secrets.token_hex(8)
+                raise SignatureRejectedError("Too many senders; sign again for the new boot of this service.")
+            window = self._windows[instance] = _ReplayWindow()
+        return window
+
+
+def parse_challenge(header: str | None) -> str | None:
+    """The boot id in a WWW-Authenticate header of ours, or None."""
+    if not header or not header.startswith(SCHEME):
+        return None
+    _, _, rest = header.partition('boot="')
+    boot, quote, _ = rest.partition('"')
+    return boot if quote else None
+
+
+def _parse(authorization: str | None) -> dict[str, str]:
+    scheme, _, rest = (authorization or "").partition(" ")
+    if scheme != SCHEME or len(rest) > 512:
+        return {}
+    pairs = (part.partition("=") for part in rest.split(","))
+    return {name: value for name, _, value in pairs}

@@ -1,0 +1,272 @@
+"""How every service becomes a web application: problem documents, health, metrics, docs from package assets, signatures.
+
+The order around a request: edge guard (sizes and time, `shared.http_edge`) -> `_InternalOnly` (signature, body limit) ->
+metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 9457 problem document.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.resources import files
+from typing import Final
+
+import structlog
+import uvicorn
+from blake3 import blake3
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import (
+    DigestMismatchError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    PayloadTooLargeError,
+    SignatureRejectedError,
+    TrivetError,
+)
+from shared.http_edge import GuardedHttpProtocol
+from shared.request_signing import BODY_DIGEST_HEADER, RequestVerifier
+from shared.settings import ServiceSettings
+from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Readiness = Callable[[], list[str]]
+"""Says why the service cannot serve now; an empty list means ready."""
+
+OPEN_PATHS: Final = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json", "/docs-assets/")
+"""What an internal port answers without a signature: probes and the description of the API. No data, no settings."""
+
+KEEP_ALIVE_S: Final = 75
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+def create_app(
+    *,
+    title: str,
+    description: str,
+    lifespan: Lifespan,
+    readiness: Readiness,
+    verifier: RequestVerifier | None,
+    max_body_bytes: int = 8 * MIB,
+) -> FastAPI:
+    """A FastAPI application with everything that the services have in common.
+
+    Args:
+        readiness: asked by /readyz.
+        verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
+        max_body_bytes: of internal requests; the gateway bounds its own bodies.
+    """
+    app = FastAPI(
+        title=title,
+        description=description,
+        version="0.1.0",
+        lifespan=_with_health(lifespan),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.state.is_started = False
+    _add_error_handlers(app)
+    _add_health(app, readiness)
+    _add_docs(app, title)
+    # A registry per process is what one service has; tests that make several apps get the metrics of all of them.
+    Instrumentator(excluded_handlers=["/healthz", "/readyz", "/metrics"]).instrument(app).expose(
+        app, include_in_schema=False
+    )
+    if verifier is not None:
+        app.add_middleware(_InternalOnly, verifier=verifier, max_body_bytes=max_body_bytes)
+    return app
+
+
+def serve(app: FastAPI, settings: ServiceSettings) -> None:
+    """Run `app` until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=GuardedHttpProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        sys.exit(1)
+
+
+def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
+    """`error` as an HTTP answer, with Retry-After where a retry makes sense."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    problem = error.to_problem()
+    if instance is not None:
+        problem["instance"] = instance
+    return JSONResponse(problem, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def _with_health(lifespan: Lifespan) -> Lifespan:
+    @asynccontextmanager
+    async def wrapped(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            app.state.is_started = True
+            yield
+            app.state.is_started = False
+
+    return wrapped
+
+
+def _add_health(app: FastAPI, readiness: Readiness) -> None:
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["health"], summary="Can it serve, and if not, why?")
+    async def readyz() -> dict[str, str]:
+        reasons = readiness() if app.state.is_started else ["starting"]
+        if reasons:
+            raise NotReadyError("; ".join(reasons), reasons=reasons)
+        return {"status": "ready"}
+
+
+def _add_docs(app: FastAPI, title: str) -> None:
+    app.mount("/docs-assets", StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def swagger_ui() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{title}: API",
+            swagger_js_url="/docs-assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs-assets/swagger-ui.css",
+            swagger_favicon_url="/docs-assets/favicon.png",
+        )
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc() -> HTMLResponse:
+        return get_redoc_html(
+            openapi_url="/openapi.json",
+            title=f"{title}: API",
+            redoc_js_url="/docs-assets/redoc.standalone.js",
+            redoc_favicon_url="/docs-assets/favicon.png",
+            with_google_fonts=False,
+        )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(TrivetError)
+    async def on_trivet_error(request: Request, error: TrivetError) -> Response:
+        return problem_response(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = [
+            {"where": ".".join(str(part) for part in detail["loc"]), "what": detail["msg"]}
+            for detail in error.errors()[:20]
+        ]
+        return problem_response(InvalidRequestError("The request is malformed.", problems=problems), request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        kind = NotFoundError if error.status_code == 404 else InvalidRequestError
+        answer = problem_response(kind(str(error.detail)), request.url.path)
+        if error.status_code != kind.status:
+            problem = {**json.loads(bytes(answer.body)), "status": error.status_code, "code": "http_error"}
+            return JSONResponse(problem, error.status_code, headers=dict(error.headers or {}), media_type=PROBLEM_TYPE)
+        return answer
+
+    @app.exception_handler(Exception)
+    async def on_defect(request: Request, error: Exception) -> Response:
+        logger.error("unhandled error", path=request.url.path, exc_info=error)
+        return problem_response(InternalError("A defect of ours; it has been logged."), request.url.path)
+
+
+class _InternalOnly:
+    """Lets only signed requests through, and only with the body that was signed.
+
+    The body is hashed as it passes, and the last piece is withheld until the digest fits, so that no route can act on
+    a body that was tampered with. A chunk's digest stands in its path and the chunk store checks it anyway, so it is not
+    hashed here a second time.
+    """
+
+    def __init__(self, app: ASGIApp, verifier: RequestVerifier, max_body_bytes: int) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        digest = headers.get(BODY_DIGEST_HEADER.encode(), "")
+        target = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        try:
+            self._verifier.verify(scope["method"], target, headers.get(b"authorization"), digest)
+            self._check_length(headers.get(b"content-length"))
+        except SignatureRejectedError as error:
+            answer = problem_response(error, scope["path"])
+            answer.headers["www-authenticate"] = self._verifier.challenge()
+            await answer(scope, receive, send)
+            return
+        except TrivetError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
+        await self._app(scope, self._bounded(receive, None if is_named_by_digest else digest), send)
+
+    def _check_length(self, content_length: str | None) -> None:
+        if content_length is not None and content_length.isdecimal() and int(content_length) > self._max_body_bytes:
+            raise PayloadTooLargeError("The body is larger than this service takes.", limit_bytes=self._max_body_bytes)
+
+    def _bounded(self, receive: Receive, digest: str | None) -> Receive:
+        received_bytes = 0
+        hasher = blake3()
+
+        async def checked() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body = message.get("body", b"")
+            received_bytes += len(body)
+            if received_bytes > self._max_body_bytes:
+                raise PayloadTooLargeError(
+                    "The body is larger than this service takes.", limit_bytes=self._max_body_bytes
+                )
+            if digest is not None:
+                hasher.update(body)
+                if not message.get("more_body", False) and hasher.hexdigest() != digest:
+                    raise DigestMismatchError("The body is not the one that was signed.")
+            return message
+
+        return checked
+
+
+def _is_open(path: str) -> bool:
+    return any(path == prefix or (prefix.endswith("/") and path.startswith(prefix)) for prefix in OPEN_PATHS)

@@ -1,0 +1,155 @@
+"""The settings that every service has, and how a wrong one ends a start: with one sentence.
+
+Values come from the environment (`TRIVET_...`) or from the file that `TRIVET_ENV_FILE` names; secrets also from files of
+their own (`..._FILE`), as containers mount them. All are checked together before anything is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NamedTuple, NoReturn, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.contracts.names import check_member_id
+from shared.errors import InvalidNameError
+from shared.request_signing import MIN_SECRET_BYTES, ClusterKeys
+
+EXIT_CONFIGURATION = 78
+"""sysexits.h EX_CONFIG: the supervisor should not try again without a change."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service is told.
+
+    Attributes:
+        node_id: this process' stable id, e.g. `storage-2`; also the destination that callers sign for.
+        cluster_id: which cluster it belongs to; a data folder of another one is refused.
+        cluster_secret: one or two lines of at least 32 bytes. The first signs, all are accepted, so that it can be
+            rotated. There is no default.
+        host, port: where it listens.
+        log_level: debug, info, warning or error.
+        shutdown_grace_s: how long requests under way may take after SIGTERM.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
+
+    node_id: str
+    cluster_id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    cluster_secret: SecretStr | None = None
+    cluster_secret_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(ge=1, le=65535)
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    shutdown_grace_s: int = Field(default=20, ge=0)
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
+        try:
+            check_member_id(self.node_id)
+        except InvalidNameError as error:
+            raise ValueError(f"TRIVET_NODE_ID: {error.message}") from error
+        self.cluster_keys()
+        return self
+
+    def cluster_keys(self) -> ClusterKeys:
+        """The keys that sign and verify internal requests.
+
+        Raises:
+            ValueError: the secret is missing, unreadable or too short.
+        """
+        text = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+        if text is None:
+            raise ValueError(
+                "the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE (or TRIVET_CLUSTER_SECRET) to at least "
+                f"{MIN_SECRET_BYTES} random bytes, the same for every service of the cluster; it has no default"
+            )
+        return ClusterKeys.parse(text)
+
+
+class QuorumSettings(BaseSettings):
+    """N, W and R. Checked together: W <= N, R <= N, and W + R <= N only when it is asked for by name."""
+
+    replica_count: int = Field(default=3, ge=1, le=16)
+    write_quorum: int = Field(default=2, ge=1, le=16)
+    read_quorum: int = Field(default=2, ge=1, le=16)
+    allow_non_overlapping_quorums: bool = False
+
+    @model_validator(mode="after")
+    def _check_quorums(self) -> Self:
+        n, w, r = self.replica_count, self.write_quorum, self.read_quorum
+        if w > n:
+            raise ValueError(f"TRIVET_WRITE_QUORUM={w} is more than TRIVET_REPLICA_COUNT={n}: no write could succeed")
+        if r > n:
+            raise ValueError(f"TRIVET_READ_QUORUM={r} is more than TRIVET_REPLICA_COUNT={n}: no read could succeed")
+        if w + r <= n and not self.allow_non_overlapping_quorums:
+            raise ValueError(
+                f"TRIVET_WRITE_QUORUM={w} and TRIVET_READ_QUORUM={r} do not overlap in TRIVET_REPLICA_COUNT={n}; "
+                "set TRIVET_ALLOW_NON_OVERLAPPING_QUORUMS=true if that is meant"
+            )
+        return self
+
+
+class PeerAddress(NamedTuple):
+    """Another service: the id that requests are signed for, and its base URL."""
+
+    id: str
+    url: str
+
+
+def _parse_peers(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    peers = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        peer_id, equals, url = part.partition("=")
+        if not equals or not url.startswith(("http://", "https://")):
+            raise ValueError(f"{part!r} is not of the form id=http://host:port")
+        peers.append(PeerAddress(peer_id, url.rstrip("/")))
+    return peers
+
+
+PeerList = Annotated[list[PeerAddress], NoDecode, BeforeValidator(_parse_peers)]
+"""A comma-separated setting: `consensus-1=http://127.0.0.1:8201,consensus-2=http://127.0.0.1:8202`."""
+
+
+def read_secret(value: SecretStr | None, path: Path | None, name: str) -> str | None:
+    """The secret itself, from the setting or from the file; None when neither is set.
+
+    Raises:
+        ValueError: both are set, or the file cannot be read.
+    """
+    if value is not None and path is not None:
+        raise ValueError(f"set {name} or {name}_FILE, not both")
+    if path is None:
+        return None if value is None else value.get_secret_value()
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ValueError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read and check the settings of one service, or end the process with one clear sentence per mistake."""
+    try:
+        # The environment is read here and nowhere else.
+        return kind(_env_file=os.environ.get("TRIVET_ENV_FILE"))  # noqa: TID251
+    except ValidationError as error:
+        refuse_to_start("; ".join(_sentence(detail["loc"], detail["msg"]) for detail in error.errors()))
+
+
+def refuse_to_start(reason: str) -> NoReturn:
+    """End the process with `EXIT_CONFIGURATION` and the reason on standard error."""
+    sys.stderr.write(f"trivet: refusing to start: {reason}\n")
+    raise SystemExit(EXIT_CONFIGURATION)
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return f"TRIVET_{'_'.join(str(part) for part in location).upper()}: {text}" if location else text
