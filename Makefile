@@ -12,8 +12,11 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.installed: uv.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Trivet needs Python 3.11 or newer; %s is %s. Set PYTHON=/path/to/python3.11." % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 11) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v $(PYTHON) >/dev/null || { echo "trivet: $(PYTHON) was not found. Set PYTHON=/path/to/python3.11 (or newer)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("trivet: Python 3.11 or newer is needed; %s is %s. Set PYTHON=/path/to/python3.11." % (sys.executable, sys.version.split()[0]))'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "trivet: $(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing what uv.lock names"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv sync --locked --quiet --inexact
 	@touch $@
@@ -21,8 +24,24 @@ $(VENV)/.installed: uv.lock pyproject.toml
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with exactly what is locked
 
+.PHONY: run
+run: install ## Start a whole cluster, store a first file; Ctrl-C stops it
+	@exec $(BIN)/python -m local_cluster run
+
+.PHONY: up
+up: install ## Start, in the background, what of the cluster is not running
+	@exec $(BIN)/python -m local_cluster up
+
+.PHONY: down
+down: install ## Stop the cluster; its files are kept
+	@exec $(BIN)/python -m local_cluster down
+
+.PHONY: status
+status: install ## Show which process runs where
+	@exec $(BIN)/python -m local_cluster status
+
 .PHONY: check
-check: install ## Lint, types, import rules
+check: install ## Lint, format, types, import rules, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,3 +55,8 @@ test: install ## Unit, contract, simulation and integration tests against real p
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: install ## Write uv.lock and requirements.lock from pyproject.toml
+	$(BIN)/uv lock
+	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock

@@ -1,0 +1,109 @@
+"""The commands behind `make run`, `make up`, `make down` and `make status`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, cast
+
+from pydantic import ValidationError
+
+from local_cluster.cluster import Cluster
+from local_cluster.errors import LocalClusterError
+from local_cluster.first_file import round_trip_first_file
+from local_cluster.plan import Kind
+from local_cluster.settings import LocalSettings
+from local_cluster.terminal import complain, progress, say, show_ready, show_status
+
+WATCH_INTERVAL_S: Final = 1.0
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> int:
+    """Run one command; the exit status of the process."""
+    parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
+    parser.add_argument("command", choices=["run", "up", "down", "status"])
+    commands = {"run": _run, "up": _up, "down": _down, "status": _status}
+    command = commands[parser.parse_args().command]
+    try:
+        settings = LocalSettings()
+        return asyncio.run(command(Cluster(settings.local_dir, settings.port_offset)))
+    except ValidationError as error:
+        complain("; ".join(f"TRIVET_{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors()))
+    except LocalClusterError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        complain("Interrupted. What was started keeps running: `make status` shows it, `make down` stops it.")
+    return 1
+
+
+async def _run(cluster: Cluster) -> int:
+    """Start, show, watch until a signal, stop what was started here."""
+    task = cast("asyncio.Task[object]", asyncio.current_task())  # a coroutine always runs in one
+    _on_signals(task.cancel)
+    try:
+        await _bring_up(cluster)
+        say("Ctrl-C stops everything that was started here.")
+        await _watch(cluster)
+    except asyncio.CancelledError:
+        # This task is the root and the cancellation is ours, from the signal handler: it ends here.
+        task.uncancel()
+    finally:
+        _on_signals(lambda: cluster.kill_all(list(cluster.started)))
+        say(f"Stopping {len(cluster.started)} processes (Ctrl-C again: at once).")
+        await cluster.stop(cluster.started)
+        say("Stopped. The files are kept; `make run` brings them back.")
+    return 0
+
+
+async def _up(cluster: Cluster) -> int:
+    await _bring_up(cluster)
+    say("It runs in the background: `make status` shows it, `make down` stops it.")
+    return 0
+
+
+async def _down(cluster: Cluster) -> int:
+    await cluster.stop()
+    say("Stopped. The files are kept; `make up` brings them back.")
+    return 0
+
+
+async def _status(cluster: Cluster) -> int:
+    statuses = await cluster.status()
+    show_status(statuses)
+    return int(any(status.problem is not None for status in statuses))
+
+
+async def _bring_up(cluster: Cluster) -> None:
+    began = time.monotonic()
+    with progress(f"starting {len(cluster.plan.processes)} processes on 127.0.0.1") as on_progress:
+        await cluster.start(on_progress=on_progress)
+        if not cluster.plan.of_kind(Kind.GATEWAY):
+            return  # not written yet
+        round_trip = await asyncio.to_thread(round_trip_first_file, cluster.gateway_url)
+    show_ready(cluster, round_trip, time.monotonic() - began)
+
+
+async def _watch(cluster: Cluster) -> None:
+    """Tell when a process ends. It is not started again by itself: a person who kills one wants to see what happens."""
+    running = set(cluster.started)
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        now = {name for name in cluster.started if cluster.pid(name) is not None}
+        for name in sorted(running - now):
+            say(f"{name} has ended; `make up` in another terminal starts it again.")
+        running = now
+
+
+def _on_signals(act: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""A whole cluster of real processes on this machine, as an API: what `make`, the tests and the benchmarks drive."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from local_cluster.cluster_init import why_not_initialised
+from local_cluster.errors import LocalClusterError
+from local_cluster.exclusive import exclusive
+from local_cluster.layout import Layout
+from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets
+from local_cluster.plan import ClusterPlan, Kind, Overrides, ProcessSpec, make_plan, process_names
+from local_cluster.processes import Processes
+from local_cluster.readiness import why_not_ready
+from local_cluster.redis_server import find_redis_server
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.settings import PeerAddress
+
+READY_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 30.0
+"""More than a service's own shutdown grace, so that SIGKILL meets only what hangs."""
+
+KILL_TIMEOUT_S: Final = 10.0
+POLL_INTERVAL_S: Final = 0.1
+
+Pending = Mapping[str, str]
+"""Processes that are not ready, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process as `make status` shows it. `problem` is None when it is ready."""
+
+    name: str
+    url: str
+    pid: int | None
+    rss_bytes: int | None
+    problem: str | None
+
+
+class Cluster:
+    """One cluster in one folder.
+
+    It may be driven by several launchers one after the other: what runs is read from the folder, not remembered.
+    `started` holds the names of the processes that this object started.
+    """
+
+    def __init__(self, local_dir: Path, port_offset: int = 0, overrides: Overrides | None = None) -> None:
+        self.layout = Layout(local_dir.resolve())
+        self.started: set[str] = set()
+        self._port_offset = port_offset
+        self._overrides = overrides or {}
+        self._processes = Processes(self.layout)
+        self._prepared: tuple[ClusterPlan, LocalSecrets] | None = None
+
+    @property
+    def plan(self) -> ClusterPlan:
+        """Which processes the cluster has. Reading it makes the folders and the secrets.
+
+        Raises:
+            LocalClusterError: the folder cannot be written, or no Redis server is found.
+        """
+        return self._prepare()[0]
+
+    @property
+    def gateway_url(self) -> str:
+        """Base URL of the public API."""
+        return self.url("gateway-1")
+
+    @property
+    def admin_token(self) -> str:
+        """What cluster changes on the public port need."""
+        return self._prepare()[1].admin_token_file.read_text().strip()
+
+    @property
+    def keys(self) -> ClusterKeys:
+        """The keys that sign internal requests."""
+        return ClusterKeys.parse(self._prepare()[1].cluster_secret_file.read_text())
+
+    def url(self, name: str) -> str:
+        """Base URL of one process."""
+        return self.plan.get(name).url
+
+    def peer(self, name: str) -> PeerAddress:
+        """Address of one service for a `PeerClient`."""
+        return self.plan.get(name).peer
+
+    def pid(self, name: str) -> int | None:
+        """Process id, or None while it is not running."""
+        process = self._processes.find(name)
+        return None if process is None else process.pid
+
+    async def start(
+        self, *, timeout_s: float = READY_TIMEOUT_S, on_progress: Callable[[Pending], None] | None = None
+    ) -> None:
+        """Start what is not running, initialise the cluster if it is new, and return when all of it is ready.
+
+        Raises:
+            LocalClusterError: something cannot be started, ended at once or was not ready in time. It is left as it
+                is then, with its logs, but for a start that failed half-way, which is undone.
+        """
+        plan = self.plan
+        async with exclusive(self.layout.run / "lock"):
+            self._start_missing(plan.processes)
+            await self.wait_until_ready(timeout_s=timeout_s, on_progress=on_progress)
+
+    async def stop(self, names: Iterable[str] | None = None) -> None:
+        """Stop all processes of the cluster, or the named ones: gateway first, Redis last, gently before by force."""
+        chosen = set(_all_names() if names is None else names)
+        for kind in reversed(Kind):
+            group = [name for name in process_names(kind) if name in chosen]
+            for name in group:
+                self._processes.send_signal(name, signal.SIGTERM)
+            left = await asyncio.to_thread(self._processes.wait_until_ended, group, STOP_TIMEOUT_S)
+            for name in left:
+                self._processes.send_signal(name, signal.SIGKILL)
+            await asyncio.to_thread(self._processes.wait_until_ended, left, KILL_TIMEOUT_S)
+        self.started -= chosen
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one process; after SIGKILL it has ended when this returns.
+
+        Raises:
+            LocalClusterError: it is not running.
+        """
+        if not self._processes.send_signal(name, number):
+            raise LocalClusterError(f"{name} is not running.")
+        if number == signal.SIGKILL:
+            self._processes.wait_until_ended([name], KILL_TIMEOUT_S)
+
+    def kill_all(self, names: Iterable[str] | None = None) -> None:
+        """SIGKILL to all processes at once, as near to a power cut as processes can have it."""
+        chosen = list(_all_names() if names is None else names)
+        for name in chosen:
+            self._processes.send_signal(name, signal.SIGKILL)
+        self._processes.wait_until_ended(chosen, KILL_TIMEOUT_S)
+
+    async def restart(self, name: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Stop one process if it runs, start it and wait until it is ready. Raises as `start`."""
+        await self.stop([name])
+        self._start_missing([self.plan.get(name)])
+        await self.wait_until_ready([name], timeout_s=timeout_s)
+
+    async def wait_until_ready(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        timeout_s: float = READY_TIMEOUT_S,
+        on_progress: Callable[[Pending], None] | None = None,
+    ) -> None:
+        """Return when all processes, or the named ones, are ready.
+
+        Raises:
+            LocalClusterError: one has ended, or is not ready after `timeout_s`.
+        """
+        wanted = None if names is None else set(names)
+        specs = [spec for spec in self.plan.processes if wanted is None or spec.name in wanted]
+        deadline = time.monotonic() + timeout_s
+        is_initialised = False
+        async with PeerClient(self.keys) as client:
+            while True:
+                self._check_running(specs)
+                pending = await self._pending(client, specs)
+                if not is_initialised and any(spec.kind is Kind.CONSENSUS for spec in specs):
+                    reason = await why_not_initialised(client, self.plan)
+                    is_initialised = reason is None
+                    if reason is not None:
+                        pending = {self.plan.members[0].id: reason} | pending
+                if on_progress is not None:
+                    on_progress(pending)
+                if not pending:
+                    return
+                if time.monotonic() > deadline:
+                    reasons = "; ".join(f"{name} {reason}" for name, reason in pending.items())
+                    raise LocalClusterError(
+                        f"Not ready after {timeout_s:.0f} s: {reasons}. Logs: {self.layout.root}/log"
+                    )
+                await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def status(self) -> list[ProcessStatus]:
+        """Every process, whether it runs and why it is not ready."""
+        async with PeerClient(self.keys) as client:
+            pending = await self._pending(client, self.plan.processes)
+        return [self._status_of(spec, pending.get(spec.name)) for spec in self.plan.processes]
+
+    def _prepare(self) -> tuple[ClusterPlan, LocalSecrets]:
+        if self._prepared is None:
+            self.layout.make()
+            secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS))
+            plan = make_plan(self.layout, secrets, self._port_offset, find_redis_server(), self._overrides)
+            self._prepared = plan, secrets
+        return self._prepared
+
+    def _start_missing(self, specs: Iterable[ProcessSpec]) -> None:
+        fresh: list[str] = []
+        try:
+            for spec in specs:
+                if self._processes.find(spec.name) is None:
+                    self._processes.start(spec)
+                    fresh.append(spec.name)
+        except LocalClusterError:
+            self.kill_all(fresh)
+            raise
+        self.started |= set(fresh)
+
+    def _check_running(self, specs: Iterable[ProcessSpec]) -> None:
+        for spec in specs:
+            if self._processes.find(spec.name) is None:
+                tail = self._processes.log_tail(spec.name)
+                log = self.layout.log_file(spec.name)
+                raise LocalClusterError(f"{spec.name} has ended. Its log ({log}) says:\n{tail or '(nothing)'}")
+
+    async def _pending(self, client: PeerClient, specs: Iterable[ProcessSpec]) -> dict[str, str]:
+        chosen = list(specs)
+        reasons = await asyncio.gather(*(why_not_ready(client, spec, self._redis_password(spec)) for spec in chosen))
+        return {spec.name: reason for spec, reason in zip(chosen, reasons, strict=True) if reason is not None}
+
+    def _redis_password(self, spec: ProcessSpec) -> str | None:
+        if spec.kind is not Kind.REDIS:
+            return None
+        return self._prepare()[1].redis_password_files[spec.name].read_text().strip()
+
+    def _status_of(self, spec: ProcessSpec, problem: str | None) -> ProcessStatus:
+        process = self._processes.find(spec.name)
+        if process is None:
+            # Something answers there that is not ours, or nothing does: either way it is not this cluster's process.
+            return ProcessStatus(spec.name, spec.url, None, None, "not running")
+        try:
+            rss_bytes: int | None = process.memory_info().rss
+        except psutil.Error:
+            rss_bytes = None
+        return ProcessStatus(spec.name, spec.url, process.pid, rss_bytes, problem)
+
+
+def _all_names() -> list[str]:
+    return [name for kind in Kind for name in process_names(kind)]

@@ -1,0 +1,248 @@
+"""Which processes make a local cluster, with which ports, folders and environment. Pure: it starts and writes nothing.
+
+The ports are those of DESIGN.md section 1, moved by the offset.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from local_cluster.layout import Layout
+from local_cluster.local_secrets import LocalSecrets
+from local_cluster.settings import PROJECT_ROOT
+from shared.contracts.cluster import ConsensusMember
+from shared.settings import PeerAddress
+
+HOST: Final = "127.0.0.1"
+STORAGE_COUNT: Final = 3
+MEMBER_COUNT: Final = 3
+CLOCK_ID: Final = "clock-1"
+
+ALLOCATOR_ENVIRONMENT: Final = {
+    # 1 MiB bodies stay in the heap instead of being mapped, zeroed and unmapped one by one (DESIGN.md section 5).
+    # 32 MiB is the largest threshold that every glibc takes; before 2.35 a larger one is ignored without a word.
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "134217728",
+    "MALLOC_TOP_PAD_": "16777216",
+}
+
+
+class Kind(StrEnum):
+    """What a process is; the order is the order of starting, its reverse that of stopping."""
+
+    REDIS = "redis"
+    CLOCK = "clock"
+    CONSENSUS = "consensus"
+    STORAGE = "storage"
+    GATEWAY = "gateway"
+
+
+_FIRST_PORT: Final = {
+    Kind.GATEWAY: 8080,
+    Kind.STORAGE: 8101,
+    Kind.REDIS: 8151,
+    Kind.CONSENSUS: 8201,
+    Kind.CLOCK: 8301,
+}
+_FIRST_PEER_PORT: Final = 8251
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process to run.
+
+    Attributes:
+        url: where it answers; for Redis a `redis://` URL without the password.
+        ports: every port it listens on.
+        environment: added to the launcher's own environment.
+        private_config: text that must stand in `config_file`, mode 0600, before the start; Redis takes its password so.
+    """
+
+    name: str
+    kind: Kind
+    command: tuple[str, ...]
+    url: str
+    ports: tuple[int, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config_file: Path | None = None
+    private_config: str = field(default="", repr=False)
+
+    @property
+    def peer(self) -> PeerAddress:
+        """The address that signed requests are made for."""
+        return PeerAddress(self.name, self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """All processes, in the order of starting, and what `init` tells consensus."""
+
+    cluster_id: str
+    processes: tuple[ProcessSpec, ...]
+    members: tuple[ConsensusMember, ...]
+    admitted_nodes: tuple[str, ...]
+
+    def of_kind(self, kind: Kind) -> list[ProcessSpec]:
+        """The processes of one kind, by number."""
+        return [spec for spec in self.processes if spec.kind is kind]
+
+    def get(self, name: str) -> ProcessSpec:
+        """The process of that name. Raises KeyError."""
+        for spec in self.processes:
+            if spec.name == name:
+                return spec
+        raise KeyError(name)
+
+
+Overrides = Mapping[str, Mapping[str, str]]
+"""Environment by process name (`storage-2`), kind (`storage`) or `*`; the narrower one wins."""
+
+
+def process_names(kind: Kind) -> list[str]:
+    """`storage-1`, `storage-2`, ...; everything is numbered from one."""
+    count = {Kind.REDIS: STORAGE_COUNT, Kind.STORAGE: STORAGE_COUNT, Kind.CONSENSUS: MEMBER_COUNT}.get(kind, 1)
+    return [f"{kind}-{number}" for number in range(1, count + 1)]
+
+
+def all_ports(port_offset: int) -> list[int]:
+    """Every port that a cluster with this offset takes."""
+    ports = [_port(kind, number, port_offset) for kind in Kind for number in range(1, len(process_names(kind)) + 1)]
+    return ports + [_FIRST_PEER_PORT + index + port_offset for index in range(MEMBER_COUNT)]
+
+
+def make_plan(
+    layout: Layout, secrets: LocalSecrets, port_offset: int, redis_server: Path, overrides: Overrides
+) -> ClusterPlan:
+    """The plan of one cluster."""
+    consensus_urls = _peer_list(Kind.CONSENSUS, port_offset)
+    clock_urls = _peer_list(Kind.CLOCK, port_offset)
+    common = {
+        **ALLOCATOR_ENVIRONMENT,
+        "PYTHONUNBUFFERED": "1",
+        "TRIVET_CLUSTER_ID": secrets.cluster_id,
+        "TRIVET_CLUSTER_SECRET_FILE": str(secrets.cluster_secret_file),
+        "TRIVET_HOST": HOST,
+    }
+    own: dict[Kind, dict[str, str]] = {
+        Kind.CLOCK: {},
+        Kind.CONSENSUS: {"TRIVET_CLOCK_URLS": clock_urls},
+        Kind.STORAGE: {"TRIVET_CLOCK_URLS": clock_urls, "TRIVET_CONSENSUS_URLS": consensus_urls},
+        Kind.GATEWAY: {
+            "TRIVET_CLOCK_URLS": clock_urls,
+            "TRIVET_CONSENSUS_URLS": consensus_urls,
+            "TRIVET_ADMIN_TOKEN_FILE": str(secrets.admin_token_file),
+        },
+    }
+    processes = [
+        _redis(layout, name, _port(Kind.REDIS, number, port_offset), secrets, redis_server)
+        for number, name in enumerate(process_names(Kind.REDIS), 1)
+    ]
+    for kind, environment in own.items():
+        if not (PROJECT_ROOT / "services" / kind / "main.py").exists():
+            continue  # not written yet
+        for number, name in enumerate(process_names(kind), 1):
+            port = _port(kind, number, port_offset)
+            special = _special(layout, secrets, kind, number, port_offset)
+            processes.append(
+                ProcessSpec(
+                    name=name,
+                    kind=kind,
+                    command=(sys.executable, "-m", f"services.{kind}.main"),
+                    url=_url(port),
+                    ports=(port, *_peer_ports(kind, number, port_offset)),
+                    environment={
+                        **common,
+                        "TRIVET_NODE_ID": name,
+                        "TRIVET_PORT": str(port),
+                        **environment,
+                        **special,
+                        **overrides.get("*", {}),
+                        **overrides.get(kind, {}),
+                        **overrides.get(name, {}),
+                    },
+                )
+            )
+    return ClusterPlan(secrets.cluster_id, tuple(processes), _members(port_offset), tuple(process_names(Kind.STORAGE)))
+
+
+def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, port_offset: int) -> dict[str, str]:
+    name = f"{kind}-{number}"
+    if kind is Kind.GATEWAY:
+        return {}
+    data = {"TRIVET_DATA_DIR": str(layout.data_dir(name))}
+    if kind is Kind.CONSENSUS:
+        return data | {"TRIVET_PEER_PORT": str(_FIRST_PEER_PORT + number - 1 + port_offset)}
+    if kind is Kind.STORAGE:
+        return data | {
+            "TRIVET_ADVERTISED_URL": _url(_port(kind, number, port_offset)),
+            "TRIVET_ZONE": f"zone-{number}",
+            "TRIVET_REDIS_URL": _redis_url(_port(Kind.REDIS, number, port_offset)),
+            "TRIVET_REDIS_PASSWORD_FILE": str(secrets.redis_password_files[f"{Kind.REDIS}-{number}"]),
+        }
+    return data
+
+
+def _redis(layout: Layout, name: str, port: int, secrets: LocalSecrets, redis_server: Path) -> ProcessSpec:
+    config_file = layout.secrets / f"{name}.conf"
+    password = secrets.redis_password_files[name].read_text().strip()
+    config = f"""# Written by local_cluster at every start. This node's own Redis: durable at every acknowledged write.
+bind {HOST}
+port {port}
+protected-mode yes
+requirepass {password}
+dir "{layout.data_dir(name)}"
+appendonly yes
+appendfsync always
+save ""
+maxmemory 512mb
+maxmemory-policy noeviction
+tcp-backlog 128
+daemonize no
+"""
+    return ProcessSpec(
+        name=name,
+        kind=Kind.REDIS,
+        command=(str(redis_server), str(config_file)),
+        url=_redis_url(port),
+        ports=(port,),
+        config_file=config_file,
+        private_config=config,
+    )
+
+
+def _members(port_offset: int) -> tuple[ConsensusMember, ...]:
+    return tuple(
+        ConsensusMember(
+            id=name,
+            url=_url(_port(Kind.CONSENSUS, number, port_offset)),
+            peer_address=f"{HOST}:{_FIRST_PEER_PORT + number - 1 + port_offset}",
+        )
+        for number, name in enumerate(process_names(Kind.CONSENSUS), 1)
+    )
+
+
+def _peer_list(kind: Kind, port_offset: int) -> str:
+    return ",".join(
+        f"{name}={_url(_port(kind, number, port_offset))}" for number, name in enumerate(process_names(kind), 1)
+    )
+
+
+def _peer_ports(kind: Kind, number: int, port_offset: int) -> tuple[int, ...]:
+    return (_FIRST_PEER_PORT + number - 1 + port_offset,) if kind is Kind.CONSENSUS else ()
+
+
+def _port(kind: Kind, number: int, port_offset: int) -> int:
+    return _FIRST_PORT[kind] + number - 1 + port_offset
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _redis_url(port: int) -> str:
+    return f"redis://{HOST}:{port}/0"
