@@ -64,6 +64,86 @@ class Timestamp(WireModel):
         )
 
 
+class SourceVerdict(StrEnum):
+    """What the last round of a clock service made of one source of time."""
+
+    OK = "ok"
+    FALSETICKER = "falseticker"
+    UNREACHABLE = "unreachable"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    SMEARED = "smeared"
+
+
+class TimeSourceReport(WireModel):
+    """One source of a clock service, with its verdict.
+
+    Attributes:
+        name: as configured; `address` is the one of its addresses that is asked.
+        verdict: `rejected` means that its last answer was not usable (`reason` says why), `refused` that it told us
+            to stay away, `smeared` that it is left out around a leap second.
+        offset_ns: its time minus the published time; None before its first usable answer.
+        error_ns: half-width of its interval.
+        drift_ppb: how its time runs against this host's monotonic clock, in parts per 10^9, once known.
+    """
+
+    name: str
+    address: str
+    verdict: SourceVerdict
+    reason: str = ""
+    offset_ns: int | None = None
+    error_ns: int | None = None
+    delay_ns: int | None = None
+    drift_ppb: int | None = None
+    stratum: int | None = None
+    poll_s: int | None = None
+
+
+class SourceCounts(WireModel):
+    """How many sources agree with the published time, contradict it, or cannot be used now."""
+
+    ok: int = Field(ge=0)
+    false: int = Field(ge=0)
+    unreachable: int = Field(ge=0)
+
+
+class Leap(StrEnum):
+    """A leap second that the majority of sources announces for the end of this UTC month."""
+
+    NONE = "none"
+    INSERT = "insert"
+    DELETE = "delete"
+
+
+class TimeReport(WireModel):
+    """What a clock service publishes (GET /v1/time, signed).
+
+    Attributes:
+        earliest_ns, latest_ns: true time lies between them, in nanoseconds since the Unix epoch; None while INIT or
+            LOGICAL, as is `error_ns`, half their distance.
+        utc_ns: the midpoint; while INIT or LOGICAL the host's own clock, unverified. Never goes back within an epoch.
+        hlc: a new hybrid logical timestamp of the service.
+        hlc_lead_ns: how far `hlc` leads because the service started above its persisted bound; 0 otherwise.
+        epoch: grows with every discontinuity of `utc_ns`: first synchronisation, step, return from LOGICAL.
+        smear_group: `utc` while smearing sources are left out, `any` otherwise.
+        reasons: why the state is not SYNCED, in sentences for people.
+    """
+
+    earliest_ns: int | None
+    latest_ns: int | None
+    utc_ns: int
+    error_ns: int | None
+    state: ClockState
+    hlc: int = Field(ge=0, lt=1 << 64)
+    hlc_lead_ns: int = Field(default=0, ge=0)
+    epoch: int = Field(ge=0)
+    sources: SourceCounts
+    source_reports: list[TimeSourceReport] = Field(default_factory=list, max_length=64)
+    leap: Leap = Leap.NONE
+    smear_group: str = "any"
+    reasons: list[str] = Field(default_factory=list, max_length=64)
+
+
 class TimeSource(Protocol):
     """Who stamps operations. `shared.time_client.TimeClient` is the real one; it never makes a call per stamp."""
 
