@@ -1,0 +1,65 @@
+"""Log entries as the state machine sees them, and the bytes of a proposal in the log.
+
+The first byte is the format version. A member that meets a version or a command it does not know must stop applying
+(DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. Every field is
+written, defaults too, so that a default that changes later cannot change what an old entry means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+from pydantic import ValidationError
+
+from shared.contracts.metadata import Proposal
+from shared.errors import InvalidRequestError
+
+ENTRY_VERSION: Final = 1
+
+
+class UnknownEntryError(Exception):
+    """An entry that this version of Trivet cannot apply. Never crosses the wire: the member stops applying."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedEntry:
+    """One entry of the log that is committed. `payload` is None for Raft's own: no-ops and membership changes."""
+
+    index: int
+    term: int
+    payload: bytes | None
+
+
+def encode_proposal(proposal: Proposal) -> bytes:
+    """The payload of a log entry. Digests become raw bytes: half of their hex.
+
+    Raises:
+        InvalidRequestError: a digest is not hex, or a number or text has no binary form; definite.
+    """
+    fields = proposal.model_dump()
+    try:
+        if (content := fields["command"].get("content")) is not None:
+            content["digest"] = bytes.fromhex(content["digest"])
+        packed: bytes = msgpack.packb(fields, use_bin_type=True)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequestError("The proposal cannot be written down.") from error
+    return bytes((ENTRY_VERSION,)) + packed
+
+
+def decode_proposal(payload: bytes) -> Proposal:
+    """The inverse of `encode_proposal`.
+
+    Raises:
+        UnknownEntryError: the format version, the command or one of its fields is not known here.
+    """
+    if payload[:1] != bytes((ENTRY_VERSION,)):
+        raise UnknownEntryError(f"entry format {payload[:1].hex() or 'empty'} is not known to this version")
+    try:
+        fields: Any = msgpack.unpackb(memoryview(payload)[1:], raw=False)
+        if (content := fields["command"].get("content")) is not None:
+            content["digest"] = content["digest"].hex()
+        return Proposal.model_validate(fields)
+    except (ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
+        raise UnknownEntryError(f"an entry cannot be understood by this version: {error}") from error

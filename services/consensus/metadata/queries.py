@@ -1,0 +1,98 @@
+"""Answers queries from one read transaction. One function per query; nothing is changed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from services.consensus.metadata.listing import list_page
+from services.consensus.metadata.rows import BucketRow, State
+from services.consensus.metadata.tables import Tables
+from shared.contracts.cluster import NodeMap
+from shared.contracts.metadata import (
+    Answer,
+    Bucket,
+    BucketAnswer,
+    BucketsAnswer,
+    ClusterAnswer,
+    FileAnswer,
+    FilePage,
+    GetBucket,
+    GetCluster,
+    GetFile,
+    ListBuckets,
+    ListFiles,
+    Query,
+    ReadResult,
+)
+from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
+
+
+def read_node_map(tables: Tables, state: State) -> NodeMap:
+    """The node map of `state`'s epoch."""
+    return NodeMap(epoch=state.epoch, nodes=[node.to_wire() for node in tables.nodes()])
+
+
+def answer_query(tables: Tables, state: State, query: Query) -> ReadResult:
+    """The answer, or the rejection as a problem document."""
+    try:
+        return ReadResult(answer=_answer(tables, state, query))
+    except TrivetError as error:
+        return ReadResult(problem=error.to_problem())
+
+
+def _answer(tables: Tables, state: State, query: Query) -> Answer:
+    match query:
+        case GetFile():
+            return _get_file(tables, state, query)
+        case ListFiles():
+            return _list_files(tables, state, query)
+        case GetBucket():
+            row = tables.bucket(query.bucket)
+            return BucketAnswer(bucket=None if row is None else _bucket(row))
+        case ListBuckets():
+            return BucketsAnswer(buckets=[_bucket(row) for row in tables.buckets()])
+        case GetCluster():
+            # Members and leader are Raft's to know; the caller adds them.
+            node_map = read_node_map(tables, state)
+            return ClusterAnswer(cluster_id=state.cluster_id, leader_id=None, members=[], node_map=node_map)
+
+
+def _get_file(tables: Tables, state: State, query: GetFile) -> Answer:
+    key = query.key.encode()
+    bucket = tables.bucket(query.bucket)
+    file = None if bucket is None else tables.file(bucket.incarnation, key)
+    if bucket is not None and file is not None:
+        return FileAnswer(
+            has_bucket=True,
+            incarnation=bucket.incarnation,
+            file=tables.version(file.version),
+            version=file.version,
+            horizon=state.horizon,
+        )
+    tombstone = tables.tombstone(query.bucket, key)
+    return FileAnswer(
+        has_bucket=bucket is not None,
+        incarnation=0 if bucket is None else bucket.incarnation,
+        version=0 if tombstone is None else tombstone.deleted_index,
+        horizon=state.horizon,
+    )
+
+
+def _list_files(tables: Tables, state: State, query: ListFiles) -> Answer:
+    at_index = state.last_applied if query.at_index is None else query.at_index
+    if at_index > state.last_applied:
+        raise InvalidRequestError("The list is pinned to an index that does not exist yet.", at_index=at_index)
+    if at_index < state.horizon:
+        raise CursorExpiredError(
+            "The list is pinned to an index below the horizon; list again from the start.", horizon=state.horizon
+        )
+    # At the last applied index the present is the past, and cheaper to read.
+    pinned = None if at_index == state.last_applied else at_index
+    bucket = tables.bucket(query.bucket, pinned)
+    if bucket is None:
+        return FilePage(has_bucket=False, at_index=at_index)
+    return list_page(query, at_index, partial(tables.scan_files, bucket.incarnation, at_index=pinned))
+
+
+def _bucket(row: BucketRow) -> Bucket:
+    return Bucket(name=row.name, incarnation=row.incarnation, created_ns=row.created_ns)

@@ -1,0 +1,173 @@
+"""The state machine: applies committed entries and answers queries, each on a connection and a lock of its own.
+
+A batch of entries is one SQLite transaction with `last_applied` inside, so that a crash at any moment leaves exactly a
+prefix of the log applied. SQLite may lose the last transactions in a power cut, never tear one; the Raft log, which is
+fsynced before anything is acknowledged, replays them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Self
+
+from services.consensus.metadata.commands import Result, Turn, run
+from services.consensus.metadata.decisions import expiry_hlc, next_stamp
+from services.consensus.metadata.entries import CommittedEntry, decode_proposal
+from services.consensus.metadata.outcomes import encode_outcome, first_result, repeated_result
+from services.consensus.metadata.queries import answer_query, read_node_map
+from services.consensus.metadata.rows import NodeRow, RequestRow, State
+from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
+from shared.contracts.cluster import NodeMap
+from shared.contracts.metadata import ProposalResult, Query, ReadResults
+from shared.errors import TrivetError
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """What the last committed transaction left; replaced whole, so any thread may look at it."""
+
+    state: State
+    node_map: NodeMap
+
+
+class MetadataStore:
+    """All metadata of one member.
+
+    `apply_batch` may run in one thread while `answer` and `state_hash` run in another; each waits only for its own
+    kind. The properties and `node_map` never wait and never touch the disk.
+
+    Invariant: `last_applied` is what the last committed transaction says.
+    """
+
+    def __init__(self, writer: Tables, reader: Tables) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._write_lock = Lock()
+        self._read_lock = Lock()
+        self._committed = self._read_committed()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the state machine's file, or make it.
+
+        Raises:
+            UnknownTablesError: it was written by another version.
+            sqlite3.DatabaseError: it is damaged or cannot be opened. It is disposable: the log or a peer's snapshot
+                makes it anew.
+        """
+        writer = Tables.open(path, cache_bytes=WRITER_CACHE_BYTES)
+        try:
+            return cls(writer, Tables.open(path, cache_bytes=READER_CACHE_BYTES))
+        except BaseException:
+            writer.close()
+            raise
+
+    def close(self) -> None:
+        """Give the file back; waits for an apply or an answer under way."""
+        with self._read_lock:
+            self._reader.close()
+        with self._write_lock:
+            self._writer.close()
+
+    @property
+    def last_applied(self) -> int:
+        """The index of the last entry applied; 0 before the first."""
+        return self._committed.state.last_applied
+
+    @property
+    def cluster_id(self) -> str | None:
+        """None before InitCluster was applied."""
+        return self._committed.state.cluster_id
+
+    def node_map(self) -> NodeMap:
+        """The storage nodes as of `last_applied`; no SQL is run."""
+        return self._committed.node_map
+
+    def highest_hlc(self) -> int:
+        """The highest hybrid timestamp applied: a gateway seeds its clock from it."""
+        return self._committed.state.highest_hlc
+
+    def apply_batch(self, entries: Sequence[CommittedEntry]) -> list[ProposalResult | None]:
+        """Apply committed entries in log order, all in one transaction; None for Raft's own entries.
+
+        After an exception nothing of the batch is applied, and the member must stop applying.
+
+        Raises:
+            UnknownEntryError: an entry is not known to this version.
+            RowDamagedError, sqlite3.Error: the file cannot be used any more.
+        """
+        with self._write_lock:
+            if not entries:
+                return []
+            before = self._committed
+            turns = _Batch(self._writer, before.state)
+            with self._writer.transaction(write=True):
+                results = [turns.apply(entry) for entry in entries]
+                self._writer.write_state(turns.state)
+                is_same_epoch = turns.state.epoch == before.state.epoch
+                node_map = before.node_map if is_same_epoch else read_node_map(self._writer, turns.state)
+            self._committed = _Committed(turns.state, node_map)
+            return results
+
+    def answer(self, queries: Sequence[Query], *, term: int) -> ReadResults:
+        """Answer all queries from one state, at `last_applied` or later.
+
+        Linearizable only when the caller has passed a ReadIndex barrier in `term` and waited for `last_applied`. In
+        ClusterAnswer the caller fills in leader and members, which Raft knows.
+        """
+        with self._read_lock, self._reader.transaction(write=False):
+            state = self._reader.read_state()
+            results = [answer_query(self._reader, state, query) for query in queries]
+        return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
+
+    def state_hash(self) -> str:
+        """A digest over all tables at one index: equal on every member that has applied the same entries.
+
+        A full pass (about a second per million rows), for tests and for comparing members; queries wait meanwhile,
+        applying does not.
+        """
+        with self._read_lock, self._reader.transaction(write=False):
+            return self._reader.hash_rows()
+
+    def _read_committed(self) -> _Committed:
+        with self._writer.transaction(write=False):
+            state = self._writer.read_state()
+            return _Committed(state, read_node_map(self._writer, state))
+
+
+class _Batch:
+    """Applies entries one after the other inside one transaction.
+
+    Invariant: `state` is what the tables will say at the end of the entry applied last.
+    """
+
+    def __init__(self, tables: Tables, state: State) -> None:
+        self._tables = tables
+        self._nodes: dict[str, NodeRow] = {node.node_id: node for node in tables.nodes()}
+        self.state = state
+
+    def apply(self, entry: CommittedEntry) -> ProposalResult | None:
+        assert entry.index == self.state.last_applied + 1, "entries come once and in order"  # noqa: S101 (our own mistake)
+        result = None if entry.payload is None else self._propose(entry, entry.payload)
+        self.state = replace(self.state, last_applied=entry.index, last_term=entry.term)
+        return result
+
+    def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
+        proposal = decode_proposal(payload)
+        if (known := self._tables.request(proposal.request_id)) is not None:
+            return repeated_result(known, self._tables)
+        stamp = next_stamp(self.state.highest_hlc, proposal.command.stamp)
+        turn = Turn(entry.index, entry.term, stamp, self._tables, self.state, self._nodes)
+        outcome: Result | TrivetError
+        try:
+            outcome = run(turn, proposal.command)
+        except TrivetError as rejection:
+            outcome = rejection
+        self.state = replace(turn.state, highest_hlc=stamp.hlc)
+        if proposal.retain_s > 0:
+            row = RequestRow(entry.index, entry.term, encode_outcome(outcome))
+            self._tables.insert_request(proposal.request_id, row, expiry_hlc(stamp.hlc, proposal.retain_s))
+        return first_result(entry.index, entry.term, outcome)
