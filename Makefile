@@ -40,12 +40,18 @@ down: install ## Stop the cluster; its files are kept
 status: install ## Show which process runs where
 	@exec $(BIN)/python -m local_cluster status
 
+.PHONY: secrets
+secrets: install ## Make the secrets for docker compose and Kubernetes, once
+	@$(BIN)/python -m local_cluster secrets
+
 .PHONY: check
 check: install ## Lint, format, types, import rules, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_containers.py
 
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes

@@ -13,6 +13,7 @@ from typing import Final, cast
 from pydantic import ValidationError
 
 from local_cluster.cluster import Cluster
+from local_cluster.container_secrets import FOLDER, make_container_secrets
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
 from local_cluster.plan import Kind
@@ -26,12 +27,14 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main() -> int:
     """Run one command; the exit status of the process."""
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
-    parser.add_argument("command", choices=["run", "up", "down", "status"])
-    commands = {"run": _run, "up": _up, "down": _down, "status": _status}
-    command = commands[parser.parse_args().command]
+    parser.add_argument("command", choices=[*_COMMANDS, "secrets"])
+    command = parser.parse_args().command
+    if command == "secrets":
+        say(f"Made in {FOLDER}: {', '.join(make_container_secrets()) or 'nothing, all are there'}")
+        return 0
     try:
         settings = LocalSettings()
-        return asyncio.run(command(Cluster(settings.local_dir, settings.port_offset)))
+        return asyncio.run(_COMMANDS[command](Cluster(settings.local_dir, settings.port_offset)))
     except ValidationError as error:
         complain("; ".join(f"TRIVET_{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors()))
     except LocalClusterError as error:
@@ -104,6 +107,8 @@ def _on_signals(act: Callable[[], object]) -> None:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, act)
 
+
+_COMMANDS: Final = {"run": _run, "up": _up, "down": _down, "status": _status}
 
 if __name__ == "__main__":
     sys.exit(main())
