@@ -58,6 +58,7 @@ ATTEMPT_TIMEOUT_S: Final = 1.5
 """A member that has not answered by then is taken for hung; an election needs 2-4 s, so a deadline allows both."""
 
 MAX_WAITING: Final = 4096
+MAX_WAITING_BYTES: Final = 32 * MIB
 MAX_BATCH_BYTES: Final = 4 * MIB
 """Half of what a member takes in one body, so that framing never matters."""
 
@@ -103,7 +104,7 @@ class ConsensusClient:
         if not members:
             raise ValueError("at least one consensus member is needed")
         self._deadline_s = deadline_s
-        self._tasks = BackgroundTasks(limit=2)
+        self._tasks = BackgroundTasks(limit=8)
         sender = _Sender(client, LeaderTracker(members), attempt_timeout_s)
         self._proposals = _Lane(_PROPOSALS, sender, self._tasks, max_waiting)
         self._reads = _Lane(_READS, sender, self._tasks, max_waiting)
@@ -129,7 +130,7 @@ class ConsensusClient:
             "proposals": self._proposals.call_count,
             "read_requests": self._reads.request_count,
             "reads": self._reads.call_count,
-            "waiting": self._proposals.waiting + self._reads.waiting,
+            "calls_waiting": self._proposals.waiting + self._reads.waiting,
         }
 
     async def propose(
@@ -256,13 +257,21 @@ class _Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Refusal:
+    """An error instead of a value. `is_final` when asking again would not change it."""
+
+    error: TrivetError
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Kind(Generic[T]):
     """What differs between proposals and reads. `parse` gives one outcome per call of the batch."""
 
     name: str
     path: str
     field: str
-    parse: Callable[[bytes], list[T | TrivetError]]
+    parse: Callable[[bytes], list[T | _Refusal]]
     has_effect: bool
 
 
@@ -280,35 +289,36 @@ class _Sender:
         Raises:
             TrivetError: as the member answered, or PeerUnreachableError; `definite` says whether it may have happened.
         """
-        member = self.tracker.choose(time.monotonic())
+        began_at_s = time.monotonic()
+        member = self.tracker.choose(began_at_s)
         try:
-            async with asyncio.timeout(self.attempt_timeout_s):
-                response = await self.client.request(
-                    member,
-                    "POST",
-                    path,
-                    timeout_s=self.attempt_timeout_s,
-                    content=content,
-                    headers={"content-type": "application/json"},
-                )
-        except TimeoutError as error:
-            self.tracker.failed(member, time.monotonic(), _HUNG_SUSPICION_S)
-            raise PeerUnreachableError(f"{member.id} did not answer in time.", peer=member.id) from error
+            response = await self._request(member, path, content)
         except TrivetError as error:
-            self.note(member, error)
+            self.note(member, error, time.monotonic() - began_at_s)
             raise
         self.tracker.led(member)
         return member, response.content
 
-    def note(self, member: PeerAddress, error: TrivetError) -> None:
-        """Learn from a member's error."""
+    async def _request(self, member: PeerAddress, path: str, content: bytes) -> Response:
+        timeout_s = self.attempt_timeout_s
+        headers = {"content-type": "application/json"}
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.client.request(
+                    member, "POST", path, timeout_s=timeout_s, content=content, headers=headers
+                )
+        except TimeoutError as error:
+            raise PeerUnreachableError(f"{member.id} did not answer in time.", peer=member.id) from error
+
+    def note(self, member: PeerAddress, error: TrivetError, cost_s: float = 0.0) -> None:
+        """Learn from a member's error; one that was long in coming is avoided for long."""
         if isinstance(error, NotLeaderError):
             facts = error.facts
             self.tracker.redirected(member, facts.get("leader_id"), facts.get("leader_url"), time.monotonic())
         elif isinstance(error, OverloadedError):
             self.tracker.was_busy()
         elif _is_retryable(error):
-            suspicion_s = _REFUSED_SUSPICION_S if error.definite else _HUNG_SUSPICION_S
+            suspicion_s = _REFUSED_SUSPICION_S if cost_s < self.attempt_timeout_s / 2 else _HUNG_SUSPICION_S
             self.tracker.failed(member, time.monotonic(), suspicion_s)
 
     async def pause(self) -> None:
@@ -322,6 +332,7 @@ class _Lane(Generic[T]):
     """Collects calls of one kind and sends them in batches, one batch at a time.
 
     Invariant: a call is in `_waiting`, in the batch under way, or its future is done.
+    Invariant: `_waiting_bytes` is the sum of the bodies in `_waiting`.
     """
 
     def __init__(self, kind: _Kind[T], sender: _Sender, tasks: BackgroundTasks, max_waiting: int) -> None:
@@ -330,6 +341,7 @@ class _Lane(Generic[T]):
         self._tasks = tasks
         self._max_waiting = max_waiting
         self._waiting: deque[_Call[T]] = deque()
+        self._waiting_bytes = 0
         self._task: asyncio.Task[Any] | None = None
         self.request_count = 0
         self.call_count = 0
@@ -341,12 +353,13 @@ class _Lane(Generic[T]):
 
     async def call(self, body: bytes, deadline_s: float) -> T:
         """The outcome of one call, or the honest error of a passed deadline."""
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) >= self._max_waiting or self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
             raise OverloadedError(
                 f"Too many {self._kind.name}s wait for the consensus leader.", limit=self._max_waiting
             )
         call = _Call[T](body, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
+        self._waiting_bytes += len(body)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
         try:
@@ -358,14 +371,18 @@ class _Lane(Generic[T]):
     def close(self) -> None:
         """Fail what still waits. The drain has been cancelled before."""
         while self._waiting:
-            _fail(call := self._waiting.popleft(), self._too_late(call))
+            call = self._waiting.popleft()
+            _fail(call, self._too_late(call))
+        self._waiting_bytes = 0
 
     async def _drain(self) -> None:
         batch: list[_Call[T]] = []
         try:
             while batch := self._take():
-                self._waiting.extendleft(reversed(await self._send(batch)))
-                if self._waiting:
+                if again := await self._send(batch):
+                    self._waiting.extendleft(reversed(again))
+                    self._waiting_bytes += sum(len(call.body) for call in again)
+                    batch = []
                     await self._sender.pause()
         finally:
             for call in batch:
@@ -380,6 +397,7 @@ class _Lane(Generic[T]):
             if batch and size_bytes + len(call.body) > MAX_BATCH_BYTES:
                 break
             self._waiting.popleft()
+            self._waiting_bytes -= len(call.body)
             if not call.future.done():
                 batch.append(call)
                 size_bytes += len(call.body) + KIB
@@ -393,15 +411,15 @@ class _Lane(Generic[T]):
         self.request_count += 1
         self.call_count += len(batch)
         content = b'{"%s":[%s]}' % (self._kind.field.encode(), b",".join(call.body for call in batch))
-        outcomes: list[T | TrivetError]
         try:
             member, answer = await self._sender.attempt(self._kind.path, content)
-            outcomes = self._parse(answer, len(batch))
         except TrivetError as error:
-            if len(batch) > 1 and not _is_retryable(error):
+            refusal = _Refusal(error, is_final=not _is_retryable(error))
+            if refusal.is_final and len(batch) > 1:
                 return await self._send_singly(batch, before)
-            outcomes = [error] * len(batch)
+            outcomes: list[T | _Refusal] = [refusal] * len(batch)
         else:
+            outcomes = self._parse(answer, len(batch))
             self._learn(member, outcomes)
         return [
             call
@@ -418,20 +436,22 @@ class _Lane(Generic[T]):
             again += await self._send([call])
         return again
 
-    def _learn(self, member: PeerAddress, outcomes: list[T | TrivetError]) -> None:
-        """A leader that steps down in mid-batch says so for single proposals."""
+    def _learn(self, member: PeerAddress, outcomes: list[T | _Refusal]) -> None:
+        """A leader that steps down in mid-batch says so for single calls."""
         for outcome in outcomes:
-            if isinstance(outcome, TrivetError) and _is_retryable(outcome):
-                self._sender.note(member, outcome)
+            if isinstance(outcome, _Refusal) and not outcome.is_final:
+                self._sender.note(member, outcome.error)
                 return
 
-    def _parse(self, content: bytes, count: int) -> list[T | TrivetError]:
+    def _parse(self, content: bytes, count: int) -> list[T | _Refusal]:
+        """One outcome per call. An answer that cannot be read leaves every outcome unknown."""
         try:
             outcomes = self._kind.parse(content)
-        except ValidationError as error:
-            raise InternalError("A consensus member sent an answer that cannot be read.") from error
+        except ValidationError:
+            outcomes = []
         if len(outcomes) != count:
-            raise InternalError("A consensus member answered another number of calls than were sent.")
+            error = InternalError("A consensus member sent an answer that cannot be understood.")
+            return [_Refusal(error, is_final=False)] * count
         return outcomes
 
     def _too_late(self, call: _Call[T]) -> TrivetError:
@@ -445,17 +465,17 @@ class _Lane(Generic[T]):
         )
 
 
-def _settle(call: _Call[T], outcome: T | TrivetError, was_uncertain: bool) -> bool:
+def _settle(call: _Call[T], outcome: T | _Refusal, was_uncertain: bool) -> bool:
     """Give the caller its outcome; false when the call must be sent again."""
-    if not isinstance(outcome, TrivetError):
+    if not isinstance(outcome, _Refusal):
         if not call.future.done():
             call.future.set_result(outcome)
         return True
-    call.last_error = outcome.code
-    if _is_retryable(outcome):
-        call.is_uncertain = was_uncertain or not outcome.definite
+    call.last_error = outcome.error.code
+    if not outcome.is_final:
+        call.is_uncertain = was_uncertain or not outcome.error.definite
         return call.future.done()
-    _fail(call, outcome)
+    _fail(call, outcome.error)
     return True
 
 
@@ -471,21 +491,26 @@ def _is_retryable(error: TrivetError) -> bool:
     return isinstance(error, NotLeaderError | UnavailableError | InternalError | SignatureRejectedError)
 
 
-def _parse_proposals(content: bytes) -> list[ProposalResult | TrivetError]:
-    results = ProposalResults.model_validate_json(content).results
-    return [result if result.problem is None else error_from_problem(result.problem) for result in results]
+def _parse_proposals(content: bytes) -> list[ProposalResult | _Refusal]:
+    return [
+        # What stands in the log is decided; asking again would only be told the same.
+        result if result.problem is None else _refusal(result.problem, is_decided=result.log_index > 0)
+        for result in ProposalResults.model_validate_json(content).results
+    ]
 
 
-def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | TrivetError]:
+def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | _Refusal]:
     batch = ReadResults.model_validate_json(content)
     context = ReadContext(batch.log_index, batch.term, batch.epoch)
-    outcomes: list[tuple[Answer, ReadContext] | TrivetError] = []
-    for result in batch.results:
-        if result.answer is not None:
-            outcomes.append((result.answer, context))
-        else:
-            outcomes.append(error_from_problem(result.problem or {}))
-    return outcomes
+    return [
+        _refusal(result.problem or {}) if result.answer is None else (result.answer, context)
+        for result in batch.results
+    ]
+
+
+def _refusal(problem: dict[str, Any], *, is_decided: bool = False) -> _Refusal:
+    error = error_from_problem(problem)
+    return _Refusal(error, is_final=is_decided or not _is_retryable(error))
 
 
 _PROPOSALS: Final = _Kind("proposal", "/v1/proposals", "proposals", _parse_proposals, has_effect=True)

@@ -7,7 +7,8 @@ otherwise each change of leadership would start a re-replication of everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 DEFAULT_GRACE_S: Final = 60.0
@@ -33,7 +34,7 @@ class FailureDetector:
         self._silent_since_s = dict.fromkeys(node_ids, at_s)
         self._spoke = set()
 
-    def watch(self, at_s: float, node_ids: Set[str]) -> None:
+    def watch(self, at_s: float, node_ids: AbstractSet[str]) -> None:
         """The node map changed: give new nodes a full grace period, forget those that were removed."""
         self._silent_since_s = {node_id: self._silent_since_s.get(node_id, at_s) for node_id in node_ids}
         self._spoke &= node_ids
