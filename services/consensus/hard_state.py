@@ -1,0 +1,71 @@
+"""Term and vote on disk: one small checksummed file, replaced atomically and fsynced before anybody hears of either.
+
+Written on the loop: it happens at elections only, and nothing else may happen before it is durable.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from services.consensus.raft.ports import LogDamagedError
+
+_FORMAT_VERSION = 1
+
+
+class FileHardState:
+    """A `HardStateStore`. Invariant: what `term` and `voted_for` say is on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._path = folder / "hard_state"
+        self._term, self._voted_for = self._read()
+
+    @property
+    def term(self) -> int:
+        """See `HardStateStore`."""
+        return self._term
+
+    @property
+    def voted_for(self) -> str | None:
+        """See `HardStateStore`."""
+        return self._voted_for
+
+    def update(self, change: dict[str, Any]) -> None:
+        """See `HardStateStore`. Raises OSError, after which the member must not go on."""
+        term: int = change.get("term", self._term)
+        voted_for: str | None = change.get("voted_for", self._voted_for)
+        assert term >= self._term, "the term goes back"
+        if (term, voted_for) == (self._term, self._voted_for):
+            return
+        body = bytes(msgpack.packb([_FORMAT_VERSION, term, voted_for]))
+        temporary = self._path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(zlib.crc32(body).to_bytes(4, "little") + body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # a rename without it loses the name in a power cut
+        finally:
+            os.close(descriptor)
+        self._term, self._voted_for = term, voted_for
+
+    def _read(self) -> tuple[int, str | None]:
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return 0, None
+        body = raw[4:]
+        if len(raw) < 5 or zlib.crc32(body) != int.from_bytes(raw[:4], "little"):
+            raise LogDamagedError(f"{self._path} does not fit its checksum; its vote is lost")
+        version, term, voted_for = msgpack.unpackb(body)
+        if version != _FORMAT_VERSION:
+            raise LogDamagedError(f"{self._path} has format {version}; this member knows {_FORMAT_VERSION}")
+        return term, voted_for

@@ -1,0 +1,186 @@
+"""The Raft log on disk: SQLite in WAL mode, one fsynced transaction per group commit, a checksum in every row.
+
+Why SQLite and not segments of our own: torn writes are solved, a commit of 64 entries costs 0.37 ms where a bare append with
+fdatasync costs 0.24 ms on the same disk (RAFT.md), and cutting the log below a checkpoint is one statement.
+
+What SQLite does not promise is noticed here: it silently ignores the rest of its write-ahead file after a damaged frame,
+which would shorten an acknowledged log. So the index up to which entries were acknowledged also stands in a file of its own,
+written without fsync *after* each commit. It can lag behind the log after a power cut, but it is never ahead of an honest one:
+a log that ends below it has lost acknowledged entries, and the member stops (`LogDamagedError`).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, StoredLog
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS entries (
+    position INTEGER PRIMARY KEY,
+    term INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS base (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    position INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    configuration_position INTEGER NOT NULL,
+    configuration BLOB
+) STRICT;
+"""
+_FORMAT_VERSION: Final = 1
+_MARK: Final = struct.Struct("<QI")
+_ROW_HEAD: Final = struct.Struct("<QQB")
+_LOAD_BATCH: Final = 10_000
+
+
+class SqliteLogStore:
+    """A `LogStore` in `folder`. Used by one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "raft_log.sqlite"
+        self._mark = _HighWaterMark(folder / "raft_log.acknowledged")
+        try:
+            self._database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version not in {0, _FORMAT_VERSION}:
+                raise LogDamagedError(f"{self._path} has format {version}; this member knows {_FORMAT_VERSION}")
+            self._database.executescript(_SCHEMA)
+            self._database.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
+        except sqlite3.DatabaseError as error:
+            raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
+        _sync_folder(folder)
+
+    def close(self) -> None:
+        """Close the files; everything written is durable already."""
+        self._database.close()
+        self._mark.close()
+
+    def load(self) -> StoredLog:
+        """Read and check every row. Raises LogDamagedError."""
+        try:
+            return self._load()
+        except sqlite3.DatabaseError as error:
+            raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
+
+    def write(self, erase_from: int | None, first_index: int, entries: Sequence[Entry]) -> None:
+        """One transaction; see `LogStore.write`. Any error means that nothing more may be acknowledged."""
+        database = self._database
+        if erase_from is not None:
+            # Lowered durably before the log gets shorter, so that a crash between the two is no false alarm.
+            self._mark.write(min(self._mark.value, erase_from - 1), is_durable=True)
+        rows = [
+            (index, entry.term, entry.kind, entry.payload, _checksum(index, entry))
+            for index, entry in enumerate(entries, first_index)
+        ]
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            if erase_from is not None:
+                database.execute("DELETE FROM entries WHERE position >= ?", (erase_from,))
+            database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        self._mark.write(first_index + len(entries) - 1)
+
+    def read(self, first_index: int, last_index: int) -> list[Entry]:
+        """See `LogStore.read`."""
+        rows = self._database.execute(
+            "SELECT position, term, kind, payload, checksum FROM entries WHERE position BETWEEN ? AND ? ORDER BY position",
+            (first_index, last_index),
+        ).fetchall()
+        found = [self._checked(expected, row) for expected, row in enumerate(rows, first_index)]
+        if len(found) != last_index - first_index + 1:
+            raise LogDamagedError(f"{self._path} lacks entries between {first_index} and {last_index}")
+        return found
+
+    def _load(self) -> StoredLog:
+        row = self._database.execute(
+            "SELECT position, term, configuration_position, configuration FROM base"
+        ).fetchone()
+        base = LogPosition(index=row[0], term=row[1]) if row else LogPosition(index=0, term=0)
+        configurations: list[tuple[int, bytes]] = [(row[2], row[3])] if row and row[3] is not None else []
+        terms: list[tuple[int, int]] = []
+        last_index = base.index
+        cursor = self._database.execute("SELECT position, term, kind, payload, checksum FROM entries ORDER BY position")
+        while rows := cursor.fetchmany(_LOAD_BATCH):
+            for found in rows:
+                entry = self._checked(last_index + 1, found)
+                last_index += 1
+                if not terms or terms[-1][1] != entry.term:
+                    terms.append((last_index, entry.term))
+                if entry.kind == EntryKind.CONFIGURATION:
+                    configurations.append((last_index, entry.payload))
+        if last_index < self._mark.value:
+            raise LogDamagedError(
+                f"{self._path} ends at entry {last_index}, but entries up to {self._mark.value} were acknowledged"
+            )
+        return StoredLog(base, terms, configurations, last_index)
+
+    def _checked(self, expected_index: int, row: tuple[int, int, int, bytes, int]) -> Entry:
+        index, term, kind, payload, checksum = row
+        entry = Entry(term, kind, payload)
+        if index != expected_index:
+            raise LogDamagedError(f"{self._path} lacks entry {expected_index}")
+        if checksum != _checksum(index, entry):
+            raise LogDamagedError(f"{self._path}: entry {index} does not fit its checksum")
+        return entry
+
+
+class _HighWaterMark:
+    """The highest acknowledged index, in a file of its own; a single small write, so it is never torn."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.value = 0
+        is_new = not path.exists()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if is_new:
+            self.write(0, is_durable=True)
+        else:
+            self.value = self._read()
+
+    def _read(self) -> int:
+        raw = os.pread(self._descriptor, _MARK.size, 0)
+        if len(raw) != _MARK.size:
+            raise LogDamagedError(f"{self._path} is too short")
+        value, checksum = _MARK.unpack(raw)
+        if checksum != zlib.crc32(raw[:8]):
+            raise LogDamagedError(f"{self._path} does not fit its checksum")
+        return int(value)
+
+    def write(self, value: int, *, is_durable: bool = False) -> None:
+        head = value.to_bytes(8, "little")
+        os.pwrite(self._descriptor, head + zlib.crc32(head).to_bytes(4, "little"), 0)
+        if is_durable:
+            os.fsync(self._descriptor)
+        self.value = value
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _checksum(index: int, entry: Entry) -> int:
+    return zlib.crc32(entry.payload, zlib.crc32(_ROW_HEAD.pack(index, entry.term, entry.kind)))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,226 @@
+"""One member put together: log, term and vote, roles and state machine, with the applying between commit and answer.
+
+Everything outside (disk, threads, network, state machine) comes in through `raft.ports`, so that the simulator runs this very
+code with time, crashes and loss of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.log import RaftLog
+from services.consensus.raft.ports import (
+    BlockingRunner,
+    Entry,
+    EntryKind,
+    HardStateStore,
+    LogDamagedError,
+    LogStore,
+    Network,
+    StateMachine,
+)
+from services.consensus.raft.state import RaftState, create_member
+from shared.contracts.cluster import ConsensusMember
+from shared.errors import ClusterMismatchError, NotLeaderError
+from shared.units import MIB
+
+APPLY_BATCH_ENTRIES = 256
+APPLY_BATCH_BYTES = 4 * MIB
+
+
+class RaftNode:
+    """A consensus member.
+
+    Invariant: a proposal's future resolves only after its entry was committed and applied here; a read's only when
+    everything committed before it arrived is applied here.
+    """
+
+    def __init__(
+        self,
+        member_id: str,
+        *,
+        log_store: LogStore,
+        hard_state: HardStateStore,
+        log_runner: BlockingRunner,
+        apply_runner: BlockingRunner,
+        network: Network,
+        state_machine: StateMachine,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.id = member_id
+        self._state_machine = state_machine
+        self._apply_runner = apply_runner
+        self._on_fatal = on_fatal
+        self._is_applying = False
+        self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiter_number = 0
+        self._role_listeners: list[Callable[[], None]] = []
+        self._raft: RaftState | None = None
+        log = RaftLog(log_store, log_runner, last_applied=state_machine.last_applied)
+        _check_agreement(log, hard_state, state_machine)
+        self.log = log
+        self._raft = create_member(member_id, log=log, hard_state=hard_state, network=network, observer=self)
+
+    @property
+    def raft(self) -> RaftState:
+        """The engine's state of this member."""
+        assert self._raft is not None
+        return self._raft
+
+    @property
+    def leader_role(self) -> LeaderRole | None:
+        """The leader's role object, if this member leads."""
+        role = self.raft.state
+        return role if isinstance(role, LeaderRole) and role.is_current else None
+
+    @property
+    def leader(self) -> ConsensusMember | None:
+        """Who leads, as far as this member knows."""
+        return self.configuration.find(self.raft.get_leader())
+
+    @property
+    def configuration(self) -> Configuration:
+        """The membership in force."""
+        return self.log.configuration()[1]
+
+    def start(self) -> None:
+        """Start the timers."""
+        self.raft.start()
+
+    def stop(self) -> None:
+        """Stop the timers; nothing more is sent. Waiting proposals fail as unknown."""
+        self.raft.stop()
+
+    def on_role_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the role or the known leader changes."""
+        self._role_listeners.append(listener)
+
+    def receive(self, message: dict[str, Any]) -> None:
+        """A message from another member; `message["sender"]` is the authenticated (member id,)."""
+        self.raft.request_handler(message)
+
+    def bootstrap(self, configuration: Configuration) -> bool:
+        """Write the first entry of a new cluster and campaign at once. False if this member is initialised already.
+
+        Raises:
+            ClusterMismatchError: it belongs to another cluster; definite.
+        """
+        if self.log.last_log_index > 0:
+            if self.configuration.cluster_id != configuration.cluster_id:
+                raise ClusterMismatchError(
+                    "This member belongs to another cluster.", cluster_id=self.configuration.cluster_id
+                )
+            return False
+        self.raft.storage.update({"term": 1})
+        self.log.append([Entry(1, EntryKind.CONFIGURATION, configuration.encode())])
+        self.raft.configuration_may_have_changed()
+        self.log.when_durable(1, self._campaign)
+        return True
+
+    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+        """Append commands; see `LeaderRole.propose`.
+
+        Raises:
+            NotLeaderError: with the leader's id and URL, as far as known; definite.
+        """
+        return self._require_leader().propose(payloads)
+
+    async def read_barrier(self) -> int:
+        """Wait until this member may answer a linearizable read; returns the index that it has applied at least.
+
+        Raises:
+            NotLeaderError, LeaderUnavailableError: definite.
+        """
+        index = await self._require_leader().read_index()
+        await self.wait_applied(index)
+        return index
+
+    async def wait_applied(self, index: int) -> None:
+        """Wait until the entry at `index` is applied here."""
+        if self.log.last_applied >= index:
+            return
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiter_number += 1
+        heapq.heappush(self._applied_waiters, (index, self._waiter_number, waiting))
+        await waiting
+
+    def _require_leader(self) -> LeaderRole:
+        role = self.leader_role
+        if role is None:
+            leader = self.leader
+            known: dict[str, Any] = {} if leader is None else {"leader_id": leader.id, "leader_url": leader.url}
+            raise NotLeaderError("This member does not lead.", **known)
+        return role
+
+    def _campaign(self) -> None:
+        role = self.raft.state
+        if not isinstance(role, LeaderRole) and hasattr(role, "on_receive_timeout_now"):
+            role.start_election()
+
+    # --- Observer -----------------------------------------------------------------------------------------------
+
+    def commit_advanced(self, commit_index: int) -> None:  # noqa: ARG002 the log knows it
+        """See `Observer`."""
+        self._apply_next()
+
+    def role_changed(self) -> None:
+        """See `Observer`."""
+        for listener in self._role_listeners:
+            listener()
+
+    def configuration_changed(self) -> None:
+        """See `Observer`."""
+        self.role_changed()
+
+    def fatal(self, error: BaseException) -> None:
+        """See `Observer`."""
+        self._on_fatal(error)
+
+    # --- applying -----------------------------------------------------------------------------------------------
+
+    def _apply_next(self) -> None:
+        log = self.log
+        if self._is_applying or log.last_applied >= log.commit_index:
+            return
+        first = log.last_applied + 1
+        count = min(APPLY_BATCH_ENTRIES, log.commit_index - log.last_applied)
+        entries = log.entries(first, max_count=count, max_bytes=APPLY_BATCH_BYTES)
+        self._is_applying = True
+        self._apply_runner.submit(
+            lambda: self._state_machine.apply(first, entries),
+            lambda results, error: self._applied(first, results, error),
+        )
+
+    def _applied(self, first: int, results: list[Any], error: BaseException | None) -> None:
+        self._is_applying = False
+        if error is not None:
+            # A member that cannot apply an entry must not skip it: the next entries may depend on it.
+            self._on_fatal(error)
+            return
+        self.log.mark_applied(first + len(results) - 1)
+        role = self.raft.state
+        if isinstance(role, LeaderRole):
+            for index, result in enumerate(results, first):
+                role.applied(index, result)
+        while self._applied_waiters and self._applied_waiters[0][0] <= self.log.last_applied:
+            waiting = heapq.heappop(self._applied_waiters)[2]
+            if not waiting.done():
+                waiting.set_result(None)
+        self._apply_next()
+
+
+def _check_agreement(log: RaftLog, hard_state: HardStateStore, state_machine: StateMachine) -> None:
+    """The three files of a member must tell one story; otherwise one of them was lost or exchanged."""
+    if hard_state.term < log.last_log_term:
+        raise LogDamagedError(
+            f"the term on disk is {hard_state.term}, the log ends in term {log.last_log_term}: its vote is lost"
+        )
+    if state_machine.last_applied > log.last_log_index:
+        raise LogDamagedError(
+            f"the state machine has applied entry {state_machine.last_applied}, the log ends at {log.last_log_index}"
+        )

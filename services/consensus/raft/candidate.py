@@ -1,0 +1,41 @@
+"""The candidate: raftos' election sequence and vote counting, fed with at most one vote per voter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.consensus.raft.seam import BaseCandidate, Timer
+
+
+class CandidateRole(BaseCandidate):
+    """Paper, section 5.2.
+
+    Invariant: `vote_count` equals the number of distinct voters, itself included, that granted this term's vote.
+    """
+
+    def __init__(self, state: Any) -> None:
+        super().__init__(state)
+        self._granted = {self.id}
+        # raftos goes back to follower and waits for a second timeout; a failed election is tried again at once.
+        self.election_timer = Timer(self.election_interval, self._try_again)
+
+    def start(self) -> None:
+        """Term and vote become durable in raftos' start, before the first request leaves."""
+        super().start()
+        # Not at once: raftos is still in the middle of the change to this role.
+        self.loop.call_soon(self._win_alone)
+
+    def on_receive_request_vote_response(self, message: dict[str, Any]) -> None:
+        """One vote per voter; raftos counts it and becomes leader at a majority."""
+        voter = self.state.get_sender_id(message["sender"])
+        if message["vote_granted"] and voter in self.state.voters and voter not in self._granted:
+            self._granted.add(voter)
+            super().on_receive_request_vote_response(message)
+
+    def _win_alone(self) -> None:
+        if self.state.state is self and self.state.is_majority(len(self._granted)):
+            self.state.to_leader()
+
+    def _try_again(self) -> None:
+        self.state.to_follower()
+        self.state.state.start_election()

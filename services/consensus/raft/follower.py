@@ -1,0 +1,131 @@
+"""The follower: raftos' life cycle and election timer; log matching, votes and pre-votes of our own."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from services.consensus.raft import decide
+from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.ports import Entry
+from services.consensus.raft.seam import BaseFollower
+
+Message = dict[str, Any]
+
+PRE_VOTE_RETRY_S = (0.15, 0.3)
+
+
+class FollowerRole(BaseFollower):
+    """Paper, section 5.2 and 5.3, with pre-vote (thesis, 9.6).
+
+    Invariant: a success answer names an index up to which this log is durable and equal to the leader's.
+    """
+
+    def __init__(self, state: Any) -> None:
+        super().__init__(state)
+        self._pre_votes: set[str] = set()
+        self._is_pre_voting = False
+
+    def init_storage(self) -> None:
+        """raftos forgets the vote here, which elects two leaders in one term; the vote stays."""
+
+    def election_interval(self) -> float:
+        """raftos' randomised timeout; a short one while a refused pre-vote is tried again."""
+        if self._is_pre_voting:
+            return random.uniform(*PRE_VOTE_RETRY_S)  # noqa: S311 jitter is not a secret
+        return float(BaseFollower.election_interval())
+
+    def start_election(self, *, is_forced: bool = False) -> None:
+        """The election timer fired, or (forced) the leader asked for a transfer (thesis, 3.10)."""
+        state = self.state
+        if not state.may_campaign():
+            return
+        if is_forced:
+            super().start_election()
+            return
+        self._is_pre_voting = True
+        self._pre_votes = {self.id}
+        state.set_leader(None)
+        state.broadcast(
+            {
+                "type": "request_pre_vote",
+                "term": self.storage.term + 1,
+                "last_log_index": self.log.last_log_index,
+                "last_log_term": self.log.last_log_term,
+            }
+        )
+        self._campaign_if_promised()
+
+    def on_receive_request_pre_vote_response(self, message: Message) -> None:
+        """Somebody would vote for us."""
+        if self._is_pre_voting and message["term"] == self.storage.term + 1:
+            self._pre_votes.add(self.state.get_sender_id(message["sender"]))
+            self._campaign_if_promised()
+
+    def _campaign_if_promised(self) -> None:
+        if decide.has_majority(self._pre_votes, self.state.voters):
+            self._is_pre_voting = False
+            super().start_election()
+
+    def on_receive_timeout_now(self, message: Message) -> None:
+        """The leader hands over to us."""
+        if self.state.get_sender_id(message["sender"]) == self.state.get_leader():
+            self.state.is_transfer = True
+            self.start_election(is_forced=True)
+
+    def on_receive_request_vote(self, message: Message) -> None:
+        """Figure 2, RequestVote. The vote is durable before the answer."""
+        end = LogPosition(message["last_log_term"], message["last_log_index"])
+        candidate = message["candidate_id"]
+        is_granted = self.state.may_vote(end) and decide.grant_vote(
+            self.storage.voted_for, candidate, end, self.log.end
+        )
+        if is_granted:
+            self.storage.update({"voted_for": candidate})
+            self.election_timer.reset()
+        self.state.post(
+            {"type": "request_vote_response", "term": self.storage.term, "vote_granted": is_granted},
+            message["sender"],
+        )
+
+    def on_receive_append_entries(self, message: Message) -> None:
+        """Figure 2, AppendEntries. The answer waits until what it confirms is durable."""
+        log = self.log
+        self._is_pre_voting = False
+        self.state.heard_from_leader(message["leader_id"])
+        self.election_timer.reset()
+        entries = [Entry(*row) for row in message["entries"]]
+        previous = LogPosition(message["prev_log_term"], message["prev_log_index"])
+        decision = decide.match_append(
+            base_index=log.base.index,
+            last_index=log.last_log_index,
+            commit_index=log.commit_index,
+            term_at=log.term_at,
+            previous=previous,
+            entry_terms=[entry.term for entry in entries],
+        )
+        answer = {
+            "type": "append_entries_response",
+            "term": self.storage.term,
+            "request_id": message["request_id"],
+            "prev_log_index": previous.index,
+            "success": decision.is_accepted,
+        }
+        if not decision.is_accepted:
+            self.state.post(answer | {"hint": decision.hint_index}, message["sender"])
+            return
+        if decision.erase_from is not None:
+            log.erase_from(decision.erase_from)
+        if decision.skip < len(entries):
+            log.append(entries[decision.skip :])
+            self.state.configuration_may_have_changed()
+        self._answer_when_durable(answer | {"last_log_index": decision.match_index}, message)
+        # What the leader committed beyond the entries that this message verified may differ from ours: not yet.
+        self.state.commit(min(message["commit_index"], decision.match_index))
+
+    def _answer_when_durable(self, answer: Message, message: Message) -> None:
+        def send() -> None:
+            if self.storage.term == message["term"]:
+                self.state.post(answer, message["sender"])
+
+        self.log.when_durable(answer["last_log_index"], send)

@@ -1,0 +1,265 @@
+"""The leader: raftos' timers, heartbeat rounds and step-down; replication, commit, reads and transfer of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from services.consensus.raft import decide
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.raft.progress import Progress
+from services.consensus.raft.reads import ReadRounds
+from services.consensus.raft.seam import BaseLeader, config
+from shared.errors import LeaderUnavailableError, OutcomeUnknownError, OverloadedError
+from shared.units import MIB
+
+Message = dict[str, Any]
+
+MAX_BATCH_ENTRIES = 512
+MAX_BATCH_BYTES = MIB
+MAX_UNCOMMITTED_BYTES = 64 * MIB
+MAX_TRACKED_ROUNDS = 50
+
+
+class LeaderRole(BaseLeader):
+    """Paper, sections 5.3 and 5.4; ReadIndex and transfer from the thesis, sections 6.4 and 3.10.
+
+    Invariants:
+        a role that is no longer current, or whose term has passed, sends nothing;
+        an entry of an earlier term is committed only together with one of this term;
+        no read is answered before an entry of this term is committed.
+    """
+
+    def __init__(self, state: Any) -> None:
+        super().__init__(state)
+        self.term: int = self.storage.term
+        self.first_index = self.log.last_log_index + 1
+        self.progress: dict[str, Progress] = {}
+        self.transfer_target: str | None = None
+        self._proposals: dict[int, asyncio.Future[Any]] = {}
+        self._reads = ReadRounds()
+        self._term_committed: list[asyncio.Future[None]] = []
+        self._is_flush_scheduled = False
+
+    # --- life cycle ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """raftos starts timers and the first heartbeat; a no-op of this term makes earlier entries committable."""
+        super().start()
+        self.progress = {peer: Progress(next_index) for peer, next_index in self.log.next_index.items()}
+        self.log.append([Entry(self.term, EntryKind.NO_OP, b"")])
+        self._flush_soon()
+
+    def stop(self) -> None:
+        """Whoever waits learns that leadership was lost; what becomes of their entries is not known here."""
+        super().stop()
+        for waiting in self._proposals.values():
+            if not waiting.done():
+                waiting.set_exception(OutcomeUnknownError("Leadership was lost before the entry was committed."))
+        self._proposals.clear()
+        for read in self._term_committed:
+            if not read.done():
+                read.set_exception(LeaderUnavailableError("This member stopped leading."))
+        self._reads.fail()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this object still speaks for the member."""
+        return self.state.state is self and self.storage.term == self.term
+
+    def peers_changed(self) -> None:
+        """Another configuration is in force: follow exactly its peers."""
+        peers = self.state.cluster
+        self.progress = {peer: self.progress.get(peer) or Progress(self.log.last_log_index + 1) for peer in peers}
+
+    # --- proposals ----------------------------------------------------------------------------------------------
+
+    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+        """Append commands; each future gets what applying it returned.
+
+        Raises:
+            OverloadedError: the uncommitted log is full; definite.
+            LeaderUnavailableError: leadership is being handed over; definite.
+        """
+        if self.transfer_target is not None or not self.is_current:
+            raise LeaderUnavailableError("Leadership is being handed over.")
+        if self.log.uncommitted_bytes > MAX_UNCOMMITTED_BYTES:
+            raise OverloadedError("Too much waits to be committed.", limit_bytes=MAX_UNCOMMITTED_BYTES)
+        first = self.log.last_log_index + 1
+        self.log.append([Entry(self.term, EntryKind.COMMAND, payload) for payload in payloads])
+        futures = [self.loop.create_future() for _ in payloads]
+        self._proposals.update(enumerate(futures, first))
+        self._flush_soon()
+        return futures
+
+    def propose_configuration(self, configuration: Configuration) -> None:
+        """Append a configuration entry; it is in force at once (section 6)."""
+        self.log.append([Entry(self.term, EntryKind.CONFIGURATION, configuration.encode())])
+        self.state.configuration_may_have_changed()
+        self._flush_soon()
+
+    def applied(self, index: int, result: Any) -> None:
+        """The state machine applied the entry at `index`."""
+        waiting = self._proposals.pop(index, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(result)
+
+    # --- replication --------------------------------------------------------------------------------------------
+
+    async def append_entries(self, destination: str | None = None) -> None:
+        """raftos' heartbeat calls this; every peer hears from us, with entries if it lacks some."""
+        for peer in [destination] if destination else list(self.progress):
+            self.replicate(peer, is_heartbeat=True)
+
+    def replicate(self, peer: str, *, is_heartbeat: bool = False) -> None:
+        """Send `peer` what it lacks, as far as flow control lets us; an empty message only as a heartbeat."""
+        progress = self.progress.get(peer)
+        if not self.is_current or progress is None:
+            return
+        entries = (
+            self.log.entries(progress.next_index, max_count=MAX_BATCH_ENTRIES, max_bytes=MAX_BATCH_BYTES)
+            if progress.may_send()
+            else []
+        )
+        if not entries and not is_heartbeat:
+            return
+        previous = progress.next_index - 1
+        self.state.post(
+            {
+                "type": "append_entries",
+                "term": self.term,
+                "leader_id": self.id,
+                "commit_index": self.log.commit_index,
+                "request_id": self.request_id,
+                "prev_log_index": previous,
+                "prev_log_term": self.log.term_at(previous),
+                "entries": entries,
+            },
+            peer,
+        )
+        if entries:
+            progress.sent(previous + len(entries), sum(len(entry.payload) for entry in entries))
+            # Fill the pipeline: a follower far behind gets its batches back to back.
+            self.replicate(peer)
+
+    def on_receive_append_entries_response(self, message: Message) -> None:
+        """A follower's answer: it counts for quorum rounds either way, and moves its progress."""
+        peer = self.state.get_sender_id(message["sender"])
+        progress = self.progress.get(peer)
+        if progress is None:
+            return
+        self._count_round(message["request_id"], peer)
+        if message["success"]:
+            if progress.accepted(message["last_log_index"]):
+                self.update_commit_index()
+            self._hand_over_if_ready(peer, progress)
+        elif not progress.rejected(message["prev_log_index"], message["hint"]):
+            return
+        self.replicate(peer)
+
+    def connection_lost(self, peer: str) -> None:
+        """The transport lost messages to `peer`."""
+        if peer in self.progress:
+            self.progress[peer].connection_lost()
+
+    def update_commit_index(self) -> None:
+        """Count durable replicas (figure 2, section 5.4.2); runs when a follower answered and after our own fsync."""
+        match_index = {peer: progress.match_index for peer, progress in self.progress.items()}
+        match_index[self.id] = self.log.durable_index
+        index = decide.commit_index(
+            voters=self.state.voters,
+            match_index=match_index,
+            term_at=self.log.term_at,
+            current_term=self.term,
+            committed=self.log.commit_index,
+        )
+        if index > self.log.commit_index:
+            self.state.commit(index)
+            for waiting in self._term_committed:
+                if not waiting.done():
+                    waiting.set_result(None)
+            self._term_committed.clear()
+
+    def _flush_soon(self) -> None:
+        """Once per turn of the loop: proposals of the same turn share their messages."""
+        if not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_scheduled = False
+        for peer in list(self.progress):
+            self.replicate(peer)
+
+    # --- quorum rounds: CheckQuorum and ReadIndex ---------------------------------------------------------------
+
+    def heartbeat(self) -> None:
+        """raftos numbers the round and sends it; old rounds are forgotten."""
+        super().heartbeat()
+        for old in [number for number in self.response_map if number <= self.request_id - MAX_TRACKED_ROUNDS]:
+            del self.response_map[old]
+        if self.state.is_majority(1):
+            self._round_proven(self.request_id)
+
+    async def read_index(self) -> int:
+        """An index such that whoever has applied it may answer a read that arrived before this call.
+
+        Raises:
+            LeaderUnavailableError: leadership was lost meanwhile; definite.
+        """
+        if not self.is_current:
+            raise LeaderUnavailableError("This member stopped leading.")
+        if self.log.commit_index < self.first_index:
+            waiting: asyncio.Future[None] = self.loop.create_future()
+            self._term_committed.append(waiting)
+            await waiting
+        index: int = self.log.commit_index
+        proof = self._reads.join()
+        self._begin_read_round()
+        await proof
+        return index
+
+    def _begin_read_round(self) -> None:
+        if self._reads.wants_round:
+            # The round's number exists only from here on, so every answer to it was caused after the reads arrived.
+            self._reads.begin(self.request_id + 1)
+            self.heartbeat()
+
+    def _count_round(self, request_id: int, peer: str) -> None:
+        answered = self.response_map.get(request_id)
+        if answered is None:
+            return
+        answered.add(peer)
+        if decide.has_majority(answered | {self.id}, self.state.voters):
+            self._round_proven(request_id)
+
+    def _round_proven(self, request_id: int) -> None:
+        if self.step_down_timer.is_active:
+            self.step_down_timer.reset()
+        for number in [number for number in self.response_map if number <= request_id]:
+            del self.response_map[number]
+        self._reads.proven(request_id)
+        self._begin_read_round()
+
+    # --- transfer -----------------------------------------------------------------------------------------------
+
+    def transfer(self) -> str | None:
+        """Hand leadership to the voter that is furthest; gives up after one election timeout. Returns its id."""
+        candidates = [peer for peer in self.progress if peer in self.state.voters]
+        if not candidates or self.transfer_target is not None:
+            return self.transfer_target
+        target = max(candidates, key=lambda peer: (self.progress[peer].match_index, peer))
+        self.transfer_target = target
+        self.loop.call_later(config.election_interval[0], self._give_up_transfer)
+        self.replicate(target, is_heartbeat=True)
+        self._hand_over_if_ready(target, self.progress[target])
+        return target
+
+    def _hand_over_if_ready(self, peer: str, progress: Progress) -> None:
+        if peer == self.transfer_target and progress.match_index == self.log.last_log_index:
+            self.state.post({"type": "timeout_now", "term": self.term}, peer)
+
+    def _give_up_transfer(self) -> None:
+        self.transfer_target = None

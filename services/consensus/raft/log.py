@@ -1,0 +1,216 @@
+"""The replicated log of one member: a cached tail in memory, everything on disk, one group commit at a time.
+
+Why it must exist: raftos' log is never fsynced and truncates on every stale message (RAFT.md part A). This one answers for
+three facts: what is in the log, what of it is durable, and who waits for durability.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind, LogStore
+from shared.units import MIB
+
+CACHE_BYTES = 32 * MIB
+ENTRY_OVERHEAD_BYTES = 64
+
+
+class RaftLog:
+    """Entries `base.index + 1 .. last_log_index`, indexed from one.
+
+    Invariants:
+        base.index <= last_applied <= commit_index <= last_log_index
+        durable_index <= last_log_index; entries up to durable_index survive a power cut as they are
+        nothing at or below commit_index is ever erased
+
+    raftos reads and writes `next_index`, `match_index`, `last_log_index` and `last_log_term` by these names.
+    """
+
+    def __init__(self, store: LogStore, runner: BlockingRunner, *, last_applied: int) -> None:
+        stored = store.load()
+        self._store = store
+        self._runner = runner
+        self.base = stored.base
+        self._terms = list(stored.terms)
+        self._last_index = stored.last_index
+        self._configurations = [(index, Configuration.decode(raw)) for index, raw in stored.configurations]
+        self._cache: list[Entry] = []
+        self._cache_first = stored.last_index + 1
+        self._cache_bytes = 0
+        self.durable_index = stored.last_index
+        self.commit_index = last_applied
+        self.last_applied = last_applied
+        self.next_index: dict[str, int] | None = None
+        self.match_index: dict[str, int] | None = None
+        self.uncommitted_bytes = 0
+        self._generation = 0
+        self._is_flushing = False
+        self._unflushed_from = stored.last_index + 1
+        self._erase_from: int | None = None
+        self._waiting: list[tuple[int, Callable[[], None]]] = []
+        self.on_flushed: Callable[[], None] = _ignore
+        self.on_failure: Callable[[BaseException], None] = _raise
+
+    @property
+    def last_log_index(self) -> int:
+        """Index of the last entry, durable or not."""
+        return self._last_index
+
+    @property
+    def last_log_term(self) -> int:
+        """Its term."""
+        return self.term_at(self._last_index)
+
+    @property
+    def end(self) -> LogPosition:
+        """Where the log ends."""
+        return LogPosition(self.last_log_term, self._last_index)
+
+    @property
+    def generation(self) -> int:
+        """Grows with every erasure, so that whoever waits can see that its entries may be gone."""
+        return self._generation
+
+    def configuration(self) -> tuple[int, Configuration]:
+        """(index, configuration) in force: the last one in the log, committed or not (section 6)."""
+        return self._configurations[-1] if self._configurations else (0, Configuration())
+
+    def term_at(self, index: int) -> int:
+        """Term of the entry at base.index <= index <= last_log_index."""
+        if index <= self.base.index:
+            assert index == self.base.index, f"the entry at {index} was cut away"
+            return self.base.term
+        assert index <= self._last_index, f"no entry at {index}"
+        return self._terms[bisect_right(self._terms, (index, 1 << 62)) - 1][1]
+
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Add entries at the end; they become durable with the next group commit. Returns the new last index."""
+        for entry in entries:
+            self._last_index += 1
+            if not self._terms or self._terms[-1][1] != entry.term:
+                self._terms.append((self._last_index, entry.term))
+            if entry.kind == EntryKind.CONFIGURATION:
+                self._configurations.append((self._last_index, Configuration.decode(entry.payload)))
+            self._cache.append(entry)
+            self._cache_bytes += _size_bytes(entry)
+            self.uncommitted_bytes += _size_bytes(entry)
+        self._start_flush()
+        return self._last_index
+
+    def erase_from(self, index: int) -> None:
+        """Drop `index` and everything after it, because a leader's log says otherwise."""
+        assert index > self.commit_index, "would erase a committed entry"
+        if index > self._last_index:
+            return
+        if index < self._cache_first:
+            self._cache, self._cache_first, self._cache_bytes = [], index, 0
+        else:
+            dropped = self._cache[index - self._cache_first :]
+            del self._cache[index - self._cache_first :]
+            self._cache_bytes -= sum(map(_size_bytes, dropped))
+            self.uncommitted_bytes -= sum(map(_size_bytes, dropped))
+        self._last_index = index - 1
+        while self._terms and self._terms[-1][0] >= index:
+            self._terms.pop()
+        while self._configurations and self._configurations[-1][0] >= index:
+            self._configurations.pop()
+        self._generation += 1
+        self.durable_index = min(self.durable_index, index - 1)
+        self._erase_from = index if self._erase_from is None else min(self._erase_from, index)
+        self._unflushed_from = min(self._unflushed_from, index)
+        self._waiting = [waiter for waiter in self._waiting if waiter[0] < index]
+
+    def entries(self, first_index: int, *, max_count: int, max_bytes: int) -> list[Entry]:
+        """Entries from `first_index` on, at least one if there is any, bounded by count and bytes.
+
+        Recent ones come from memory, older ones from the store (blocking; only a follower that is far behind needs it).
+        """
+        last_index = min(self._last_index, first_index + max_count - 1)
+        if first_index > last_index:
+            return []
+        if first_index >= self._cache_first:
+            start = first_index - self._cache_first
+            found = self._cache[start : start + last_index - first_index + 1]
+        else:
+            found = self._store.read(first_index, min(last_index, self._cache_first - 1))
+        total = 0
+        for count, entry in enumerate(found):
+            total += _size_bytes(entry)
+            if total > max_bytes and count:
+                return found[:count]
+        return found
+
+    def when_durable(self, index: int, then: Callable[[], None]) -> None:
+        """Call `then` once everything up to `index` is durable; never, if it is erased before."""
+        if index <= self.durable_index:
+            then()
+        else:
+            self._waiting.append((index, then))
+
+    def mark_committed(self, index: int) -> None:
+        """Move the commit index forward."""
+        assert self.commit_index <= index <= self._last_index
+        for committed in range(max(self.commit_index + 1, self._cache_first), index + 1):
+            self.uncommitted_bytes -= _size_bytes(self._cache[committed - self._cache_first])
+        self.uncommitted_bytes = max(0, self.uncommitted_bytes)
+        self.commit_index = index
+
+    def mark_applied(self, index: int) -> None:
+        """Move last_applied forward, and let go of old entries in memory."""
+        assert self.last_applied <= index <= self.commit_index
+        self.last_applied = index
+        self._trim_cache()
+
+    def _trim_cache(self) -> None:
+        drop = 0
+        limit = min(self.last_applied, self.durable_index)
+        while self._cache_bytes > CACHE_BYTES and self._cache_first + drop <= limit:
+            self._cache_bytes -= _size_bytes(self._cache[drop])
+            drop += 1
+        if drop:
+            del self._cache[:drop]
+            self._cache_first += drop
+
+    def _start_flush(self) -> None:
+        """Group commit: everything that came while the last one was under way goes into the next."""
+        if self._is_flushing or self._unflushed_from > self._last_index:
+            return
+        first, last, generation = self._unflushed_from, self._last_index, self._generation
+        entries = self._cache[first - self._cache_first :]
+        erase_from, self._erase_from = self._erase_from, None
+        self._is_flushing = True
+        self._unflushed_from = last + 1
+        self._runner.submit(
+            lambda: self._store.write(erase_from, first, entries),
+            lambda _, error: self._flushed(generation, last, error),
+        )
+
+    def _flushed(self, generation: int, last_index: int, error: BaseException | None) -> None:
+        self._is_flushing = False
+        if error is not None:
+            self.on_failure(error)
+            return
+        if generation == self._generation:
+            # Otherwise part of what was written has been erased since; the next flush says what is durable then.
+            self.durable_index = max(self.durable_index, last_index)
+        ready = [then for index, then in self._waiting if index <= self.durable_index]
+        self._waiting = [waiter for waiter in self._waiting if waiter[0] > self.durable_index]
+        for then in ready:
+            then()
+        self.on_flushed()
+        self._start_flush()
+
+
+def _size_bytes(entry: Entry) -> int:
+    return len(entry.payload) + ENTRY_OVERHEAD_BYTES
+
+
+def _ignore() -> None:
+    pass
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,201 @@
+"""One member: raftos' `State` with the term rule before its dispatch, and the roles of this package.
+
+raftos checks terms inside each handler, runs the handler on a role that has just been replaced, and swallows the message
+that deposes a leader (RAFT.md A2, A3). Here the term is settled, durably, before the current role sees anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from services.consensus.raft import decide
+from services.consensus.raft.candidate import CandidateRole
+from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.follower import FollowerRole
+from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.log import RaftLog
+from services.consensus.raft.ports import HardStateStore, Network, Observer
+from services.consensus.raft.seam import BaseCandidate, BaseFollower, BaseLeader, BaseState, config
+
+Message = dict[str, Any]
+
+_REQUESTS = frozenset({"append_entries", "request_vote", "timeout_now"})
+
+
+class _Mesh:
+    """What raftos calls the server: it names the peers and broadcasts. An address is a 1-tuple of a member's id."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.cluster: list[tuple[str]] = []
+
+    def broadcast(self, message: Message) -> None:
+        for (peer,) in self.cluster:
+            self.network.post(message, peer)
+
+
+class RaftState(BaseState):
+    """Role, log, term and vote of one member. Make it with `create_member`.
+
+    Invariants:
+        storage.term never goes back, and is durable before any message of that term leaves;
+        exactly one role object is current, `self.state`.
+    """
+
+    ROLES = {BaseFollower: FollowerRole, BaseCandidate: CandidateRole, BaseLeader: LeaderRole}  # noqa: RUF012 constant
+
+    def __init__(
+        self, member_id: str, *, log: RaftLog, hard_state: HardStateStore, network: Network, observer: Observer
+    ) -> None:
+        self.server = _Mesh(network)
+        self.id = member_id
+        self.__class__.loop = asyncio.get_running_loop()
+        self.storage = hard_state
+        self.log = log
+        self.state_machine = None
+        self.voters: frozenset[str] = frozenset()
+        self.is_transfer = False
+        self._observer = observer
+        self._configuration_index = -1
+        self._heard_at = float("-inf")
+        log.on_flushed = self._log_flushed
+        log.on_failure = observer.fatal
+        self.state: Any = FollowerRole(self)
+        self.configuration_may_have_changed()
+
+    # --- raftos' seams ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _get_id(member_id: str) -> str:
+        """raftos makes ids of (host, port); ours are names."""
+        return member_id
+
+    def is_majority(self, count: int) -> bool:
+        """raftos' own has wrong majorities for every even size."""
+        return count >= decide.majority(len(self.voters))
+
+    def set_leader(self, leader: Any) -> None:
+        """raftos keeps who leads; whoever observes is told."""
+        super().set_leader(leader)
+        self._observer.role_changed()
+
+    def broadcast(self, message: Message) -> None:
+        """raftos' broadcast; a vote request of a transfer says so, so that followers do not insist on their leader."""
+        if self.is_transfer and message["type"] == "request_vote":
+            message = message | {"transfer": True}
+            self.is_transfer = False
+        super().broadcast(message)
+
+    def _change_state(self, new_state: Any) -> None:
+        super()._change_state(self.ROLES[new_state])
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def post(self, message: Message, destination: str | tuple[str]) -> None:
+        """Send to one member, by id or by raftos' address."""
+        self.server.network.post(message, destination if isinstance(destination, str) else destination[0])
+
+    def request_handler(self, message: Message) -> None:
+        """One message from an authenticated member: settle the term, then raftos' dispatch to the current role."""
+        kind = message["type"]
+        if kind == "request_pre_vote":
+            self._answer_pre_vote(message)
+            return
+        is_promise = kind == "request_pre_vote_response" and message["vote_granted"]
+        if not is_promise and not self._settle_term(kind, message):
+            return
+        if kind == "append_entries" and isinstance(self.state, CandidateRole):
+            self.to_follower()
+        if hasattr(self.state, f"on_receive_{kind}") and not self._is_inherited_only(kind):
+            super().request_handler(message)
+
+    def _settle_term(self, kind: str, message: Message) -> bool:
+        """Figure 2, "All servers". False when the message is not for the current role."""
+        current = self.storage.term
+        if message["term"] > current:
+            if kind == "request_vote" and not message.get("transfer") and self._hears_leader():
+                return False  # stickiness (section 6): a member that was cut off does not depose a live leader
+            self.storage.update({"term": message["term"], "voted_for": None})
+            if not isinstance(self.state, FollowerRole):
+                self.to_follower()
+        elif message["term"] < current:
+            if kind in _REQUESTS:
+                self.post({"type": "request_vote_response", "term": current, "vote_granted": False}, message["sender"])
+            return False
+        return kind != "request_pre_vote_response"
+
+    def _is_inherited_only(self, kind: str) -> bool:
+        """raftos' base roles have empty handlers of every name; only our own are entered."""
+        handler = getattr(type(self.state), f"on_receive_{kind}")
+        return not handler.__module__.startswith("services.")
+
+    def _answer_pre_vote(self, message: Message) -> None:
+        end = LogPosition(message["last_log_term"], message["last_log_index"])
+        is_granted = self.may_vote(end) and decide.grant_pre_vote(
+            message["term"], self.storage.term, end, self.log.end, hears_leader=self._hears_leader()
+        )
+        self.post(
+            {
+                "type": "request_pre_vote_response",
+                "term": message["term"] if is_granted else self.storage.term,
+                "vote_granted": is_granted,
+            },
+            message["sender"],
+        )
+
+    # --- what the roles ask -------------------------------------------------------------------------------------
+
+    def may_campaign(self) -> bool:
+        """Learners, removed members and those that were never initialised do not."""
+        return self.id in self.voters
+
+    def may_vote(self, candidate_end: LogPosition) -> bool:
+        """A member with an empty log votes only while the cluster is being made (nothing but its first entry exists).
+
+        Otherwise it may have lost its disk, and with it a vote or an acknowledgement (DESIGN.md, Amnesia).
+        """
+        return self.log.last_log_index > 0 or candidate_end.index <= 1
+
+    def heard_from_leader(self, leader_id: str) -> None:
+        """The current leader spoke."""
+        self._heard_at = self.loop.time()
+        if self.get_leader() != leader_id:
+            self.set_leader(leader_id)
+
+    def commit(self, index: int) -> None:
+        """Entries up to `index` are committed."""
+        if index > self.log.commit_index:
+            self.log.mark_committed(index)
+            self._observer.commit_advanced(index)
+
+    def configuration_may_have_changed(self) -> None:
+        """The log's last configuration entry is in force, whether it was appended or erased."""
+        index, configuration = self.log.configuration()
+        if index == self._configuration_index:
+            return
+        self._configuration_index = index
+        self.voters = configuration.voters
+        self.server.cluster = [(peer,) for peer in configuration.peers_of(self.id)]
+        self.server.network.configure(configuration)
+        if isinstance(self.state, LeaderRole):
+            self.state.peers_changed()
+        self._observer.configuration_changed()
+
+    def _hears_leader(self) -> bool:
+        if isinstance(self.state, LeaderRole):
+            return True
+        return bool(self.loop.time() - self._heard_at < config.election_interval[0])
+
+    def _log_flushed(self) -> None:
+        if isinstance(self.state, LeaderRole) and self.state.is_current:
+            self.state.update_commit_index()
+
+
+def create_member(
+    member_id: str, *, log: RaftLog, hard_state: HardStateStore, network: Network, observer: Observer
+) -> RaftState:
+    """A member with a class of its own, because raftos keeps the leader and the loop on the class."""
+    own_class = type(f"RaftState[{member_id}]", (RaftState,), {})
+    member: RaftState = own_class(member_id, log=log, hard_state=hard_state, network=network, observer=observer)
+    return member

@@ -1,0 +1,79 @@
+"""A network that loses, repeats, delays and reorders messages, and can be cut in one direction or both."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Weather:
+    """How bad the network is. Probabilities per message; delays in seconds."""
+
+    loss: float = 0.0
+    duplication: float = 0.0
+    slow: float = 0.0
+    delay_s: tuple[float, float] = (0.0005, 0.003)
+    slow_delay_s: tuple[float, float] = (0.05, 0.8)
+
+
+class SimulatedNetwork:
+    """All links between all members. `cut` holds the directed pairs that carry nothing now."""
+
+    def __init__(self, weather: Weather) -> None:
+        self.weather = weather
+        self.cut: set[tuple[str, str]] = set()
+        self.receivers: dict[str, Callable[[Message], None]] = {}
+        self.message_count = 0
+        self.hold: Callable[[str, str, Message], bool] | None = None
+
+    def send(self, source: str, destination: str, message: Message) -> None:
+        self.message_count += 1
+        raw = msgpack.packb(message)
+        if self.hold is not None and self.hold(source, destination, msgpack.unpackb(raw)):
+            return
+        weather = self.weather
+        for _ in range(2 if random.random() < weather.duplication else 1):
+            if random.random() < weather.loss or (source, destination) in self.cut:
+                continue
+            bounds = weather.slow_delay_s if random.random() < weather.slow else weather.delay_s
+            asyncio.get_running_loop().call_later(random.uniform(*bounds), self.deliver, source, destination, raw)
+
+    def deliver(self, source: str, destination: str, raw: bytes) -> None:
+        receiver = self.receivers.get(destination)
+        if receiver is not None and (source, destination) not in self.cut:
+            receiver(msgpack.unpackb(raw) | {"sender": (source,)})
+
+    def isolate(self, member: str, others: list[str], *, both_ways: bool) -> None:
+        self.cut = {(member, other) for other in others}
+        if both_ways:
+            self.cut |= {(other, member) for other in others}
+
+    def split(self, group: set[str], everybody: list[str]) -> None:
+        self.cut = {(a, b) for a in everybody for b in everybody if (a in group) != (b in group)}
+
+    def heal(self) -> None:
+        self.cut = set()
+
+
+class Endpoint:
+    """The `Network` that one member sees; silent once its process has died."""
+
+    def __init__(self, network: SimulatedNetwork, member: str, is_alive: Callable[[], bool]) -> None:
+        self._network = network
+        self._member = member
+        self._is_alive = is_alive
+
+    def post(self, message: Message, destination: str) -> None:
+        if self._is_alive():
+            self._network.send(self._member, destination, message)
+
+    def configure(self, configuration: Any) -> None:
+        pass

@@ -1,0 +1,209 @@
+"""A whole cluster in one process: the real engine on simulated time, disk and network, watched by the invariants."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgpack
+
+from services.consensus.node import RaftNode
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.raft.seam import configure_raftos
+from shared.contracts.cluster import ConsensusMember
+from tests.simulation.disk import (
+    Process,
+    SimulatedDisk,
+    SimulatedHardState,
+    SimulatedLogStore,
+    SimulatedRunner,
+)
+from tests.simulation.invariants import Invariants
+from tests.simulation.network import Endpoint, SimulatedNetwork, Weather
+
+
+class RegisterMachine:
+    """A `StateMachine` of registers: put (key, value) once per request id. Its state dies with the process."""
+
+    def __init__(self, member: str, invariants: Invariants) -> None:
+        self._member = member
+        self._invariants = invariants
+        self.values: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
+        self.last_applied = 0
+
+    def apply(self, first_index: int, entries: list[Entry]) -> list[Any]:
+        assert first_index == self.last_applied + 1, "entries applied out of order"
+        answers = []
+        for index, entry in enumerate(entries, first_index):
+            self._invariants.applied(self._member, index, entry)
+            answers.append(self._apply(entry) if entry.kind == EntryKind.COMMAND else None)
+            self.last_applied = index
+        return answers
+
+    def _apply(self, entry: Entry) -> Any:
+        request_id, key, value = msgpack.unpackb(entry.payload)
+        if request_id not in self.results:
+            self.results[request_id] = self.values.get(key)
+            self.values[key] = value
+        return self.results[request_id]
+
+
+class SimulatedMember:
+    """One member across its lives."""
+
+    def __init__(self, world: World, member: str) -> None:
+        self.world = world
+        self.id = member
+        self.disk = SimulatedDisk()
+        self.process: Process | None = None
+        self.node: RaftNode | None = None
+        self.machine: RegisterMachine | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.is_alive
+
+    def start(self) -> None:
+        assert not self.is_up
+        process = self.process = Process(self.disk)
+        self.machine = RegisterMachine(self.id, self.world.invariants)
+        self.node = RaftNode(
+            self.id,
+            log_store=SimulatedLogStore(self.disk),
+            hard_state=self.world.hard_state_class(self.disk),
+            log_runner=SimulatedRunner(process, self.world.disk_latency_s),
+            apply_runner=SimulatedRunner(process, (0.0, 0.001)),
+            network=Endpoint(self.world.network, self.id, lambda: process.is_alive),
+            state_machine=self.machine,
+            on_fatal=self.world.failed,
+        )
+        self.world.invariants.watch(self.node)
+        self.world.network.receivers[self.id] = self._receive
+        self.node.start()
+
+    def crash(self) -> None:
+        """The process ends at this instant; waiting clients never hear of it."""
+        assert self.process is not None and self.node is not None
+        self.process.die()
+        self.world.network.receivers.pop(self.id, None)
+        self.node.stop()
+        self.world.invariants.unwatch(self.node)
+        self.node = None
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        assert self.node is not None
+        self.node.receive(message)
+        self.world.invariants.check(self.node)
+
+
+class World:
+    """A cluster of `size` members named m1, m2, ..."""
+
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        weather: Weather | None = None,
+        disk_latency_s: tuple[float, float] = (0.0002, 0.004),
+        hard_state_class: type[SimulatedHardState] = SimulatedHardState,
+    ) -> None:
+        configure_raftos(heartbeat_interval_ms=100, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
+        self.names = [f"m{number}" for number in range(1, size + 1)]
+        self.network = SimulatedNetwork(weather or Weather())
+        self.invariants = Invariants()
+        self.disk_latency_s = disk_latency_s
+        self.hard_state_class = hard_state_class
+        self.errors: list[BaseException] = []
+        self.members = {name: SimulatedMember(self, name) for name in self.names}
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._loop_error)
+
+    def configuration(self) -> Configuration:
+        return Configuration(
+            "simulated",
+            tuple(ConsensusMember(id=name, url=f"http://{name}", peer_address=f"{name}:1") for name in self.names),
+        )
+
+    def start(self) -> None:
+        """All members up, each bootstrapped with the same first entry."""
+        for member in self.members.values():
+            member.disk.entries.append(Entry(1, EntryKind.CONFIGURATION, self.configuration().encode()))
+            member.disk.hard_state = (1, None)
+            member.start()
+
+    def stop(self) -> None:
+        for member in self.up():
+            member.crash()
+
+    def up(self) -> list[SimulatedMember]:
+        return [member for member in self.members.values() if member.is_up]
+
+    def leaders(self) -> list[SimulatedMember]:
+        return [m for m in self.up() if m.node is not None and isinstance(m.node.raft.state, LeaderRole)]
+
+    def node(self, name: str) -> RaftNode:
+        node = self.members[name].node
+        assert node is not None
+        return node
+
+    async def leader(self, *, within_s: float = 30.0) -> SimulatedMember:
+        """The one member that leads and has committed in its own term."""
+        deadline = self.loop.time() + within_s
+        while self.loop.time() < deadline:
+            ready = [
+                m
+                for m in self.leaders()
+                if m.node is not None
+                and m.node.leader_role is not None
+                and m.node.log.commit_index >= m.node.leader_role.first_index
+            ]
+            if ready:
+                return max(ready, key=lambda m: m.node.leader_role.term)
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"no leader within {within_s} s")
+
+    async def converge(self, *, within_s: float = 15.0) -> None:
+        """Everybody that is up ends with the same log and the same state."""
+        deadline = self.loop.time() + within_s
+        while self.loop.time() < deadline:
+            self.raise_errors()
+            ends = {(m.node.log.last_log_index, m.node.log.last_applied) for m in self.up()}
+            if len(ends) == 1 and all(last == applied for last, applied in ends) and self.leaders():
+                states = {msgpack.packb(sorted(m.machine.values.items())) for m in self.up()}
+                assert len(states) == 1, "equal logs, different states"
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"no convergence within {within_s} s: {self.describe()}")
+
+    def describe(self) -> dict[str, Any]:
+        """Role, term and indexes of every member that is up, for messages of failed checks."""
+        return {
+            m.id: (
+                type(m.node.raft.state).__name__,
+                m.node.raft.storage.term,
+                m.node.log.last_log_index,
+                m.node.log.commit_index,
+                m.node.log.durable_index,
+            )
+            for m in self.up()
+        }
+
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    def raise_errors(self) -> None:
+        if self.errors:
+            raise self.errors[0]
+        self.invariants.raise_errors()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.errors.append(error if error is not None else RuntimeError(context["message"]))
+
+
+def put(request_id: str, key: str, value: Any) -> bytes:
+    """The payload of a put."""
+    return bytes(msgpack.packb([request_id, key, value]))
