@@ -5,7 +5,6 @@ Written on the loop: it happens at elections only, and nothing else may happen b
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import msgpack
 
 from services.consensus.raft.ports import LogDamagedError
+from shared.durable_files import replace_file
 
 _FORMAT_VERSION = 1
 
@@ -22,7 +22,6 @@ class FileHardState:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
         self._path = folder / "hard_state"
         self._term, self._voted_for = self._read()
 
@@ -44,17 +43,7 @@ class FileHardState:
         if (term, voted_for) == (self._term, self._voted_for):
             return
         body = bytes(msgpack.packb([_FORMAT_VERSION, term, voted_for]))
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(zlib.crc32(body).to_bytes(4, "little") + body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # a rename without it loses the name in a power cut
-        finally:
-            os.close(descriptor)
+        replace_file(self._path, zlib.crc32(body).to_bytes(4, "little") + body)
         self._term, self._voted_for = term, voted_for
 
     def _read(self) -> tuple[int, str | None]:

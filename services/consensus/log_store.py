@@ -21,6 +21,7 @@ from typing import Final
 
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, StoredLog
+from shared.durable_files import sync_directory
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -62,7 +63,7 @@ class SqliteLogStore:
             self._database.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
-        _sync_folder(folder)
+        sync_directory(folder)
 
     def close(self) -> None:
         """Close the files; everything written is durable already."""
@@ -176,11 +177,3 @@ class _HighWaterMark:
 
 def _checksum(index: int, entry: Entry) -> int:
     return zlib.crc32(entry.payload, zlib.crc32(_ROW_HEAD.pack(index, entry.term, entry.kind)))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

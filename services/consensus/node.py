@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
 from services.consensus.raft.ports import (
@@ -100,9 +101,19 @@ class RaftNode:
         """Call `listener` whenever the role or the known leader changes."""
         self._role_listeners.append(listener)
 
+    def off_role_change(self, listener: Callable[[], None]) -> None:
+        """Undo `on_role_change`."""
+        self._role_listeners.remove(listener)
+
     def receive(self, message: dict[str, Any]) -> None:
         """A message from another member; `message["sender"]` is the authenticated (member id,)."""
         self.raft.request_handler(message)
+
+    def link_changed(self, peer: str) -> None:
+        """The connection to `peer` was lost or made: what was in flight may be gone."""
+        role = self.leader_role
+        if role is not None:
+            role.connection_lost(peer)
 
     def bootstrap(self, configuration: Configuration) -> bool:
         """Write the first entry of a new cluster and campaign at once. False if this member is initialised already.
@@ -158,9 +169,11 @@ class RaftNode:
         return role
 
     def _campaign(self) -> None:
+        """A new cluster does not wait for its first election timeout."""
         role = self.raft.state
-        if not isinstance(role, LeaderRole) and hasattr(role, "on_receive_timeout_now"):
+        if isinstance(role, FollowerRole):
             role.start_election()
+            role.election_timer.reset()
 
     # --- Observer -----------------------------------------------------------------------------------------------
 
@@ -170,7 +183,7 @@ class RaftNode:
 
     def role_changed(self) -> None:
         """See `Observer`."""
-        for listener in self._role_listeners:
+        for listener in list(self._role_listeners):
             listener()
 
     def configuration_changed(self) -> None:

@@ -86,7 +86,8 @@ class SimulatedMember:
 
     def crash(self) -> None:
         """The process ends at this instant; waiting clients never hear of it."""
-        assert self.process is not None and self.node is not None
+        assert self.process is not None
+        assert self.node is not None
         self.process.die()
         self.world.network.receivers.pop(self.id, None)
         self.node.stop()

@@ -150,7 +150,7 @@ class _Batch:
         self.state = state
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
-        assert entry.index == self.state.last_applied + 1, "entries come once and in order"  # noqa: S101 (our own mistake)
+        assert entry.index == self.state.last_applied + 1, "entries come once and in order"
         result = None if entry.payload is None else self._propose(entry, entry.payload)
         self.state = replace(self.state, last_applied=entry.index, last_term=entry.term)
         return result

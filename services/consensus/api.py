@@ -1,0 +1,72 @@
+"""The routes of a consensus member; all signed. Shapes in `shared.contracts.metadata` and `shared.contracts.cluster`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Path
+
+from services.consensus.nodes import StorageNodes
+from services.consensus.service import ConsensusService
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse, InitRequest, InitResponse, MemberStatus
+from shared.contracts.metadata import ProposalBatch, ProposalResults, ReadBatch, ReadResults
+from shared.contracts.names import check_member_id
+
+_NOT_LEADER: dict[int | str, dict[str, Any]] = {
+    421: {"description": "This member does not lead; `leader_url` names the one that does, when known."},
+    503: {"description": "No leader, or too much waits to be committed. `definite` says whether it may have happened."},
+}
+
+
+class RunningMember(Protocol):
+    """What the routes need; both raise NotReadyError while the member starts or stops."""
+
+    @property
+    def service(self) -> ConsensusService:
+        """Proposals, reads, status."""
+
+    @property
+    def nodes(self) -> StorageNodes:
+        """Heartbeats."""
+
+
+def create_router(member: RunningMember) -> APIRouter:
+    """The routes over one member."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/proposals", tags=["metadata"], summary="Order and apply commands", responses=_NOT_LEADER)
+    async def propose(batch: ProposalBatch) -> ProposalResults:
+        """Answered when every proposal is committed on a majority and applied here. Each happens once per request_id."""
+        return ProposalResults(results=await member.service.propose(batch.proposals))
+
+    @router.post("/reads", tags=["metadata"], summary="Linearizable reads", responses=_NOT_LEADER)
+    async def read(batch: ReadBatch) -> ReadResults:
+        """One ReadIndex barrier serves the whole batch; all answers come from one applied index."""
+        return await member.service.read(batch.queries)
+
+    @router.post(
+        "/nodes/{node_id}/heartbeat",
+        tags=["cluster"],
+        summary="A storage node says that it lives",
+        responses=_NOT_LEADER | {409: {"description": "The node belongs to another cluster."}},
+    )
+    async def heartbeat(beat: Heartbeat, node_id: Annotated[str, Path(max_length=63)]) -> HeartbeatResponse:
+        """Leader only. A node that was never admitted is remembered for the operator and told so."""
+        return await member.nodes.heard(check_member_id(node_id), beat)
+
+    @router.post(
+        "/cluster/init",
+        tags=["cluster"],
+        summary="Make the cluster, once",
+        responses=_NOT_LEADER | {409: {"description": "Another cluster id is in force."}},
+    )
+    async def initialise(request: InitRequest) -> InitResponse:
+        """Writes the cluster id and the first voters. Repeating it with the same id changes nothing."""
+        return await member.service.initialise(request)
+
+    @router.get("/status", tags=["cluster"], summary="This member about itself")
+    async def status() -> MemberStatus:
+        """Role, term, indexes and members as this member sees them; not linearizable."""
+        return member.service.status()
+
+    return router

@@ -1,0 +1,189 @@
+"""The composition root of a consensus member: settings, files, threads, engine, routes. Importing it does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+
+from services.consensus.api import create_router
+from services.consensus.applier import MetadataMachine
+from services.consensus.failure_detector import FailureDetector
+from services.consensus.hard_state import FileHardState
+from services.consensus.log_store import SqliteLogStore
+from services.consensus.member_metrics import MemberMetrics
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.node import RaftNode
+from services.consensus.nodes import StorageNodes
+from services.consensus.peers import PeerMesh
+from services.consensus.raft.ports import LogDamagedError
+from services.consensus.raft.seam import configure_raftos, verify_raftos
+from services.consensus.runner import ThreadRunner
+from services.consensus.service import ConsensusService
+from services.consensus.settings import ConsensusSettings
+from shared.background_tasks import BackgroundTasks
+from shared.data_folder import claim_data_dir
+from shared.errors import NotReadyError
+from shared.http_client import PeerClient
+from shared.request_signing import RequestVerifier
+from shared.service_app import create_app, serve
+from shared.settings import load_settings, refuse_to_start
+from shared.telemetry import configure_logging
+from shared.time_client import TimeClient
+
+logger = structlog.get_logger(__name__)
+
+EXIT_NOT_DURABLE: Final = 70
+"""sysexits.h EX_SOFTWARE: durability cannot be promised; a restart may help, a retry may not."""
+
+_HAND_OVER_S: Final = 1.0
+
+
+class Member:
+    """The parts of a running member, between start-up and shutdown."""
+
+    def __init__(self, settings: ConsensusSettings) -> None:
+        self._settings = settings
+        self.node: RaftNode | None = None
+        self._service: ConsensusService | None = None
+        self._nodes: StorageNodes | None = None
+
+    @property
+    def service(self) -> ConsensusService:
+        """See `api.RunningMember`."""
+        if self._service is None:
+            raise NotReadyError("This member is starting or stopping.")
+        return self._service
+
+    @property
+    def nodes(self) -> StorageNodes:
+        """See `api.RunningMember`."""
+        if self._nodes is None:
+            raise NotReadyError("This member is starting or stopping.")
+        return self._nodes
+
+    def readiness(self) -> list[str]:
+        """Why it cannot serve now."""
+        if self.node is None:
+            return ["starting"]
+        if not self.node.configuration.members:
+            return ["not initialised: no cluster has been made yet"]
+        if self.node.leader is None:
+            return ["no leader is known"]
+        return []
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
+        """Open everything, serve, hand over leadership, close everything."""
+        settings = self._settings
+        keys = settings.cluster_keys()
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(PeerClient(keys))
+            clock = await stack.enter_async_context(
+                TimeClient(
+                    settings.clock_urls, client, node_id=settings.node_id, hlc_path=settings.data_dir / "hlc_bound"
+                )
+            )
+            mesh = PeerMesh(settings.node_id, settings.cluster_id, keys, host=settings.host, port=settings.peer_port)
+            stack.push_async_callback(mesh.aclose)
+            store = MetadataStore.open(settings.data_dir / "metadata.sqlite")
+            stack.callback(store.close)
+            log_store = SqliteLogStore(settings.data_dir)
+            stack.callback(log_store.close)
+            log_runner, apply_runner, reader = (ThreadRunner(name) for name in ("raft-log", "apply", "read"))
+            for runner in (log_runner, apply_runner, reader):
+                stack.callback(runner.close)
+            node = RaftNode(
+                settings.node_id,
+                log_store=log_store,
+                hard_state=FileHardState(settings.data_dir),
+                log_runner=log_runner,
+                apply_runner=apply_runner,
+                network=mesh,
+                state_machine=MetadataMachine(store),
+                on_fatal=_end_process,
+            )
+            mesh.on_message = node.receive
+            mesh.on_link_change = node.link_changed
+            await mesh.start()
+            clock.seed(store.highest_hlc())
+            service = ConsensusService(
+                node, store, reader, clock, cluster_id=settings.cluster_id, deadline_s=settings.proposal_deadline_s
+            )
+            nodes = StorageNodes(
+                service, FailureDetector(grace_s=settings.heartbeat_grace_s), clock, cluster_id=settings.cluster_id
+            )
+            metrics = MemberMetrics(node, mesh)
+            stack.callback(metrics.close)
+            tasks = await stack.enter_async_context(BackgroundTasks())
+            tasks.start("storage node watch", nodes.watch())
+            node.start()
+            self.node, self._service, self._nodes = node, service, nodes
+            logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
+            yield
+            await _hand_over(node)
+            self.node = self._service = self._nodes = None
+            node.stop()
+
+
+async def _hand_over(node: RaftNode) -> None:
+    """Before a planned stop: let another member lead, so that nobody waits for an election timeout."""
+    role = node.leader_role
+    target = None if role is None else role.transfer()
+    if target is None:
+        return
+    handed_over = asyncio.Event()
+    node.on_role_change(handed_over.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HAND_OVER_S):
+            while node.leader_role is not None:
+                handed_over.clear()
+                await handed_over.wait()
+    logger.info("leadership handed over", to=target, done=node.leader_role is None)
+
+
+def _end_process(error: BaseException) -> None:
+    """At once, without clean-up: nothing that follows a failed fsync may be acknowledged."""
+    logger.critical("durability cannot be promised; ending this process", exc_info=error)
+    os._exit(EXIT_NOT_DURABLE)
+
+
+def build_app(settings: ConsensusSettings) -> FastAPI:
+    """The application of one member; it opens its files when it starts."""
+    member = Member(settings)
+    app = create_app(
+        title="Trivet consensus",
+        description="Orders all metadata in one replicated log. Internal: every call is signed.",
+        lifespan=member.running,
+        readiness=member.readiness,
+        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+    )
+    app.include_router(create_router(member))
+    return app
+
+
+def main() -> None:
+    """Entry point: `python -m services.consensus.main`."""
+    settings = load_settings(ConsensusSettings)
+    configure_logging(settings.node_id, settings.log_level)
+    verify_raftos()
+    configure_raftos(
+        heartbeat_interval_ms=settings.raft_heartbeat_interval_ms,
+        election_timeout_min_ms=settings.election_timeout_min_ms,
+        election_timeout_max_ms=settings.election_timeout_max_ms,
+    )
+    claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
+    try:
+        serve(build_app(settings), settings)
+    except LogDamagedError as error:
+        refuse_to_start(str(error))
+
+
+if __name__ == "__main__":
+    main()

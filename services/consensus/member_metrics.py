@@ -1,0 +1,53 @@
+"""What a member shows Prometheus about the engine; read when scraped, nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.consensus.node import RaftNode
+from services.consensus.peers import PeerMesh
+
+_GAUGES: Final = (
+    ("raft_term", "Current term."),
+    ("raft_is_leader", "1 while this member leads."),
+    ("raft_commit_index", "Highest committed log index."),
+    ("raft_last_applied", "Highest applied log index."),
+    ("raft_last_log_index", "Last index in the log."),
+    ("raft_durable_index", "Last index known durable here."),
+    ("raft_uncommitted_bytes", "Bytes of log entries that wait to be committed."),
+    ("raft_connected_peers", "Members that messages can be sent to now."),
+)
+
+
+class MemberMetrics(Collector):
+    """Registers itself; `close` takes it out again."""
+
+    def __init__(self, node: RaftNode, mesh: PeerMesh) -> None:
+        self._node = node
+        self._mesh = mesh
+        REGISTRY.register(self)
+
+    def close(self) -> None:
+        """Stop being scraped."""
+        REGISTRY.unregister(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample per gauge."""
+        node, log = self._node, self._node.log
+        values = (
+            node.raft.storage.term,
+            int(node.leader_role is not None),
+            log.commit_index,
+            log.last_applied,
+            log.last_log_index,
+            log.durable_index,
+            log.uncommitted_bytes,
+            len(self._mesh.connected_peers()),
+        )
+        for (name, text), value in zip(_GAUGES, values, strict=True):
+            yield GaugeMetricFamily(name, text, value=value)

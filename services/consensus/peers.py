@@ -1,0 +1,273 @@
+"""Raft messages over warm, authenticated TCP connections between the members.
+
+Why not raftos' UDP: 64 KB per message, a public default key, identity by source address (RAFT.md). Why not HTTP: a vote must
+not wait for a connection, and a frame here costs microseconds.
+
+Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
+
+    acceptor -> dialler   nonce (32 bytes)
+    dialler  -> acceptor  hello {version, cluster_id, from, to, address, nonce} + HMAC over all of it and the acceptor's nonce
+    acceptor -> dialler   HMAC over both nonces, so that the dialler knows whom it talks to
+
+Every frame carries a keyed BLAKE3 of its number and payload under a key of that connection, so nothing can be inserted,
+repeated or reordered. Frames are msgpack, at most `MAX_FRAME_BYTES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+import structlog
+from blake3 import blake3
+
+from services.consensus.raft.configuration import Configuration
+from shared.background_tasks import BackgroundTasks
+from shared.request_signing import ClusterKeys, SigningKey
+from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
+
+Message = dict[str, Any]
+
+MAX_FRAME_BYTES: Final = 16 * MIB
+MAX_BUFFERED_BYTES: Final = 64 * MIB
+RECONNECT_S: Final = 0.05
+RECONNECT_MAX_S: Final = 1.0
+HANDSHAKE_TIMEOUT_S: Final = 2.0
+SILENCE_MS: Final = 5000
+_VERSION: Final = 1
+_NONCE_BYTES: Final = 32
+_MAC_BYTES: Final = 32
+_FRAME_MAC_BYTES: Final = 16
+_MAX_HELLO_BYTES: Final = 4096
+_LENGTH: Final = struct.Struct(">I")
+_NUMBER: Final = struct.Struct(">Q")
+
+
+class HandshakeError(Exception):
+    """The other side did not prove that it knows the secret, or it belongs to another cluster."""
+
+
+def _proof(key: SigningKey, role: bytes, *parts: bytes) -> bytes:
+    return hmac.new(key.secret, b"trivet peer 1\0" + role + b"\0" + b"\0".join(parts), hashlib.sha256).digest()
+
+
+def _session_key(key: SigningKey, acceptor_nonce: bytes, dialler_nonce: bytes) -> bytes:
+    return _proof(key, b"session", acceptor_nonce, dialler_nonce)
+
+
+class _FrameWriter:
+    """Numbers and authenticates the frames of one connection."""
+
+    def __init__(self, writer: asyncio.StreamWriter, session_key: bytes) -> None:
+        self.writer = writer
+        self._key = session_key
+        self._number = 0
+
+    def send(self, payload: bytes) -> bool:
+        """False when the other side takes nothing; the message is dropped, as a network may."""
+        transport = self.writer.transport
+        if transport.is_closing() or transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
+            return False
+        mac = _frame_mac(self._key, self._number, payload)
+        self._number += 1
+        self.writer.write(_LENGTH.pack(len(payload)) + mac + payload)
+        return True
+
+
+def _frame_mac(key: bytes, number: int, payload: bytes) -> bytes:
+    return blake3(_NUMBER.pack(number) + payload, key=key).digest(_FRAME_MAC_BYTES)
+
+
+class PeerMesh:
+    """The `Network` of the engine, over TCP.
+
+    Invariant: a message handed to `on_message` came from the member named in it, on a connection of this cluster.
+    """
+
+    def __init__(self, member_id: str, cluster_id: str, keys: ClusterKeys, *, host: str, port: int) -> None:
+        self._id = member_id
+        self._cluster_id = cluster_id
+        self._keys = keys
+        self._host = host
+        self._port = port
+        self._own_address = ""
+        self._addresses: dict[str, str] = {}
+        self._links: dict[str, _FrameWriter] = {}
+        self._diallers: dict[str, asyncio.Task[Any]] = {}
+        self._tasks = BackgroundTasks(limit=256)
+        self._server: asyncio.Server | None = None
+        self.on_message: Callable[[Message], None] = _ignore
+        self.on_link_change: Callable[[str], None] = _ignore
+
+    async def start(self) -> None:
+        """Listen for the other members. Raises OSError when the port is taken."""
+        self._server = await asyncio.start_server(self._accepted, self._host, self._port, limit=MIB)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._server is not None:
+            self._server.close()
+        await self._tasks.aclose()
+        for link in self._links.values():
+            link.writer.close()
+
+    def connected_peers(self) -> list[str]:
+        """To whom messages can go out now."""
+        return sorted(self._links)
+
+    def configure(self, configuration: Configuration) -> None:
+        """See `Network`: keep a warm connection to each other member, drop the rest."""
+        own = configuration.find(self._id)
+        self._own_address = own.peer_address if own else self._own_address
+        wanted = {m.id: m.peer_address for m in configuration.members if m.id != self._id}
+        for peer in list(self._diallers):
+            if wanted.get(peer) != self._addresses.get(peer):
+                self._drop(peer)
+        for peer, address in wanted.items():
+            self._dial(peer, address)
+
+    def post(self, message: Message, destination: str) -> None:
+        """See `Network`."""
+        link = self._links.get(destination)
+        if link is None:
+            return
+        payload = bytes(msgpack.packb(message))
+        if len(payload) > MAX_FRAME_BYTES:
+            raise ValueError(f"a message of {len(payload)} bytes cannot be framed")
+        if not link.send(payload):
+            # What was dropped must be sent again: the engine goes back to what it knows.
+            self.on_link_change(destination)
+
+    # --- dialling -----------------------------------------------------------------------------------------------
+
+    def _dial(self, peer: str, address: str) -> None:
+        if peer not in self._diallers:
+            self._addresses[peer] = address
+            self._diallers[peer] = self._tasks.start(f"peer link to {peer}", self._keep_connected(peer, address))
+
+    def _drop(self, peer: str) -> None:
+        self._diallers.pop(peer).cancel()
+        self._addresses.pop(peer, None)
+        link = self._links.pop(peer, None)
+        if link is not None:
+            link.writer.close()
+
+    async def _keep_connected(self, peer: str, address: str) -> None:
+        pause_s = RECONNECT_S
+        host, _, port = address.rpartition(":")
+        while True:
+            try:
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    _give_up_on_silence(writer)
+                    try:
+                        link = await self._introduce(peer, reader, writer)
+                    except BaseException:
+                        writer.close()
+                        raise
+            except (OSError, TimeoutError, HandshakeError, asyncio.IncompleteReadError) as error:
+                logger.debug("peer not reachable", peer=peer, error=repr(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(RECONNECT_MAX_S, pause_s * 2)
+                continue
+            pause_s = RECONNECT_S
+            await self._hold(peer, link, reader)
+
+    async def _hold(self, peer: str, link: _FrameWriter, reader: asyncio.StreamReader) -> None:
+        """The link is up until the other side closes it; it never sends anything on it."""
+        self._links[peer] = link
+        self.on_link_change(peer)
+        try:
+            await reader.read(1)
+        except OSError:
+            pass
+        finally:
+            link.writer.close()
+            if self._links.get(peer) is link:
+                del self._links[peer]
+                self.on_link_change(peer)
+
+    async def _introduce(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _FrameWriter:
+        key = self._keys.signing
+        their_nonce = await reader.readexactly(_NONCE_BYTES)
+        own_nonce = secrets.token_bytes(_NONCE_BYTES)
+        hello = bytes(msgpack.packb([_VERSION, key.id, self._cluster_id, self._id, peer, self._own_address, own_nonce]))
+        writer.write(_LENGTH.pack(len(hello)) + hello + _proof(key, b"hello", their_nonce, hello))
+        answer = await reader.readexactly(_MAC_BYTES)
+        if not hmac.compare_digest(answer, _proof(key, b"welcome", their_nonce, own_nonce)):
+            raise HandshakeError(f"{peer} does not know the cluster secret")
+        return _FrameWriter(writer, _session_key(key, their_nonce, own_nonce))
+
+    # --- accepting ----------------------------------------------------------------------------------------------
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                peer, session_key = await self._welcome(reader, writer)
+            await self._read_frames(peer, session_key, reader)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        except HandshakeError as error:
+            logger.warning("peer connection refused", reason=str(error))
+        finally:
+            writer.close()
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bytes]:
+        own_nonce = secrets.token_bytes(_NONCE_BYTES)
+        writer.write(own_nonce)
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > _MAX_HELLO_BYTES:
+            raise HandshakeError("the hello is too long")
+        hello = await reader.readexactly(length)
+        proof = await reader.readexactly(_MAC_BYTES)
+        version, key_id, cluster_id, peer, destination, address, their_nonce = _parse_hello(hello)
+        key = self._keys.find(key_id)
+        if key is None or not hmac.compare_digest(proof, _proof(key, b"hello", own_nonce, hello)):
+            raise HandshakeError("the caller does not know the cluster secret")
+        if version != _VERSION or cluster_id != self._cluster_id or destination != self._id:
+            raise HandshakeError(f"{peer} of cluster {cluster_id} wanted {destination}, version {version}")
+        writer.write(_proof(key, b"welcome", own_nonce, their_nonce))
+        if address:
+            # A member that was never initialised learns from its callers whom it can answer.
+            self._dial(peer, address)
+        return peer, _session_key(key, own_nonce, their_nonce)
+
+    async def _read_frames(self, peer: str, session_key: bytes, reader: asyncio.StreamReader) -> None:
+        number = 0
+        while True:
+            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+            if length > MAX_FRAME_BYTES:
+                raise HandshakeError(f"{peer} sent a frame of {length} bytes")
+            mac = await reader.readexactly(_FRAME_MAC_BYTES)
+            payload = await reader.readexactly(length)
+            if not hmac.compare_digest(mac, _frame_mac(session_key, number, payload)):
+                raise HandshakeError(f"frame {number} of {peer} is not authentic")
+            number += 1
+            self.on_message(msgpack.unpackb(payload) | {"sender": (peer,)})
+
+
+def _give_up_on_silence(writer: asyncio.StreamWriter) -> None:
+    """A connection whose bytes nobody acknowledges (a cut cable, no reset) is dead after `SILENCE_MS`."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+
+
+def _parse_hello(hello: bytes) -> tuple[int, str, str, str, str, str, bytes]:
+    try:
+        version, key_id, cluster_id, peer, destination, address, nonce = msgpack.unpackb(hello)
+    except ValueError as error:
+        raise HandshakeError("the hello is malformed") from error
+    return version, key_id, cluster_id, peer, destination, address, nonce
+
+
+def _ignore(_: Any) -> None:
+    pass

@@ -1,0 +1,194 @@
+"""What a member does for its callers: ordered proposals, linearizable reads, the making of a cluster, its own status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from services.consensus.metadata.entries import encode_proposal
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.node import RaftNode
+from services.consensus.raft.configuration import Configuration
+from services.consensus.runner import ThreadRunner
+from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
+from shared.contracts.metadata import (
+    ClusterAnswer,
+    Command,
+    InitCluster,
+    Proposal,
+    ProposalResult,
+    Query,
+    ReadResult,
+    ReadResults,
+)
+from shared.contracts.time import TimeSource
+from shared.errors import (
+    ClusterMismatchError,
+    InternalError,
+    LeaderUnavailableError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    TrivetError,
+    error_from_problem,
+)
+from shared.units import MIB
+
+MAX_ENTRY_BYTES: Final = MIB
+_INIT_RETENTION_S: Final = 7 * 86400
+
+
+class ConsensusService:
+    """The use cases of a consensus member; `api` gives them routes."""
+
+    def __init__(
+        self,
+        node: RaftNode,
+        store: MetadataStore,
+        reader: ThreadRunner,
+        clock: TimeSource,
+        *,
+        cluster_id: str,
+        deadline_s: float,
+    ) -> None:
+        self.node = node
+        self.store = store
+        self._reader = reader
+        self._clock = clock
+        self._cluster_id = cluster_id
+        self._deadline_s = deadline_s
+
+    async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
+        """Order and apply; one result per proposal, in order.
+
+        Raises:
+            NotLeaderError, LeaderUnavailableError, OverloadedError: nothing was appended; definite.
+        """
+        payloads = [encode_proposal(proposal) for proposal in proposals]
+        fitting = [payload for payload in payloads if len(payload) <= MAX_ENTRY_BYTES]
+        waiting = iter(self.node.propose(fitting) if fitting else [])
+        outcomes = [
+            _await_outcome(next(waiting)) if len(payload) <= MAX_ENTRY_BYTES else _refuse_size(len(payload))
+            for payload in payloads
+        ]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return list(await asyncio.gather(*outcomes))
+        except TimeoutError:
+            error = OutcomeUnknownError("The proposal was not committed within the deadline; it may still be.")
+            return [_problem(error) for _ in proposals]
+
+    async def propose_one(self, request_id: str, command: Command, *, retain_s: int = 600) -> ProposalResult:
+        """One command of this member itself. Raises the typed error when it was rejected or is unknown."""
+        (result,) = await self.propose([Proposal(request_id=request_id, retain_s=retain_s, command=command)])
+        if result.problem is not None:
+            raise error_from_problem(result.problem)
+        return result
+
+    async def read(self, queries: Sequence[Query]) -> ReadResults:
+        """Answer at one applied index, which is no older than the moment of the call.
+
+        Raises:
+            NotLeaderError, LeaderUnavailableError: definite.
+        """
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self.node.read_barrier()
+        except TimeoutError as error:
+            raise LeaderUnavailableError("Leadership could not be proven within the deadline.") from error
+        term = self.node.raft.storage.term
+        results: ReadResults = await self._reader.run(lambda: self.store.answer(queries, term=term))
+        return results.model_copy(update={"results": [self._with_members(result) for result in results.results]})
+
+    async def initialise(self, request: InitRequest) -> InitResponse:
+        """Make the cluster, or confirm that it was made; idempotent.
+
+        Raises:
+            ClusterMismatchError: another cluster id is in force here; definite.
+            NotLeaderError: follow it to finish.
+        """
+        if request.cluster_id != self._cluster_id:
+            raise ClusterMismatchError("This member was started for another cluster.", cluster_id=self._cluster_id)
+        configuration = Configuration(request.cluster_id, tuple(request.members))
+        if configuration.find(self.node.id) is None:
+            raise ClusterMismatchError("This member is not among the first members.", id=self.node.id)
+        self.node.bootstrap(configuration)
+        await self._wait_until_leader_known()
+        result = await self.propose_one(
+            f"init-{request.cluster_id}",
+            InitCluster(
+                cluster_id=request.cluster_id, admitted_nodes=request.admitted_nodes, stamp=self._clock.stamp()
+            ),
+            retain_s=_INIT_RETENTION_S,
+        )
+        return InitResponse(cluster_id=request.cluster_id, created=bool((result.result or {}).get("created")))
+
+    def status(self) -> MemberStatus:
+        """This member about itself; nothing linearizable."""
+        node, leader = self.node, self.node.leader
+        return MemberStatus(
+            id=node.id,
+            cluster_id=node.configuration.cluster_id or None,
+            role=type(node.raft.state).__name__.removesuffix("Role").lower(),
+            term=node.raft.storage.term,
+            leader_id=leader.id if leader else None,
+            leader_url=leader.url if leader else None,
+            commit_index=node.log.commit_index,
+            last_applied=node.log.last_applied,
+            last_log_index=node.log.last_log_index,
+            members=list(node.configuration.members),
+        )
+
+    async def _wait_until_leader_known(self) -> None:
+        known = asyncio.Event()
+        self.node.on_role_change(known.set)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                while self.node.leader is None:
+                    known.clear()
+                    await known.wait()
+        except TimeoutError as error:
+            raise LeaderUnavailableError("No leader was elected yet; are the other members running?") from error
+        finally:
+            self.node.off_role_change(known.set)
+
+    def _with_members(self, result: ReadResult) -> ReadResult:
+        """Who the consensus members are is the engine's knowledge, not the state machine's."""
+        if not isinstance(result.answer, ClusterAnswer):
+            return result
+        configuration = self.node.configuration
+        answer = result.answer.model_copy(
+            update={
+                "cluster_id": configuration.cluster_id,
+                "leader_id": self.node.raft.get_leader(),
+                "members": list(configuration.members),
+            }
+        )
+        return result.model_copy(update={"answer": answer})
+
+
+async def _await_outcome(waiting: asyncio.Future[Any]) -> ProposalResult:
+    try:
+        result = await waiting
+    except NotLeaderError:
+        raise
+    except TrivetError as error:
+        return _problem(error)
+    if not isinstance(result, ProposalResult):
+        return _problem(InternalError("The state machine gave no result."))
+    return result
+
+
+async def _refuse_size(size_bytes: int) -> ProposalResult:
+    return _problem(
+        PayloadTooLargeError(
+            "The metadata of this file is larger than one log entry.",
+            size_bytes=size_bytes,
+            limit_bytes=MAX_ENTRY_BYTES,
+        )
+    )
+
+
+def _problem(error: TrivetError) -> ProposalResult:
+    return ProposalResult(log_index=0, term=0, problem=error.to_problem())

@@ -1,0 +1,42 @@
+"""What a consensus member is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from shared.settings import PeerList, ServiceSettings
+
+
+class ConsensusSettings(ServiceSettings):
+    """Settings of one member.
+
+    Attributes:
+        data_dir: log, term, vote and state machine of this member; belongs to it alone.
+        peer_port: where it listens for Raft messages, on `host`.
+        raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.
+        proposal_deadline_s: how long a proposal or read may take here.
+        heartbeat_grace_s: silence after which a storage node counts as inactive.
+    """
+
+    port: int = Field(default=8201, ge=1, le=65535)
+    peer_port: int = Field(default=8251, ge=1, le=65535)
+    data_dir: Path
+    clock_urls: PeerList = Field(default_factory=list)
+    raft_heartbeat_interval_ms: int = Field(default=100, ge=10, le=10_000)
+    election_timeout_min_ms: int = Field(default=2000, ge=100, le=60_000)
+    election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)
+    proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    heartbeat_grace_s: float = Field(default=60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_timing(self) -> Self:
+        if self.election_timeout_max_ms <= self.election_timeout_min_ms:
+            raise ValueError("TRIVET_ELECTION_TIMEOUT_MAX_MS must be more than TRIVET_ELECTION_TIMEOUT_MIN_MS")
+        if self.election_timeout_min_ms < 3 * self.raft_heartbeat_interval_ms:
+            raise ValueError(
+                "TRIVET_ELECTION_TIMEOUT_MIN_MS must be at least three times TRIVET_RAFT_HEARTBEAT_INTERVAL_MS"
+            )
+        return self
