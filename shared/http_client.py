@@ -9,6 +9,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+import aiohttp
 import httpx
 from blake3 import blake3
 from httpx_aiohttp import AiohttpTransport
@@ -28,6 +29,8 @@ from shared.units import MIB
 
 KEEPALIVE_EXPIRY_S: Final = 30.0
 """Shorter than the servers' own (`service_app`), so that a connection is not reused while its server closes it."""
+
+_NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -128,9 +131,11 @@ class PeerClient:
                 timeout=timeout,
                 auth=_SignedAuth(self._signer, peer.id),
             )
-        except httpx.ConnectError as error:
-            raise PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id) from error
         except httpx.TransportError as error:
+            # The transport calls every lost connection a ConnectTimeout; only aiohttp's own error says whether there
+            # was one at all.
+            if isinstance(error.__cause__, _NEVER_CONNECTED):
+                raise PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id) from error
             raise PeerUnreachableError(f"{peer.id} did not answer: {error}", peer=peer.id) from error
         raise_for_problem(response)
         return response
