@@ -50,7 +50,7 @@ from shared.errors import (
     error_from_problem,
 )
 from shared.settings import PeerAddress
-from shared.units import KIB, MIB
+from shared.units import MIB
 
 DEFAULT_DEADLINE_S: Final = 5.0
 DEFAULT_RETAIN_S: Final = 600
@@ -59,8 +59,9 @@ ATTEMPT_TIMEOUT_S: Final = 1.5
 
 MAX_WAITING: Final = 4096
 MAX_WAITING_BYTES: Final = 32 * MIB
-MAX_BATCH_BYTES: Final = 4 * MIB
-"""Half of what a member takes in one body, so that framing never matters."""
+MAX_BATCH_BYTES: Final = MIB
+"""More than that goes alone. Far below what a member takes in one body, and what aiohttp writes without copying it
+through a payload stream."""
 
 _REFUSED_SUSPICION_S: Final = 0.5
 _HUNG_SUSPICION_S: Final = 2.5
@@ -400,7 +401,7 @@ class _Lane(Generic[T]):
             self._waiting_bytes -= len(call.body)
             if not call.future.done():
                 batch.append(call)
-                size_bytes += len(call.body) + KIB
+                size_bytes += len(call.body)
         return batch
 
     async def _send(self, batch: list[_Call[T]]) -> list[_Call[T]]:
