@@ -1,0 +1,69 @@
+"""Composition root of the clock service: settings, clocks, routes. Start it with `python -m services.clock.main`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from services.clock.api import create_router
+from services.clock.metrics import SourceMetrics
+from services.clock.service import ClockService
+from services.clock.settings import ClockSettings
+from shared.host_clock import HostClock, SystemHostClock
+from shared.request_signing import RequestVerifier
+from shared.service_app import create_app, serve
+from shared.settings import load_settings, refuse_to_start
+from shared.telemetry import configure_logging
+from shared.time_metrics import TimeMetrics
+
+DESCRIPTION = "Turns several NTP servers into one time with an error bound, and falls back to logical time."
+
+
+def build_app(
+    settings: ClockSettings, host: HostClock | None = None, registry: CollectorRegistry = REGISTRY
+) -> FastAPI:
+    """The application of one clock service; everything is opened and closed by its lifespan.
+
+    It is ready from the start: without any NTP server it serves logical time and says so.
+    """
+    clock = ClockService(settings, host or SystemHostClock())
+    collectors = (TimeMetrics(clock.statistics, clock.timer, registry), SourceMetrics(clock, registry))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with clock:
+            for collector in collectors:
+                collector.open()
+            try:
+                yield
+            finally:
+                for collector in collectors:
+                    collector.close()
+
+    app = create_app(
+        title="Trivet clock",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        readiness=list,
+        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+    )
+    app.include_router(create_router(clock))
+    return app
+
+
+def main() -> None:
+    """Run the service until it is told to stop."""
+    settings = load_settings(ClockSettings)
+    configure_logging(settings.node_id, settings.log_level)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse_to_start(f"TRIVET_DATA_DIR: cannot make {settings.data_dir}: {error.strerror}")
+    serve(build_app(settings), settings)
+
+
+if __name__ == "__main__":
+    main()
