@@ -1,0 +1,155 @@
+"""The node's one door to its chunks: bounds memory, checks the digest on the way in, counts, and leaves the rest to the tier.
+
+On the way out the tier has checked it already (see `ports.Tier`): only the tier knows another copy to fall back on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from services.storage.byte_budget import ByteBudget, Lease
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk, PutOutcome, Tier
+from shared.contracts.chunks import ChunkStored, TierStatus
+from shared.contracts.names import check_digest
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedBody:
+    """A chunk's bytes and the share of the byte budget that they occupy; whoever sends them releases it."""
+
+    body: bytes
+    lease: Lease
+
+
+class ChunkStore:
+    """Chunks by digest.
+
+    Invariant: no more than the budget's bytes of bodies are in memory, and no unverified byte enters or leaves.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        budget: ByteBudget,
+        metrics: StorageMetrics,
+        *,
+        max_chunk_bytes: int,
+        typical_chunk_bytes: int,
+    ) -> None:
+        self._tier = tier
+        self._budget = budget
+        self._metrics = metrics
+        self._max_chunk_bytes = max_chunk_bytes
+        self._typical_chunk_bytes = typical_chunk_bytes
+        metrics.in_flight_bytes.set_function(lambda: budget.leased_bytes)
+
+    async def put(
+        self, digest: str, pieces: AsyncIterator[bytes], announced_bytes: int | None, start_index: int
+    ) -> ChunkStored:
+        """Take one chunk off the wire and store it durably, with max(`start_index`).
+
+        Args:
+            announced_bytes: Content-Length, or None when the sender did not say; then the largest chunk is assumed.
+
+        Raises:
+            InvalidNameError: `digest` is none.
+            DigestMismatchError: the bytes do not hash to it; nothing is stored.
+            PayloadTooLargeError: larger than a chunk may be.
+            OverloadedError: no room in memory.
+            DiskFullError, UnavailableError: from the tier.
+        """
+        check_digest(digest)
+        if announced_bytes is not None and announced_bytes > self._max_chunk_bytes:
+            raise self._too_large()
+        lease = await self._budget.lease(self._max_chunk_bytes if announced_bytes is None else announced_bytes)
+        try:
+            chunk = await self._receive(digest, pieces)
+            outcome = await self._store(chunk, start_index)
+        finally:
+            lease.release()
+        return ChunkStored(digest=digest, size_bytes=chunk.size_bytes, tier=outcome.tier, created=outcome.created)
+
+    async def get(self, digest: str) -> LeasedBody:
+        """The whole chunk, verified. The caller releases the lease when the bytes are sent.
+
+        Raises:
+            InvalidNameError: `digest` is none.
+            ChunkNotFoundError, ChunkCorruptError, UnavailableError: from the tier.
+            OverloadedError: no room in memory.
+        """
+        check_digest(digest)
+        lease = await self._budget.lease(self._typical_chunk_bytes)
+        try:
+            body = await self._tier.get(digest)
+        except BaseException as error:
+            lease.release()
+            self._metrics.gets.labels(outcome=_outcome_of(error)).inc()
+            raise
+        lease.resize(len(body))
+        self._metrics.gets.labels(outcome="ok").inc()
+        self._metrics.bytes_out.inc(len(body))
+        return LeasedBody(body, lease)
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """Length of the chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
+        return await self._tier.get_size_bytes(check_digest(digest))
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> list[str]:
+        """Those of `digests` that are held, in the order asked; see `ports.Tier.has`."""
+        for digest in digests:
+            check_digest(digest)
+        held = await self._tier.has(digests, start_index)
+        return [digest for digest in digests if digest in held]
+
+    async def delete(self, digest: str) -> None:
+        """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
+        if not await self._tier.delete(check_digest(digest)):
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+
+    async def statuses(self) -> list[TierStatus]:
+        """The tiers, the one that answers for the node first."""
+        return await self._tier.statuses()
+
+    def reasons_against_writes(self) -> list[str]:
+        """Why puts are refused now; empty when they are not."""
+        return self._tier.reasons_against_writes()
+
+    async def _receive(self, digest: str, pieces: AsyncIterator[bytes]) -> Chunk:
+        hasher = blake3()
+        taken: list[bytes] = []
+        size_bytes = 0
+        async for piece in pieces:
+            if not piece:
+                continue
+            size_bytes += len(piece)
+            if size_bytes > self._max_chunk_bytes:
+                raise self._too_large()
+            hasher.update(piece)
+            taken.append(piece)
+        if hasher.hexdigest() != digest:
+            raise DigestMismatchError("The body does not hash to the digest in its name.", digest=digest)
+        self._metrics.bytes_in.inc(size_bytes)
+        return Chunk(digest, size_bytes, tuple(taken))
+
+    async def _store(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        try:
+            outcome = await self._tier.put(chunk, start_index)
+        except TrivetError as error:
+            self._metrics.puts.labels(tier="none", outcome=error.code).inc()
+            raise
+        self._metrics.puts.labels(tier=outcome.tier, outcome="created" if outcome.created else "present").inc()
+        return outcome
+
+    def _too_large(self) -> PayloadTooLargeError:
+        return PayloadTooLargeError("A chunk is at most this large.", limit_bytes=self._max_chunk_bytes)
+
+
+def _outcome_of(error: BaseException) -> str:
+    if isinstance(error, ChunkNotFoundError):
+        return "absent"
+    return "corrupt" if isinstance(error, ChunkCorruptError) else "failed"

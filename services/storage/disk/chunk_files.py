@@ -1,0 +1,105 @@
+"""The folders in which large chunks lie, one file each, and what a crash may have left in them.
+
+    chunks/<first two hex digits>/<digest>   whole chunks
+    tmp/<digest>.<number>                    being written; removed at start
+    quarantine/<digest>.<number>             found bad; kept for people, never served
+
+All three are on one file system, so that a rename moves no bytes. Names are digests, never words from a client.
+All calls block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.storage.disk.durable_files import sync_directory, write_new_file
+from shared.contracts.names import check_digest
+from shared.errors import InvalidNameError
+
+logger = structlog.get_logger(__name__)
+
+_MAX_QUARANTINED: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """The bytes of a chunk's file, and which file it was: `inode` tells it from one put there later."""
+
+    body: bytes
+    inode: int
+
+
+class ChunkFiles:
+    """Names and files under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self._chunks = root / "chunks"
+        self._temporary = root / "tmp"
+        self._quarantine = root / "quarantine"
+        self._numbers = itertools.count()
+
+    def prepare(self) -> None:
+        """Make the folders, durably, and remove what an earlier process left half written. Raises OSError."""
+        for folder in (self._temporary, self._quarantine, self._chunks):
+            folder.mkdir(exist_ok=True)
+        for prefix in range(256):
+            (self._chunks / f"{prefix:02x}").mkdir(exist_ok=True)
+        sync_directory(self._chunks)
+        sync_directory(self._chunks.parent)
+        for leftover in self._temporary.iterdir():
+            leftover.unlink()
+
+    def path_of(self, digest: str) -> Path:
+        """Where the chunk lies, or would lie."""
+        return self._chunks / digest[:2] / digest
+
+    def write_temporary(self, digest: str, pieces: Sequence[bytes]) -> Path:
+        """The bytes, durable, under a name that a crash forgets. Raises OSError, SyncFailedError."""
+        path = self._temporary / f"{digest}.{next(self._numbers)}"
+        write_new_file(path, pieces)
+        return path
+
+    def read(self, digest: str) -> FileBody:
+        """The file as it is, unchecked. Raises OSError."""
+        fd = os.open(self.path_of(digest), os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            return FileBody(file.readall(), os.fstat(fd).st_ino)
+
+    def inode_of(self, digest: str) -> int | None:
+        """Which file has the chunk's name now."""
+        try:
+            return self.path_of(digest).stat().st_ino
+        except OSError:
+            return None
+
+    def quarantine_path(self, digest: str) -> Path:
+        """A free name in the quarantine; the oldest prisoners leave when it is full."""
+        prisoners = sorted(self._quarantine.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in prisoners[: max(0, len(prisoners) - _MAX_QUARANTINED + 1)]:
+            path.unlink(missing_ok=True)
+        return self._quarantine / f"{digest}.{os.getpid()}-{next(self._numbers)}"
+
+    def files_under(self, prefix: int) -> dict[str, int]:
+        """Size by digest of the chunk files in one of the 256 folders; foreign names are logged and left alone."""
+        found: dict[str, int] = {}
+        with os.scandir(self._chunks / f"{prefix:02x}") as entries:
+            for entry in entries:
+                if _is_chunk_name(entry.name, prefix):
+                    found[entry.name] = entry.stat().st_size
+                else:
+                    logger.warning("foreign file among the chunks", name=entry.name)
+        return found
+
+
+def _is_chunk_name(name: str, prefix: int) -> bool:
+    try:
+        return check_digest(name)[:2] == f"{prefix:02x}"
+    except InvalidNameError:
+        return False

@@ -1,0 +1,185 @@
+"""One writer thread for the catalog: operations that arrive while it syncs share the next transaction and its fsync.
+
+Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
+Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then the
+answers, then unlinks. A crash between two steps leaves at most a file without a row, which the start-up scan adopts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from services.storage.disk.disk_errors import error_from_commit
+from services.storage.disk.durable_files import sync_directory
+from services.storage.write_gate import WriteGate
+from shared.errors import OverloadedError, TrivetError, UnavailableError
+from shared.units import MIB
+
+ResultT = TypeVar("ResultT")
+
+_MAX_BATCH: Final = 256
+_MAX_PENDING: Final = 4096
+_CHECKPOINT_BYTES: Final = 8 * MIB
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What the operations of one batch share.
+
+    Attributes:
+        sql: the catalog inside an open transaction.
+        directories: whose entries changed; synced before COMMIT.
+        unlinks: files that no row names any more; removed after COMMIT.
+        added_chunks, added_bytes: change of the totals, taken over after COMMIT.
+    """
+
+    sql: sqlite3.Connection
+    directories: set[Path] = field(default_factory=set)
+    unlinks: list[Path] = field(default_factory=list)
+    added_chunks: int = 0
+    added_bytes: int = 0
+
+
+Operation = Callable[[Transaction], ResultT]
+"""Changes the catalog. It may raise a TrivetError before its first change, then it fails alone; anything else that it
+raises takes the batch down, because half an operation must not be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    operation: Operation[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class GroupCommitter:
+    """Runs operations in order of arrival, many per transaction.
+
+    Invariant: a future gets its result only after COMMIT returned without error.
+    """
+
+    def __init__(self, database: Path, gate: WriteGate, on_commit: Callable[[Transaction], None]) -> None:
+        self._gate = gate
+        self._on_commit = on_commit
+        self._wal = database.with_name(database.name + "-wal")
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._sql = open_writer(database)
+        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+        self._thread.start()
+
+    async def run(self, operation: Operation[ResultT]) -> ResultT:
+        """Run `operation` in the next transaction; its changes are durable on return.
+
+        Raises:
+            TrivetError: what the operation itself refused.
+            DiskFullError: there was no room; definite.
+            UnavailableError: the gate is closed (definite) or the commit failed (not definite).
+        """
+        self._gate.check()
+        if self._queue.qsize() >= _MAX_PENDING:
+            raise OverloadedError("Too many changes wait for the disk.", limit=_MAX_PENDING)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._queue.put(_Pending(operation, loop, future))
+        # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
+        return await future
+
+    def close(self) -> None:
+        """Finish what was queued, then end the thread. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        self._sql.close()
+
+    def _run(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            answers = self._commit(batch)
+            for loop in {pending.loop for pending in batch}:
+                try:
+                    loop.call_soon_threadsafe(_resolve, loop, batch, answers)
+                except RuntimeError:  # the loop is closed: nobody is left to hear it
+                    continue
+
+    def _next_batch(self) -> list[_Pending] | None:
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < _MAX_BATCH and not self._queue.empty():
+            pending = self._queue.get()
+            if pending is None:
+                self._queue.put(None)  # finish this batch, then end
+                break
+            batch.append(pending)
+        return batch
+
+    def _commit(self, batch: Sequence[_Pending]) -> list[object]:
+        """One answer per operation: its result, or the exception it ends with."""
+        if self._gate.reason is not None:
+            refusal = UnavailableError(f"This node takes no writes: {self._gate.reason}.", retry_after_s=60)
+            return [refusal] * len(batch)
+        transaction = Transaction(self._sql)
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+            answers = [_attempt(pending.operation, transaction) for pending in batch]
+            for directory in transaction.directories:
+                sync_directory(directory)
+            self._sql.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
+            self._roll_back()
+            return [error_from_commit(error, self._gate)] * len(batch)
+        self._on_commit(transaction)
+        self._tidy_up(transaction)
+        return answers
+
+    def _roll_back(self) -> None:
+        try:
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._gate.close(f"a failed change could not be rolled back ({error})")
+
+    def _tidy_up(self, transaction: Transaction) -> None:
+        for path in transaction.unlinks:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self._gate.close(f"a deleted chunk's file could not be removed ({error.strerror})")
+        try:
+            # SQLite's automatic checkpoint swallows fsync errors and would retry them into success; this one reports them.
+            if self._wal.stat().st_size > _CHECKPOINT_BYTES:
+                self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except (OSError, sqlite3.Error) as error:
+            error_from_commit(error, self._gate)
+
+
+def open_writer(database: Path) -> sqlite3.Connection:
+    """A connection whose COMMIT returns after the WAL is fsynced."""
+    sql = sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=10)
+    sql.execute("PRAGMA journal_mode=WAL")
+    sql.execute("PRAGMA synchronous=FULL")
+    sql.execute("PRAGMA wal_autocheckpoint=0")
+    return sql
+
+
+def _attempt(operation: Operation[object], transaction: Transaction) -> object:
+    try:
+        return operation(transaction)
+    except TrivetError as error:
+        return error
+
+
+def _resolve(loop: asyncio.AbstractEventLoop, batch: Sequence[_Pending], answers: Sequence[object]) -> None:
+    for pending, answer in zip(batch, answers, strict=True):
+        if pending.loop is not loop or pending.future.done():
+            continue
+        if isinstance(answer, BaseException):
+            pending.future.set_exception(answer)
+        else:
+            pending.future.set_result(answer)

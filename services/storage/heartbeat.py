@@ -1,0 +1,117 @@
+"""Tells consensus that this node lives, where it is and how full it is; finds the leader by itself.
+
+At start it hurries, so that a new cluster is ready in seconds. Later failures are retried with exponential backoff and
+full jitter (DESIGN.md section 8), so that nodes that lost their leader together do not come back together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from services.storage.metrics import StorageMetrics
+from shared.consensus_client import LeaderTracker
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse
+from shared.errors import ClusterMismatchError, NotLeaderError, TrivetError
+from shared.http_client import PeerClient
+from shared.settings import PeerAddress
+
+logger = structlog.get_logger(__name__)
+
+_TIMEOUT_S: Final = 2.0
+_SUSPICION_S: Final = 5.0
+_START_BASE_S: Final = 0.2
+_START_CAP_S: Final = 1.0
+_RETRY_CAP_S: Final = 60.0
+
+
+class HeartbeatSender:
+    """Sends heartbeats for ever; `was_accepted` says whether a leader has taken one since the start."""
+
+    def __init__(
+        self,
+        node_id: str,
+        members: list[PeerAddress],
+        client: PeerClient,
+        describe: Callable[[], Awaitable[Heartbeat]],
+        metrics: StorageMetrics,
+        *,
+        interval_s: float,
+        retry_base_s: float,
+    ) -> None:
+        self._path = f"/v1/nodes/{node_id}/heartbeat"
+        self._member_count = len(members)
+        self._leader = LeaderTracker(members)
+        self._client = client
+        self._describe = describe
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._retry_base_s = retry_base_s
+        self.was_accepted = False
+        self.refusal: str | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            if await self.send():
+                failures = 0
+                await asyncio.sleep(self._interval_s)
+            else:
+                failures += 1
+                await asyncio.sleep(self._pause_s(failures))
+
+    async def send(self) -> bool:
+        """One heartbeat, offered to the members in turn until the leader takes it; False when none did."""
+        heartbeat = await self._describe()
+        # A member that does not lead may name the leader, so each may be asked, and then be asked to be followed.
+        for _ in range(2 * self._member_count):
+            member = self._leader.choose(time.monotonic())
+            if await self._offer(member, heartbeat):
+                return True
+        self._metrics.heartbeat_failures.inc()
+        return False
+
+    async def _offer(self, member: PeerAddress, heartbeat: Heartbeat) -> bool:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = await self._client.call(
+                    member, "POST", self._path, HeartbeatResponse, body=heartbeat, timeout_s=_TIMEOUT_S
+                )
+        except NotLeaderError as error:
+            facts = error.facts
+            self._leader.redirected(member, facts.get("leader_id"), facts.get("leader_url"), time.monotonic())
+            return False
+        except ClusterMismatchError as error:
+            self._note_refusal(error.message)
+            self._leader.failed(member, time.monotonic(), _SUSPICION_S)
+            return False
+        except (TrivetError, TimeoutError, ValueError) as error:
+            logger.debug("heartbeat not taken", member=member.id, error=str(error))
+            self._leader.failed(member, time.monotonic(), _SUSPICION_S)
+            return False
+        self._note_answer(member, answer)
+        return True
+
+    def _note_answer(self, member: PeerAddress, answer: HeartbeatResponse) -> None:
+        self._leader.led(member)
+        self.refusal = None
+        if not self.was_accepted:
+            logger.info("consensus knows this node", is_admitted=answer.is_admitted, epoch=answer.epoch)
+        self.was_accepted = True
+
+    def _note_refusal(self, reason: str) -> None:
+        if self.refusal != reason:
+            logger.error("consensus refuses this node", reason=reason)
+        self.refusal = reason
+
+    def _pause_s(self, failures: int) -> float:
+        if not self.was_accepted:
+            return random.uniform(_START_BASE_S, min(_START_CAP_S, _START_BASE_S * 2 ** min(failures, 10)))  # noqa: S311 - jitter
+        ceiling_s = min(_RETRY_CAP_S, self._retry_base_s * 2 ** min(failures - 1, 10))
+        return random.uniform(0, ceiling_s)  # noqa: S311 - jitter

@@ -1,0 +1,71 @@
+"""The composition root of a storage node: settings, the data folder, this node's Redis, then the application.
+
+Whatever makes a start pointless or dangerous ends it here, with one sentence, before a port is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from services.storage.api import build_router
+from services.storage.identity import claim_data_dir
+from services.storage.metrics import StorageMetrics
+from services.storage.node import StorageNode, redis_address
+from services.storage.redis_node.inspection import inspect
+from services.storage.redis_node.link import connect
+from services.storage.settings import StorageSettings
+from services.storage.tiers.disk import prepare_folder
+from shared.request_signing import RequestVerifier
+from shared.service_app import create_app, serve
+from shared.settings import load_settings, refuse_to_start
+from shared.telemetry import configure_logging
+
+_REDIS_LOOK_S = 1.0
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = load_settings(StorageSettings)
+    configure_logging(settings.node_id, settings.log_level)
+    # Held until the process ends; a second process on the same folder is refused.
+    folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
+    prepare_folder(folder.path)
+    refuse_unusable_redis(settings)
+    node = StorageNode(settings, StorageMetrics())
+    app = create_app(
+        title="Trivet storage",
+        description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
+        lifespan=node.lifespan,
+        readiness=node.readiness,
+        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        max_body_bytes=settings.max_chunk_bytes,
+    )
+    app.include_router(build_router(node.store, node.describe))
+    serve(app, settings)
+
+
+def refuse_unusable_redis(settings: StorageSettings) -> None:
+    """End the start when Redis answers and is somebody else's, or could not keep the promise of mode `redis`.
+
+    One that does not answer is no reason: it may be starting too, and `tiered` works without.
+    """
+    address = redis_address(settings)
+    if address is None:
+        return
+
+    async def look() -> None:
+        async with connect(address) as client, asyncio.timeout(_REDIS_LOOK_S):
+            found = await inspect(client, address.owner)
+        if found.objection is not None and (found.is_foreign or settings.storage_mode == "redis"):
+            refuse_to_start(f"the Redis at {address.url} cannot be used: {found.objection}")
+
+    try:
+        asyncio.run(look())
+    except (RedisError, OSError, TimeoutError):
+        return
+
+
+if __name__ == "__main__":
+    main()

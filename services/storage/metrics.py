@@ -1,0 +1,46 @@
+"""The numbers a node publishes. Made once by the composition root, handed to whoever counts."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+
+class StorageMetrics:
+    """Prometheus metrics of one storage node."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.puts = Counter(
+            "trivet_storage_puts_total", "Chunks stored, by tier and outcome", ["tier", "outcome"], registry=registry
+        )
+        self.gets = Counter("trivet_storage_gets_total", "Chunks read, by outcome", ["outcome"], registry=registry)
+        self.bytes_in = Counter("trivet_storage_received_bytes_total", "Chunk bytes received", registry=registry)
+        self.bytes_out = Counter("trivet_storage_sent_bytes_total", "Chunk bytes sent", registry=registry)
+        self.corrupt = Counter(
+            "trivet_storage_corrupt_total", "Replicas that did not match their digest", ["tier"], registry=registry
+        )
+        self.redis_failures = Counter(
+            "trivet_storage_redis_failures_total", "Calls to Redis that failed", ["reason"], registry=registry
+        )
+        self.redis_is_usable = Gauge(
+            "trivet_storage_redis_usable", "1 while Redis is trusted and answers", registry=registry
+        )
+        self.reads_by_place = Counter(
+            "trivet_storage_tiered_reads_total",
+            "Reads of the tiered store, by where they hit",
+            ["place"],
+            registry=registry,
+        )
+        self.unflushed_bytes = Gauge(
+            "trivet_storage_unflushed_bytes", "Acknowledged by Redis, not yet on disk", registry=registry
+        )
+        self.flush_lag_s = Gauge(
+            "trivet_storage_flush_lag_seconds", "Age of the oldest chunk that is not yet on disk", registry=registry
+        )
+        self.flushed = Counter("trivet_storage_flushed_total", "Chunks moved from Redis to disk", registry=registry)
+        self.lost_in_redis = Counter(
+            "trivet_storage_lost_in_redis_total", "Acknowledged chunks that Redis no longer had", registry=registry
+        )
+        self.in_flight_bytes = Gauge("trivet_storage_in_flight_bytes", "Chunk bodies in memory now", registry=registry)
+        self.heartbeat_failures = Counter(
+            "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
+        )

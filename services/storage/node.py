@@ -1,0 +1,138 @@
+"""One storage node put together: tier by mode, store, heartbeat; opened and closed in the right order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.storage.byte_budget import ByteBudget
+from services.storage.chunk_store import ChunkStore
+from services.storage.disk.free_space import FreeSpace
+from services.storage.heartbeat import HeartbeatSender
+from services.storage.metrics import StorageMetrics
+from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.settings import StorageSettings
+from services.storage.tiers.disk import DiskTier
+from services.storage.tiers.redis import RedisTier
+from services.storage.tiers.tiered import TieredStore
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.chunks import NodeStatus
+from shared.contracts.cluster import Heartbeat
+from shared.http_client import PeerClient
+from shared.time_client import TimeClient
+from shared.units import MIB
+
+_BUDGET_WAIT_S = 2.0
+
+
+def redis_address(settings: StorageSettings) -> RedisAddress | None:
+    """This node's Redis, or None in mode `disk`."""
+    if settings.storage_mode == "disk" or settings.redis_url is None:
+        return None
+    return RedisAddress(
+        url=settings.redis_url,
+        password=settings.redis_secret(),
+        owner=f"{settings.cluster_id}/{settings.node_id}",
+        claim_path=settings.data_dir / "redis-claimed",
+    )
+
+
+class StorageNode:
+    """The parts of a node. `lifespan` opens them; before, only `readiness` may be asked."""
+
+    def __init__(self, settings: StorageSettings, metrics: StorageMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._space = FreeSpace(settings.data_dir, settings.capacity_bytes, settings.full_percent)
+        self._tier = self._make_tier()
+        self._client = PeerClient(settings.cluster_keys(), max_connections=16)
+        self._time = TimeClient(
+            list(settings.clock_urls),
+            self._client,
+            node_id=settings.node_id,
+            hlc_path=settings.data_dir / "hlc",
+        )
+        self._heartbeat = HeartbeatSender(
+            settings.node_id,
+            list(settings.consensus_urls),
+            self._client,
+            self._describe_for_heartbeat,
+            metrics,
+            interval_s=settings.heartbeat_interval_s,
+            retry_base_s=settings.heartbeat_retry_base_s,
+        )
+        self.store = ChunkStore(
+            self._tier,
+            ByteBudget(settings.max_inflight_bytes, _BUDGET_WAIT_S),
+            metrics,
+            max_chunk_bytes=settings.max_chunk_bytes,
+            typical_chunk_bytes=settings.typical_chunk_bytes,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Open everything, serve, close in the opposite order."""
+        async with self._client, self._time, self._tier, BackgroundTasks() as tasks:
+            tasks.start("heartbeat", self._heartbeat.run())
+            yield
+
+    def readiness(self) -> list[str]:
+        """Why this node cannot do its work now; asked by /readyz once the lifespan has begun."""
+        reasons = self.store.reasons_against_writes()
+        if self._heartbeat.refusal is not None:
+            reasons.append(f"consensus refuses this node: {self._heartbeat.refusal}")
+        elif not self._heartbeat.was_accepted:
+            reasons.append("no consensus leader has taken a heartbeat of this node yet")
+        return reasons
+
+    async def describe(self) -> NodeStatus:
+        """The node about itself."""
+        tiers = await self.store.statuses()
+        return NodeStatus(
+            node_id=self._settings.node_id,
+            cluster_id=self._settings.cluster_id,
+            mode=self._settings.storage_mode,
+            is_accepting_writes=not self.store.reasons_against_writes(),
+            capacity_bytes=tiers[0].capacity_bytes or 0,
+            used_bytes=tiers[0].used_bytes,
+            chunk_count=tiers[0].chunk_count,
+            tiers=tiers,
+        )
+
+    async def _describe_for_heartbeat(self) -> Heartbeat:
+        status = await self.describe()
+        return Heartbeat(
+            cluster_id=status.cluster_id,
+            url=self._settings.advertised_url,
+            zone=self._settings.zone,
+            capacity_bytes=status.capacity_bytes,
+            used_bytes=status.used_bytes,
+            chunk_count=status.chunk_count,
+        )
+
+    def _make_tier(self) -> DiskTier | RedisTier | TieredStore:
+        settings = self._settings
+        address = redis_address(settings)
+        if address is None:
+            return self._make_disk()
+        link = RedisLink(address, deadline_s=settings.redis_deadline_ms / 1000, metrics=self._metrics)
+        if settings.storage_mode == "redis":
+            return RedisTier(link, metrics=self._metrics)
+        return TieredStore(
+            self._make_disk(),
+            link,
+            metrics=self._metrics,
+            hot_limit_bytes=max(MIB, settings.redis_limit_bytes - settings.write_behind_bytes),
+            write_behind_bytes=settings.write_behind_bytes,
+            flush_interval_s=settings.flush_interval_s,
+        )
+
+    def _make_disk(self) -> DiskTier:
+        return DiskTier(
+            self._settings.data_dir,
+            space=self._space,
+            metrics=self._metrics,
+            small_limit_bytes=self._settings.small_chunk_bytes,
+        )

@@ -1,0 +1,93 @@
+"""What the chunk store needs from a tier, and the values that cross between them.
+
+The Protocol stands here, with its consumer, so that a tier can be replaced by a fake; tests/contract/storage holds every
+implementation to the same sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.contracts.chunks import TierStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The bytes of one chunk as they came off the socket.
+
+    Invariant: the pieces, joined, hash to `digest` (64 hex digits, BLAKE3-256); whoever makes a Chunk has checked it.
+    """
+
+    digest: str
+    size_bytes: int
+    pieces: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        """All bytes in one object; copies them unless they arrived in one piece. Meant for small chunks."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class PutOutcome:
+    """Where a chunk became durable, and whether this put brought it or found it there."""
+
+    tier: str
+    created: bool
+
+
+class Tier(Protocol):
+    """Keeps chunks durably and hands out whole ones only.
+
+    A tier checks digests itself, because it alone knows whether it has a second copy to fall back on.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in `STORAGE_MODE`."""
+
+    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        """Store `chunk` and record max(`start_index`) on it; both are durable when this returns. Idempotent.
+
+        Raises:
+            DiskFullError: there is no room; definite.
+            UnavailableError: durability cannot be promised now; `definite` says whether it may have happened.
+        """
+
+    async def get(self, digest: str) -> bytes:
+        """The whole chunk, checked against `digest` after the last copy.
+
+        Raises:
+            ChunkNotFoundError: not held here.
+            ChunkCorruptError: held, but no good replica of it is left here; it is quarantined and no longer held.
+            UnavailableError: the medium does not answer.
+        """
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """Length of the chunk, from the records; its bytes are not read.
+
+        Raises:
+            ChunkNotFoundError: not held here.
+            UnavailableError: the medium does not answer.
+        """
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
+        """Those of `digests` that are held durably; with `start_index`, max(`start_index`) is durable on each of them.
+
+        Raises:
+            UnavailableError: the medium does not answer, or does not take the start index.
+        """
+
+    async def delete(self, digest: str) -> bool:
+        """Forget a chunk durably; False when it was not held.
+
+        Raises:
+            UnavailableError: durability cannot be promised now; not definite once it was tried.
+        """
+
+    async def statuses(self) -> list[TierStatus]:
+        """Counts of this tier and of those below it."""
+
+    def reasons_against_writes(self) -> list[str]:
+        """Why puts are refused now, in words for /readyz; empty when they are not."""

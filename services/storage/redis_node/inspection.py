@@ -1,0 +1,56 @@
+"""May this Redis acknowledge writes? Only if it is ours, fsyncs every write, and never evicts.
+
+An acknowledgement by a Redis without `appendfsync always`, or by one that evicts, would be a lie (DESIGN.md, P1).
+The server is asked, never reconfigured: its settings belong to whoever starts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+OWNER_KEY: Final = "trivet:owner"
+_REQUIRED: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        objection: why this Redis must not be used, or None.
+        is_foreign: the objection is that it belongs to another node or cluster.
+        is_unclaimed: nobody's name is in it: it is new, or was emptied since.
+        limit_bytes: its maxmemory; None when it has none.
+    """
+
+    objection: str | None
+    is_foreign: bool = False
+    is_unclaimed: bool = False
+    limit_bytes: int | None = None
+
+
+async def inspect(client: Redis, owner: str) -> Inspection:
+    """Look at the server on behalf of `owner` (`<cluster>/<node>`). Raises RedisError, OSError."""
+    # By pattern, because servers before 7.0 take one name per call.
+    settings: dict[Any, Any] = await client.config_get("append*") | await client.config_get("maxmemory*")
+    for name, needed in _REQUIRED.items():
+        found = _text(settings.get(name, "unknown"))
+        if found != needed:
+            return Inspection(f"its {name} is {found!r}, and an acknowledgement needs {needed!r}")
+    holder = await client.get(OWNER_KEY)
+    if holder is not None and _text(holder) != owner:
+        return Inspection(f"it belongs to {_text(holder)}, not to {owner}", is_foreign=True)
+    return Inspection(None, is_unclaimed=holder is None, limit_bytes=int(_text(settings["maxmemory"])) or None)
+
+
+async def claim(client: Redis, owner: str) -> bool:
+    """Write our name into a server that has none; False when another was faster. Raises RedisError, OSError."""
+    await client.setnx(OWNER_KEY, owner)
+    return _text(await client.get(OWNER_KEY)) == owner
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,238 @@
+"""The connection to this node's Redis: every call has a deadline, and a breaker keeps callers away from a sick server.
+
+Requests never probe. Once tripped, the breaker is closed again only by `supervise`, after the server was inspected
+(alive, ours, durable) and the tier above has recovered what it held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from services.storage.disk.durable_files import replace_file
+from services.storage.metrics import StorageMetrics
+from services.storage.redis_node.inspection import OWNER_KEY, claim, inspect
+from shared.errors import DiskFullError, TrivetError, UnavailableError
+from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
+
+ResultT = TypeVar("ResultT")
+Work = Callable[[Redis], Awaitable[ResultT]]
+
+_FAILURES_TO_TRIP: Final = 3
+_PROBE_DEADLINE_S: Final = 1.0
+_START_PATIENCE_S: Final = 4.0
+_PROBE_BASE_S: Final = 0.1
+_PROBE_CAP_S: Final = 2.0
+_WATCH_INTERVAL_S: Final = 1.0
+_MAX_CONNECTIONS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """Where the server is, and whose it must be.
+
+    Attributes:
+        owner: `<cluster>/<node>`, written into the server.
+        claim_path: a file that says that we have used this server before, so that an emptied one is noticed.
+    """
+
+    url: str
+    password: str | None
+    owner: str
+    claim_path: Path
+
+
+def connect(address: RedisAddress) -> Redis:
+    """A client without hidden retries or timeouts of its own: deadlines are the caller's, around the whole call."""
+    pool = BlockingConnectionPool.from_url(
+        address.url,
+        password=address.password,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=None,
+        socket_timeout=None,
+        socket_connect_timeout=_PROBE_DEADLINE_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        lib_name=None,
+        lib_version=None,
+    )
+    return Redis(connection_pool=pool)
+
+
+class RedisLink:
+    """Invariant: while `objection` is not None, no call but those of `supervise` reaches the server."""
+
+    def __init__(self, address: RedisAddress, *, deadline_s: float, metrics: StorageMetrics) -> None:
+        self._address = address
+        self._deadline_s = deadline_s
+        self._metrics = metrics
+        self._failures = 0
+        self._tripped = asyncio.Event()
+        self.objection: str | None = "it was not asked yet"
+        self.limit_bytes: int | None = None
+        self.times_emptied = 0
+        self._client = connect(address)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose(close_connection_pool=True)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether calls are let through."""
+        return self.objection is None
+
+    async def call(self, work: Work[ResultT], *, size_bytes: int = 0, changes: bool = False) -> ResultT:
+        """Run `work` on the server within the deadline.
+
+        Args:
+            size_bytes: that go over the wire; large bodies get as many deadlines as they have MiB on top.
+            changes: whether it changes something; a failure is then not definite.
+
+        Raises:
+            UnavailableError: the breaker is open (definite), or the call failed.
+            DiskFullError: the server is at its memory limit; definite.
+        """
+        if self.objection is not None:
+            raise UnavailableError(f"Redis is not used: {self.objection}.")
+        try:
+            result = await self._within(self._deadline_s * (1 + size_bytes // MIB), work)
+        except OutOfMemoryError as error:
+            self._metrics.redis_failures.labels(reason="full").inc()
+            raise DiskFullError("Redis is at its memory limit.") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
+            raise UnavailableError("Redis did not answer.", definite=not changes) from error
+        self._failures = 0
+        return result
+
+    async def probe(self, work: Work[ResultT], *, deadline_s: float = _PROBE_DEADLINE_S) -> ResultT:
+        """Run `work` past the breaker; for recovery. Raises UnavailableError."""
+        try:
+            return await self._within(deadline_s, work)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise UnavailableError(f"Redis did not answer: {_describe(error)}.") from error
+
+    def trip(self, objection: str) -> None:
+        """Let no call through until the server was inspected again."""
+        if self.objection is None:
+            logger.warning("redis is not used", objection=objection)
+        self.objection = objection
+        self._metrics.redis_is_usable.set(0)
+        self._tripped.set()
+
+    async def supervise(self, recover: Callable[[], Awaitable[None]]) -> None:
+        """Inspect, recover, let calls through, watch; for ever. Cancelled by the owner."""
+        attempt = 0
+        while True:
+            if self.objection is None:
+                attempt = 0
+                await self._watch()
+            elif await self.try_to_open(recover):
+                attempt = 0
+            else:
+                attempt += 1
+                # Full jitter, so that three nodes on one machine do not knock together.
+                await asyncio.sleep(random.uniform(0, min(_PROBE_CAP_S, _PROBE_BASE_S * 2 ** min(attempt, 10))))  # noqa: S311 - no secret
+
+    async def open(self, recover: Callable[[], Awaitable[None]]) -> None:
+        """Try to open before the first request; go on without when the server does not come.
+
+        A server that we have used before may hold what only it has acknowledged: it gets a moment to start, too.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + (_START_PATIENCE_S if self._address.claim_path.exists() else 0.0)
+        # Only the waiting is bounded here: once the server answers, what it holds is recovered to the end.
+        while not await self.try_to_open(recover):
+            if loop.time() >= give_up_at:
+                logger.warning("starting without redis", objection=self.objection)
+                return
+            await asyncio.sleep(_PROBE_BASE_S)
+
+    async def try_to_open(self, recover: Callable[[], Awaitable[None]]) -> bool:
+        """One inspection and recovery; whether calls are let through now."""
+        try:
+            found = await self.probe(lambda client: inspect(client, self._address.owner))
+            objection = found.objection
+            if objection is None and found.is_unclaimed:
+                objection = await self._claim()
+            if objection is None:
+                self.limit_bytes = found.limit_bytes
+                await recover()
+        except TrivetError as error:
+            objection = error.message
+        if objection is not None:
+            self.trip(objection)
+            return False
+        self._failures = 0
+        self._tripped.clear()
+        self.objection = None
+        self._metrics.redis_is_usable.set(1)
+        logger.info("redis is used")
+        return True
+
+    async def _watch(self) -> None:
+        """Until the next trip, but no longer than a moment; then check that the server still carries our name."""
+        try:
+            async with asyncio.timeout(_WATCH_INTERVAL_S):
+                await self._tripped.wait()
+        except TimeoutError:
+            try:
+                holder = await self.probe(lambda client: client.get(OWNER_KEY))
+            except UnavailableError as error:
+                self.trip(error.message)
+            else:
+                if holder != self._address.owner.encode():
+                    self.trip("it was emptied or taken over")
+
+    async def _claim(self) -> str | None:
+        """Write our name into the server; an objection when that failed."""
+        if self._address.claim_path.exists():
+            self.times_emptied += 1
+            logger.error(
+                "redis was emptied: chunks that only it had acknowledged are gone unless this process has them"
+            )
+        else:
+            # One small file, once in a node's life.
+            await asyncio.to_thread(replace_file, self._address.claim_path, self._address.owner.encode())
+        is_ours = await self.probe(lambda client: claim(client, self._address.owner))
+        return None if is_ours else "another node claimed it in the same moment"
+
+    async def _within(self, deadline_s: float, work: Work[ResultT]) -> ResultT:
+        async with asyncio.timeout(deadline_s):
+            return await work(self._client)
+
+    def _note_failure(self, error: Exception) -> None:
+        self._metrics.redis_failures.labels(reason=_reason(error)).inc()
+        self._failures += 1
+        # One slow answer happens; a broken connection may mean a restarted, emptied server and needs a look at once.
+        if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_TRIP:
+            self.trip(_describe(error))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, RedisConnectionError | OSError) else "refused"
+
+
+def _describe(error: Exception) -> str:
+    return "it did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,73 @@
+"""What a storage node is told at start, checked together before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from shared.settings import PeerList, ServiceSettings, read_secret
+from shared.units import KIB, MIB
+
+
+class StorageSettings(ServiceSettings):
+    """Settings of one storage node.
+
+    Attributes:
+        data_dir: this node's own folder; also used in mode `redis`, for the identity.
+        storage_mode: `tiered` (Redis takes the write, disk takes the weight), `disk`, or `redis` (store of record).
+        redis_url: e.g. `redis://127.0.0.1:8151/0`; needed by every mode but `disk`.
+        redis_password, redis_password_file: of that Redis.
+        redis_deadline_ms: for one call; a hung Redis costs a request no more than this.
+        redis_limit_bytes: how much of Redis the tiered mode fills with chunks; below the server's `maxmemory`.
+        advertised_url: where gateways reach this node.
+        zone: failure domain.
+        capacity_bytes: what this node may hold; the whole file system when not set.
+        full_percent: from here on writes are refused.
+        small_chunk_bytes: up to here chunks are packed, and take the way through Redis.
+        max_chunk_bytes: larger bodies are refused.
+        typical_chunk_bytes: reserved for a read before its size is known.
+        max_inflight_bytes: chunk bodies in memory at once.
+        write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are.
+        flush_interval_s: how often those go to disk.
+        heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
+    """
+
+    data_dir: Path
+    storage_mode: Literal["tiered", "disk", "redis"] = "tiered"
+    redis_url: str | None = None
+    redis_password: SecretStr | None = None
+    redis_password_file: Path | None = None
+    redis_deadline_ms: int = Field(default=50, ge=1)
+    redis_limit_bytes: int = Field(default=384 * MIB, ge=MIB)
+    advertised_url: str = Field(pattern=r"^https?://[^/]+$")
+    zone: str = Field(default="default", min_length=1, max_length=64)
+    capacity_bytes: int | None = Field(default=None, ge=MIB)
+    full_percent: int = Field(default=95, ge=1, le=100)
+    small_chunk_bytes: int = Field(default=64 * KIB, ge=0, le=MIB)
+    max_chunk_bytes: int = Field(default=8 * MIB, ge=KIB, le=64 * MIB)
+    typical_chunk_bytes: int = Field(default=MIB, ge=KIB)
+    max_inflight_bytes: int = Field(default=48 * MIB, ge=MIB)
+    write_behind_bytes: int = Field(default=16 * MIB, ge=KIB)
+    flush_interval_s: float = Field(default=1.0, gt=0)
+    consensus_urls: PeerList = Field(min_length=1)
+    clock_urls: PeerList = Field(default=[])
+    heartbeat_interval_s: float = Field(default=30.0, gt=0)
+    heartbeat_retry_base_s: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if self.storage_mode != "disk" and self.redis_url is None:
+            raise ValueError(f"TRIVET_STORAGE_MODE={self.storage_mode} needs TRIVET_REDIS_URL")
+        if self.max_chunk_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"TRIVET_MAX_CHUNK_BYTES={self.max_chunk_bytes} is more than "
+                f"TRIVET_MAX_INFLIGHT_BYTES={self.max_inflight_bytes}: the largest chunk could never be taken"
+            )
+        self.redis_secret()
+        return self
+
+    def redis_secret(self) -> str | None:
+        """The password of Redis. Raises ValueError when its file cannot be read."""
+        return read_secret(self.redis_password, self.redis_password_file, "TRIVET_REDIS_PASSWORD")

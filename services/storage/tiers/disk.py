@@ -1,0 +1,341 @@
+"""The disk tier: large chunks one file each, small ones packed in the catalog; everything acknowledged is fsynced.
+
+A large chunk: temporary file, fdatasync (in a writer thread) -> rename, row, fsync of the folder, COMMIT (in the one
+commit thread, shared with whoever came at the same time) -> answer. A small one goes straight into the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import structlog
+
+from services.storage.digests import is_whole
+from services.storage.disk import catalog
+from services.storage.disk.catalog import Row
+from services.storage.disk.chunk_files import ChunkFiles
+from services.storage.disk.disk_errors import error_from_write
+from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk, PutOutcome
+from services.storage.write_gate import WriteGate
+from shared.contracts.chunks import TierStatus
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
+from shared.settings import refuse_to_start
+
+logger = structlog.get_logger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+_CATALOG_NAME: Final = "catalog.sqlite"
+_READ_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SmallChunk:
+    """A small chunk on its way to disk in a batch."""
+
+    digest: str
+    body: bytes
+    start_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a reader thread saw: the bytes or None, and which replica it was."""
+
+    body: bytes | None
+    row: Row
+    inode: int | None
+
+
+def prepare_folder(root: Path) -> None:
+    """Make what a disk tier needs under `root`, durably; at start, before anything else uses it. Blocks.
+
+    Ends the process with one sentence when the folder cannot be used.
+    """
+    try:
+        ChunkFiles(root).prepare()
+    except OSError as error:
+        refuse_to_start(f"the data folder {root} cannot be used: {error}")
+    catalog.prepare(root / _CATALOG_NAME)
+
+
+class DiskTier:
+    """Implements `ports.Tier` on one folder that `prepare_folder` has made ready.
+
+    Invariant: a row is committed only after the bytes that it names are durable; bytes leave only after their row is gone.
+    """
+
+    name = "disk"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        space: FreeSpace,
+        metrics: StorageMetrics,
+        small_limit_bytes: int,
+        reader_threads: int = 4,
+        writer_threads: int = 4,
+    ) -> None:
+        self._database = root / _CATALOG_NAME
+        self._files = ChunkFiles(root)
+        self._space = space
+        self._metrics = metrics
+        self._small_limit_bytes = small_limit_bytes
+        self._readers = ThreadPoolExecutor(reader_threads, thread_name_prefix="disk-read")
+        self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
+        self._connections = threading.local()
+        self.gate = WriteGate()
+        self._chunk_count = 0
+        self._used_bytes = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the folder, and settle what a crash left between files and rows."""
+        await self._in(self._readers, self._open)
+        await self._settle()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._close)
+
+    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        """See `ports.Tier`."""
+        self.gate.check()
+        is_held = await self._in(self._readers, self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
+        if is_held and chunk.digest in await self.has([chunk.digest], start_index):
+            return PutOutcome(self.name, created=False)
+        if self.is_small(chunk.size_bytes):
+            small = SmallChunk(chunk.digest, chunk.body(), start_index)
+            created = await self._committer.run(partial(_add_small, chunks=[small])) == 1
+        else:
+            created = await self._put_file(chunk, start_index)
+        return PutOutcome(self.name, created)
+
+    def is_small(self, size_bytes: int) -> bool:
+        """Whether a chunk of this length is packed in the catalog."""
+        return size_bytes <= self._small_limit_bytes
+
+    async def put_batch(self, chunks: Sequence[SmallChunk]) -> None:
+        """Store many small chunks in one transaction; all are durable on return. Raises what `put` raises."""
+        if chunks:
+            await self._committer.run(partial(_add_small, chunks=chunks))
+
+    async def get(self, digest: str) -> bytes:
+        """See `ports.Tier`."""
+        for _ in range(_READ_ATTEMPTS):
+            seen = await self._in(self._readers, self._read, digest)
+            if seen.body is not None:
+                return seen.body
+            # Bad bytes, or a file that a delete took away under us: only if this very replica is still the one in the
+            # catalog was it bad.
+            if await self._quarantine(digest, seen):
+                self._metrics.corrupt.labels(tier=self.name).inc()
+                raise ChunkCorruptError("This replica does not match its digest; it was quarantined.", digest=digest)
+        raise UnavailableError("The chunk is being replaced.", digest=digest)
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        row = await self.find(digest)
+        if row is None:
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        return row.size_bytes
+
+    async def find(self, digest: str) -> Row | None:
+        """The chunk's row."""
+        return await self._in(self._readers, self._find, digest)
+
+    async def find_or_check_room(self, digest: str, size_bytes: int) -> bool:
+        """Whether the chunk is held; if not, whether it could be.
+
+        Raises:
+            DiskFullError: it is not held and there is no room for it; definite.
+        """
+        return await self._in(self._readers, self._is_held_or_has_room, digest, size_bytes)
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
+        """See `ports.Tier`."""
+        found = await self._in(self._readers, self._present, digests)
+        if start_index is None or not found:
+            return found
+        # Looked up again in the transaction: a delete may have come in between.
+        return await self._committer.run(partial(_raise_and_list, digests=sorted(found), start_index=start_index))
+
+    async def delete(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        return await self._committer.run(partial(self._delete, digest=digest))
+
+    async def statuses(self) -> list[TierStatus]:
+        """See `ports.Tier`."""
+        return [
+            TierStatus(
+                name=self.name,
+                is_available=self.gate.reason is None,
+                chunk_count=self._chunk_count,
+                used_bytes=self._used_bytes,
+                capacity_bytes=await self._in(self._readers, self._space.capacity_bytes),
+            )
+        ]
+
+    def reasons_against_writes(self) -> list[str]:
+        """See `ports.Tier`."""
+        return [] if self.gate.reason is None else [self.gate.reason]
+
+    async def _put_file(self, chunk: Chunk, start_index: int) -> bool:
+        temporary = await self._in(self._writers, self._write, chunk)
+        try:
+            return await self._committer.run(partial(self._publish, temporary, chunk, start_index))
+        except TrivetError:
+            # Not on cancellation: the operation is still queued then, and will rename this file.
+            await self._in(self._writers, partial(temporary.unlink, missing_ok=True))
+            raise
+
+    # Blocking halves, each run in one of the pools.
+
+    def _open(self) -> None:
+        self._committer = GroupCommitter(self._database, self.gate, self._count)
+        found = catalog.totals(self._reader())
+        self._chunk_count, self._used_bytes = found.chunk_count, found.used_bytes
+
+    def _close(self) -> None:
+        self._writers.shutdown()
+        self._readers.shutdown()
+        self._committer.close()
+
+    def _reader(self) -> sqlite3.Connection:
+        """This thread's own connection: readers never wait for each other or for the writer (WAL)."""
+        sql: sqlite3.Connection | None = getattr(self._connections, "sql", None)
+        if sql is None:
+            sql = self._connections.sql = catalog.open_reader(self._database)
+        return sql
+
+    def _find(self, digest: str) -> Row | None:
+        return catalog.find(self._reader(), digest)
+
+    def _present(self, digests: Sequence[str]) -> set[str]:
+        return catalog.present(self._reader(), digests)
+
+    def _is_held_or_has_room(self, digest: str, size_bytes: int) -> bool:
+        if self._find(digest) is not None:
+            return True
+        self._space.check(size_bytes, self._used_bytes)
+        return False
+
+    def _write(self, chunk: Chunk) -> Path:
+        try:
+            return self._files.write_temporary(chunk.digest, chunk.pieces)
+        except OSError as error:
+            raise error_from_write(error, self.gate) from error
+
+    def _read(self, digest: str) -> _Read:
+        row = self._find(digest)
+        if row is None:
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        inode: int | None = None
+        body: bytes | None
+        if row.packed_id is not None:
+            body = catalog.read_packed(self._reader(), row.packed_id)
+        else:
+            try:
+                file = self._files.read(digest)
+                body, inode = file.body, file.inode
+            except OSError as error:
+                logger.error("a chunk's file cannot be read", digest=digest, error=str(error))  # noqa: TRY400 - no defect of ours
+                body, inode = None, self._files.inode_of(digest)
+        is_good = body is not None and len(body) == row.size_bytes and is_whole(body, digest)
+        return _Read(body if is_good else None, row, inode)
+
+    # Operations, run by the commit thread inside a transaction.
+
+    def _publish(self, temporary: Path, chunk: Chunk, start_index: int, transaction: Transaction) -> bool:
+        if not catalog.add_file(transaction, chunk.digest, chunk.size_bytes, start_index):
+            transaction.unlinks.append(temporary)
+            return False
+        path = self._files.path_of(chunk.digest)
+        temporary.rename(path)
+        transaction.directories.add(path.parent)
+        # A delete in the same batch owed the unlink of this name, which is now the new file's.
+        transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]
+        return True
+
+    def _delete(self, transaction: Transaction, digest: str) -> bool:
+        row = catalog.remove(transaction, digest)
+        if row is None:
+            return False
+        if row.packed_id is None:
+            transaction.unlinks.append(self._files.path_of(digest))
+        return True
+
+    async def _quarantine(self, digest: str, seen: _Read) -> bool:
+        """Take exactly the replica that was `seen` out of service; False when another has its place by now."""
+        try:
+            return await self._committer.run(partial(self._imprison, digest, seen))
+        except TrivetError:
+            # The node takes no changes any more. The replica stays, and is found bad again at every read.
+            logger.exception("a bad replica could not be quarantined", digest=digest)
+            return True
+
+    def _imprison(self, digest: str, seen: _Read, transaction: Transaction) -> bool:
+        row = catalog.find(transaction.sql, digest)
+        if row is None or row.packed_id != seen.row.packed_id:
+            return False
+        if row.packed_id is None and self._files.inode_of(digest) != seen.inode:
+            return False
+        logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
+        catalog.remove(transaction, digest)
+        if row.packed_id is None and seen.inode is not None:
+            path = self._files.path_of(digest)
+            path.rename(self._files.quarantine_path(digest))
+            transaction.directories.add(path.parent)
+        return True
+
+    def _count(self, transaction: Transaction) -> None:
+        # Written by the commit thread only; readers may see it one transaction late.
+        self._chunk_count += transaction.added_chunks
+        self._used_bytes += transaction.added_bytes
+
+    # Start.
+
+    async def _settle(self) -> None:
+        """Make rows and files agree: a crash leaves files without rows, damage from outside rows without files."""
+        adopted, lost = await self._committer.run(self._reconcile_names)
+        if adopted or lost:
+            logger.warning("settled the chunk folders", adopted_files=adopted, rows_without_file=lost)
+
+    def _reconcile_names(self, transaction: Transaction) -> tuple[int, int]:
+        adopted = lost = 0
+        for prefix in range(256):  # folder by folder: memory stays small however many chunks there are
+            files = self._files.files_under(prefix)
+            named = catalog.large_digests(transaction.sql, prefix)
+            for digest in files.keys() - named:
+                # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
+                adopted += catalog.add_file(transaction, digest, files[digest], 0)
+                transaction.directories.add(self._files.path_of(digest).parent)
+            for digest in named - files.keys():
+                catalog.remove(transaction, digest)
+                lost += 1
+        return adopted, lost
+
+    @staticmethod
+    async def _in(pool: ThreadPoolExecutor, work: Callable[..., ResultT], *args: object) -> ResultT:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
+def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:
+    return sum(catalog.add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks)
+
+
+def _raise_and_list(transaction: Transaction, digests: Sequence[str], start_index: int) -> set[str]:
+    held = catalog.present(transaction.sql, digests)
+    catalog.raise_start_index(transaction, held, start_index)
+    return held

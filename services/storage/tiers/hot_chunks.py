@@ -1,0 +1,66 @@
+"""Which flushed chunks lie in Redis as copies, which of them must leave, and which chunk has earned a place.
+
+Pure. Redis runs with `noeviction`, because it may not evict what only it has acknowledged; so the node itself keeps the
+least-recently-used order and the bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+_ENTRY_OVERHEAD_BYTES: Final = 256
+"""Key, object headers and allocator slack in Redis, measured at 150-250 bytes."""
+_MAX_ONCE_READ: Final = 4096
+
+
+class HotChunks:
+    """Digests of the copies in Redis. Invariant: their sizes with overhead sum up to at most `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()
+        self._once_read: OrderedDict[bytes, None] = OrderedDict()
+        self.used_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __contains__(self, digest: str) -> bool:
+        return bytes.fromhex(digest) in self._sizes
+
+    def add(self, digest: str, size_bytes: int) -> None:
+        """Note that Redis holds a copy, as the most recently used."""
+        self.remove(digest)
+        self._sizes[bytes.fromhex(digest)] = size_bytes + _ENTRY_OVERHEAD_BYTES
+        self.used_bytes += size_bytes + _ENTRY_OVERHEAD_BYTES
+
+    def touch(self, digest: str) -> None:
+        """Note a read of a copy."""
+        key = bytes.fromhex(digest)
+        if key in self._sizes:
+            self._sizes.move_to_end(key)
+
+    def remove(self, digest: str) -> None:
+        """Forget a copy."""
+        self.used_bytes -= self._sizes.pop(bytes.fromhex(digest), 0)
+
+    def surplus(self, reserved_bytes: int = 0) -> list[str]:
+        """Take out, least recently used first, what must leave so that `reserved_bytes` more fit; the digests."""
+        leaving: list[str] = []
+        while self._sizes and self.used_bytes + reserved_bytes > self._limit_bytes:
+            key, size_bytes = self._sizes.popitem(last=False)
+            self.used_bytes -= size_bytes
+            leaving.append(key.hex())
+        return leaving
+
+    def earns_place(self, digest: str) -> bool:
+        """Note a read that missed; True when it is the second within the last few thousand."""
+        key = bytes.fromhex(digest)
+        if key in self._once_read:
+            del self._once_read[key]
+            return True
+        self._once_read[key] = None
+        if len(self._once_read) > _MAX_ONCE_READ:
+            self._once_read.popitem(last=False)
+        return False

@@ -1,0 +1,154 @@
+"""What the tiered store owes Redis, and what Redis owes the disk, after either was away.
+
+At start, and whenever Redis comes back, its record names the chunks that were acknowledged there: those that are not in
+this process' memory are checked and moved to disk before Redis is used again. In between, removals that Redis did not hear
+are kept and done later; a removal that is forgotten leaves garbage, never a lost chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from services.storage.digests import is_whole
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk
+from services.storage.redis_node import chunk_keys
+from services.storage.redis_node.link import RedisLink
+from services.storage.tiers.disk import DiskTier, SmallChunk
+from services.storage.tiers.hot_chunks import HotChunks
+from services.storage.tiers.unflushed import UnflushedChunks
+from shared.errors import DiskFullError, UnavailableError
+
+logger = structlog.get_logger(__name__)
+
+_PART: Final = 16
+"""Chunks per step of the recovery: each may be as large as a chunk can be."""
+_MAX_OWED: Final = 10_000
+
+
+class Recovery:
+    """Keeps Redis and disk in step for `TieredStore`, which owns all the parts."""
+
+    def __init__(
+        self, disk: DiskTier, link: RedisLink, unflushed: UnflushedChunks, hot: HotChunks, metrics: StorageMetrics
+    ) -> None:
+        self._disk = disk
+        self._link = link
+        self._unflushed = unflushed
+        self._hot = hot
+        self._metrics = metrics
+        self._owed_removals: dict[str, None] = {}
+        self._owes_check = False
+
+    async def run(self) -> None:
+        """Move to disk what only Redis has, then learn which copies it holds. Called while no request uses Redis.
+
+        Raises:
+            UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
+        """
+        await self._remove_owed()
+        moved = await self._move_recorded()
+        if moved:
+            logger.warning("moved acknowledged chunks from redis to disk", chunks=moved)
+        self._owes_check = False
+        await self._learn_copies()
+
+    def owe_check(self) -> None:
+        """A put ended without an answer: the record may name a chunk that the disk has acknowledged."""
+        self._owes_check = True
+
+    def settle_debts(self) -> None:
+        """Have what Redis did not hear, or did not answer, put right: it is taken out of use until `run` has compared."""
+        if self._link.is_usable and (self._owed_removals or self._owes_check):
+            self._link.trip("an answer was lost; its record is compared with the disk")
+
+    async def remove_from_redis(self, digest: str) -> None:
+        """Take a deleted chunk out of Redis, now or as soon as it answers."""
+        self._owe([digest])
+        try:
+            await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
+        except (UnavailableError, DiskFullError):
+            return
+        self._owed_removals.pop(digest, None)
+
+    async def release_from_record(self, digests: Sequence[str]) -> bool:
+        """Tell Redis that the disk has these; whether it heard. If not, the next recovery finds them on disk."""
+        try:
+            await self._link.call(lambda client: chunk_keys.release(client, digests), changes=True)
+        except (UnavailableError, DiskFullError):
+            self._owes_check = True
+            return False
+        return True
+
+    async def drop_copies(self, digests: Sequence[str]) -> None:
+        """Let copies go, now or as soon as Redis answers."""
+        try:
+            await self._link.call(lambda client: chunk_keys.drop_copies(client, digests), changes=True)
+        except (UnavailableError, DiskFullError):
+            self._owe(digests)
+
+    def _owe(self, digests: Sequence[str]) -> None:
+        self._owed_removals.update(dict.fromkeys(digests))
+        while len(self._owed_removals) > _MAX_OWED:
+            self._owed_removals.pop(next(iter(self._owed_removals)))
+
+    async def _remove_owed(self) -> None:
+        # What was stored again since is not owed any more: then Redis may hold it rightly.
+        owed = [digest for digest in self._owed_removals if digest not in self._unflushed and digest not in self._hot]
+        if owed:
+            await self._link.probe(lambda client: chunk_keys.remove(client, owed))
+        for digest in owed:
+            self._owed_removals.pop(digest, None)
+
+    async def _move_recorded(self) -> int:
+        """Bring every chunk of the record to disk that is neither there nor in memory; how many were moved."""
+        moved = skipped = 0
+        while entries := (await self._first_recorded(skipped + _PART))[skipped:]:
+            # Those in memory will be flushed from there.
+            foreign = {digest: start_index for digest, start_index in entries if digest not in self._unflushed}
+            skipped += len(entries) - len(foreign)
+            if foreign:
+                moved += await self._move(foreign)
+        return moved
+
+    async def _first_recorded(self, count: int) -> list[tuple[str, int]]:
+        return await self._link.probe(lambda client: chunk_keys.first_recorded(client, count))
+
+    async def _move(self, start_indexes: Mapping[str, int]) -> int:
+        digests = list(start_indexes)
+        bodies = await self._link.probe(lambda client: chunk_keys.get_many(client, digests))
+        whole = {d: body for d, body in zip(digests, bodies, strict=True) if body is not None and is_whole(body, d)}
+        small = [SmallChunk(d, body, start_indexes[d]) for d, body in whole.items() if self._disk.is_small(len(body))]
+        await self._disk.put_batch(small)
+        for digest, body in whole.items():
+            if not self._disk.is_small(len(body)):
+                await self._disk.put(Chunk(digest, len(body), (body,)), start_indexes[digest])
+            self._hot.add(digest, len(body))
+        for digest in start_indexes.keys() - whole.keys():
+            await self._report_if_lost(digest, start_indexes[digest])
+        await self._link.probe(lambda client: chunk_keys.release(client, digests))
+        return len(whole)
+
+    async def _report_if_lost(self, digest: str, start_index: int) -> None:
+        if not await self._disk.has([digest], start_index):
+            self._metrics.lost_in_redis.inc()
+            logger.error("redis lost an acknowledged chunk; the other replicas have it", digest=digest)
+
+    async def _learn_copies(self) -> None:
+        """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server."""
+        cursor: int | None = None
+        while cursor != 0:
+            cursor, found = await self._scan(cursor or 0)
+            for digest, size_bytes in found:
+                if digest not in self._unflushed and digest not in self._hot:
+                    self._hot.add(digest, size_bytes)
+            await self._drop_now(self._hot.surplus())
+
+    async def _scan(self, cursor: int) -> tuple[int, list[tuple[str, int]]]:
+        return await self._link.probe(lambda client: chunk_keys.scan_sizes(client, cursor))
+
+    async def _drop_now(self, digests: Sequence[str]) -> None:
+        await self._link.probe(lambda client: chunk_keys.drop_copies(client, digests))

@@ -1,0 +1,279 @@
+"""The tiered store: Redis takes the write, disk takes the weight.
+
+A small chunk is acknowledged once it is fsynced in Redis' AOF, and moves to disk in a batch about a second later. A large
+one goes to disk at once. What was flushed stays in Redis as a copy while it is hot.
+Wherever Redis does not play along, the disk does the work: Redis costs speed, never a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+import structlog
+
+from services.storage.digests import is_whole
+from services.storage.keyed_locks import KeyedLocks
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk, PutOutcome
+from services.storage.redis_node import chunk_keys
+from services.storage.redis_node.chunk_keys import RecordedChunk
+from services.storage.redis_node.link import RedisLink
+from services.storage.redis_node.put_batcher import PutBatcher
+from services.storage.tiers.disk import DiskTier, SmallChunk
+from services.storage.tiers.hot_chunks import HotChunks
+from services.storage.tiers.recovery import Recovery
+from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.chunks import TierStatus
+from shared.errors import DiskFullError, OverloadedError, TrivetError, UnavailableError
+from shared.units import MIB, NANOSECONDS_PER_SECOND
+
+logger = structlog.get_logger(__name__)
+
+_FLUSH_BATCH_BYTES: Final = 4 * MIB
+_FLUSH_RETRY_S: Final = 1.0
+_MAX_PROMOTIONS: Final = 16
+
+
+class TieredStore:
+    """Implements `ports.Tier` on a disk tier and a Redis.
+
+    Invariant: every acknowledged chunk is on disk, or in the record of Redis and in `_unflushed` at the same time.
+    Invariant: the record of a digest is written once; until it is flushed, further puts of it go to disk.
+    """
+
+    name = "tiered"
+
+    def __init__(
+        self,
+        disk: DiskTier,
+        link: RedisLink,
+        *,
+        metrics: StorageMetrics,
+        hot_limit_bytes: int,
+        write_behind_bytes: int,
+        flush_interval_s: float,
+    ) -> None:
+        self._disk = disk
+        self._link = link
+        self._metrics = metrics
+        self._flush_interval_s = flush_interval_s
+        self._unflushed = UnflushedChunks(write_behind_bytes)
+        self._hot = HotChunks(hot_limit_bytes)
+        self._recovery = Recovery(disk, link, self._unflushed, self._hot, metrics)
+        self._changes = KeyedLocks()
+        self._flushing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Open the disk, take over what an earlier process left in Redis; without Redis, go on with the disk alone."""
+        self._metrics.unflushed_bytes.set_function(lambda: self._unflushed.size_bytes)
+        self._metrics.flush_lag_s.set_function(self._lag_s)
+        await self._stack.enter_async_context(self._disk)
+        await self._stack.enter_async_context(self._link)
+        self._promotions = await self._stack.enter_async_context(BackgroundTasks(_MAX_PROMOTIONS))
+        tasks = await self._stack.enter_async_context(BackgroundTasks())
+        self._batcher = PutBatcher(self._link, tasks)
+        await self._link.open(self._recovery.run)
+        tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
+        tasks.start("flush", self._flush_for_ever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Flush what can be flushed; the rest is in Redis and is taken over at the next start."""
+        try:
+            await self._flush_all()
+        except TrivetError as error:
+            logger.warning("could not flush before the end", error=error.message, chunks=len(self._unflushed))
+        await self._stack.aclose()
+
+    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        """See `ports.Tier`."""
+        if not self._disk.is_small(chunk.size_bytes):
+            return await self._disk.put(chunk, start_index)
+        async with self._changes.hold(chunk.digest):
+            return await self._put_small(chunk, start_index)
+
+    async def get(self, digest: str) -> bytes:
+        """See `ports.Tier`. In order: memory, Redis, disk; a chunk only ever moves in that order too."""
+        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
+            self._metrics.reads_by_place.labels(place="memory").inc()
+            return unflushed.body
+        if (body := await self._get_copy(digest)) is not None:
+            self._metrics.reads_by_place.labels(place="redis").inc()
+            return body
+        body = await self._disk.get(digest)
+        self._metrics.reads_by_place.labels(place="disk").inc()
+        if self._disk.is_small(len(body)) and self._link.is_usable and self._hot.earns_place(digest):
+            self._start_promotion(digest, body)
+        return body
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
+            return len(unflushed.body)
+        return await self._disk.get_size_bytes(digest)
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
+        """See `ports.Tier`."""
+        waiting = {digest for digest in digests if self._is_acknowledged(digest)}
+        if start_index is None:
+            return waiting | await self._disk.has(digests, None)
+        if waiting:
+            # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
+            await self._flush_all()
+        return await self._disk.has(digests, start_index)
+
+    async def delete(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        # Not while a flush has it in hand: it would bring back on disk what is deleted here.
+        async with self._changes.hold(digest), self._flushing:
+            self._disk.gate.check()
+            was_unflushed = self._unflushed.remove(digest)
+            was_hot = digest in self._hot
+            self._hot.remove(digest)
+            if was_unflushed or was_hot or not self._link.is_usable:
+                await self._recovery.remove_from_redis(digest)
+            return await self._disk.delete(digest) or was_unflushed
+
+    async def statuses(self) -> list[TierStatus]:
+        """See `ports.Tier`."""
+        (disk,) = await self._disk.statuses()
+        return [
+            disk,
+            TierStatus(
+                name="redis",
+                is_available=self._link.is_usable,
+                chunk_count=len(self._hot) + len(self._unflushed),
+                used_bytes=self._hot.used_bytes + self._unflushed.size_bytes,
+                capacity_bytes=self._link.limit_bytes,
+            ),
+        ]
+
+    def reasons_against_writes(self) -> list[str]:
+        """See `ports.Tier`."""
+        return self._disk.reasons_against_writes()
+
+    async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        self._disk.gate.check()
+        unflushed = self._unflushed.get(chunk.digest)
+        if unflushed is not None:
+            if unflushed.start_index < start_index:
+                await self._disk.put(chunk, start_index)
+            return PutOutcome("redis", created=False)
+        if not self._link.is_usable or not self._unflushed.has_room(chunk.size_bytes):
+            self._wake.set()
+            return await self._disk.put(chunk, start_index)
+        if await self._disk.find_or_check_room(chunk.digest, chunk.size_bytes):
+            return await self._disk.put(chunk, start_index)
+        if not self._unflushed.has_room(chunk.size_bytes):  # others came while the disk was asked
+            return await self._disk.put(chunk, start_index)
+        return await self._put_through_redis(chunk, start_index)
+
+    async def _put_through_redis(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        body = chunk.body()
+        entry = UnflushedChunk(chunk.digest, body, start_index, time.monotonic_ns())
+        self._unflushed.add(entry)
+        try:
+            await self._batcher.put(RecordedChunk(chunk.digest, body, start_index))
+        except (UnavailableError, DiskFullError):
+            # Whether Redis has it is unknown, so only the disk's word counts. If Redis does, recovery tidies up.
+            self._unflushed.remove(chunk.digest)
+            self._recovery.owe_check()
+            return await self._disk.put(chunk, start_index)
+        except BaseException:
+            self._unflushed.remove(chunk.digest)
+            raise
+        entry.is_acknowledged = True
+        if self._unflushed.is_half_full():
+            self._wake.set()
+        return PutOutcome("redis", created=True)
+
+    def _is_acknowledged(self, digest: str) -> bool:
+        unflushed = self._unflushed.get(digest)
+        return unflushed is not None and unflushed.is_acknowledged
+
+    async def _get_copy(self, digest: str) -> bytes | None:
+        """A whole copy from Redis, or None; every kind of trouble there is a miss."""
+        if digest not in self._hot or not self._link.is_usable:
+            return None
+        try:
+            body = await self._link.call(lambda client: chunk_keys.get(client, digest))
+        except (UnavailableError, DiskFullError):
+            return None
+        if body is not None and is_whole(body, digest):
+            self._hot.touch(digest)
+            return body
+        self._hot.remove(digest)
+        if body is not None:
+            self._metrics.corrupt.labels(tier="redis").inc()
+            logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
+        return None
+
+    def _start_promotion(self, digest: str, body: bytes) -> None:
+        try:
+            self._promotions.start("promote", self._promote(digest, body))
+        except OverloadedError:
+            return  # a copy is a favour
+
+    async def _promote(self, digest: str, body: bytes) -> None:
+        async with self._changes.hold(digest):
+            # It may have been deleted since it was read.
+            if digest in self._hot or await self._disk.find(digest) is None:
+                return
+            try:
+                await self._link.call(lambda client: chunk_keys.put_copy(client, digest, body), changes=True)
+            except DiskFullError:
+                await self._shrink(reserved_bytes=MIB)
+                return
+            except UnavailableError:
+                return
+            self._hot.add(digest, len(body))
+        await self._shrink()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._flush_interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._flush_all()
+                self._recovery.settle_debts()
+            except TrivetError as error:
+                # The chunks stay in memory and in Redis; puts find the buffer full and hear it from the disk itself.
+                logger.warning("flush failed", error=error.message, chunks=len(self._unflushed))
+                await asyncio.sleep(_FLUSH_RETRY_S)
+
+    async def _flush_all(self) -> None:
+        """Move to disk what was acknowledged before this call."""
+        async with self._flushing:
+            until_ns = time.monotonic_ns()
+            while (batch := self._unflushed.oldest(_FLUSH_BATCH_BYTES)) and batch[0].since_ns <= until_ns:
+                await self._flush(batch)
+
+    async def _flush(self, batch: Sequence[UnflushedChunk]) -> None:
+        await self._disk.put_batch([SmallChunk(chunk.digest, chunk.body, chunk.start_index) for chunk in batch])
+        digests = [chunk.digest for chunk in batch]
+        self._metrics.flushed.inc(len(batch))
+        released = await self._recovery.release_from_record(digests)
+        for chunk in batch:
+            # From here on it is on disk; the copy in Redis only makes it faster.
+            self._unflushed.remove(chunk.digest)
+            if released:
+                self._hot.add(chunk.digest, len(chunk.body))
+        await self._shrink()
+
+    async def _shrink(self, reserved_bytes: int = 0) -> None:
+        if leaving := self._hot.surplus(reserved_bytes):
+            await self._recovery.drop_copies(leaving)
+
+    def _lag_s(self) -> float:
+        return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND

@@ -1,0 +1,80 @@
+"""The chunks that Redis has acknowledged and the disk does not have yet, kept whole in memory until it does.
+
+Pure. The buffer is why a Redis that dies, or is emptied, right after its acknowledgement loses nothing while this process
+lives: the flush takes the bytes from here. After a crash of the process they are found in Redis instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class UnflushedChunk:
+    """One chunk on its way to disk. Until `is_acknowledged`, its own put still answers for it."""
+
+    digest: str
+    body: bytes
+    start_index: int
+    since_ns: int
+    is_acknowledged: bool = False
+
+
+class UnflushedChunks:
+    """In order of arrival. Invariant: the bodies sum up to `size_bytes`, which is at most `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._chunks: dict[str, UnflushedChunk] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._chunks
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a body of `size_bytes` may be added."""
+        return self.size_bytes + size_bytes <= self._limit_bytes
+
+    def is_half_full(self) -> bool:
+        """Time to flush before the interval is over."""
+        return self.size_bytes * 2 > self._limit_bytes
+
+    def get(self, digest: str) -> UnflushedChunk | None:
+        """The chunk, acknowledged or not."""
+        return self._chunks.get(digest)
+
+    def add(self, chunk: UnflushedChunk) -> None:
+        """Keep `chunk`; there must be room, and none of its digest."""
+        if chunk.digest in self._chunks or not self.has_room(len(chunk.body)):
+            raise ValueError("the caller checks for room and for the digest first")
+        self._chunks[chunk.digest] = chunk
+        self.size_bytes += len(chunk.body)
+
+    def remove(self, digest: str) -> bool:
+        """Let go of a chunk; whether it was here."""
+        chunk = self._chunks.pop(digest, None)
+        if chunk is None:
+            return False
+        self.size_bytes -= len(chunk.body)
+        return True
+
+    def oldest(self, max_bytes: int) -> Sequence[UnflushedChunk]:
+        """Acknowledged chunks in order of arrival, up to about `max_bytes`, at least one if there is one."""
+        batch: list[UnflushedChunk] = []
+        size_bytes = 0
+        for chunk in self._chunks.values():
+            if chunk.is_acknowledged:
+                batch.append(chunk)
+                size_bytes += len(chunk.body)
+                if size_bytes >= max_bytes:
+                    break
+        return batch
+
+    def lag_ns(self, now_ns: int) -> int:
+        """Age of the oldest chunk."""
+        first = next(iter(self._chunks.values()), None)
+        return 0 if first is None else now_ns - first.since_ns

@@ -1,0 +1,222 @@
+"""Real processes for the storage tests: a Redis server and a storage node, each on a port of the system's choosing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from blake3 import blake3
+
+from local_cluster.redis_server import find_redis_server
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.settings import PeerAddress
+
+ROOT = Path(__file__).parents[3]
+SECRET = "storage-test-secret-" + "x" * 20
+CLUSTER_ID = "storage-test-cluster"
+REDIS_PASSWORD = "redis-test-password"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Poll `condition` until it holds, or fail naming `what`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout_s} s")
+        time.sleep(0.02)
+
+
+def digest_of(body: bytes) -> str:
+    return blake3(body).hexdigest()
+
+
+@dataclass
+class RedisServer:
+    """A real redis-server with the settings of a node's own Redis."""
+
+    folder: Path
+    maxmemory: str = "64mb"
+    appendfsync: str = "always"
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--appendonly", "yes", "--appendfsync", self.appendfsync, "--save", ""]
+        command += ["--maxmemory", self.maxmemory, "--maxmemory-policy", "noeviction", "--requirepass", REDIS_PASSWORD]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(self._answers, "redis starts")
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    def wipe(self) -> None:
+        """As if its volume had been lost."""
+        for path in self.folder.glob("appendonly*"):
+            path.unlink()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n*1\r\n$4\r\nPING\r\n" % _password())
+                return b"PONG" in connection.recv(100)
+        except OSError:
+            return False
+
+
+def _password() -> tuple[int, bytes]:
+    return len(REDIS_PASSWORD), REDIS_PASSWORD.encode()
+
+
+@dataclass
+class StorageProcess:
+    """`python -m services.storage.main`, with a data folder of its own."""
+
+    folder: Path
+    redis: RedisServer | None = None
+    mode: str = "tiered"
+    node_id: str = "storage-1"
+    extra: dict[str, str] = field(default_factory=dict)
+    wrapper: list[str] = field(default_factory=list)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def peer(self) -> PeerAddress:
+        return PeerAddress(self.node_id, f"http://127.0.0.1:{self.port}")
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def environment(self) -> dict[str, str]:
+        found = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TRIVET_")},  # noqa: TID251 - handed on
+            "TRIVET_NODE_ID": self.node_id,
+            "TRIVET_CLUSTER_ID": CLUSTER_ID,
+            "TRIVET_CLUSTER_SECRET": SECRET,
+            "TRIVET_PORT": str(self.port),
+            "TRIVET_DATA_DIR": str(self.data_dir),
+            "TRIVET_STORAGE_MODE": self.mode,
+            "TRIVET_ADVERTISED_URL": self.peer.url,
+            "TRIVET_CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1",
+            "MALLOC_MMAP_THRESHOLD_": "1073741824",
+            "MALLOC_TRIM_THRESHOLD_": "1073741824",
+            "MALLOC_TOP_PAD_": "16777216",
+        }
+        if self.redis is not None:
+            found |= {"TRIVET_REDIS_URL": self.redis.url, "TRIVET_REDIS_PASSWORD": REDIS_PASSWORD}
+        return found | self.extra
+
+    def run_to_end(self, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """For starts that must be refused."""
+        environment = {name: value for name, value in self.environment().items() if value}
+        command = [sys.executable, "-m", "services.storage.main"]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [*self.wrapper, sys.executable, "-m", "services.storage.main"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
+        wait_until(self._answers, f"the node starts, see {self.log}", 30)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "node.log"
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to flush anything."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def reasons(self) -> list[str]:
+        """What /readyz complains of."""
+        return httpx.get(f"{self.peer.url}/readyz").json().get("reasons", [])
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the node ended: {self.log.read_text()[-2000:]}"
+        try:
+            return httpx.get(f"{self.peer.url}/healthz", timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+class ChunkClient:
+    """Signed calls to one storage node, as a gateway makes them."""
+
+    def __init__(self, node: StorageProcess) -> None:
+        self.node = node
+        self.peers = PeerClient(ClusterKeys.parse(SECRET))
+
+    async def put(self, body: bytes, start_index: int = 0, digest: str | None = None) -> dict[str, object]:
+        digest = digest or digest_of(body)
+        headers = {"x-trivet-body-digest": digest, "x-trivet-start-index": str(start_index)}
+        answer = await self.peers.request(
+            self.node.peer, "PUT", f"/v1/chunks/{digest}", timeout_s=10, content=body, headers=headers
+        )
+        return answer.json()
+
+    async def get(self, digest: str, byte_range: str | None = None) -> bytes:
+        headers = {} if byte_range is None else {"range": byte_range}
+        path = f"/v1/chunks/{digest}"
+        return (await self.peers.request(self.node.peer, "GET", path, timeout_s=10, headers=headers)).content
+
+    async def head(self, digest: str) -> httpx.Response:
+        return await self.peers.request(self.node.peer, "HEAD", f"/v1/chunks/{digest}", timeout_s=10)
+
+    async def delete(self, digest: str) -> None:
+        await self.peers.request(self.node.peer, "DELETE", f"/v1/chunks/{digest}", timeout_s=10)
+
+    async def has(self, digests: list[str], start_index: int | None = None) -> list[str]:
+        question = httpx.Request("POST", "http://x/", json={"digests": digests, "start_index": start_index}).content
+        headers = {"content-type": "application/json"}
+        answer = await self.peers.request(
+            self.node.peer, "POST", "/v1/chunks/has", timeout_s=10, content=question, headers=headers
+        )
+        return answer.json()["present"]
+
+    async def status(self) -> dict[str, object]:
+        return (await self.peers.request(self.node.peer, "GET", "/v1/status", timeout_s=10)).json()
+
+    async def metric(self, name: str) -> float:
+        """Sum over all labels."""
+        text = (await self.peers.request(self.node.peer, "GET", "/metrics", timeout_s=10)).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))

@@ -1,0 +1,166 @@
+"""A storage node over its real port: routes, signatures, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import httpx
+import pytest
+
+from shared.errors import (
+    ChunkNotFoundError,
+    DigestMismatchError,
+    InvalidNameError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    RangeNotSatisfiableError,
+)
+from tests.integration.storage.support import SECRET, StorageProcess, digest_of
+
+LARGE = os.urandom(1024 * 1024)
+SMALL = os.urandom(4096)
+
+
+@pytest.fixture(params=["disk", "redis", "tiered"])
+def node(request, start_node, redis):
+    return start_node(mode=request.param, redis=redis)
+
+
+async def test_a_chunk_goes_in_and_out_in_every_mode(node, client_of):
+    """Every call of the contract does what it says, for a small, a large and an empty chunk."""
+    client = client_of(node)
+    for body in (SMALL, LARGE, b""):
+        digest = digest_of(body)
+        with pytest.raises(ChunkNotFoundError):
+            await client.get(digest)
+        with pytest.raises(ChunkNotFoundError):
+            await client.delete(digest)
+        stored = await client.put(body, start_index=5)
+        assert stored["created"] is True
+        assert stored["size_bytes"] == len(body)
+        assert (await client.put(body, start_index=3))["created"] is False
+        assert await client.get(digest) == body
+        assert (await client.head(digest)).headers["content-length"] == str(len(body))
+        assert await client.has(["0" * 64, digest], start_index=9) == [digest]
+        await client.delete(digest)
+        with pytest.raises(ChunkNotFoundError):
+            await client.get(digest)
+        assert await client.has([digest]) == []
+
+
+async def test_a_range_is_cut_from_a_verified_chunk(node, client_of):
+    """Single ranges are honoured, other forms ignored, impossible ones refused."""
+    client = client_of(node)
+    await client.put(LARGE)
+    digest = digest_of(LARGE)
+    assert await client.get(digest, "bytes=10-19") == LARGE[10:20]
+    assert await client.get(digest, "bytes=-7") == LARGE[-7:]
+    assert await client.get(digest, "bytes=1048570-") == LARGE[1048570:]
+    assert await client.get(digest, "bytes=1048575-9999999") == LARGE[-1:]
+    assert await client.get(digest, "bytes=0-1,5-6") == LARGE
+    assert await client.get(digest, "bytes=9-3") == LARGE
+    with pytest.raises(RangeNotSatisfiableError):
+        await client.get(digest, "bytes=1048576-")
+    with pytest.raises(RangeNotSatisfiableError):
+        await client.get(digest, "bytes=-0")
+
+
+async def test_bad_requests_get_typed_problems_and_store_nothing(start_node, client_of):
+    """Wrong digest, wrong name, wrong index, too large: each has its code, and nothing is kept."""
+    node = start_node(mode="disk", extra={"TRIVET_MAX_CHUNK_BYTES": "524288"})
+    client = client_of(node)
+    wrong = digest_of(b"something else")
+    with pytest.raises(DigestMismatchError):
+        await client.put(SMALL, digest=wrong)
+    with pytest.raises(InvalidNameError):
+        await client.put(SMALL, digest="A" * 64)
+    with pytest.raises(InvalidNameError):
+        await client.get("abc")
+    with pytest.raises(InvalidRequestError):
+        await client.put(SMALL, start_index=-1)
+    with pytest.raises(InvalidNameError):
+        await client.has(["../../etc/passwd"])
+    too_large = bytes(524289)
+    with pytest.raises(PayloadTooLargeError):
+        await client.put(too_large)
+    assert await client.has([wrong, digest_of(SMALL), digest_of(too_large)]) == []
+    assert (await client.status())["chunk_count"] == 0
+    assert not list((node.data_dir / "tmp").iterdir())
+
+
+async def test_without_a_right_signature_nothing_is_said(start_node):
+    """Every route but health and documentation answers 401 to a caller without, or with a foreign, signature."""
+    node = start_node(mode="disk")
+    digest = digest_of(SMALL)
+    forged = {"authorization": "Trivet-HMAC key=00000000,boot=x,nonce=a.1,mac=00", "x-trivet-body-digest": digest}
+    async with httpx.AsyncClient(base_url=node.peer.url, headers=forged) as client:  # noqa: TID251 - a stranger
+        description = (await client.get("/openapi.json")).json()
+        tried = 0
+        for path, operations in description["paths"].items():
+            if path in {"/healthz", "/readyz"}:
+                continue
+            for method in operations:
+                answer = await client.request(method, path.replace("{digest}", digest), content=b"")
+                assert answer.status_code == 401, (method, path)
+                tried += 1
+        assert tried == 6
+        assert (await client.get("/metrics")).status_code == 401
+
+
+def test_the_description_documents_every_answer(start_node):
+    """The OpenAPI document names the refusals of every route and the body of a put."""
+    node = start_node(mode="disk")
+    paths = httpx.get(f"{node.peer.url}/openapi.json").json()["paths"]
+    chunk = paths["/v1/chunks/{digest}"]
+    assert {"200", "201", "400", "401", "413", "503", "507"} <= chunk["put"]["responses"].keys()
+    assert {"200", "206", "400", "401", "404", "416", "503"} <= chunk["get"]["responses"].keys()
+    assert {"204", "404", "503"} <= chunk["delete"]["responses"].keys()
+    assert "application/octet-stream" in chunk["put"]["requestBody"]["content"]
+    assert all(operation["summary"] for path in paths.values() for operation in path.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"TRIVET_CLUSTER_SECRET": ""}, "cluster secret is missing"),
+        ({"TRIVET_CLUSTER_SECRET": "short"}, "at least 32"),
+        ({"TRIVET_STORAGE_MODE": "tiered"}, "needs TRIVET_REDIS_URL"),
+        ({"TRIVET_CLUSTER_ID": "another-cluster"}, "belongs to cluster storage-test-cluster"),
+        ({"TRIVET_NODE_ID": "storage-9"}, "belongs to node storage-1"),
+    ],
+)
+def test_a_wrong_start_is_refused_with_one_sentence(tmp_path, change, sentence):
+    """A node without its secret, or on a folder of somebody else, ends with exit code 78 and says why."""
+    first = StorageProcess(tmp_path, mode="disk")
+    first.start()
+    assert first.stop() in {0, -15}
+    refused = StorageProcess(tmp_path, mode="disk", extra=change).run_to_end()
+    assert refused.returncode == 78
+    assert sentence in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert SECRET not in refused.stderr
+
+
+def test_a_folder_in_use_or_of_strangers_is_refused(tmp_path, start_node):
+    """Two processes never share a folder, and a folder that is not a storage node's is left alone."""
+    node = start_node(mode="disk")
+    twin = StorageProcess(node.folder, mode="disk").run_to_end()
+    assert twin.returncode == 78
+    assert "in use" in twin.stderr
+    stranger = StorageProcess(tmp_path / "strange", mode="disk")
+    stranger.data_dir.mkdir(parents=True)
+    (stranger.data_dir / "holiday.jpg").write_bytes(b"x")
+    assert "holiday.jpg" in stranger.run_to_end().stderr
+    assert [path.name for path in stranger.data_dir.iterdir() if path.name != "lock"] == ["holiday.jpg"]
+
+
+def test_a_folder_of_a_newer_format_is_refused(tmp_path, start_node):
+    """A folder that a later version wrote is not touched."""
+    node = start_node(mode="disk")
+    node.kill()
+    path = node.data_dir / "identity.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    refused = node.run_to_end()
+    assert refused.returncode == 78
+    assert "format 2" in refused.stderr
