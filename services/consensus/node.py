@@ -198,10 +198,13 @@ class RaftNode:
 
     def _apply_next(self) -> None:
         log = self.log
-        if self._is_applying or log.last_applied >= log.commit_index:
+        # Committed is not enough: a majority of others may have fsynced what is still in flight here. After a crash the
+        # state machine would be ahead of this member's log, which cannot be told from a lost log.
+        ready = min(log.commit_index, log.durable_index)
+        if self._is_applying or log.last_applied >= ready:
             return
         first = log.last_applied + 1
-        count = min(APPLY_BATCH_ENTRIES, log.commit_index - log.last_applied)
+        count = min(APPLY_BATCH_ENTRIES, ready - log.last_applied)
         entries = log.entries(first, max_count=count, max_bytes=APPLY_BATCH_BYTES)
         self._is_applying = True
         self._apply_runner.submit(

@@ -161,5 +161,7 @@ class Chaos:
     def _power_cut(self, world: World) -> None:
         for member in world.up():
             member.crash()
+        for member in world.members.values():
+            member.disk.lose_power()
         self._start_all(world)
         self.counts["power cuts"] += 1

@@ -18,11 +18,20 @@ from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, Sto
 
 @dataclass
 class SimulatedDisk:
-    """What survives a crash of one member."""
+    """What survives a crash of one member.
+
+    `applied` is what the state machine has taken in. Like the real one it is saved on its own, not together with the log, and
+    a power cut may take the end of it away.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     hard_state: tuple[int, str | None] = (0, None)
-    applied: dict[str, Any] = field(default_factory=dict)
+    applied: list[Entry] = field(default_factory=list)
+
+    def lose_power(self) -> None:
+        """The state machine's last transactions were not synced."""
+        if random.random() < 0.5:
+            del self.applied[random.randint(0, len(self.applied)) :]
 
 
 class Process:

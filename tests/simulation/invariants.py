@@ -71,6 +71,8 @@ class Invariants:
             self._violated(
                 f"{node.id}: applied {log.last_applied}, commit {log.commit_index}, last {log.last_log_index}"
             )
+        if log.last_applied > log.durable_index:
+            self._violated(f"{node.id}: applied {log.last_applied}, durable only {log.durable_index}")
         if log.durable_index > log.last_log_index:
             self._violated(f"{node.id}: durable {log.durable_index} beyond the last entry {log.last_log_index}")
         self._seen[id(node)] = _Seen(term, log.commit_index, log.last_applied)

@@ -10,7 +10,7 @@ import msgpack
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
-from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind
 from services.consensus.raft.seam import configure_raftos
 from shared.contracts.cluster import ConsensusMember
 from tests.simulation.disk import (
@@ -25,23 +25,30 @@ from tests.simulation.network import Endpoint, SimulatedNetwork, Weather
 
 
 class RegisterMachine:
-    """A `StateMachine` of registers: put (key, value) once per request id. Its state dies with the process."""
+    """A `StateMachine` of registers: put (key, value) once per request id. What it applied outlives the process."""
 
-    def __init__(self, member: str, invariants: Invariants) -> None:
+    def __init__(self, member: str, invariants: Invariants, applied: list[Entry]) -> None:
         self._member = member
         self._invariants = invariants
+        self._applied = applied
         self.values: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
         self.last_applied = 0
+        for entry in applied:
+            self._take(entry)
 
     def apply(self, first_index: int, entries: list[Entry]) -> list[Any]:
         assert first_index == self.last_applied + 1, "entries applied out of order"
         answers = []
         for index, entry in enumerate(entries, first_index):
             self._invariants.applied(self._member, index, entry)
-            answers.append(self._apply(entry) if entry.kind == EntryKind.COMMAND else None)
-            self.last_applied = index
+            answers.append(self._take(entry))
+            self._applied.append(entry)
         return answers
+
+    def _take(self, entry: Entry) -> Any:
+        self.last_applied += 1
+        return self._apply(entry) if entry.kind == EntryKind.COMMAND else None
 
     def _apply(self, entry: Entry) -> Any:
         request_id, key, value = msgpack.unpackb(entry.payload)
@@ -64,18 +71,18 @@ class SimulatedMember:
 
     @property
     def is_up(self) -> bool:
-        return self.process is not None and self.process.is_alive
+        return self.node is not None
 
     def start(self) -> None:
         assert not self.is_up
         process = self.process = Process(self.disk)
-        self.machine = RegisterMachine(self.id, self.world.invariants)
+        self.machine = RegisterMachine(self.id, self.world.invariants, self.disk.applied)
         self.node = RaftNode(
             self.id,
             log_store=SimulatedLogStore(self.disk),
             hard_state=self.world.hard_state_class(self.disk),
-            log_runner=SimulatedRunner(process, self.world.disk_latency_s),
-            apply_runner=SimulatedRunner(process, (0.0, 0.001)),
+            log_runner=self.world.log_runner(self.id, process),
+            apply_runner=self.world.apply_runner(process),
             network=Endpoint(self.world.network, self.id, lambda: process.is_alive),
             state_machine=self.machine,
             on_fatal=self.world.failed,
@@ -121,6 +128,14 @@ class World:
         self.members = {name: SimulatedMember(self, name) for name in self.names}
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._loop_error)
+
+    def log_runner(self, member: str, process: Process) -> BlockingRunner:
+        """Where a member's log writes run."""
+        return SimulatedRunner(process, self.disk_latency_s)
+
+    def apply_runner(self, process: Process) -> BlockingRunner:
+        """Where a member applies."""
+        return SimulatedRunner(process, (0.0, 0.001))
 
     def configuration(self) -> Configuration:
         return Configuration(

@@ -23,6 +23,7 @@ class RaftLog:
 
     Invariants:
         base.index <= last_applied <= commit_index <= last_log_index
+        last_applied <= durable_index
         durable_index <= last_log_index; entries up to durable_index survive a power cut as they are
         nothing at or below commit_index is ever erased
 

@@ -106,7 +106,7 @@ class Observer(Protocol):
     """Who wants to know what the engine decided."""
 
     def commit_advanced(self, commit_index: int) -> None:
-        """Entries up to here are committed and may be applied."""
+        """Entries up to here are committed; those that are durable here as well may be applied."""
 
     def role_changed(self) -> None:
         """The member became follower, candidate or leader, or learnt of another leader."""

@@ -190,6 +190,8 @@ class RaftState(BaseState):
     def _log_flushed(self) -> None:
         if isinstance(self.state, LeaderRole) and self.state.is_current:
             self.state.update_commit_index()
+        # What was committed before it was durable here may be applied from now on.
+        self._observer.commit_advanced(self.log.commit_index)
 
 
 def create_member(
