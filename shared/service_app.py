@@ -60,6 +60,7 @@ def create_app(
     description: str,
     lifespan: Lifespan,
     readiness: Readiness,
+    degradations: Readiness = list,
     verifier: RequestVerifier | None,
     max_body_bytes: int = 8 * MIB,
 ) -> FastAPI:
@@ -67,6 +68,7 @@ def create_app(
 
     Args:
         readiness: asked by /readyz.
+        degradations: asked by /readyz when ready: what the service has to do without. No settings, no data.
         verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
         max_body_bytes: of internal requests; the gateway bounds its own bodies.
     """
@@ -81,7 +83,7 @@ def create_app(
     )
     app.state.is_started = False
     _add_error_handlers(app)
-    _add_health(app, readiness)
+    _add_health(app, readiness, degradations)
     _add_docs(app, title)
     # A registry per process is what one service has; tests that make several apps get the metrics of all of them.
     Instrumentator(excluded_handlers=["/healthz", "/readyz", "/metrics"]).instrument(app).expose(
@@ -139,17 +141,18 @@ def _with_health(lifespan: Lifespan) -> Lifespan:
     return wrapped
 
 
-def _add_health(app: FastAPI, readiness: Readiness) -> None:
+def _add_health(app: FastAPI, readiness: Readiness, degradations: Readiness) -> None:
     @app.get("/healthz", tags=["health"], summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/readyz", tags=["health"], summary="Can it serve, and if not, why?")
-    async def readyz() -> dict[str, str]:
+    async def readyz() -> dict[str, str | list[str]]:
         reasons = readiness() if app.state.is_started else ["starting"]
         if reasons:
             raise NotReadyError("; ".join(reasons), reasons=reasons)
-        return {"status": "ready"}
+        degraded = degradations()
+        return {"status": "ready", "degraded": degraded} if degraded else {"status": "ready"}
 
 
 def _add_docs(app: FastAPI, title: str) -> None:
