@@ -48,6 +48,7 @@ def build_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         readiness=list,
+        degradations=clock.reasons,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
     )
     app.include_router(create_router(clock))

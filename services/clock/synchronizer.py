@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +19,7 @@ import structlog
 from services.clock.discipline import Candidate, Discipline, RoundResult
 from services.clock.host_chrony import HostChrony, Tracking
 from services.clock.leap import LeapWatch, is_smearing
-from services.clock.ntp import ask
+from services.clock.ntp import Outcome, ask
 from services.clock.resolver import Resolver
 from services.clock.settings import ClockSettings, NtpServer
 from services.clock.source import Source
@@ -37,10 +38,15 @@ JITTER: Final = 0.05
 FALSETICKER: Final = "falseticker"
 
 
+Exchange = Callable[[tuple[str, int], HostClock, float], Outcome]
+"""One blocking exchange with a numeric address; `ntp.ask` is the real one."""
+
+
 class Synchronizer:
     """Rounds of questions, and what came of them. Use as an async context manager around `run`."""
 
-    def __init__(self, settings: ClockSettings, host: HostClock) -> None:
+    def __init__(self, settings: ClockSettings, host: HostClock, exchange: Exchange = ask) -> None:
+        self._exchange = exchange
         self._settings = settings
         self._host = host
         self._poll_ns = round(settings.ntp_poll_interval_s * NANOSECONDS_PER_SECOND)
@@ -94,7 +100,7 @@ class Synchronizer:
         """Make rounds for ever."""
         while True:
             await self.round()
-            await asyncio.sleep(self._next_wait_s())
+            await asyncio.sleep(self.next_wait_s())
 
     async def round(self) -> RoundResult:
         """One round, as `run` makes them."""
@@ -114,6 +120,20 @@ class Synchronizer:
             self._burst_left = BURST_ROUNDS
         self.read()
         return self._last_result
+
+    def next_wait_s(self) -> float:
+        """How long to wait until the next round, jitter included. Asked once after each round: bursts are counted."""
+        if not self._sources and any(self._resolver.failure(server) for server in self._settings.ntp_servers):
+            return NAMES_INTERVAL_S
+        interval_s = self._settings.ntp_poll_interval_s
+        if self._published_state is ClockState.SYNCED:
+            self._burst_left = BURST_ROUNDS
+        elif self._burst_left > 0 and (self._last_result.is_valid or not self._has_started):
+            # At the start, and when sources answer again, a few quick rounds; silence is met with patience.
+            self._burst_left -= 1
+            interval_s = min(interval_s, BURST_INTERVAL_S)
+        self._has_started |= self._burst_left == 0 or self._last_result.is_valid
+        return interval_s * self._random.uniform(1 - JITTER, 1 + JITTER)
 
     def reports(self) -> list[TimeSourceReport]:
         """Every source with its verdict, the host's chrony and names without an address included."""
@@ -175,7 +195,9 @@ class Synchronizer:
         loop = asyncio.get_running_loop()
         outcomes = await asyncio.gather(
             *(
-                loop.run_in_executor(self._threads, ask, source.address, self._host, self._settings.ntp_timeout_s)
+                loop.run_in_executor(
+                    self._threads, self._exchange, source.address, self._host, self._settings.ntp_timeout_s
+                )
                 for source in due
             )
         )
@@ -227,16 +249,3 @@ class Synchronizer:
     def _forget_samples(self) -> None:
         for source in self._sources.values():
             source.forget_samples()
-
-    def _next_wait_s(self) -> float:
-        if not self._sources and any(self._resolver.failure(server) for server in self._settings.ntp_servers):
-            return NAMES_INTERVAL_S
-        interval_s = self._settings.ntp_poll_interval_s
-        if self._published_state is ClockState.SYNCED:
-            self._burst_left = BURST_ROUNDS
-        elif self._burst_left > 0 and (self._last_result.is_valid or not self._has_started):
-            # At the start, and when sources answer again, a few quick rounds; silence is met with patience.
-            self._burst_left -= 1
-            interval_s = min(interval_s, BURST_INTERVAL_S)
-        self._has_started |= self._burst_left == 0 or self._last_result.is_valid
-        return interval_s * self._random.uniform(1 - JITTER, 1 + JITTER)
