@@ -40,9 +40,14 @@ def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNo
     return spread
 
 
+def can_take_chunks(node: StorageNode) -> bool:
+    """Whether new chunks may be written to `node`: it has an address and is not being drained."""
+    return bool(node.url) and node.state != NodeState.DRAINING
+
+
 def write_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
     """The preference list of a write: nodes that may take new chunks, those believed away last."""
-    usable = [node for node in preference_list(digest, node_map.nodes) if node.url and node.state != NodeState.DRAINING]
+    usable = [node for node in preference_list(digest, node_map.nodes) if can_take_chunks(node)]
     return sorted(usable, key=lambda node: node.state != NodeState.ACTIVE)
 
 
