@@ -1,0 +1,131 @@
+"""All arithmetic of N, W and R, in one place and pure.
+
+Overlap (W + R > N) alone does not make a store linearizable; the Raft log does (DESIGN.md, P2). What is counted here is
+how many replicas of a chunk are durable before an answer, and how many are proved to exist before a read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from shared.contracts.metadata import Durability
+from shared.errors import DiskFullError, InvalidRequestError, QuorumNotReachedError, TrivetError
+
+
+@dataclass(frozen=True, slots=True)
+class Quorums:
+    """N, W and R of one request. Invariant: 1 <= write <= replicas and 1 <= read <= replicas.
+
+    `is_read_strict` makes R a condition of the answer; otherwise it is what is asked for and reported.
+    """
+
+    replica_count: int
+    write_quorum: int
+    read_quorum: int
+    is_read_strict: bool = False
+
+    def for_request(self, write_quorum: str | None, read_quorum: str | None) -> Quorums:
+        """These quorums with what the headers of one request ask for; asking for R makes it strict.
+
+        Raises:
+            InvalidRequestError: a header is not a number in 1..N.
+        """
+        chosen = self
+        if write_quorum is not None:
+            chosen = replace(chosen, write_quorum=self._parse("X-Trivet-Write-Quorum", write_quorum))
+        if read_quorum is not None:
+            asked = self._parse("X-Trivet-Read-Quorum", read_quorum)
+            chosen = replace(chosen, read_quorum=asked, is_read_strict=True)
+        return chosen
+
+    def _parse(self, header: str, value: str) -> int:
+        # int() would also take "+2", "1_0" and digits of other scripts.
+        if not (value.isascii() and value.isdigit() and len(value) <= 2 and 1 <= int(value) <= self.replica_count):
+            raise InvalidRequestError(f"{header} is a number from 1 to {self.replica_count}.", header=header)
+        return int(value)
+
+
+@dataclass(slots=True)
+class WriteTally:
+    """How the replicas of one chunk stand. It may grow after the chunk was counted.
+
+    Invariant: a node is in `acknowledged` or in `refusals`, never in both.
+    """
+
+    target: int
+    needed: int
+    acknowledged: set[str] = field(default_factory=set)
+    refusals: dict[str, TrivetError] = field(default_factory=dict)
+
+    def accept(self, node_id: str) -> None:
+        """`node_id` has the chunk durably."""
+        self.refusals.pop(node_id, None)
+        self.acknowledged.add(node_id)
+
+    def refuse(self, node_id: str, error: TrivetError) -> None:
+        """`node_id` did not store the chunk in time."""
+        if node_id not in self.acknowledged:
+            self.refusals[node_id] = error
+
+    @property
+    def is_counted(self) -> bool:
+        """Enough replicas are durable for the answer."""
+        return len(self.acknowledged) >= self.needed
+
+    def wanted(self, under_way: int) -> int:
+        """How many more attempts to start for the full number of replicas, when `under_way` are not overdue."""
+        return max(0, self.target - len(self.acknowledged) - under_way)
+
+    def is_short(self, under_way: int) -> bool:
+        """Even if all `under_way` succeed, the quorum is missed."""
+        return len(self.acknowledged) + under_way < self.needed
+
+    def failure(self) -> TrivetError:
+        """Why the chunk cannot be counted, as the client hears it. Definite: nothing was published."""
+        if self.refusals and all(isinstance(error, DiskFullError) for error in self.refusals.values()):
+            return DiskFullError("The storage nodes are full.", needed=self.needed, acknowledged=len(self.acknowledged))
+        return QuorumNotReachedError(
+            f"{len(self.acknowledged)} of the {self.needed} replicas needed were stored.",
+            definite=True,
+            needed=self.needed,
+            acknowledged=len(self.acknowledged),
+            outcomes={node_id: error.code for node_id, error in sorted(self.refusals.items())},
+        )
+
+
+def durability(tallies: Iterable[WriteTally], target: int) -> Durability:
+    """What a receipt says: the weakest chunk counts. A file without chunks is as durable as the log itself."""
+    acknowledged = target
+    nodes: set[str] = set()
+    for tally in tallies:
+        acknowledged = min(acknowledged, len(tally.acknowledged))
+        nodes |= tally.acknowledged
+    return Durability(target=target, acknowledged=acknowledged, nodes=sorted(nodes))
+
+
+def replicas_confirmed(holders: Iterable[set[str]], replica_count: int) -> int:
+    """The weakest chunk's number of proved replicas; `replica_count` when there is no chunk to prove."""
+    return min((len(nodes) for nodes in holders), default=replica_count)
+
+
+def require_read_quorum(confirmed: int, quorums: Quorums) -> None:
+    """Raises QuorumNotReachedError when R is a condition and `confirmed` misses it."""
+    if quorums.is_read_strict and confirmed < quorums.read_quorum:
+        raise QuorumNotReachedError(
+            f"{confirmed} of the {quorums.read_quorum} replicas needed confirm every chunk.",
+            needed=quorums.read_quorum,
+            acknowledged=confirmed,
+        )
+
+
+def require_enough_nodes(node_count: int, quorums: Quorums) -> None:
+    """Raises QuorumNotReachedError when the cluster has fewer nodes than the write quorum needs."""
+    if node_count < quorums.write_quorum:
+        raise QuorumNotReachedError(
+            f"The cluster has {node_count} usable storage nodes; the write quorum is {quorums.write_quorum}.",
+            definite=True,
+            needed=quorums.write_quorum,
+            acknowledged=0,
+            outcomes={},
+        )

@@ -1,0 +1,98 @@
+"""What a gateway is told, checked together before it opens a port.
+
+The limits depend on each other: budgets that could deadlock, or files whose list of digests would not fit into one log
+entry, are refused at start and not found out under load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_secret
+from shared.units import KIB, MIB
+
+FIRST_RESERVATION_BYTES: Final = 64 * KIB
+"""What a request reserves for the first bytes of a chunk; the rest follows once they have come."""
+
+MAX_CHUNKS_PER_LOG_ENTRY: Final = 30_000
+"""32 bytes each: a version must fit into one log entry of 1 MiB (RAFT.md, defaults)."""
+
+
+class GatewaySettings(ServiceSettings, QuorumSettings):
+    """Everything a gateway can be told.
+
+    Attributes:
+        consensus_urls, clock_urls: the other services.
+        admin_token: what cluster changes ask for; without one they are refused.
+        strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
+        chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
+        max_inflight_bytes: chunk bytes held at one time, over all requests.
+        max_file_chunks: the longest file, in chunks.
+        max_concurrent_requests: file transfers at one time; more are answered 503 at once.
+        upload_window_chunks, read_ahead_chunks: parallelism of one transfer.
+        max_parallel_chunks: chunks on their way to replicas at one time, over all requests.
+        admission_wait_s: how long a new transfer may wait for its first budget.
+        budget_wait_s: how long a transfer under way may wait for its next.
+        replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
+        consensus_deadline_s: how long metadata may take.
+        write_stall_s: how long a client may take none of the bytes it asked for.
+        reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed (DESIGN.md section 8).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
+
+    port: int = Field(default=8080, ge=1, le=65535)
+    consensus_urls: PeerList = Field(min_length=1)
+    clock_urls: PeerList = Field(default_factory=list)
+    admin_token: SecretStr | None = None
+    admin_token_file: Path | None = None
+    strict_reads: bool = False
+
+    chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
+    max_inflight_bytes: int = Field(default=64 * MIB, ge=MIB)
+    max_file_chunks: int = Field(default=MAX_CHUNKS_PER_LOG_ENTRY, ge=1, le=MAX_CHUNKS_PER_LOG_ENTRY)
+    max_concurrent_requests: int = Field(default=256, ge=1)
+    upload_window_chunks: int = Field(default=8, ge=1, le=64)
+    read_ahead_chunks: int = Field(default=4, ge=1, le=64)
+    max_parallel_chunks: int = Field(default=16, ge=1, le=256)
+
+    admission_wait_s: float = Field(default=1.0, ge=0)
+    budget_wait_s: float = Field(default=10.0, gt=0)
+    replica_timeout_s: float = Field(default=4.0, gt=0)
+    consensus_deadline_s: float = Field(default=5.0, gt=0)
+    write_stall_s: float = Field(default=30.0, gt=0)
+    reconnect_base_s: float = Field(default=5.0, gt=0)
+    reconnect_limit_s: float = Field(default=60.0, gt=0)
+
+    @property
+    def max_file_bytes(self) -> int:
+        """The longest file."""
+        return self.max_file_chunks * self.chunk_size_bytes
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        # All requests may hold a first reservation at once, and one of them must still be able to fill its chunk.
+        needed = self.max_concurrent_requests * FIRST_RESERVATION_BYTES + self.chunk_size_bytes
+        if needed > self.max_inflight_bytes:
+            raise ValueError(
+                f"TRIVET_MAX_INFLIGHT_BYTES={self.max_inflight_bytes} is too small for "
+                f"TRIVET_MAX_CONCURRENT_REQUESTS={self.max_concurrent_requests}: requests could wait for each other for "
+                f"ever; it needs at least {needed}"
+            )
+        self.read_admin_token()
+        return self
+
+    def read_admin_token(self) -> str | None:
+        """The admin token, or None when there is none.
+
+        Raises:
+            ValueError: it cannot be read, or is shorter than 16 characters.
+        """
+        token = read_secret(self.admin_token, self.admin_token_file, "TRIVET_ADMIN_TOKEN")
+        if token is not None and len(token) < 16:
+            raise ValueError("TRIVET_ADMIN_TOKEN has fewer than 16 characters")
+        return token
