@@ -1,0 +1,93 @@
+"""Pages of a bucket. The first page pins a log index, and its cursor carries it through all others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from services.gateway.cursors import Cursor, CursorSealer
+from services.gateway.ports import Metadata
+from shared.contracts.metadata import LIST_LIMIT_MAX, FilePage, ListFiles
+from shared.contracts.names import MAX_KEY_BYTES
+from shared.errors import BucketNotFoundError, InternalError, InvalidRequestError
+
+_LIMIT: Final = re.compile(r"[0-9]{1,4}")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_DELIMITER_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page; `cursor` is None on the last one. `log_index` is that of the whole list."""
+
+    rows: FilePage
+    cursor: str | None
+    log_index: int
+
+
+class Listings:
+    """All lists of a gateway."""
+
+    def __init__(self, metadata: Metadata, sealer: CursorSealer) -> None:
+        self._metadata = metadata
+        self._sealer = sealer
+
+    async def page(self, bucket: str, values: dict[str, str]) -> Page:
+        """One page of `bucket` as the query `values` ask for it, keys in UTF-8 byte order.
+
+        Raises:
+            InvalidRequestError: a parameter is malformed or contradicts the cursor.
+            BucketNotFoundError: there is no such bucket.
+            CursorExpiredError: the cursor's index is too old.
+        """
+        query = self._query(bucket, values)
+        answer, context = await self._metadata.read(query)
+        if not isinstance(answer, FilePage):
+            raise InternalError("Consensus answered another question than was asked.")
+        if not answer.has_bucket:
+            raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
+        log_index = answer.at_index or context.log_index
+        cursor = None
+        if answer.has_more:
+            cursor = self._sealer.seal(
+                Cursor(bucket, query.prefix, query.delimiter, answer.last_key, answer.last_prefix, log_index)
+            )
+        return Page(answer, cursor, log_index)
+
+    def _query(self, bucket: str, values: dict[str, str]) -> ListFiles:
+        limit = _limit(values.get("limit"))
+        prefix, delimiter = _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
+        if values.get("delimiter") == "":
+            raise InvalidRequestError("The delimiter is not empty.", parameter="delimiter")
+        if "cursor" not in values:
+            return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
+        cursor = self._sealer.open(values["cursor"])
+        if cursor.bucket != bucket or prefix not in {None, cursor.prefix} or delimiter not in {None, cursor.delimiter}:
+            raise InvalidRequestError("The cursor belongs to another list.", parameter="cursor")
+        return ListFiles(
+            bucket=bucket,
+            prefix=cursor.prefix,
+            delimiter=cursor.delimiter,
+            limit=limit,
+            after_key=cursor.after_key,
+            after_prefix=cursor.after_prefix,
+            at_index=cursor.at_index,
+        )
+
+
+def _limit(value: str | None) -> int:
+    if value is None:
+        return LIST_LIMIT_MAX
+    if not _LIMIT.fullmatch(value) or not 1 <= int(value) <= LIST_LIMIT_MAX:
+        raise InvalidRequestError(f"limit is a number from 1 to {LIST_LIMIT_MAX}.", parameter="limit")
+    return int(value)
+
+
+def _text(values: dict[str, str], name: str, limit_bytes: int) -> str | None:
+    value = values.get(name)
+    if value is not None and (len(value.encode()) > limit_bytes or _CONTROL.search(value)):
+        raise InvalidRequestError(
+            f"{name} has at most {limit_bytes} bytes of UTF-8 without control characters.", parameter=name
+        )
+    return value

@@ -1,0 +1,50 @@
+"""What the gateway needs from the other services, as it sees them. Adapters stand in `clients/`, fakes in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shared.consensus_client import ReadContext
+from shared.contracts.chunks import NodeStatus
+from shared.contracts.cluster import StorageNode
+from shared.contracts.metadata import Answer, Command, ProposalResult, Query
+from shared.contracts.time import TimeSource
+
+
+class Metadata(Protocol):
+    """The ordered truth. `shared.consensus_client.ConsensusClient` is the real one."""
+
+    async def propose(
+        self, command: Command, *, request_id: str | None = None, deadline_s: float | None = None
+    ) -> ProposalResult:
+        """Have `command` ordered, once; raises the typed error of a rejection."""
+
+    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+        """A linearizable answer."""
+
+
+class ChunkNodes(Protocol):
+    """All storage nodes. Every call is bounded by the caller's `asyncio.timeout`; errors are TrivetErrors."""
+
+    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
+        """Returns when the chunk is durable on `node`."""
+
+    async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
+        """The bytes that `node` keeps under `digest`; the caller verifies them."""
+
+    async def has_chunks(self, node: StorageNode, digests: Sequence[str]) -> set[str]:
+        """Those of `digests` that `node` holds durably."""
+
+    async def status(self, node: StorageNode) -> NodeStatus:
+        """The node about itself."""
+
+    async def probe(self, node: StorageNode, *, timeout_s: float) -> None:
+        """Returns when `node` is ready to serve."""
+
+
+class Clock(TimeSource, Protocol):
+    """`shared.time_client.TimeClient` is the real one. A gateway has no disk: what it reads back raises its floor."""
+
+    def receive(self, hlc: int) -> object:
+        """Later stamps are greater than `hlc`."""
