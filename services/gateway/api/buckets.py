@@ -1,0 +1,112 @@
+"""Buckets, and the lists of files in them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, FileList
+from services.gateway.api.parts import RunningGateway
+from services.gateway.api.problems import problems
+from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX, bucket_name, query_values
+from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
+from shared.errors import InternalError
+
+# The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
+_BUCKET: Final = "/buckets/{bucket}"
+_LIST: Final = "/files/{bucket}"
+_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor"})
+
+
+def create_router(gateway: RunningGateway) -> APIRouter:
+    """The routes over one gateway."""
+    router = APIRouter(prefix="/v1", tags=["buckets"])
+
+    @router.put(
+        _BUCKET,
+        summary="Create a bucket",
+        status_code=201,
+        response_model=BucketCreated,
+        responses={200: {"model": BucketCreated, "description": "It existed before."}, **problems(400, 503)},
+        openapi_extra=_BUCKET_PATH,
+    )
+    async def put_bucket(request: Request, response: Response) -> BucketCreated:
+        """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
+        parts = gateway.parts
+        name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+        outcome = await parts.metadata.propose(CreateBucket(bucket=name, stamp=parts.clock.stamp()))
+        result = outcome.result or {}
+        created = bool(result.get("created"))
+        response.status_code = 201 if created else 200
+        return BucketCreated(name=name, incarnation=int(result.get("incarnation", 0)), created=created)
+
+    @router.delete(
+        _BUCKET,
+        summary="Delete an empty bucket",
+        status_code=204,
+        response_class=Response,
+        responses=problems(400, 404, 409, 503),
+        openapi_extra=_BUCKET_PATH,
+    )
+    async def delete_bucket(request: Request) -> Response:
+        """409 while it holds a file. The bucket `default` always exists."""
+        parts = gateway.parts
+        name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+        await parts.metadata.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()))
+        return Response(status_code=204)
+
+    @router.get("/buckets", summary="List all buckets", responses=problems(503))
+    async def list_buckets() -> BucketList:
+        """By name."""
+        answer, context = await gateway.parts.metadata.read(ListBuckets())
+        if not isinstance(answer, BucketsAnswer):
+            raise InternalError("Consensus answered another question than was asked.")
+        return BucketList(buckets=[BucketInfo.of(bucket) for bucket in answer.buckets], log_index=context.log_index)
+
+    @router.get(
+        _LIST,
+        summary="List files",
+        responses=problems(400, 404, 410, 503),
+        openapi_extra=_LIST_DESCRIPTION,
+    )
+    async def list_files(request: Request) -> FileList:
+        """One page, keys in UTF-8 byte order. All pages of one cursor show the bucket at one log index."""
+        name = bucket_name(request.scope["raw_path"], FILES_PREFIX)
+        values = query_values(request.scope["query_string"], _LIST_PARAMETERS)
+        return FileList.of(await gateway.parts.listings.page(name, values))
+
+    return router
+
+
+_BUCKET_PARAMETER: Final[dict[str, Any]] = {
+    "name": "bucket",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 3, "maxLength": 63},
+    "example": "default",
+}
+_BUCKET_PATH: Final[dict[str, Any]] = {"parameters": [_BUCKET_PARAMETER]}
+
+
+def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_LIST_DESCRIPTION: Final[dict[str, Any]] = {
+    "parameters": [
+        _BUCKET_PARAMETER,
+        _query("prefix", "Only keys that begin with this.", {"type": "string"}),
+        _query(
+            "delimiter",
+            "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
+            {"type": "string", "minLength": 1},
+        ),
+        _query(
+            "limit",
+            "Most files and prefixes of one page.",
+            {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX, "default": LIST_LIMIT_MAX},
+        ),
+        _query("cursor", "From the page before.", {"type": "string"}),
+    ]
+}

@@ -1,0 +1,93 @@
+"""The cluster, its storage nodes and its time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted, NodeDraining, TimeNow
+from services.gateway.api.parts import RunningGateway
+from services.gateway.api.problems import problems
+from services.gateway.api.requests import json_body
+from services.gateway.raw_names import query_values
+from shared.contracts.cluster import NodeState
+from shared.errors import InvalidRequestError
+
+
+def create_router(gateway: RunningGateway) -> APIRouter:
+    """The routes over one gateway."""
+    router = APIRouter(prefix="/v1", tags=["cluster"])
+
+    @router.get("/cluster", summary="Describe the cluster", responses=problems(503))
+    async def get_cluster() -> ClusterInfo:
+        """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
+        return ClusterInfo.of(*await gateway.parts.admin.cluster())
+
+    @router.post(
+        "/cluster/nodes",
+        summary="Admit a storage node",
+        status_code=201,
+        response_model=NodeAdmitted,
+        responses={
+            200: {"model": NodeAdmitted, "description": "It had been admitted before."},
+            **problems(400, 401, 403, 413, 503),
+        },
+        openapi_extra=_ADMISSION_BODY | _ADMIN,
+    )
+    async def admit_node(request: Request, response: Response) -> NodeAdmitted:
+        """By id; the node dials in by itself. Needs the admin token."""
+        parts = gateway.parts
+        parts.admin_token.require(request.headers.get("authorization"))
+        admission = await json_body(request, NodeAdmission)
+        created = await parts.admin.admit(admission.id)
+        response.status_code = 201 if created else 200
+        return NodeAdmitted(id=admission.id, created=created)
+
+    @router.delete(
+        "/cluster/nodes/{node_id}",
+        summary="Drain and remove a storage node",
+        status_code=202,
+        response_model=NodeDraining,
+        responses={204: {"description": "Removed."}, **problems(400, 401, 403, 404, 503)},
+        openapi_extra=_REMOVAL | _ADMIN,
+    )
+    async def remove_node(request: Request, node_id: str) -> Response | NodeDraining:
+        """The first call drains; once the node is empty, a call removes it. Repeat until 204. Needs the admin token."""
+        parts = gateway.parts
+        parts.admin_token.require(request.headers.get("authorization"))
+        lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
+        if lost not in {"true", "false"}:
+            raise InvalidRequestError("lost is true or false.", parameter="lost")
+        progress = await parts.admin.remove(node_id, is_lost=lost == "true")
+        if progress.is_removed:
+            return Response(status_code=204)
+        return NodeDraining(id=node_id, state=NodeState.DRAINING, chunks_left=progress.chunks_left)
+
+    @router.get("/time", summary="What time it is, and how surely", tags=["time"])
+    async def get_time() -> TimeNow:
+        """Timestamps describe; the log's order decides."""
+        return TimeNow.of(gateway.parts.clock.stamp())
+
+    return router
+
+
+_ADMIN: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
+ADMIN_SCHEME: Final[dict[str, Any]] = {"AdminToken": {"type": "http", "scheme": "bearer"}}
+
+_ADMISSION_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": NodeAdmission.model_json_schema()}},
+    }
+}
+_REMOVAL: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "lost",
+            "in": "query",
+            "description": "The node will never come back: remove it at once and heal its chunks from the others.",
+            "schema": {"type": "boolean", "default": False},
+        }
+    ]
+}

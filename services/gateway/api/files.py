@@ -1,0 +1,212 @@
+"""Files: put, get, head, delete."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.api.file_stream import FileStream
+from services.gateway.api.models import Receipt
+from services.gateway.api.parts import Parts, RunningGateway
+from services.gateway.api.problems import problems
+from services.gateway.api.requests import headers_of, quorums_of
+from services.gateway.client_connection import body_of
+from services.gateway.conditions import is_not_modified, requested_span, write_preconditions
+from services.gateway.downloads import FoundFile
+from services.gateway.file_headers import content_headers, content_type, user_metadata, version_headers
+from services.gateway.raw_names import FileName, file_name
+from services.gateway.uploads import UploadOrder
+from shared.contracts.metadata import DeleteFile
+
+# The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
+_PATH: Final = "/files/{bucket}/{key:path}"
+
+
+def create_router(gateway: RunningGateway) -> APIRouter:
+    """The routes over one gateway."""
+    router = APIRouter(prefix="/v1", tags=["files"])
+
+    @router.put(
+        _PATH,
+        summary="Store a file",
+        status_code=201,
+        response_model=Receipt,
+        responses={
+            201: {"description": "Created; durable as the receipt says.", "headers": _VERSION_HEADERS},
+            200: {
+                "model": Receipt,
+                "description": "Replaced; durable as the receipt says.",
+                "headers": _VERSION_HEADERS,
+            },
+            **problems(400, 404, 408, 409, 412, 413, 503, 507),
+        },
+        openapi_extra=_parameters(*_WRITE_PARAMETERS) | _BODY,
+    )
+    async def put_file(request: Request, response: Response) -> Receipt:
+        """Any type and size, with or without Content-Length.
+
+        The answer comes when every chunk is fsynced on the write quorum and the version on a majority of the consensus
+        members. An upload that breaks off changes nothing.
+        """
+        parts = gateway.parts
+        name = file_name(request.scope["raw_path"])
+        published = await parts.uploads.put(_upload_order(request, name, parts), body_of(request))
+        response.status_code = 201 if published.is_created else 200
+        response.headers["etag"] = f'"{published.version.etag}"'
+        response.headers["x-trivet-version"] = str(published.version.version)
+        return Receipt.of(published)
+
+    @router.get(
+        _PATH,
+        summary="Read a file",
+        response_class=Response,
+        responses={
+            200: {"description": "The whole file.", "headers": _FILE_HEADERS, "content": _ANY_BYTES},
+            206: {"description": "The range asked for.", "headers": _FILE_HEADERS, "content": _ANY_BYTES},
+            304: {"description": "Not modified.", "headers": _VERSION_HEADERS},
+            **problems(400, 404, 412, 416, 503),
+        },
+        openapi_extra=_parameters(*_READ_PARAMETERS, "Range", "If-Range"),
+    )
+    async def get_file(request: Request) -> Response:
+        """The version that is current at one instant between request and response, every byte checked.
+
+        Several ranges are answered with the whole file. If the bytes are lost on the way, the connection breaks off.
+        """
+        parts = gateway.parts
+        found = await parts.downloads.find(file_name(request.scope["raw_path"]))
+        if (unmodified := _not_modified(request, found)) is not None:
+            return unmodified
+        version = found.version
+        span = requested_span(headers_of(request), version.content.size_bytes, version.etag)
+        return FileStream(parts.downloads, found, span, quorums_of(request, parts.quorums))
+
+    @router.head(
+        _PATH,
+        summary="Describe a file",
+        response_class=Response,
+        responses={
+            200: {"description": "The headers of GET, without the bytes.", "headers": _FILE_HEADERS},
+            304: {"description": "Not modified.", "headers": _VERSION_HEADERS},
+            **problems(400, 404, 412, 503),
+        },
+        openapi_extra=_parameters(*_READ_PARAMETERS),
+    )
+    async def head_file(request: Request) -> Response:
+        """Asks the storage nodes about every chunk: `X-Trivet-Replicas-Confirmed` is the weakest chunk's replica count."""
+        parts = gateway.parts
+        found = await parts.downloads.find(file_name(request.scope["raw_path"]))
+        if (unmodified := _not_modified(request, found)) is not None:
+            return unmodified
+        confirmed = await parts.downloads.confirm(found, quorums_of(request, parts.quorums))
+        headers = content_headers(found.version)
+        headers["content-length"] = str(found.version.content.size_bytes)
+        headers["x-trivet-replicas-confirmed"] = str(confirmed)
+        return Response(headers=headers)
+
+    @router.delete(
+        _PATH,
+        summary="Delete a file",
+        status_code=204,
+        response_class=Response,
+        responses={204: {"description": "Deleted.", "headers": _DELETION_HEADERS}, **problems(400, 404, 412, 503)},
+        openapi_extra=_parameters("If-Match"),
+    )
+    async def delete_file(request: Request) -> Response:
+        """The file is gone for every reader that asks after this answer. Its chunks are collected later."""
+        parts = gateway.parts
+        name = file_name(request.scope["raw_path"])
+        outcome = await parts.metadata.propose(
+            DeleteFile(
+                bucket=name.bucket,
+                key=name.key,
+                preconditions=write_preconditions(headers_of(request)),
+                stamp=parts.clock.stamp(),
+            )
+        )
+        version = (outcome.result or {}).get("version", outcome.log_index)
+        return Response(status_code=204, headers={"x-trivet-version": str(version)})
+
+    return router
+
+
+def _upload_order(request: Request, name: FileName, parts: Parts) -> UploadOrder:
+    headers = headers_of(request)
+    announced = headers.get("content-length")
+    return UploadOrder(
+        name=name,
+        content_type=content_type(headers.get("content-type")),
+        user_metadata=user_metadata(request.headers.raw),
+        quorums=quorums_of(request, parts.quorums),
+        preconditions=write_preconditions(headers),
+        # The server's parser has let only one decimal number pass.
+        announced_bytes=None if announced is None else int(announced),
+    )
+
+
+def _not_modified(request: Request, found: FoundFile) -> Response | None:
+    version = found.version
+    if not is_not_modified(headers_of(request), version.etag, version.modified_ns):
+        return None
+    return Response(status_code=304, headers=version_headers(version))
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "description": "The bytes of the file, as they are.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_ANY_BYTES: Final[dict[str, Any]] = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+}
+_DELETION_HEADERS: Final = {"X-Trivet-Version": _header("Log index that last changed this key.")}
+_VERSION_HEADERS: Final = {"ETag": _header("Strong entity tag of this version.")} | _DELETION_HEADERS
+_FILE_HEADERS: Final = _VERSION_HEADERS | {
+    "Last-Modified": _header("When this version was published."),
+    "X-Trivet-Digest": _header("BLAKE3-256 of the whole file, hex."),
+    "X-Trivet-Replicas-Confirmed": _header("Proved replicas of the weakest chunk looked at."),
+}
+_WRITE_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "If-Match", "If-None-Match")
+_READ_PARAMETERS: Final = (
+    "X-Trivet-Read-Quorum",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+)
+_DESCRIPTIONS: Final = {
+    "X-Trivet-Write-Quorum": "Replicas of every chunk that must be durable before the answer, 1 to N.",
+    "X-Trivet-Read-Quorum": "Replicas of every chunk that must be proved; fewer are answered 503.",
+    "If-Match": "Only if the current entity tag is one of these, or `*`: if there is a file.",
+    "If-None-Match": "Only if the current entity tag is none of these; `*`: only if there is no file.",
+    "If-Modified-Since": "Only if it was published later.",
+    "If-Unmodified-Since": "Only if it was not published later.",
+    "Range": "One range of bytes, e.g. `bytes=0-99`.",
+    "If-Range": "The range only if this is the current entity tag, else the whole file.",
+}
+
+
+def _parameters(*headers: str) -> dict[str, Any]:
+    names = [
+        {"name": "bucket", "in": "path", "required": True, "schema": {"type": "string"}, "example": "default"},
+        {
+            "name": "key",
+            "in": "path",
+            "required": True,
+            "description": "1-1024 bytes of UTF-8; `/` may be written as it is or as `%2F`.",
+            "schema": {"type": "string"},
+            "example": "hello.txt",
+        },
+    ]
+    described = [
+        {"name": name, "in": "header", "description": _DESCRIPTIONS[name], "schema": {"type": "string"}}
+        for name in headers
+    ]
+    return {"parameters": names + described}

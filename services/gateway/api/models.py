@@ -1,0 +1,174 @@
+"""The JSON bodies of the public API."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.gateway.listings import Page
+from services.gateway.uploads import Published
+from shared.consensus_client import ReadContext
+from shared.contracts.base import WireModel
+from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
+from shared.contracts.metadata import Bucket, ClusterAnswer, Durability, FileEntry
+from shared.contracts.time import Stamp, Timestamp, rfc3339
+
+
+class Receipt(WireModel):
+    """What was stored, how durable it was when this was sent, and where it stands in the order of all changes."""
+
+    bucket: str
+    key: str
+    version: int = Field(description="Log index of this version.")
+    etag: str = Field(description="Strong entity tag, without quotes.")
+    size_bytes: int
+    digest: str = Field(description="BLAKE3-256 of the whole body, hex.")
+    chunk_count: int
+    log_index: int
+    term: int
+    timestamp: Timestamp
+    durability: Durability
+
+    @classmethod
+    def of(cls, published: Published) -> Receipt:
+        """The receipt of one upload."""
+        version = published.version
+        return cls(
+            bucket=version.bucket,
+            key=version.key,
+            version=version.version,
+            etag=version.etag,
+            size_bytes=version.content.size_bytes,
+            digest=version.content.digest,
+            chunk_count=version.content.chunk_count,
+            log_index=published.log_index,
+            term=published.term,
+            timestamp=Timestamp.from_stamp(version.stamp),
+            durability=version.durability,
+        )
+
+
+class ListedFile(WireModel):
+    """One file of a list."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    version: int
+    content_type: str
+    modified: str
+
+    @classmethod
+    def of(cls, entry: FileEntry) -> ListedFile:
+        """One row."""
+        return cls(**entry.model_dump(exclude={"modified_ns"}), modified=rfc3339(entry.modified_ns))
+
+
+class FileList(WireModel):
+    """One page of a list; `cursor` is null on the last one. All pages of one cursor come from one log index."""
+
+    files: list[ListedFile]
+    prefixes: list[str]
+    cursor: str | None
+    log_index: int
+
+    @classmethod
+    def of(cls, page: Page) -> FileList:
+        """One page."""
+        rows = page.rows
+        return cls(
+            files=[ListedFile.of(entry) for entry in rows.files],
+            prefixes=rows.prefixes,
+            cursor=page.cursor,
+            log_index=page.log_index,
+        )
+
+
+class BucketInfo(WireModel):
+    """A bucket; `incarnation` is the log index that created it."""
+
+    name: str
+    incarnation: int
+    created: str
+
+    @classmethod
+    def of(cls, bucket: Bucket) -> BucketInfo:
+        """One bucket."""
+        return cls(name=bucket.name, incarnation=bucket.incarnation, created=rfc3339(bucket.created_ns))
+
+
+class BucketList(WireModel):
+    """All buckets, by name."""
+
+    buckets: list[BucketInfo]
+    log_index: int
+
+
+class BucketCreated(WireModel):
+    """The bucket exists; `created` is false when it did before."""
+
+    name: str
+    incarnation: int
+    created: bool
+
+
+class NodeAdmission(WireModel):
+    """Which storage node to let in."""
+
+    id: str = Field(description="The id under which the node dials in, e.g. `storage-4`.")
+
+
+class NodeAdmitted(WireModel):
+    """The node may join; `created` is false when it might before."""
+
+    id: str
+    created: bool
+
+
+class NodeDraining(WireModel):
+    """The node is being emptied. Repeat the request until it answers 204."""
+
+    id: str
+    state: NodeState
+    chunks_left: int | None = Field(description="As the node reports it; null while it cannot be asked.")
+
+
+class ClusterInfo(WireModel):
+    """Who leads, who votes, where chunks live."""
+
+    cluster_id: str | None
+    leader: str | None
+    term: int
+    members: list[ConsensusMember]
+    nodes: list[StorageNode]
+    under_replicated_chunks: int | None = Field(description="null: not measured yet.")
+    epoch: int
+    log_index: int
+
+    @classmethod
+    def of(cls, answer: ClusterAnswer, context: ReadContext) -> ClusterInfo:
+        """The cluster at one log index."""
+        return cls(
+            cluster_id=answer.cluster_id,
+            leader=answer.leader_id,
+            term=context.term,
+            members=answer.members,
+            nodes=answer.node_map.nodes,
+            under_replicated_chunks=None,
+            epoch=answer.node_map.epoch,
+            log_index=context.log_index,
+        )
+
+
+class TimeNow(WireModel):
+    """The moment as this gateway knows it: an interval that contains true time, and a hybrid logical timestamp."""
+
+    timestamp: Timestamp
+    uncertainty_us: int | None = Field(description="Width of the interval in microseconds; null while LOGICAL.")
+
+    @classmethod
+    def of(cls, stamp: Stamp) -> TimeNow:
+        """One reading."""
+        width_us = None
+        if stamp.earliest_ns is not None and stamp.latest_ns is not None:
+            width_us = (stamp.latest_ns - stamp.earliest_ns) // 1000
+        return cls(timestamp=Timestamp.from_stamp(stamp), uncertainty_us=width_us)

@@ -1,0 +1,36 @@
+"""What the routes work with, while the gateway runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.gateway.admin_token import AdminToken
+from services.gateway.cluster_admin import ClusterAdmin
+from services.gateway.downloads import Downloads
+from services.gateway.listings import Listings
+from services.gateway.ports import Clock, Metadata
+from services.gateway.quorum import Quorums
+from services.gateway.uploads import Uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Made by `main` at start."""
+
+    uploads: Uploads
+    downloads: Downloads
+    listings: Listings
+    admin: ClusterAdmin
+    admin_token: AdminToken
+    metadata: Metadata
+    clock: Clock
+    quorums: Quorums
+
+
+class RunningGateway(Protocol):
+    """Hands out the parts."""
+
+    @property
+    def parts(self) -> Parts:
+        """Raises NotReadyError while the gateway starts or stops."""

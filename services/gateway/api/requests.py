@@ -1,0 +1,54 @@
+"""Small readings of a request that several routes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from services.gateway.client_connection import body_of
+from services.gateway.quorum import Quorums
+from shared.errors import InvalidRequestError, PayloadTooLargeError
+from shared.units import KIB
+
+MAX_JSON_BYTES = 64 * KIB
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def headers_of(request: Request) -> Mapping[str, str]:
+    """The header fields, repeated ones joined by commas as RFC 9110 section 5.3 says."""
+    joined: dict[str, str] = {}
+    for name, value in request.headers.items():
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def quorums_of(request: Request, defaults: Quorums) -> Quorums:
+    """The quorums that this request asks for."""
+    headers = headers_of(request)
+    return defaults.for_request(headers.get("x-trivet-write-quorum"), headers.get("x-trivet-read-quorum"))
+
+
+async def json_body(request: Request, model: type[ModelT]) -> ModelT:
+    """A small JSON body. Read by hand, because the framework would read a body of any size.
+
+    Raises:
+        PayloadTooLargeError: it is larger than `MAX_JSON_BYTES`.
+        InvalidRequestError: it is not what the model says.
+    """
+    body = bytearray()
+    async for piece in body_of(request):
+        body += piece
+        if len(body) > MAX_JSON_BYTES:
+            raise PayloadTooLargeError("A JSON body has at most 64 KiB.", limit_bytes=MAX_JSON_BYTES)
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        problems = [
+            {"where": ".".join(str(part) for part in detail["loc"]), "what": detail["msg"]}
+            for detail in error.errors()[:20]
+        ]
+        raise InvalidRequestError("The JSON body is malformed.", problems=problems) from error

@@ -1,0 +1,166 @@
+"""The composition root of a gateway: settings, clients, parts, routes. Importing it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.gateway import api
+from services.gateway.admin_token import AdminToken
+from services.gateway.admission import TransferSlots
+from services.gateway.api import buckets, cluster, files
+from services.gateway.api.early_refusal import EarlyRefusal
+from services.gateway.api.parts import Parts
+from services.gateway.api.problems import install as install_problems
+from services.gateway.byte_budget import ByteBudget
+from services.gateway.chunking import ReservationWaits
+from services.gateway.clients.storage_client import StorageClient
+from services.gateway.cluster_admin import ClusterAdmin
+from services.gateway.cursors import CursorSealer
+from services.gateway.downloads import DownloadLimits, Downloads
+from services.gateway.gateway_metrics import GatewayMetrics
+from services.gateway.listings import Listings
+from services.gateway.node_directory import NodeDirectory
+from services.gateway.node_health import NodeHealth
+from services.gateway.ports import ChunkNodes, Clock, Metadata
+from services.gateway.quorum import Quorums
+from services.gateway.read_repair import ReadRepair
+from services.gateway.readiness import ReadinessWatch
+from services.gateway.replica_census import ReplicaCensus
+from services.gateway.replica_reader import ReplicaReader
+from services.gateway.replica_writer import ReplicaWriter, ReplicaWriterLimits
+from services.gateway.settings import GatewaySettings
+from services.gateway.uploads import UploadLimits, Uploads
+from shared.background_tasks import BackgroundTasks
+from shared.consensus_client import ConsensusClient
+from shared.errors import NotReadyError
+from shared.http_client import PeerClient
+from shared.service_app import create_app, serve
+from shared.settings import load_settings
+from shared.telemetry import configure_logging
+from shared.time_client import TimeClient
+
+
+class Gateway:
+    """The parts of a running gateway, between start and stop."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._parts: Parts | None = None
+        self._watch: ReadinessWatch | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """See `api.parts.RunningGateway`."""
+        if self._parts is None:
+            raise NotReadyError("The gateway is starting or stopping.")
+        return self._parts
+
+    def readiness(self) -> list[str]:
+        """Why it cannot serve now."""
+        return ["starting"] if self._watch is None else self._watch.reasons
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
+        """Open the clients, serve, close them."""
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(PeerClient(settings.cluster_keys()))
+            clock = await stack.enter_async_context(
+                TimeClient(settings.clock_urls, client, node_id=settings.node_id, hlc_path=None)
+            )
+            metadata = await stack.enter_async_context(
+                ConsensusClient(settings.consensus_urls, client, deadline_s=settings.consensus_deadline_s)
+            )
+            tasks = await stack.enter_async_context(BackgroundTasks())
+            nodes = StorageClient(client, timeout_s=settings.replica_timeout_s)
+            self._parts, self._watch, metrics = assemble(settings, metadata, nodes, clock, tasks)
+            metrics.open()
+            stack.callback(metrics.close)
+            tasks.start("readiness", self._watch.watch())
+            yield
+            self._parts = self._watch = None
+
+
+def assemble(
+    settings: GatewaySettings, metadata: Metadata, nodes: ChunkNodes, clock: Clock, tasks: BackgroundTasks
+) -> tuple[Parts, ReadinessWatch, GatewayMetrics]:
+    """Wire the parts over the three ports."""
+    quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
+    waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
+    budget = ByteBudget(settings.max_inflight_bytes)
+    slots = TransferSlots(settings.max_concurrent_requests)
+    health = NodeHealth(
+        nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
+    )
+    directory = NodeDirectory(metadata, health)
+    writer_limits = ReplicaWriterLimits(settings.replica_timeout_s, settings.max_parallel_chunks)
+    writer = ReplicaWriter(nodes, health, tasks, writer_limits)
+    reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
+    repair = ReadRepair(
+        nodes, reader, budget, tasks, replica_count=settings.replica_count, timeout_s=settings.replica_timeout_s
+    )
+    upload_limits = UploadLimits(
+        settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits
+    )
+    parts = Parts(
+        uploads=Uploads(
+            metadata=metadata,
+            directory=directory,
+            writer=writer,
+            budget=budget,
+            slots=slots,
+            clock=clock,
+            limits=upload_limits,
+        ),
+        downloads=Downloads(
+            metadata=metadata,
+            directory=directory,
+            reader=reader,
+            census=ReplicaCensus(nodes, health),
+            repair=repair,
+            budget=budget,
+            slots=slots,
+            limits=DownloadLimits(settings.read_ahead_chunks, waits),
+        ),
+        listings=Listings(metadata, CursorSealer(settings.cluster_keys())),
+        admin=ClusterAdmin(metadata, nodes, clock),
+        admin_token=AdminToken(settings.read_admin_token()),
+        metadata=metadata,
+        clock=clock,
+        quorums=quorums,
+    )
+    watch = ReadinessWatch(metadata, directory, write_quorum=settings.write_quorum)
+    return parts, watch, GatewayMetrics(budget, slots, health, repair)
+
+
+def build_app(settings: GatewaySettings) -> FastAPI:
+    """The application of one gateway; it opens its clients when it starts."""
+    gateway = Gateway(settings)
+    app = create_app(
+        title="Trivet",
+        description=api.__doc__.splitlines()[0] if api.__doc__ else "",
+        lifespan=gateway.running,
+        readiness=gateway.readiness,
+        verifier=None,
+    )
+    # A redirect would answer for a path that nobody asked for; names are taken as they are.
+    app.router.redirect_slashes = False
+    for router in (files.create_router(gateway), buckets.create_router(gateway), cluster.create_router(gateway)):
+        app.include_router(router)
+    install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
+    app.add_middleware(EarlyRefusal)
+    return app
+
+
+def main() -> None:
+    """Entry point: `python -m services.gateway.main`."""
+    settings = load_settings(GatewaySettings)
+    configure_logging(settings.node_id, settings.log_level)
+    serve(build_app(settings), settings)
+
+
+if __name__ == "__main__":
+    main()
