@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import structlog
 from fastapi import FastAPI
@@ -33,7 +34,7 @@ from shared.errors import NotReadyError
 from shared.http_client import PeerClient
 from shared.request_signing import RequestVerifier
 from shared.service_app import create_app, serve
-from shared.settings import load_settings, refuse_to_start
+from shared.settings import EXIT_CONFIGURATION, load_settings
 from shared.telemetry import configure_logging
 from shared.time_client import TimeClient
 
@@ -94,15 +95,15 @@ class Member:
             stack.push_async_callback(mesh.aclose)
             store = MetadataStore.open(settings.data_dir / "metadata.sqlite")
             stack.callback(store.close)
-            log_store = SqliteLogStore(settings.data_dir)
+            log_store, hard_state = _open_disk(settings)
             stack.callback(log_store.close)
             log_runner, apply_runner, reader = (ThreadRunner(name) for name in ("raft-log", "apply", "read"))
             for runner in (log_runner, apply_runner, reader):
                 stack.callback(runner.close)
-            node = RaftNode(
+            node = _open_node(
                 settings.node_id,
                 log_store=log_store,
-                hard_state=FileHardState(settings.data_dir),
+                hard_state=hard_state,
                 log_runner=log_runner,
                 apply_runner=apply_runner,
                 network=mesh,
@@ -130,6 +131,28 @@ class Member:
             await _hand_over(node)
             self.node = self._service = self._nodes = None
             node.stop()
+
+
+def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState]:
+    try:
+        return SqliteLogStore(settings.data_dir), FileHardState(settings.data_dir)
+    except LogDamagedError as error:
+        _refuse(error)
+
+
+def _open_node(member_id: str, **parts: Any) -> RaftNode:
+    """The node over what is on disk; a member whose disk does not tell one story must not take part."""
+    try:
+        return RaftNode(member_id, **parts)
+    except LogDamagedError as error:
+        _refuse(error)
+
+
+def _refuse(error: LogDamagedError) -> NoReturn:
+    # Not SystemExit: raised during start-up, the server would report it as a defect of the application.
+    sys.stderr.write(f"trivet: refusing to start: {error}; replace this member, do not repair its files\n")
+    sys.stderr.flush()
+    os._exit(EXIT_CONFIGURATION)
 
 
 async def _hand_over(node: RaftNode) -> None:
@@ -179,10 +202,7 @@ def main() -> None:
         election_timeout_max_ms=settings.election_timeout_max_ms,
     )
     claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
-    try:
-        serve(build_app(settings), settings)
-    except LogDamagedError as error:
-        refuse_to_start(str(error))
+    serve(build_app(settings), settings)
 
 
 if __name__ == "__main__":

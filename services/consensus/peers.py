@@ -16,6 +16,7 @@ repeated or reordered. Frames are msgpack, at most `MAX_FRAME_BYTES`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -104,6 +105,7 @@ class PeerMesh:
         self._links: dict[str, _FrameWriter] = {}
         self._diallers: dict[str, asyncio.Task[Any]] = {}
         self._tasks = BackgroundTasks(limit=256)
+        self._accepted_tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self.on_message: Callable[[Message], None] = _ignore
         self.on_link_change: Callable[[str], None] = _ignore
@@ -117,8 +119,10 @@ class PeerMesh:
         if self._server is not None:
             self._server.close()
         await self._tasks.aclose()
-        for link in self._links.values():
-            link.writer.close()
+        accepted = list(self._accepted_tasks)
+        for task in accepted:
+            task.cancel()
+        await asyncio.gather(*accepted, return_exceptions=True)
 
     def connected_peers(self) -> list[str]:
         """To whom messages can go out now."""
@@ -172,7 +176,7 @@ class PeerMesh:
                     try:
                         link = await self._introduce(peer, reader, writer)
                     except BaseException:
-                        writer.close()
+                        await _close(writer)
                         raise
             except (OSError, TimeoutError, HandshakeError, asyncio.IncompleteReadError) as error:
                 logger.debug("peer not reachable", peer=peer, error=repr(error))
@@ -191,7 +195,7 @@ class PeerMesh:
         except OSError:
             pass
         finally:
-            link.writer.close()
+            await _close(link.writer)
             if self._links.get(peer) is link:
                 del self._links[peer]
                 self.on_link_change(peer)
@@ -210,6 +214,10 @@ class PeerMesh:
     # --- accepting ----------------------------------------------------------------------------------------------
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # asyncio's server makes this task and forgets it; without a list of them nothing would end at `aclose`.
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepted_tasks.add(task)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 peer, session_key = await self._welcome(reader, writer)
@@ -219,7 +227,8 @@ class PeerMesh:
         except HandshakeError as error:
             logger.warning("peer connection refused", reason=str(error))
         finally:
-            writer.close()
+            self._accepted_tasks.discard(task)
+            await _close(writer)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bytes]:
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -253,6 +262,13 @@ class PeerMesh:
                 raise HandshakeError(f"frame {number} of {peer} is not authentic")
             number += 1
             self.on_message(msgpack.unpackb(payload) | {"sender": (peer,)})
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    # Not close(): it would wait until a peer that no longer reads has taken everything.
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def _give_up_on_silence(writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,194 @@
+"""Raft's transport over real sockets: authentic, ordered, warm; nothing from strangers gets through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+import msgpack
+import pytest
+
+from services.consensus import peers
+from services.consensus.peers import PeerMesh
+from services.consensus.raft.configuration import Configuration
+from shared.contracts.cluster import ConsensusMember
+from shared.request_signing import ClusterKeys
+
+SECRET = "a" * 32
+OTHER_SECRET = "b" * 32
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def wait_until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 polls what has no event
+            await asyncio.sleep(0.005)
+
+
+class Harness:
+    """Meshes by member id, each with what it received."""
+
+    def __init__(self) -> None:
+        self.ports = {name: free_port() for name in ("m1", "m2")}
+        self.meshes: dict[str, PeerMesh] = {}
+        self.received: dict[str, list[dict]] = {"m1": [], "m2": []}
+
+    def configuration(self) -> Configuration:
+        return Configuration(
+            "cluster-1",
+            tuple(
+                ConsensusMember(id=name, url=f"http://{name}", peer_address=f"127.0.0.1:{port}")
+                for name, port in self.ports.items()
+            ),
+        )
+
+    async def start(
+        self, name: str, *, secret: str = SECRET, cluster_id: str = "cluster-1", knows_peers: bool = True
+    ) -> PeerMesh:
+        mesh = PeerMesh(name, cluster_id, ClusterKeys.parse(secret), host="127.0.0.1", port=self.ports[name])
+        mesh.on_message = self.received[name].append
+        await mesh.start()
+        if knows_peers:
+            mesh.configure(self.configuration())
+        self.meshes[name] = mesh
+        return mesh
+
+
+@pytest.fixture
+async def harness() -> AsyncIterator[Harness]:
+    made = Harness()
+    yield made
+    for mesh in made.meshes.values():
+        await mesh.aclose()
+
+
+async def test_messages_arrive_in_order_with_their_sender(harness: Harness) -> None:
+    """One connection carries everything of one member, in order."""
+    first = await harness.start("m1")
+    await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+    for number in range(500):
+        first.post({"type": "test", "number": number, "body": b"x" * number}, "m2")
+    await wait_until(lambda: len(harness.received["m2"]) == 500)
+    assert [message["number"] for message in harness.received["m2"]] == list(range(500))
+    assert {message["sender"] for message in harness.received["m2"]} == {("m1",)}
+
+
+async def test_a_member_without_configuration_learns_whom_to_answer(harness: Harness) -> None:
+    """Before the cluster is made, only its first member knows the others; they answer it all the same."""
+    first = await harness.start("m1")
+    second = await harness.start("m2", knows_peers=False)
+    await wait_until(lambda: first.connected_peers() == ["m2"] and second.connected_peers() == ["m1"])
+    second.post({"type": "answer"}, "m1")
+    await wait_until(lambda: len(harness.received["m1"]) == 1)
+
+
+async def test_a_link_comes_back_after_a_restart_and_says_so(harness: Harness) -> None:
+    """The engine hears of a lost link, because what was in flight is gone."""
+    first = await harness.start("m1")
+    second = await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+    changes: list[str] = []
+    first.on_link_change = changes.append
+    await second.aclose()
+    await wait_until(lambda: not first.connected_peers())
+    await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+    assert changes == ["m2", "m2"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "cluster_id"), [(OTHER_SECRET, "cluster-1"), (SECRET, "cluster-2")], ids=["secret", "cluster"]
+)
+async def test_a_stranger_is_never_connected(harness: Harness, secret: str, cluster_id: str) -> None:
+    """Neither a wrong secret nor another cluster's member gets a message through, in either direction."""
+    first = await harness.start("m1")
+    stranger = await harness.start("m2", secret=secret, cluster_id=cluster_id)
+    refusals = 0
+    with contextlib.suppress(TimeoutError):
+        await wait_until(lambda: bool(first.connected_peers() or stranger.connected_peers()), within_s=1.0)
+        refusals = -1
+    assert refusals == 0, "the stranger was connected"
+    first.post({"type": "secret"}, "m2")
+    stranger.post({"type": "forged"}, "m1")
+    assert harness.received == {"m1": [], "m2": []}
+
+
+async def test_a_rotated_secret_connects_old_and_new(harness: Harness) -> None:
+    """While a secret is rotated, each side accepts both."""
+    first = await harness.start("m1", secret=f"{SECRET}\n{OTHER_SECRET}")
+    second = await harness.start("m2", secret=f"{OTHER_SECRET}\n{SECRET}")
+    await wait_until(lambda: bool(first.connected_peers()) and bool(second.connected_peers()))
+
+
+class TamperingRelay:
+    """Stands between two members and changes what passes."""
+
+    def __init__(self, target_port: int, change: Callable[[bytes], bytes]) -> None:
+        self.target_port = target_port
+        self.change = change
+        self.port = free_port()
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.target_port)
+
+        async def pump(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, change: Callable[[bytes], bytes]
+        ) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    sink.write(change(data))
+            sink.close()
+
+        await asyncio.gather(pump(reader, upstream, self.change), pump(upstream_reader, writer, lambda data: data))
+
+
+@pytest.mark.parametrize("attack", ["flip", "repeat"])
+async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness, attack: str) -> None:
+    """Frames are numbered and authenticated: nothing that was tampered with is delivered."""
+    marker = msgpack.packb({"type": "marked", "body": "m" * 50})
+
+    def change(data: bytes) -> bytes:
+        if b"m" * 50 not in data:
+            return data
+        return data.replace(b"m" * 50, b"n" * 50) if attack == "flip" else data + data
+
+    async with TamperingRelay(harness.ports["m2"], change) as relay:
+        mesh = PeerMesh("m1", "cluster-1", ClusterKeys.parse(SECRET), host="127.0.0.1", port=free_port())
+        await mesh.start()
+        harness.meshes["m1"] = mesh
+        await harness.start("m2", knows_peers=False)
+        own = ConsensusMember(id="m1", url="http://m1", peer_address="")
+        via = ConsensusMember(id="m2", url="http://m2", peer_address=f"127.0.0.1:{relay.port}")
+        losses: list[str] = []
+        mesh.on_link_change = losses.append
+        mesh.configure(Configuration("cluster-1", (own, via)))
+        await wait_until(lambda: mesh.connected_peers() == ["m2"])
+        mesh.post(msgpack.unpackb(marker), "m2")
+        await wait_until(lambda: losses.count("m2") >= 2)
+    bodies = [message["body"] for message in harness.received["m2"]]
+    assert bodies == ([] if attack == "flip" else ["m" * 50])
+
+
+async def test_an_endless_frame_is_refused(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame's length is bounded before its bytes are read."""
+    first = await harness.start("m1")
+    await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+    with pytest.raises(ValueError, match="cannot be framed"):
+        first.post({"type": "huge", "body": b"x" * (peers.MAX_FRAME_BYTES + 1)}, "m2")
