@@ -1,0 +1,50 @@
+"""What tests of several services need: a real HTTP server in this process, on a port that the system chose."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from shared.http_edge import GuardedHttpProtocol
+
+START_DEADLINE_S = 10.0
+
+ServeApp = Callable[[FastAPI], str]
+
+
+@pytest.fixture
+def serve_app() -> Iterator[ServeApp]:
+    """Serves an application with the real edge in a thread, and gives its base URL; stopped after the test.
+
+    A thread and not the test's own loop, so that a test that blocks cannot stop the server that it waits for.
+    """
+    running: list[tuple[uvicorn.Server, threading.Thread, socket.socket]] = []
+
+    def serve(app: FastAPI) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, http=GuardedHttpProtocol, lifespan="on", ws="none", log_config=None, access_log=False
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        running.append((server, thread, listener))
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not server.started:
+            assert thread.is_alive(), "the server ended while it started"
+            assert time.monotonic() < deadline, "the server did not start"
+            threading.Event().wait(0.01)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield serve
+    for server, thread, listener in running:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+        listener.close()

@@ -1,0 +1,140 @@
+"""`shared.placement`: every process computes the same order, and a change of the node map moves as little as it can."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.contracts.cluster import NodeMap, NodeState, StorageNode
+from shared.placement import _FRACTION_BITS, _log2, preference_list, read_order, write_order
+from shared.units import GIB
+
+
+def node(
+    node_id: str, *, zone: str = "", gib: int = 100, state: NodeState = NodeState.ACTIVE, url: str = "http://n"
+) -> StorageNode:
+    """A storage node; its own zone unless one is given."""
+    return StorageNode(id=node_id, url=url, zone=zone or node_id, state=state, capacity_bytes=gib * GIB)
+
+
+def digest(number: int) -> str:
+    """A digest that is the same in every run."""
+    return blake3(number.to_bytes(8)).hexdigest()
+
+
+def ids(nodes: list[StorageNode]) -> list[str]:
+    return [each.id for each in nodes]
+
+
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+node_maps = st.lists(
+    st.tuples(st.integers(0, 999), st.integers(0, 5), st.integers(1, 2000)),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda drawn: drawn[0],
+).map(lambda drawn: [node(f"storage-{number}", zone=f"zone-{zone}", gib=gib) for number, zone, gib in drawn])
+
+
+def test_golden_orders_never_change() -> None:
+    """A release that placed chunks differently would make every node look for its chunks in the wrong places."""
+    nodes = [node(f"storage-{number}", zone=f"zone-{number % 3}", gib=50 * number) for number in range(1, 7)]
+    assert [ids(preference_list(digest(number), nodes)) for number in range(4)] == GOLDEN
+
+
+@given(digests, node_maps, st.randoms(use_true_random=False))
+def test_the_order_depends_on_the_set_of_nodes_and_not_on_how_it_was_listed(digest, nodes, random) -> None:
+    """Two processes that learnt of the nodes in different orders agree."""
+    shuffled = random.sample(nodes, len(nodes))
+    assert ids(preference_list(digest, shuffled)) == ids(preference_list(digest, nodes))
+    assert sorted(ids(preference_list(digest, nodes))) == sorted(ids(nodes))
+
+
+@given(digests, node_maps)
+def test_the_first_nodes_lie_in_different_zones(digest, nodes) -> None:
+    """No two replicas share a zone while there is a zone without one."""
+    zone_count = len({each.zone for each in nodes})
+    first = preference_list(digest, nodes)[:zone_count]
+    assert len({each.zone for each in first}) == zone_count
+
+
+@given(digests, node_maps, st.integers(1, 6), st.integers(1, 2000))
+def test_a_joining_node_takes_chunks_and_moves_none_between_the_others(digest, nodes, replica_count, gib) -> None:
+    """The replicas after a join are those before it, but for the newcomer."""
+    zone_count = len({each.zone for each in nodes})
+    replica_count = min(replica_count, zone_count)
+    before = set(ids(preference_list(digest, nodes)[:replica_count]))
+    after = set(ids(preference_list(digest, [*nodes, node("newcomer", zone="zone-0", gib=gib)])[:replica_count]))
+    assert after - before <= {"newcomer"}
+
+
+@given(digests, node_maps, st.data())
+def test_a_leaving_node_moves_only_its_own_chunks(digest, nodes, data) -> None:
+    """Nodes that keep their zone to themselves keep their order when another one leaves."""
+    alone = [each.model_copy(update={"zone": each.id}) for each in nodes]
+    leaver = data.draw(st.sampled_from(alone))
+    stayed = [each for each in preference_list(digest, alone) if each.id != leaver.id]
+    assert ids(preference_list(digest, [each for each in alone if each.id != leaver.id])) == ids(stayed)
+
+
+def test_chunks_are_shared_out_by_capacity() -> None:
+    """A node of four times the size is first choice for four times the chunks, within five standard deviations."""
+    count = 7000
+    nodes = [node("storage-1", gib=100), node("storage-2", gib=200), node("storage-3", gib=400)]
+    first = Counter(preference_list(digest(number), nodes)[0].id for number in range(count))
+    for each, share in (("storage-1", 1 / 7), ("storage-2", 2 / 7), ("storage-3", 4 / 7)):
+        deviation = math.sqrt(count * share * (1 - share))
+        assert abs(first[each] - count * share) < 5 * deviation, (each, first)
+
+
+def test_a_node_that_is_away_keeps_its_place_in_the_preference_list() -> None:
+    """State is no part of placement: a node that returns gets its own chunks back."""
+    nodes = [node(f"storage-{number}") for number in range(1, 6)]
+    away = [each.model_copy(update={"state": NodeState.INACTIVE}) for each in nodes]
+    assert ids(preference_list(digest(1), away)) == ids(preference_list(digest(1), nodes))
+
+
+def test_writes_avoid_draining_nodes_and_try_those_believed_away_last() -> None:
+    """A node that was never reachable has no address and is left out."""
+    nodes = [
+        node("active-1"),
+        node("active-2"),
+        node("away", state=NodeState.INACTIVE),
+        node("draining", state=NodeState.DRAINING),
+        node("unseen", url=""),
+    ]
+    for number in range(50):
+        order = ids(write_order(digest(number), NodeMap(epoch=1, nodes=nodes)))
+        assert sorted(order[:2]) == ["active-1", "active-2"]
+        assert order[2:] == ["away"]
+
+
+def test_reads_use_draining_nodes_and_try_those_believed_away_last() -> None:
+    """A draining node still has its chunks."""
+    nodes = [
+        node("active"),
+        node("away", state=NodeState.INACTIVE),
+        node("draining", state=NodeState.DRAINING),
+        node("unseen", url=""),
+    ]
+    for number in range(50):
+        order = ids(read_order(digest(number), NodeMap(epoch=1, nodes=nodes)))
+        assert sorted(order[:2]) == ["active", "draining"]
+        assert order[2:] == ["away"]
+
+
+@given(st.integers(1, (1 << 64)))
+def test_the_fixed_point_logarithm_is_a_logarithm(value: int) -> None:
+    """Within the precision of a double, which is what placement must not depend on."""
+    assert abs(_log2(value) / (1 << _FRACTION_BITS) - math.log2(value)) < 1e-9
+
+
+GOLDEN = [
+    ["storage-6", "storage-1", "storage-5", "storage-3", "storage-4", "storage-2"],
+    ["storage-6", "storage-5", "storage-1", "storage-3", "storage-4", "storage-2"],
+    ["storage-4", "storage-6", "storage-2", "storage-3", "storage-5", "storage-1"],
+    ["storage-5", "storage-3", "storage-4", "storage-1", "storage-6", "storage-2"],
+]
