@@ -15,6 +15,7 @@ from blake3 import blake3
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream
 from pydantic import BaseModel
+from yarl import URL
 
 from shared.errors import InternalError, PeerUnreachableError, TrivetError, error_from_problem
 from shared.request_signing import (
@@ -65,9 +66,9 @@ class _SignedAuth(httpx.Auth):
                 yield self._sign(request, digest)
 
     def _sign(self, request: httpx.Request, digest: str) -> httpx.Request:
-        request.headers["authorization"] = self._signer.authorization(
-            request.method, request.url.raw_path.decode("ascii"), self._destination, digest
-        )
+        # aiohttp writes a URL in its own normal form (%2F in a query becomes /), and that is what the peer verifies.
+        target = URL(str(request.url)).raw_path_qs
+        request.headers["authorization"] = self._signer.authorization(request.method, target, self._destination, digest)
         return request
 
 
