@@ -1,0 +1,97 @@
+"""Short ways to say commands and entries; a log that numbers what is applied."""
+
+from pathlib import Path
+from typing import Any
+
+from services.consensus.metadata.entries import CommittedEntry, encode_proposal
+from services.consensus.metadata.store import MetadataStore
+from shared.contracts.metadata import (
+    Answer,
+    Command,
+    Durability,
+    FileContent,
+    InitCluster,
+    Preconditions,
+    Proposal,
+    ProposalResult,
+    PublishFile,
+    Query,
+)
+from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.time import ClockState, Stamp
+from shared.errors import error_from_problem
+
+CHUNK_SIZE_BYTES = 1000
+
+
+def stamp(seconds: int = 1, *, counter: int = 0) -> Stamp:
+    return Stamp(hlc=(seconds << 32) + counter, state=ClockState.LOGICAL)
+
+
+def content(size_bytes: int = 1, *, fill: int = 1) -> FileContent:
+    count = -(-size_bytes // CHUNK_SIZE_BYTES)
+    digests = b"".join(bytes((fill,)) * (DIGEST_BYTES - 4) + n.to_bytes(4) for n in range(count))
+    return FileContent(
+        size_bytes=size_bytes, chunk_size_bytes=CHUNK_SIZE_BYTES, chunk_digests=digests, digest=f"{fill:02x}" * 32
+    )
+
+
+def publish(key: str, **changes: Any) -> PublishFile:
+    if_match, if_none_match = changes.pop("if_match", None), changes.pop("if_none_match", None)
+    fields: dict[str, Any] = {
+        "bucket": "default",
+        "incarnation": 1,
+        "key": key,
+        "content": content(),
+        "content_type": "text/plain",
+        "user_metadata": {"colour": "blue"},
+        "etag": "etag-1",
+        "start_index": 1,
+        "epoch": 3,
+        "durability": Durability(target=3, acknowledged=2, nodes=["storage-1", "storage-2"]),
+        "preconditions": Preconditions(if_match=if_match, if_none_match=if_none_match),
+        "stamp": stamp(),
+    }
+    return PublishFile(**fields | changes)
+
+
+def entry(index: int, command: Command, *, request_id: str | None = None, retain_s: int = 600, term: int = 1):
+    proposal = Proposal(request_id=request_id or f"request-{index}", retain_s=retain_s, command=command)
+    return CommittedEntry(index, term, encode_proposal(proposal))
+
+
+class Log:
+    """A store, and the index of what comes next. Begins with a cluster `trivet-test` of storage-1 to storage-3."""
+
+    def __init__(self, path: Path, *, is_initialised: bool = True) -> None:
+        self.path = path
+        self.store = MetadataStore.open(path)
+        if is_initialised:
+            nodes = ["storage-1", "storage-2", "storage-3"]
+            self.apply(InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))
+
+    @property
+    def next_index(self) -> int:
+        return self.store.last_applied + 1
+
+    def propose(self, command: Command, **options: Any) -> ProposalResult:
+        """Apply one command; its result, whatever it is."""
+        [result] = self.store.apply_batch([entry(self.next_index, command, **options)])
+        assert result is not None
+        return result
+
+    def apply(self, command: Command, **options: Any) -> dict[str, Any]:
+        """Apply one command that is expected to succeed; raises its rejection."""
+        outcome = self.propose(command, **options)
+        if outcome.problem is not None:
+            raise error_from_problem(outcome.problem)
+        assert outcome.result is not None
+        return outcome.result
+
+    def ask(self, query: Query) -> Answer:
+        """Answer one query; raises its rejection."""
+        [result] = self.store.answer([query], term=1).results
+        if result.answer is None:
+            assert result.problem is not None
+            raise error_from_problem(result.problem)
+        return result.answer

@@ -1,0 +1,587 @@
+"""Every command: its result, its effect, and each way in which it is rejected."""
+
+import pytest
+
+from shared.contracts.cluster import NodeState
+from shared.contracts.metadata import (
+    AdmitNode,
+    CreateBucket,
+    DeleteBucket,
+    DeleteFile,
+    Durability,
+    ExpireRequests,
+    FileContent,
+    FileVersion,
+    GetBucket,
+    GetCluster,
+    GetFile,
+    InitCluster,
+    ListBuckets,
+    ListFiles,
+    Preconditions,
+    RemoveNode,
+    SetNodeState,
+    UpdateNode,
+)
+from shared.errors import (
+    BucketNotEmptyError,
+    BucketNotFoundError,
+    BucketProtectedError,
+    BucketRecreatedError,
+    ClusterMismatchError,
+    CursorExpiredError,
+    FileNotFoundInBucketError,
+    InvalidNameError,
+    InvalidRequestError,
+    NodeNotFoundError,
+    NodeRemovedError,
+    NotReadyError,
+    PreconditionFailedError,
+)
+from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
+
+INIT = InitCluster(cluster_id="trivet-test", admitted_nodes=["storage-2", "storage-1", "storage-1"], stamp=stamp())
+
+
+def update(node_id: str = "storage-1", **changes) -> UpdateNode:
+    fields = {"url": f"http://{node_id}", "zone": "a", "capacity_bytes": 100, "stamp": stamp()}
+    return UpdateNode(node_id=node_id, **fields | changes)
+
+
+def durable_on(*node_ids: str) -> Durability:
+    return Durability(target=3, acknowledged=2, nodes=list(node_ids))
+
+
+# --- init ---------------------------------------------------------------------------------------------------------
+
+
+def test_init_makes_the_default_bucket_and_admits_the_nodes(tmp_path):
+    """The cluster id, the bucket `default` and each named node exist from then on."""
+    log = Log(tmp_path / "m", is_initialised=False)
+    assert log.store.cluster_id is None
+    assert log.apply(INIT) == {"created": True}
+    assert log.store.cluster_id == "trivet-test"
+    assert log.ask(GetBucket(bucket="default")).bucket.incarnation == 1
+    assert [node.id for node in log.ask(GetCluster()).node_map.nodes] == ["storage-1", "storage-2"]
+    assert log.ask(GetCluster()).cluster_id == "trivet-test"
+    log.store.close()
+
+
+def test_init_again_changes_nothing(log):
+    """The same id is welcome, another one is refused; neither admits nodes."""
+    epoch = log.store.node_map().epoch
+    assert log.apply(INIT) == {"created": False}
+    with pytest.raises(ClusterMismatchError) as refused:
+        log.apply(INIT.model_copy(update={"cluster_id": "another-one"}))
+    assert refused.value.facts == {"cluster_id": "trivet-test"}
+    assert log.store.node_map().epoch == epoch
+
+
+def test_init_with_a_bad_node_id_makes_no_cluster(tmp_path):
+    """A rejected init leaves nothing behind, not even the nodes before the bad one."""
+    log = Log(tmp_path / "m", is_initialised=False)
+    with pytest.raises(InvalidNameError):
+        log.apply(INIT.model_copy(update={"admitted_nodes": ["storage-1", "Storage 2"]}))
+    assert log.store.cluster_id is None
+    assert log.store.node_map().nodes == []
+    log.store.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        CreateBucket(bucket="photos", stamp=stamp()),
+        DeleteBucket(bucket="photos", stamp=stamp()),
+        publish("a"),
+        DeleteFile(bucket="default", key="a", stamp=stamp()),
+        AdmitNode(node_id="storage-1", stamp=stamp()),
+        update(),
+        SetNodeState(node_id="storage-1", state=NodeState.ACTIVE, stamp=stamp()),
+        RemoveNode(node_id="storage-1", stamp=stamp()),
+        ExpireRequests(before_hlc=1, stamp=stamp()),
+    ],
+    ids=lambda command: command.kind,
+)
+def test_nothing_happens_before_init(tmp_path, command):
+    """Every other command is rejected until the cluster exists."""
+    log = Log(tmp_path / "m", is_initialised=False)
+    with pytest.raises(NotReadyError) as refused:
+        log.apply(command)
+    assert refused.value.definite
+    log.store.close()
+
+
+# --- buckets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_is_made_once(log):
+    """Making it again reports the incarnation that exists."""
+    index = log.next_index
+    assert log.apply(CreateBucket(bucket="photos", stamp=stamp(9))) == {"created": True, "incarnation": index}
+    assert log.apply(CreateBucket(bucket="photos", stamp=stamp())) == {"created": False, "incarnation": index}
+    bucket = log.ask(GetBucket(bucket="photos")).bucket
+    assert (bucket.name, bucket.incarnation, bucket.created_ns) == ("photos", index, 9_000_000_000)
+
+
+def test_buckets_are_listed_by_name(log):
+    """Deleted ones are left out."""
+    for name in ("zebra", "apple", "mango"):
+        log.apply(CreateBucket(bucket=name, stamp=stamp()))
+    log.apply(DeleteBucket(bucket="mango", stamp=stamp()))
+    assert [bucket.name for bucket in log.ask(ListBuckets()).buckets] == ["apple", "default", "zebra"]
+
+
+@pytest.mark.parametrize("name", ["", "ab", "Photos", "a..b", "127.0.0.1", "a" * 64])
+def test_bucket_names_are_checked_again(log, name):
+    """A proposer that forgot its check cannot put a bad name into the state."""
+    with pytest.raises(InvalidNameError):
+        log.apply(CreateBucket(bucket=name, stamp=stamp()))
+
+
+def test_only_an_empty_bucket_is_deleted(log):
+    """A bucket with one file stays; without it, it goes."""
+    incarnation = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    log.apply(publish("a", bucket="photos", incarnation=incarnation))
+    with pytest.raises(BucketNotEmptyError):
+        log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    log.apply(DeleteFile(bucket="photos", key="a", stamp=stamp()))
+    assert log.apply(DeleteBucket(bucket="photos", stamp=stamp())) == {}
+    assert log.ask(GetBucket(bucket="photos")).bucket is None
+
+
+def test_absent_and_protected_buckets_are_not_deleted(log):
+    """404 for a bucket that is not there, 409 for `default`."""
+    with pytest.raises(BucketNotFoundError):
+        log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    with pytest.raises(BucketProtectedError):
+        log.apply(DeleteBucket(bucket="default", stamp=stamp()))
+
+
+# --- publish ------------------------------------------------------------------------------------------------------
+
+
+def test_a_publish_is_readable_as_it_was_proposed(log):
+    """What a reader gets is what was published, under the index that published it."""
+    index = log.next_index
+    command = publish("a/b", content=content(2500), stamp=stamp(5), user_metadata={"x": "ÿ"})
+    result = log.apply(command, term=4)
+    assert result["created"] is True
+    answer = log.ask(GetFile(bucket="default", key="a/b"))
+    assert FileVersion.model_validate_json(answer.file.model_dump_json()) == answer.file
+    assert result["version"] == answer.file.model_dump(mode="json")
+    assert answer.version == answer.file.version == index
+    assert answer.incarnation == 1
+    assert answer.file == FileVersion(
+        bucket="default",
+        key="a/b",
+        version=index,
+        term=4,
+        etag="etag-1",
+        content=content(2500),
+        content_type="text/plain",
+        user_metadata={"x": "ÿ"},
+        epoch=3,
+        durability=durable_on("storage-1", "storage-2"),
+        stamp=stamp(5),
+        modified_ns=5_000_000_000,
+    )
+    assert [size for _, size in answer.file.content.chunks()] == [1000, 1000, 500]
+
+
+def test_a_second_publish_replaces_the_first(log):
+    """Readers see the new version, and the result says that nothing was created."""
+    log.apply(publish("a"))
+    index = log.next_index
+    assert log.apply(publish("a", etag="etag-2"))["created"] is False
+    answer = log.ask(GetFile(bucket="default", key="a"))
+    assert (answer.version, answer.file.etag) == (index, "etag-2")
+
+
+def test_a_file_of_zero_bytes_has_no_chunks(log):
+    """It is published and read like any other."""
+    log.apply(publish("empty", content=content(0)))
+    assert log.ask(GetFile(bucket="default", key="empty")).file.content.chunks() == []
+
+
+@pytest.mark.parametrize("key", ["", "a" * 1025, "a\x00b", "a/../b", ".", "tab\t"])
+def test_keys_are_checked_again(log, key):
+    """A proposer that forgot its check cannot put a bad key into the state."""
+    with pytest.raises(InvalidNameError):
+        log.apply(publish(key))
+    with pytest.raises(InvalidNameError):
+        log.apply(DeleteFile(bucket="default", key=key, stamp=stamp()))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        FileContent(size_bytes=1, chunk_size_bytes=10, chunk_digests=b"", digest="ab" * 32),
+        FileContent(size_bytes=0, chunk_size_bytes=10, chunk_digests=b"x" * 32, digest="ab" * 32),
+        FileContent(size_bytes=11, chunk_size_bytes=10, chunk_digests=b"x" * 32, digest="ab" * 32),
+        FileContent(size_bytes=10, chunk_size_bytes=10, chunk_digests=b"x" * 31, digest="ab" * 32),
+        FileContent(size_bytes=10, chunk_size_bytes=10, chunk_digests=b"x" * 32, digest="ab" * 31),
+        FileContent(size_bytes=1 << 63, chunk_size_bytes=1 << 63, chunk_digests=b"x" * 32, digest="ab" * 32),
+    ],
+    ids=["no chunk", "chunk of nothing", "one too few", "cut digest", "short body digest", "beyond 63 bits"],
+)
+def test_chunks_must_add_up_to_the_size(log, bad):
+    """A version that could not be read is not published."""
+    with pytest.raises(InvalidRequestError):
+        log.apply(publish("a", content=bad))
+    assert log.ask(GetFile(bucket="default", key="a")).file is None
+
+
+def test_a_publish_into_an_absent_bucket_is_rejected(log):
+    """404, and nothing is stored."""
+    with pytest.raises(BucketNotFoundError):
+        log.apply(publish("a", bucket="photos"))
+
+
+def test_a_bucket_made_again_in_mid_upload_is_a_conflict(log):
+    """The upload began in the bucket that is gone."""
+    old = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    new = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    with pytest.raises(BucketRecreatedError) as refused:
+        log.apply(publish("a", bucket="photos", incarnation=old))
+    assert refused.value.facts["incarnation"] == new
+    assert log.apply(publish("a", bucket="photos", incarnation=new))["created"]
+
+
+def test_a_node_that_was_removed_does_not_count(log):
+    """An upload that counts a removed node is rejected; one that does not goes on."""
+    log.apply(RemoveNode(node_id="storage-2", stamp=stamp()))
+    with pytest.raises(NodeRemovedError) as refused:
+        log.apply(publish("a"))
+    assert refused.value.facts["node_id"] == "storage-2"
+    log.apply(publish("a", durability=durable_on("storage-1", "storage-3")))
+
+
+def test_a_node_admitted_again_counts_only_for_uploads_that_began_later(log):
+    """Between removal and return its disk may have become another."""
+    before = log.store.node_map().epoch
+    log.apply(RemoveNode(node_id="storage-2", stamp=stamp()))
+    log.apply(AdmitNode(node_id="storage-2", stamp=stamp()))
+    with pytest.raises(NodeRemovedError):
+        log.apply(publish("a", epoch=before))
+    with pytest.raises(NodeRemovedError):
+        log.apply(publish("a", epoch=log.store.node_map().epoch - 1))
+    log.apply(publish("a", epoch=log.store.node_map().epoch))
+
+
+@pytest.mark.parametrize(
+    ("if_match", "if_none_match", "holds_when_absent", "holds_for_etag_1"),
+    [
+        (None, None, True, True),
+        (["*"], None, False, True),
+        (["etag-1"], None, False, True),
+        (["etag-0", "etag-1"], None, False, True),
+        (["etag-0"], None, False, False),
+        ([], None, False, False),
+        (None, ["*"], True, False),
+        (None, ["etag-1"], True, False),
+        (None, ["etag-0"], True, True),
+        (None, [], True, True),
+        (["etag-1"], ["etag-0"], False, True),
+        (["etag-1"], ["etag-1"], False, False),
+    ],
+)
+def test_preconditions(log, if_match, if_none_match, holds_when_absent, holds_for_etag_1):
+    """If-Match and If-None-Match are judged at the instant of the change, against what exists then."""
+    conditional = {"if_match": if_match, "if_none_match": if_none_match, "etag": "etag-2"}
+    outcome = log.propose(publish("absent", **conditional))
+    assert (outcome.problem is None) == holds_when_absent
+    if outcome.problem is not None:
+        assert (outcome.problem["code"], outcome.problem["version"]) == ("precondition_failed", 0)
+    version = log.next_index
+    log.apply(publish("present"))
+    outcome = log.propose(publish("present", **conditional))
+    assert (outcome.problem is None) == holds_for_etag_1
+    if outcome.problem is not None:
+        assert (outcome.problem["version"], outcome.problem["etag"]) == (version, "etag-1")
+    kept = log.ask(GetFile(bucket="default", key="present")).file.etag
+    assert kept == ("etag-2" if holds_for_etag_1 else "etag-1")
+
+
+# --- delete -------------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_file_leaves_the_index_of_its_deletion(log):
+    """A 404 carries the version that deleted the key; a key that was never seen carries 0."""
+    log.apply(publish("a"))
+    index = log.next_index
+    assert log.apply(DeleteFile(bucket="default", key="a", stamp=stamp())) == {"version": index}
+    answer = log.ask(GetFile(bucket="default", key="a"))
+    assert (answer.has_bucket, answer.file, answer.version) == (True, None, index)
+    assert log.ask(GetFile(bucket="default", key="b")).version == 0
+
+
+def test_the_tombstone_survives_its_bucket(log):
+    """X-Trivet-Version of a key never goes back, though its bucket was deleted and made again."""
+    incarnation = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    log.apply(publish("a", bucket="photos", incarnation=incarnation, stamp=stamp(900)))
+    deleted = log.apply(DeleteFile(bucket="photos", key="a", stamp=stamp()))["version"]
+    log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    answer = log.ask(GetFile(bucket="photos", key="a"))
+    assert (answer.has_bucket, answer.version) == (False, deleted)
+    again = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    answer = log.ask(GetFile(bucket="photos", key="a"))
+    assert (answer.has_bucket, answer.incarnation, answer.version) == (True, again, deleted)
+    log.apply(publish("a", bucket="photos", incarnation=again))
+    assert log.ask(GetFile(bucket="photos", key="a")).file.modified_ns > 900_000_000_000
+
+
+def test_deleting_what_is_absent_is_not_found_whatever_the_conditions(log):
+    """RFC 9110 ignores preconditions where the answer would not be a success anyway."""
+    for preconditions in (Preconditions(), Preconditions(if_match=["*"])):
+        with pytest.raises(FileNotFoundInBucketError) as refused:
+            log.apply(DeleteFile(bucket="default", key="a", preconditions=preconditions, stamp=stamp()))
+        assert refused.value.facts["version"] == 0
+    log.apply(publish("a"))
+    deleted = log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))["version"]
+    with pytest.raises(FileNotFoundInBucketError) as refused:
+        log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
+    assert refused.value.facts["version"] == deleted
+    with pytest.raises(BucketNotFoundError):
+        log.apply(DeleteFile(bucket="photos", key="a", stamp=stamp()))
+
+
+def test_a_conditional_delete_deletes_only_the_version_it_names(log):
+    """A wrong etag leaves the file."""
+    log.apply(publish("a"))
+    with pytest.raises(PreconditionFailedError):
+        log.apply(
+            DeleteFile(bucket="default", key="a", preconditions=Preconditions(if_match=["etag-0"]), stamp=stamp())
+        )
+    assert log.ask(GetFile(bucket="default", key="a")).file is not None
+    log.apply(DeleteFile(bucket="default", key="a", preconditions=Preconditions(if_match=["etag-1"]), stamp=stamp()))
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def test_stamps_only_grow_in_apply(log):
+    """A proposer with a slow clock gets the stamp after the one before it; one with a fast clock keeps its own."""
+    log.apply(publish("a", stamp=stamp(100)))
+    log.apply(publish("b", stamp=stamp(50)))
+    log.apply(publish("c", stamp=stamp(200)))
+    hlcs = [log.ask(GetFile(bucket="default", key=key)).file.stamp.hlc for key in "abc"]
+    assert hlcs == [stamp(100).hlc, stamp(100, counter=1).hlc, stamp(200).hlc]
+    assert log.store.highest_hlc() == stamp(200).hlc
+
+
+def test_a_rejected_command_moves_the_time_too(log):
+    """Its stamp was applied, so a later one comes after it."""
+    log.propose(publish("a", bucket="photos", stamp=stamp(100)))
+    assert log.store.highest_hlc() == stamp(100).hlc
+
+
+def test_last_modified_grows_with_every_version_of_a_key(log):
+    """Across replacement and deletion, whatever the proposers' clocks say."""
+    seen = []
+    for seconds in (100, 50, 50):
+        log.apply(publish("a", stamp=stamp(seconds)))
+        seen.append(log.ask(GetFile(bucket="default", key="a")).file.modified_ns)
+    log.apply(DeleteFile(bucket="default", key="a", stamp=stamp(1)))
+    log.apply(publish("a", stamp=stamp(1)))
+    seen.append(log.ask(GetFile(bucket="default", key="a")).file.modified_ns)
+    assert seen == sorted(set(seen))
+
+
+def test_a_lying_clock_cannot_stop_the_log(log):
+    """At the very end of the scale stamps stand still, and commands still apply."""
+    end = stamp().model_copy(update={"hlc": (1 << 64) - 1})
+    for key in "abc":
+        log.apply(publish(key, stamp=end))
+    assert log.store.highest_hlc() == (1 << 64) - 1
+    assert log.ask(GetFile(bucket="default", key="c")).file.stamp.hlc == (1 << 64) - 1
+
+
+def test_hybrid_timestamps_beyond_2038_keep_their_order(log):
+    """They pass 2^63, where a signed column would turn them around."""
+    seconds = 1 << 31
+    log.apply(publish("a", stamp=stamp(seconds - 10)), request_id="early", retain_s=5)
+    log.apply(publish("b", stamp=stamp(seconds + 10)), request_id="late", retain_s=5)
+    assert log.store.highest_hlc() == stamp(seconds + 10).hlc
+    assert log.apply(ExpireRequests(before_hlc=stamp(seconds).hlc, stamp=stamp(seconds + 11)))["expired"] == 2
+    assert log.propose(publish("b"), request_id="late").log_index == log.next_index - 3
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_request_gets_the_stored_result_and_changes_nothing(log):
+    """A success, a plain result and a rejection are each repeated word for word."""
+    log.apply(publish("a"))
+    for request_id, command in (
+        ("published", publish("b", content=content(2500))),
+        ("plain", DeleteFile(bucket="default", key="a", stamp=stamp())),
+        ("rejected", publish("c", if_match=["*"])),
+    ):
+        first = log.propose(command, request_id=request_id, term=3)
+        before = log.store.highest_hlc(), log.ask(ListFiles(bucket="default")).files
+        assert log.propose(publish("other"), request_id=request_id, term=9) == first
+        assert (log.store.highest_hlc(), log.ask(ListFiles(bucket="default")).files) == before
+        assert first.term == 3
+
+
+def test_a_repeated_publish_is_answered_after_it_was_replaced_and_deleted(log):
+    """The stored result outlives the version's place in the bucket."""
+    first = log.propose(publish("a"), request_id="once")
+    log.apply(publish("a", etag="etag-2"))
+    log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
+    assert log.propose(publish("a"), request_id="once") == first
+
+
+def test_a_rejection_stands_even_if_the_reason_is_gone(log):
+    """Its proposer was told that it certainly did not happen; a late duplicate must not make it happen."""
+    first = log.propose(publish("a", bucket="photos", incarnation=3), request_id="once")
+    assert first.problem["code"] == "bucket_not_found"
+    log.apply(CreateBucket(bucket="photos", stamp=stamp()))
+    assert log.propose(publish("a", bucket="photos", incarnation=3), request_id="once") == first
+
+
+def test_requests_expire_by_the_stamp_they_were_applied_with(log):
+    """A result is kept up to its retention and forgotten only by an entry that says so."""
+    log.apply(publish("a", stamp=stamp(100)), request_id="short", retain_s=10)
+    log.apply(publish("b", stamp=stamp(100)), request_id="long", retain_s=1000)
+    assert log.apply(ExpireRequests(before_hlc=stamp(110).hlc, stamp=stamp(110)), retain_s=0)["expired"] == 0
+    assert log.apply(ExpireRequests(before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)["expired"] == 1
+    assert log.apply(ExpireRequests(before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)["expired"] == 0
+    assert log.propose(publish("b"), request_id="long").log_index == 3
+    assert log.propose(publish("a"), request_id="short").log_index == log.next_index - 1
+
+
+def test_a_result_that_nobody_wants_kept_is_not_stored(log):
+    """Retention 0 costs no row: the same id is a new proposal."""
+    assert log.apply(publish("a"), request_id="x", retain_s=0)["created"]
+    assert not log.apply(publish("a"), request_id="x", retain_s=0)["created"]
+
+
+def test_one_expiry_forgets_a_bounded_number(tmp_path, monkeypatch):
+    """The earliest go first; the rest waits for the next entry."""
+    monkeypatch.setattr("services.consensus.metadata.commands.EXPIRE_LIMIT", 3)
+    log = Log(tmp_path / "m")
+    for at in range(4):
+        log.apply(publish("a", stamp=stamp(100 + at)), request_id=f"r{at}", retain_s=1)
+    sweep = ExpireRequests(before_hlc=stamp(500).hlc, stamp=stamp(500))
+    assert [log.apply(sweep, retain_s=0)["expired"] for _ in range(3)] == [3, 1, 0]
+    log.store.close()
+
+
+@pytest.mark.parametrize("before_hlc", [-1, 1 << 64, 1 << 70])
+def test_an_expiry_out_of_range_is_taken_to_the_edge(log, before_hlc):
+    """A number that no column can hold must not stop every member at the same entry."""
+    if before_hlc == 1 << 70:
+        with pytest.raises(InvalidRequestError):
+            log.propose(ExpireRequests(before_hlc=before_hlc, stamp=stamp()))
+        return
+    expired = log.apply(ExpireRequests(before_hlc=before_hlc % (1 << 64), stamp=stamp()))["expired"]
+    assert expired == (1 if before_hlc == -1 else 0)
+
+
+# --- nodes --------------------------------------------------------------------------------------------------------
+
+
+def node(log, node_id):
+    return next(node for node in log.store.node_map().nodes if node.id == node_id)
+
+
+def test_an_admitted_node_is_away_until_it_announces_itself(log):
+    """Its first announcement makes it active; later ones leave its state alone."""
+    assert node(log, "storage-1").state == NodeState.INACTIVE
+    log.apply(update())
+    assert node(log, "storage-1").state == NodeState.ACTIVE
+    assert (node(log, "storage-1").url, node(log, "storage-1").zone) == ("http://storage-1", "a")
+    log.apply(SetNodeState(node_id="storage-1", state=NodeState.INACTIVE, stamp=stamp()))
+    log.apply(update(capacity_bytes=200))
+    assert node(log, "storage-1").state == NodeState.INACTIVE
+
+
+def test_the_epoch_grows_exactly_when_placement_sees_a_change(log):
+    """Repeating what is known changes nothing."""
+    steps = [
+        (update(), 1),
+        (update(), 0),
+        (update(url="http://elsewhere"), 1),
+        (update(url="http://elsewhere", zone="b"), 1),
+        (update(url="http://elsewhere", zone="b", capacity_bytes=7), 1),
+        (update(url="http://elsewhere", zone="b", capacity_bytes=7), 0),
+        (SetNodeState(node_id="storage-1", state=NodeState.DRAINING, stamp=stamp()), 1),
+        (SetNodeState(node_id="storage-1", state=NodeState.DRAINING, stamp=stamp()), 0),
+        (AdmitNode(node_id="storage-1", stamp=stamp()), 0),
+        (AdmitNode(node_id="storage-9", stamp=stamp()), 1),
+        (RemoveNode(node_id="storage-9", stamp=stamp()), 1),
+        (publish("a"), 0),
+    ]
+    for command, growth in steps:
+        before = log.store.node_map().epoch
+        result = log.apply(command)
+        assert log.store.node_map().epoch - before == growth, command
+        assert result.get("epoch", before + growth) == before + growth
+        assert log.ask(GetCluster()).node_map == log.store.node_map()
+
+
+def test_unknown_nodes_are_rejected(log):
+    """Updating, marking and removing need a node that was admitted."""
+    for command in (
+        update("storage-9"),
+        SetNodeState(node_id="storage-9", state=NodeState.ACTIVE, stamp=stamp()),
+        RemoveNode(node_id="storage-9", stamp=stamp()),
+    ):
+        with pytest.raises(NodeNotFoundError):
+            log.apply(command)
+
+
+def test_bad_node_facts_are_rejected(log):
+    """An id that is no label, and a capacity that no column holds."""
+    with pytest.raises(InvalidNameError):
+        log.apply(AdmitNode(node_id="Storage_1", stamp=stamp()))
+    for capacity_bytes in (-1, 1 << 63):
+        with pytest.raises(InvalidRequestError):
+            log.apply(update(capacity_bytes=capacity_bytes))
+
+
+# --- chunk references ---------------------------------------------------------------------------------------------
+
+
+def test_chunks_stay_referenced_by_superseded_and_deleted_versions(log):
+    """A reader in mid-stream must not lose its chunks; repeated chunks count once per version."""
+    digest = b"x" * 32
+    twice = FileContent(size_bytes=20, chunk_size_bytes=10, chunk_digests=digest * 2, digest="ab" * 32)
+    first = log.apply(publish("a", content=twice))["version"]["version"]
+    second = log.apply(publish("a", content=twice))["version"]["version"]
+    log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
+    assert log.store._reader.referring_versions(digest) == [first, second]
+
+
+# --- lists pinned to an index -------------------------------------------------------------------------------------
+
+
+def test_a_pinned_list_shows_what_existed_then(log):
+    """Later publishes, replacements and deletions do not show, in a bucket that was made again neither."""
+    incarnation = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    for key in "abc":
+        log.apply(publish(key, bucket="photos", incarnation=incarnation))
+    pinned = log.ask(ListFiles(bucket="photos", limit=2))
+    log.apply(publish("b", bucket="photos", incarnation=incarnation, etag="etag-2"))
+    log.apply(publish("bb", bucket="photos", incarnation=incarnation))
+    for key in ("a", "b", "bb", "c"):
+        log.apply(DeleteFile(bucket="photos", key=key, stamp=stamp()))
+    log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    log.apply(CreateBucket(bucket="photos", stamp=stamp()))
+    assert log.ask(ListFiles(bucket="photos")).files == []
+    again = log.ask(ListFiles(bucket="photos", limit=2, at_index=pinned.at_index))
+    assert again == pinned
+    rest = log.ask(ListFiles(bucket="photos", at_index=pinned.at_index, after_key=pinned.last_key))
+    assert ([file.key for file in rest.files], rest.has_more) == (["c"], False)
+    assert not log.ask(ListFiles(bucket="photos", at_index=1)).has_bucket
+
+
+def test_a_list_cannot_be_pinned_to_the_future_or_below_the_horizon(log):
+    """Both are told apart from an empty list."""
+    with pytest.raises(InvalidRequestError):
+        log.ask(ListFiles(bucket="default", at_index=log.next_index))
+    log.ask(ListFiles(bucket="default", at_index=log.store.last_applied))
+    with pytest.raises(CursorExpiredError):
+        log.ask(ListFiles(bucket="default", at_index=-1))
