@@ -1,0 +1,182 @@
+"""Random histories against a plain-dict model: results, reads, lists of now and of every earlier index."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.contracts.metadata import (
+    CreateBucket,
+    DeleteBucket,
+    DeleteFile,
+    FilePage,
+    GetFile,
+    ListFiles,
+    Preconditions,
+)
+from tests.unit.consensus.metadata.builders import Log, publish, stamp
+
+BUCKETS = ["default", "photos", "music"]
+KEYS = ["a", "a/", "a/b", "a/b/c", "a/c", "a0", "b", "b/é", "é/b", "é/😀", "\uffee"]
+ETAGS = ["e1", "e2", "*"]
+
+
+@dataclass
+class Model:
+    """What a reader would expect: buckets by name, the last change of every key, and a copy of all at every index."""
+
+    index: int = 1
+    incarnations: dict[str, int] = field(default_factory=lambda: {"default": 1})
+    files: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    changed: dict[tuple[str, str], int] = field(default_factory=dict)
+    past: dict[int, Any] = field(default_factory=dict)
+
+    def remember(self) -> None:
+        self.past[self.index] = dict(self.incarnations), dict(self.files)
+
+    def matches(self, etags: list[str], at: tuple[str, str]) -> bool:
+        return at in self.files and ("*" in etags or self.files[at][1] in etags)
+
+    def step(self, action: tuple) -> str:
+        """Apply one action; the code of its rejection, or `ok`."""
+        self.index += 1
+        outcome = getattr(self, action[0])(*action[1:])
+        self.remember()
+        return outcome
+
+    def create(self, bucket: str) -> str:
+        self.incarnations.setdefault(bucket, self.index)
+        return "ok"
+
+    def drop(self, bucket: str) -> str:
+        if bucket == "default":
+            return "bucket_protected"
+        if bucket not in self.incarnations:
+            return "bucket_not_found"
+        if any(name == bucket for name, _ in self.files):
+            return "bucket_not_empty"
+        del self.incarnations[bucket]
+        return "ok"
+
+    def put(self, bucket: str, key: str, etag: str, conditions: tuple) -> str:
+        at = bucket, key
+        if bucket not in self.incarnations:
+            return "bucket_not_found"
+        if_match, if_none_match = conditions
+        if if_match is not None and not self.matches(if_match, at):
+            return "precondition_failed"
+        if if_none_match is not None and self.matches(if_none_match, at):
+            return "precondition_failed"
+        self.files[at] = self.index, etag
+        self.changed[at] = self.index
+        return "ok"
+
+    def delete(self, bucket: str, key: str, conditions: tuple) -> str:
+        at = bucket, key
+        if bucket not in self.incarnations:
+            return "bucket_not_found"
+        if at not in self.files:
+            return "file_not_found"
+        if conditions[0] is not None and not self.matches(conditions[0], at):
+            return "precondition_failed"
+        if conditions[1] is not None and self.matches(conditions[1], at):
+            return "precondition_failed"
+        del self.files[at]
+        self.changed[at] = self.index
+        return "ok"
+
+    def listing(self, at_index: int, bucket: str, prefix: str, delimiter: str | None) -> tuple[list, list] | None:
+        incarnations, files = self.past[at_index]
+        if bucket not in incarnations:
+            return None
+        shown, prefixes = [], []
+        for key in sorted((key for name, key in files if name == bucket), key=str.encode):
+            if not key.startswith(prefix):
+                continue
+            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            if not found:
+                shown.append((key, *files[bucket, key]))
+            elif prefix + head + found not in prefixes:
+                prefixes.append(prefix + head + found)
+        return shown, prefixes
+
+
+buckets, keys = st.sampled_from(BUCKETS), st.sampled_from(KEYS)
+conditions = st.tuples(*[st.none() | st.lists(st.sampled_from(ETAGS), max_size=2)] * 2)
+unconditional = st.just((None, None))
+actions = st.one_of(
+    st.tuples(st.just("create"), buckets),
+    st.tuples(st.just("drop"), buckets),
+    st.tuples(st.just("put"), buckets, keys, st.sampled_from(["e1", "e2"]), unconditional | conditions),
+    st.tuples(st.just("delete"), buckets, keys, unconditional | conditions),
+)
+lists = st.tuples(
+    st.integers(0, 100),  # percent of the history to which the list is pinned; 100 is now
+    buckets,
+    st.sampled_from(["", "a", "a/", "a/b", "é", "zzz"]),
+    st.sampled_from([None, "/", "b", "/b"]),
+    st.integers(1, 6),
+)
+
+
+def command(log: Log, action: tuple):
+    name, bucket, *rest = action
+    if name == "create":
+        return CreateBucket(bucket=bucket, stamp=stamp())
+    if name == "drop":
+        return DeleteBucket(bucket=bucket, stamp=stamp())
+    if_match, if_none_match = rest[-1]
+    if name == "put":
+        row = log.store._reader.bucket(bucket)
+        incarnation = 0 if row is None else row.incarnation
+        options = {"if_match": if_match, "if_none_match": if_none_match, "incarnation": incarnation}
+        return publish(rest[0], bucket=bucket, etag=rest[1], **options)
+    preconditions = Preconditions(if_match=if_match, if_none_match=if_none_match)
+    return DeleteFile(bucket=bucket, key=rest[0], preconditions=preconditions, stamp=stamp())
+
+
+def every_page(log: Log, query: ListFiles) -> tuple[list, list] | None:
+    """The whole list, page by page; None when the bucket did not exist."""
+    shown, prefixes = [], []
+    while True:
+        page = log.ask(query)
+        assert isinstance(page, FilePage)
+        if not page.has_bucket:
+            return None
+        shown += [(file.key, file.version, file.etag) for file in page.files]
+        prefixes += page.prefixes
+        if not page.has_more:
+            return shown, prefixes
+        query = query.model_copy(
+            update={"after_key": page.last_key, "after_prefix": page.last_prefix, "at_index": page.at_index}
+        )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+@given(st.lists(actions, max_size=40), st.lists(lists, min_size=3, max_size=8))
+def test_a_random_history_agrees_with_a_dict(history, asked):
+    """Every result, every key's version, and every list at every index are those of the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        log, model = Log(Path(folder) / "m"), Model()
+        model.remember()
+        for action in history:
+            outcome = log.propose(command(log, action))
+            assert (outcome.problem or {"code": "ok"})["code"] == model.step(action), action
+            assert outcome.log_index == model.index
+        for bucket in BUCKETS:
+            for key in KEYS:
+                answer = log.ask(GetFile(bucket=bucket, key=key))
+                present = model.files.get((bucket, key))
+                assert answer.has_bucket == (bucket in model.incarnations)
+                assert answer.version == model.changed.get((bucket, key), 0)
+                assert (answer.file and (answer.file.version, answer.file.etag)) == present
+        for percent, bucket, prefix, delimiter, limit in asked:
+            at_index = 1 + (model.index - 1) * percent // 100
+            query = ListFiles(bucket=bucket, prefix=prefix, delimiter=delimiter, limit=limit)
+            if percent < 100:
+                query = query.model_copy(update={"at_index": at_index})
+            assert every_page(log, query) == model.listing(at_index, bucket, prefix, delimiter), query
+        log.store.close()

@@ -1,0 +1,259 @@
+"""The store as a whole: one transaction per batch, equal on every member, whole after every crash."""
+
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError
+from services.consensus.metadata.rows import RowDamagedError
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.tables import UnknownTablesError
+from shared.contracts.cluster import NodeState
+from shared.contracts.metadata import (
+    AdmitNode,
+    CreateBucket,
+    DeleteBucket,
+    DeleteFile,
+    ExpireRequests,
+    GetCluster,
+    GetFile,
+    InitCluster,
+    ListFiles,
+    RemoveNode,
+    SetNodeState,
+    UpdateNode,
+)
+from tests.unit.consensus.metadata.builders import Log, content, entry, publish, stamp
+
+REPOSITORY = Path(__file__).parents[4]
+
+
+def history(count: int, seed: int) -> list[CommittedEntry]:
+    """A log with every kind of command, rejections, repeated ids and Raft's own entries; the same for the same seed."""
+    chance = random.Random(seed)
+    nodes = ["storage-1", "storage-2", "storage-3"]
+    entries = [entry(1, InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))]
+    for index in range(2, count + 1):
+        at = stamp(chance.randrange(1, 50))
+        key, node_id = f"k{chance.randrange(8)}", f"storage-{chance.randrange(1, 6)}"
+        command = chance.choice(
+            [
+                publish(key, stamp=at, content=content(chance.randrange(3000), fill=chance.randrange(1, 9))),
+                publish(key, stamp=at, if_none_match=["*"]),
+                publish(key, stamp=at, bucket="photos", incarnation=chance.randrange(1, index)),
+                DeleteFile(bucket="default", key=key, stamp=at),
+                CreateBucket(bucket=chance.choice(["photos", "music"]), stamp=at),
+                DeleteBucket(bucket=chance.choice(["photos", "music"]), stamp=at),
+                AdmitNode(node_id=node_id, stamp=at),
+                UpdateNode(node_id=node_id, url="http://x", zone=key, capacity_bytes=index, stamp=at),
+                SetNodeState(node_id=node_id, state=chance.choice(list(NodeState)), stamp=at),
+                RemoveNode(node_id=node_id, stamp=at) if index % 10 == 0 else AdmitNode(node_id=node_id, stamp=at),
+                ExpireRequests(before_hlc=stamp(chance.randrange(60)).hlc, stamp=at),
+                None,
+            ]
+        )
+        if command is None:
+            entries.append(CommittedEntry(index, 1, None))
+        else:
+            request_id = f"request-{chance.randrange(1, index + 1)}"
+            entries.append(entry(index, command, request_id=request_id, retain_s=chance.randrange(20)))
+    return entries
+
+
+def apply_split(path: Path, entries: list[CommittedEntry], chance: random.Random, *, reopen: bool):
+    """Apply in batches of random size; the results, the hash, and the node map at the end."""
+    store, results, at = MetadataStore.open(path), [], 0
+    while at < len(entries):
+        size = chance.randrange(1, 30)
+        results += store.apply_batch(entries[at : at + size])
+        at += size
+        if reopen:
+            store.close()
+            store = MetadataStore.open(path)
+    outcome = results, store.state_hash(), store.node_map(), store.highest_hlc()
+    store.close()
+    return outcome
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_and_restarts_make_no_difference(tmp_path, seed):
+    """The same entries give the same results, tables and hash, however they are cut and however often it restarts."""
+    entries, chance = history(300, seed), random.Random(seed)
+    whole = MetadataStore.open(tmp_path / "whole")
+    results = whole.apply_batch(entries)
+    expected = results, whole.state_hash(), whole.node_map(), whole.highest_hlc()
+    whole.close()
+    assert {result.problem["code"] for result in results if result and result.problem} >= {"bucket_not_found"}
+    assert apply_split(tmp_path / "split", entries, chance, reopen=False) == expected
+    assert apply_split(tmp_path / "restarted", entries, chance, reopen=True) == expected
+
+
+def test_the_hash_sees_every_difference(tmp_path):
+    """A state that differs in one byte of one row, or in last_applied alone, has another hash."""
+    entries = history(60, 1)
+    hashes = set()
+    for name, variant in (
+        ("same", entries),
+        ("longer", [*entries, CommittedEntry(61, 1, None)]),
+        ("term", [*entries, CommittedEntry(61, 2, None)]),
+        ("other", [*entries, entry(61, publish("k", etag="etag-2"))]),
+        ("other metadata", [*entries, entry(61, publish("k", user_metadata={"colour": "blux"}))]),
+    ):
+        store = MetadataStore.open(tmp_path / name)
+        store.apply_batch(variant)
+        hashes.add(store.state_hash())
+        store.close()
+    assert len(hashes) == 5
+
+
+def test_a_restart_goes_on_after_what_was_applied(tmp_path):
+    """Everything is there again, and the next entry is the one after last_applied."""
+    log = Log(tmp_path / "m")
+    log.apply(publish("a"))
+    before = log.ask(GetFile(bucket="default", key="a")), log.ask(GetCluster()), log.store.state_hash()
+    log.store.close()
+    again = Log(tmp_path / "m", is_initialised=False)
+    assert again.store.last_applied == 2
+    assert again.store.cluster_id == "trivet-test"
+    assert again.store.node_map() == before[1].node_map
+    assert (again.ask(GetFile(bucket="default", key="a")), again.ask(GetCluster()), again.store.state_hash()) == before
+    again.apply(publish("b"))
+    again.store.close()
+
+
+@pytest.mark.parametrize("index", [1, 2, 4])
+def test_an_entry_is_applied_once_and_in_order(log, index):
+    """What was applied, and what would leave a gap, is our own mistake and is refused."""
+    log.apply(publish("a"))
+    assert log.store.last_applied == 2
+    with pytest.raises(AssertionError):
+        log.store.apply_batch([CommittedEntry(index, 1, None)])
+    assert log.store.last_applied == 2
+    assert log.store.apply_batch([CommittedEntry(3, 1, None)]) == [None]
+    assert log.store.last_applied == 3
+
+
+def test_a_batch_with_an_unknown_entry_leaves_nothing(log):
+    """The entries before it are not applied either: the member stops with a state that it can name."""
+    before = log.store.state_hash(), log.store.node_map(), log.store.highest_hlc()
+    batch = [
+        entry(2, publish("a", stamp=stamp(99))),
+        entry(3, AdmitNode(node_id="storage-9", stamp=stamp())),
+        CommittedEntry(4, 1, b"\xff"),
+    ]
+    with pytest.raises(UnknownEntryError):
+        log.store.apply_batch(batch)
+    assert (log.store.state_hash(), log.store.node_map(), log.store.highest_hlc()) == before
+    assert log.store.last_applied == 1
+    log.store.apply_batch(batch[:2])
+    assert log.ask(GetFile(bucket="default", key="a")).version == 2
+
+
+def test_an_empty_batch_is_nothing(log):
+    """Neither a transaction nor an error."""
+    assert log.store.apply_batch([]) == []
+
+
+def test_one_answer_comes_from_one_index(log):
+    """All queries of a batch see one state, and it is named."""
+    log.apply(publish("a"))
+    results = log.store.answer([GetFile(bucket="default", key="a"), ListFiles(bucket="nowhere")], term=5)
+    assert (results.log_index, results.term, results.epoch) == (2, 5, 3)
+    assert results.results[0].answer.version == 2
+    assert results.results[1].answer.has_bucket is False
+
+
+def test_answers_in_another_thread_see_whole_batches(tmp_path):
+    """While batches are applied, a reader never sees a part of one: each batch publishes two files at once."""
+    log = Log(tmp_path / "m")
+    done, torn = threading.Event(), []
+
+    def read() -> None:
+        last = 0
+        while not done.is_set():
+            results = log.store.answer([ListFiles(bucket="default")], term=1)
+            count = len(results.results[0].answer.files)
+            if count % 2 or results.log_index != 1 + count or count < last:
+                torn.append((results.log_index, count))
+            last = count
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for n in range(0, 300, 2):
+            at = log.next_index
+            log.store.apply_batch([entry(at, publish(f"{n:04}")), entry(at + 1, publish(f"{n:04}+"))])
+    finally:
+        done.set()
+        reader.join(timeout=30)
+    assert torn == []
+    assert not reader.is_alive()
+    log.store.close()
+
+
+def test_a_damaged_row_stops_the_answer(log):
+    """A body that no longer fits its checksum is never served."""
+    log.apply(publish("a"))
+    connection = sqlite3.connect(log.path, isolation_level=None)
+    [[body]] = connection.execute("SELECT body FROM versions")
+    connection.execute("UPDATE versions SET body = ?", (body.replace(b"etag-1", b"etag-2"),))
+    connection.close()
+    with pytest.raises(RowDamagedError):
+        log.ask(GetFile(bucket="default", key="a"))
+
+
+def test_tables_of_another_version_are_refused(tmp_path):
+    """A member does not guess what a later version meant."""
+    Log(tmp_path / "m").store.close()
+    connection = sqlite3.connect(tmp_path / "m")
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(UnknownTablesError):
+        MetadataStore.open(tmp_path / "m")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    """And left as it is."""
+    (tmp_path / "m").write_bytes(b"not a database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        MetadataStore.open(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes().startswith(b"not a database")
+
+
+APPLY_FOR_EVER = """
+import sys
+from pathlib import Path
+from services.consensus.metadata.store import MetadataStore
+from tests.unit.consensus.metadata.test_store import history
+store = MetadataStore.open(Path(sys.argv[1]))
+entries = history(int(sys.argv[2]), int(sys.argv[3]))
+while store.last_applied < len(entries):
+    at = store.last_applied
+    store.apply_batch(entries[at : at + 7])
+    print(store.last_applied, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_in_mid_apply_leaves_a_prefix_of_the_log(tmp_path, seed):
+    """After SIGKILL at random moments the state is that of the entries up to last_applied, and none is lost."""
+    chance, count = random.Random(seed), 800
+    path, entries = tmp_path / "m", history(count, seed)
+    for round_number in range(4):
+        arguments = [sys.executable, "-c", APPLY_FOR_EVER, str(path), str(count), str(seed)]
+        with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+            told = [process.stdout.readline() for _ in range(chance.randrange(1, 40))]
+            process.kill()
+        store = MetadataStore.open(path)
+        reached = store.last_applied
+        assert reached >= max((int(line) for line in told if line.strip()), default=0)
+        fresh = MetadataStore.open(tmp_path / f"fresh-{round_number}")
+        fresh.apply_batch(entries[:reached])
+        assert store.state_hash() == fresh.state_hash()
+        fresh.close()
+        store.close()
