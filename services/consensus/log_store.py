@@ -46,7 +46,11 @@ _LOAD_BATCH: Final = 10_000
 
 
 class SqliteLogStore:
-    """A `LogStore` in `folder`. Used by one thread at a time."""
+    """A `LogStore` in `folder`.
+
+    `write` belongs to one thread and `read` to another (the loop's): each has a connection of its own, so that catching up a
+    slow follower never waits for a group commit and never sees half of one.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,12 +65,15 @@ class SqliteLogStore:
                 raise LogDamagedError(f"{self._path} has format {version}; this member knows {_FORMAT_VERSION}")
             self._database.executescript(_SCHEMA)
             self._database.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
+            self._reader = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.DatabaseError as error:
             raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
         sync_directory(folder)
 
     def close(self) -> None:
         """Close the files; everything written is durable already."""
+        self._reader.close()
         self._database.close()
         self._mark.close()
 
@@ -100,7 +107,7 @@ class SqliteLogStore:
 
     def read(self, first_index: int, last_index: int) -> list[Entry]:
         """See `LogStore.read`."""
-        rows = self._database.execute(
+        rows = self._reader.execute(
             "SELECT position, term, kind, payload, checksum FROM entries WHERE position BETWEEN ? AND ? ORDER BY position",
             (first_index, last_index),
         ).fetchall()

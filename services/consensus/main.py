@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from services.consensus.api import create_router
 from services.consensus.applier import MetadataMachine
+from services.consensus.disk_watch import watch_disk
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.hard_state import FileHardState
 from services.consensus.log_store import SqliteLogStore
@@ -124,6 +125,7 @@ class Member:
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
+            tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
             self.node, self._service, self._nodes = node, service, nodes
             logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)

@@ -15,9 +15,11 @@ from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,
     Command,
+    CreateBucket,
     InitCluster,
     Proposal,
     ProposalResult,
+    PublishFile,
     Query,
     ReadResult,
     ReadResults,
@@ -25,6 +27,7 @@ from shared.contracts.metadata import (
 from shared.contracts.time import TimeSource
 from shared.errors import (
     ClusterMismatchError,
+    DiskFullError,
     InternalError,
     LeaderUnavailableError,
     NotLeaderError,
@@ -37,6 +40,7 @@ from shared.units import MIB
 
 MAX_ENTRY_BYTES: Final = MIB
 _INIT_RETENTION_S: Final = 7 * 86400
+_GROWING: Final = (PublishFile, CreateBucket)
 
 
 class ConsensusService:
@@ -66,12 +70,10 @@ class ConsensusService:
             NotLeaderError, LeaderUnavailableError, OverloadedError: nothing was appended; definite.
         """
         payloads = [encode_proposal(proposal) for proposal in proposals]
-        fitting = [payload for payload in payloads if len(payload) <= MAX_ENTRY_BYTES]
+        refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
+        fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
         waiting = iter(self.node.propose(fitting) if fitting else [])
-        outcomes = [
-            _await_outcome(next(waiting)) if len(payload) <= MAX_ENTRY_BYTES else _refuse_size(len(payload))
-            for payload in payloads
-        ]
+        outcomes = [_outcome(next(waiting)) if refusal is None else _refused(refusal) for refusal in refusals]
         try:
             async with asyncio.timeout(self._deadline_s):
                 return list(await asyncio.gather(*outcomes))
@@ -140,6 +142,18 @@ class ConsensusService:
             members=list(node.configuration.members),
         )
 
+    def _why_refused(self, proposal: Proposal, payload: bytes) -> TrivetError | None:
+        if len(payload) > MAX_ENTRY_BYTES:
+            return PayloadTooLargeError(
+                "The metadata of this file is larger than one log entry.",
+                size_bytes=len(payload),
+                limit_bytes=MAX_ENTRY_BYTES,
+            )
+        if self.node.raft.is_low_on_disk and isinstance(proposal.command, _GROWING):
+            # What is left of the disk is for deletions and for the cluster's own entries.
+            return DiskFullError("The consensus members are short of disk space; deletions go on.")
+        return None
+
     async def _wait_until_leader_known(self) -> None:
         known = asyncio.Event()
         self.node.on_role_change(known.set)
@@ -168,7 +182,7 @@ class ConsensusService:
         return result.model_copy(update={"answer": answer})
 
 
-async def _await_outcome(waiting: asyncio.Future[Any]) -> ProposalResult:
+async def _outcome(waiting: asyncio.Future[Any]) -> ProposalResult:
     try:
         result = await waiting
     except NotLeaderError:
@@ -180,14 +194,8 @@ async def _await_outcome(waiting: asyncio.Future[Any]) -> ProposalResult:
     return result
 
 
-async def _refuse_size(size_bytes: int) -> ProposalResult:
-    return _problem(
-        PayloadTooLargeError(
-            "The metadata of this file is larger than one log entry.",
-            size_bytes=size_bytes,
-            limit_bytes=MAX_ENTRY_BYTES,
-        )
-    )
+async def _refused(error: TrivetError) -> ProposalResult:
+    return _problem(error)
 
 
 def _problem(error: TrivetError) -> ProposalResult:

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from shared.settings import PeerList, ServiceSettings
+from shared.units import MIB
 
 
 class ConsensusSettings(ServiceSettings):
@@ -18,6 +19,7 @@ class ConsensusSettings(ServiceSettings):
         peer_port: where it listens for Raft messages, on `host`.
         raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.
         proposal_deadline_s: how long a proposal or read may take here.
+        disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
     """
 
@@ -29,6 +31,7 @@ class ConsensusSettings(ServiceSettings):
     election_timeout_min_ms: int = Field(default=2000, ge=100, le=60_000)
     election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)
     proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")

@@ -110,6 +110,7 @@ class FollowerRole(BaseFollower):
             "request_id": message["request_id"],
             "prev_log_index": previous.index,
             "success": decision.is_accepted,
+            "is_low_on_disk": self.state.is_low_on_disk,
         }
         if not decision.is_accepted:
             self.state.post(answer | {"hint": decision.hint_index}, message["sender"])

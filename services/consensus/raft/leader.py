@@ -151,6 +151,7 @@ class LeaderRole(BaseLeader):
         if progress is None:
             return
         self._count_round(message["request_id"], peer)
+        progress.is_low_on_disk = message.get("is_low_on_disk", False)
         if message["success"]:
             if progress.accepted(message["last_log_index"]):
                 self.update_commit_index()
@@ -246,8 +247,15 @@ class LeaderRole(BaseLeader):
     # --- transfer -----------------------------------------------------------------------------------------------
 
     def transfer(self) -> str | None:
-        """Hand leadership to the voter that is furthest; gives up after one election timeout. Returns its id."""
-        candidates = [peer for peer in self.progress if peer in self.state.voters]
+        """Hand leadership to the voter that is furthest; gives up after one election timeout. Returns its id.
+
+        Nobody is asked who is short of disk space; None when no voter is left to ask.
+        """
+        candidates = [
+            peer
+            for peer, progress in self.progress.items()
+            if peer in self.state.voters and not progress.is_low_on_disk
+        ]
         if not candidates or self.transfer_target is not None:
             return self.transfer_target
         target = max(candidates, key=lambda peer: (self.progress[peer].match_index, peer))

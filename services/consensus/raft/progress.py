@@ -33,6 +33,7 @@ class Progress:
         self.match_index = 0
         self.next_index = next_index
         self.mode = Mode.PROBE
+        self.is_low_on_disk = False
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
 

@@ -56,6 +56,7 @@ class RaftState(BaseState):
         self.state_machine = None
         self.voters: frozenset[str] = frozenset()
         self.is_transfer = False
+        self.is_low_on_disk = False
         self._observer = observer
         self._configuration_index = -1
         self._heard_at = float("-inf")
