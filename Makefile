@@ -66,3 +66,7 @@ format: install ## Format the code
 lock: install ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock
 	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
+
+.PHONY: bench-consensus
+bench-consensus: install ## Measure commits, publishes, reads and failover of the consensus service
+	@$(BIN)/python -m benchmarks.consensus

@@ -100,18 +100,25 @@ class Cluster:
         return None if process is None else process.pid
 
     async def start(
-        self, *, timeout_s: float = READY_TIMEOUT_S, on_progress: Callable[[Pending], None] | None = None
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        timeout_s: float = READY_TIMEOUT_S,
+        on_progress: Callable[[Pending], None] | None = None,
     ) -> None:
-        """Start what is not running, initialise the cluster if it is new, and return when all of it is ready.
+        """Start what is not running of the cluster, or of the named processes, and return when all of it is ready.
+
+        A cluster that is new is initialised.
 
         Raises:
             LocalClusterError: something cannot be started, ended at once or was not ready in time. It is left as it
                 is then, with its logs, but for a start that failed half-way, which is undone.
         """
-        plan = self.plan
+        wanted = None if names is None else set(names)
+        specs = [spec for spec in self.plan.processes if wanted is None or spec.name in wanted]
         async with exclusive(self.layout.run / "lock"):
-            self._start_missing(plan.processes)
-            await self.wait_until_ready(timeout_s=timeout_s, on_progress=on_progress)
+            self._start_missing(specs)
+            await self.wait_until_ready(wanted, timeout_s=timeout_s, on_progress=on_progress)
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
         """Stop all processes of the cluster, or the named ones: gateway first, Redis last, gently before by force."""

@@ -105,7 +105,7 @@ class PeerMesh:
         self._links: dict[str, _FrameWriter] = {}
         self._diallers: dict[str, asyncio.Task[Any]] = {}
         self._tasks = BackgroundTasks(limit=256)
-        self._accepted_tasks: set[asyncio.Task[Any]] = set()
+        self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self.on_message: Callable[[Message], None] = _ignore
         self.on_link_change: Callable[[str], None] = _ignore
@@ -119,10 +119,10 @@ class PeerMesh:
         if self._server is not None:
             self._server.close()
         await self._tasks.aclose()
-        accepted = list(self._accepted_tasks)
-        for task in accepted:
-            task.cancel()
-        await asyncio.gather(*accepted, return_exceptions=True)
+        for writer in self._accepted_links.values():
+            writer.transport.abort()
+        # Not cancelled: each ends by itself at the end of its connection.
+        await asyncio.gather(*self._accepted_links, return_exceptions=True)
 
     def connected_peers(self) -> list[str]:
         """To whom messages can go out now."""
@@ -217,7 +217,7 @@ class PeerMesh:
         # asyncio's server makes this task and forgets it; without a list of them nothing would end at `aclose`.
         task = asyncio.current_task()
         assert task is not None
-        self._accepted_tasks.add(task)
+        self._accepted_links[task] = writer
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 peer, session_key = await self._welcome(reader, writer)
@@ -227,7 +227,7 @@ class PeerMesh:
         except HandshakeError as error:
             logger.warning("peer connection refused", reason=str(error))
         finally:
-            self._accepted_tasks.discard(task)
+            del self._accepted_links[task]
             await _close(writer)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bytes]:

@@ -1,0 +1,34 @@
+"""Finds a place for one more cluster on this machine: for tests and benchmarks, which run beside others."""
+
+from __future__ import annotations
+
+import random
+import socket
+from typing import Final
+
+from local_cluster.errors import LocalClusterError
+from local_cluster.plan import HOST, all_ports
+
+_HIGHEST_OFFSET: Final = 24_000
+"""Below the ports that the system hands out for outgoing connections (from 32768 on Linux)."""
+
+_ATTEMPTS: Final = 200
+
+
+def free_port_offset() -> int:
+    """An offset with which every port of a cluster is free now. Raises LocalClusterError."""
+    draw = random.SystemRandom()
+    for _ in range(_ATTEMPTS):
+        offset = draw.randrange(100, _HIGHEST_OFFSET, 20)
+        if all(_is_free(port) for port in all_ports(offset)):
+            return offset
+    raise LocalClusterError("No range of free ports was found on this machine.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
