@@ -173,7 +173,9 @@ class RaftNode:
         role = self.raft.state
         if isinstance(role, FollowerRole):
             role.start_election()
-            role.election_timer.reset()
+            # Alone, it leads already: a follower's timer that ran on would depose the leader again and again.
+            if self.raft.state is role:
+                role.election_timer.reset()
 
     # --- Observer -----------------------------------------------------------------------------------------------
 
