@@ -216,6 +216,9 @@ class LeaderRole(BaseLeader):
             waiting: asyncio.Future[None] = self.loop.create_future()
             self._term_committed.append(waiting)
             await waiting
+            # Leadership may have gone between the commit and this turn of the loop; nobody would end the read then.
+            if not self.is_current:
+                raise LeaderUnavailableError("This member stopped leading.")
         index: int = self.log.commit_index
         proof = self._reads.join()
         self._begin_read_round()
