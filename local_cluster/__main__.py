@@ -16,7 +16,6 @@ from local_cluster.cluster import Cluster
 from local_cluster.container_secrets import FOLDER, make_container_secrets
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
-from local_cluster.plan import Kind
 from local_cluster.settings import LocalSettings
 from local_cluster.terminal import complain, progress, say, show_ready, show_status
 
@@ -85,8 +84,6 @@ async def _bring_up(cluster: Cluster) -> None:
     began = time.monotonic()
     with progress(f"starting {len(cluster.plan.processes)} processes on 127.0.0.1") as on_progress:
         await cluster.start(on_progress=on_progress)
-        if not cluster.plan.of_kind(Kind.GATEWAY):
-            return  # not written yet
         round_trip = await asyncio.to_thread(round_trip_first_file, cluster.gateway_url)
     show_ready(cluster, round_trip, time.monotonic() - began)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ It was cut into chunks, every chunk was fsynced on at least two of three storage
 consensus members wrote down that it exists, before anybody was told that it is stored. Kill any one node: it stays.
 """
 TIMEOUT_S: Final = 30.0
+RETRY_INTERVAL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +33,34 @@ def round_trip_first_file(gateway_url: str) -> RoundTrip:
     """Store the first file unless it is there, then read it back and compare.
 
     Raises:
-        LocalClusterError: it could not be stored or read, or what came back differs.
+        LocalClusterError: it could not be stored or read within `TIMEOUT_S`, or what came back differs.
     """
     url = f"{gateway_url}/v1/files/default/{FIRST_KEY}"
-    try:
-        with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
-            receipt = None
-            if client.head(url).status_code == httpx.codes.NOT_FOUND:
-                stored = client.put(url, content=FIRST_TEXT, headers={"content-type": "text/plain; charset=utf-8"})
-                receipt = _checked(stored).json()
-            body = _checked(client.get(url)).content
-    except httpx.TransportError as error:
-        raise LocalClusterError(f"The gateway did not answer: {error}") from error
+    deadline = time.monotonic() + TIMEOUT_S
+    receipt = None
+    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+        if _request(client, "HEAD", url, deadline).status_code == httpx.codes.NOT_FOUND:
+            stored = _request(client, "PUT", url, deadline, FIRST_TEXT)
+            receipt = _checked(stored).json()
+        body = _checked(_request(client, "GET", url, deadline)).content
     if receipt is not None and body != FIRST_TEXT:
         raise LocalClusterError("The first file came back with other bytes; please report this.")
     return RoundTrip(url, len(body), receipt)
+
+
+def _request(
+    client: httpx.Client, method: str, url: str, deadline: float, content: bytes | None = None
+) -> httpx.Response:
+    """One request; 503 is tried again until `deadline`, because a cluster that has just started may still elect."""
+    headers = {} if content is None else {"content-type": "text/plain; charset=utf-8"}
+    while True:
+        try:
+            answer = client.request(method, url, content=content, headers=headers)
+        except httpx.TransportError as error:
+            raise LocalClusterError(f"The gateway did not answer: {error}") from error
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+            return answer
+        time.sleep(RETRY_INTERVAL_S)
 
 
 def describe(round_trip: RoundTrip) -> list[str]:

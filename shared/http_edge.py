@@ -1,4 +1,4 @@
-"""What a connection may cost before a route sees it: header size, count and time, URL length, body rate, one Host.
+"""What a connection may cost: header size, count and time, URL length, body rate, one Host, and a reader that reads.
 
 uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
 protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
@@ -20,6 +20,9 @@ MAX_URL_BYTES: Final = 8 * KIB
 HEADER_TIMEOUT_S: Final = 10.0
 BODY_GRACE_S: Final = 10.0
 MIN_BODY_BYTES_PER_S: Final = KIB
+WRITE_STALL_S: Final = 30.0
+"""How often a full send buffer is looked at: a client that drains it at less than `MIN_BODY_BYTES_PER_S` is cut off."""
+
 _CHECK_INTERVAL_S: Final = 1.0
 
 
@@ -30,10 +33,12 @@ class _RefusedError(Exception):
 class GuardedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
-    Invariant: at most one timer is armed, for the header while in the head and for the body's rate after it.
+    Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_stall_timer` is armed
+    exactly while writing is paused.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
     _is_in_head = True
     _head_bytes = 0
     _header_bytes = 0
@@ -48,7 +53,19 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the timer with the connection."""
         self._disarm()
+        self._disarm_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The send buffer is full: from now on the client must drain it."""
+        super().pause_writing()
+        self._disarm_stall()
+        self._watch_drain()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._disarm_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Bound the bytes of a head before the parser keeps them."""
@@ -74,6 +91,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
             self._refuse(414, "URI Too Long")
+            raise _RefusedError
+        # A request target has no fragment (RFC 9112 section 3.2); the parser would cut a name off there without a word.
+        if b"#" in url:
+            self._refuse(400, "Bad Request")
             raise _RefusedError
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -121,6 +142,23 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _watch_drain(self) -> None:
+        self._stall_timer = self.loop.call_later(
+            WRITE_STALL_S, self._on_stall_timer, self.transport.get_write_buffer_size()
+        )
+
+    def _on_stall_timer(self, size_bytes: int) -> None:
+        if size_bytes - self.transport.get_write_buffer_size() >= MIN_BODY_BYTES_PER_S * WRITE_STALL_S:
+            self._watch_drain()
+        else:
+            # abort() and not close(): close() would wait for the very buffer that is stuck.
+            self.transport.abort()
+
+    def _disarm_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _on_timer(self) -> None:
         self._timer = None

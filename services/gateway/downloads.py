@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from services.gateway.admission import TransferSlots
@@ -151,7 +152,7 @@ class Downloads:
             try:
                 await pipeline.require_next()
                 await start(await self._prove_first(found, span, quorums, pipeline, group))
-                await self._pump(found, pipeline, sink)
+                await self._pump(found, quorums, pipeline, sink, group)
             finally:
                 pipeline.close()
 
@@ -188,7 +189,11 @@ class Downloads:
             self._repair.ask(Repair(digest, sizes[digest], node, found.node_map, found.log_index))
         return census
 
-    async def _pump(self, found: FoundFile, pipeline: _Pipeline, sink: Sink) -> None:
+    async def _pump(
+        self, found: FoundFile, quorums: Quorums, pipeline: _Pipeline, sink: Sink, group: asyncio.TaskGroup
+    ) -> None:
+        """Send what is fetched. Each further window is proved as it is reached, for the sake of repair."""
+        sent_count = 0
         while (taken := await pipeline.take()) is not None:
             part, fetched, lease = taken
             for node in fetched.faulty_nodes:
@@ -198,6 +203,10 @@ class Downloads:
                 await sink(view[offset : offset + _SLICE_BYTES])
             lease.release()
             await pipeline.require_next()
+            sent_count += 1
+            if sent_count % CENSUS_WINDOW_CHUNKS == 0 and not quorums.is_read_strict:
+                window = pipeline.upcoming(CENSUS_WINDOW_CHUNKS)
+                group.create_task(self._prove(found, window, quorums.read_quorum, {}))
 
 
 class _Pipeline:
@@ -251,6 +260,10 @@ class _Pipeline:
         fetched = _unwrap(await self._ahead[0][2])
         part, lease, _ = self._ahead.popleft()
         return part, fetched, lease
+
+    def upcoming(self, count: int) -> list[ChunkPart]:
+        """The next `count` chunks that are not taken yet."""
+        return [*(part for part, _, _ in self._ahead), *islice(self._parts, count)][:count]
 
     def close(self) -> None:
         """Stop fetching and give all budget back."""

@@ -95,8 +95,7 @@ class NodeHealth:
     def hung(self, node: StorageNode) -> None:
         """`node` took far longer than usual for a request while others answered."""
         record = self._record(node)
-        if record.breaker.bar():
-            logger.warning("storage node avoided", storage_node=node.id, reason="too slow")
+        self._bar(record, "too slow")
         self._probe_while_barred(record)
 
     def suspect(self, node: StorageNode) -> None:
@@ -138,8 +137,12 @@ class NodeHealth:
 
     async def _check(self, record: _Record) -> None:
         if not await self._is_ready(record):
-            record.breaker.bar()
+            self._bar(record, "slow, and not ready when asked")
             await self._bring_back(record)
+
+    def _bar(self, record: _Record, reason: str) -> None:
+        if record.breaker.bar():
+            logger.warning("storage node avoided", storage_node=record.node.id, reason=reason)
 
     async def _bring_back(self, record: _Record) -> None:
         while record.breaker.is_barred:

@@ -39,7 +39,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         budget_wait_s: how long a transfer under way may wait for its next.
         replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
         consensus_deadline_s: how long metadata may take.
-        write_stall_s: how long a client may take none of the bytes it asked for.
         reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed (DESIGN.md section 8).
     """
 
@@ -64,7 +63,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     budget_wait_s: float = Field(default=10.0, gt=0)
     replica_timeout_s: float = Field(default=4.0, gt=0)
     consensus_deadline_s: float = Field(default=5.0, gt=0)
-    write_stall_s: float = Field(default=30.0, gt=0)
     reconnect_base_s: float = Field(default=5.0, gt=0)
     reconnect_limit_s: float = Field(default=60.0, gt=0)
 

@@ -1,0 +1,97 @@
+"""A whole cluster of real processes for the tests of this folder, on ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from local_cluster.cluster import Cluster
+from local_cluster.plan import HOST, all_ports
+
+OFFSETS = range(1000, 24000)
+"""Below the ports that the system hands out to clients, so that no outgoing connection can take one of ours."""
+
+OVERRIDES = {
+    # Tests reach no time server: nobody answers on the discard port, and LOGICAL is what a closed network has.
+    "clock": {"TRIVET_NTP_SERVERS": "127.0.0.1:9"},
+}
+
+
+def free_port_offset() -> int:
+    """An offset with which every port of a cluster is free now."""
+    for _ in range(200):
+        offset = random.SystemRandom().choice(OFFSETS)
+        if all(_is_free(port) for port in all_ports(offset)):
+            return offset
+    raise AssertionError("no free range of ports was found")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all tests of the session; stopped at its end."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port_offset(), OVERRIDES)
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+    finally:
+        cluster.kill_all()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """The shared cluster, with everything that an earlier test killed brought back."""
+    asyncio.run(shared_cluster.start())
+    print(f"cluster in {shared_cluster.layout.root}, gateway {shared_cluster.gateway_url}")  # shown when a test fails
+    return shared_cluster
+
+
+@pytest.fixture
+def gateway(cluster: Cluster) -> Iterator[httpx.Client]:
+    """A client of the public API. Its timeout is above every deadline of the gateway."""
+    with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this test's random bytes; printed, and so shown when the test fails."""
+    chosen = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {chosen}")
+    return chosen
+
+
+@pytest.fixture
+def bucket(gateway: httpx.Client, request: pytest.FixtureRequest) -> str:
+    """A bucket of this test alone."""
+    name = f"test-{random.SystemRandom().randrange(1 << 40):010x}"
+    assert gateway.put(f"/v1/buckets/{name}").status_code == 201
+    return name
+
+
+def wait_until(condition: Callable[[], object], deadline_s: float, what: str) -> None:
+    """Poll until `condition` holds."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+        threading.Event().wait(0.05)
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
+    return wait_until
