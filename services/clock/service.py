@@ -13,7 +13,7 @@ from typing import Final, Self
 from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
 from shared.background_tasks import BackgroundTasks
-from shared.contracts.time import SourceCounts, SourceVerdict, TimeReport, TimeSourceReport
+from shared.contracts.time import ClockState, SourceCounts, SourceVerdict, TimeReport, TimeSourceReport
 from shared.durable_hybrid_clock import RENEWAL_INTERVAL_S, DurableHybridClock
 from shared.followed_clock import Reading
 from shared.host_clock import HostClock
@@ -75,7 +75,8 @@ class ClockService:
         """Why time is not as good as it should be; empty when all is well."""
         reading = self.synchronizer.read()
         found = [self._hlc.failure] if self._hlc.failure is not None else []
-        if self.synchronizer.discipline.reason:
+        # One round without an answer is nothing to report: SYNCED means that the bound still holds.
+        if reading.state is not ClockState.SYNCED and self.synchronizer.discipline.reason:
             found.append(f"{reading.state.value}: {self.synchronizer.discipline.reason}")
         return found
 

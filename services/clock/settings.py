@@ -52,7 +52,7 @@ def _parse_server(text: str) -> NtpServer:
         host, _, rest = text[1:].partition("]")
         port = rest.removeprefix(":")
     elif text.count(":") > 1:
-        host, port = text, ""
+        host, port = str(ipaddress.IPv6Address(text)), ""
     else:
         host, _, port = text.partition(":")
     if not host or (port and not port.isdecimal()):

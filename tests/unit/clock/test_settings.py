@@ -37,7 +37,7 @@ def test_no_server_at_all_is_a_choice() -> None:
     assert settings(ntp_servers="").ntp_servers == []
 
 
-@pytest.mark.parametrize("text", ["host:abc", ":123", "host:0", "host:65536", "[::1]x"])
+@pytest.mark.parametrize("text", ["host:abc", "host:1:2", ":123", "host:0", "host:65536", "[::1]x"])
 def test_a_malformed_server_is_refused(text: str) -> None:
     """A typing mistake ends the start with a sentence instead of a service without time."""
     with pytest.raises(ValidationError):
