@@ -6,6 +6,7 @@ so that a slow reader holds back its own connection and the byte budget knows of
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ from shared.errors import InvalidRequestError, RangeNotSatisfiableError
 from shared.units import KIB
 
 _SLICE_BYTES: Final = 256 * KIB
+_SEND_DEADLINE_S: Final = 60.0
 _RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 
 Digest = Annotated[str, Path(description="BLAKE3-256 of the chunk, 64 lower-case hex digits")]
@@ -163,14 +165,17 @@ class _ChunkResponse(Response):
         self._view = memoryview(leased.body)[start:end]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Wait for the connection between slices, never for the reader alone at the end."""
+        """The connection is waited for before each slice and after the last, so that the budget covers what is unsent.
+
+        A reader that stops reading loses its connection: what it holds, others wait for.
+        """
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            view = self._view
-            while len(view) > _SLICE_BYTES:
-                await send({"type": "http.response.body", "body": view[:_SLICE_BYTES], "more_body": True})
-                view = view[_SLICE_BYTES:]
-            await send({"type": "http.response.body", "body": view})
+            async with asyncio.timeout(_SEND_DEADLINE_S):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                for at in range(0, len(self._view), _SLICE_BYTES):
+                    part = self._view[at : at + _SLICE_BYTES]
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
         finally:
             self._lease.release()
 

@@ -48,7 +48,7 @@ class StorageSettings(ServiceSettings):
     small_chunk_bytes: int = Field(default=64 * KIB, ge=0, le=MIB)
     max_chunk_bytes: int = Field(default=8 * MIB, ge=KIB, le=64 * MIB)
     typical_chunk_bytes: int = Field(default=MIB, ge=KIB)
-    max_inflight_bytes: int = Field(default=48 * MIB, ge=MIB)
+    max_inflight_bytes: int = Field(default=32 * MIB, ge=MIB)
     write_behind_bytes: int = Field(default=16 * MIB, ge=KIB)
     flush_interval_s: float = Field(default=1.0, gt=0)
     consensus_urls: PeerList = Field(min_length=1)

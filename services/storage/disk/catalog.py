@@ -64,8 +64,10 @@ def prepare(database: Path) -> None:
 
 
 def open_reader(database: Path) -> sqlite3.Connection:
-    """A read-only connection; used by one thread."""
-    sql = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None, timeout=10)
+    """A read-only connection; used by one thread, closed by another when the first has ended."""
+    sql = sqlite3.connect(
+        f"file:{database}?mode=ro", uri=True, isolation_level=None, timeout=10, check_same_thread=False
+    )
     sql.execute("PRAGMA query_only=ON")
     return sql
 

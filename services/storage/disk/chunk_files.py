@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,14 +25,6 @@ from shared.errors import InvalidNameError
 logger = structlog.get_logger(__name__)
 
 _MAX_QUARANTINED: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class FileBody:
-    """The bytes of a chunk's file, and which file it was: `inode` tells it from one put there later."""
-
-    body: bytes
-    inode: int
 
 
 class ChunkFiles:
@@ -66,18 +57,11 @@ class ChunkFiles:
         write_new_file(path, pieces)
         return path
 
-    def read(self, digest: str) -> FileBody:
+    def read(self, digest: str) -> bytes:
         """The file as it is, unchecked. Raises OSError."""
-        fd = os.open(self.path_of(digest), os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            return FileBody(file.readall(), os.fstat(fd).st_ino)
-
-    def inode_of(self, digest: str) -> int | None:
-        """Which file has the chunk's name now."""
-        try:
-            return self.path_of(digest).stat().st_ino
-        except OSError:
-            return None
+        # Unbuffered: one read of the right size into one object.
+        with self.path_of(digest).open("rb", buffering=0) as file:
+            return file.readall()
 
     def quarantine_path(self, digest: str) -> Path:
         """A free name in the quarantine; the oldest prisoners leave when it is full."""

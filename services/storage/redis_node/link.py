@@ -67,8 +67,7 @@ def connect(address: RedisAddress) -> Redis:
         socket_connect_timeout=_PROBE_DEADLINE_S,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
-        lib_name=None,
-        lib_version=None,
+        driver_info=None,
     )
     return Redis(connection_pool=pool)
 

@@ -49,15 +49,6 @@ class SmallChunk:
     start_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What a reader thread saw: the bytes or None, and which replica it was."""
-
-    body: bytes | None
-    row: Row
-    inode: int | None
-
-
 def prepare_folder(root: Path) -> None:
     """Make what a disk tier needs under `root`, durably; at start, before anything else uses it. Blocks.
 
@@ -96,6 +87,7 @@ class DiskTier:
         self._readers = ThreadPoolExecutor(reader_threads, thread_name_prefix="disk-read")
         self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
         self._connections = threading.local()
+        self._open_readers: list[sqlite3.Connection] = []
         self.gate = WriteGate()
         self._chunk_count = 0
         self._used_bytes = 0
@@ -134,12 +126,10 @@ class DiskTier:
     async def get(self, digest: str) -> bytes:
         """See `ports.Tier`."""
         for _ in range(_READ_ATTEMPTS):
-            seen = await self._in(self._readers, self._read, digest)
-            if seen.body is not None:
-                return seen.body
-            # Bad bytes, or a file that a delete took away under us: only if this very replica is still the one in the
-            # catalog was it bad.
-            if await self._quarantine(digest, seen):
+            body = await self._in(self._readers, self._read, digest)
+            if body is not None:
+                return body
+            if await self._quarantine(digest):
                 self._metrics.corrupt.labels(tier=self.name).inc()
                 raise ChunkCorruptError("This replica does not match its digest; it was quarantined.", digest=digest)
         raise UnavailableError("The chunk is being replaced.", digest=digest)
@@ -210,6 +200,8 @@ class DiskTier:
     def _close(self) -> None:
         self._writers.shutdown()
         self._readers.shutdown()
+        for sql in self._open_readers:
+            sql.close()
         self._committer.close()
 
     def _reader(self) -> sqlite3.Connection:
@@ -217,6 +209,7 @@ class DiskTier:
         sql: sqlite3.Connection | None = getattr(self._connections, "sql", None)
         if sql is None:
             sql = self._connections.sql = catalog.open_reader(self._database)
+            self._open_readers.append(sql)
         return sql
 
     def _find(self, digest: str) -> Row | None:
@@ -237,23 +230,20 @@ class DiskTier:
         except OSError as error:
             raise error_from_write(error, self.gate) from error
 
-    def _read(self, digest: str) -> _Read:
+    def _read(self, digest: str) -> bytes | None:
+        """The whole chunk, or None when what lies here is not it."""
         row = self._find(digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
-        inode: int | None = None
-        body: bytes | None
-        if row.packed_id is not None:
-            body = catalog.read_packed(self._reader(), row.packed_id)
-        else:
-            try:
-                file = self._files.read(digest)
-                body, inode = file.body, file.inode
-            except OSError as error:
-                logger.error("a chunk's file cannot be read", digest=digest, error=str(error))  # noqa: TRY400 - no defect of ours
-                body, inode = None, self._files.inode_of(digest)
-        is_good = body is not None and len(body) == row.size_bytes and is_whole(body, digest)
-        return _Read(body if is_good else None, row, inode)
+        return self._read_whole(self._reader(), digest, row)
+
+    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
+        try:
+            body = self._files.read(digest) if row.packed_id is None else catalog.read_packed(sql, row.packed_id)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("a chunk cannot be read", digest=digest, error=str(error))
+            return None
+        return body if body is not None and is_whole(body, digest) else None
 
     # Operations, run by the commit thread inside a transaction.
 
@@ -276,25 +266,25 @@ class DiskTier:
             transaction.unlinks.append(self._files.path_of(digest))
         return True
 
-    async def _quarantine(self, digest: str, seen: _Read) -> bool:
-        """Take exactly the replica that was `seen` out of service; False when another has its place by now."""
+    async def _quarantine(self, digest: str) -> bool:
+        """Take a bad replica out of service; False when there is none any more: it was deleted or replaced meanwhile."""
         try:
-            return await self._committer.run(partial(self._imprison, digest, seen))
+            return await self._committer.run(partial(self._imprison, digest))
         except TrivetError:
             # The node takes no changes any more. The replica stays, and is found bad again at every read.
             logger.exception("a bad replica could not be quarantined", digest=digest)
             return True
 
-    def _imprison(self, digest: str, seen: _Read, transaction: Transaction) -> bool:
+    def _imprison(self, digest: str, transaction: Transaction) -> bool:
+        # Read once more, here where nothing can change under us: inode numbers are reused, so only the bytes can tell
+        # whether this is still the replica that a reader found bad.
         row = catalog.find(transaction.sql, digest)
-        if row is None or row.packed_id != seen.row.packed_id:
-            return False
-        if row.packed_id is None and self._files.inode_of(digest) != seen.inode:
+        if row is None or self._read_whole(transaction.sql, digest, row) is not None:
             return False
         logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
         catalog.remove(transaction, digest)
-        if row.packed_id is None and seen.inode is not None:
-            path = self._files.path_of(digest)
+        path = self._files.path_of(digest)
+        if row.packed_id is None and path.exists():
             path.rename(self._files.quarantine_path(digest))
             transaction.directories.add(path.parent)
         return True
@@ -326,9 +316,13 @@ class DiskTier:
                 lost += 1
         return adopted, lost
 
-    @staticmethod
-    async def _in(pool: ThreadPoolExecutor, work: Callable[..., ResultT], *args: object) -> ResultT:
-        return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., ResultT], *args: object) -> ResultT:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+        except sqlite3.Error as error:
+            # What the records say is not known any more, so nothing may be promised on top of them.
+            self.gate.close(f"the catalog cannot be read: {error}")
+            raise UnavailableError(f"The catalog cannot be read: {error}.", retry_after_s=60) from error
 
 
 def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:

@@ -128,8 +128,9 @@ class StorageProcess:
             "TRIVET_STORAGE_MODE": self.mode,
             "TRIVET_ADVERTISED_URL": self.peer.url,
             "TRIVET_CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1",
-            "MALLOC_MMAP_THRESHOLD_": "1073741824",
-            "MALLOC_TRIM_THRESHOLD_": "1073741824",
+            "MALLOC_MMAP_THRESHOLD_": "33554432",
+            "MALLOC_TRIM_THRESHOLD_": "134217728",
+            "MALLOC_ARENA_MAX": "2",
             "MALLOC_TOP_PAD_": "16777216",
         }
         if self.redis is not None:

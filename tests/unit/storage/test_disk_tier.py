@@ -1,0 +1,160 @@
+"""The disk tier on a real folder, with a disk that fails where the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+
+import pytest
+from blake3 import blake3
+from prometheus_client import CollectorRegistry
+
+from services.storage.disk.free_space import FreeSpace
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk
+from services.storage.tiers.disk import DiskTier, prepare_folder
+from shared.errors import DiskFullError, UnavailableError
+from shared.units import KIB, MIB
+
+
+def make_chunk(size_bytes: int) -> Chunk:
+    body = os.urandom(size_bytes)
+    return Chunk(blake3(body).hexdigest(), size_bytes, (body,))
+
+
+@pytest.fixture
+async def disk(tmp_path):
+    prepare_folder(tmp_path)
+    space = FreeSpace(tmp_path, None, 99)
+    metrics = StorageMetrics(CollectorRegistry())
+    async with DiskTier(tmp_path, space=space, metrics=metrics, small_limit_bytes=64 * KIB) as tier:
+        yield tier
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+async def test_one_failed_sync_ends_all_acknowledgements(call, disk, tmp_path, monkeypatch):
+    """After EIO no put of any size is acknowledged, even when the disk recovers; nothing half-done is visible."""
+    old, failed = make_chunk(200_000), make_chunk(200_000)
+    await disk.put(old, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, failing(errno.EIO))
+        with pytest.raises(UnavailableError) as caught:
+            await disk.put(failed, 1)
+        assert not caught.value.definite
+    for size_bytes in (1000, 200_000):
+        with pytest.raises(UnavailableError) as caught:
+            await disk.put(make_chunk(size_bytes), 1)
+        assert caught.value.definite
+    with pytest.raises(UnavailableError):
+        await disk.delete(old.digest)
+    assert disk.reasons_against_writes() != []
+    assert await disk.has([old.digest, failed.digest], None) == {old.digest}
+    assert await disk.get(old.digest) == old.body()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_a_disk_that_is_full_at_the_sync_refuses_one_put_only(disk, tmp_path, monkeypatch):
+    """ENOSPC for a chunk's own file is "full", certainly not stored, and the node goes on."""
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", failing(errno.ENOSPC))
+        with pytest.raises(DiskFullError) as caught:
+            await disk.put(make_chunk(200_000), 1)
+        assert caught.value.definite
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert disk.reasons_against_writes() == []
+    assert (await disk.put(make_chunk(200_000), 1)).created
+
+
+async def test_a_catalog_that_cannot_grow_refuses_and_keeps_its_promises(disk, monkeypatch):
+    """When SQLite finds no room for a small chunk, the put is refused as full and what was stored stays."""
+    old = make_chunk(1000)
+    await disk.put(old, 1)
+    disk._committer._sql.execute("PRAGMA max_page_count=1").fetchone()
+    outcomes = await asyncio.gather(*(disk.put(make_chunk(60_000), 1) for _ in range(20)), return_exceptions=True)
+    assert isinstance(outcomes[-1], DiskFullError)
+    assert await disk.get(old.digest) == old.body()
+    disk._committer._sql.execute("PRAGMA max_page_count=1000000").fetchone()
+    assert (await disk.put(make_chunk(60_000), 1)).created
+
+
+async def test_a_replaced_replica_is_not_quarantined_for_its_predecessor(disk, tmp_path):
+    """A reader that saw bad bytes takes only that replica away, not the good one stored meanwhile."""
+    chunk = make_chunk(200_000)
+    await disk.put(chunk, 1)
+    path = tmp_path / "chunks" / chunk.digest[:2] / chunk.digest
+    path.write_bytes(b"bad")
+    assert await disk._in(disk._readers, disk._read, chunk.digest) is None
+    await disk.delete(chunk.digest)
+    await disk.put(chunk, 1)
+    assert await disk._quarantine(chunk.digest) is False
+    assert await disk.get(chunk.digest) == chunk.body()
+
+
+async def test_delete_and_put_in_one_transaction_keep_the_new_file(disk):
+    """A put that shares its transaction with a delete of the same chunk is not undone by the delete's unlink."""
+    chunk = make_chunk(100_000)
+    for _ in range(20):
+        await disk.put(chunk, 1)
+        await asyncio.gather(*(disk.put(make_chunk(90_000), 1) for _ in range(3)), disk.delete(chunk.digest))
+        outcomes = await asyncio.gather(disk.put(chunk, 1), disk.delete(chunk.digest), disk.put(chunk, 1))
+        is_held = bool(await disk.has([chunk.digest], None))
+        assert outcomes[1] in {True, False}
+        if is_held:
+            assert await disk.get(chunk.digest) == chunk.body()
+            await disk.delete(chunk.digest)
+
+
+async def test_operations_share_a_transaction_and_fail_alone(disk, monkeypatch):
+    """Concurrent small puts need far fewer commits than puts."""
+    commits = 0
+    count = disk._committer._on_commit
+
+    def counted(transaction):
+        nonlocal commits
+        commits += 1
+        count(transaction)
+
+    monkeypatch.setattr(disk._committer, "_on_commit", counted)
+    outcomes = await asyncio.gather(*(disk.put(make_chunk(1000), 1) for _ in range(200)))
+    assert all(outcome.created for outcome in outcomes)
+    assert commits < 100
+
+
+def test_the_reserve_counts_granted_bytes_and_the_file_system(tmp_path, monkeypatch):
+    """A write is refused one byte beyond the percentage, for granted bytes, for the file system, and for inodes."""
+    granted = FreeSpace(tmp_path, MIB, 50)
+    granted.check(100, MIB // 2 - 100)
+    with pytest.raises(DiskFullError):
+        granted.check(101, MIB // 2 - 100)
+    assert granted.capacity_bytes() == MIB
+    whole = FreeSpace(tmp_path, None, 95)
+    blocks = {
+        "f_frsize": 100,
+        "f_blocks": 110,
+        "f_bfree": 20,
+        "f_bavail": 10,
+        "f_files": 100,
+        "f_ffree": 50,
+        "f_favail": 50,
+    }
+    monkeypatch.setattr(os, "statvfs", lambda _: statvfs(blocks))
+    whole.check(500, 0)
+    with pytest.raises(DiskFullError):
+        whole.check(501, 0)
+    blocks |= {"f_ffree": 4, "f_favail": 4}
+    with pytest.raises(DiskFullError):
+        whole.check(0, 0)
+    blocks |= {"f_files": 0}
+    whole.check(0, 0)
+
+
+def statvfs(values: dict[str, int]):
+    return type("Found", (), values)()
+
+
+def failing(code: int):
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail

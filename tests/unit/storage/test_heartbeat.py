@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.storage.heartbeat import HeartbeatSender
+from services.storage.metrics import StorageMetrics
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse
+from shared.errors import ClusterMismatchError, NotLeaderError, PeerUnreachableError
+from shared.settings import PeerAddress
+
+MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}") for n in (1, 2, 3)]
+ADMITTED = HeartbeatResponse(is_admitted=True, cluster_id="test-cluster", epoch=3)
+HEARTBEAT = Heartbeat(
+    cluster_id="test-cluster", url="http://127.0.0.1:8101", zone="z", capacity_bytes=10, used_bytes=1, chunk_count=1
+)
+
+
+class FakeMembers:
+    """Answers as told, by member id; remembers who was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, object] = {}
+        self.asked: list[str] = []
+
+    async def call(self, peer, method, path, answer, *, body, timeout_s):
+        assert (method, path, body) == ("POST", "/v1/nodes/storage-1/heartbeat", HEARTBEAT)
+        self.asked.append(peer.id)
+        found = self.answers[peer.id]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@pytest.fixture
+def members():
+    return FakeMembers()
+
+
+@pytest.fixture
+def sender(members):
+    async def describe() -> Heartbeat:
+        return HEARTBEAT
+
+    metrics = StorageMetrics(CollectorRegistry())
+    return HeartbeatSender("storage-1", MEMBERS, members, describe, metrics, interval_s=30, retry_base_s=5)
+
+
+async def test_the_named_leader_is_followed_and_remembered(members, sender):
+    """A member that does not lead names the leader, who is asked next, and first the next time."""
+    follower = NotLeaderError("no", leader_id="consensus-3", leader_url=MEMBERS[2].url)
+    members.answers = {"consensus-1": follower, "consensus-2": follower, "consensus-3": ADMITTED}
+    assert await sender.send()
+    assert await sender.send()
+    assert members.asked == ["consensus-1", "consensus-3", "consensus-3"]
+    assert sender.was_accepted
+
+
+async def test_dead_members_are_passed_over(members, sender):
+    """With two members gone, the third is found within one heartbeat."""
+    dead = PeerUnreachableError("gone")
+    members.answers = {"consensus-1": dead, "consensus-2": dead, "consensus-3": ADMITTED}
+    assert await sender.send()
+    assert members.asked == ["consensus-1", "consensus-2", "consensus-3"]
+
+
+async def test_nobody_there_is_a_failure_with_a_bounded_number_of_calls(members, sender):
+    """Without a leader a heartbeat fails after each member was asked at most twice."""
+    lost = NotLeaderError("no", leader_id=None, leader_url=None)
+    members.answers = {"consensus-1": lost, "consensus-2": PeerUnreachableError("gone"), "consensus-3": lost}
+    assert not await sender.send()
+    assert len(members.asked) <= 6
+    assert {"consensus-1", "consensus-2", "consensus-3"} == set(members.asked)
+    assert not sender.was_accepted
+
+
+async def test_a_refusal_is_told_until_it_ends(members, sender):
+    """A cluster that does not know this node's cluster id is a reason for /readyz, not a silent retry."""
+    wrong = ClusterMismatchError("another cluster")
+    members.answers = dict.fromkeys(("consensus-1", "consensus-2", "consensus-3"), wrong)
+    assert not await sender.send()
+    assert sender.refusal == "another cluster"
+    members.answers = dict.fromkeys(members.answers, ADMITTED)
+    assert await sender.send()
+    assert sender.refusal is None
+
+
+def test_pauses_are_short_at_start_and_grow_with_jitter_later(sender):
+    """Before the first acceptance at most a second; afterwards up to the base, doubling, never beyond a minute."""
+    for failures in range(1, 20):
+        assert 0.2 <= sender._pause_s(failures) <= 1.0
+    sender.was_accepted = True
+    for failures, ceiling_s in ((1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (1000, 60)):
+        pauses = [sender._pause_s(failures) for _ in range(200)]
+        assert all(0 <= pause <= ceiling_s for pause in pauses)
+        assert max(pauses) > ceiling_s * 0.8
+        assert min(pauses) < ceiling_s * 0.2
+
+
+async def test_the_sender_goes_on_after_failures(members, sender, monkeypatch):
+    """The loop sends at once, retries soon, and keeps the interval once it was accepted."""
+    pauses: list[float] = []
+    real_sleep = asyncio.sleep
+
+    async def fast(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            members.answers = dict.fromkeys(members.answers, ADMITTED)
+        if len(pauses) == 5:
+            raise asyncio.CancelledError
+        await real_sleep(0)
+
+    members.answers = dict.fromkeys(("consensus-1", "consensus-2", "consensus-3"), PeerUnreachableError("gone"))
+    monkeypatch.setattr(asyncio, "sleep", fast)
+    with pytest.raises(asyncio.CancelledError):
+        await sender.run()
+    assert all(pause <= 1 for pause in pauses[:2])
+    assert pauses[2:] == [30, 30, 30]
