@@ -119,6 +119,10 @@ class ChunkStore:
         """Why puts are refused now; empty when they are not."""
         return self._tier.reasons_against_writes()
 
+    def degradations(self) -> list[str]:
+        """What this node has to do without."""
+        return self._tier.degradations()
+
     async def _receive(self, digest: str, pieces: AsyncIterator[bytes]) -> Chunk:
         hasher = blake3()
         taken: list[bytes] = []

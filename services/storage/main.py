@@ -39,6 +39,7 @@ def main() -> None:
         description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
         lifespan=node.lifespan,
         readiness=node.readiness,
+        degradations=node.store.degradations,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=settings.max_chunk_bytes,
     )

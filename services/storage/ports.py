@@ -91,3 +91,6 @@ class Tier(Protocol):
 
     def reasons_against_writes(self) -> list[str]:
         """Why puts are refused now, in words for /readyz; empty when they are not."""
+
+    def degradations(self) -> list[str]:
+        """What the tier has to do without and still keeps its promises, in words for /readyz."""

@@ -128,7 +128,7 @@ class RedisLink:
         try:
             return await self._within(deadline_s, work)
         except (RedisError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"Redis did not answer: {_describe(error)}.") from error
+            raise UnavailableError(_describe(error)) from error
 
     def trip(self, objection: str) -> None:
         """Let no call through until the server was inspected again."""
@@ -221,6 +221,7 @@ class RedisLink:
 
     def _note_failure(self, error: Exception) -> None:
         self._metrics.redis_failures.labels(reason=_reason(error)).inc()
+        logger.warning("redis call failed", error=repr(error))
         self._failures += 1
         # One slow answer happens; a broken connection may mean a restarted, emptied server and needs a look at once.
         if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_TRIP:
@@ -234,4 +235,7 @@ def _reason(error: Exception) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return "it did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+    """For /readyz, which anybody may ask: the kind of trouble, without addresses. The log has the rest."""
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    return "it cannot be reached" if isinstance(error, RedisConnectionError | OSError) else "it refused a command"

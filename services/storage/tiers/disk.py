@@ -181,6 +181,10 @@ class DiskTier:
         """See `ports.Tier`."""
         return [] if self.gate.reason is None else [self.gate.reason]
 
+    def degradations(self) -> list[str]:
+        """See `ports.Tier`."""
+        return []
+
     async def _put_file(self, chunk: Chunk, start_index: int) -> bool:
         temporary = await self._in(self._writers, self._write, chunk)
         try:

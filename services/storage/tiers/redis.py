@@ -106,6 +106,10 @@ class RedisTier:
         """See `ports.Tier`."""
         return [] if self._link.objection is None else [f"redis: {self._link.objection}"]
 
+    def degradations(self) -> list[str]:
+        """See `ports.Tier`."""
+        return []
+
     async def _has_part(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         return await self._link.call(
             lambda client: chunk_keys.recorded(client, digests, start_index), changes=start_index is not None

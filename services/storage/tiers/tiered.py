@@ -159,6 +159,10 @@ class TieredStore:
         """See `ports.Tier`."""
         return self._disk.reasons_against_writes()
 
+    def degradations(self) -> list[str]:
+        """See `ports.Tier`."""
+        return [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+
     async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
         self._disk.gate.check()
         unflushed = self._unflushed.get(chunk.digest)

@@ -8,6 +8,7 @@ import os
 import httpx
 import pytest
 
+from services.storage.identity import claim_data_dir
 from shared.errors import (
     ChunkNotFoundError,
     DigestMismatchError,
@@ -16,7 +17,7 @@ from shared.errors import (
     PayloadTooLargeError,
     RangeNotSatisfiableError,
 )
-from tests.integration.storage.support import SECRET, StorageProcess, digest_of
+from tests.integration.storage.support import CLUSTER_ID, SECRET, StorageProcess, digest_of
 
 LARGE = os.urandom(1024 * 1024)
 SMALL = os.urandom(4096)
@@ -132,9 +133,8 @@ def test_the_description_documents_every_answer(start_node):
 )
 def test_a_wrong_start_is_refused_with_one_sentence(tmp_path, change, sentence):
     """A node without its secret, or on a folder of somebody else, ends with exit code 78 and says why."""
-    first = StorageProcess(tmp_path, mode="disk")
-    first.start()
-    assert first.stop() in {0, -15}
+    (tmp_path / "data").mkdir()
+    os.close(claim_data_dir(tmp_path / "data", CLUSTER_ID, "storage-1").lock_fd)
     refused = StorageProcess(tmp_path, mode="disk", extra=change).run_to_end()
     assert refused.returncode == 78
     assert sentence in refused.stderr
@@ -155,10 +155,10 @@ def test_a_folder_in_use_or_of_strangers_is_refused(tmp_path, start_node):
     assert [path.name for path in stranger.data_dir.iterdir() if path.name != "lock"] == ["holiday.jpg"]
 
 
-def test_a_folder_of_a_newer_format_is_refused(tmp_path, start_node):
+def test_a_folder_of_a_newer_format_is_refused(tmp_path):
     """A folder that a later version wrote is not touched."""
-    node = start_node(mode="disk")
-    node.kill()
+    node = StorageProcess(tmp_path, mode="disk")
+    os.close(claim_data_dir(node.data_dir, CLUSTER_ID, "storage-1").lock_fd)
     path = node.data_dir / "identity.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
     refused = node.run_to_end()

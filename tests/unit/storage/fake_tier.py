@@ -66,3 +66,6 @@ class FakeTier:
 
     def reasons_against_writes(self) -> list[str]:
         return [] if self.put_error is None else [self.put_error.message]
+
+    def degradations(self) -> list[str]:
+        return []
