@@ -1,0 +1,95 @@
+"""A gateway without its network: the real parts over fake storage nodes and the real state machine."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.gateway.api.parts import Parts
+from services.gateway.gateway_metrics import GatewayMetrics
+from services.gateway.main import assemble
+from services.gateway.settings import GatewaySettings
+from shared.background_tasks import BackgroundTasks
+from shared.settings import PeerAddress
+from shared.units import KIB, MIB
+from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
+
+CHUNK_SIZE_BYTES = 4 * KIB
+NODES = ("storage-1", "storage-2", "storage-3")
+
+
+def make_settings(**changes: object) -> GatewaySettings:
+    facts: dict[str, object] = {
+        "node_id": "gateway-1",
+        "cluster_id": "test-cluster",
+        "cluster_secret": "s" * 32,
+        "consensus_urls": [PeerAddress("consensus-1", "http://127.0.0.1:1")],
+        "chunk_size_bytes": CHUNK_SIZE_BYTES,
+        "max_inflight_bytes": 8 * MIB,
+        "max_concurrent_requests": 16,
+        "replica_timeout_s": 0.4,
+        "admission_wait_s": 0.2,
+        "budget_wait_s": 0.5,
+        "reconnect_base_s": 0.05,
+        "reconnect_limit_s": 0.2,
+    }
+    return GatewaySettings.model_validate(facts | changes)
+
+
+@dataclass
+class World:
+    """Everything a test may look at or break."""
+
+    settings: GatewaySettings
+    nodes: FakeNodes
+    metadata: LocalMetadata
+    clock: FakeClock
+    parts: Parts
+    metrics: GatewayMetrics
+    tasks: BackgroundTasks
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        samples = [sample for family in self.metrics.collect() for sample in family.samples if sample.name == name]
+        assert len(samples) == 1, name
+        return samples[0].value
+
+    async def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
+        """Poll until `condition` holds."""
+        deadline = time.monotonic() + deadline_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
+    async with BackgroundTasks() as tasks:
+
+        async def make(*node_ids: str, **changes: object) -> World:
+            settings, nodes, clock = make_settings(**changes), FakeNodes(), FakeClock()
+            metadata = LocalMetadata(tmp_path / "metadata.sqlite")
+            await metadata.make_cluster(clock, *(node_ids or NODES))
+            parts, _, metrics = assemble(settings, metadata, nodes, clock, tasks)
+            return World(settings, nodes, metadata, clock, parts, metrics, tasks)
+
+        yield make
+
+
+@pytest.fixture
+async def world(make_world) -> World:
+    return await make_world()
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this test's random bytes; printed, and so shown when the test fails."""
+    chosen = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {chosen}")
+    return chosen

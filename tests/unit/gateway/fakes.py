@@ -1,0 +1,174 @@
+"""Storage nodes that misbehave on command, a clock, and the real state machine without Raft around it.
+
+`FakeNodes` passes the contract tests that real storage processes pass (tests/integration/gateway/test_chunk_nodes.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from blake3 import blake3
+
+from services.consensus.metadata.entries import CommittedEntry, encode_proposal
+from services.consensus.metadata.store import MetadataStore
+from shared.consensus_client import ReadContext
+from shared.contracts.chunks import NodeStatus
+from shared.contracts.cluster import NodeMap, NodeState, StorageNode
+from shared.contracts.metadata import (
+    AdmitNode,
+    Answer,
+    Command,
+    InitCluster,
+    Proposal,
+    ProposalResult,
+    Query,
+    UpdateNode,
+)
+from shared.contracts.time import ClockState, Stamp
+from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError, TrivetError, error_from_problem
+from shared.units import GIB
+
+
+def node(node_id: str, *, state: NodeState = NodeState.ACTIVE) -> StorageNode:
+    return StorageNode(id=node_id, url=f"http://{node_id}", zone=node_id, state=state, capacity_bytes=GIB)
+
+
+def node_map(*node_ids: str) -> NodeMap:
+    return NodeMap(epoch=1, nodes=[node(node_id) for node_id in sorted(node_ids)])
+
+
+def unreachable(node_id: str = "x") -> PeerUnreachableError:
+    return PeerUnreachableError("refused", definite=True, peer=node_id)
+
+
+class FakeClock:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(1)
+        self.received: list[int] = []
+
+    def stamp(self) -> Stamp:
+        return Stamp(hlc=next(self._ticks) << 32, state=ClockState.LOGICAL)
+
+    def receive(self, hlc: int) -> None:
+        self.received.append(hlc)
+
+
+class FakeNodes:
+    """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[str, dict[str, bytes]] = {}
+        self.errors: dict[str, TrivetError] = {}
+        self.hanging: set[str] = set()
+        self.spoiled: set[str] = set()
+        self.released = asyncio.Event()
+        self.calls: Counter[tuple[str, str]] = Counter()
+        self.under_way = 0
+        self.most_under_way = 0
+        self.on_call: Callable[[str, str], None] = lambda _what, _node_id: None
+
+    def of(self, node_id: str) -> dict[str, bytes]:
+        return self.chunks.setdefault(node_id, {})
+
+    def holders(self, digest: str) -> set[str]:
+        return {node_id for node_id, chunks in self.chunks.items() if digest in chunks}
+
+    async def _enter(self, what: str, target: StorageNode) -> dict[str, bytes]:
+        self.calls[what, target.id] += 1
+        self.on_call(what, target.id)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(0)
+            if target.id in self.hanging:
+                await self.released.wait()
+        finally:
+            self.under_way -= 1
+        if target.id in self.errors:
+            raise self.errors[target.id]
+        return self.of(target.id)
+
+    async def put_chunk(self, target: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
+        assert start_index >= 0
+        chunks = await self._enter("put", target)
+        if blake3(data).hexdigest() != digest:
+            raise DigestMismatchError("The body is not the chunk that its name says.")
+        chunks[digest] = data
+
+    async def get_chunk(self, target: StorageNode, digest: str) -> bytes:
+        chunks = await self._enter("get", target)
+        if digest not in chunks:
+            raise ChunkNotFoundError("This node does not hold the chunk.")
+        data = chunks[digest]
+        return bytes(reversed(data)) + b"?" if target.id in self.spoiled else data
+
+    async def has_chunks(self, target: StorageNode, digests: Sequence[str]) -> set[str]:
+        chunks = await self._enter("has", target)
+        return {digest for digest in digests if digest in chunks}
+
+    async def status(self, target: StorageNode) -> NodeStatus:
+        chunks = await self._enter("status", target)
+        return NodeStatus(
+            node_id=target.id,
+            cluster_id="test-cluster",
+            mode="fake",
+            is_accepting_writes=True,
+            capacity_bytes=GIB,
+            used_bytes=sum(map(len, chunks.values())),
+            chunk_count=len(chunks),
+            tiers=[],
+        )
+
+    async def probe(self, target: StorageNode, *, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._enter("probe", target)
+        except TimeoutError as error:
+            raise PeerUnreachableError("no answer", peer=target.id) from error
+
+
+class LocalMetadata:
+    """`services.gateway.ports.Metadata` on the real state machine: every command is committed the moment it is proposed."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = MetadataStore.open(path)
+        self.errors: list[TrivetError] = []
+        self.proposed: list[Command] = []
+        self._ids = itertools.count()
+
+    async def propose(
+        self, command: Command, *, request_id: str | None = None, deadline_s: float | None = None
+    ) -> ProposalResult:
+        self.proposed.append(command)
+        if self.errors:
+            raise self.errors.pop(0)
+        proposal = Proposal(request_id=request_id or f"r{next(self._ids)}", command=command)
+        entry = CommittedEntry(self.store.last_applied + 1, 1, encode_proposal(proposal))
+        (result,) = self.store.apply_batch([entry])
+        assert result is not None
+        if result.problem is not None:
+            raise error_from_problem(result.problem)
+        return result
+
+    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+        results = self.store.answer([query], term=1)
+        (result,) = results.results
+        if result.answer is None:
+            raise error_from_problem(result.problem or {})
+        return result.answer, ReadContext(results.log_index, results.term, results.epoch)
+
+    async def make_cluster(self, clock: FakeClock, *node_ids: str) -> None:
+        """Bucket `default` and these nodes, as after a first start."""
+        await self.propose(InitCluster(cluster_id="test-cluster", admitted_nodes=[], stamp=clock.stamp()))
+        for node_id in node_ids:
+            await self.propose(AdmitNode(node_id=node_id, stamp=clock.stamp()))
+            facts = node(node_id)
+            await self.propose(
+                UpdateNode(node_id=node_id, url=facts.url, zone=facts.zone, capacity_bytes=GIB, stamp=clock.stamp())
+            )

@@ -1,0 +1,156 @@
+"""Conditional requests and ranges, by the rules of RFC 9110."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from services.gateway.conditions import (
+    ByteSpan,
+    check_write,
+    http_date,
+    is_not_modified,
+    requested_span,
+    write_preconditions,
+)
+from shared.errors import InvalidRequestError, PreconditionFailedError, RangeNotSatisfiableError
+
+SECOND_NS = 1_000_000_000
+MODIFIED_NS = 1_795_000_000 * SECOND_NS + 999_999_999
+DATE = "Wed, 18 Nov 2026 11:06:40 GMT"
+
+
+@pytest.mark.parametrize(
+    ("value", "tags"),
+    [
+        ("*", ["*"]),
+        (' "a" ', ["a"]),
+        ('"a", "b,c" ,"d"', ["a", "b,c", "d"]),
+        (', ,"a",,', ["a"]),
+        ('W/"a", "b"', ["b"]),
+        ('W/"a"', []),
+        ('""', [""]),
+    ],
+)
+def test_if_match_is_read_as_a_list_of_strong_tags(value, tags) -> None:
+    """Weak tags never match strongly, so they are dropped."""
+    assert write_preconditions({"if-match": value}).if_match == tags
+
+
+def test_if_none_match_compares_weakly() -> None:
+    """W/"a" names the same as "a" there."""
+    assert write_preconditions({"if-none-match": 'W/"a"'}).if_none_match == ["a"]
+
+
+@pytest.mark.parametrize("value", ["", "a", '"a', 'a"', '"a" "b"x', '"a"b', "*, *", "w/'a'", "W/a", " , "])
+def test_a_malformed_list_is_refused(value) -> None:
+    """A condition that cannot be understood must not be ignored."""
+    with pytest.raises(InvalidRequestError):
+        write_preconditions({"if-match": value})
+
+
+def test_a_hostile_list_costs_little() -> None:
+    """30 KiB of commas and blanks, and too many tags, end at once."""
+    began = time.perf_counter()
+    with pytest.raises(InvalidRequestError):
+        write_preconditions({"if-match": " ,  \t" * 6000 + "x"})
+    with pytest.raises(InvalidRequestError):
+        write_preconditions({"if-match": '"a",' * 5000})
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("headers", "etag", "holds"),
+    [
+        ({}, None, True),
+        ({"if-match": "*"}, "e", True),
+        ({"if-match": "*"}, None, False),
+        ({"if-match": '"e"'}, "e", True),
+        ({"if-match": '"x"'}, "e", False),
+        ({"if-match": 'W/"e"'}, "e", False),
+        ({"if-none-match": "*"}, None, True),
+        ({"if-none-match": "*"}, "e", False),
+        ({"if-none-match": '"x"'}, "e", True),
+        ({"if-none-match": '"e"'}, "e", False),
+    ],
+)
+def test_a_write_is_refused_early_exactly_when_its_condition_fails(headers, etag, holds) -> None:
+    """The same table that the log decides by."""
+    conditions = write_preconditions(headers)
+    if holds:
+        check_write(conditions, etag)
+    else:
+        with pytest.raises(PreconditionFailedError):
+            check_write(conditions, etag)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, False),
+        ({"if-none-match": '"e"'}, True),
+        ({"if-none-match": 'W/"e"'}, True),
+        ({"if-none-match": '"x"'}, False),
+        ({"if-modified-since": DATE}, True),
+        ({"if-modified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}, False),
+        ({"if-modified-since": "nonsense"}, False),
+        ({"if-modified-since": DATE, "if-none-match": '"x"'}, False),
+        ({"if-unmodified-since": DATE}, False),
+        ({"if-match": '"e"', "if-unmodified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}, False),
+    ],
+)
+def test_304_follows_the_order_of_rfc_9110(headers, expected) -> None:
+    """Section 13.2.2: If-None-Match shadows If-Modified-Since, If-Match shadows If-Unmodified-Since."""
+    assert is_not_modified(headers, "e", MODIFIED_NS) == expected
+
+
+@pytest.mark.parametrize("headers", [{"if-match": '"x"'}, {"if-unmodified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}])
+def test_412_when_a_read_condition_fails(headers) -> None:
+    """A read may carry the conditions of writes."""
+    with pytest.raises(PreconditionFailedError):
+        is_not_modified(headers, "e", MODIFIED_NS)
+
+
+@pytest.mark.parametrize(
+    ("value", "span"),
+    [
+        ("bytes=0-0", ByteSpan(0, 1)),
+        ("bytes=2-4", ByteSpan(2, 5)),
+        ("bytes=9-", ByteSpan(9, 10)),
+        ("bytes=5-999", ByteSpan(5, 10)),
+        ("bytes=-3", ByteSpan(7, 10)),
+        ("bytes=-99", ByteSpan(0, 10)),
+        ("bytes=4-2", None),
+        ("bytes=", None),
+        ("bytes=-", None),
+        ("bytes=a-b", None),
+        ("lines=0-1", None),
+        ("bytes=0-1,3-4", None),
+        ("bytes=0-1 x", None),
+        ("", None),
+    ],
+)
+def test_a_single_range_is_served_and_anything_else_is_the_whole_file(value, span) -> None:
+    """Malformed and multiple ranges are ignored, as section 14.2 allows."""
+    assert requested_span({"range": value}, 10, "e") == span
+
+
+@pytest.mark.parametrize(("value", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-5", 0)])
+def test_a_range_behind_the_end_is_416(value, size) -> None:
+    """No byte of it exists."""
+    with pytest.raises(RangeNotSatisfiableError) as caught:
+        requested_span({"range": value}, size, "e")
+    assert caught.value.facts == {"size_bytes": size}
+
+
+@pytest.mark.parametrize(("if_range", "holds"), [('"e"', True), ('"x"', False), ('W/"e"', False), (DATE, False)])
+def test_if_range_holds_for_the_exact_strong_tag_only(if_range, holds) -> None:
+    """Otherwise the whole file is sent."""
+    span = requested_span({"range": "bytes=0-1", "if-range": if_range}, 10, "e")
+    assert (span is not None) == holds
+
+
+def test_a_date_is_rounded_down_to_the_second() -> None:
+    """Last-Modified never lies in the future of the change."""
+    assert http_date(MODIFIED_NS) == DATE

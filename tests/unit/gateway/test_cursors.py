@@ -1,0 +1,57 @@
+"""List cursors cannot be made up, and survive a rotation of the secret."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.cursors import Cursor, CursorSealer
+from shared.errors import InvalidRequestError
+from shared.request_signing import ClusterKeys
+
+CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def sealer(text: str = OLD) -> CursorSealer:
+    return CursorSealer(ClusterKeys.parse(text))
+
+
+def test_a_cursor_comes_back_as_it_went() -> None:
+    """Any gateway with the same secret opens it."""
+    assert sealer().open(sealer().seal(CURSOR)) == CURSOR
+
+
+def test_a_cursor_fits_into_a_url() -> None:
+    """The longest keys leave room in 8 KiB."""
+    longest = Cursor("b" * 63, "ä" * 512, "/" * 64, "\U0001f600" * 256, None, 1 << 62)
+    text = sealer().seal(longest)
+    assert len(text) < 4096
+    assert sealer().open(text) == longest
+
+
+def test_rotation_keeps_cursors_open() -> None:
+    """While two secrets are in force, cursors of both are taken; after it the old ones are not."""
+    text = sealer(OLD).seal(CURSOR)
+    assert sealer(f"{NEW}\n{OLD}").open(text) == CURSOR
+    with pytest.raises(InvalidRequestError):
+        sealer(NEW).open(text)
+
+
+@given(position=st.integers(0, 10_000), change=st.integers(1, 255))
+def test_a_changed_cursor_is_refused(position, change) -> None:
+    """Whatever byte is flipped, it is a 400 and never another list."""
+    raw = bytearray(base64.urlsafe_b64decode(sealer().seal(CURSOR) + "=="))
+    raw[position % len(raw)] ^= change
+    with pytest.raises(InvalidRequestError):
+        sealer().open(base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("="))
+
+
+@given(st.text(max_size=200))
+def test_garbage_is_refused(text) -> None:
+    """No text makes it fail in another way."""
+    with pytest.raises(InvalidRequestError):
+        sealer().open(text)
