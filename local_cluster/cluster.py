@@ -57,7 +57,7 @@ class Cluster:
     def __init__(self, local_dir: Path, port_offset: int = 0, overrides: Overrides | None = None) -> None:
         self.layout = Layout(local_dir.resolve())
         self.started: set[str] = set()
-        self._port_offset = port_offset
+        self.port_offset = port_offset
         self._overrides = overrides or {}
         self._processes = Processes(self.layout)
         self._prepared: tuple[ClusterPlan, LocalSecrets] | None = None
@@ -203,7 +203,7 @@ class Cluster:
         if self._prepared is None:
             self.layout.make()
             secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS))
-            plan = make_plan(self.layout, secrets, self._port_offset, find_redis_server(), self._overrides)
+            plan = make_plan(self.layout, secrets, self.port_offset, find_redis_server(), self._overrides)
             self._prepared = plan, secrets
         return self._prepared
 

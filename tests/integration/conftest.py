@@ -24,7 +24,7 @@ OVERRIDES = {
 }
 
 
-def free_port_offset() -> int:
+def find_port_offset() -> int:
     """An offset with which every port of a cluster is free now."""
     for _ in range(200):
         offset = random.SystemRandom().choice(OFFSETS)
@@ -42,10 +42,16 @@ def _is_free(port: int) -> bool:
     return True
 
 
+@pytest.fixture
+def free_port_offset() -> Callable[[], int]:
+    """Gives an offset for a cluster of a test's own."""
+    return find_port_offset
+
+
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One cluster for all tests of the session; stopped at its end."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), free_port_offset(), OVERRIDES)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), find_port_offset(), OVERRIDES)
     try:
         asyncio.run(cluster.start())
         yield cluster

@@ -1,0 +1,230 @@
+"""`shared.http_edge` over raw sockets: what one connection may cost, probed at both sides of every limit.
+
+The guard leans on the inside of uvicorn. When uvicorn changes there, these probes are what notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi import FastAPI, Request
+
+from shared import http_edge
+from shared.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from shared.units import KIB, MIB
+
+TIMEOUT_S = 0.6
+"""What the tests set instead of the real timeouts, so that nobody waits for ten seconds."""
+
+
+@dataclass
+class Edge:
+    """A guarded server, and what reached its routes."""
+
+    host: str
+    port: int
+    served: list[str]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=10)
+
+    def send(self, request: bytes) -> bytes:
+        """Everything that is answered to `request` until the connection closes."""
+        with self.connect() as connection:
+            _send_what_is_taken(connection, request)
+            return _receive_all(connection)
+
+
+def _send_what_is_taken(connection: socket.socket, data: bytes) -> None:
+    # Refused before all of it was sent, as it should be.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(data)
+
+
+def _receive_all(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.fixture
+def edge(serve_app) -> Edge:
+    """A server with the real limits."""
+    return make_edge(serve_app)
+
+
+@pytest.fixture
+def hasty_edge(serve_app, monkeypatch) -> Edge:
+    """A server with short timeouts."""
+    monkeypatch.setattr(http_edge, "HEADER_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(http_edge, "BODY_GRACE_S", TIMEOUT_S)
+    monkeypatch.setattr(http_edge, "_CHECK_INTERVAL_S", TIMEOUT_S / 4)
+    return make_edge(serve_app)
+
+
+def make_edge(serve_app) -> Edge:
+    app = FastAPI()
+    served: list[str] = []
+
+    @app.api_route("/{path:path}", methods=["GET", "PUT"])
+    async def anything(path: str, request: Request) -> dict[str, int]:
+        served.append(path)
+        if path == "thinks":
+            await asyncio.sleep(3 * TIMEOUT_S)
+        return {"received_bytes": len(await request.body())}
+
+    parts = urlsplit(serve_app(app))
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return Edge(parts.hostname, parts.port, served)
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def get(path: str = "/x", *headers: str) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "Host: test", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def check_refusal(answer: bytes, expected: int, sent_bytes: int) -> None:
+    """The status is the expected one. Of a request that goes on for long, any refusal will do, also a reset."""
+    if sent_bytes <= MAX_HEADER_BYTES + KIB:
+        assert status(answer) == expected
+    else:
+        assert answer == b"" or status(answer) in {414, 431}
+
+
+def test_an_ordinary_request_passes(edge) -> None:
+    """The guard is not in the way."""
+    assert status(edge.send(get())) == 200
+    assert edge.served == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("url_bytes", "expected"), [(MAX_URL_BYTES, 200), (MAX_URL_BYTES + 1, 414), (64 * KIB, 414), (MIB, 414)]
+)
+def test_the_url_has_an_exact_limit(edge, url_bytes, expected) -> None:
+    """One byte more than the limit is 414, and so is a URL that never ends."""
+    check_refusal(edge.send(get("/" + "u" * (url_bytes - 1))), expected, url_bytes)
+    assert bool(edge.served) == (expected == 200)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(MAX_HEADERS, 200), (MAX_HEADERS + 1, 431), (10_000, 431)])
+def test_the_number_of_header_fields_has_an_exact_limit(edge, count, expected) -> None:
+    """Host and Connection count too."""
+    fields = [f"h{number}: v" for number in range(count - 2)]
+    check_refusal(edge.send(get("/x", *fields)), expected, sum(map(len, fields)))
+    assert bool(edge.served) == (expected == 200)
+
+
+@pytest.mark.parametrize(("extra_bytes", "expected"), [(0, 200), (1, 431), (MIB, 431), (8 * MIB, 431)])
+def test_the_size_of_the_header_has_an_exact_limit(edge, extra_bytes, expected) -> None:
+    """Names, values and their separators together."""
+    others = sum(len(name) + len(value) + 4 for name, value in (("Host", "test"), ("Connection", "close")))
+    value = "v" * (MAX_HEADER_BYTES - others - len("big") - 4 + extra_bytes)
+    check_refusal(edge.send(get("/x", f"big: {value}")), expected, len(value))
+    assert bool(edge.served) == (expected == 200)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /y",
+        b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length : 1\r\n\r\na",
+        b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length: -1\r\n\r\na",
+        b"GET /x HTTP/1.1\nHost: test\n\n",
+        b"GET /x HTTP/1.1\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: test\r\nbad name: x\r\n\r\n",
+        b"GET /x y HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_ambiguous_requests_are_refused_and_reach_no_route(edge, request_bytes) -> None:
+    """What two parsers could read in two ways is how requests are smuggled past a proxy."""
+    answer = edge.send(request_bytes)
+    assert status(answer) == 400
+    assert answer.count(b"HTTP/1.1") == 1
+    assert edge.served == []
+
+
+def test_a_refusal_is_a_problem_document_and_ends_the_connection(edge) -> None:
+    """Machine-readable like every other error."""
+    head, _, body = edge.send(get("/" + "u" * MAX_URL_BYTES)).partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    assert b'"code": "uri_too_long"' in body
+
+
+def test_limits_are_per_request_on_a_connection_that_is_kept(edge) -> None:
+    """Many requests that are each within the limits never add up to a refusal."""
+    request = get("/x", "big: " + "v" * 20 * KIB).replace(b"Connection: close\r\n", b"")
+    with edge.connect() as connection:
+        for _ in range(5):
+            connection.sendall(request)
+            received = b""
+            while b"received_bytes" not in received:
+                received += connection.recv(65536)
+            assert status(received) == 200
+    assert len(edge.served) == 5
+
+
+def test_half_a_header_is_answered_408_in_time(hasty_edge) -> None:
+    """A connection cannot be held by sending slowly: another byte does not restart the clock."""
+    with hasty_edge.connect() as connection:
+        began = time.monotonic()
+        connection.sendall(b"GET /x HTTP/1.1\r\nHost: test\r\n")
+        connection.settimeout(TIMEOUT_S * 0.7)
+        with pytest.raises(TimeoutError):
+            connection.recv(4096)
+        connection.sendall(b"x")
+        connection.settimeout(10)
+        answer = _receive_all(connection)
+        elapsed_s = time.monotonic() - began
+    assert status(answer) == 408
+    assert TIMEOUT_S <= elapsed_s < 1.6 * TIMEOUT_S
+    assert hasty_edge.served == []
+
+
+def test_a_connection_that_says_nothing_is_closed_without_an_answer(hasty_edge) -> None:
+    """There is no request to answer."""
+    with hasty_edge.connect() as connection:
+        assert _receive_all(connection) == b""
+
+
+def test_a_body_that_trickles_is_answered_408(hasty_edge) -> None:
+    """A promise of many bytes and then almost none."""
+    with hasty_edge.connect() as connection:
+        connection.sendall(b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\nxxxx")
+        assert status(_receive_all(connection)) == 408
+
+
+def test_a_request_that_takes_us_long_is_no_slow_client(hasty_edge) -> None:
+    """The body is all there; how long the route thinks is not held against the client."""
+    answer = hasty_edge.send(
+        b"PUT /thinks HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
+    )
+    assert status(answer) == 200
+
+
+def test_a_body_that_we_hold_back_is_no_slow_client(hasty_edge) -> None:
+    """While the route does not read, the server stops taking bytes; that pause is ours."""
+    body = b"x" * (4 * MIB)
+    head = f"PUT /thinks HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    answer = hasty_edge.send(head.encode() + body)
+    assert status(answer) == 200
+    assert b'{"received_bytes":%d}' % len(body) in answer

@@ -1,0 +1,184 @@
+"""Compose, Kubernetes and Dockerfiles say what the services really read; a renamed setting fails here, not in a cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from local_cluster.container_secrets import NAMES, make_container_secrets
+from local_cluster.plan import ALLOCATOR_ENVIRONMENT
+from local_cluster.settings import PROJECT_ROOT
+from services.clock.settings import ClockSettings
+from services.consensus.initialise import InitialiseSettings
+from services.consensus.settings import ConsensusSettings
+from services.gateway.settings import GatewaySettings
+from services.storage.settings import StorageSettings
+from shared.settings import load_settings
+
+SETTINGS = {
+    "clock": ClockSettings,
+    "consensus": ConsensusSettings,
+    "gateway": GatewaySettings,
+    "storage": StorageSettings,
+    "initialise": InitialiseSettings,
+}
+Environment = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def checker() -> ModuleType:
+    """The script that `make check` runs."""
+    spec = importlib.util.spec_from_file_location("check_containers", PROJECT_ROOT / ".ci" / "check_containers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def image_environment(service: str) -> Environment:
+    """What the Dockerfile sets."""
+    text = (PROJECT_ROOT / "services" / service / "Dockerfile").read_text().replace("\\\n", " ")
+    line = re.search(r"^ENV (.*)$", text, re.MULTILINE)
+    assert line is not None
+    return dict(pair.split("=", 1) for pair in line[1].split())
+
+
+def compose_processes() -> list[tuple[str, str, Environment]]:
+    """(name, kind, environment) of everything of ours in docker-compose.yml."""
+    compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+    return [
+        (
+            name,
+            name.rpartition("-")[0] or name,
+            _with_image(name.rpartition("-")[0] or "consensus", service["environment"]),
+        )
+        for name, service in compose["services"].items()
+        if service["image"].startswith("trivet-")
+    ]
+
+
+def kubernetes_processes(resources: list[dict[str, Any]]) -> list[tuple[str, str, Environment]]:
+    """(name, kind, environment) of every container of ours, for the first pod of its kind."""
+    maps = {each["metadata"]["name"]: each["data"] for each in resources if each["kind"] == "ConfigMap"}
+    found = []
+    for resource in resources:
+        pod = resource.get("spec", {}).get("template", {}).get("spec", {})
+        for container in pod.get("containers", []):
+            image = container["image"].removeprefix("trivet-").partition(":")[0]
+            environment = dict(maps["trivet-common"])
+            for entry in container.get("env", []):
+                value = entry.get("value", f"{container['name']}-0")  # metadata.name of the first pod
+                environment[entry["name"]] = value.replace("$(TRIVET_NODE_ID)", environment.get("TRIVET_NODE_ID", ""))
+            found.append((container["name"], container["name"], _with_image(image, environment)))
+    return found
+
+
+def _with_image(service: str, environment: Environment) -> Environment:
+    return image_environment(service) | {name: str(value) for name, value in environment.items()}
+
+
+def check(processes: list[tuple[str, str, Environment]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each process' own settings take its environment, and know every name in it."""
+    secret = tmp_path / "secret"
+    secret.write_text("s" * 64)
+    for name, kind, environment in processes:
+        with monkeypatch.context() as patch:
+            for key, value in environment.items():
+                patch.setenv(key, str(secret) if key.endswith("_FILE") else value)
+            settings = load_settings(SETTINGS[kind])
+        known = set(type(settings).model_fields) | (
+            {"host", "port", "data_dir", "clock_urls"} if kind == "initialise" else set()
+        )
+        ours = {key.removeprefix("TRIVET_").lower() for key in environment if key.startswith("TRIVET_")}
+        assert ours - known <= ({"consensus_urls", "clock_urls"}), name
+        if kind != "initialise":
+            assert settings.node_id == environment["TRIVET_NODE_ID"]
+
+
+def test_compose_starts_the_processes_of_make_run_with_settings_that_they_accept(monkeypatch, tmp_path) -> None:
+    """Eight services and the one-shot that makes a cluster of them."""
+    processes = compose_processes()
+    assert sorted(name for name, _, _ in processes) == sorted(
+        [f"consensus-{n}" for n in (1, 2, 3)]
+        + [f"storage-{n}" for n in (1, 2, 3)]
+        + ["clock-1", "gateway-1", "initialise"]
+    )
+    check(processes, monkeypatch, tmp_path)
+
+
+def test_kubernetes_starts_the_services_with_settings_that_they_accept(checker, monkeypatch, tmp_path) -> None:
+    """Downward API and config maps included."""
+    processes = kubernetes_processes(checker.render(PROJECT_ROOT / "k8s"))
+    assert sorted(name for name, _, _ in processes) == sorted(SETTINGS)
+    check(processes, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("service", ["clock", "consensus", "gateway", "storage"])
+def test_images_set_the_same_allocator_as_the_launcher(service) -> None:
+    """Otherwise a container would be measured and another process shipped."""
+    environment = image_environment(service)
+    assert {name: environment[name] for name in ALLOCATOR_ENVIRONMENT} == ALLOCATOR_ENVIRONMENT
+
+
+def test_every_pod_is_confined(checker) -> None:
+    """Restricted security context, memory limit equal to the request, no token, secrets as files."""
+    for resource in checker.render(PROJECT_ROOT / "k8s"):
+        pod = resource.get("spec", {}).get("template", {}).get("spec")
+        if pod is None:
+            continue
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"] + pod.get("initContainers", []):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+            assert "secretKeyRef" not in json.dumps(container)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("replicas: 3", "replicas: three"),
+        ("terminationGracePeriodSeconds", "terminationGraceSeconds"),
+        ("apps/v1", "apps/v0"),
+    ],
+)
+def test_the_check_of_the_manifests_can_fail(checker, monkeypatch, tmp_path, old, new) -> None:
+    """A wrong type, an unknown field and an unknown version are all found."""
+    for path in (PROJECT_ROOT / "k8s").glob("*.yaml"):
+        text = path.read_text()
+        (tmp_path / path.name).write_text(text.replace(old, new, 1) if path.name == "consensus.yaml" else text)
+    monkeypatch.setattr(checker, "MANIFESTS", tmp_path)
+    assert checker.check_manifests() != []
+
+
+def test_a_manifest_that_is_not_listed_is_found(checker, tmp_path) -> None:
+    """kustomize would leave it out without a word."""
+    for path in (PROJECT_ROOT / "k8s").glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "forgotten.yaml").write_text("kind: Namespace\n")
+    with pytest.raises(ValueError, match="forgotten"):
+        checker.render(tmp_path)
+
+
+def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> None:
+    """Readable for the container's user, behind a folder that keeps other users out."""
+    folder = tmp_path / "secrets"
+    assert make_container_secrets(folder) == list(NAMES)
+    first = {name: (folder / name).read_text() for name in NAMES}
+    assert make_container_secrets(folder) == []
+    assert {name: (folder / name).read_text() for name in NAMES} == first
+    assert len(set(first.values())) == len(NAMES)
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,126 @@
+"""`local_cluster.plan`: the processes, ports and environments of DESIGN.md, as the services themselves read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from local_cluster.layout import Layout
+from local_cluster.local_secrets import load_or_make_secrets
+from local_cluster.plan import ClusterPlan, Kind, all_ports, make_plan, process_names
+from services.clock.settings import ClockSettings
+from services.consensus.settings import ConsensusSettings
+from services.gateway.settings import GatewaySettings
+from services.storage.settings import StorageSettings
+from shared.settings import load_settings
+
+SETTINGS = {
+    Kind.CLOCK: ClockSettings,
+    Kind.CONSENSUS: ConsensusSettings,
+    Kind.STORAGE: StorageSettings,
+    Kind.GATEWAY: GatewaySettings,
+}
+
+
+def plan_in(folder: Path, offset: int = 0, overrides: dict[str, dict[str, str]] | None = None) -> ClusterPlan:
+    layout = Layout(folder)
+    layout.make()
+    secrets = load_or_make_secrets(layout, process_names(Kind.REDIS))
+    return make_plan(layout, secrets, offset, Path("/usr/bin/redis-server"), overrides or {})
+
+
+def test_the_processes_and_ports_are_those_of_the_design(tmp_path) -> None:
+    """Others rely on these numbers."""
+    plan = plan_in(tmp_path)
+    assert {spec.name: spec.ports for spec in plan.processes} == {
+        "gateway-1": (8080,),
+        "storage-1": (8101,),
+        "storage-2": (8102,),
+        "storage-3": (8103,),
+        "redis-1": (8151,),
+        "redis-2": (8152,),
+        "redis-3": (8153,),
+        "consensus-1": (8201, 8251),
+        "consensus-2": (8202, 8252),
+        "consensus-3": (8203, 8253),
+        "clock-1": (8301,),
+    }
+
+
+def test_two_clusters_with_an_offset_of_a_thousand_share_no_port(tmp_path) -> None:
+    """And the list of ports that is checked before a start is the list of ports that is used."""
+    for offset in (0, 1000):
+        plan = plan_in(tmp_path, offset)
+        assert sorted(all_ports(offset)) == sorted(port for spec in plan.processes for port in spec.ports)
+    assert not set(all_ports(0)) & set(all_ports(1000))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_every_service_accepts_the_environment_that_it_is_given(tmp_path, monkeypatch, kind) -> None:
+    """Read by the service's own settings; every TRIVET_ name is one that it knows."""
+    for spec in plan_in(tmp_path, 1000).of_kind(kind):
+        for name, value in spec.environment.items():
+            monkeypatch.setenv(name, value)
+        settings = load_settings(SETTINGS[kind])
+        assert settings.node_id == spec.name
+        assert settings.port == spec.ports[0]
+        for name in spec.environment:
+            if name.startswith("TRIVET_"):
+                assert name.removeprefix("TRIVET_").lower() in type(settings).model_fields, name
+
+
+def test_overrides_go_from_wide_to_narrow(tmp_path) -> None:
+    """`*`, then the kind, then the process."""
+    plan = plan_in(
+        tmp_path,
+        overrides={"storage-2": {"A": "own"}, "storage": {"A": "kind", "B": "kind"}, "*": {"A": "all", "C": "all"}},
+    )
+    assert plan.get("storage-2").environment["A"] == "own"
+    assert plan.get("storage-1").environment["A"] == "kind"
+    assert plan.get("clock-1").environment["A"] == "all"
+    assert [plan.get("storage-2").environment[name] for name in "BC"] == ["kind", "all"]
+
+
+def test_no_secret_stands_on_a_command_line_or_in_an_environment(tmp_path) -> None:
+    """Both can be read by every process of the machine, or leak into logs; files cannot."""
+    plan = plan_in(tmp_path)
+    values = {path.read_text().strip() for path in Layout(tmp_path).secrets.iterdir()} - {plan.cluster_id}
+    assert len(values) == 5
+    for spec in plan.processes:
+        visible = " ".join([*spec.command, *spec.environment.values()])
+        assert not any(value in visible for value in values), spec.name
+        assert not any(value in repr(spec) for value in values), spec.name
+
+
+def test_secrets_are_private_random_and_kept(tmp_path) -> None:
+    """A second start finds the first one's; another cluster has others."""
+    layout = Layout(tmp_path / "one")
+    layout.make()
+    first = load_or_make_secrets(layout, ["redis-1"])
+    assert load_or_make_secrets(layout, ["redis-1"]) == first
+    for path in (first.cluster_secret_file, first.admin_token_file, *first.redis_password_files.values()):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert len(path.read_text().strip()) >= 64
+    assert layout.secrets.stat().st_mode & 0o777 == 0o700
+    other = Layout(tmp_path / "two")
+    other.make()
+    second = load_or_make_secrets(other, ["redis-1"])
+    assert second.cluster_id != first.cluster_id
+    assert second.cluster_secret_file.read_text() != first.cluster_secret_file.read_text()
+
+
+def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_path) -> None:
+    """The configuration that DESIGN.md asks for."""
+    config = plan_in(tmp_path).get("redis-2").private_config.splitlines()
+    for line in (
+        "bind 127.0.0.1",
+        "port 8152",
+        "appendonly yes",
+        "appendfsync always",
+        "maxmemory 512mb",
+        "maxmemory-policy noeviction",
+    ):
+        assert line in config
+    assert any(line.startswith("requirepass ") and len(line) > 60 for line in config)
+    assert f'dir "{tmp_path}/data/redis-2"' in config
