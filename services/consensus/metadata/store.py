@@ -19,7 +19,7 @@ from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.outcomes import encode_outcome, first_result, repeated_result
 from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.rows import NodeRow, RequestRow, State
-from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
+from services.consensus.metadata.tables import HASHING_CACHE_BYTES, READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import ProposalResult, Query, ReadResults
 from shared.errors import TrivetError
@@ -36,13 +36,14 @@ class _Committed:
 class MetadataStore:
     """All metadata of one member.
 
-    `apply_batch` may run in one thread while `answer` and `state_hash` run in another; each waits only for its own
-    kind. The properties and `node_map` never wait and never touch the disk.
+    `apply_batch` may run in one thread while `answer` runs in another and `state_hash` in a third; each waits only for
+    its own kind. The properties and `node_map` never wait and never touch the disk.
 
     Invariant: `last_applied` is what the last committed transaction says.
     """
 
-    def __init__(self, writer: Tables, reader: Tables) -> None:
+    def __init__(self, path: Path, writer: Tables, reader: Tables) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._write_lock = Lock()
@@ -60,7 +61,7 @@ class MetadataStore:
         """
         writer = Tables.open(path, cache_bytes=WRITER_CACHE_BYTES)
         try:
-            return cls(writer, Tables.open(path, cache_bytes=READER_CACHE_BYTES))
+            return cls(path, writer, Tables.open(path, cache_bytes=READER_CACHE_BYTES))
         except BaseException:
             writer.close()
             raise
@@ -126,11 +127,15 @@ class MetadataStore:
     def state_hash(self) -> str:
         """A digest over all tables at one index: equal on every member that has applied the same entries.
 
-        A full pass (about a second per million rows), for tests and for comparing members; queries wait meanwhile,
-        applying does not.
+        A full pass (a second or two per million rows) on a connection of its own, for tests and for comparing members:
+        neither queries nor applying wait for it.
         """
-        with self._read_lock, self._reader.transaction(write=False):
-            return self._reader.hash_rows()
+        tables = Tables.open(self._path, cache_bytes=HASHING_CACHE_BYTES)
+        try:
+            with tables.transaction(write=False):
+                return tables.hash_rows()
+        finally:
+            tables.close()
 
     def _read_committed(self) -> _Committed:
         with self._writer.transaction(write=False):

@@ -34,6 +34,7 @@ from shared.units import KIB, MIB
 
 WRITER_CACHE_BYTES: Final = 64 * MIB
 READER_CACHE_BYTES: Final = 16 * MIB
+HASHING_CACHE_BYTES: Final = 2 * MIB
 
 _SIGN: Final = 1 << 63
 _FILES: Final = (
@@ -92,10 +93,12 @@ class Tables:
         self._execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
             yield
+            self._execute("COMMIT")
         except BaseException:
-            self._execute("ROLLBACK")
+            # A full disk may have ended the transaction already; rolling back again would hide the reason.
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
             raise
-        self._execute("COMMIT")
 
     # --- state ----------------------------------------------------------------------------------------------------
 

@@ -154,6 +154,22 @@ def test_a_batch_with_an_unknown_entry_leaves_nothing(log):
     assert log.ask(GetFile(bucket="default", key="a")).version == 2
 
 
+def test_a_full_disk_leaves_the_state_before_the_batch(log):
+    """The batch fails as a whole, answers go on, and the same batch applies once there is room."""
+    batch = [entry(n, publish(f"{n}", content=content(100_000, fill=n % 9))) for n in range(2, 60)]
+    connection = log.store._writer._connection
+    [[pages]] = connection.execute("PRAGMA page_count")
+    connection.execute(f"PRAGMA max_page_count={pages + 5}")
+    before = log.store.state_hash()
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        log.store.apply_batch(batch)
+    assert (log.store.last_applied, log.store.state_hash()) == (1, before)
+    assert log.ask(GetFile(bucket="default", key="2")).file is None
+    connection.execute("PRAGMA max_page_count=1073741823")
+    log.store.apply_batch(batch)
+    assert log.store.last_applied == 59
+
+
 def test_an_empty_batch_is_nothing(log):
     """Neither a transaction nor an error."""
     assert log.store.apply_batch([]) == []
