@@ -129,6 +129,8 @@ class NodeHealth:
             self._start(record, self._bring_back(record))
 
     def _start(self, record: _Record, work: Coroutine[Any, Any, None]) -> None:
+        # Here and not in the task: what happens before its first step must wake it, too.
+        record.wake.clear()
         try:
             record.probing = self._tasks.start(f"probe {record.node.id}", work)
         except OverloadedError:
@@ -146,7 +148,6 @@ class NodeHealth:
 
     async def _bring_back(self, record: _Record) -> None:
         while record.breaker.is_barred:
-            record.wake.clear()
             # Spreads the probes of many gateways; nothing secret depends on it.
             pause_s = record.breaker.next_probe_s(random.random())  # noqa: S311
             try:
@@ -154,6 +155,7 @@ class NodeHealth:
                     await record.wake.wait()
             except TimeoutError:
                 pass
+            record.wake.clear()
             if record.breaker.is_barred and await self._is_ready(record):
                 record.breaker.readmitted()
                 logger.info("storage node used again", storage_node=record.node.id)
