@@ -14,6 +14,7 @@ from services.gateway.conditions import ByteSpan
 from services.gateway.file_headers import etag_of
 from services.gateway.quorum import Quorums
 from services.gateway.raw_names import FileName
+from services.gateway.read_repair import MAX_QUEUED_REPAIRS
 from services.gateway.uploads import Published, UploadOrder
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile
 from shared.errors import (
@@ -219,6 +220,21 @@ async def test_bytes_are_served_from_one_replica_and_strict_reads_are_not(world)
     await is_idle(world)
 
 
+async def test_head_counts_the_weakest_chunk_and_may_be_strict(world, seed) -> None:
+    """One replica of one chunk is missing: HEAD says so, and with R as a condition it refuses below R only."""
+    published = await put(world, random.Random(seed).randbytes(3 * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    del world.nodes.of("storage-1")[published.version.content.chunks()[1][0]]
+    world.nodes.errors["storage-2"] = unreachable()
+    found = await world.parts.downloads.find(NAME)
+    # Without room for repairs, so that the answer stays what it is.
+    world.parts.downloads._repair._queue |= {(str(number), ""): None for number in range(MAX_QUEUED_REPAIRS)}
+    assert await world.parts.downloads.confirm(found, world.parts.quorums) == 1
+    assert await world.parts.downloads.confirm(found, world.parts.quorums.for_request(None, "1")) == 1
+    with pytest.raises(QuorumNotReachedError):
+        await world.parts.downloads.confirm(found, world.parts.quorums.for_request(None, "2"))
+
+
 async def test_lost_bytes_before_the_first_one_are_a_clean_error(world) -> None:
     """All replicas of the first chunk are bad: no header goes out."""
     await put(world, b"x" * CHUNK_SIZE_BYTES)
@@ -252,7 +268,8 @@ async def test_lost_bytes_in_mid_stream_break_off_after_right_bytes_only(world, 
 @pytest.mark.parametrize("fault", ["missing", "corrupt"])
 async def test_a_read_repairs_what_it_finds(world, seed, fault) -> None:
     """A replica that is missing or wrong is put back in the background."""
-    body = random.Random(seed).randbytes(3 * CHUNK_SIZE_BYTES)
+    # So many chunks that storage-1 is certainly the first choice of some.
+    body = random.Random(seed).randbytes(40 * CHUNK_SIZE_BYTES)
     published = await put(world, body)
     await is_idle(world)
     first = world.nodes.of("storage-1")
@@ -262,9 +279,9 @@ async def test_a_read_repairs_what_it_finds(world, seed, fault) -> None:
         first[digest] = b"rotten"
     if fault == "missing":
         first.clear()
-    for _ in range(3):  # the census asks R nodes, so one read may not look at every replica
-        assert bytes((await get(world)).body) == body
-        await world.parts.downloads.confirm(await world.parts.downloads.find(NAME), world.parts.quorums)
+    assert bytes((await get(world)).body) == body
+    # A download asks R nodes about each chunk; HEAD asks all N.
+    await world.parts.downloads.confirm(await world.parts.downloads.find(NAME), world.parts.quorums)
     if fault == "missing":
         await world.wait_until(lambda: first == wanted, "all replicas repaired")
     else:

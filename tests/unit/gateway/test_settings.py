@@ -1,0 +1,63 @@
+"""What a gateway refuses to start with."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from services.gateway.settings import FIRST_RESERVATION_BYTES
+from shared.units import MIB
+from tests.unit.gateway.conftest import make_settings
+
+
+def test_the_defaults_are_those_of_the_design(monkeypatch) -> None:
+    """1 MiB chunks, 64 MiB in flight, N/W/R 3/2/2, and files of at least 5 GiB."""
+    settings = make_settings(chunk_size_bytes=MIB, max_inflight_bytes=64 * MIB, max_concurrent_requests=256)
+    defaults = type(settings).model_fields
+    assert defaults["chunk_size_bytes"].default == MIB
+    assert defaults["max_inflight_bytes"].default == 64 * MIB
+    assert (settings.replica_count, settings.write_quorum, settings.read_quorum) == (3, 2, 2)
+    assert settings.max_file_bytes >= 5 * 1024 * MIB
+
+
+def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) -> None:
+    """Quorums too, although they are a mixin of their own."""
+    for name, value in {
+        "NODE_ID": "gateway-7",
+        "CLUSTER_ID": "test-cluster",
+        "CLUSTER_SECRET": "s" * 32,
+        "CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1,consensus-2=http://127.0.0.1:2/",
+        "WRITE_QUORUM": "3",
+    }.items():
+        monkeypatch.setenv(f"TRIVET_{name}", value)
+    settings = type(make_settings())()
+    assert settings.write_quorum == 3
+    assert settings.consensus_urls[1].url == "http://127.0.0.1:2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"write_quorum": 4},
+        {"read_quorum": 4},
+        {"write_quorum": 1, "read_quorum": 2},
+        {"consensus_urls": []},
+        {"cluster_secret": None},
+        {"cluster_secret": "short"},
+        {"admin_token": "short"},
+        {"chunk_size_bytes": 100},
+        {"max_file_chunks": 30_001},
+    ],
+)
+def test_a_contradiction_is_refused(changes) -> None:
+    """One clear mistake each."""
+    with pytest.raises(ValidationError):
+        make_settings(**changes)
+
+
+def test_a_budget_that_could_deadlock_is_refused() -> None:
+    """All first reservations and one chunk must fit, exactly."""
+    needed = 100 * FIRST_RESERVATION_BYTES + MIB
+    make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed)
+    with pytest.raises(ValidationError, match="TRIVET_MAX_INFLIGHT_BYTES"):
+        make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed - 1)
