@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import uvicorn
 
-from shared import consensus_client
-from shared.consensus_client import MAX_WAITING_BYTES, ConsensusClient, LeaderTracker
+from shared import call_lane, leader_tracker
+from shared.call_lane import MAX_WAITING_BYTES
+from shared.consensus_client import ConsensusClient
 from shared.contracts.metadata import (
     CreateBucket,
     GetBucket,
@@ -388,9 +389,9 @@ async def test_a_leader_that_steps_down_in_mid_batch_is_left():
 @pytest.fixture
 def long_pauses(monkeypatch) -> None:
     """After the first round the client pauses beyond every deadline, so that the deadline never meets an attempt."""
-    monkeypatch.setattr(consensus_client, "_BACKOFF_BASE_S", 60.0)
-    monkeypatch.setattr(consensus_client, "_BACKOFF_LIMIT_S", 60.0)
-    monkeypatch.setattr(consensus_client.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(leader_tracker, "_BACKOFF_BASE_S", 60.0)
+    monkeypatch.setattr(leader_tracker, "_BACKOFF_LIMIT_S", 60.0)
+    monkeypatch.setattr(call_lane.random, "uniform", lambda low, high: high)
 
 
 async def test_nothing_sent_is_definite(long_pauses):
@@ -512,60 +513,3 @@ def test_a_client_without_members_is_refused():
     """It could only ever time out."""
     with pytest.raises(ValueError):
         ConsensusClient([], PeerClient.__new__(PeerClient))
-
-
-# --- whom to ask next (no network) --------------------------------------------------------------------------------
-
-MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:{8200 + n}") for n in (1, 2, 3)]
-
-
-def test_suspected_members_come_last_and_only_until_the_suspicion_ends():
-    """When every member is suspected, they are asked all the same."""
-    tracker = LeaderTracker(MEMBERS)
-    tracker.failed(MEMBERS[0], 10.0, 1.0)
-    assert {tracker.choose(10.5).id for _ in range(4)} == {"consensus-2", "consensus-3"}
-    assert {tracker.choose(11.5).id for _ in range(3)} == {"consensus-1", "consensus-2", "consensus-3"}
-    for member in MEMBERS:
-        tracker.failed(member, 12.0, 1.0)
-    assert {tracker.choose(12.5).id for _ in range(3)} == {"consensus-1", "consensus-2", "consensus-3"}
-
-
-def test_pauses_begin_when_every_member_was_asked_and_are_bounded():
-    """The first round is immediate; a leader that answers resets it."""
-    tracker = LeaderTracker(MEMBERS)
-    pauses = []
-    for attempt in range(40):
-        tracker.redirected(MEMBERS[attempt % 3], None, None, 1.0)
-        pauses.append(tracker.pause_s())
-    assert pauses[:2] == [0.0, 0.0]
-    assert pauses[2] > 0
-    assert pauses == sorted(pauses)
-    assert pauses[-1] <= 0.25
-    tracker.led(MEMBERS[0])
-    assert tracker.pause_s() == 0.0
-
-
-@pytest.mark.parametrize(
-    ("leader_id", "leader_url"),
-    [
-        ("consensus-1", "http://127.0.0.1:1"),
-        ("../etc", "http://127.0.0.1:1"),
-        ("consensus-9", "file:///etc/passwd"),
-        ("consensus-9", None),
-        (7, "http://127.0.0.1:1"),
-        (None, None),
-    ],
-)
-def test_a_hint_that_cannot_be_used_is_ignored(leader_id, leader_url):
-    """A member that names itself, or nonsense, does not become the leader; the others are asked in turn."""
-    tracker = LeaderTracker(MEMBERS)
-    first = tracker.choose(1.0)
-    tracker.redirected(first, leader_id, leader_url, 1.0)
-    assert tracker.choose(1.0) == MEMBERS[1]
-
-
-def test_a_known_member_is_called_at_its_configured_address():
-    """A hint's URL never replaces what this process was configured with."""
-    tracker = LeaderTracker(MEMBERS)
-    tracker.redirected(MEMBERS[0], "consensus-3", "http://127.0.0.1:1", 1.0)
-    assert tracker.choose(1.0) == MEMBERS[2]

@@ -1,0 +1,94 @@
+"""Which consensus member to ask next. Pure: monotonic seconds are given.
+
+Kept apart from sending, because what goes wrong here goes wrong over time (a hung leader that others still name, two
+members that name each other) and is tested without any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from shared.contracts.names import check_member_id
+from shared.errors import InvalidNameError
+from shared.settings import PeerAddress
+
+_BACKOFF_BASE_S: Final = 0.05
+_BACKOFF_LIMIT_S: Final = 0.25
+_MAX_LEARNT_MEMBERS: Final = 16
+
+
+class LeaderTracker:
+    """Whom to ask next. Times are monotonic seconds, given by the caller.
+
+    A member that failed is avoided for a while even when others still name it as leader: they need an election timeout
+    to notice, and a hung leader would cost a whole attempt each time.
+    """
+
+    def __init__(self, members: Sequence[PeerAddress]) -> None:
+        self._members = {member.id: member for member in members}
+        self._order = [member.id for member in members]
+        self._leader_id: str | None = None
+        self._suspect_until_s: dict[str, float] = {}
+        self._next = 0
+        self._misses = 0
+
+    def choose(self, now_s: float) -> PeerAddress:
+        """The believed leader, else the members in turn, those under suspicion last."""
+        if self._leader_id is not None:
+            return self._members[self._leader_id]
+        for _ in self._order:
+            member_id = self._order[self._next % len(self._order)]
+            self._next += 1
+            if not self._is_suspect(member_id, now_s):
+                return self._members[member_id]
+        self._next += 1
+        return self._members[self._order[self._next % len(self._order)]]
+
+    def led(self, member: PeerAddress) -> None:
+        """`member` answered as leader."""
+        self._leader_id = member.id
+        self._suspect_until_s.pop(member.id, None)
+        self._misses = 0
+
+    def redirected(self, member: PeerAddress, leader_id: object, leader_url: object, now_s: float) -> None:
+        """`member` does not lead; it may have named the one that does."""
+        self._misses += 1
+        self._leader_id = None
+        if isinstance(leader_id, str) and leader_id != member.id and self._knows(leader_id, leader_url):
+            self._leader_id = None if self._is_suspect(leader_id, now_s) else leader_id
+
+    def failed(self, member: PeerAddress, now_s: float, suspicion_s: float) -> None:
+        """`member` could not serve; avoid it for `suspicion_s`."""
+        self._misses += 1
+        if self._leader_id == member.id:
+            self._leader_id = None
+        self._suspect_until_s[member.id] = now_s + suspicion_s
+
+    def was_busy(self) -> None:
+        """The leader leads and asks for less: keep it, and pause."""
+        self._misses = max(self._misses, len(self._order)) + 1
+
+    def pause_s(self) -> float:
+        """Upper bound of the pause before the next attempt; 0 until every member has been asked once."""
+        rounds = self._misses - len(self._order)
+        return 0.0 if rounds < 0 else min(_BACKOFF_LIMIT_S, _BACKOFF_BASE_S * 2.0 ** min(rounds, 8))
+
+    def _is_suspect(self, member_id: str, now_s: float) -> bool:
+        return self._suspect_until_s.get(member_id, 0.0) > now_s
+
+    def _knows(self, member_id: str, url: object) -> bool:
+        """Whether `member_id` can be called; a member that joined after our start is learnt from the hint."""
+        if member_id in self._members:
+            return True
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            return False
+        if len(self._order) >= _MAX_LEARNT_MEMBERS:
+            return False
+        try:
+            check_member_id(member_id)
+        except InvalidNameError:
+            return False
+        self._members[member_id] = PeerAddress(member_id, url.rstrip("/"))
+        self._order.append(member_id)
+        return True
