@@ -30,7 +30,7 @@ STOP_TIMEOUT_S: Final = 30.0
 """More than a service's own shutdown grace, so that SIGKILL meets only what hangs."""
 
 KILL_TIMEOUT_S: Final = 10.0
-POLL_INTERVAL_S: Final = 0.1
+POLL_INTERVAL_S: Final = 0.2
 
 Pending = Mapping[str, str]
 """Processes that are not ready, and why."""
@@ -172,26 +172,31 @@ class Cluster:
         wanted = None if names is None else set(names)
         specs = [spec for spec in self.plan.processes if wanted is None or spec.name in wanted]
         deadline = time.monotonic() + timeout_s
-        is_initialised = False
+        # Somebody who waits for one member alone does not mean to make a cluster, and the first member may be down.
+        is_initialised = not {member.id for member in self.plan.members} <= {spec.name for spec in specs}
+        asked = specs
         async with PeerClient(self.keys) as client:
             while True:
                 self._check_running(specs)
-                pending = await self._pending(client, specs)
-                if not is_initialised and any(spec.kind is Kind.CONSENSUS for spec in specs):
+                pending = await self._pending(client, asked)
+                if not is_initialised:
                     reason = await why_not_initialised(client, self.plan)
                     is_initialised = reason is None
-                    if reason is not None:
-                        pending = {self.plan.members[0].id: reason} | pending
+                    pending = ({} if reason is None else {self.plan.members[0].id: reason}) | pending
                 if on_progress is not None:
                     on_progress(pending)
-                if not pending:
+                if not pending and asked == specs:
                     return
+                # Only those that were not ready are asked again: eight services are starting on these cores. Once
+                # they are, all are asked together, because one may have fallen back meanwhile.
+                asked = [spec for spec in specs if spec.name in pending] or specs
                 if time.monotonic() > deadline:
                     reasons = "; ".join(f"{name} {reason}" for name, reason in pending.items())
                     raise LocalClusterError(
                         f"Not ready after {timeout_s:.0f} s: {reasons}. Logs: {self.layout.root}/log"
                     )
-                await asyncio.sleep(POLL_INTERVAL_S)
+                if pending:
+                    await asyncio.sleep(POLL_INTERVAL_S)
 
     async def status(self) -> list[ProcessStatus]:
         """Every process, whether it runs and why it is not ready."""

@@ -130,12 +130,7 @@ def make_plan(
     own: dict[Kind, dict[str, str]] = {
         Kind.CLOCK: {},
         Kind.CONSENSUS: {"TRIVET_CLOCK_URLS": clock_urls},
-        Kind.STORAGE: {
-            "TRIVET_CLOCK_URLS": clock_urls,
-            "TRIVET_CONSENSUS_URLS": consensus_urls,
-            # All start at once here, so the first heartbeats always come too early; three nodes make no crowd.
-            "TRIVET_HEARTBEAT_RETRY_BASE_S": "0.5",
-        },
+        Kind.STORAGE: {"TRIVET_CLOCK_URLS": clock_urls, "TRIVET_CONSENSUS_URLS": consensus_urls},
         Kind.GATEWAY: {
             "TRIVET_CLOCK_URLS": clock_urls,
             "TRIVET_CONSENSUS_URLS": consensus_urls,
