@@ -66,10 +66,14 @@ class _Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error instead of a value. `is_final` when asking again would not change it."""
+    """An error instead of a value. `is_final` when asking again would not change it.
+
+    `is_decided` when it stands in the log: then it is the fate of every attempt. Otherwise it is that of this one only.
+    """
 
     error: TrivetError
     is_final: bool
+    is_decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +236,7 @@ class Lane(Generic[T]):
         return [
             call
             for call, was_uncertain, outcome in zip(batch, before, outcomes, strict=True)
-            if not _settle(call, outcome, was_uncertain)
+            if not _settle(call, outcome, was_uncertain and self._kind.has_effect)
         ]
 
     async def _send_singly(self, batch: list[_Call[T]], before: list[bool]) -> list[_Call[T]]:
@@ -283,8 +287,19 @@ def _settle(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
     if not outcome.is_final:
         call.is_uncertain = was_uncertain or not outcome.error.definite
         return call.future.done()
-    _fail(call, outcome.error)
+    if was_uncertain and not outcome.is_decided:
+        # This attempt was refused before the log saw it (a full disk, say); an earlier one may have got there.
+        _fail(call, _unknown_after(outcome.error))
+    else:
+        _fail(call, outcome.error)
     return True
+
+
+def _unknown_after(refusal: TrivetError) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "An earlier attempt may have happened, and the last one was refused; a retry with the same id is safe.",
+        last_error=refusal.code,
+    )
 
 
 def _fail(call: _Call[T], error: TrivetError) -> None:

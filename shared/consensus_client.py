@@ -149,7 +149,7 @@ def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | Refusal]:
 
 def _refusal(problem: dict[str, Any], *, is_decided: bool = False) -> Refusal:
     error = error_from_problem(problem)
-    return Refusal(error, is_final=is_decided or not is_retryable(error))
+    return Refusal(error, is_final=is_decided or not is_retryable(error), is_decided=is_decided)
 
 
 _PROPOSALS: Final = CallKind("proposal", "/v1/proposals", "proposals", _parse_proposals, has_effect=True)

@@ -16,7 +16,7 @@ import structlog
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
-from shared.contracts.metadata import Command, ExpireRequests, SetNodeState, UpdateNode
+from shared.contracts.metadata import Command, ExpireRequests, ProposalResult, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
 from shared.errors import ClusterMismatchError, TrivetError
 
@@ -93,8 +93,15 @@ class StorageNodes:
                 await self._propose(SetNodeState(node_id=node_id, state=NodeState.INACTIVE, stamp=self._clock.stamp()))
         if now_s - self._expired_at_s > EXPIRY_INTERVAL_S:
             self._expired_at_s = now_s
-            stamp = self._clock.stamp()
-            await self._propose(ExpireRequests(before_hlc=stamp.hlc, stamp=stamp))
+            await self._expire_requests()
+
+    async def _expire_requests(self) -> None:
+        """One entry forgets a bounded number of results, so that applying it is never long; repeat until none is left."""
+        before_hlc = self._clock.stamp().hlc
+        while self._service.node.leader_role is not None:
+            result = await self._propose(ExpireRequests(before_hlc=before_hlc, stamp=self._clock.stamp()), retain_s=0)
+            if (result.result or {}).get("expired", 0) == 0:
+                return
 
     async def _follow(self, known: StorageNode, beat: Heartbeat) -> None:
         if (known.url, known.zone, known.capacity_bytes) != (beat.url, beat.zone, beat.capacity_bytes):
@@ -120,5 +127,5 @@ class StorageNodes:
                 del self._pending[next(iter(self._pending))]
         self._pending[node_id] = beat
 
-    async def _propose(self, command: Command) -> None:
-        await self._service.propose_one(secrets.token_hex(16), command)
+    async def _propose(self, command: Command, *, retain_s: int = 600) -> ProposalResult:
+        return await self._service.propose_one(secrets.token_hex(16), command, retain_s=retain_s)

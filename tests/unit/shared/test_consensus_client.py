@@ -22,6 +22,7 @@ from shared.contracts.time import ClockState, Stamp
 from shared.errors import (
     BucketNotEmptyError,
     CursorExpiredError,
+    DiskFullError,
     LeaderUnavailableError,
     NotLeaderError,
     NotReadyError,
@@ -424,6 +425,24 @@ async def test_one_attempt_that_may_have_been_appended_makes_the_outcome_unknown
         ids = {proposal["request_id"] for member in members for batch in member.requests for proposal in batch}
         assert ids == {"once"}
         assert members[1].requests
+
+
+@pytest.mark.parametrize("misbehaviour", [hangs, hangs_up], ids=["hangs", "hangs up"])
+async def test_a_refusal_before_the_log_does_not_undo_an_earlier_attempt(misbehaviour):
+    """A new leader with a full disk knows nothing of what the old one may have appended."""
+
+    async def is_full(path: str, batch: list[dict]) -> Reply:
+        refused = {"log_index": 0, "term": 0, "problem": DiskFullError("The disk is full.").to_problem()}
+        return 200, {"results": [refused] * len(batch)}
+
+    async with cluster(misbehaviour, is_full) as (client, _):
+        with pytest.raises(OutcomeUnknownError) as failed:
+            await client.propose(command())
+        assert failed.value.facts == {"last_error": "disk_full"}
+    async with cluster(is_full) as (client, _):
+        with pytest.raises(DiskFullError) as refused:
+            await client.propose(command())
+        assert refused.value.definite
 
 
 async def test_a_deadline_in_mid_attempt_leaves_the_outcome_unknown():

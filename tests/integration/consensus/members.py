@@ -1,0 +1,216 @@
+"""Three real consensus members as processes, with a proxy before each peer port so that connections can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+import msgpack
+
+from local_cluster.free_ports import free_port_offset
+from shared.consensus_client import ConsensusClient
+from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse, MemberStatus
+from shared.errors import NotLeaderError, TrivetError
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.settings import PeerAddress
+
+CLUSTER_ID = "test-cluster"
+READY_DEADLINE_S = 30.0
+
+
+class Cuts:
+    """Which directed links (source id, destination id) carry nothing now: as a pulled cable, nobody is told."""
+
+    def __init__(self) -> None:
+        self._pairs: set[tuple[str, str]] = set()
+        self._changed = asyncio.Event()
+
+    def isolate(self, member: str, others: list[str]) -> None:
+        self._set({(member, other) for other in others} | {(other, member) for other in others})
+
+    def silence(self, member: str, others: list[str]) -> None:
+        """One way only: it hears the others, they do not hear it."""
+        self._set({(member, other) for other in others})
+
+    def heal(self) -> None:
+        self._set(set())
+
+    def _set(self, pairs: set[tuple[str, str]]) -> None:
+        self._pairs = pairs
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_until_open(self, source: str, destination: str) -> None:
+        while (source, destination) in self._pairs:
+            await self._changed.wait()
+
+
+class PeerProxy:
+    """Stands before one member's peer port and learns from the handshake who is calling."""
+
+    def __init__(self, member: str, port: int, target_port: int, cuts: Cuts) -> None:
+        self._member = member
+        self._port = port
+        self._target_port = target_port
+        self._cuts = cuts
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._relay(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._target_port)
+            writer.write(await upstream_reader.readexactly(32))
+            head = await reader.readexactly(4)
+            hello = await reader.readexactly(struct.unpack(">I", head)[0])
+            source = msgpack.unpackb(hello)[3]
+            await self._cuts.wait_until_open(source, self._member)
+            upstream.write(head + hello)
+            await asyncio.gather(
+                self._pump(reader, upstream, source, self._member),
+                self._pump(upstream_reader, writer, self._member, source),
+            )
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            for end in (upstream, writer):
+                if end is not None:
+                    end.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str, destination: str
+    ) -> None:
+        while data := await reader.read(65536):
+            await self._cuts.wait_until_open(source, destination)
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
+
+
+class Members:
+    """The processes, by number 0 to 2; the first is asked to make the cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        offset = free_port_offset()
+        self._http_ports = [8201 + offset + number for number in range(3)]
+        self._peer_ports = [8251 + offset + number for number in range(3)]
+        self._proxy_ports = [8101 + offset + number for number in range(3)]
+        self._secret = secrets.token_hex(32)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.cuts = Cuts()
+        self.addresses = [
+            PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{port}")
+            for number, port in enumerate(self._http_ports)
+        ]
+        self.settings: dict[int, dict[str, str]] = {}
+
+    @property
+    def keys(self) -> ClusterKeys:
+        return ClusterKeys.parse(self._secret)
+
+    def start(self, number: int) -> None:
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "TRIVET_NODE_ID": f"consensus-{number + 1}",
+            "TRIVET_CLUSTER_ID": CLUSTER_ID,
+            "TRIVET_CLUSTER_SECRET": self._secret,
+            "TRIVET_PORT": str(self._http_ports[number]),
+            "TRIVET_PEER_PORT": str(self._peer_ports[number]),
+            "TRIVET_DATA_DIR": str(self._folder / f"consensus-{number + 1}"),
+        } | self.settings.get(number, {})
+        log = (self._folder / f"consensus-{number + 1}.log").open("ab")
+        with log:
+            self._processes[number] = subprocess.Popen(
+                [sys.executable, "-m", "services.consensus.main"], env=environment, stderr=log
+            )
+
+    def send_signal(self, number: int, kind: signal.Signals) -> None:
+        self._processes[number].send_signal(kind)
+
+    def kill(self, number: int) -> None:
+        self._processes[number].kill()
+        self._processes[number].wait()
+
+    def wait_ended(self, number: int, *, within_s: float) -> int:
+        return self._processes[number].wait(timeout=within_s)
+
+    def isolate(self, number: int, *, both_ways: bool = True) -> None:
+        """Cut one member from the others; clients still reach it."""
+        others = [address.id for other, address in enumerate(self.addresses) if other != number]
+        cut = self.cuts.isolate if both_ways else self.cuts.silence
+        cut(self.addresses[number].id, others)
+
+    async def initialise(self, client: PeerClient) -> None:
+        members = [
+            ConsensusMember(id=address.id, url=address.url, peer_address=f"127.0.0.1:{port}")
+            for address, port in zip(self.addresses, self._proxy_ports, strict=True)
+        ]
+        request = InitRequest(cluster_id=CLUSTER_ID, members=members, admitted_nodes=["storage-1", "storage-2"])
+        member = self.addresses[0]
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while True:
+                try:
+                    await client.call(member, "POST", "/v1/cluster/init", InitResponse, body=request, timeout_s=5.0)
+                except NotLeaderError as error:
+                    if "leader_url" in error.facts:
+                        member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+                except TrivetError:
+                    member = self.addresses[0]
+                else:
+                    return
+                await asyncio.sleep(0.1)
+
+    async def status(self, client: PeerClient, number: int) -> MemberStatus:
+        return await client.call(self.addresses[number], "GET", "/v1/status", MemberStatus, timeout_s=2.0)
+
+    async def leader(self, client: PeerClient) -> int:
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while True:
+                for number in range(3):
+                    with contextlib.suppress(TrivetError):
+                        if (await self.status(client, number)).role == "leader":
+                            return number
+                await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[PeerClient, ConsensusClient]]:
+        async with contextlib.AsyncExitStack() as stack:
+            for address, port, target in zip(self.addresses, self._proxy_ports, self._peer_ports, strict=True):
+                await stack.enter_async_context(PeerProxy(address.id, port, target, self.cuts))
+            stack.callback(self._kill_all)
+            for number in range(3):
+                self.start(number)
+            client = await stack.enter_async_context(PeerClient(self.keys))
+            await self.initialise(client)
+            yield client, ConsensusClient(self.addresses, client)
+
+    def _kill_all(self) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
