@@ -1,24 +1,37 @@
-"""One random life of a cluster from a seed: clients and faults together (safety), then healing (liveness)."""
+"""One random life of a cluster from a seed: clients and faults together (safety), then healing (liveness).
+
+Ranges follow TigerBeetle's VOPR (FAULTS.md, 1b) as far as an election timeout of 2 to 4 s leaves a cluster that can work at all.
+Many lives in a row: `python -m tests.simulation.chaos --seeds 0:1000 --progress`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
+import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 from services.consensus.raft.follower import FollowerRole
 from shared.errors import TrivetError
 from tests.simulation.linearizability import NEVER, Operation, is_linearizable
 from tests.simulation.network import Weather
-from tests.simulation.world import World, put
+from tests.simulation.virtual_loop import run_simulation
+from tests.simulation.world import SimulatedMember, World, put
 
 KEYS = 40
 CLIENTS = 5
 OPERATION_TIMEOUT_S = 2.0
+MAX_ATTEMPTS = 4
+QUIET_S = 12
+RECOVERY_S = 20.0
+MAX_CLOG_S = 5.0
 
 
 class Chaos:
-    """The faults and the load of one seed; sizes and weather are drawn from it."""
+    """The faults and the load of one seed; sizes, weather and disks are drawn from it."""
 
     def __init__(self, seed: int, *, duration_s: float = 60.0, size: int | None = None) -> None:
         draw = random.Random(seed)
@@ -26,24 +39,36 @@ class Chaos:
         self.duration_s = duration_s
         self.counts: Counter[str] = Counter()
         self.history: dict[str, list[Operation]] = defaultdict(list)
-        slow_disk = draw.choice([1, 1, 10, 40])
-        self.world_arguments = {
-            "size": size or draw.choice([3, 3, 4, 5]),
-            "weather": Weather(
-                loss=draw.choice([0, 0.03, 0.1]),
-                duplication=draw.choice([0, 0.03, 0.3]),
-                slow=draw.choice([0, 0.03, 0.2]),
-            ),
-            "disk_latency_s": (0.0002 * slow_disk, 0.004 * slow_disk),
-        }
+        slow_disk = draw.choice([1, 1, 10, 40, 100])
+        self.size = size or draw.choice([3, 3, 4, 5])
+        self.weather = Weather(
+            loss=draw.choice([0, 0.03, 0.1, 0.3]),
+            duplication=draw.choice([0, 0.03, 0.3, 0.5]),
+            slow=draw.choice([0, 0.03, 0.2]),
+            delay_s=draw.choice([(0.0005, 0.003), (0.0005, 0.003), (0.0, 0.03), (0.03, 0.1)]),
+        )
+        self.disk_latency_s = (0.0002 * slow_disk, 0.004 * slow_disk)
+        self._faults: list[tuple[Callable[[World], None], float]] = [
+            (self._crash_one, 30),
+            (self._start_all, 20),
+            (self._isolate, 20),
+            (self._cut_one_way, 8),
+            (self._clog, 8),
+            (self._heal, 6),
+            (self._split, 7),
+            (self._campaigns, 8),
+            (self._transfer, 8),
+            (self._reconnect, 5),
+            (self._power_cut, 5),
+        ]
 
-    async def run(self, **world_arguments: object) -> World:
+    async def run(self) -> World:
         """Raises what went wrong; the seed stands in the message."""
-        world = World(**(self.world_arguments | world_arguments))
+        world = World(self.size, weather=self.weather, disk_latency_s=self.disk_latency_s)
         world.start()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._faults(world))
+                group.create_task(self._break_things(world))
                 for client in range(CLIENTS):
                     group.create_task(self._client(world, client))
             await self._check(world)
@@ -54,65 +79,109 @@ class Chaos:
             world.stop()
         return world
 
-    async def _check(self, world: World) -> None:
-        world.network.heal()
-        world.network.weather = Weather()
-        for member in world.members.values():
-            if not member.is_up:
-                member.start()
-        world.raise_errors()
-        await world.leader(within_s=20.0)
-        await world.converge(within_s=20.0)
-        world.raise_errors()
-        wrong = [key for key, history in self.history.items() if not is_linearizable(history)]
-        assert not wrong, f"not linearizable: {wrong[0]} {sorted(self.history[wrong[0]], key=lambda o: o.called_at)}"
+    # --- clients ------------------------------------------------------------------------------------------------
 
     async def _client(self, world: World, client: int) -> None:
         number = 0
         while world.loop.time() < self.duration_s:
             await asyncio.sleep(random.expovariate(12))
             world.raise_errors()
-            leaders = world.leaders()
-            if not leaders:
+            if not world.leaders():
                 continue
             number += 1
-            node = random.choice(leaders).node
             key = f"k{random.randrange(KEYS)}"
             operation = Operation(world.loop.time(), NEVER, random.random() < 0.5, f"c{client}-{number}")
             self.history[key].append(operation)
+            if not await self._attempt(world, key, operation):
+                self.history[key].remove(operation)
+
+    async def _attempt(self, world: World, key: str, operation: Operation) -> bool:
+        """Try, and when the outcome is unknown perhaps again with the same request id. False: it did not happen."""
+        call = self._write if operation.is_write else self._read
+        may_have_happened = False
+        for _ in range(random.choice([1, MAX_ATTEMPTS])):
+            leaders = world.leaders()
+            if not leaders:
+                await asyncio.sleep(0.2)
+                continue
             try:
                 async with asyncio.timeout(OPERATION_TIMEOUT_S):
-                    if operation.is_write:
-                        (waiting,) = node.propose([put(operation.value, key, operation.value)])
-                        await waiting
-                    else:
-                        await node.read_barrier()
-                        operation.value = node._state_machine.values.get(key)
-                operation.returned_at = world.loop.time()
-                self.counts["writes" if operation.is_write else "reads"] += 1
+                    await call(random.choice(leaders), key, operation)
             except TrivetError as error:
-                if error.definite:
-                    self.history[key].remove(operation)
+                may_have_happened |= not error.definite
                 self.counts["refused"] += 1
             except TimeoutError:
+                may_have_happened = True
                 self.counts["timeouts"] += 1
+            else:
+                operation.returned_at = world.loop.time()
+                self.counts["writes" if operation.is_write else "reads"] += 1
+                self.counts["retried"] += may_have_happened
+                return True
+        return may_have_happened
 
-    async def _faults(self, world: World) -> None:
-        while world.loop.time() < self.duration_s - 12:
+    async def _write(self, member: SimulatedMember, key: str, operation: Operation) -> None:
+        (waiting,) = member.node.propose([put(operation.value, key, operation.value)])
+        await waiting
+
+    async def _read(self, member: SimulatedMember, key: str, operation: Operation) -> None:
+        node, machine = member.node, member.machine
+        await node.read_barrier()
+        operation.value = machine.values.get(key)
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    async def _check(self, world: World) -> None:
+        """A majority must recover while the others stay broken; then everybody must."""
+        random.choice([self._heal_majority, self._heal_everybody])(world)
+        world.raise_errors()
+        await self._proves_alive(world)
+        self._heal_everybody(world)
+        await world.converge(within_s=RECOVERY_S)
+        world.raise_errors()
+        wrong = [key for key, history in self.history.items() if not is_linearizable(history)]
+        assert not wrong, f"not linearizable: {wrong[0]} {sorted(self.history[wrong[0]], key=lambda o: o.called_at)}"
+
+    async def _proves_alive(self, world: World) -> None:
+        """Some leader commits and reads; one that was cut off may still believe in itself for a while."""
+        deadline = world.loop.time() + RECOVERY_S
+        while world.loop.time() < deadline:
+            for member in world.leaders():
+                operation = Operation(world.loop.time(), NEVER, is_write=True, value=f"alive-{self.seed}")
+                try:
+                    async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                        await self._write(member, "alive", operation)
+                        await self._read(member, "alive", operation)
+                except (TrivetError, TimeoutError):
+                    continue
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"no progress within {RECOVERY_S} s: {world.describe()}")
+
+    def _heal_everybody(self, world: World) -> None:
+        world.network.heal()
+        world.network.weather = Weather()
+        self._start_all(world)
+
+    def _heal_majority(self, world: World) -> None:
+        """The others stay as they are, down or cut off from everybody."""
+        world.network.heal()
+        world.network.weather = Weather()
+        healthy = set(random.sample(world.names, len(world.names) // 2 + 1))
+        for name in healthy:
+            if not world.members[name].is_up:
+                world.members[name].start()
+        world.network.split(healthy, world.names)
+        self.counts["minorities left broken"] += 1
+
+    # --- faults -------------------------------------------------------------------------------------------------
+
+    async def _break_things(self, world: World) -> None:
+        faults, weights = zip(*self._faults, strict=True)
+        while world.loop.time() < self.duration_s - QUIET_S:
             await asyncio.sleep(random.uniform(0.02, 4) ** 2 / 4)
             world.raise_errors()
-            random.choices(
-                [
-                    self._crash_one,
-                    self._start_all,
-                    self._isolate,
-                    self._heal,
-                    self._split,
-                    self._campaigns,
-                    self._power_cut,
-                ],
-                weights=[30, 20, 25, 5, 7, 8, 5],
-            )[0](world)
+            random.choices(faults, weights=weights)[0](world)
 
     def _crash_one(self, world: World) -> None:
         up = world.up()
@@ -129,8 +198,21 @@ class Chaos:
         leaders = world.leaders()
         victim = random.choice(leaders).id if leaders and random.random() < 0.5 else random.choice(world.names)
         others = [name for name in world.names if name != victim]
-        world.network.isolate(victim, others, both_ways=random.random() < 0.7)
+        inward, outward = random.choice([(True, True), (True, True), (True, False), (False, True)])
+        world.network.isolate(victim, others, inward=inward, outward=outward)
         self.counts["isolations"] += 1
+
+    def _cut_one_way(self, world: World) -> None:
+        """Single links fail in one direction: a ring of partial views, in which everybody still hears somebody."""
+        for _ in range(random.randint(1, len(world.names))):
+            world.network.cut.add(tuple(random.sample(world.names, 2)))
+        self.counts["one-way cuts"] += 1
+
+    def _clog(self, world: World) -> None:
+        """A link holds everything back for a while, and then everything arrives, long after it was sent."""
+        link = tuple(random.sample(world.names, 2))
+        world.network.clogged[link] = world.loop.time() + random.uniform(0, MAX_CLOG_S)
+        self.counts["clogged links"] += 1
 
     def _heal(self, world: World) -> None:
         world.network.heal()
@@ -158,6 +240,26 @@ class Chaos:
             member.start()
             self.counts["bounces"] += 1
 
+    def _transfer(self, world: World) -> None:
+        """A leader hands over, and perhaps ends before its successor has begun, as on SIGTERM."""
+        for member in world.leaders():
+            role = member.node.leader_role
+            if role is not None and role.transfer() is not None:
+                self.counts["transfers"] += 1
+                if random.random() < 0.3:
+                    world.loop.call_later(random.uniform(0.001, 0.2), self._end, world, member, member.process)
+
+    def _end(self, world: World, member: SimulatedMember, process: object) -> None:
+        if member.process is process and member.is_up and len(world.up()) > len(world.names) // 2:
+            member.crash()
+
+    def _reconnect(self, world: World) -> None:
+        """The transport tells everybody that a connection was lost and made again; some messages were lost with it."""
+        for member in world.up():
+            for peer in world.names:
+                if peer != member.id and random.random() < 0.5:
+                    member.node.link_changed(peer)
+
     def _power_cut(self, world: World) -> None:
         for member in world.up():
             member.crash()
@@ -165,3 +267,43 @@ class Chaos:
             member.disk.lose_power()
         self._start_all(world)
         self.counts["power cuts"] += 1
+
+
+def _seeds(text: str) -> range:
+    first, _, end = text.partition(":")
+    return range(int(first), int(end) if end else int(first) + 1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Live the lives of `--seeds`; the exit status says whether all went well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=_seeds, default=range(40), help="first:end, or a single seed")
+    parser.add_argument("--progress", action="store_true", help="say where it is after every hundred seeds")
+    chosen = parser.parse_args(arguments)
+    total: Counter[str] = Counter()
+    failed: list[int] = []
+    begun = time.monotonic()
+    for number, seed in enumerate(chosen.seeds, 1):
+        chaos = Chaos(seed)
+        try:
+            run_simulation(seed, chaos.run())
+        except Exception as error:  # noqa: BLE001 the next seeds are lived all the same
+            failed.append(seed)
+            sys.stdout.write(f"seed {seed}: {_innermost(error)!r}\n")
+        total += chaos.counts
+        if chosen.progress and number % 100 == 0:
+            sys.stdout.write(f"{number} seeds, {time.monotonic() - begun:.0f} s, {len(failed)} failed\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(chosen.seeds)} seeds in {time.monotonic() - begun:.1f} s, failed: {failed or 'none'}\n")
+    sys.stdout.write("".join(f"{count:10} {what}\n" for what, count in total.most_common()))
+    return 1 if failed else 0
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

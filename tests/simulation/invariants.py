@@ -1,18 +1,21 @@
-"""The invariants of RAFT.md part F, checked after every message that any member handles.
+"""The invariants of RAFT.md part F, checked after every message that any member handles, and on every message that one sends.
 
-Each is a sentence of the Raft paper's figure 3 or of its rules about persistence. A violation is remembered with its instant
-and fails the run; nothing is repaired.
+Each is a sentence of the Raft paper's figure 3 or of its rules about persistence. What must be durable is compared with the
+simulated disk itself, never with what the member believes. A violation is remembered with its instant and fails the run; nothing
+is repaired.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.consensus.node import RaftNode
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.ports import Entry
+from tests.simulation.disk import SimulatedDisk
 
 
 class InvariantViolatedError(AssertionError):
@@ -20,34 +23,42 @@ class InvariantViolatedError(AssertionError):
 
 
 @dataclass
-class _Seen:
-    """The furthest that one life of a member was seen."""
+class _Life:
+    """One life of a member: its disk, and the furthest it was seen."""
 
-    term: int = 0
-    commit_index: int = 0
-    last_applied: int = 0
+    disk: SimulatedDisk
+    term: int
+    commit_index: int
+    last_applied: int
 
 
 @dataclass
 class Invariants:
     """Everything that must hold between the members of one cluster, over all their lives."""
 
+    disks_of: Callable[[Iterable[str]], dict[str, SimulatedDisk]]
     leader_of_term: dict[int, str] = field(default_factory=dict)
+    vote_of: dict[tuple[str, int], str] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
     terms_on_disk: dict[str, int] = field(default_factory=dict)
     violations: list[InvariantViolatedError] = field(default_factory=list)
-    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _lives: dict[int, _Life] = field(default_factory=dict)
     _led: set[tuple[str, int]] = field(default_factory=set)
 
-    def watch(self, node: RaftNode) -> None:
+    def watch(self, node: RaftNode, disk: SimulatedDisk) -> None:
         term = node.raft.storage.term
         if term < self.terms_on_disk.get(node.id, 0):
             self._violated(f"{node.id} came back with term {term}, it had seen {self.terms_on_disk[node.id]}")
-        self._seen[id(node)] = _Seen(term, node.log.commit_index, node.log.last_applied)
+        self._lives[id(node)] = _Life(disk, term, node.log.commit_index, node.log.last_applied)
         node.on_role_change(lambda: self.check(node))
 
     def unwatch(self, node: RaftNode) -> None:
-        self._seen.pop(id(node), None)
+        self._lives.pop(id(node), None)
+
+    def forget_disk(self, member: str) -> None:
+        """A member's disk was exchanged on purpose."""
+        self.terms_on_disk.pop(member, None)
+        self.vote_of = {key: vote for key, vote in self.vote_of.items() if key[0] != member}
 
     def raise_errors(self) -> None:
         if self.violations:
@@ -57,15 +68,45 @@ class Invariants:
         """State machine safety: nobody applies another entry at an index (figure 3)."""
         known = self.entries.setdefault(index, entry)
         if tuple(known) != tuple(entry):
-            self._violated(f"{member} applies {entry} at {index}, another member applied {known}")
+            self._violated(f"{member} applies {_short(entry)} at {index}, another member applied {_short(known)}")
+
+    # --- what a member says -------------------------------------------------------------------------------------
+
+    def sent(self, node: RaftNode, disk: SimulatedDisk, receiver: RaftNode | None, message: dict[str, Any]) -> None:
+        """A message leaves: whatever it promises must be on the sender's disk by now."""
+        kind, term = message["type"], message["term"]
+        if kind.startswith("request_pre_vote"):
+            return
+        if term != disk.hard_state[0]:
+            self._violated(f"{node.id} sends {kind} of term {term}, its disk knows term {disk.hard_state[0]}")
+        if kind in {"append_entries", "timeout_now"} and self.leader_of_term.get(term) != node.id:
+            self._violated(f"{node.id} sends {kind} of term {term}, which it does not lead")
+        is_vote = kind == "request_vote_response" and message["vote_granted"]
+        if is_vote and receiver is not None and disk.hard_state[1] != receiver.id:
+            self._violated(f"{node.id} votes for {receiver.id}, its disk knows a vote for {disk.hard_state[1]}")
+        if kind == "append_entries_response" and message["success"]:
+            self._check_acknowledgement(node.id, disk, receiver, message)
+
+    def _check_acknowledgement(
+        self, member: str, disk: SimulatedDisk, leader: RaftNode | None, message: dict[str, Any]
+    ) -> None:
+        index = message["last_log_index"]
+        if index > len(disk.entries):
+            self._violated(f"{member} acknowledges {index}, its disk holds {len(disk.entries)}")
+        elif leader is not None and leader.leader_role is not None and leader.leader_role.term == message["term"]:
+            log = leader.log
+            if index > log.last_log_index or log.term_at(index) != (disk.entries[index - 1].term if index else 0):
+                self._violated(f"{member} acknowledges {index}, where its log differs from that of {leader.id}")
+
+    # --- what a member is ---------------------------------------------------------------------------------------
 
     def check(self, node: RaftNode) -> None:
-        seen = self._seen.get(id(node))
-        if seen is None:
+        life = self._lives.get(id(node))
+        if life is None:
             return
         term, log = node.raft.storage.term, node.log
         self.terms_on_disk[node.id] = max(term, self.terms_on_disk.get(node.id, 0))
-        if term < seen.term or log.commit_index < seen.commit_index or log.last_applied < seen.last_applied:
+        if term < life.term or log.commit_index < life.commit_index or log.last_applied < life.last_applied:
             self._violated(f"{node.id}: term, commit index or last applied went back")
         if not log.last_applied <= log.commit_index <= log.last_log_index:
             self._violated(
@@ -73,14 +114,26 @@ class Invariants:
             )
         if log.last_applied > log.durable_index:
             self._violated(f"{node.id}: applied {log.last_applied}, durable only {log.durable_index}")
-        if log.durable_index > log.last_log_index:
-            self._violated(f"{node.id}: durable {log.durable_index} beyond the last entry {log.last_log_index}")
-        self._seen[id(node)] = _Seen(term, log.commit_index, log.last_applied)
+        if log.durable_index > min(log.last_log_index, len(life.disk.entries)):
+            self._violated(
+                f"{node.id}: durable {log.durable_index}, last {log.last_log_index}, on disk {len(life.disk.entries)}"
+            )
+        self._check_vote(node.id, life.disk)
         role = node.raft.state
         if isinstance(role, LeaderRole) and role.is_current:
-            self._check_leader(node, role)
+            self._check_leader(node, role, life)
+        life.term, life.commit_index, life.last_applied = term, log.commit_index, log.last_applied
 
-    def _check_leader(self, node: RaftNode, role: LeaderRole) -> None:
+    def _check_vote(self, member: str, disk: SimulatedDisk) -> None:
+        """One vote per term, which is not taken back (section 5.2)."""
+        term, vote = disk.hard_state
+        known = self.vote_of.get((member, term))
+        if vote is not None:
+            self.vote_of[member, term] = vote
+        if known not in {None, vote}:
+            self._violated(f"{member} voted for {known} in term {term}, now its disk says {vote}")
+
+    def _check_leader(self, node: RaftNode, role: LeaderRole, life: _Life) -> None:
         other = self.leader_of_term.setdefault(role.term, node.id)
         if other != node.id:
             self._violated(f"election safety: {other} and {node.id} both lead term {role.term}")
@@ -89,10 +142,21 @@ class Invariants:
                 self._violated(
                     f"{node.id}: match {progress.match_index} not below next {progress.next_index} of {peer}"
                 )
-        if (node.id, role.term) in self._led:
-            return
-        self._led.add((node.id, role.term))
-        # Leader completeness, at the instant of the election: every applied entry is in the new leader's log.
+        if (node.id, role.term) not in self._led:
+            self._led.add((node.id, role.term))
+            self._check_election(node, role)
+        elif life.commit_index < node.log.commit_index < role.first_index:
+            self._violated(f"{node.id} commits {node.log.commit_index} by counting, before any entry of its own term")
+
+    def _check_election(self, node: RaftNode, role: LeaderRole) -> None:
+        """At the instant of an election: a true majority voted, and the log holds everything that was ever applied."""
+        disks = self.disks_of(node.configuration.voters)
+        votes = [name for name, disk in disks.items() if disk.hard_state == (role.term, node.id)]
+        # Somebody may have gone on to a later term meanwhile; then `vote_of` remembers.
+        votes += [name for name in disks if name not in votes and self.vote_of.get((name, role.term)) == node.id]
+        if 2 * len(votes) <= len(disks):
+            self._violated(f"{node.id} leads term {role.term} with the votes of {votes} among {sorted(disks)}")
+        # Leader completeness (figure 3).
         for index, entry in self.entries.items():
             if index > node.log.last_log_index or node.log.term_at(index) != entry.term:
                 self._violated(f"leader completeness: {node.id} leads term {role.term} without entry {index}")
@@ -103,6 +167,5 @@ class Invariants:
         self.violations.append(InvariantViolatedError(f"t={now_s:.3f} s: {what}"))
 
 
-def describe(violations: list[Any]) -> str:
-    """The first violations, one per line."""
-    return "\n".join(str(violation) for violation in violations[:5])
+def _short(entry: Entry) -> str:
+    return f"(term {entry.term}, kind {int(entry.kind)}, {entry.payload[:40]!r})"

@@ -25,42 +25,50 @@ class Weather:
 
 
 class SimulatedNetwork:
-    """All links between all members. `cut` holds the directed pairs that carry nothing now."""
+    """All links between all members.
+
+    `cut` holds the directed pairs that carry nothing now; `clogged` those that hold everything back until an instant.
+    """
 
     def __init__(self, weather: Weather) -> None:
         self.weather = weather
         self.cut: set[tuple[str, str]] = set()
+        self.clogged: dict[tuple[str, str], float] = {}
         self.receivers: dict[str, Callable[[Message], None]] = {}
         self.message_count = 0
-        self.hold: Callable[[str, str, Message], bool] | None = None
+        self.on_send: Callable[[str, str, Message], None] = _ignore
 
     def send(self, source: str, destination: str, message: Message) -> None:
         self.message_count += 1
+        self.on_send(source, destination, message)
         raw = msgpack.packb(message)
-        if self.hold is not None and self.hold(source, destination, msgpack.unpackb(raw)):
-            return
         weather = self.weather
+        loop = asyncio.get_running_loop()
+        held_s = max(0.0, self.clogged.get((source, destination), 0.0) - loop.time())
         for _ in range(2 if random.random() < weather.duplication else 1):
             if random.random() < weather.loss or (source, destination) in self.cut:
                 continue
             bounds = weather.slow_delay_s if random.random() < weather.slow else weather.delay_s
-            asyncio.get_running_loop().call_later(random.uniform(*bounds), self.deliver, source, destination, raw)
+            loop.call_later(held_s + random.uniform(*bounds), self.deliver, source, destination, raw)
 
     def deliver(self, source: str, destination: str, raw: bytes) -> None:
         receiver = self.receivers.get(destination)
         if receiver is not None and (source, destination) not in self.cut:
             receiver(msgpack.unpackb(raw) | {"sender": (source,)})
 
-    def isolate(self, member: str, others: list[str], *, both_ways: bool) -> None:
-        self.cut = {(member, other) for other in others}
-        if both_ways:
-            self.cut |= {(other, member) for other in others}
+    def isolate(self, member: str, others: list[str], *, inward: bool, outward: bool) -> None:
+        self.cut = {(other, member) for other in others if inward} | {(member, other) for other in others if outward}
 
     def split(self, group: set[str], everybody: list[str]) -> None:
         self.cut = {(a, b) for a in everybody for b in everybody if (a in group) != (b in group)}
 
     def heal(self) -> None:
         self.cut = set()
+        self.clogged = {}
+
+
+def _ignore(source: str, destination: str, message: Message) -> None:
+    pass
 
 
 class Endpoint:

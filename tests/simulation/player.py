@@ -116,14 +116,18 @@ class Player:
         """`deliver m1->m2 [count|all]`: hand over the oldest messages of a link."""
         source, destination = link.split("->")
         queue = self.stage.network.queues.get((source, destination), ())
-        for _ in range(len(queue) if count == "all" else int(count)):
+        wanted = len(queue) if count == "all" else int(count)
+        assert wanted <= len(queue), f"only {len(queue)} messages wait on {link}"
+        for _ in range(wanted):
             self.stage.network.deliver_next(source, destination)
             await self._settle()
 
     def do_save(self, name: str, link: str) -> None:
         """Copy the oldest message of a link, for `replay`."""
         source, destination = link.split("->")
-        self._saved[name] = (source, destination, self.stage.network.queues[source, destination][0])
+        queue = self.stage.network.queues.get((source, destination))
+        assert queue, f"nothing waits on {link}"
+        self._saved[name] = (source, destination, queue[0])
 
     async def do_replay(self, name: str, times: str = "1") -> None:
         """Deliver a copy: the network repeats messages, as late and as often as it likes."""
@@ -232,12 +236,16 @@ class Player:
             return [_refusal(error)]
         return []
 
-    def do_propose_many(self, member: str, request: str, *, count: str, bytes: str) -> None:  # noqa: A002 reads well
+    def do_propose_many(self, member: str, request: str, *, count: str, bytes: str) -> list[str]:  # noqa: A002 reads well
         """That many separate proposals of that many bytes each; `result` tells how many were done."""
         node = self.stage.node(member)
         payloads = [put(f"{request}-{n}", "blob", "x" * int(bytes)) for n in range(int(count))]
-        for payload in payloads:
-            self._requests[f"{request}-{len(self._requests)}"] = node.propose([payload])[0]
+        try:
+            for number, payload in enumerate(payloads):
+                (self._requests[f"{request}-{number}"],) = node.propose([payload])
+        except TrivetError as error:
+            return [_refusal(error)]
+        return []
 
     def do_read(self, member: str, request: str, key: str) -> None:
         """A linearizable read of `key`, asked now; `result` tells what it returned."""
@@ -251,7 +259,7 @@ class Player:
 
     def do_result(self, *requests: str) -> list[str]:
         """What the client of each request knows."""
-        return [f"{request} {_outcome(self._requests[request])}" for request in requests]
+        return [f"{request} {_outcome(self._requests.get(request))}" for request in requests]
 
     def do_value(self, key: str) -> list[str]:
         """What each running member's state machine holds."""
@@ -318,7 +326,9 @@ def _terms(node: RaftNode) -> list[int]:
     return [node.log.term_at(index) for index in range(1, node.log.last_log_index + 1)]
 
 
-def _outcome(request: asyncio.Future[Any]) -> str:
+def _outcome(request: asyncio.Future[Any] | None) -> str:
+    if request is None:
+        return "was not taken"
     if not request.done():
         return "waits"
     error = request.exception()

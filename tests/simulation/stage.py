@@ -34,6 +34,7 @@ class QueuedNetwork(SimulatedNetwork):
 
     def send(self, source: str, destination: str, message: Message) -> None:
         self.message_count += 1
+        self.on_send(source, destination, message)
         if (source, destination) not in self.cut:
             self.queues.setdefault((source, destination), deque()).append(bytes(msgpack.packb(message)))
 
@@ -90,6 +91,7 @@ class Stage(World):
         self.learners = frozenset(learners)
         self.spares = frozenset(spares)
         self.network = QueuedNetwork()
+        self.network.on_send = self._sent
         self.disks: dict[str, HeldRunner] = {}
         for name in set(self.names) - self.spares:
             disk = self.members[name].disk
@@ -110,7 +112,7 @@ class Stage(World):
     def wipe(self, member: str) -> None:
         """A stopped member's disk is exchanged for an empty one."""
         self.members[member].disk = SimulatedDisk()
-        self.invariants.terms_on_disk.pop(member, None)
+        self.invariants.forget_disk(member)
 
     def log_runner(self, member: str, process: Process) -> BlockingRunner:
         runner = self.disks[member] = HeldRunner(process)

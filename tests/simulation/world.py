@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import msgpack
@@ -87,7 +88,7 @@ class SimulatedMember:
             state_machine=self.machine,
             on_fatal=self.world.failed,
         )
-        self.world.invariants.watch(self.node)
+        self.world.invariants.watch(self.node, self.disk)
         self.world.network.receivers[self.id] = self._receive
         self.node.start()
 
@@ -121,13 +122,18 @@ class World:
         configure_raftos(heartbeat_interval_ms=100, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
         self.names = [f"m{number}" for number in range(1, size + 1)]
         self.network = SimulatedNetwork(weather or Weather())
-        self.invariants = Invariants()
+        self.network.on_send = self._sent
+        self.invariants = Invariants(self.disks_of)
         self.disk_latency_s = disk_latency_s
         self.hard_state_class = hard_state_class
         self.errors: list[BaseException] = []
         self.members = {name: SimulatedMember(self, name) for name in self.names}
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._loop_error)
+
+    def disks_of(self, members: Iterable[str]) -> dict[str, SimulatedDisk]:
+        """The disks of these members, whether they are up or not."""
+        return {name: self.members[name].disk for name in members}
 
     def log_runner(self, member: str, process: Process) -> BlockingRunner:
         """Where a member's log writes run."""
@@ -214,6 +220,10 @@ class World:
         if self.errors:
             raise self.errors[0]
         self.invariants.raise_errors()
+
+    def _sent(self, source: str, destination: str, message: dict[str, Any]) -> None:
+        sender, receiver = self.members[source], self.members.get(destination)
+        self.invariants.sent(sender.node, sender.disk, receiver.node if receiver else None, message)
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
