@@ -18,6 +18,7 @@ import msgpack
 import uvloop
 
 from services.consensus.hard_state import FileHardState
+from services.consensus.known_disks import KnownDisks
 from services.consensus.log_store import SqliteLogStore
 from services.consensus.node import RaftNode
 from services.consensus.peers import PeerMesh
@@ -87,7 +88,7 @@ async def run(number: int, ports: list[int], folder: Path, secret: str) -> None:
         ConsensusMember(id=f"m{i + 1}", url="http://unused", peer_address=f"127.0.0.1:{port}")
         for i, port in enumerate(ports)
     )
-    mesh = PeerMesh(name, "bench", ClusterKeys.parse(secret), host="127.0.0.1", port=ports[number])
+    mesh = PeerMesh(name, "bench", ClusterKeys.parse(secret), KnownDisks(folder), host="127.0.0.1", port=ports[number])
     node = RaftNode(
         name,
         log_store=SqliteLogStore(folder),

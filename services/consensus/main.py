@@ -18,6 +18,7 @@ from services.consensus.applier import MetadataMachine
 from services.consensus.disk_watch import watch_disk
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.hard_state import FileHardState
+from services.consensus.known_disks import KnownDisks
 from services.consensus.log_store import SqliteLogStore
 from services.consensus.member_metrics import MemberMetrics
 from services.consensus.metadata.store import MetadataStore
@@ -55,6 +56,7 @@ class Member:
         self.node: RaftNode | None = None
         self._service: ConsensusService | None = None
         self._nodes: StorageNodes | None = None
+        self._mesh: PeerMesh | None = None
 
     @property
     def service(self) -> ConsensusService:
@@ -72,8 +74,10 @@ class Member:
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now."""
-        if self.node is None:
+        if self.node is None or self._mesh is None:
             return ["starting"]
+        if self._mesh.is_disowned:
+            return ["the other members know this id with another disk: remove it and start this member under a new id"]
         if not self.node.configuration.members:
             return ["not initialised: no cluster has been made yet"]
         if self.node.leader is None:
@@ -92,12 +96,14 @@ class Member:
                     settings.clock_urls, client, node_id=settings.node_id, hlc_path=settings.data_dir / "hlc_bound"
                 )
             )
-            mesh = PeerMesh(settings.node_id, settings.cluster_id, keys, host=settings.host, port=settings.peer_port)
+            log_store, hard_state, disks = _open_disk(settings)
+            mesh = PeerMesh(
+                settings.node_id, settings.cluster_id, keys, disks, host=settings.host, port=settings.peer_port
+            )
             stack.push_async_callback(mesh.aclose)
+            stack.callback(log_store.close)
             store = MetadataStore.open(settings.data_dir / "metadata.sqlite")
             stack.callback(store.close)
-            log_store, hard_state = _open_disk(settings)
-            stack.callback(log_store.close)
             log_runner, apply_runner, reader = (ThreadRunner(name) for name in ("raft-log", "apply", "read"))
             for runner in (log_runner, apply_runner, reader):
                 stack.callback(runner.close)
@@ -127,17 +133,18 @@ class Member:
             tasks.start("storage node watch", nodes.watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
-            self.node, self._service, self._nodes = node, service, nodes
+            self.node, self._service, self._nodes, self._mesh = node, service, nodes, mesh
             logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
             yield
             await _hand_over(node)
-            self.node = self._service = self._nodes = None
+            self.node = self._service = self._nodes = self._mesh = None
             node.stop()
 
 
-def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState]:
+def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState, KnownDisks]:
+    folder = settings.data_dir
     try:
-        return SqliteLogStore(settings.data_dir), FileHardState(settings.data_dir)
+        return SqliteLogStore(folder), FileHardState(folder), KnownDisks(folder)
     except LogDamagedError as error:
         _refuse(error)
 

@@ -6,8 +6,10 @@ not wait for a connection, and a frame here costs microseconds.
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
 
     acceptor -> dialler   nonce (32 bytes)
-    dialler  -> acceptor  hello {version, cluster_id, from, to, address, nonce} + HMAC over all of it and the acceptor's nonce
-    acceptor -> dialler   HMAC over both nonces, so that the dialler knows whom it talks to
+    dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, nonce} + HMAC over it and the acceptor's nonce
+    acceptor -> dialler   verdict, disk + HMAC over them and both nonces, so that the dialler knows whom it talks to
+
+Both sides refuse a member whose disk is not the one they know under its name (`known_disks`).
 
 Every frame carries a keyed BLAKE3 of its number and payload under a key of that connection, so nothing can be inserted,
 repeated or reordered. Frames are msgpack, at most `MAX_FRAME_BYTES`.
@@ -23,12 +25,13 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 import structlog
 from blake3 import blake3
 
+from services.consensus.known_disks import DISK_ID_BYTES, KnownDisks
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
 from shared.request_signing import ClusterKeys, SigningKey
@@ -48,6 +51,8 @@ _VERSION: Final = 1
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 32
 _FRAME_MAC_BYTES: Final = 16
+_ACCEPTED: Final = b"\x00"
+_UNKNOWN_DISK: Final = b"\x01"
 _MAX_HELLO_BYTES: Final = 4096
 _LENGTH: Final = struct.Struct(">I")
 _NUMBER: Final = struct.Struct(">Q")
@@ -94,8 +99,11 @@ class PeerMesh:
     Invariant: a message handed to `on_message` came from the member named in it, on a connection of this cluster.
     """
 
-    def __init__(self, member_id: str, cluster_id: str, keys: ClusterKeys, *, host: str, port: int) -> None:
+    def __init__(
+        self, member_id: str, cluster_id: str, keys: ClusterKeys, disks: KnownDisks, *, host: str, port: int
+    ) -> None:
         self._id = member_id
+        self._disks = disks
         self._cluster_id = cluster_id
         self._keys = keys
         self._host = host
@@ -107,6 +115,8 @@ class PeerMesh:
         self._tasks = BackgroundTasks(limit=256)
         self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
+        self.is_disowned = False
+        """The others know this member's name with another disk."""
         self.on_message: Callable[[Message], None] = _ignore
         self.on_link_change: Callable[[str], None] = _ignore
 
@@ -204,11 +214,21 @@ class PeerMesh:
         key = self._keys.signing
         their_nonce = await reader.readexactly(_NONCE_BYTES)
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
-        hello = bytes(msgpack.packb([_VERSION, key.id, self._cluster_id, self._id, peer, self._own_address, own_nonce]))
+        hello = bytes(
+            msgpack.packb(
+                [_VERSION, key.id, self._cluster_id, self._id, peer, self._own_address, self._disks.own, own_nonce]
+            )
+        )
         writer.write(_LENGTH.pack(len(hello)) + hello + _proof(key, b"hello", their_nonce, hello))
-        answer = await reader.readexactly(_MAC_BYTES)
-        if not hmac.compare_digest(answer, _proof(key, b"welcome", their_nonce, own_nonce)):
+        verdict, disk = await reader.readexactly(1), await reader.readexactly(DISK_ID_BYTES)
+        proof = await reader.readexactly(_MAC_BYTES)
+        if not hmac.compare_digest(proof, _proof(key, b"welcome", their_nonce, own_nonce, verdict, disk)):
             raise HandshakeError(f"{peer} does not know the cluster secret")
+        if verdict != _ACCEPTED:
+            self.is_disowned = True
+            raise HandshakeError(f"{peer} knows this member with another disk")
+        if not self._disks.accept(peer, disk):
+            raise HandshakeError(f"{peer} has another disk than before")
         return _FrameWriter(writer, _session_key(key, their_nonce, own_nonce))
 
     # --- accepting ----------------------------------------------------------------------------------------------
@@ -238,17 +258,24 @@ class PeerMesh:
             raise HandshakeError("the hello is too long")
         hello = await reader.readexactly(length)
         proof = await reader.readexactly(_MAC_BYTES)
-        version, key_id, cluster_id, peer, destination, address, their_nonce = _parse_hello(hello)
-        key = self._keys.find(key_id)
+        caller = _parse_hello(hello)
+        key = self._keys.find(caller.key_id)
         if key is None or not hmac.compare_digest(proof, _proof(key, b"hello", own_nonce, hello)):
             raise HandshakeError("the caller does not know the cluster secret")
-        if version != _VERSION or cluster_id != self._cluster_id or destination != self._id:
-            raise HandshakeError(f"{peer} of cluster {cluster_id} wanted {destination}, version {version}")
-        writer.write(_proof(key, b"welcome", own_nonce, their_nonce))
-        if address:
+        if (caller.version, caller.cluster_id, caller.destination) != (_VERSION, self._cluster_id, self._id):
+            raise HandshakeError(f"a stranger called: {caller}")
+        is_known = self._disks.accept(caller.member, caller.disk)
+        verdict = _ACCEPTED if is_known else _UNKNOWN_DISK
+        writer.write(
+            verdict + self._disks.own + _proof(key, b"welcome", own_nonce, caller.nonce, verdict, self._disks.own)
+        )
+        if not is_known:
+            await writer.drain()
+            raise HandshakeError(f"{caller.member} has another disk than before; it must come back under a new id")
+        if caller.address:
             # A member that was never initialised learns from its callers whom it can answer.
-            self._dial(peer, address)
-        return peer, _session_key(key, own_nonce, their_nonce)
+            self._dial(caller.member, caller.address)
+        return caller.member, _session_key(key, own_nonce, caller.nonce)
 
     async def _read_frames(self, peer: str, session_key: bytes, reader: asyncio.StreamReader) -> None:
         number = 0
@@ -277,12 +304,22 @@ def _give_up_on_silence(writer: asyncio.StreamWriter) -> None:
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
 
 
-def _parse_hello(hello: bytes) -> tuple[int, str, str, str, str, str, bytes]:
+class _Hello(NamedTuple):
+    version: int
+    key_id: str
+    cluster_id: str
+    member: str
+    destination: str
+    address: str
+    disk: bytes
+    nonce: bytes
+
+
+def _parse_hello(hello: bytes) -> _Hello:
     try:
-        version, key_id, cluster_id, peer, destination, address, nonce = msgpack.unpackb(hello)
-    except ValueError as error:
+        return _Hello(*msgpack.unpackb(hello))
+    except (ValueError, TypeError) as error:
         raise HandshakeError("the hello is malformed") from error
-    return version, key_id, cluster_id, peer, destination, address, nonce
 
 
 def _ignore(_: Any) -> None:

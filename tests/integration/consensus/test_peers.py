@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Self
 
 import msgpack
 import pytest
 
 from services.consensus import peers
+from services.consensus.known_disks import KnownDisks
 from services.consensus.peers import PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import ConsensusMember
@@ -36,7 +38,8 @@ async def wait_until(condition: Callable[[], bool], *, within_s: float = 5.0) ->
 class Harness:
     """Meshes by member id, each with what it received."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.ports = {name: free_port() for name in ("m1", "m2")}
         self.meshes: dict[str, PeerMesh] = {}
         self.received: dict[str, list[dict]] = {"m1": [], "m2": []}
@@ -51,9 +54,16 @@ class Harness:
         )
 
     async def start(
-        self, name: str, *, secret: str = SECRET, cluster_id: str = "cluster-1", knows_peers: bool = True
+        self,
+        name: str,
+        *,
+        secret: str = SECRET,
+        cluster_id: str = "cluster-1",
+        knows_peers: bool = True,
+        disk: str | None = None,
     ) -> PeerMesh:
-        mesh = PeerMesh(name, cluster_id, ClusterKeys.parse(secret), host="127.0.0.1", port=self.ports[name])
+        disks = KnownDisks(self.folder / (disk or name))
+        mesh = PeerMesh(name, cluster_id, ClusterKeys.parse(secret), disks, host="127.0.0.1", port=self.ports[name])
         mesh.on_message = self.received[name].append
         await mesh.start()
         if knows_peers:
@@ -63,8 +73,8 @@ class Harness:
 
 
 @pytest.fixture
-async def harness() -> AsyncIterator[Harness]:
-    made = Harness()
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    made = Harness(tmp_path)
     yield made
     for mesh in made.meshes.values():
         await mesh.aclose()
@@ -169,7 +179,8 @@ async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness,
         return data.replace(b"m" * 50, b"n" * 50) if attack == "flip" else data + data
 
     async with TamperingRelay(harness.ports["m2"], change) as relay:
-        mesh = PeerMesh("m1", "cluster-1", ClusterKeys.parse(SECRET), host="127.0.0.1", port=free_port())
+        disks = KnownDisks(harness.folder / "m1")
+        mesh = PeerMesh("m1", "cluster-1", ClusterKeys.parse(SECRET), disks, host="127.0.0.1", port=free_port())
         await mesh.start()
         harness.meshes["m1"] = mesh
         await harness.start("m2", knows_peers=False)
@@ -192,3 +203,20 @@ async def test_an_endless_frame_is_refused(harness: Harness, monkeypatch: pytest
     await wait_until(lambda: first.connected_peers() == ["m2"])
     with pytest.raises(ValueError, match="cannot be framed"):
         first.post({"type": "huge", "body": b"x" * (peers.MAX_FRAME_BYTES + 1)}, "m2")
+
+
+async def test_a_member_that_lost_its_disk_is_refused_and_told(harness: Harness) -> None:
+    """Under its old name it could vote twice; both directions are refused, for good."""
+    first = await harness.start("m1")
+    second = await harness.start("m2")
+    await wait_until(lambda: bool(first.connected_peers()) and bool(second.connected_peers()))
+    await second.aclose()
+    await wait_until(lambda: not first.connected_peers())
+    wiped = await harness.start("m2", disk="m2 with a new disk")
+    await wait_until(lambda: wiped.is_disowned)
+    wiped.post({"type": "vote"}, "m1")
+    assert not first.connected_peers()
+    await wiped.aclose()
+    assert harness.received["m1"] == []
+    await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
