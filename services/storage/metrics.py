@@ -41,6 +41,14 @@ class StorageMetrics:
             "trivet_storage_lost_in_redis_total", "Acknowledged chunks that Redis no longer had", registry=registry
         )
         self.in_flight_bytes = Gauge("trivet_storage_in_flight_bytes", "Chunk bodies in memory now", registry=registry)
+        self.scrubbed_bytes = Counter(
+            "trivet_storage_scrubbed_bytes_total", "Bytes re-read by scrub", registry=registry
+        )
+        self.scrub_found = Counter("trivet_storage_scrub_corrupt_total", "Bad chunks found by scrub", registry=registry)
+        self.scrub_passes = Counter("trivet_storage_scrub_passes_total", "Finished passes of scrub", registry=registry)
+        self.scrub_progress = Gauge(
+            "trivet_storage_scrub_progress", "Part of this pass that is done", registry=registry
+        )
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )

@@ -13,6 +13,7 @@ from services.storage.disk.free_space import FreeSpace
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
 from services.storage.tiers.disk import DiskTier
 from services.storage.tiers.redis import RedisTier
@@ -46,7 +47,9 @@ class StorageNode:
         self._settings = settings
         self._metrics = metrics
         self._space = FreeSpace(settings.data_dir, settings.capacity_bytes, settings.full_percent)
-        self._tier = self._make_tier()
+        self._pace = ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s)
+        self._disk = None if settings.storage_mode == "redis" else self._make_disk()
+        self._tier = self._make_tier(self._disk)
         self._client = PeerClient(settings.cluster_keys(), max_connections=16)
         self._time = TimeClient(
             list(settings.clock_urls),
@@ -76,6 +79,8 @@ class StorageNode:
         """Open everything, serve, close in the opposite order."""
         async with self._client, self._time, self._tier, BackgroundTasks() as tasks:
             tasks.start("heartbeat", self._heartbeat.run())
+            if self._disk is not None:
+                tasks.start("scrub", Scrubber(self._disk, self._pace, self._metrics).run())
             yield
 
     def readiness(self) -> list[str]:
@@ -112,16 +117,17 @@ class StorageNode:
             chunk_count=status.chunk_count,
         )
 
-    def _make_tier(self) -> DiskTier | RedisTier | TieredStore:
+    def _make_tier(self, disk: DiskTier | None) -> DiskTier | RedisTier | TieredStore:
         settings = self._settings
         address = redis_address(settings)
         if address is None:
-            return self._make_disk()
+            return disk or self._make_disk()
+        if disk is None:
+            deadline_s = settings.redis_record_deadline_ms / 1000
+            return RedisTier(RedisLink(address, deadline_s=deadline_s, metrics=self._metrics), metrics=self._metrics)
         link = RedisLink(address, deadline_s=settings.redis_deadline_ms / 1000, metrics=self._metrics)
-        if settings.storage_mode == "redis":
-            return RedisTier(link, metrics=self._metrics)
         return TieredStore(
-            self._make_disk(),
+            disk,
             link,
             metrics=self._metrics,
             hot_limit_bytes=max(MIB, settings.redis_limit_bytes - settings.write_behind_bytes),

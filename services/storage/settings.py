@@ -19,7 +19,8 @@ class StorageSettings(ServiceSettings):
         storage_mode: `tiered` (Redis takes the write, disk takes the weight), `disk`, or `redis` (store of record).
         redis_url: e.g. `redis://127.0.0.1:8151/0`; needed by every mode but `disk`.
         redis_password, redis_password_file: of that Redis.
-        redis_deadline_ms: for one call; a hung Redis costs a request no more than this.
+        redis_deadline_ms: for one call in mode `tiered`; a hung Redis costs a request no more than this.
+        redis_record_deadline_ms: likewise in mode `redis`, where nothing else can answer in its place.
         redis_limit_bytes: how much of Redis the tiered mode fills with chunks; below the server's `maxmemory`.
         advertised_url: where gateways reach this node.
         zone: failure domain.
@@ -31,6 +32,8 @@ class StorageSettings(ServiceSettings):
         max_inflight_bytes: chunk bodies in memory at once.
         write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are.
         flush_interval_s: how often those go to disk.
+        scrub_period_s: in which every chunk on disk is read and checked once.
+        scrub_max_bytes_per_s: but never faster than this.
         heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
     """
 
@@ -40,6 +43,7 @@ class StorageSettings(ServiceSettings):
     redis_password: SecretStr | None = None
     redis_password_file: Path | None = None
     redis_deadline_ms: int = Field(default=50, ge=1)
+    redis_record_deadline_ms: int = Field(default=500, ge=1)
     redis_limit_bytes: int = Field(default=384 * MIB, ge=MIB)
     advertised_url: str = Field(pattern=r"^https?://[^/]+$")
     zone: str = Field(default="default", min_length=1, max_length=64)
@@ -51,6 +55,8 @@ class StorageSettings(ServiceSettings):
     max_inflight_bytes: int = Field(default=32 * MIB, ge=MIB)
     write_behind_bytes: int = Field(default=16 * MIB, ge=KIB)
     flush_interval_s: float = Field(default=1.0, gt=0)
+    scrub_period_s: float = Field(default=7 * 86_400.0, gt=0)
+    scrub_max_bytes_per_s: int = Field(default=20 * MIB, ge=KIB)
     consensus_urls: PeerList = Field(min_length=1)
     clock_urls: PeerList = Field(default=[])
     heartbeat_interval_s: float = Field(default=30.0, gt=0)

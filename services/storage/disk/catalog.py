@@ -16,17 +16,21 @@ from typing import Final
 from services.storage.disk.group_commit import Transaction, open_writer
 from shared.settings import refuse_to_start
 
-FORMAT_VERSION: Final = 1
+_STEPS: Final = (
+    """
+    CREATE TABLE chunks (
+        digest BLOB PRIMARY KEY,
+        size_bytes INTEGER NOT NULL,
+        start_index INTEGER NOT NULL,
+        packed_id INTEGER
+    ) WITHOUT ROWID;
+    CREATE TABLE packed (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+    """,
+    "CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;",
+)
+"""Step n brings the catalog from format n to format n + 1; a step that was released never changes."""
 
-_SCHEMA: Final = """
-CREATE TABLE chunks (
-    digest BLOB PRIMARY KEY,
-    size_bytes INTEGER NOT NULL,
-    start_index INTEGER NOT NULL,
-    packed_id INTEGER
-) WITHOUT ROWID;
-CREATE TABLE packed (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
-"""
+FORMAT_VERSION: Final = len(_STEPS)
 _MAX_VARIABLES: Final = 500
 
 
@@ -40,6 +44,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk as a listing shows it."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """What the catalog holds."""
 
@@ -48,15 +60,15 @@ class Totals:
 
 
 def prepare(database: Path) -> None:
-    """Create the catalog, or check that this version can read it; ends the process with one sentence if not. Blocks."""
+    """Create the catalog, or bring it to this format; ends the process with one sentence if not. Blocks."""
     sql = open_writer(database)
     try:
         (version,) = sql.execute("PRAGMA user_version").fetchone()
-        if version not in {0, FORMAT_VERSION}:
+        if version > FORMAT_VERSION:
             refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
-        if version == 0:
-            # One transaction: a crash in between leaves an empty catalog, never half of one.
-            sql.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT_VERSION}; COMMIT;")
+        for number in range(version, FORMAT_VERSION):
+            # One transaction per step: a crash in between leaves a catalog of one format or of the next.
+            sql.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version={number + 1}; COMMIT;")
     except sqlite3.DatabaseError as error:
         refuse_to_start(f"the catalog {database} cannot be read ({error}); its chunks must come from the other nodes")
     finally:
@@ -106,6 +118,25 @@ def large_digests(sql: sqlite3.Connection, prefix: int) -> set[str]:
     low, high = bytes([prefix]), bytes([prefix]) + b"\xff" * 32
     rows = sql.execute("SELECT digest FROM chunks WHERE packed_id IS NULL AND digest BETWEEN ? AND ?", (low, high))
     return {digest.hex() for (digest,) in rows}
+
+
+def list_after(sql: sqlite3.Connection, digest: str, limit: int) -> list[StoredChunk]:
+    """Up to `limit` chunks in order of digests, those after `digest` (empty: from the first)."""
+    rows = sql.execute(
+        "SELECT digest, size_bytes FROM chunks WHERE digest > ? ORDER BY digest LIMIT ?", (bytes.fromhex(digest), limit)
+    )
+    return [StoredChunk(found.hex(), size_bytes) for found, size_bytes in rows]
+
+
+def position(sql: sqlite3.Connection, name: str) -> str:
+    """Where the loop `name` was; empty at the beginning."""
+    found = sql.execute("SELECT digest FROM positions WHERE name = ?", (name,)).fetchone()
+    return "" if found is None else str(found[0])
+
+
+def save_position(transaction: Transaction, name: str, digest: str) -> None:
+    """Remember where the loop `name` is."""
+    transaction.sql.execute("INSERT OR REPLACE INTO positions (name, digest) VALUES (?, ?)", (name, digest))
 
 
 def raise_start_index(transaction: Transaction, digests: Iterable[str], start_index: int) -> None:

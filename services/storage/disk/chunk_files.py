@@ -70,13 +70,13 @@ class ChunkFiles:
             path.unlink(missing_ok=True)
         return self._quarantine / f"{digest}.{os.getpid()}-{next(self._numbers)}"
 
-    def files_under(self, prefix: int) -> dict[str, int]:
-        """Size by digest of the chunk files in one of the 256 folders; foreign names are logged and left alone."""
-        found: dict[str, int] = {}
+    def files_under(self, prefix: int) -> set[str]:
+        """Digests of the chunk files in one of the 256 folders; foreign names are logged and left alone."""
+        found: set[str] = set()
         with os.scandir(self._chunks / f"{prefix:02x}") as entries:
             for entry in entries:
                 if _is_chunk_name(entry.name, prefix):
-                    found[entry.name] = entry.stat().st_size
+                    found.add(entry.name)
                 else:
                     logger.warning("foreign file among the chunks", name=entry.name)
         return found

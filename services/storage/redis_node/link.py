@@ -178,6 +178,10 @@ class RedisLink:
                 await recover()
         except TrivetError as error:
             objection = error.message
+        except Exception:
+            # The supervisor must not end with it: Redis would stay unused until a restart, and nobody would know why.
+            logger.exception("a defect while looking at redis")
+            objection = "a defect, which was logged"
         if objection is not None:
             self.trip(objection)
             return False

@@ -44,8 +44,8 @@ class PutBatcher:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(chunk, future))
         if not self._is_sending:
-            self._is_sending = True
             self._tasks.start("redis puts", self._send_all())
+            self._is_sending = True
         return await future
 
     async def _send_all(self) -> None:
@@ -56,7 +56,7 @@ class PutBatcher:
                 await self._send(batch)
         finally:
             self._is_sending = False
-            for waiting in batch:  # only after a cancellation is anybody left here
+            for waiting in (*batch, *self._waiting):  # only after a cancellation is anybody left here
                 waiting.future.cancel()
 
     async def _send(self, batch: list[_Waiting]) -> None:

@@ -20,7 +20,7 @@ import structlog
 
 from services.storage.digests import is_whole
 from services.storage.disk import catalog
-from services.storage.disk.catalog import Row
+from services.storage.disk.catalog import Row, StoredChunk
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
@@ -36,6 +36,7 @@ logger = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
 
+_SCRUB: Final = "scrub"
 _CATALOG_NAME: Final = "catalog.sqlite"
 _READ_ATTEMPTS: Final = 3
 
@@ -165,6 +166,18 @@ class DiskTier:
         """See `ports.Tier`."""
         return await self._committer.run(partial(self._delete, digest=digest))
 
+    async def list_chunks(self, after: str, limit: int) -> list[StoredChunk]:
+        """Up to `limit` chunks in order of digests, those after the digest `after` (empty: from the first)."""
+        return await self._in(self._readers, self._list_chunks, after, limit)
+
+    async def scrub_position(self) -> str:
+        """The last digest that the scrub has read in this pass; empty before the first."""
+        return await self._in(self._readers, self._scrub_position)
+
+    async def save_scrub_position(self, digest: str) -> None:
+        """Remember it across restarts. Raises UnavailableError."""
+        await self._committer.run(partial(catalog.save_position, name=_SCRUB, digest=digest))
+
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
         return [
@@ -218,6 +231,12 @@ class DiskTier:
 
     def _find(self, digest: str) -> Row | None:
         return catalog.find(self._reader(), digest)
+
+    def _list_chunks(self, after: str, limit: int) -> list[StoredChunk]:
+        return catalog.list_after(self._reader(), after, limit)
+
+    def _scrub_position(self) -> str:
+        return catalog.position(self._reader(), _SCRUB)
 
     def _present(self, digests: Sequence[str]) -> set[str]:
         return catalog.present(self._reader(), digests)
@@ -311,11 +330,12 @@ class DiskTier:
         for prefix in range(256):  # folder by folder: memory stays small however many chunks there are
             files = self._files.files_under(prefix)
             named = catalog.large_digests(transaction.sql, prefix)
-            for digest in files.keys() - named:
+            for digest in files - named:
                 # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
-                adopted += catalog.add_file(transaction, digest, files[digest], 0)
-                transaction.directories.add(self._files.path_of(digest).parent)
-            for digest in named - files.keys():
+                path = self._files.path_of(digest)
+                adopted += catalog.add_file(transaction, digest, path.stat().st_size, 0)
+                transaction.directories.add(path.parent)
+            for digest in named - files:
                 catalog.remove(transaction, digest)
                 lost += 1
         return adopted, lost

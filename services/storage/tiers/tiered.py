@@ -131,15 +131,15 @@ class TieredStore:
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
-        # Not while a flush has it in hand: it would bring back on disk what is deleted here.
-        async with self._changes.hold(digest), self._flushing:
-            self._disk.gate.check()
-            was_unflushed = self._unflushed.remove(digest)
-            was_hot = digest in self._hot
-            self._hot.remove(digest)
-            if was_unflushed or was_hot or not self._link.is_usable:
+        self._disk.gate.check()
+        async with self._changes.hold(digest):
+            if digest not in self._unflushed:
+                return await self._delete_flushed(digest)
+            # Not while a flush has it in hand: it would bring back on disk what is deleted here.
+            async with self._flushing:
+                was_unflushed = self._unflushed.remove(digest)
                 await self._recovery.remove_from_redis(digest)
-            return await self._disk.delete(digest) or was_unflushed
+                return await self._delete_flushed(digest) or was_unflushed
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
@@ -162,6 +162,13 @@ class TieredStore:
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         return [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+
+    async def _delete_flushed(self, digest: str) -> bool:
+        is_in_redis = digest in self._hot or not self._link.is_usable
+        self._hot.remove(digest)
+        if is_in_redis:
+            await self._recovery.remove_from_redis(digest)
+        return await self._disk.delete(digest)
 
     async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
         self._disk.gate.check()
@@ -192,6 +199,7 @@ class TieredStore:
             return await self._disk.put(chunk, start_index)
         except BaseException:
             self._unflushed.remove(chunk.digest)
+            self._recovery.owe_check()
             raise
         entry.is_acknowledged = True
         if self._unflushed.is_half_full():
@@ -251,9 +259,10 @@ class TieredStore:
             try:
                 await self._flush_all()
                 self._recovery.settle_debts()
-            except TrivetError as error:
+            except Exception as error:
                 # The chunks stay in memory and in Redis; puts find the buffer full and hear it from the disk itself.
-                logger.warning("flush failed", error=error.message, chunks=len(self._unflushed))
+                # Whatever it was, this loop must not end: without it nothing leaves memory.
+                logger.exception("flush failed", error=str(error), chunks=len(self._unflushed))
                 await asyncio.sleep(_FLUSH_RETRY_S)
 
     async def _flush_all(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sqlite3
 
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
+from services.storage.disk import catalog
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
@@ -158,3 +160,21 @@ def failing(code: int):
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+def test_a_catalog_of_an_older_format_is_brought_up_and_a_newer_one_refused(tmp_path, capsys):
+    """A folder that an earlier version wrote keeps its chunks; one of a later version ends the start."""
+    database = tmp_path / "catalog.sqlite"
+    with sqlite3.connect(database) as sql:
+        sql.executescript(catalog._STEPS[0] + "PRAGMA user_version=1;")
+        sql.execute("INSERT INTO chunks VALUES (?, 3, 7, NULL)", (b"\x01" * 32,))
+    catalog.prepare(database)
+    catalog.prepare(database)
+    assert catalog.find(sql, "01" * 32) == catalog.Row(3, 7, None)
+    assert catalog.position(sql, "scrub") == ""
+    sql.execute("PRAGMA user_version=99")
+    sql.close()
+    with pytest.raises(SystemExit) as caught:
+        catalog.prepare(database)
+    assert caught.value.code == 78
+    assert "format 99" in capsys.readouterr().err
