@@ -38,6 +38,10 @@ def make_body(source: random.Random) -> bytes:
     return source.randbytes(source.choice([1, 1000, 4096, 300_000]))
 
 
+PATIENT = {"TRIVET_REDIS_DEADLINE_MS": "5000"}
+"""For tests about what Redis has acknowledged: a busy test machine is no hung Redis."""
+
+
 class Load:
     """Workers that put chunks and read back what was acknowledged, until told to stop."""
 
@@ -133,7 +137,7 @@ async def test_what_was_acknowledged_survives_kill_9_of_node_and_redis(mode, sta
 
 async def test_unflushed_chunks_are_found_in_redis_after_a_restart(start_node, redis, client_of):
     """With a flush that never comes, a killed node still has every chunk, because Redis has them."""
-    node = start_node(mode="tiered", redis=redis, extra={"TRIVET_FLUSH_INTERVAL_S": "3600"})
+    node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
     bodies = [os.urandom(2000) for _ in range(100)]
     stored = await asyncio.gather(*(client.put(body, start_index=number) for number, body in enumerate(bodies)))
@@ -175,7 +179,7 @@ async def test_a_dead_or_hung_redis_fails_no_request(number, start_node, redis, 
 
 async def test_an_emptied_redis_loses_nothing_while_the_node_lives(start_node, redis, client_of):
     """Chunks that only Redis had acknowledged are still read, and reach the disk, when Redis is emptied at once."""
-    node = start_node(mode="tiered", redis=redis, extra={"TRIVET_FLUSH_INTERVAL_S": "3"})
+    node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3"})
     client = client_of(node)
     bodies = [os.urandom(3000) for _ in range(50)]
     stored = await asyncio.gather(*(client.put(body) for body in bodies))
@@ -212,7 +216,7 @@ async def test_a_full_redis_costs_no_write(tmp_path, start_node, client_of):
 
 async def test_flushed_chunks_leave_redis_before_its_limit(start_node, redis, client_of):
     """The node itself keeps Redis below the limit it was given, least recently used first."""
-    limit = {"TRIVET_REDIS_LIMIT_BYTES": str(4 * MIB), "TRIVET_WRITE_BEHIND_BYTES": str(2 * MIB)}
+    limit = {**PATIENT, "TRIVET_REDIS_LIMIT_BYTES": str(4 * MIB), "TRIVET_WRITE_BEHIND_BYTES": str(2 * MIB)}
     node = start_node(mode="tiered", redis=redis, extra=limit)
     client = client_of(node)
     bodies = [os.urandom(20_000) for _ in range(400)]
@@ -227,7 +231,7 @@ async def test_flushed_chunks_leave_redis_before_its_limit(start_node, redis, cl
 
 async def test_a_wrong_copy_in_redis_is_never_served(start_node, redis, client_of):
     """A byte changed inside Redis is noticed, and the disk answers."""
-    node = start_node(mode="tiered", redis=redis, extra={"TRIVET_FLUSH_INTERVAL_S": "0.05"})
+    node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "0.05"})
     client = client_of(node)
     body = os.urandom(5000)
     digest = digest_of(body)
