@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
@@ -15,7 +15,7 @@ class _ClientGoneError(Exception):
     """The connection ended before the answer did."""
 
 
-async def body_of(request: Request) -> AsyncIterator[bytes]:
+async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
     """The pieces of a request's body as they come.
 
     Raises:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from services.gateway.admission import TransferSlots
+from services.gateway.body_digests import BodyDigests
 from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.chunking import Chunk, ReservationWaits, cut
 from services.gateway.conditions import check_write
@@ -58,6 +59,7 @@ class UploadOrder:
     user_metadata: dict[str, str]
     quorums: Quorums
     preconditions: Preconditions
+    digests: BodyDigests
     announced_bytes: int | None
 
 
@@ -131,8 +133,10 @@ class Uploads:
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
+                    order.digests.update(chunk.data)
                     await sending.add(chunk, lease)
                     self._check_size(sending.size_bytes)
+            order.digests.check()
             await sending.finish()
         except BaseException:
             sending.abandon()

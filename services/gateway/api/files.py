@@ -11,16 +11,20 @@ from services.gateway.api.models import Receipt
 from services.gateway.api.parts import Parts, RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import headers_of, quorums_of
+from services.gateway.body_digests import BodyDigests
 from services.gateway.client_connection import body_of
 from services.gateway.conditions import is_not_modified, requested_span, write_preconditions
 from services.gateway.downloads import FoundFile
 from services.gateway.file_headers import content_headers, content_type, user_metadata, version_headers
-from services.gateway.raw_names import FileName, file_name
-from services.gateway.uploads import UploadOrder
+from services.gateway.form_upload import open_form
+from services.gateway.raw_names import FILES_PREFIX, FileName, bucket_name, file_name
+from services.gateway.uploads import Published, UploadOrder
 from shared.contracts.metadata import DeleteFile
+from shared.contracts.names import check_key
 
 # The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
 _PATH: Final = "/files/{bucket}/{key:path}"
+_BUCKET: Final = "/files/{bucket}"
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -51,11 +55,40 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """
         parts = gateway.parts
         name = file_name(request.scope["raw_path"])
-        published = await parts.uploads.put(_upload_order(request, name, parts), body_of(request))
-        response.status_code = 201 if published.is_created else 200
-        response.headers["etag"] = f'"{published.version.etag}"'
-        response.headers["x-trivet-version"] = str(published.version.version)
-        return Receipt.of(published)
+        headers = headers_of(request)
+        announced = headers.get("content-length")
+        # The server's parser has let only one decimal number pass.
+        announced_bytes = None if announced is None else int(announced)
+        order = _upload_order(request, name, headers.get("content-type"), announced_bytes, parts)
+        return _receipt(await parts.uploads.put(order, body_of(request)), response)
+
+    @router.post(
+        _BUCKET,
+        summary="Store a file from a form",
+        status_code=201,
+        response_model=Receipt,
+        responses={
+            201: {"description": "Created; durable as the receipt says.", "headers": _VERSION_HEADERS},
+            200: {
+                "model": Receipt,
+                "description": "Replaced; durable as the receipt says.",
+                "headers": _VERSION_HEADERS,
+            },
+            **problems(400, 404, 408, 409, 412, 413, 503, 507),
+        },
+        openapi_extra={
+            "parameters": [_BUCKET_PARAMETER, *_described("X-Trivet-Write-Quorum", "If-Match", "If-None-Match")]
+        }
+        | _FORM,
+    )
+    async def post_file(request: Request, response: Response) -> Receipt:
+        """For browsers: the field `file` of a multipart form. Its file name becomes the key; everything else is as in PUT."""
+        parts = gateway.parts
+        bucket = bucket_name(request.scope["raw_path"], FILES_PREFIX)
+        form = await open_form(request.headers.get("content-type"), body_of(request))
+        name = FileName(bucket, check_key(form.file_name))
+        order = _upload_order(request, name, form.content_type, None, parts)
+        return _receipt(await parts.uploads.put(order, form.body), response)
 
     @router.get(
         _PATH,
@@ -131,18 +164,26 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     return router
 
 
-def _upload_order(request: Request, name: FileName, parts: Parts) -> UploadOrder:
+def _upload_order(
+    request: Request, name: FileName, media_type: str | None, announced_bytes: int | None, parts: Parts
+) -> UploadOrder:
     headers = headers_of(request)
-    announced = headers.get("content-length")
     return UploadOrder(
         name=name,
-        content_type=content_type(headers.get("content-type")),
+        content_type=content_type(media_type),
         user_metadata=user_metadata(request.headers.raw),
         quorums=quorums_of(request, parts.quorums),
         preconditions=write_preconditions(headers),
-        # The server's parser has let only one decimal number pass.
-        announced_bytes=None if announced is None else int(announced),
+        digests=BodyDigests.announced(headers),
+        announced_bytes=announced_bytes,
     )
+
+
+def _receipt(published: Published, response: Response) -> Receipt:
+    response.status_code = 201 if published.is_created else 200
+    response.headers["etag"] = f'"{published.version.etag}"'
+    response.headers["x-trivet-version"] = str(published.version.version)
+    return Receipt.of(published)
 
 
 def _not_modified(request: Request, found: FoundFile) -> Response | None:
@@ -173,7 +214,7 @@ _FILE_HEADERS: Final = _VERSION_HEADERS | {
     "X-Trivet-Digest": _header("BLAKE3-256 of the whole file, hex."),
     "X-Trivet-Replicas-Confirmed": _header("Proved replicas of the weakest chunk looked at."),
 }
-_WRITE_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "If-Match", "If-None-Match")
+_WRITE_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "If-Match", "If-None-Match", "Content-Digest", "Content-MD5")
 _READ_PARAMETERS: Final = (
     "X-Trivet-Read-Quorum",
     "If-Match",
@@ -184,6 +225,8 @@ _READ_PARAMETERS: Final = (
 _DESCRIPTIONS: Final = {
     "X-Trivet-Write-Quorum": "Replicas of every chunk that must be durable before the answer, 1 to N.",
     "X-Trivet-Read-Quorum": "Replicas of every chunk that must be proved; fewer are answered 503.",
+    "Content-Digest": "Checked before publishing: `sha-256=:<base64>:` or `sha-512=:<base64>:`.",
+    "Content-MD5": "Checked before publishing: base64.",
     "If-Match": "Only if the current entity tag is one of these, or `*`: if there is a file.",
     "If-None-Match": "Only if the current entity tag is none of these; `*`: only if there is no file.",
     "If-Modified-Since": "Only if it was published later.",
@@ -193,20 +236,43 @@ _DESCRIPTIONS: Final = {
 }
 
 
-def _parameters(*headers: str) -> dict[str, Any]:
-    names = [
-        {"name": "bucket", "in": "path", "required": True, "schema": {"type": "string"}, "example": "default"},
-        {
-            "name": "key",
-            "in": "path",
-            "required": True,
-            "description": "1-1024 bytes of UTF-8; `/` may be written as it is or as `%2F`.",
-            "schema": {"type": "string"},
-            "example": "hello.txt",
+_BUCKET_PARAMETER: Final[dict[str, Any]] = {
+    "name": "bucket",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "example": "default",
+}
+_KEY_PARAMETER: Final[dict[str, Any]] = {
+    "name": "key",
+    "in": "path",
+    "required": True,
+    "description": "1-1024 bytes of UTF-8; `/` may be written as it is or as `%2F`.",
+    "schema": {"type": "string"},
+    "example": "hello.txt",
+}
+_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
         },
-    ]
-    described = [
+    }
+}
+
+
+def _described(*headers: str) -> list[dict[str, Any]]:
+    return [
         {"name": name, "in": "header", "description": _DESCRIPTIONS[name], "schema": {"type": "string"}}
         for name in headers
     ]
-    return {"parameters": names + described}
+
+
+def _parameters(*headers: str) -> dict[str, Any]:
+    return {"parameters": [_BUCKET_PARAMETER, _KEY_PARAMETER, *_described(*headers)]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +12,7 @@ from dataclasses import replace
 import pytest
 from blake3 import blake3
 
+from services.gateway.body_digests import BodyDigests
 from services.gateway.conditions import ByteSpan
 from services.gateway.file_headers import etag_of
 from services.gateway.quorum import Quorums
@@ -21,6 +24,7 @@ from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
     DataUnavailableError,
+    DigestMismatchError,
     FileNotFoundInBucketError,
     OutcomeUnknownError,
     OverloadedError,
@@ -43,6 +47,7 @@ def order_for(world: World, **changes: object) -> UploadOrder:
         user_metadata={"colour": "red"},
         quorums=world.parts.quorums,
         preconditions=Preconditions(),
+        digests=BodyDigests.announced({}),
         announced_bytes=None,
     )
     return replace(order, **changes)
@@ -166,6 +171,17 @@ async def test_an_upload_that_breaks_off_publishes_nothing(world, seed) -> None:
         await world.parts.uploads.put(order_for(world), body())
     assert published_count(world) == 1
     assert bytes((await get(world)).body) == old
+    await is_idle(world)
+
+
+async def test_a_body_with_another_digest_than_announced_publishes_nothing(world) -> None:
+    """Checked over the whole body, of several chunks, before anything is visible."""
+    body = bytes(range(256)) * 40
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    await put(world, body, digests=BodyDigests.announced({"content-digest": f"sha-256=:{digest}:"}))
+    with pytest.raises(DigestMismatchError):
+        await put(world, body[:-1] + b"?", digests=BodyDigests.announced({"content-digest": f"sha-256=:{digest}:"}))
+    assert published_count(world) == 1
     await is_idle(world)
 
 

@@ -1,0 +1,93 @@
+"""What the gateway expects of storage nodes, held against real processes and against the fake that its unit tests use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.gateway.chunking import Chunk
+from services.gateway.clients.storage_client import StorageClient
+from services.gateway.ports import ChunkNodes
+from shared.contracts.cluster import NodeState, StorageNode
+from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.units import GIB, MIB
+from tests.integration.storage.support import SECRET, StorageProcess
+from tests.unit.gateway.fakes import FakeNodes, node, unreachable
+
+
+@dataclass
+class Subject:
+    """Nodes under test: one that lives and one that does not."""
+
+    nodes: ChunkNodes
+    alive: StorageNode
+    dead: StorageNode
+
+
+@pytest.fixture(params=["fake", "real"])
+async def subject(request, tmp_path: Path) -> AsyncIterator[Subject]:
+    if request.param == "fake":
+        fake = FakeNodes()
+        fake.errors["storage-2"] = unreachable("storage-2")
+        yield Subject(fake, node("storage-1"), node("storage-2"))
+        return
+    process = StorageProcess(tmp_path / "node", mode="disk")
+    process.start()
+    try:
+        async with PeerClient(ClusterKeys.parse(SECRET)) as client:
+            yield Subject(
+                StorageClient(client, timeout_s=10),
+                at(process.peer.id, process.peer.url),
+                at("storage-2", "http://127.0.0.1:1"),
+            )
+    finally:
+        process.kill()
+
+
+def at(node_id: str, url: str) -> StorageNode:
+    return StorageNode(id=node_id, url=url, zone="z", state=NodeState.ACTIVE, capacity_bytes=GIB)
+
+
+@pytest.mark.parametrize("size_bytes", [1, 100, MIB])
+async def test_a_chunk_that_was_put_is_there(subject, size_bytes) -> None:
+    """Put, get, has and status agree; putting it again changes nothing."""
+    chunk = Chunk.of(b"x" * size_bytes)
+    for _ in range(2):
+        await subject.nodes.put_chunk(subject.alive, chunk.digest, chunk.data, start_index=3)
+    assert await subject.nodes.get_chunk(subject.alive, chunk.digest) == chunk.data
+    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64, chunk.digest]) == {chunk.digest}
+    status = await subject.nodes.status(subject.alive)
+    assert status.chunk_count == 1
+    assert status.node_id == "storage-1"
+
+
+async def test_a_missing_chunk_is_a_typed_error(subject) -> None:
+    """And `has` says so without one."""
+    with pytest.raises(ChunkNotFoundError):
+        await subject.nodes.get_chunk(subject.alive, "0" * 64)
+    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64]) == set()
+
+
+async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
+    """Nothing is stored under a digest that it does not have."""
+    chunk = Chunk.of(b"right")
+    with pytest.raises(DigestMismatchError):
+        await subject.nodes.put_chunk(subject.alive, chunk.digest, b"wrong", start_index=0)
+    assert await subject.nodes.has_chunks(subject.alive, [chunk.digest]) == set()
+
+
+async def test_a_dead_node_is_unreachable_for_sure(subject) -> None:
+    """A refused connection is definite: nothing can have happened there."""
+    chunk = Chunk.of(b"x")
+    with pytest.raises(PeerUnreachableError) as caught:
+        await subject.nodes.put_chunk(subject.dead, chunk.digest, chunk.data, start_index=0)
+    assert caught.value.definite
+    with pytest.raises(PeerUnreachableError):
+        await subject.nodes.get_chunk(subject.dead, chunk.digest)
+    with pytest.raises(PeerUnreachableError):
+        await subject.nodes.probe(subject.dead, timeout_s=1)

@@ -1,0 +1,176 @@
+"""The public port of a whole cluster as hostile and unlucky clients meet it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import random
+import socket
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+from blake3 import blake3
+
+from local_cluster.cluster import Cluster
+from services.gateway.chunking import Chunk
+from shared.http_client import PeerClient
+from shared.settings import PeerAddress
+from shared.units import MIB
+
+pytestmark = pytest.mark.cluster
+
+
+def connect(cluster: Cluster) -> socket.socket:
+    url = httpx.URL(cluster.gateway_url)
+    return socket.create_connection((url.host, url.port), timeout=10)
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = bytearray()
+    while piece := connection.recv(65536):
+        received += piece
+    return bytes(received)
+
+
+def collect(answer: httpx.Response, received: bytearray) -> None:
+    for piece in answer.iter_raw():
+        received += piece
+
+
+def test_a_refused_upload_is_answered_whole_and_the_connection_ends(cluster, bucket) -> None:
+    """A client that goes on sending gets its answer, not a reset, and its gigabytes are not read."""
+    with connect(cluster) as connection:
+        head = f'PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 31}\r\nif-match: "no"\r\n\r\n'
+        connection.sendall(head.encode() + bytes(2 * MIB))
+        answer = read_to_end(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 412 ")
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["code"] == "precondition_failed"
+
+
+def test_a_refused_upload_that_waits_for_100_is_never_told_to_send(cluster, bucket) -> None:
+    """`Expect: 100-continue` is answered with the refusal itself."""
+    with connect(cluster) as connection:
+        head = f"PUT /v1/files/{bucket}/../k HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\nexpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = read_to_end(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"100 Continue" not in answer
+
+
+def test_an_accepted_upload_that_waits_for_100_is_told_to_send(cluster, bucket, gateway) -> None:
+    """And then stored."""
+    with connect(cluster) as connection:
+        head = f"PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n"
+        connection.sendall(f"{head}connection: close\r\n\r\n".encode())
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hello")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 201 ")
+    assert gateway.get(f"/v1/files/{bucket}/k").content == b"hello"
+
+
+async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket, gateway, seed) -> None:
+    """The client sees an incomplete answer, and what it got is a right prefix."""
+    chunks = [random.Random(seed + number).randbytes(MIB) for number in range(12)]
+    assert gateway.put(f"/v1/files/{bucket}/k", content=b"".join(chunks)).status_code == 201
+    lost = Chunk.of(chunks[10]).digest
+    async with PeerClient(cluster.keys) as client:
+        for number in (1, 2, 3):
+            peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"))
+            await client.request(peer, "DELETE", f"/v1/chunks/{lost}", timeout_s=10)
+    received = bytearray()
+    with gateway.stream("GET", f"/v1/files/{bucket}/k") as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            collect(answer, received)
+    assert bytes(received) == b"".join(chunks[:10])
+    problem = gateway.get(f"/v1/files/{bucket}/k", headers={"range": f"bytes={10 * MIB}-"})
+    assert problem.status_code == 503
+    assert problem.json()["code"] == "data_unavailable"
+
+
+def test_a_large_file_goes_both_ways_in_little_memory(cluster, bucket, gateway, seed) -> None:
+    """256 MiB in and out: the same digest, and the gateway never held more than 200 MiB."""
+    block = random.Random(seed).randbytes(MIB)
+    hasher = blake3()
+
+    def body() -> Iterator[bytes]:
+        for number in itertools.islice(itertools.count(), 256):
+            piece = number.to_bytes(8) + block[8:]
+            hasher.update(piece)
+            yield piece
+
+    stored = gateway.put(f"/v1/files/{bucket}/large", content=body())
+    assert stored.status_code == 201, stored.text
+    digest = hasher.hexdigest()
+    assert stored.json()["digest"] == digest
+    read = blake3()
+    with gateway.stream("GET", f"/v1/files/{bucket}/large") as answer:
+        assert answer.headers["content-length"] == str(256 * MIB)
+        for piece in answer.iter_raw():
+            read.update(piece)
+    assert read.hexdigest() == digest
+    process = psutil.Process(cluster.pid("gateway-1"))
+    assert process.memory_info().rss < 200 * MIB
+
+
+def test_one_range_and_conditions_over_http(bucket, gateway) -> None:
+    """206 with its headers, 416 with the size, 304 and 412 by entity tag."""
+    url = f"/v1/files/{bucket}/k"
+    etag = gateway.put(url, content=b"0123456789").headers["etag"]
+    part = gateway.get(url, headers={"range": "bytes=2-4"})
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
+    behind = gateway.get(url, headers={"range": "bytes=10-"})
+    assert (behind.status_code, behind.headers["content-range"]) == (416, "bytes */10")
+    same = gateway.get(url, headers={"if-none-match": etag})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    assert gateway.put(url, content=b"x", headers={"if-none-match": "*"}).status_code == 412
+    assert gateway.put(url, content=b"x", headers={"if-match": '"other"'}).status_code == 412
+    assert gateway.delete(url, headers={"if-match": '"other"'}).status_code == 412
+    assert gateway.put(url, content=b"y", headers={"if-match": etag}).status_code == 200
+    assert gateway.delete(url, headers={"if-match": etag}).status_code == 412
+    assert gateway.get(url).content == b"y"
+
+
+def test_a_browser_form_stores_its_file_under_its_name(bucket, gateway, seed) -> None:
+    """Streamed into chunks, with the type that the browser gave; a second file field is refused and stores nothing."""
+    content = random.Random(seed).randbytes(2 * MIB + 3)
+    stored = gateway.post(f"/v1/files/{bucket}", files={"file": ("dir/ä.bin", content, "image/x-test")})
+    assert stored.status_code == 201, stored.text
+    assert stored.json()["key"] == "dir/ä.bin"
+    read = gateway.get(f"/v1/files/{bucket}/dir/%C3%A4.bin")
+    assert (read.content, read.headers["content-type"]) == (content, "image/x-test")
+    two = [("file", ("one", b"1")), ("file", ("two", b"2"))]
+    assert gateway.post(f"/v1/files/{bucket}", files=two).status_code == 400
+    assert gateway.post(f"/v1/files/{bucket}", files={"file": ("../up", b"x")}).status_code == 400
+    assert gateway.post(f"/v1/files/{bucket}", json={}).status_code == 400
+    assert [row["key"] for row in gateway.get(f"/v1/files/{bucket}").json()["files"]] == ["dir/ä.bin"]
+
+
+def test_a_body_that_differs_from_its_digest_is_not_stored(bucket, gateway) -> None:
+    """400 with a typed problem, and the old version stays."""
+    url = f"/v1/files/{bucket}/k"
+    good = {"content-digest": f"sha-256=:{base64.b64encode(hashlib.sha256(b'old').digest()).decode()}:"}
+    assert gateway.put(url, content=b"old", headers=good).status_code == 201
+    refused = gateway.put(url, content=b"new", headers=good)
+    assert (refused.status_code, refused.json()["code"]) == (400, "digest_mismatch")
+    assert gateway.get(url).content == b"old"
+
+
+def test_cluster_changes_need_the_admin_token(cluster, gateway) -> None:
+    """401 without it; with it a node is admitted and, as it never dialled in, removed."""
+    token = cluster.admin_token
+    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
+    assert gateway.delete("/v1/cluster/nodes/storage-1").status_code == 401
+    headers = {"authorization": f"Bearer {token}"}
+    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
+    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
+    assert gateway.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
+    assert gateway.post("/v1/cluster/nodes", content=b"[" * 70_000, headers=headers).status_code == 413
+    assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
+    assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404

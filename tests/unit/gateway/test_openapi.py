@@ -1,0 +1,45 @@
+"""The description of the public API is complete and true to how Swagger UI uses it."""
+
+from __future__ import annotations
+
+from services.gateway.main import build_app
+from tests.unit.gateway.conftest import make_settings
+
+BINARY = {"type": "string", "format": "binary"}
+
+
+def test_every_operation_says_what_it_does_and_how_it_ends() -> None:
+    """Summary, description, a success and at least one error each, and no answer that never comes."""
+    schema = build_app(make_settings()).openapi()
+    for path, operations in schema["paths"].items():
+        if not path.startswith("/v1/"):
+            continue
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert operation["description"], where
+            statuses = {int(status) for status in operation["responses"]}
+            assert any(status < 300 for status in statuses), where
+            assert 422 not in statuses, where
+            if path != "/v1/time":
+                assert any(status >= 400 for status in statuses), where
+            for name in ("bucket", "key"):
+                if f"{{{name}}}" in path:
+                    assert any(parameter["name"] == name for parameter in operation["parameters"]), where
+
+
+def test_swagger_ui_offers_a_file_to_choose_and_one_to_download() -> None:
+    """A binary body in, binary content out."""
+    file_path = build_app(make_settings()).openapi()["paths"]["/v1/files/{bucket}/{key}"]
+    assert file_path["put"]["requestBody"]["content"]["application/octet-stream"]["schema"] == BINARY
+    assert file_path["get"]["responses"]["200"]["content"]["application/octet-stream"]["schema"] == BINARY
+
+
+def test_problems_are_described_once_and_admin_routes_name_their_token() -> None:
+    """References resolve."""
+    schema = build_app(make_settings()).openapi()
+    assert {"type", "title", "status", "detail", "code", "definite"} <= schema["components"]["schemas"]["Problem"][
+        "properties"
+    ].keys()
+    assert schema["paths"]["/v1/cluster/nodes"]["post"]["security"] == [{"AdminToken": []}]
+    assert schema["components"]["securitySchemes"]["AdminToken"]["scheme"] == "bearer"
