@@ -83,7 +83,7 @@ def signed(
     """Send with a valid signature; the boot id is learnt from a first refusal."""
     signer = RequestSigner(KEYS)
     digest = blake3(content).hexdigest() if digest is None else digest
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         boot = re.search('boot="(.*)"', client.get(url + "/v1/x").headers["www-authenticate"])
         assert boot is not None
         signer.learn_boot("test-1", boot[1])
@@ -97,7 +97,7 @@ def signed(
 
 
 def get(url: str) -> httpx.Response:
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         return client.get(url)
 
 
@@ -133,7 +133,7 @@ def test_a_defect_is_a_500_that_tells_nothing_of_its_inside(public) -> None:
 )
 def test_the_frameworks_own_errors_are_problem_documents_too(public, method, path, status, code) -> None:
     """No answer of another shape, whoever made it."""
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         answer = client.request(method, public + path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -143,7 +143,7 @@ def test_the_frameworks_own_errors_are_problem_documents_too(public, method, pat
 @pytest.mark.parametrize("body", [b"", b"{", b'{"value": "x"}', b"[" * 100_000, b"\xff", b'{"value": 1e999}'])
 def test_malformed_json_is_a_400(public, body) -> None:
     """Whatever is wrong with it, also nesting that would exhaust a stack."""
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         answer = client.post(f"{public}/v1/numbers", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert len(answer.content) < 4096
@@ -167,7 +167,7 @@ def test_every_internal_route_refuses_a_request_without_a_signature(serve_app) -
     url = serve_app(app)
     open_paths = {"/healthz", "/readyz"}
     checked = 0
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         for route in app.routes:
             if isinstance(route, APIRoute) and route.path not in open_paths and route.include_in_schema:
                 for method in route.methods:
