@@ -49,17 +49,26 @@ async def _run(cluster: Cluster) -> int:
     _on_signals(task.cancel)
     try:
         await _bring_up(cluster)
-        say("Ctrl-C stops everything that was started here.")
+        if cluster.started:
+            say("Ctrl-C stops everything that was started here.")
+        else:
+            say("All of it was running already, and Ctrl-C leaves it so: `make down` stops it.")
         await _watch(cluster)
     except asyncio.CancelledError:
         # This task is the root and the cancellation is ours, from the signal handler: it ends here.
         task.uncancel()
     finally:
-        _on_signals(lambda: cluster.kill_all(list(cluster.started)))
-        say(f"Stopping {len(cluster.started)} processes (Ctrl-C again: at once).")
-        await cluster.stop(cluster.started)
-        say("Stopped. The files are kept; `make run` brings them back.")
+        await _stop_what_was_started(cluster)
     return 0
+
+
+async def _stop_what_was_started(cluster: Cluster) -> None:
+    if not cluster.started:
+        return
+    _on_signals(lambda: cluster.kill_all(list(cluster.started)))
+    say(f"Stopping {len(cluster.started)} processes (Ctrl-C again: at once).")
+    await cluster.stop(cluster.started)
+    say("Stopped. The files are kept; `make run` brings them back.")
 
 
 async def _up(cluster: Cluster) -> int:
