@@ -107,7 +107,8 @@ class RaftLog:
         if index > self._last_index:
             return
         if index < self._cache_first:
-            self._cache, self._cache_first, self._cache_bytes = [], index, 0
+            # Everything cached is uncommitted then, and nothing else was counted.
+            self._cache, self._cache_first, self._cache_bytes, self.uncommitted_bytes = [], index, 0, 0
         else:
             dropped = self._cache[index - self._cache_first :]
             del self._cache[index - self._cache_first :]
