@@ -65,7 +65,8 @@ class RaftNode:
         log = RaftLog(log_store, log_runner, last_applied=state_machine.last_applied)
         _check_agreement(log, hard_state, state_machine)
         self.log = log
-        self._raft = create_member(member_id, log=log, hard_state=hard_state, network=network, observer=self)
+        guarded = _GuardedHardState(hard_state, on_fatal)
+        self._raft = create_member(member_id, log=log, hard_state=guarded, network=network, observer=self)
 
     @property
     def raft(self) -> RaftState:
@@ -230,6 +231,32 @@ class RaftNode:
             if not waiting.done():
                 waiting.set_result(None)
         self._apply_next()
+
+
+class _GuardedHardState:
+    """Term and vote; a failed write ends the member, because nobody knows then what is on the disk.
+
+    Without this the error would only close the connection that brought the message, or leave a role half begun.
+    """
+
+    def __init__(self, store: HardStateStore, on_fatal: Callable[[BaseException], None]) -> None:
+        self._store = store
+        self._on_fatal = on_fatal
+
+    @property
+    def term(self) -> int:
+        return self._store.term
+
+    @property
+    def voted_for(self) -> str | None:
+        return self._store.voted_for
+
+    def update(self, change: dict[str, Any]) -> None:
+        try:
+            self._store.update(change)
+        except OSError as error:
+            self._on_fatal(error)
+            raise
 
 
 def _check_agreement(log: RaftLog, hard_state: HardStateStore, state_machine: StateMachine) -> None:
