@@ -137,13 +137,21 @@ class RaftLog:
             start = first_index - self._cache_first
             found = self._cache[start : start + last_index - first_index + 1]
         else:
-            found = self._store.read(first_index, min(last_index, self._cache_first - 1))
+            found = self._read(first_index, min(last_index, self._cache_first - 1))
         total = 0
         for count, entry in enumerate(found):
             total += _size_bytes(entry)
             if total > max_bytes and count:
                 return found[:count]
         return found
+
+    def _read(self, first_index: int, last_index: int) -> list[Entry]:
+        try:
+            return self._store.read(first_index, last_index)
+        except Exception as error:
+            # Acknowledged entries are gone: the member must stop, not only whoever asked for them.
+            self.on_failure(error)
+            raise
 
     def when_durable(self, index: int, then: Callable[[], None]) -> None:
         """Call `then` once everything up to `index` is durable; never, if it is erased before."""

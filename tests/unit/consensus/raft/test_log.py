@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.consensus.raft import log as log_module
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
-from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError
 from shared.contracts.cluster import ConsensusMember
 from tests.simulation.disk import SimulatedDisk, SimulatedLogStore
 
@@ -126,6 +126,18 @@ def test_a_failed_write_is_reported_and_nothing_is_written_behind_it() -> None:
     hand.fail(error)
     assert failures == [error]
     assert (log.durable_index, len(hand.queue)) == (0, 0)
+
+
+def test_an_acknowledged_entry_that_cannot_be_read_ends_the_member() -> None:
+    """Found by a check of its row or by its absence: it goes to whoever ends the process."""
+    disk = SimulatedDisk(entries=[command(1), command(1)])
+    log, _ = make_log(disk)
+    failures: list[BaseException] = []
+    log.on_failure = failures.append
+    disk.entries.pop()
+    with pytest.raises(LogDamagedError):
+        log.entries(1, max_count=2, max_bytes=1)
+    assert [type(error) for error in failures] == [LogDamagedError]
 
 
 # --- configurations (section 6) ------------------------------------------------------------------------------------
