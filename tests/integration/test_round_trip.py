@@ -194,7 +194,11 @@ def test_docs_show_the_whole_surface_without_any_outside_request(gateway) -> Non
     paths = gateway.get("/openapi.json").json()["paths"]
     for path in ("/v1/buckets", "/v1/buckets/{bucket}", "/v1/files/{bucket}", "/v1/cluster", "/v1/time"):
         assert path in paths
-    assert any(path.startswith("/v1/files/{bucket}/{key") for path in paths)
+    file = next(methods for path, methods in paths.items() if path.startswith("/v1/files/{bucket}/{key"))
+    assert {"put", "get", "head", "delete"} <= set(file)
+    # What makes Swagger UI offer to choose a file for the body.
+    body = next(iter(file["put"]["requestBody"]["content"].values()))
+    assert body["schema"]["format"] == "binary"
 
 
 def test_the_cluster_page_names_leader_members_and_nodes(gateway) -> None:
