@@ -6,9 +6,18 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Path
 
+from services.consensus.membership import Membership
 from services.consensus.nodes import StorageNodes
 from services.consensus.service import ConsensusService
-from shared.contracts.cluster import Heartbeat, HeartbeatResponse, InitRequest, InitResponse, MemberStatus
+from shared.contracts.cluster import (
+    AddMemberRequest,
+    Heartbeat,
+    HeartbeatResponse,
+    InitRequest,
+    InitResponse,
+    MembersResponse,
+    MemberStatus,
+)
 from shared.contracts.metadata import ProposalBatch, ProposalResults, ReadBatch, ReadResults
 from shared.contracts.names import check_member_id
 
@@ -28,6 +37,10 @@ class RunningMember(Protocol):
     @property
     def nodes(self) -> StorageNodes:
         """Heartbeats."""
+
+    @property
+    def members(self) -> Membership:
+        """Changes of the membership."""
 
 
 def create_router(member: RunningMember) -> APIRouter:
@@ -63,6 +76,27 @@ def create_router(member: RunningMember) -> APIRouter:
     async def initialise(request: InitRequest) -> InitResponse:
         """Writes the cluster id and the first voters. Repeating it with the same id changes nothing."""
         return await member.service.initialise(request)
+
+    @router.post(
+        "/members",
+        tags=["cluster"],
+        summary="Add a consensus member",
+        responses=_NOT_LEADER | {409: {"description": "Another change is under way, or the id was used before."}},
+    )
+    async def add_member(request: AddMemberRequest) -> MembersResponse:
+        """It joins as a learner, gets the whole log, and votes from the moment it has caught up."""
+        return await member.members.add(request)
+
+    @router.delete(
+        "/members/{member_id}",
+        tags=["cluster"],
+        summary="Remove a consensus member",
+        responses=_NOT_LEADER
+        | {404: {"description": "No such member."}, 409: {"description": "Another change is under way."}},
+    )
+    async def remove_member(member_id: Annotated[str, Path(max_length=63)]) -> MembersResponse:
+        """For good: a disk that was replaced comes back under a new id. A leader that removes itself hands over."""
+        return await member.members.remove(check_member_id(member_id))
 
     @router.get("/status", tags=["cluster"], summary="This member about itself")
     async def status() -> MemberStatus:

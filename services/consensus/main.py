@@ -21,6 +21,7 @@ from services.consensus.hard_state import FileHardState
 from services.consensus.known_disks import KnownDisks
 from services.consensus.log_store import SqliteLogStore
 from services.consensus.member_metrics import MemberMetrics
+from services.consensus.membership import Membership
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.nodes import StorageNodes
@@ -56,6 +57,7 @@ class Member:
         self.node: RaftNode | None = None
         self._service: ConsensusService | None = None
         self._nodes: StorageNodes | None = None
+        self._members: Membership | None = None
         self._mesh: PeerMesh | None = None
 
     @property
@@ -71,6 +73,13 @@ class Member:
         if self._nodes is None:
             raise NotReadyError("This member is starting or stopping.")
         return self._nodes
+
+    @property
+    def members(self) -> Membership:
+        """See `api.RunningMember`."""
+        if self._members is None:
+            raise NotReadyError("This member is starting or stopping.")
+        return self._members
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now."""
@@ -131,13 +140,15 @@ class Member:
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
+            members = Membership(node, deadline_s=settings.proposal_deadline_s)
+            tasks.start("learner watch", members.watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
-            self.node, self._service, self._nodes, self._mesh = node, service, nodes, mesh
+            self.node, self._service, self._nodes, self._members, self._mesh = node, service, nodes, members, mesh
             logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
             yield
             await _hand_over(node)
-            self.node = self._service = self._nodes = self._mesh = None
+            self.node = self._service = self._nodes = self._members = self._mesh = None
             node.stop()
 
 

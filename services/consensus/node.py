@@ -134,6 +134,10 @@ class RaftNode:
         self.log.when_durable(1, self._campaign)
         return True
 
+    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[Any]:
+        """Change the membership; see `LeaderRole.propose_configuration`. Raises NotLeaderError, ConflictError."""
+        return self._require_leader().propose_configuration(configuration)
+
     def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[Any]]:
         """Append commands; see `LeaderRole.propose`.
 

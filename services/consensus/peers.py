@@ -24,6 +24,7 @@ import hmac
 import secrets
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -110,6 +111,8 @@ class PeerMesh:
         self._port = port
         self._own_address = ""
         self._addresses: dict[str, str] = {}
+        self._wanted: dict[str, str] = {}
+        self._callers: Counter[str] = Counter()
         self._links: dict[str, _FrameWriter] = {}
         self._diallers: dict[str, asyncio.Task[Any]] = {}
         self._tasks = BackgroundTasks(limit=256)
@@ -139,14 +142,17 @@ class PeerMesh:
         return sorted(self._links)
 
     def configure(self, configuration: Configuration) -> None:
-        """See `Network`: keep a warm connection to each other member, drop the rest."""
+        """See `Network`: keep a warm connection to each other member, drop the rest.
+
+        A member that was removed is answered for as long as it calls: it may be the leader that must learn from us that
+        its removal is committed.
+        """
         own = configuration.find(self._id)
         self._own_address = own.peer_address if own else self._own_address
-        wanted = {m.id: m.peer_address for m in configuration.members if m.id != self._id}
+        self._wanted = {m.id: m.peer_address for m in configuration.members if m.id != self._id}
         for peer in list(self._diallers):
-            if wanted.get(peer) != self._addresses.get(peer):
-                self._drop(peer)
-        for peer, address in wanted.items():
+            self._drop_if_unwanted(peer)
+        for peer, address in self._wanted.items():
             self._dial(peer, address)
 
     def post(self, message: Message, destination: str) -> None:
@@ -167,6 +173,12 @@ class PeerMesh:
         if peer not in self._diallers:
             self._addresses[peer] = address
             self._diallers[peer] = self._tasks.start(f"peer link to {peer}", self._keep_connected(peer, address))
+
+    def _drop_if_unwanted(self, peer: str) -> None:
+        wanted, current = self._wanted.get(peer), self._addresses.get(peer)
+        is_calling = self._callers[peer] > 0
+        if peer in self._diallers and wanted != current and not (wanted is None and is_calling):
+            self._drop(peer)
 
     def _drop(self, peer: str) -> None:
         self._diallers.pop(peer).cancel()
@@ -241,7 +253,13 @@ class PeerMesh:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 peer, session_key = await self._welcome(reader, writer)
-            await self._read_frames(peer, session_key, reader)
+            self._callers[peer] += 1
+            try:
+                await self._read_frames(peer, session_key, reader)
+            finally:
+                self._callers[peer] -= 1
+                if self._wanted:  # a member that was never initialised answers whoever has called
+                    self._drop_if_unwanted(peer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass
         except HandshakeError as error:

@@ -3,6 +3,8 @@
 Routes of a consensus member (all signed):
 
     POST /v1/nodes/{id}/heartbeat   Heartbeat -> HeartbeatResponse; leader only (421 with leader_url elsewhere)
+    POST /v1/members                AddMemberRequest -> MembersResponse; a learner, which votes when it has caught up
+    DELETE /v1/members/{id}         MembersResponse; its id is never used again
     POST /v1/cluster/init           InitRequest -> InitResponse; idempotent for the same cluster id, 409 otherwise
 """
 
@@ -82,6 +84,21 @@ class ConsensusMember(WireModel):
     url: str
     peer_address: str
     is_voter: bool = True
+
+
+class AddMemberRequest(WireModel):
+    """A new consensus member, running with an empty folder. It joins as a learner and votes once it has caught up."""
+
+    id: str
+    url: str
+    peer_address: str
+
+
+class MembersResponse(WireModel):
+    """The membership in force, by id, and the log index since when."""
+
+    members: list[ConsensusMember]
+    log_index: int
 
 
 class MemberStatus(WireModel):

@@ -42,6 +42,11 @@ def grant_pre_vote(
     return candidate_term > current_term and candidate_end >= own_end and not hears_leader
 
 
+def is_single_change(old: frozenset[str], new: frozenset[str]) -> bool:
+    """Thesis 4.1: one voter joins or leaves, or none does; then any two majorities of old and new overlap."""
+    return bool(new) and len(old ^ new) <= 1
+
+
 @dataclass(frozen=True, slots=True)
 class AppendDecision:
     """What a follower does with one AppendEntries.

@@ -12,7 +12,7 @@ from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.raft.progress import Progress
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseLeader, config
-from shared.errors import LeaderUnavailableError, OutcomeUnknownError, OverloadedError
+from shared.errors import ConflictError, LeaderUnavailableError, OutcomeUnknownError, OverloadedError
 from shared.units import MIB
 
 Message = dict[str, Any]
@@ -58,6 +58,7 @@ class LeaderRole(BaseLeader):
         for waiting in self._proposals.values():
             if not waiting.done():
                 waiting.set_exception(OutcomeUnknownError("Leadership was lost before the entry was committed."))
+                waiting.exception()  # whoever asked may have gone; then nobody fetches it
         self._proposals.clear()
         for read in self._term_committed:
             if not read.done():
@@ -94,17 +95,39 @@ class LeaderRole(BaseLeader):
         self._flush_soon()
         return futures
 
-    def propose_configuration(self, configuration: Configuration) -> None:
-        """Append a configuration entry; it is in force at once (section 6)."""
-        self.log.append([Entry(self.term, EntryKind.CONFIGURATION, configuration.encode())])
+    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[Any]:
+        """Append a configuration entry; it is in force at once (section 6), and committed when the future is done.
+
+        One voter at a time, so that every majority of the old and the new configuration share a member; and only after an
+        entry of this term is committed (Ongaro's correction of 2015), so that no uncommitted change of an earlier leader
+        can come back beside this one.
+
+        Raises:
+            ConflictError: another change is not committed yet, or this one changes more than one voter; definite.
+            LeaderUnavailableError: leadership is being handed over; definite.
+        """
+        in_force_since, current = self.log.configuration()
+        if self.transfer_target is not None or not self.is_current:
+            raise LeaderUnavailableError("Leadership is being handed over.")
+        if self.log.commit_index < max(in_force_since, self.first_index):
+            raise ConflictError("Another change of the membership is not committed yet.", retry_after_s=1)
+        if not decide.is_single_change(current.voters, configuration.voters):
+            raise ConflictError("A change adds or removes one voter at most, and leaves at least one.")
+        index = self.log.append([Entry(self.term, EntryKind.CONFIGURATION, configuration.encode())])
+        committed: asyncio.Future[Any] = self.loop.create_future()
+        self._proposals[index] = committed
         self.state.configuration_may_have_changed()
         self._flush_soon()
+        return committed
 
     def applied(self, index: int, result: Any) -> None:
         """The state machine applied the entry at `index`."""
         waiting = self._proposals.pop(index, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
+        if index == self.log.configuration()[0] and self.id not in self.state.voters:
+            # In a later turn, so that whoever asked for it is answered first.
+            self.loop.call_soon(self._leave)
 
     # --- replication --------------------------------------------------------------------------------------------
 
@@ -193,6 +216,11 @@ class LeaderRole(BaseLeader):
         self._is_flush_scheduled = False
         for peer in list(self.progress):
             self.replicate(peer)
+
+    def _leave(self) -> None:
+        """A leader that was removed leads until that is committed, and then hands over (thesis, 4.2.2)."""
+        if self.is_current and self.transfer() is None:
+            self.state.to_follower()
 
     # --- quorum rounds: CheckQuorum and ReadIndex ---------------------------------------------------------------
 

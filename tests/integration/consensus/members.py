@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import signal
 import struct
@@ -12,14 +13,22 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgpack
 
 from local_cluster.free_ports import free_port_offset
 from shared.consensus_client import ConsensusClient
-from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse, MemberStatus
-from shared.errors import NotLeaderError, TrivetError
+from shared.contracts.base import WireModel
+from shared.contracts.cluster import (
+    AddMemberRequest,
+    ConsensusMember,
+    InitRequest,
+    InitResponse,
+    MembersResponse,
+    MemberStatus,
+)
+from shared.errors import ConflictError, NotLeaderError, TrivetError
 from shared.http_client import PeerClient
 from shared.request_signing import ClusterKeys
 from shared.settings import PeerAddress
@@ -120,6 +129,7 @@ class Members:
         self._http_ports = [8201 + offset + number for number in range(3)]
         self._peer_ports = [8251 + offset + number for number in range(3)]
         self._proxy_ports = [8101 + offset + number for number in range(3)]
+        self._spare_ports = (8301 + offset, 8080 + offset)
         self._secret = secrets.token_hex(32)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.cuts = Cuts()
@@ -132,6 +142,33 @@ class Members:
     @property
     def keys(self) -> ClusterKeys:
         return ClusterKeys.parse(self._secret)
+
+    def start_spare(self) -> AddMemberRequest:
+        """A fourth process with an empty folder, and the request that adds it."""
+        http_port, peer_port = self._spare_ports
+        self._http_ports.append(http_port)
+        self._peer_ports.append(peer_port)
+        self.addresses.append(PeerAddress("consensus-4", f"http://127.0.0.1:{http_port}"))
+        self.start(3)
+        return AddMemberRequest(
+            id="consensus-4", url=f"http://127.0.0.1:{http_port}", peer_address=f"127.0.0.1:{peer_port}"
+        )
+
+    async def change(
+        self, client: PeerClient, method: str, path: str, body: WireModel | None = None
+    ) -> MembersResponse:
+        """One change of the membership, at whoever leads; tried again while another change is under way."""
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while True:
+                leader = self.addresses[await self.leader(client)]
+                try:
+                    return await client.call(leader, method, path, MembersResponse, body=body, timeout_s=5.0)
+                except ConflictError:
+                    await asyncio.sleep(0.05)
+                except TrivetError as error:
+                    if error.status not in {421, 503}:
+                        raise
+                    await asyncio.sleep(0.05)
 
     def start(self, number: int) -> None:
         environment = {
@@ -155,6 +192,11 @@ class Members:
     def kill(self, number: int) -> None:
         self._processes[number].kill()
         self._processes[number].wait()
+
+    def log_events(self, number: int, event: str) -> list[dict[str, Any]]:
+        """What the member logged under that name, over all its lives."""
+        lines = (self._folder / f"consensus-{number + 1}.log").read_text().splitlines()
+        return [record for record in map(json.loads, lines) if record.get("event") == event]
 
     def wait_ended(self, number: int, *, within_s: float) -> int:
         return self._processes[number].wait(timeout=within_s)
@@ -191,7 +233,7 @@ class Members:
     async def leader(self, client: PeerClient) -> int:
         async with asyncio.timeout(READY_DEADLINE_S):
             while True:
-                for number in range(3):
+                for number in range(len(self.addresses)):
                     with contextlib.suppress(TrivetError):
                         if (await self.status(client, number)).role == "leader":
                             return number
