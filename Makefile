@@ -70,3 +70,7 @@ lock: install ## Write uv.lock and requirements.lock from pyproject.toml
 .PHONY: bench-consensus
 bench-consensus: install ## Measure commits, publishes, reads and failover of the consensus service
 	@$(BIN)/python -m benchmarks.consensus
+
+.PHONY: bench-clock
+bench-clock: install ## Measure what stamping costs and what published time is worth
+	@$(BIN)/python -m benchmarks.clock

@@ -64,6 +64,7 @@ class TimeClient:
         self._timer = NowTimer()
         self._metrics = TimeMetrics(self.statistics, self._timer, registry)
         self._tasks = BackgroundTasks(limit=2)
+        self._connected: set[str] = set()
         self._warned_ns: int | None = None
         self._polls = 0
         self._failed_polls = 0
@@ -156,6 +157,16 @@ class TimeClient:
         return is_answered
 
     async def _ask(self, clock: PeerAddress) -> Exchange | None:
+        exchange = await self._exchange(clock)
+        if exchange is not None and clock.id not in self._connected:
+            # The first exchange also connects and learns the service's boot id: too slow to date a report by.
+            self._connected.add(clock.id)
+            exchange = await self._exchange(clock) or exchange
+        elif exchange is None:
+            self._connected.discard(clock.id)
+        return exchange
+
+    async def _exchange(self, clock: PeerAddress) -> Exchange | None:
         sent_ns = self._host.monotonic_ns()
         try:
             async with asyncio.timeout(POLL_TIMEOUT_S):

@@ -64,7 +64,7 @@ class FakeNtpServer:
 
     @property
     def port(self) -> int:
-        return self._socket.getsockname()[1]
+        return int(self._socket.getsockname()[1])
 
     @property
     def address(self) -> tuple[str, int]:
