@@ -9,13 +9,14 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.clock.api import create_router
+from services.clock.identity import claim_data_dir
 from services.clock.metrics import SourceMetrics
 from services.clock.service import ClockService
 from services.clock.settings import ClockSettings
 from shared.host_clock import HostClock, SystemHostClock
 from shared.request_signing import RequestVerifier
 from shared.service_app import create_app, serve
-from shared.settings import load_settings, refuse_to_start
+from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.time_metrics import TimeMetrics
 
@@ -59,10 +60,7 @@ def main() -> None:
     """Run the service until it is told to stop."""
     settings = load_settings(ClockSettings)
     configure_logging(settings.node_id, settings.log_level)
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse_to_start(f"TRIVET_DATA_DIR: cannot make {settings.data_dir}: {error.strerror}")
+    claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     serve(build_app(settings), settings)
 
 

@@ -179,7 +179,8 @@ async def test_after_a_crash_timestamps_do_not_go_back_and_the_lead_is_announced
     clock.start()
     report = await clock.report(client)
     assert report.hlc > last
-    assert 0 < report.hlc_lead_ns <= 3 * SECOND_NS
+    # 0 when this machine took longer for the restart than the bound was ahead.
+    assert 0 <= report.hlc_lead_ns <= 3 * SECOND_NS
 
 
 async def test_sigterm_ends_it_at_once_and_leaves_no_lead(start_clock: StartClock, client: PeerClient) -> None:
@@ -215,6 +216,27 @@ def test_a_wrong_setting_refuses_the_start_in_one_sentence(
     assert "refusing to start" in clock.log
     assert sentence in clock.log
     assert "Traceback" not in clock.log
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"cluster_id": "quite-another-cluster"}, "cluster_id"),
+        ({"node_id": "clock-2"}, "node_id"),
+    ],
+)
+def test_the_data_folder_of_somebody_else_is_refused(
+    start_clock: StartClock, tmp_path: Path, change: dict[str, str], sentence: str
+) -> None:
+    """A folder of another cluster or service, or one that is in use, ends the start with the reason."""
+    owner = start_clock()
+    stranger = ClockProcess(tmp_path, "stranger", data_dir=tmp_path / owner.name, **change)
+    assert stranger.spawn().wait(20) == 78
+    assert "in use" in stranger.log
+    owner.stop()
+    assert stranger.spawn().wait(20) == 78
+    assert sentence in stranger.log
+    assert "Traceback" not in stranger.log
 
 
 async def test_two_processes_that_follow_one_service_agree_within_a_millisecond(
