@@ -122,17 +122,24 @@ class ClockProcess:
 class Chronyd:
     """Debian's chronyd as an NTP server on a loopback port; it does not touch the host's clock (`-x`).
 
-    With `faketime` (as for faketime(1), e.g. `+2.5s`) it is a true server of a wrong time: a real liar.
+    With `faketime` (as for faketime(1), e.g. `+2.5s`) it is a true server of a wrong time: a real liar. With `source` it
+    is synchronised to that server and answers chronyc on `command_port`.
     """
 
-    def __init__(self, folder: Path, faketime: str | None = None) -> None:
+    def __init__(self, folder: Path, faketime: str | None = None, source: Chronyd | None = None) -> None:
+        self.command_port = free_port(socket.SOCK_DGRAM)
         self.port = free_port(socket.SOCK_DGRAM)
         self.address = f"127.0.0.1:{self.port}"
         name = f"chrony-{self.port}"
         configuration = folder / f"{name}.conf"
         configuration.write_text(
-            f"local stratum 1\nallow 127.0.0.1\nport {self.port}\nbindaddress 127.0.0.1\ncmdport 0\n"
-            f"pidfile {folder / name}.pid\n"
+            f"allow 127.0.0.1\nport {self.port}\nbindaddress 127.0.0.1\npidfile {folder / name}.pid\n"
+            + (
+                "local stratum 1\ncmdport 0\n"
+                if source is None
+                else f"server 127.0.0.1 port {source.port} iburst minpoll -2 maxpoll 0\n"
+                f"cmdport {self.command_port}\nbindcmdaddress 127.0.0.1\ncmdallow 127.0.0.1\nbindcmdaddress /\n"
+            )
         )
         command = ["chronyd", "-x", "-d", "-U", "-f", str(configuration)]
         self._log = folder / f"{name}.log"

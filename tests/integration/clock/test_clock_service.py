@@ -304,3 +304,21 @@ async def test_a_chrony_that_lies_is_a_falseticker(start_clock: StartClock, tmp_
     finally:
         for server in servers:
             server.stop()
+
+
+async def test_the_hosts_chrony_is_used_where_no_ntp_server_is(
+    start_clock: StartClock, tmp_path: Path, client: PeerClient
+) -> None:
+    """A real synchronised chronyd, asked through the real chronyc: SYNCED without one NTP server of our own."""
+    need_commands("chronyd", "chronyc")
+    server = Chronyd(tmp_path)
+    host_daemon = Chronyd(tmp_path, source=server)
+    try:
+        command = f"chronyc -h 127.0.0.1 -p {host_daemon.command_port}"
+        clock = start_clock(host_chrony=True, chronyc_command=command)
+        report = await clock.wait_for(client, is_synced, deadline_s=40)
+        assert [(each.name, each.verdict) for each in report.source_reports] == [("host chrony", SourceVerdict.OK)]
+        assert abs(report.utc_ns - WALL()) < 100_000_000
+    finally:
+        host_daemon.stop()
+        server.stop()
