@@ -21,6 +21,7 @@ MAX_BATCH_ENTRIES = 512
 MAX_BATCH_BYTES = MIB
 MAX_UNCOMMITTED_BYTES = 64 * MIB
 MAX_TRACKED_ROUNDS = 50
+ANSWERING_HEARTBEATS = 5
 
 
 class LeaderRole(BaseLeader):
@@ -174,6 +175,7 @@ class LeaderRole(BaseLeader):
         if progress is None:
             return
         self._count_round(message["request_id"], peer)
+        progress.heard_at_s = self.loop.time()
         progress.is_low_on_disk = message.get("is_low_on_disk", False)
         if message["success"]:
             if progress.accepted(message["last_log_index"]):
@@ -278,7 +280,7 @@ class LeaderRole(BaseLeader):
     # --- transfer -----------------------------------------------------------------------------------------------
 
     def transfer(self) -> str | None:
-        """Hand leadership to the voter that is furthest; gives up after one election timeout. Returns its id.
+        """Hand leadership to the furthest voter that answers; gives up after one election timeout. Returns its id.
 
         Nobody is asked who is short of disk space; None when no voter is left to ask.
         """
@@ -289,7 +291,12 @@ class LeaderRole(BaseLeader):
         ]
         if not candidates or self.transfer_target is not None:
             return self.transfer_target
-        target = max(candidates, key=lambda peer: (self.progress[peer].match_index, peer))
+        # Without new entries a dead follower is as far as the others, and a transfer to it only costs time.
+        heard_since_s = self.loop.time() - ANSWERING_HEARTBEATS * config.heartbeat_interval
+        target = max(
+            candidates,
+            key=lambda peer: (self.progress[peer].heard_at_s >= heard_since_s, self.progress[peer].match_index, peer),
+        )
         self.transfer_target = target
         self.loop.call_later(config.election_interval[0], self._give_up_transfer)
         self.replicate(target, is_heartbeat=True)
