@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 from services.clock.intersection import Interval
-from services.clock.ntp import Sample
+from services.clock.ntp_answer import Sample
 from shared.units import NANOSECONDS_PER_SECOND
 
 KEPT_SAMPLES: Final = 8

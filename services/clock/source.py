@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.clock.intersection import Interval
-from services.clock.ntp import Outcome, SampleVerdict
+from services.clock.ntp_answer import Outcome, SampleVerdict
 from services.clock.sample_filter import SampleFilter
 from shared.contracts.time import SourceVerdict, TimeSourceReport
 from shared.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator

@@ -19,7 +19,8 @@ import structlog
 from services.clock.discipline import Candidate, Discipline, RoundResult
 from services.clock.host_chrony import HostChrony, Tracking
 from services.clock.leap import LeapWatch, is_smearing
-from services.clock.ntp import Outcome, ask
+from services.clock.ntp import ask
+from services.clock.ntp_answer import Outcome
 from services.clock.resolver import Resolver
 from services.clock.settings import ClockSettings, NtpServer
 from services.clock.source import Source

@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from services.clock.ntp import SampleVerdict, ask
+from services.clock.ntp import ask
+from services.clock.ntp_answer import SampleVerdict
 from shared.host_clock import SystemHostClock
 from tests.integration.clock.fake_ntp import SECOND_NS, Behaviour, FakeNtpServer, ntp_timestamp
 

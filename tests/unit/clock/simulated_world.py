@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.clock.ntp import Answer, Outcome, Question, SampleVerdict, judge
+from services.clock.ntp_answer import Answer, Outcome, Question, SampleVerdict, judge
 from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
 from shared.contracts.time import ClockState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.clock.discipline import Candidate, Discipline, Rules
 from services.clock.intersection import Interval
-from services.clock.ntp import Sample
+from services.clock.ntp_answer import Sample
 from services.clock.sample_filter import DELAY_TOLERANCE_NS, SampleFilter
 from shared.contracts.time import ClockState
 

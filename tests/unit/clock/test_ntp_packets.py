@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.clock.ntp import (
+from services.clock.ntp_answer import (
     ERA_NS,
     MAX_CLOCK_DISAGREEMENT_NS,
     MAX_DELAY_NS,
