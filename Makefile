@@ -55,7 +55,7 @@ check: install ## Lint, format, types, import rules, manifests
 
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 .PHONY: format
 format: install ## Format the code
@@ -74,3 +74,12 @@ bench-consensus: install ## Measure commits, publishes, reads and failover of th
 .PHONY: bench-clock
 bench-clock: install ## Measure what stamping costs and what published time is worth
 	@$(BIN)/python -m benchmarks.clock
+
+SEEDS ?= 50000
+.PHONY: simulate
+simulate: install ## Live SEEDS random lives of the consensus engine (or one: SEED=7)
+	@$(BIN)/python -m tests.simulation.many_lives --seeds $(if $(SEED),$(SEED),0:$(SEEDS))
+
+.PHONY: test-slow
+test-slow: install ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
