@@ -20,7 +20,7 @@ class SyncFailedError(OSError):
 
 
 def sync_data(fd: int) -> None:
-    """fdatasync. Raises SyncFailedError."""
+    """Call fdatasync. Raises SyncFailedError."""
     try:
         os.fdatasync(fd)
     except OSError as error:

@@ -10,13 +10,13 @@ import asyncio
 from redis.exceptions import RedisError
 
 from services.storage.api import build_router
-from services.storage.identity import claim_data_dir
 from services.storage.metrics import StorageMetrics
 from services.storage.node import StorageNode, redis_address
 from services.storage.redis_node.inspection import inspect
 from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
 from services.storage.tiers.disk import prepare_folder
+from shared.data_folder import claim_data_dir
 from shared.request_signing import RequestVerifier
 from shared.service_app import create_app, serve
 from shared.settings import load_settings, refuse_to_start

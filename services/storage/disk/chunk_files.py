@@ -18,8 +18,8 @@ from typing import Final
 
 import structlog
 
-from services.storage.disk.durable_files import sync_directory, write_new_file
 from shared.contracts.names import check_digest
+from shared.durable_files import sync_directory, write_new_file
 from shared.errors import InvalidNameError
 
 logger = structlog.get_logger(__name__)

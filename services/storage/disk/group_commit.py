@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from services.storage.disk.disk_errors import error_from_commit
-from services.storage.disk.durable_files import sync_directory
 from services.storage.write_gate import WriteGate
+from shared.durable_files import sync_directory
 from shared.errors import OverloadedError, TrivetError, UnavailableError
 from shared.units import MIB
 

@@ -21,9 +21,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from services.storage.disk.durable_files import replace_file
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node.inspection import OWNER_KEY, claim, inspect
+from shared.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
 from shared.units import MIB
 

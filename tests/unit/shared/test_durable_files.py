@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from services.storage.disk import durable_files
-from services.storage.disk.durable_files import SyncFailedError, replace_file, write_new_file
+from shared import durable_files
+from shared.durable_files import SyncFailedError, replace_file, write_new_file
 
 
 def test_many_pieces_and_short_writes_arrive_in_order(tmp_path, monkeypatch):
