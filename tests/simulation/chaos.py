@@ -1,16 +1,13 @@
 """One random life of a cluster from a seed: clients and faults together (safety), then healing (liveness).
 
 Ranges follow TigerBeetle's VOPR (FAULTS.md, 1b) as far as an election timeout of 2 to 4 s leaves a cluster that can work at all.
-Many lives in a row: `python -m tests.simulation.chaos --seeds 0:1000 --progress`.
+Many lives in a row: `make simulate SEEDS=1000`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
-import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -18,7 +15,6 @@ from services.consensus.raft.follower import FollowerRole
 from shared.errors import TrivetError
 from tests.simulation.linearizability import NEVER, Operation, is_linearizable
 from tests.simulation.network import Weather
-from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import SimulatedMember, World, put
 
 KEYS = 40
@@ -267,43 +263,3 @@ class Chaos:
             member.disk.lose_power()
         self._start_all(world)
         self.counts["power cuts"] += 1
-
-
-def _seeds(text: str) -> range:
-    first, _, end = text.partition(":")
-    return range(int(first), int(end) if end else int(first) + 1)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Live the lives of `--seeds`; the exit status says whether all went well."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=_seeds, default=range(40), help="first:end, or a single seed")
-    parser.add_argument("--progress", action="store_true", help="say where it is after every hundred seeds")
-    chosen = parser.parse_args(arguments)
-    total: Counter[str] = Counter()
-    failed: list[int] = []
-    begun = time.monotonic()
-    for number, seed in enumerate(chosen.seeds, 1):
-        chaos = Chaos(seed)
-        try:
-            run_simulation(seed, chaos.run())
-        except Exception as error:  # noqa: BLE001 the next seeds are lived all the same
-            failed.append(seed)
-            sys.stdout.write(f"seed {seed}: {_innermost(error)!r}\n")
-        total += chaos.counts
-        if chosen.progress and number % 100 == 0:
-            sys.stdout.write(f"{number} seeds, {time.monotonic() - begun:.0f} s, {len(failed)} failed\n")
-            sys.stdout.flush()
-    sys.stdout.write(f"{len(chosen.seeds)} seeds in {time.monotonic() - begun:.1f} s, failed: {failed or 'none'}\n")
-    sys.stdout.write("".join(f"{count:10} {what}\n" for what, count in total.most_common()))
-    return 1 if failed else 0
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -69,7 +69,8 @@ class FollowerRole(BaseFollower):
 
     def on_receive_timeout_now(self, message: Message) -> None:
         """The leader hands over to us."""
-        if self.state.get_sender_id(message["sender"]) == self.state.get_leader():
+        is_leader = self.state.get_sender_id(message["sender"]) == self.state.get_leader()
+        if is_leader and self.state.may_campaign():
             self.state.is_transfer = True
             self.start_election(is_forced=True)
 
