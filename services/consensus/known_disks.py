@@ -31,14 +31,22 @@ class KnownDisks:
             raise LogDamagedError(f"{own_path} has {len(self.own)} bytes instead of {DISK_ID_BYTES}")
         self._known = self._read()
 
+    @property
+    def known(self) -> dict[str, str]:
+        """Disk ids in hex, by member."""
+        return dict(self._known)
+
     def accept(self, member: str, disk_id: bytes) -> bool:
         """Whether `disk_id` is the disk of `member`; the first one ever seen is remembered durably."""
-        known = self._known.get(member)
-        if known is None:
-            self._known[member] = disk_id.hex()
+        self.learn({member: disk_id.hex()})
+        return self._known[member] == disk_id.hex()
+
+    def learn(self, others: dict[str, str]) -> None:
+        """What another member knows. So a disk is known to those that never met its member before it was lost."""
+        news = {member: disk_id for member, disk_id in others.items() if member not in self._known}
+        if news:
+            self._known |= news
             replace_file(self._path, json.dumps(self._known, indent=1, sort_keys=True).encode())
-            return True
-        return known == disk_id.hex()
 
     def _read(self) -> dict[str, str]:
         try:

@@ -6,7 +6,8 @@ not wait for a connection, and a frame here costs microseconds.
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
 
     acceptor -> dialler   nonce (32 bytes)
-    dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, nonce} + HMAC over it and the acceptor's nonce
+    dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, known disks, nonce} + HMAC over it and the
+                          acceptor's nonce
     acceptor -> dialler   verdict, disk + HMAC over them and both nonces, so that the dialler knows whom it talks to
 
 Both sides refuse a member whose disk is not the one they know under its name (`known_disks`).
@@ -228,7 +229,17 @@ class PeerMesh:
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
         hello = bytes(
             msgpack.packb(
-                [_VERSION, key.id, self._cluster_id, self._id, peer, self._own_address, self._disks.own, own_nonce]
+                [
+                    _VERSION,
+                    key.id,
+                    self._cluster_id,
+                    self._id,
+                    peer,
+                    self._own_address,
+                    self._disks.own,
+                    self._disks.known,
+                    own_nonce,
+                ]
             )
         )
         writer.write(_LENGTH.pack(len(hello)) + hello + _proof(key, b"hello", their_nonce, hello))
@@ -290,6 +301,7 @@ class PeerMesh:
         if not is_known:
             await writer.drain()
             raise HandshakeError(f"{caller.member} has another disk than before; it must come back under a new id")
+        self._disks.learn({member: disk for member, disk in caller.known_disks.items() if member != self._id})
         if caller.address:
             # A member that was never initialised learns from its callers whom it can answer.
             self._dial(caller.member, caller.address)
@@ -330,6 +342,7 @@ class _Hello(NamedTuple):
     destination: str
     address: str
     disk: bytes
+    known_disks: dict[str, str]
     nonce: bytes
 
 

@@ -7,6 +7,7 @@ crash before that loses it, or keeps it without anybody having been told (both h
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,19 @@ class SimulatedDisk:
     """What survives a crash of one member.
 
     `applied` is what the state machine has taken in. Like the real one it is saved on its own, not together with the log, and
-    a power cut may take the end of it away.
+    a power cut may take the end of it away. `known` holds the identities of the others' disks as first seen: the real
+    handshake refuses a member that comes back with another one.
     """
 
     entries: list[Entry] = field(default_factory=list)
     hard_state: tuple[int, str | None] = (0, None)
     applied: list[Entry] = field(default_factory=list)
+    identity: int = field(default_factory=itertools.count().__next__)
+    known: dict[str, int] = field(default_factory=dict)
+
+    def accepts(self, member: str, disk: SimulatedDisk) -> bool:
+        """Whether `disk` is the one that was first seen under that name."""
+        return self.known.setdefault(member, disk.identity) == disk.identity
 
     def lose_power(self) -> None:
         """The state machine's last transactions were not synced."""

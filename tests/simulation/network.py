@@ -10,6 +10,8 @@ from typing import Any
 
 import msgpack
 
+from tests.simulation.disk import SimulatedDisk
+
 Message = dict[str, Any]
 
 
@@ -30,8 +32,9 @@ class SimulatedNetwork:
     `cut` holds the directed pairs that carry nothing now; `clogged` those that hold everything back until an instant.
     """
 
-    def __init__(self, weather: Weather) -> None:
+    def __init__(self, weather: Weather, disk_of: Callable[[str], SimulatedDisk]) -> None:
         self.weather = weather
+        self._disk_of = disk_of
         self.cut: set[tuple[str, str]] = set()
         self.clogged: dict[tuple[str, str], float] = {}
         self.receivers: dict[str, Callable[[Message], None]] = {}
@@ -53,7 +56,10 @@ class SimulatedNetwork:
 
     def deliver(self, source: str, destination: str, raw: bytes) -> None:
         receiver = self.receivers.get(destination)
-        if receiver is not None and (source, destination) not in self.cut:
+        if receiver is None or (source, destination) in self.cut:
+            return
+        sender_disk, receiver_disk = self._disk_of(source), self._disk_of(destination)
+        if receiver_disk.accepts(source, sender_disk) and sender_disk.accepts(destination, receiver_disk):
             receiver(msgpack.unpackb(raw) | {"sender": (source,)})
 
     def isolate(self, member: str, others: list[str], *, inward: bool, outward: bool) -> None:

@@ -28,8 +28,8 @@ MAX_TURNS = 1_000
 class QueuedNetwork(SimulatedNetwork):
     """Messages wait in one queue per link, in the order they were sent. A cut link forgets what is sent over it."""
 
-    def __init__(self) -> None:
-        super().__init__(Weather())
+    def __init__(self, disk_of: Callable[[str], SimulatedDisk]) -> None:
+        super().__init__(Weather(), disk_of)
         self.queues: dict[tuple[str, str], deque[bytes]] = {}
 
     def send(self, source: str, destination: str, message: Message) -> None:
@@ -90,7 +90,7 @@ class Stage(World):
         super().__init__(size)
         self.learners = frozenset(learners)
         self.spares = frozenset(spares)
-        self.network = QueuedNetwork()
+        self.network = QueuedNetwork(self.disk_of)
         self.network.on_send = self._sent
         self.disks: dict[str, HeldRunner] = {}
         for name in set(self.names) - self.spares:

@@ -121,7 +121,7 @@ class World:
     ) -> None:
         configure_raftos(heartbeat_interval_ms=100, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
         self.names = [f"m{number}" for number in range(1, size + 1)]
-        self.network = SimulatedNetwork(weather or Weather())
+        self.network = SimulatedNetwork(weather or Weather(), self.disk_of)
         self.network.on_send = self._sent
         self.invariants = Invariants(self.disks_of)
         self.disk_latency_s = disk_latency_s
@@ -130,6 +130,10 @@ class World:
         self.members = {name: SimulatedMember(self, name) for name in self.names}
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._loop_error)
+
+    def disk_of(self, member: str) -> SimulatedDisk:
+        """The disk that a member has now."""
+        return self.members[member].disk
 
     def disks_of(self, members: Iterable[str]) -> dict[str, SimulatedDisk]:
         """The disks of these members, whether they are up or not."""

@@ -78,9 +78,7 @@ class FollowerRole(BaseFollower):
         """Figure 2, RequestVote. The vote is durable before the answer."""
         end = LogPosition(message["last_log_term"], message["last_log_index"])
         candidate = message["candidate_id"]
-        is_granted = self.state.may_vote(end) and decide.grant_vote(
-            self.storage.voted_for, candidate, end, self.log.end
-        )
+        is_granted = decide.grant_vote(self.storage.voted_for, candidate, end, self.log.end)
         if is_granted:
             self.storage.update({"voted_for": candidate})
             self.election_timer.reset()

@@ -133,7 +133,7 @@ class RaftState(BaseState):
 
     def _answer_pre_vote(self, message: Message) -> None:
         end = LogPosition(message["last_log_term"], message["last_log_index"])
-        is_granted = self.may_vote(end) and decide.grant_pre_vote(
+        is_granted = decide.grant_pre_vote(
             message["term"], self.storage.term, end, self.log.end, hears_leader=self._hears_leader()
         )
         self.post(
@@ -150,13 +150,6 @@ class RaftState(BaseState):
     def may_campaign(self) -> bool:
         """Learners, removed members and those that were never initialised do not."""
         return self.id in self.voters
-
-    def may_vote(self, candidate_end: LogPosition) -> bool:
-        """A member with an empty log votes only while the cluster is being made (nothing but its first entry exists).
-
-        Otherwise it may have lost its disk, and with it a vote or an acknowledgement (DESIGN.md, Amnesia).
-        """
-        return self.log.last_log_index > 0 or candidate_end.index <= 1
 
     def heard_from_leader(self, leader_id: str) -> None:
         """The current leader spoke."""
