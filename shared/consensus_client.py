@@ -99,6 +99,7 @@ class ConsensusClient:
         *,
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
+        fingerprint: str | None = None,
         deadline_s: float | None = None,
     ) -> ProposalResult:
         """Have `command` committed on a majority and applied, once.
@@ -106,6 +107,7 @@ class ConsensusClient:
         Args:
             request_id: makes it happen once across calls of this method too; a random one by default.
             retain_s: for how long the state machine keeps the result under that id.
+            fingerprint: what is asked for, when the id comes from a client; see `Proposal`.
             deadline_s: from now; the client's own by default.
 
         Raises:
@@ -114,7 +116,12 @@ class ConsensusClient:
             OutcomeUnknownError: the deadline passed and the proposal may have happened, or may yet; not definite.
             TrivetError: the state machine's own rejection; definite.
         """
-        proposal = Proposal(request_id=request_id or secrets.token_hex(16), retain_s=retain_s, command=command)
+        proposal = Proposal(
+            request_id=request_id or secrets.token_hex(16),
+            retain_s=retain_s,
+            fingerprint=fingerprint,
+            command=command,
+        )
         body = proposal.model_dump_json().encode()
         return await self._proposals.call(body, self._deadline_s if deadline_s is None else deadline_s)
 

@@ -21,6 +21,7 @@ from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cursors import CursorSealer
 from services.gateway.downloads import DownloadLimits, Downloads
 from services.gateway.gateway_metrics import GatewayMetrics
+from services.gateway.idempotency import OnceKeeper
 from services.gateway.listings import Listings
 from services.gateway.node_directory import NodeDirectory
 from services.gateway.node_health import NodeHealth
@@ -96,6 +97,7 @@ def assemble(
         nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
     )
     directory = NodeDirectory(metadata, health)
+    keeper = OnceKeeper(metadata)
     writer_limits = ReplicaWriterLimits(settings.replica_timeout_s, settings.max_parallel_chunks)
     writer = ReplicaWriter(nodes, health, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
@@ -108,6 +110,7 @@ def assemble(
     parts = Parts(
         uploads=Uploads(
             metadata=metadata,
+            keeper=keeper,
             directory=directory,
             writer=writer,
             budget=budget,
@@ -129,6 +132,7 @@ def assemble(
         admin=ClusterAdmin(metadata, nodes, clock),
         admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,
+        keeper=keeper,
         clock=clock,
         quorums=quorums,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shared.consensus_client import ReadContext
+from shared.consensus_client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import Answer, Command, ProposalResult, Query
@@ -16,9 +16,15 @@ class Metadata(Protocol):
     """The ordered truth. `shared.consensus_client.ConsensusClient` is the real one."""
 
     async def propose(
-        self, command: Command, *, request_id: str | None = None, deadline_s: float | None = None
+        self,
+        command: Command,
+        *,
+        request_id: str | None = None,
+        retain_s: int = DEFAULT_RETAIN_S,
+        fingerprint: str | None = None,
+        deadline_s: float | None = None,
     ) -> ProposalResult:
-        """Have `command` ordered, once; raises the typed error of a rejection."""
+        """Have `command` ordered, once per `request_id`; raises the typed error of a rejection."""
 
     async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
         """A linearizable answer."""

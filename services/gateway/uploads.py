@@ -19,6 +19,7 @@ from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.chunking import Chunk, ReservationWaits, cut
 from services.gateway.conditions import check_write
 from services.gateway.file_headers import etag_of
+from services.gateway.idempotency import OnceKeeper, OnceOnly, Remembered
 from services.gateway.node_directory import NodeDirectory
 from services.gateway.ports import Clock, Metadata
 from services.gateway.quorum import Quorums, durability, require_enough_nodes
@@ -34,6 +35,7 @@ from shared.contracts.metadata import (
     GetBucket,
     GetFile,
     Preconditions,
+    ProposalResult,
     PublishFile,
 )
 from shared.errors import BucketNotFoundError, InternalError, PayloadTooLargeError
@@ -61,6 +63,7 @@ class UploadOrder:
     preconditions: Preconditions
     digests: BodyDigests
     announced_bytes: int | None
+    once: OnceOnly | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Uploads:
         self,
         *,
         metadata: Metadata,
+        keeper: OnceKeeper,
         directory: NodeDirectory,
         writer: ReplicaWriter,
         budget: ByteBudget,
@@ -88,6 +92,7 @@ class Uploads:
         limits: UploadLimits,
     ) -> None:
         self._metadata = metadata
+        self._keeper = keeper
         self._directory = directory
         self._writer = writer
         self._budget = budget
@@ -98,19 +103,38 @@ class Uploads:
     async def put(self, order: UploadOrder, body: AsyncIterable[bytes]) -> Published:
         """Store `body` under its name. Everything that can be refused is refused before `body` is touched.
 
-        Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members.
+        Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members. Under an
+        Idempotency-Key that is known the body is only compared, and the first receipt is given again.
 
         Raises:
             TrivetError: typed; `definite` says whether the file certainly did not change.
         """
         self._check_size(order.announced_bytes or 0)
-        with self._slots.take():
+        with self._slots.take(), self._keeper.running(order.once):
+            # Before the preconditions: the first time may be the very reason why they no longer hold.
+            if order.once is not None and (known := await self._keeper.recall(order.once)) is not None:
+                return await self._repeat(order, order.once, known, body)
             incarnation, context = await self._open_bucket(order)
             node_map = await self._directory.at(context.epoch)
             require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), order.quorums)
             sending = _Sending(self._writer, node_map, order.quorums, context.log_index, self._limits.window_chunks)
             await self._send(order, body, sending)
             return await self._publish(order, sending, incarnation)
+
+    async def _repeat(
+        self, order: UploadOrder, once: OnceOnly, known: Remembered, body: AsyncIterable[bytes]
+    ) -> Published:
+        """Hash `body`, store nothing of it, and answer as the first time."""
+        hasher = blake3()
+        size_bytes = 0
+        async for piece in body:
+            size_bytes += len(piece)
+            self._check_size(size_bytes)
+            hasher.update(piece)
+            order.digests.update(piece)
+        order.digests.check()
+        once.check(known.fingerprint, hasher.hexdigest())
+        return _published(known.replay())
 
     async def _open_bucket(self, order: UploadOrder) -> tuple[int, ReadContext]:
         """The bucket's incarnation; early refusals are decided here."""
@@ -152,7 +176,7 @@ class Uploads:
             chunk_digests=bytes(sending.chunk_digests),
             digest=digest,
         )
-        outcome = await self._metadata.propose(
+        outcome = await self._keeper.propose(
             PublishFile(
                 bucket=order.name.bucket,
                 incarnation=incarnation,
@@ -166,17 +190,13 @@ class Uploads:
                 durability=durability((write.tally for write in sending.writes.values()), order.quorums.replica_count),
                 preconditions=order.preconditions,
                 stamp=self._clock.stamp(),
-            )
+            ),
+            order.once,
+            body_digest=digest,
         )
-        result = outcome.result or {}
-        version = FileVersion.model_validate(result.get("version"))
-        self._clock.receive(version.stamp.hlc)
-        return Published(
-            version=version,
-            is_created=bool(result.get("created")),
-            log_index=outcome.log_index,
-            term=outcome.term,
-        )
+        published = _published(outcome)
+        self._clock.receive(published.version.stamp.hlc)
+        return published
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._limits.max_file_bytes:
@@ -235,3 +255,13 @@ class _Sending:
         """Stop sending what is not yet counted."""
         for write in self._uncounted:
             write.abandon()
+
+
+def _published(outcome: ProposalResult) -> Published:
+    result = outcome.result or {}
+    return Published(
+        version=FileVersion.model_validate(result.get("version")),
+        is_created=bool(result.get("created")),
+        log_index=outcome.log_index,
+        term=outcome.term,
+    )

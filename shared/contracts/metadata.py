@@ -5,8 +5,9 @@ Routes of a consensus member (all signed, leader only: 421 NotLeaderError with `
     POST /v1/proposals   ProposalBatch -> ProposalResults; answered when every proposal is committed and applied
     POST /v1/reads       ReadBatch -> ReadResults; linearizable: one ReadIndex barrier serves the whole batch
 
-A proposal happens once per `request_id`: sending it again returns the stored result. Times in commands are stamped by the
-proposer; `apply` itself knows no clock.
+A proposal happens once per `request_id`: sending it again returns the stored result, and sending another one under the
+same id, which its `fingerprint` shows, is rejected. Times in commands are stamped by the proposer; `apply` itself knows no
+clock.
 """
 
 from __future__ import annotations
@@ -217,10 +218,15 @@ Command = Annotated[
 
 
 class Proposal(WireModel):
-    """One command to be ordered. `request_id` makes it happen once; its result is kept for `retain_s` seconds."""
+    """One command to be ordered. `request_id` makes it happen once; its result is kept for `retain_s` seconds.
+
+    `fingerprint` says what was asked for, where the id is not the proposer's own but a client's: the stored result is
+    returned to an equal fingerprint only. Rejected: idempotency_key_reused.
+    """
 
     request_id: str = Field(min_length=1, max_length=128)
     retain_s: int = Field(default=600, ge=0, le=7 * 86400)
+    fingerprint: str | None = Field(default=None, min_length=1, max_length=128)
     command: Command
 
 
@@ -295,8 +301,15 @@ class GetCluster(WireModel):
     kind: Literal["get_cluster"] = "get_cluster"
 
 
+class GetRequest(WireModel):
+    """What became of a proposal that may have been made before. Answer: RequestAnswer."""
+
+    kind: Literal["get_request"] = "get_request"
+    request_id: str = Field(min_length=1, max_length=128)
+
+
 Query = Annotated[
-    GetFile | ListFiles | GetBucket | ListBuckets | GetCluster,
+    GetFile | ListFiles | GetBucket | ListBuckets | GetCluster | GetRequest,
     Field(discriminator="kind"),
 ]
 
@@ -374,8 +387,16 @@ class ClusterAnswer(WireModel):
     node_map: NodeMap
 
 
+class RequestAnswer(WireModel):
+    """The stored result and the fingerprint it was proposed with; `result` is None when nothing is remembered."""
+
+    kind: Literal["request"] = "request"
+    result: ProposalResult | None = None
+    fingerprint: str | None = None
+
+
 Answer = Annotated[
-    FileAnswer | FilePage | BucketAnswer | BucketsAnswer | ClusterAnswer,
+    FileAnswer | FilePage | BucketAnswer | BucketsAnswer | ClusterAnswer | RequestAnswer,
     Field(discriminator="kind"),
 ]
 

@@ -2,7 +2,8 @@
 
 The first byte is the format version. A member that meets a version or a command it does not know must stop applying
 (DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. Every field is
-written, defaults too, so that a default that changes later cannot change what an old entry means.
+written, defaults too, so that a default that changes later cannot change what an old entry means. The one exception is
+`fingerprint`, which came later: it is left out when there is none, so that members of before go on applying.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
         InvalidRequestError: a digest is not hex, or a number or text has no binary form; definite.
     """
     fields = proposal.model_dump()
+    if proposal.fingerprint is None:
+        del fields["fingerprint"]
     try:
         if (content := fields["command"].get("content")) is not None:
             content["digest"] = bytes.fromhex(content["digest"])

@@ -14,22 +14,24 @@ from services.consensus.metadata.commands import Published, Result
 from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.metadata import ProposalResult
-from shared.errors import InternalError, TrivetError
+from shared.errors import IdempotencyKeyReusedError, InternalError, TrivetError
 
 _RESULT: Final = 0
 _PROBLEM: Final = 1
 _PUBLISHED: Final = 2
 
 
-def encode_outcome(outcome: Result | TrivetError) -> bytes:
-    """The stored form: what it is, then the value."""
-    value: tuple[int, Any]
+def encode_outcome(outcome: Result | TrivetError, fingerprint: str | None = None) -> bytes:
+    """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one."""
+    value: tuple[Any, ...]
     if isinstance(outcome, TrivetError):
         value = (_PROBLEM, outcome.to_problem())
     elif isinstance(outcome, Published):
         value = (_PUBLISHED, outcome.created)
     else:
         value = (_RESULT, outcome)
+    if fingerprint is not None:
+        value = (*value, fingerprint)
     packed: bytes = msgpack.packb(value)
     return packed
 
@@ -44,7 +46,7 @@ def first_result(index: int, term: int, outcome: Result | TrivetError) -> Propos
 
 def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
     """The answer to a proposal that was applied before: equal to `first_result` of that time."""
-    form, value = msgpack.unpackb(row.outcome)
+    form, value, *_ = msgpack.unpackb(row.outcome)
     if form == _PROBLEM:
         return ProposalResult(log_index=row.log_index, term=row.term, problem=value)
     if form == _PUBLISHED:
@@ -52,3 +54,16 @@ def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
     elif form != _RESULT:
         raise InternalError("A stored result has an unknown form.")
     return ProposalResult(log_index=row.log_index, term=row.term, result=value)
+
+
+def fingerprint_of(row: RequestRow) -> str | None:
+    """What the stored result answered."""
+    _, _, *rest = msgpack.unpackb(row.outcome)
+    fingerprint: str | None = rest[0] if rest else None
+    return fingerprint
+
+
+def reused(index: int, term: int) -> ProposalResult:
+    """The answer to another proposal under a remembered id. It is not remembered itself: the first one's result stays."""
+    error = IdempotencyKeyReusedError("This Idempotency-Key was used for a different request; use a new one.")
+    return ProposalResult(log_index=index, term=term, problem=error.to_problem())

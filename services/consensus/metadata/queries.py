@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from services.consensus.metadata.listing import list_page
+from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
 from shared.contracts.cluster import NodeMap
@@ -19,10 +20,12 @@ from shared.contracts.metadata import (
     GetBucket,
     GetCluster,
     GetFile,
+    GetRequest,
     ListBuckets,
     ListFiles,
     Query,
     ReadResult,
+    RequestAnswer,
 )
 from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
 
@@ -55,6 +58,8 @@ def _answer(tables: Tables, state: State, query: Query) -> Answer:
             # Members and leader are Raft's to know; the caller adds them.
             node_map = read_node_map(tables, state)
             return ClusterAnswer(cluster_id=state.cluster_id, leader_id=None, members=[], node_map=node_map)
+        case GetRequest():
+            return _get_request(tables, query)
 
 
 def _get_file(tables: Tables, state: State, query: GetFile) -> Answer:
@@ -76,6 +81,13 @@ def _get_file(tables: Tables, state: State, query: GetFile) -> Answer:
         version=0 if tombstone is None else tombstone.deleted_index,
         horizon=state.horizon,
     )
+
+
+def _get_request(tables: Tables, query: GetRequest) -> Answer:
+    known = tables.request(query.request_id)
+    if known is None:
+        return RequestAnswer()
+    return RequestAnswer(result=repeated_result(known, tables), fingerprint=fingerprint_of(known))
 
 
 def _list_files(tables: Tables, state: State, query: ListFiles) -> Answer:

@@ -16,7 +16,7 @@ from typing import Self
 from services.consensus.metadata.commands import Result, Turn, run
 from services.consensus.metadata.decisions import expiry_hlc, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
-from services.consensus.metadata.outcomes import encode_outcome, first_result, repeated_result
+from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
 from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.rows import NodeRow, RequestRow, State
 from services.consensus.metadata.tables import HASHING_CACHE_BYTES, READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
@@ -163,6 +163,8 @@ class _Batch:
     def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
         proposal = decode_proposal(payload)
         if (known := self._tables.request(proposal.request_id)) is not None:
+            if fingerprint_of(known) != proposal.fingerprint:
+                return reused(entry.index, entry.term)
             return repeated_result(known, self._tables)
         stamp = next_stamp(self.state.highest_hlc, proposal.command.stamp)
         turn = Turn(entry.index, entry.term, stamp, self._tables, self.state, self._nodes)
@@ -173,6 +175,6 @@ class _Batch:
             outcome = rejection
         self.state = replace(turn.state, highest_hlc=stamp.hlc)
         if proposal.retain_s > 0:
-            row = RequestRow(entry.index, entry.term, encode_outcome(outcome))
+            row = RequestRow(entry.index, entry.term, encode_outcome(outcome, proposal.fingerprint))
             self._tables.insert_request(proposal.request_id, row, expiry_hlc(stamp.hlc, proposal.retain_s))
         return first_result(entry.index, entry.term, outcome)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request, Response
 from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, FileList
 from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
+from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of
+from services.gateway.idempotency import OnceOnly
 from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX, bucket_name, query_values
 from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
 from shared.errors import InternalError
@@ -28,14 +30,16 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Create a bucket",
         status_code=201,
         response_model=BucketCreated,
-        responses={200: {"model": BucketCreated, "description": "It existed before."}, **problems(400, 503)},
+        responses={200: {"model": BucketCreated, "description": "It existed before."}, **problems(400, 409, 422, 503)},
         openapi_extra=_BUCKET_PATH,
     )
     async def put_bucket(request: Request, response: Response) -> BucketCreated:
         """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
         parts = gateway.parts
         name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
-        outcome = await parts.metadata.propose(CreateBucket(bucket=name, stamp=parts.clock.stamp()))
+        once = OnceOnly.of(headers_of(request), method="PUT", bucket=name)
+        with parts.keeper.running(once):
+            outcome = await parts.keeper.propose(CreateBucket(bucket=name, stamp=parts.clock.stamp()), once)
         result = outcome.result or {}
         created = bool(result.get("created"))
         response.status_code = 201 if created else 200
@@ -46,14 +50,16 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Delete an empty bucket",
         status_code=204,
         response_class=Response,
-        responses=problems(400, 404, 409, 503),
+        responses=problems(400, 404, 409, 422, 503),
         openapi_extra=_BUCKET_PATH,
     )
     async def delete_bucket(request: Request) -> Response:
         """409 while it holds a file. The bucket `default` always exists."""
         parts = gateway.parts
         name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
-        await parts.metadata.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()))
+        once = OnceOnly.of(headers_of(request), method="DELETE", bucket=name)
+        with parts.keeper.running(once):
+            await parts.keeper.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), once)
         return Response(status_code=204)
 
     @router.get("/buckets", summary="List all buckets", responses=problems(503))
@@ -86,7 +92,13 @@ _BUCKET_PARAMETER: Final[dict[str, Any]] = {
     "schema": {"type": "string", "minLength": 3, "maxLength": 63},
     "example": "default",
 }
-_BUCKET_PATH: Final[dict[str, Any]] = {"parameters": [_BUCKET_PARAMETER]}
+_IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": IDEMPOTENCY_KEY_DESCRIPTION,
+    "schema": {"type": "string"},
+}
+_BUCKET_PATH: Final[dict[str, Any]] = {"parameters": [_BUCKET_PARAMETER, _IDEMPOTENCY_KEY]}
 
 
 def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:

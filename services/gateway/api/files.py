@@ -10,13 +10,14 @@ from services.gateway.api.file_stream import FileStream
 from services.gateway.api.models import Receipt
 from services.gateway.api.parts import Parts, RunningGateway
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import headers_of, quorums_of
+from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, quorums_of
 from services.gateway.body_digests import BodyDigests
 from services.gateway.client_connection import body_of
 from services.gateway.conditions import is_not_modified, requested_span, write_preconditions
 from services.gateway.downloads import FoundFile
 from services.gateway.file_headers import content_headers, content_type, user_metadata, version_headers
 from services.gateway.form_upload import open_form
+from services.gateway.idempotency import OnceOnly
 from services.gateway.raw_names import FILES_PREFIX, FileName, bucket_name, file_name
 from services.gateway.uploads import Published, UploadOrder
 from shared.contracts.metadata import DeleteFile
@@ -43,7 +44,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": _VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 503, 507),
+            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507),
         },
         openapi_extra=_parameters(*_WRITE_PARAMETERS) | _BODY,
     )
@@ -74,12 +75,9 @@ def create_router(gateway: RunningGateway) -> APIRouter:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": _VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 503, 507),
+            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507),
         },
-        openapi_extra={
-            "parameters": [_BUCKET_PARAMETER, *_described("X-Trivet-Write-Quorum", "If-Match", "If-None-Match")]
-        }
-        | _FORM,
+        openapi_extra={"parameters": [_BUCKET_PARAMETER, *_described(*_FORM_PARAMETERS)]} | _FORM,
     )
     async def post_file(request: Request, response: Response) -> Receipt:
         """For browsers: the field `file` of a multipart form. Its file name becomes the key; everything else is as in PUT."""
@@ -143,21 +141,23 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Delete a file",
         status_code=204,
         response_class=Response,
-        responses={204: {"description": "Deleted.", "headers": _DELETION_HEADERS}, **problems(400, 404, 412, 503)},
-        openapi_extra=_parameters("If-Match"),
+        responses={
+            204: {"description": "Deleted.", "headers": _DELETION_HEADERS},
+            **problems(400, 404, 409, 412, 422, 503),
+        },
+        openapi_extra=_parameters("If-Match", "Idempotency-Key"),
     )
     async def delete_file(request: Request) -> Response:
         """The file is gone for every reader that asks after this answer. Its chunks are collected later."""
         parts = gateway.parts
         name = file_name(request.scope["raw_path"])
-        outcome = await parts.metadata.propose(
-            DeleteFile(
-                bucket=name.bucket,
-                key=name.key,
-                preconditions=write_preconditions(headers_of(request)),
-                stamp=parts.clock.stamp(),
+        headers = headers_of(request)
+        conditions = write_preconditions(headers)
+        once = OnceOnly.of(headers, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions)
+        with parts.keeper.running(once):
+            outcome = await parts.keeper.propose(
+                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=parts.clock.stamp()), once
             )
-        )
         version = (outcome.result or {}).get("version", outcome.log_index)
         return Response(status_code=204, headers={"x-trivet-version": str(version)})
 
@@ -168,14 +168,24 @@ def _upload_order(
     request: Request, name: FileName, media_type: str | None, announced_bytes: int | None, parts: Parts
 ) -> UploadOrder:
     headers = headers_of(request)
+    kept_type, metadata = content_type(media_type), user_metadata(request.headers.raw)
+    preconditions = write_preconditions(headers)
     return UploadOrder(
         name=name,
-        content_type=content_type(media_type),
-        user_metadata=user_metadata(request.headers.raw),
+        content_type=kept_type,
+        user_metadata=metadata,
         quorums=quorums_of(request, parts.quorums),
-        preconditions=write_preconditions(headers),
+        preconditions=preconditions,
         digests=BodyDigests.announced(headers),
         announced_bytes=announced_bytes,
+        once=OnceOnly.of(
+            headers,
+            method=request.method,
+            bucket=name.bucket,
+            key=name.key,
+            preconditions=preconditions,
+            content=[kept_type, metadata],
+        ),
     )
 
 
@@ -214,7 +224,15 @@ _FILE_HEADERS: Final = _VERSION_HEADERS | {
     "X-Trivet-Digest": _header("BLAKE3-256 of the whole file, hex."),
     "X-Trivet-Replicas-Confirmed": _header("Proved replicas of the weakest chunk looked at."),
 }
-_WRITE_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "If-Match", "If-None-Match", "Content-Digest", "Content-MD5")
+_WRITE_PARAMETERS: Final = (
+    "X-Trivet-Write-Quorum",
+    "If-Match",
+    "If-None-Match",
+    "Content-Digest",
+    "Content-MD5",
+    "Idempotency-Key",
+)
+_FORM_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "If-Match", "If-None-Match", "Idempotency-Key")
 _READ_PARAMETERS: Final = (
     "X-Trivet-Read-Quorum",
     "If-Match",
@@ -227,6 +245,7 @@ _DESCRIPTIONS: Final = {
     "X-Trivet-Read-Quorum": "Replicas of every chunk that must be proved; fewer are answered 503.",
     "Content-Digest": "Checked before publishing: `sha-256=:<base64>:` or `sha-512=:<base64>:`.",
     "Content-MD5": "Checked before publishing: base64.",
+    "Idempotency-Key": IDEMPOTENCY_KEY_DESCRIPTION,
     "If-Match": "Only if the current entity tag is one of these, or `*`: if there is a file.",
     "If-None-Match": "Only if the current entity tag is none of these; `*`: only if there is no file.",
     "If-Modified-Since": "Only if it was published later.",

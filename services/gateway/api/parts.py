@@ -8,6 +8,7 @@ from typing import Protocol
 from services.gateway.admin_token import AdminToken
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.downloads import Downloads
+from services.gateway.idempotency import OnceKeeper
 from services.gateway.listings import Listings
 from services.gateway.ports import Clock, Metadata
 from services.gateway.quorum import Quorums
@@ -24,6 +25,7 @@ class Parts:
     admin: ClusterAdmin
     admin_token: AdminToken
     metadata: Metadata
+    keeper: OnceKeeper
     clock: Clock
     quorums: Quorums
 

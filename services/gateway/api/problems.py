@@ -18,11 +18,12 @@ _DESCRIPTIONS: Final = {
     403: "Not allowed.",
     404: "There is no such bucket, file or node.",
     408: "The body came too slowly or broke off. Nothing was stored.",
-    409: "The state of the bucket or cluster forbids this now.",
+    409: "The state of the bucket or cluster forbids this now, or a twin of this request is still running.",
     410: "The cursor is too old; list again from the start.",
     412: "If-Match, If-None-Match or If-Unmodified-Since does not hold. Nothing was done.",
     413: "The body is larger than this cluster takes.",
     416: "No byte of the requested range exists.",
+    422: "The Idempotency-Key was used for a different request. Nothing was done.",
     500: "A defect of ours.",
     503: "A quorum, the leader or a budget is missing now; see Retry-After. `definite` says whether nothing happened.",
     507: "The storage nodes are full.",
@@ -78,7 +79,8 @@ def install(app: FastAPI, *, security_schemes: dict[str, Any]) -> None:
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
         for operation in (operation for path in schema["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,13 @@ from services.gateway.quorum import Quorums
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
 
-MAX_JSON_BYTES = 64 * KIB
+MAX_JSON_BYTES: Final = 64 * KIB
+
+IDEMPOTENCY_KEY_DESCRIPTION: Final = (
+    "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once and gets the first answer "
+    "again, refusals of the log included; one that asks for something else is 422, and one while the first is still "
+    "running is 409."
+)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

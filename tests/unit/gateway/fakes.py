@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
-from shared.consensus_client import ReadContext
+from shared.consensus_client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (
@@ -139,19 +139,34 @@ class LocalMetadata:
     def __init__(self, path: Path) -> None:
         self.store = MetadataStore.open(path)
         self.errors: list[TrivetError] = []
+        self.lost_answers: list[TrivetError] = []
+        """Raised instead of an answer, after the command was applied."""
         self.proposed: list[Command] = []
         self._ids = itertools.count()
 
     async def propose(
-        self, command: Command, *, request_id: str | None = None, deadline_s: float | None = None
+        self,
+        command: Command,
+        *,
+        request_id: str | None = None,
+        retain_s: int = DEFAULT_RETAIN_S,
+        fingerprint: str | None = None,
+        deadline_s: float | None = None,
     ) -> ProposalResult:
         self.proposed.append(command)
         if self.errors:
             raise self.errors.pop(0)
-        proposal = Proposal(request_id=request_id or f"r{next(self._ids)}", command=command)
+        proposal = Proposal(
+            request_id=request_id or f"r{next(self._ids)}",
+            retain_s=retain_s,
+            fingerprint=fingerprint,
+            command=command,
+        )
         entry = CommittedEntry(self.store.last_applied + 1, 1, encode_proposal(proposal))
         (result,) = self.store.apply_batch([entry])
         assert result is not None
+        if self.lost_answers:
+            raise self.lost_answers.pop(0)
         if result.problem is not None:
             raise error_from_problem(result.problem)
         return result

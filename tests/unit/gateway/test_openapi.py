@@ -20,7 +20,7 @@ def test_every_operation_says_what_it_does_and_how_it_ends() -> None:
             assert operation["description"], where
             statuses = {int(status) for status in operation["responses"]}
             assert any(status < 300 for status in statuses), where
-            assert 422 not in statuses, where
+            assert "application/json" not in operation["responses"].get("422", {}).get("content", {}), where
             if path != "/v1/time":
                 assert any(status >= 400 for status in statuses), where
             for name in ("bucket", "key"):

@@ -55,8 +55,18 @@ def publish(key: str, **changes: Any) -> PublishFile:
     return PublishFile(**fields | changes)
 
 
-def entry(index: int, command: Command, *, request_id: str | None = None, retain_s: int = 600, term: int = 1):
-    proposal = Proposal(request_id=request_id or f"request-{index}", retain_s=retain_s, command=command)
+def entry(
+    index: int,
+    command: Command,
+    *,
+    request_id: str | None = None,
+    retain_s: int = 600,
+    fingerprint: str | None = None,
+    term: int = 1,
+):
+    proposal = Proposal(
+        request_id=request_id or f"request-{index}", retain_s=retain_s, fingerprint=fingerprint, command=command
+    )
     return CommittedEntry(index, term, encode_proposal(proposal))
 
 

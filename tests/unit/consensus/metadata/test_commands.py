@@ -15,11 +15,13 @@ from shared.contracts.metadata import (
     GetBucket,
     GetCluster,
     GetFile,
+    GetRequest,
     InitCluster,
     ListBuckets,
     ListFiles,
     Preconditions,
     RemoveNode,
+    RequestAnswer,
     SetNodeState,
     UpdateNode,
 )
@@ -439,6 +441,26 @@ def test_a_rejection_stands_even_if_the_reason_is_gone(log):
     assert first.problem["code"] == "bucket_not_found"
     log.apply(CreateBucket(bucket="photos", stamp=stamp()))
     assert log.propose(publish("a", bucket="photos", incarnation=3), request_id="once") == first
+
+
+def test_a_remembered_id_is_not_lent_to_another_fingerprint(log):
+    """The other proposal is rejected and changes nothing; the first one's result stays."""
+    first = log.propose(publish("a"), request_id="once", fingerprint="f1")
+    for other in ("f2", None):
+        refused = log.propose(publish("a", etag="etag-2"), request_id="once", fingerprint=other)
+        assert refused.problem["code"] == "idempotency_key_reused"
+        assert refused.problem["definite"]
+    assert log.propose(publish("a"), request_id="once", fingerprint="f1") == first
+    assert log.ask(GetFile(bucket="default", key="a")).file.etag == "etag-1"
+
+
+def test_what_became_of_a_request_can_be_asked(log):
+    """Result and fingerprint, a rejection included; nothing for an unknown id."""
+    published = log.propose(publish("a"), request_id="published", fingerprint="f1")
+    rejected = log.propose(publish("b", if_match=["*"]), request_id="rejected")
+    assert log.ask(GetRequest(request_id="published")) == RequestAnswer(result=published, fingerprint="f1")
+    assert log.ask(GetRequest(request_id="rejected")) == RequestAnswer(result=rejected)
+    assert log.ask(GetRequest(request_id="unknown")) == RequestAnswer()
 
 
 def test_requests_expire_by_the_stamp_they_were_applied_with(log):

@@ -25,6 +25,13 @@ GOLDEN = bytes.fromhex(
     "474943414c"
 )
 
+# The same format with a client's fingerprint, which came later.
+MARKED_GOLDEN = bytes.fromhex(
+    "0184aa726571756573745f6964a27231a872657461696e5f73cd0258ab66696e6765727072696e74a26631a7636f6d6d616e6483a46b"
+    "696e64ad6372656174655f6275636b6574a66275636b6574a3616263a57374616d7084ab6561726c696573745f6e73c0a96c61746573"
+    "745f6e73c0a3686c63cf0000000100000000a57374617465a74c4f474943414c"
+)
+
 
 def proposal(command) -> Proposal:
     return Proposal(request_id="r1", command=command)
@@ -43,6 +50,15 @@ def test_the_first_format_is_read_for_ever():
     command = publish("ä/b", content=content(1500), if_none_match=["*"], stamp=stamp(1 << 31))
     assert decode_proposal(GOLDEN) == proposal(command)
     assert encode_proposal(proposal(command)) == GOLDEN
+
+
+def test_a_fingerprint_is_in_the_log_only_where_there_is_one():
+    """So that members that do not know fingerprints yet can apply all other entries."""
+    plain = proposal(CreateBucket(bucket="abc", stamp=stamp()))
+    marked = plain.model_copy(update={"fingerprint": "f1"})
+    assert b"fingerprint" not in encode_proposal(plain)
+    assert decode_proposal(encode_proposal(marked)) == marked
+    assert encode_proposal(marked) == MARKED_GOLDEN
 
 
 def test_digests_are_raw_bytes_in_the_log():
