@@ -84,3 +84,7 @@ simulate: install ## Live SEEDS random lives of the consensus engine (or one: SE
 .PHONY: test-slow
 test-slow: install ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+.PHONY: bench-storage
+bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk
+	@$(BIN)/python -m benchmarks.storage
