@@ -12,7 +12,6 @@ recorded request is refused both in the same boot and in every later one.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import itertools
 import secrets
@@ -73,7 +72,8 @@ class ClusterKeys:
 
 
 def _mac(key: SigningKey, *parts: str) -> str:
-    return hmac.new(key.secret, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+    # In one call: half the cost of an HMAC object.
+    return hmac.digest(key.secret, "\n".join(parts).encode(), "sha256").hex()
 
 
 class RequestSigner:

@@ -1,31 +1,21 @@
 """The HTTP face of a storage node: the routes of `shared.contracts.chunks`, all signed, all with typed problems.
 
-One chunk in: digest from the path, body piece by piece into the store. One chunk out: verified first, then sent in slices,
-so that a slow reader holds back its own connection and the byte budget knows of it.
+Put, get and head of a chunk are declared here and normally answered by `chunk_lane`, which stands before FastAPI; both
+run the code of `ChunkCalls`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Request
-from fastapi.responses import JSONResponse, Response
-from starlette.requests import ClientDisconnect
+from fastapi import APIRouter, Header, Path
+from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.storage.chunk_store import ChunkStore, LeasedBody
+from services.storage.chunk_lane import Call, ChunkCalls
+from services.storage.chunk_store import ChunkStore
 from shared.contracts.chunks import START_INDEX_HEADER, ChunkStored, HasRequest, HasResponse, NodeStatus
-from shared.errors import InvalidRequestError, RangeNotSatisfiableError
-from shared.units import KIB
-
-_SLICE_BYTES: Final = 256 * KIB
-_SMALL_BYTES: Final = 64 * KIB
-"""What a connection buffers anyway: not worth a second wait."""
-_SEND_DEADLINE_S: Final = 60.0
-_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 
 Digest = Annotated[str, Path(description="BLAKE3-256 of the chunk, 64 lower-case hex digits")]
 StartIndex = Annotated[
@@ -54,14 +44,15 @@ _BYTES: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type":
 def build_router(store: ChunkStore, describe: Callable[[], Any]) -> APIRouter:
     """The routes over `store`; `describe` gives the awaitable NodeStatus."""
     router = APIRouter(prefix="/v1")
-    _add_put(router, store)
-    _add_get(router, store)
-    _add_head_and_delete(router, store)
+    calls = ChunkCalls(store)
+    _add_put(router, calls)
+    _add_get(router, calls)
+    _add_head_and_delete(router, calls, store)
     _add_questions(router, store, describe)
     return router
 
 
-def _add_put(router: APIRouter, store: ChunkStore) -> None:
+def _add_put(router: APIRouter, calls: ChunkCalls) -> None:
     @router.put(
         "/chunks/{digest}",
         tags=["chunks"],
@@ -71,16 +62,12 @@ def _add_put(router: APIRouter, store: ChunkStore) -> None:
         responses={200: {"model": ChunkStored, "description": "It was there already"}, **_problems(400, 413, 503, 507)},
         openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
     )
-    async def put_chunk(request: Request, digest: Digest, start_index: StartIndex = 0) -> JSONResponse:
+    async def put_chunk(digest: Digest, _: StartIndex = 0) -> Response:
         """Returns after the bytes, their name and max(start index) are fsynced in at least one tier. Idempotent."""
-        try:
-            stored = await store.put(digest, request.stream(), _content_length(request), start_index)
-        except ClientDisconnect as error:
-            raise InvalidRequestError("The body broke off.") from error
-        return JSONResponse(stored.model_dump(), status_code=201 if stored.created else 200)
+        return _AsgiAnswer(calls.put, digest)
 
 
-def _add_get(router: APIRouter, store: ChunkStore) -> None:
+def _add_get(router: APIRouter, calls: ChunkCalls) -> None:
     @router.get(
         "/chunks/{digest}",
         tags=["chunks"],
@@ -92,17 +79,12 @@ def _add_get(router: APIRouter, store: ChunkStore) -> None:
             **_problems(400, 404, 416, 503),
         },
     )
-    async def get_chunk(digest: Digest, byte_range: RangeHeader = None) -> Response:
+    async def get_chunk(digest: Digest, _: RangeHeader = None) -> Response:
         """The whole chunk is verified even when only a range is sent."""
-        leased = await store.get(digest)
-        try:
-            return _ChunkResponse(leased, byte_range)
-        except BaseException:
-            leased.lease.release()
-            raise
+        return _AsgiAnswer(calls.get, digest)
 
 
-def _add_head_and_delete(router: APIRouter, store: ChunkStore) -> None:
+def _add_head_and_delete(router: APIRouter, calls: ChunkCalls, store: ChunkStore) -> None:
     @router.head(
         "/chunks/{digest}",
         tags=["chunks"],
@@ -112,8 +94,7 @@ def _add_head_and_delete(router: APIRouter, store: ChunkStore) -> None:
     )
     async def head_chunk(digest: Digest) -> Response:
         """Answered from the records; the bytes are not read."""
-        size_bytes = await store.get_size_bytes(digest)
-        return Response(headers={"content-length": str(size_bytes), "content-type": "application/octet-stream"})
+        return _AsgiAnswer(calls.head, digest)
 
     @router.delete(
         "/chunks/{digest}",
@@ -150,69 +131,14 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         return found
 
 
-class _ChunkResponse(Response):
-    """Sends a verified chunk, or one range of it, in slices, and releases its share of the budget afterwards."""
+class _AsgiAnswer(Response):
+    """One of `ChunkCalls`, as FastAPI wants its answers."""
 
-    media_type = "application/octet-stream"
+    def __init__(self, call: Call, digest: str) -> None:
+        super().__init__()
+        self._call = call
+        self._digest = digest
 
-    def __init__(self, leased: LeasedBody, byte_range: str | None) -> None:
-        size_bytes = len(leased.body)
-        start, end = _parse_range(byte_range, size_bytes) or (0, size_bytes)
-        is_partial = (start, end) != (0, size_bytes)
-        headers = {"content-length": str(end - start), "accept-ranges": "bytes"}
-        if is_partial:
-            headers["content-range"] = f"bytes {start}-{end - 1}/{size_bytes}"
-        super().__init__(status_code=206 if is_partial else 200, headers=headers)
-        self._lease = leased.lease
-        self._view = memoryview(leased.body)[start:end]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """The connection is waited for before each slice and after the last, so that the budget covers what is unsent.
-
-        A reader that stops reading loses its connection: what it holds, others wait for.
-        """
-        try:
-            async with asyncio.timeout(_SEND_DEADLINE_S):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await self._send_body(send)
-        finally:
-            self._lease.release()
-
-    async def _send_body(self, send: Send) -> None:
-        if len(self._view) <= _SMALL_BYTES:
-            await send({"type": "http.response.body", "body": self._view})
-            return
-        for at in range(0, len(self._view), _SLICE_BYTES):
-            part = self._view[at : at + _SLICE_BYTES]
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _parse_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
-    """Start and end (exclusive) of a single range, or None when there is none to honour (RFC 9110 section 14.2).
-
-    Raises:
-        RangeNotSatisfiableError: no byte of it exists.
-    """
-    match = _RANGE.fullmatch(header) if header else None
-    if match is None or not any(match.groups()):
-        return None
-    first, last = match.groups()
-    if not first:
-        start, end = max(0, size_bytes - int(last)), size_bytes
-    else:
-        start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
-        if last and int(last) < int(first):
-            return None
-    if start >= end:
-        raise RangeNotSatisfiableError("No byte of the range exists.", size_bytes=size_bytes)
-    return start, end
-
-
-def _content_length(request: Request) -> int | None:
-    value = request.headers.get("content-length")
-    if value is None:
-        return None
-    if not value.isdecimal():
-        raise InvalidRequestError("Content-Length is not a number.")
-    return int(value)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Make the call."""
+        await self._call(scope, receive, send, self._digest)

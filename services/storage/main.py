@@ -6,10 +6,12 @@ Whatever makes a start pointless or dangerous ends it here, with one sentence, b
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from redis.exceptions import RedisError
 
 from services.storage.api import build_router
+from services.storage.chunk_lane import ChunkLane
 from services.storage.metrics import StorageMetrics
 from services.storage.node import StorageNode, redis_address
 from services.storage.redis_node.inspection import inspect
@@ -33,7 +35,8 @@ def main() -> None:
     folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     prepare_folder(folder.path)
     refuse_unusable_redis(settings)
-    node = StorageNode(settings, StorageMetrics())
+    metrics = StorageMetrics()
+    node = StorageNode(settings, metrics)
     app = create_app(
         title="Trivet storage",
         description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
@@ -42,6 +45,7 @@ def main() -> None:
         degradations=node.store.degradations,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=settings.max_chunk_bytes,
+        lane=partial(ChunkLane, store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))
     serve(app, settings)

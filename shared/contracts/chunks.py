@@ -31,7 +31,7 @@ class HasRequest(WireModel):
     """
 
     digests: list[str] = Field(max_length=MAX_HAS_DIGESTS)
-    start_index: int | None = Field(default=None, ge=0)
+    start_index: int | None = Field(default=None, ge=0, lt=2**63)
 
 
 class HasResponse(WireModel):
