@@ -17,7 +17,7 @@ from typing import Final
 
 import psutil
 
-from local_cluster.plan import ALLOCATOR_ENVIRONMENT
+from local_cluster.plan import STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.redis_server import find_redis_server
 from shared.settings import PeerAddress
 
@@ -69,7 +69,7 @@ def _node_environment(folder: Path, mode: str, secret: str) -> dict[str, str]:
     port = _free_port()
     return {
         **inherited,
-        **ALLOCATOR_ENVIRONMENT,
+        **STORAGE_ALLOCATOR_ENVIRONMENT,
         "TRIVET_NODE_ID": _NODE_ID,
         "TRIVET_CLUSTER_ID": "benchmark",
         "TRIVET_CLUSTER_SECRET": secret,

@@ -29,6 +29,11 @@ ALLOCATOR_ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": "134217728",
     "MALLOC_TOP_PAD_": "16777216",
 }
+STORAGE_ALLOCATOR_ENVIRONMENT: Final = {
+    **ALLOCATOR_ENVIRONMENT,
+    # Its disk threads would each get an arena, and every arena keeps what chunk bodies once took.
+    "MALLOC_ARENA_MAX": "2",
+}
 
 
 class Kind(StrEnum):
@@ -130,7 +135,11 @@ def make_plan(
     own: dict[Kind, dict[str, str]] = {
         Kind.CLOCK: {},
         Kind.CONSENSUS: {"TRIVET_CLOCK_URLS": clock_urls},
-        Kind.STORAGE: {"TRIVET_CLOCK_URLS": clock_urls, "TRIVET_CONSENSUS_URLS": consensus_urls},
+        Kind.STORAGE: {
+            **STORAGE_ALLOCATOR_ENVIRONMENT,
+            "TRIVET_CLOCK_URLS": clock_urls,
+            "TRIVET_CONSENSUS_URLS": consensus_urls,
+        },
         Kind.GATEWAY: {
             "TRIVET_CLOCK_URLS": clock_urls,
             "TRIVET_CONSENSUS_URLS": consensus_urls,
