@@ -1,4 +1,4 @@
-"""Conditional requests and ranges, as pure decisions over header values (RFC 9110 sections 8.8.3, 13 and 14).
+"""Conditional requests, as pure decisions over header values (RFC 9110 sections 8.8.3 and 13).
 
 Conditions of a write are decided again in the log, at the instant of the change; here they only refuse early.
 """
@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Final
 
 from shared.contracts.metadata import Preconditions
-from shared.errors import InvalidRequestError, PreconditionFailedError, RangeNotSatisfiableError
+from shared.errors import InvalidRequestError, PreconditionFailedError
 from shared.units import NANOSECONDS_PER_SECOND
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _SEPARATORS: Final = " \t,"
-_RANGE: Final = re.compile(r"bytes=[ \t]*(?:(\d{1,19})-(\d{1,19})?|-(\d{1,19}))[ \t]*")
 _MAX_TAGS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ByteSpan:
-    """Bytes `start` to `stop` of a file, `stop` excluded. Invariant: 0 <= start < stop <= size."""
-
-    start: int
-    stop: int
 
 
 def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
@@ -71,30 +61,6 @@ def is_not_modified(headers: Mapping[str, str], etag: str, modified_ns: int) -> 
         return _matches(conditions.if_none_match, etag)
     since_s = _seconds(headers.get("if-modified-since"))
     return since_s is not None and _whole_s(modified_ns) <= since_s
-
-
-def requested_span(headers: Mapping[str, str], size_bytes: int, etag: str) -> ByteSpan | None:
-    """The one range to answer with 206, or None for the whole file.
-
-    A malformed Range is ignored, and so is one of several ranges, as RFC 9110 section 14.2 allows. If-Range holds only
-    for the exact strong tag; a date is never exact enough here.
-
-    Raises:
-        RangeNotSatisfiableError: the range begins behind the end.
-    """
-    match = _RANGE.fullmatch(headers.get("range", ""))
-    if match is None or headers.get("if-range", f'"{etag}"') != f'"{etag}"':
-        return None
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        start, stop = max(0, size_bytes - int(suffix)), size_bytes
-    else:
-        start, stop = int(first), size_bytes if last is None else min(int(last) + 1, size_bytes)
-        if last is not None and int(last) < start:
-            return None
-    if start >= size_bytes or start >= stop:
-        raise RangeNotSatisfiableError("No byte of that range exists.", size_bytes=size_bytes)
-    return ByteSpan(start, stop)
 
 
 def http_date(unix_ns: int) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from services.gateway.admission import TransferSlots
 from services.gateway.byte_budget import ByteBudget, Lease
+from services.gateway.byte_ranges import ByteSpan
 from services.gateway.chunking import ReservationWaits
-from services.gateway.conditions import ByteSpan
 from services.gateway.node_directory import NodeDirectory
 from services.gateway.ports import Metadata
 from services.gateway.quorum import Quorums, replicas_confirmed, require_read_quorum
@@ -123,14 +123,16 @@ class Downloads:
     async def send(
         self,
         found: FoundFile,
-        span: ByteSpan | None,
+        spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         *,
         start: Start,
         sink: Sink,
         group: asyncio.TaskGroup,
     ) -> None:
-        """Send the file, or `span` of it: `start` once with the number of proved replicas, then `sink` for the bytes.
+        """Send the file, or `spans` of it one after the other.
+
+        Calls `start` once with the number of proved replicas, then `sink` for the bytes, no piece across two spans.
 
         `start` is only called once the first bytes are at hand and verified, so what fails before is a clean error; what
         fails after it must break the connection off.
@@ -143,7 +145,7 @@ class Downloads:
         with self._slots.take():
             pipeline = _Pipeline(
                 found,
-                parts=parts_of(found.version, span),
+                parts=parts_of(found.version, spans),
                 reader=self._reader,
                 budget=self._budget,
                 limits=self._limits,
@@ -151,7 +153,7 @@ class Downloads:
             )
             try:
                 await pipeline.require_next()
-                await start(await self._prove_first(found, span, quorums, pipeline, group))
+                await start(await self._prove_first(found, spans, quorums, pipeline, group))
                 await self._pump(found, quorums, pipeline, sink, group)
             finally:
                 pipeline.close()
@@ -159,13 +161,13 @@ class Downloads:
     async def _prove_first(
         self,
         found: FoundFile,
-        span: ByteSpan | None,
+        spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         pipeline: _Pipeline,
         group: asyncio.TaskGroup,
     ) -> int:
         """The number of proved replicas, weakest chunk, of the first window, or of everything when R is a condition."""
-        parts = list(parts_of(found.version, span))
+        parts = list(parts_of(found.version, spans))
         if not quorums.is_read_strict:
             parts = parts[:CENSUS_WINDOW_CHUNKS]
         if not parts:
@@ -290,14 +292,14 @@ class _Pipeline:
             return error
 
 
-def parts_of(version: FileVersion, span: ByteSpan | None) -> Iterator[ChunkPart]:
-    """The chunks that `span` touches, or all, each with the bytes of it that are wanted."""
-    offset = 0
-    start, stop = (0, version.content.size_bytes) if span is None else (span.start, span.stop)
-    for digest, size_bytes in version.content.chunks():
-        if offset < stop and offset + size_bytes > start:
-            yield ChunkPart(digest, size_bytes, max(0, start - offset), min(size_bytes, stop - offset))
-        offset += size_bytes
+def parts_of(version: FileVersion, spans: Sequence[ByteSpan] | None) -> Iterator[ChunkPart]:
+    """The chunks that each of `spans` touches, or all, each with the bytes of it that are wanted; none crosses a span."""
+    for span in [ByteSpan(0, version.content.size_bytes)] if spans is None else spans:
+        offset = 0
+        for digest, size_bytes in version.content.chunks():
+            if offset < span.stop and offset + size_bytes > span.start:
+                yield ChunkPart(digest, size_bytes, max(0, span.start - offset), min(size_bytes, span.stop - offset))
+            offset += size_bytes
 
 
 def _unwrap(outcome: FetchedChunk | TrivetError) -> FetchedChunk:

@@ -12,8 +12,9 @@ from services.gateway.api.parts import Parts, RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, quorums_of
 from services.gateway.body_digests import BodyDigests
+from services.gateway.byte_ranges import MAX_RANGES, requested_spans
 from services.gateway.client_connection import body_of
-from services.gateway.conditions import is_not_modified, requested_span, write_preconditions
+from services.gateway.conditions import is_not_modified, write_preconditions
 from services.gateway.downloads import FoundFile
 from services.gateway.file_headers import content_headers, content_type, user_metadata, version_headers
 from services.gateway.form_upload import open_form
@@ -94,7 +95,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         response_class=Response,
         responses={
             200: {"description": "The whole file.", "headers": _FILE_HEADERS, "content": _ANY_BYTES},
-            206: {"description": "The range asked for.", "headers": _FILE_HEADERS, "content": _ANY_BYTES},
+            206: {"description": "The ranges asked for.", "headers": _RANGE_HEADERS, "content": _RANGES},
             304: {"description": "Not modified.", "headers": _VERSION_HEADERS},
             **problems(400, 404, 412, 416, 503),
         },
@@ -103,15 +104,15 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def get_file(request: Request) -> Response:
         """The version that is current at one instant between request and response, every byte checked.
 
-        Several ranges are answered with the whole file. If the bytes are lost on the way, the connection breaks off.
+        Several ranges come as `multipart/byteranges`. If the bytes are lost on the way, the connection breaks off.
         """
         parts = gateway.parts
         found = await parts.downloads.find(file_name(request.scope["raw_path"]))
         if (unmodified := _not_modified(request, found)) is not None:
             return unmodified
         version = found.version
-        span = requested_span(headers_of(request), version.content.size_bytes, version.etag)
-        return FileStream(parts.downloads, found, span, quorums_of(request, parts.quorums))
+        spans = requested_spans(headers_of(request), version.content.size_bytes, version.etag)
+        return FileStream(parts.downloads, found, spans, quorums_of(request, parts.quorums))
 
     @router.head(
         _PATH,
@@ -224,6 +225,8 @@ _FILE_HEADERS: Final = _VERSION_HEADERS | {
     "X-Trivet-Digest": _header("BLAKE3-256 of the whole file, hex."),
     "X-Trivet-Replicas-Confirmed": _header("Proved replicas of the weakest chunk looked at."),
 }
+_RANGE_HEADERS: Final = _FILE_HEADERS | {"Content-Range": _header("Of a single range: which bytes, of how many.")}
+_RANGES: Final = _ANY_BYTES | {"multipart/byteranges": {"schema": {"type": "string", "format": "binary"}}}
 _WRITE_PARAMETERS: Final = (
     "X-Trivet-Write-Quorum",
     "If-Match",
@@ -250,7 +253,7 @@ _DESCRIPTIONS: Final = {
     "If-None-Match": "Only if the current entity tag is none of these; `*`: only if there is no file.",
     "If-Modified-Since": "Only if it was published later.",
     "If-Unmodified-Since": "Only if it was not published later.",
-    "Range": "One range of bytes, e.g. `bytes=0-99`.",
+    "Range": f"Ranges of bytes, e.g. `bytes=0-99` or `bytes=0-0,-1`: at most {MAX_RANGES}, together not more than the file.",
     "If-Range": "The range only if this is the current entity tag, else the whole file.",
 }
 

@@ -7,14 +7,12 @@ import time
 import pytest
 
 from services.gateway.conditions import (
-    ByteSpan,
     check_write,
     http_date,
     is_not_modified,
-    requested_span,
     write_preconditions,
 )
-from shared.errors import InvalidRequestError, PreconditionFailedError, RangeNotSatisfiableError
+from shared.errors import InvalidRequestError, PreconditionFailedError
 
 SECOND_NS = 1_000_000_000
 MODIFIED_NS = 1_795_000_000 * SECOND_NS + 999_999_999
@@ -110,45 +108,6 @@ def test_412_when_a_read_condition_fails(headers) -> None:
     """A read may carry the conditions of writes."""
     with pytest.raises(PreconditionFailedError):
         is_not_modified(headers, "e", MODIFIED_NS)
-
-
-@pytest.mark.parametrize(
-    ("value", "span"),
-    [
-        ("bytes=0-0", ByteSpan(0, 1)),
-        ("bytes=2-4", ByteSpan(2, 5)),
-        ("bytes=9-", ByteSpan(9, 10)),
-        ("bytes=5-999", ByteSpan(5, 10)),
-        ("bytes=-3", ByteSpan(7, 10)),
-        ("bytes=-99", ByteSpan(0, 10)),
-        ("bytes=4-2", None),
-        ("bytes=", None),
-        ("bytes=-", None),
-        ("bytes=a-b", None),
-        ("lines=0-1", None),
-        ("bytes=0-1,3-4", None),
-        ("bytes=0-1 x", None),
-        ("", None),
-    ],
-)
-def test_a_single_range_is_served_and_anything_else_is_the_whole_file(value, span) -> None:
-    """Malformed and multiple ranges are ignored, as section 14.2 allows."""
-    assert requested_span({"range": value}, 10, "e") == span
-
-
-@pytest.mark.parametrize(("value", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-5", 0)])
-def test_a_range_behind_the_end_is_416(value, size) -> None:
-    """No byte of it exists."""
-    with pytest.raises(RangeNotSatisfiableError) as caught:
-        requested_span({"range": value}, size, "e")
-    assert caught.value.facts == {"size_bytes": size}
-
-
-@pytest.mark.parametrize(("if_range", "holds"), [('"e"', True), ('"x"', False), ('W/"e"', False), (DATE, False)])
-def test_if_range_holds_for_the_exact_strong_tag_only(if_range, holds) -> None:
-    """Otherwise the whole file is sent."""
-    span = requested_span({"range": "bytes=0-1", "if-range": if_range}, 10, "e")
-    assert (span is not None) == holds
 
 
 def test_a_date_is_rounded_down_to_the_second() -> None:

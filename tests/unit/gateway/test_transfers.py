@@ -13,7 +13,7 @@ import pytest
 from blake3 import blake3
 
 from services.gateway.body_digests import BodyDigests
-from services.gateway.conditions import ByteSpan
+from services.gateway.byte_ranges import ByteSpan
 from services.gateway.file_headers import etag_of
 from services.gateway.quorum import Quorums
 from services.gateway.raw_names import FileName
@@ -85,7 +85,12 @@ async def get(
     found = await world.parts.downloads.find(NAME)
     async with asyncio.TaskGroup() as group:
         await world.parts.downloads.send(
-            found, span, quorums or world.parts.quorums, start=received.start, sink=received.sink, group=group
+            found,
+            None if span is None else [span],
+            quorums or world.parts.quorums,
+            start=received.start,
+            sink=received.sink,
+            group=group,
         )
     return received
 
