@@ -51,6 +51,7 @@ check: install ## Lint, format, types, import rules, manifests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/check_containers.py
+	$(BIN)/mypy .ci/openapi.py
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_containers.py
 
@@ -62,6 +63,10 @@ test: install ## Unit, contract, simulation and integration tests against real p
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: openapi
+openapi: install ## Write docs/openapi/ from the code of the services
+	$(BIN)/python .ci/openapi.py
 
 .PHONY: lock
 lock: install ## Write uv.lock and requirements.lock from pyproject.toml

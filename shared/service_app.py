@@ -37,6 +37,7 @@ from shared.errors import (
     TrivetError,
 )
 from shared.http_edge import GuardedHttpProtocol
+from shared.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.request_signing import BODY_DIGEST_HEADER, RequestVerifier
 from shared.settings import ServiceSettings
 from shared.units import MIB
@@ -59,7 +60,6 @@ DOCS_POLICY: Final = (
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
 
 KEEP_ALIVE_S: Final = 75
-PROBLEM_TYPE: Final = "application/problem+json"
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 
 
@@ -103,6 +103,7 @@ def create_app(
     if lane is not None:
         app.add_middleware(lane)
     if verifier is not None:
+        describe_problems(app, COMMON_INTERNAL)
         app.add_middleware(_InternalOnly, verifier=verifier, max_body_bytes=max_body_bytes)
     return app
 
@@ -159,7 +160,12 @@ def _add_health(app: FastAPI, readiness: Readiness, degradations: Readiness) -> 
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["health"], summary="Can it serve, and if not, why?")
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Can it serve, and if not, why?",
+        responses={503: {"description": "Not now; `reasons` says why."}},
+    )
     async def readyz() -> dict[str, str | list[str]]:
         reasons = readiness() if app.state.is_started else ["starting"]
         if reasons:

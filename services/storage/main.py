@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from services.storage.api import build_router
@@ -35,6 +36,11 @@ def main() -> None:
     folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     prepare_folder(folder.path)
     refuse_unusable_redis(settings)
+    serve(build_app(settings), settings)
+
+
+def build_app(settings: StorageSettings) -> FastAPI:
+    """The application of one node, which it opens when it starts. The data folder is there."""
     metrics = StorageMetrics()
     node = StorageNode(settings, metrics)
     app = create_app(
@@ -48,7 +54,7 @@ def main() -> None:
         lane=partial(ChunkLane, store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))
-    serve(app, settings)
+    return app
 
 
 def refuse_unusable_redis(settings: StorageSettings) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import RangeNotSatisfiableError, TrivetError, UnauthenticatedError
-from shared.service_app import PROBLEM_TYPE, problem_response
+from shared.problem_schema import PROBLEM_REFERENCE, PROBLEM_TYPE, describe_problems
+from shared.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -28,28 +28,12 @@ _DESCRIPTIONS: Final = {
     503: "A quorum, the leader or a budget is missing now; see Retry-After. `definite` says whether nothing happened.",
     507: "The storage nodes are full.",
 }
-_SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem document. `definite` is true when the requested change certainly did not happen."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(examples=["urn:trivet:problem:file_not_found"])
-    title: str
-    status: int
-    detail: str
-    code: str
-    definite: bool
-    instance: str | None = None
-    retry_after_s: int | None = None
 
 
 def problems(*statuses: int) -> Responses:
     """The `responses` of a route that may end in these."""
     return {
-        status: {"description": _DESCRIPTIONS[status], "content": {PROBLEM_TYPE: {"schema": _SCHEMA}}}
+        status: {"description": _DESCRIPTIONS[status], "content": {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE}}}
         for status in sorted({*statuses, 500})
     }
 
@@ -68,19 +52,4 @@ def install(app: FastAPI, *, security_schemes: dict[str, Any]) -> None:
             answer.headers["content-range"] = f"bytes */{error.facts.get('size_bytes', 0)}"
         return answer
 
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = describe()
-        schema.setdefault("components", {})["securitySchemes"] = security_schemes
-        components = schema["components"].setdefault("schemas", {})
-        components["Problem"] = Problem.model_json_schema()
-        # FastAPI adds these for its own validation answers, which are 400 problem documents here.
-        for name in ("HTTPValidationError", "ValidationError"):
-            components.pop(name, None)
-        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
-            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
-                del operation["responses"]["422"]
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    describe_problems(app, {}, security_schemes=security_schemes)
