@@ -68,7 +68,13 @@ class HeartbeatSender:
 
     async def send(self) -> bool:
         """One heartbeat, offered to the members in turn until the leader takes it; False when none did."""
-        heartbeat = await self._describe()
+        try:
+            heartbeat = await self._describe()
+        except (TrivetError, OSError) as error:
+            # A catalog or file system that cannot be asked now may be asked later; without heartbeats the node is lost.
+            logger.warning("heartbeat not sent: the node cannot describe itself", error=str(error))
+            self._metrics.heartbeat_failures.inc()
+            return False
         # A member that does not lead may name the leader, so each may be asked, and then be asked to be followed.
         for _ in range(2 * self._member_count):
             member = self._leader.choose(time.monotonic())

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.metrics import StorageMetrics
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
-from shared.errors import ClusterMismatchError, NotLeaderError, PeerUnreachableError
+from shared.errors import ClusterMismatchError, NotLeaderError, PeerUnreachableError, UnavailableError
 from shared.settings import PeerAddress
 
 MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}") for n in (1, 2, 3)]
@@ -118,3 +118,32 @@ async def test_the_sender_goes_on_after_failures(members, sender, monkeypatch):
         await sender.run()
     assert all(pause <= 1 for pause in pauses[:2])
     assert pauses[2:] == [30, 30, 30]
+
+
+@pytest.mark.parametrize("fault", [OSError("statvfs: I/O error"), UnavailableError("the catalog is closed")])
+async def test_a_node_that_cannot_describe_itself_tries_again(members, monkeypatch, fault):
+    """A failing file system or catalog is a failed heartbeat, not the end of all heartbeats."""
+    faults = [fault]
+
+    async def describe() -> Heartbeat:
+        if faults:
+            raise faults.pop()
+        return HEARTBEAT
+
+    real_sleep = asyncio.sleep
+    pauses: list[float] = []
+
+    async def fast(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise asyncio.CancelledError
+        await real_sleep(0)
+
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), ADMITTED)
+    metrics = StorageMetrics(CollectorRegistry())
+    sender = HeartbeatSender("storage-1", MEMBERS, members, describe, metrics, interval_s=30, retry_base_s=5)
+    monkeypatch.setattr(asyncio, "sleep", fast)
+    with pytest.raises(asyncio.CancelledError):
+        await sender.run()
+    assert sender.was_accepted
+    assert pauses[1] == 30
