@@ -140,7 +140,8 @@ class NodeHealth:
     async def _check(self, record: _Record) -> None:
         if not await self._is_ready(record):
             self._bar(record, "slow, and not ready when asked")
-            await self._bring_back(record)
+        # Even when it is ready: a request that failed while it was asked barred it, and left the probing to this task.
+        await self._bring_back(record)
 
     def _bar(self, record: _Record, reason: str) -> None:
         if record.breaker.bar():

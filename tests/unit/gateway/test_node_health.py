@@ -71,6 +71,22 @@ async def test_a_suspect_that_does_not_answer_is_avoided(bench, monkeypatch) -> 
     assert bench.nodes.calls["probe", "a"] == 1
 
 
+async def test_a_node_barred_while_a_suspicion_is_checked_comes_back() -> None:
+    """A request fails while the probe of a suspect is under way; the probe finds the node ready, and so does the next."""
+    async with BackgroundTasks() as tasks:
+        bench = Bench(tasks)
+        bench.health = NodeHealth(bench.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.02)
+        bench.nodes.hanging.add("a")
+        bench.health.suspect(node("a"))
+        await bench.wait_until(lambda: bench.nodes.under_way == 1)
+        bench.health.failed(node("a"), unreachable("a"))
+        assert bench.admitted() == ["b"]
+        bench.nodes.hanging.clear()
+        bench.nodes.released.set()
+        await bench.wait_until(lambda: bench.admitted() == ["a", "b"])
+        assert bench.nodes.calls["probe", "a"] == 2, "ready once is an old answer: it failed since"
+
+
 async def test_news_in_the_node_map_are_probed_at_once(bench) -> None:
     """A node that the log calls active again is used within moments, whatever the backoff."""
     bench.health.failed(node("a"), unreachable("a"))
