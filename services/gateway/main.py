@@ -27,7 +27,7 @@ from services.gateway.node_directory import NodeDirectory
 from services.gateway.node_health import NodeHealth
 from services.gateway.ports import ChunkNodes, Clock, Metadata
 from services.gateway.quorum import Quorums
-from services.gateway.read_repair import ReadRepair
+from services.gateway.read_repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.readiness import ReadinessWatch
 from services.gateway.replica_census import ReplicaCensus
 from services.gateway.replica_reader import ReplicaReader
@@ -76,8 +76,11 @@ class Gateway:
                 ConsensusClient(settings.consensus_urls, client, deadline_s=settings.consensus_deadline_s)
             )
             tasks = await stack.enter_async_context(BackgroundTasks())
+            repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))
             nodes = StorageClient(client, timeout_s=settings.replica_timeout_s)
-            self._parts, self._watch, metrics = assemble(settings, metadata, nodes, clock, tasks)
+            self._parts, self._watch, metrics = assemble(
+                settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks
+            )
             metrics.open()
             stack.callback(metrics.close)
             tasks.start("readiness", self._watch.watch())
@@ -86,7 +89,13 @@ class Gateway:
 
 
 def assemble(
-    settings: GatewaySettings, metadata: Metadata, nodes: ChunkNodes, clock: Clock, tasks: BackgroundTasks
+    settings: GatewaySettings,
+    metadata: Metadata,
+    nodes: ChunkNodes,
+    clock: Clock,
+    *,
+    tasks: BackgroundTasks,
+    repair_tasks: BackgroundTasks,
 ) -> tuple[Parts, ReadinessWatch, GatewayMetrics]:
     """Wire the parts over the three ports."""
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
@@ -102,7 +111,7 @@ def assemble(
     writer = ReplicaWriter(nodes, health, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
     repair = ReadRepair(
-        nodes, reader, budget, tasks, replica_count=settings.replica_count, timeout_s=settings.replica_timeout_s
+        nodes, reader, budget, repair_tasks, replica_count=settings.replica_count, timeout_s=settings.replica_timeout_s
     )
     upload_limits = UploadLimits(
         settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits

@@ -24,6 +24,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_QUEUED_REPAIRS: Final = 1024
 _WORKERS: Final = 2
+MAX_REPAIR_TASKS: Final = 2 * _WORKERS
+"""What its tasks must admit: a worker that has just ended is one of them for a moment more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,13 @@ class Repair:
 
 
 class ReadRepair:
-    """Invariant: a (digest, node) pair is queued or under way at most once."""
+    """Invariant: a (digest, node) pair is queued or under way at most once.
+
+    Invariant: `_workers` counts the workers from the moment they are started, not from their first step: one request may
+    ask for a thousand repairs before any of them runs.
+
+    Its `tasks` are its own, so that repairs never take the place of an upload's background work.
+    """
 
     def __init__(
         self,
@@ -74,17 +82,21 @@ class ReadRepair:
             return
         self._queue[key] = repair
         if self._workers < _WORKERS:
-            try:
-                self._tasks.start("read repair", self._work())
-            except OverloadedError:
-                del self._queue[key]
+            self._start_worker(key)
 
     def _is_rightful(self, repair: Repair) -> bool:
         rightful = preference_list(repair.digest, repair.node_map.nodes)[: self._replica_count]
         return any(node.id == repair.node.id and node.state == NodeState.ACTIVE for node in rightful)
 
-    async def _work(self) -> None:
+    def _start_worker(self, key: tuple[str, str]) -> None:
         self._workers += 1
+        try:
+            self._tasks.start("read repair", self._work())
+        except OverloadedError:
+            self._workers -= 1
+            del self._queue[key]
+
+    async def _work(self) -> None:
         try:
             while self._queue:
                 key = next(iter(self._queue))

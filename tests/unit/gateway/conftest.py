@@ -14,6 +14,7 @@ import pytest
 from services.gateway.api.parts import Parts
 from services.gateway.gateway_metrics import GatewayMetrics
 from services.gateway.main import assemble
+from services.gateway.read_repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
 from shared.settings import PeerAddress
@@ -42,6 +43,14 @@ def make_settings(**changes: object) -> GatewaySettings:
     return GatewaySettings.model_validate(facts | changes)
 
 
+async def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
+    """Poll until `condition` holds."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+        await asyncio.sleep(0.005)
+
+
 @dataclass
 class World:
     """Everything a test may look at or break."""
@@ -62,21 +71,18 @@ class World:
 
     async def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
         """Poll until `condition` holds."""
-        deadline = time.monotonic() + deadline_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-            await asyncio.sleep(0.005)
+        await wait_until(condition, what, deadline_s)
 
 
 @pytest.fixture
 async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
-    async with BackgroundTasks() as tasks:
+    async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
 
         async def make(*node_ids: str, **changes: object) -> World:
             settings, nodes, clock = make_settings(**changes), FakeNodes(), FakeClock()
             metadata = LocalMetadata(tmp_path / "metadata.sqlite")
             await metadata.make_cluster(clock, *(node_ids or NODES))
-            parts, _, metrics = assemble(settings, metadata, nodes, clock, tasks)
+            parts, _, metrics = assemble(settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks)
             return World(settings, nodes, metadata, clock, parts, metrics, tasks)
 
         yield make
