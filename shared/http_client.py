@@ -1,11 +1,14 @@
 """The one place that makes HTTP clients: httpx on aiohttp's transport, signed, bounded, with typed errors.
 
 httpx's own transport costs 1.3-1.6 ms of CPU per call, aiohttp's under the same interface 0.25 ms (DESIGN.md section 5).
+Bytes (`PeerClient.request`, every chunk) go to aiohttp directly: httpx around it doubles the cost of a call, also of one
+with 1 MiB. Both ways share one pool of connections, one signer and the same errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -72,6 +75,16 @@ class _SignedAuth(httpx.Auth):
         return request
 
 
+@dataclass(frozen=True, slots=True)
+class _BytesOut:
+    """A request but for its signature; header names in lower case, the body's digest among them."""
+
+    method: str
+    url: URL
+    content: bytes | None
+    headers: dict[str, str]
+
+
 class PeerClient:
     """Calls other services of the cluster.
 
@@ -83,8 +96,10 @@ class PeerClient:
     ) -> None:
         self._signer = RequestSigner(keys)
         self._connect_timeout_s = connect_timeout_s
-        limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport = _Transport(limits=limits, trust_env=False, local_address=local_address or None)
+        self._max_connections = max_connections
+        self._local_address = local_address
+        self._session: aiohttp.ClientSession | None = None
+        transport = _Transport(client=self._open_session, trust_env=False)
         # The one client factory (STYLE.md).
         self._client = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)  # noqa: TID251
 
@@ -99,6 +114,8 @@ class PeerClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def request(
         self,
@@ -122,22 +139,16 @@ class PeerClient:
             TrivetError: the peer's own typed error.
             PeerUnreachableError: no answer; definite only when the connection was never made.
         """
-        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
-        try:
-            response = await self._client.request(
-                method,
-                peer.url + path,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-                auth=_SignedAuth(self._signer, peer.id),
-            )
-        except httpx.TransportError as error:
-            # The transport calls every lost connection a ConnectTimeout; only aiohttp's own error says whether there
-            # was one at all.
-            if isinstance(error.__cause__, _NEVER_CONNECTED):
-                raise PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id) from error
-            raise PeerUnreachableError(f"{peer.id} did not answer: {error}", peer=peer.id) from error
+        sent = {name.lower(): value for name, value in (headers or {}).items()}
+        if BODY_DIGEST_HEADER not in sent:
+            sent[BODY_DIGEST_HEADER] = blake3(content).hexdigest() if content else EMPTY_BODY_DIGEST
+        bytes_out = _BytesOut(method, URL(peer.url + path, encoded=True), content, sent)
+        response = await self._send(peer, bytes_out, timeout_s)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            boot = parse_challenge(response.headers.get("www-authenticate"))
+            if boot is not None:
+                self._signer.learn_boot(peer.id, boot)
+                response = await self._send(peer, bytes_out, timeout_s)
         raise_for_problem(response)
         return response
 
@@ -152,10 +163,59 @@ class PeerClient:
         timeout_s: float,
     ) -> ModelT:
         """One call with wire models in and out. Raises what `request` raises."""
-        content = None if body is None else body.model_dump_json().encode()
-        headers = None if body is None else {"content-type": "application/json"}
-        response = await self.request(peer, method, path, timeout_s=timeout_s, content=content, headers=headers)
+        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
+        try:
+            response = await self._client.request(
+                method,
+                peer.url + path,
+                content=None if body is None else body.model_dump_json().encode(),
+                headers=None if body is None else {"content-type": "application/json"},
+                timeout=timeout,
+                auth=_SignedAuth(self._signer, peer.id),
+            )
+        except httpx.TransportError as error:
+            # The transport calls every lost connection a ConnectTimeout; aiohttp's own error says what happened.
+            raise _unreachable(peer, error.__cause__ or error) from error
+        raise_for_problem(response)
         return answer.model_validate_json(response.content)
+
+    async def _send(self, peer: PeerAddress, out: _BytesOut, timeout_s: float) -> httpx.Response:
+        """Sign and send once; the answer, whatever its status. Raises PeerUnreachableError."""
+        digest = out.headers[BODY_DIGEST_HEADER]
+        signature = self._signer.authorization(out.method, out.url.raw_path_qs, peer.id, digest)
+        headers = {**out.headers, "authorization": signature}
+        connect_s = min(self._connect_timeout_s, timeout_s)
+        timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_connect=connect_s, sock_read=timeout_s)
+        try:
+            async with self._open_session().request(
+                out.method, out.url, data=out.content, headers=headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                return httpx.Response(answer.status, headers=answer.raw_headers, content=await answer.read())
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise _unreachable(peer, error) from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """The pool of connections; made at the first call, because it belongs to the running loop."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._max_connections,
+                keepalive_timeout=KEEPALIVE_EXPIRY_S,
+                local_addr=(self._local_address, 0) if self._local_address else None,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            )
+        return self._session
+
+
+def _unreachable(peer: PeerAddress, error: BaseException) -> PeerUnreachableError:
+    if isinstance(error, _NEVER_CONNECTED):
+        return PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id)
+    return PeerUnreachableError(f"{peer.id} did not answer: {error or type(error).__name__}", peer=peer.id)
 
 
 def raise_for_problem(response: httpx.Response) -> None:

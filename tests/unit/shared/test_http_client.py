@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from blake3 import blake3
 from fastapi import FastAPI, Request, Response
 
 from shared.contracts.cluster import InitResponse
@@ -18,12 +19,26 @@ from shared.errors import (
     SignatureRejectedError,
 )
 from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys, RequestVerifier
+from shared.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestVerifier
 from shared.service_app import create_app
 from shared.settings import PeerAddress
 from shared.units import MIB
 
 KEYS = ClusterKeys.parse("k" * 32)
+
+
+Ask = Callable[[PeerClient, PeerAddress, str], Awaitable[object]]
+
+
+async def ask_for_bytes(client: PeerClient, peer: PeerAddress, path: str) -> object:
+    return await client.request(peer, "GET", path, timeout_s=0.5)
+
+
+async def ask_for_a_model(client: PeerClient, peer: PeerAddress, path: str) -> object:
+    return await client.call(peer, "GET", path, InitResponse, timeout_s=0.5)
+
+
+both_ways = pytest.mark.parametrize("ask", [ask_for_bytes, ask_for_a_model])
 
 
 @asynccontextmanager
@@ -105,11 +120,12 @@ async def test_a_redirect_is_not_followed(peer) -> None:
     assert answer.status_code == 307
 
 
-async def test_a_wrong_secret_is_refused_and_not_tried_for_ever(peer) -> None:
+@both_ways
+async def test_a_wrong_secret_is_refused_and_not_tried_for_ever(peer, ask: Ask) -> None:
     """One challenge, one more try, then the error."""
     async with PeerClient(ClusterKeys.parse("w" * 32)) as client:
         with pytest.raises(SignatureRejectedError):
-            await client.request(peer, "GET", "/v1/model", timeout_s=10)
+            await ask(client, peer, "/v1/model")
 
 
 async def test_a_signature_for_another_id_is_refused(peer) -> None:
@@ -119,20 +135,30 @@ async def test_a_signature_for_another_id_is_refused(peer) -> None:
             await client.request(PeerAddress("storage-2", peer.url), "GET", "/v1/model", timeout_s=10)
 
 
-async def test_a_refused_connection_is_definite() -> None:
+async def test_header_names_are_equal_in_any_case(peer) -> None:
+    """A digest that the caller gave is signed and sent once, however its name is written."""
+    async with PeerClient(KEYS) as client:
+        headers = {BODY_DIGEST_HEADER.title(): blake3(b"body").hexdigest()}
+        answer = await client.request(peer, "PUT", "/v1/echo", content=b"body", headers=headers, timeout_s=10)
+    assert answer.content == b"body"
+
+
+@both_ways
+async def test_a_refused_connection_is_definite(ask: Ask) -> None:
     """Nothing can have reached a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     async with PeerClient(KEYS) as client:
         with pytest.raises(PeerUnreachableError) as caught:
-            await client.request(PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "GET", "/", timeout_s=5)
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
     assert caught.value.definite
     assert caught.value.facts["peer"] == "storage-1"
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"])
 @pytest.mark.parametrize("is_closed", [True, False])
-async def test_silence_or_half_an_answer_is_not_definite(answer: bytes, is_closed: bool) -> None:
+@both_ways
+async def test_silence_or_half_an_answer_is_not_definite(answer: bytes, is_closed: bool, ask: Ask) -> None:
     """The request was sent: whether it was done is not known, with a closed connection as with a hung one."""
     release = asyncio.Event()
 
@@ -147,6 +173,6 @@ async def test_silence_or_half_an_answer_is_not_definite(answer: bytes, is_close
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(PeerUnreachableError) as caught:
-            await client.request(PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "GET", "/", timeout_s=0.3)
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
         release.set()
     assert not caught.value.definite
