@@ -93,3 +93,4 @@ test-slow: install ## The tests that take minutes
 .PHONY: bench-storage
 bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk
 	@$(BIN)/python -m benchmarks.storage
+	@$(BIN)/python -m benchmarks.storage_restart

@@ -40,6 +40,7 @@ _WARM_LARGE: Final = 64
 _SMALL_SHARE: Final = 0.8
 _READ_SHARE: Final = 0.5
 _ZIPF_EXPONENT: Final = 1.1
+_MAX_ATTEMPTS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +174,15 @@ class NodeLoad:
         return body.digest
 
     async def _put(self, client: int, body: Body) -> None:
-        answer = await self._connections[client].call("PUT", body.digest, body.pieces, is_kept=True)
-        # 200 when the write-behind stored it on disk before a slow Redis had answered.
-        if answer.status not in {200, 201}:
-            raise RuntimeError(f"a put was answered {answer.status}: {answer.body!r}")
+        for _ in range(_MAX_ATTEMPTS):
+            answer = await self._connections[client].call("PUT", body.digest, body.pieces, is_kept=True)
+            # 200 when the write-behind stored it on disk before a slow Redis had answered.
+            if answer.status in {200, 201}:
+                return
+            # Mode `redis` refuses while its Redis waits for a busy disk. The wait counts: the call takes that long.
+            if answer.status != 503:
+                break
+        raise RuntimeError(f"a put was answered {answer.status}: {answer.body!r}")
 
     async def _get(self, client: int, digest: str, size_bytes: int) -> None:
         answer = await self._connections[client].call("GET", digest)

@@ -22,7 +22,8 @@ from local_cluster.redis_server import find_redis_server
 from shared.settings import PeerAddress
 
 _START_DEADLINE_S: Final = 60.0
-_NODE_ID: Final = "storage-1"
+NODE_ID: Final = "storage-1"
+CLUSTER_ID: Final = "benchmark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def running_node(folder: Path, mode: str) -> Iterator[RunningNode]:
         command = [sys.executable, "-m", "services.storage.main"]
         process = stack.enter_context(_process(command, folder / "node.log", environment))
         _wait(process, port, folder / "node.log")
-        peer = PeerAddress(_NODE_ID, environment["TRIVET_ADVERTISED_URL"])
+        peer = PeerAddress(NODE_ID, environment["TRIVET_ADVERTISED_URL"])
         yield RunningNode(peer, secret, process.pid, time.perf_counter() - began)
 
 
@@ -70,8 +71,8 @@ def _node_environment(folder: Path, mode: str, secret: str) -> dict[str, str]:
     return {
         **inherited,
         **STORAGE_ALLOCATOR_ENVIRONMENT,
-        "TRIVET_NODE_ID": _NODE_ID,
-        "TRIVET_CLUSTER_ID": "benchmark",
+        "TRIVET_NODE_ID": NODE_ID,
+        "TRIVET_CLUSTER_ID": CLUSTER_ID,
         "TRIVET_CLUSTER_SECRET": secret,
         "TRIVET_PORT": str(port),
         "TRIVET_DATA_DIR": str(folder / "data"),
