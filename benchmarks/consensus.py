@@ -224,6 +224,21 @@ async def measure_failover(trials: int) -> list[float]:
     return times
 
 
+async def measure_soak(duration_s: float) -> tuple[Run, int]:
+    """Full load from 64 clients for long: (the run, elections meanwhile). A healthy cluster needs none."""
+    with tempfile.TemporaryDirectory(prefix="trivet-bench-") as folder:
+        async with members(Path(folder)) as (cluster, _, publisher):
+            before = await _term_of(cluster, await _leader_of(cluster))
+            run = await closed_loop(64, duration_s, lambda _c, _i: publisher.publish())
+            after = await _term_of(cluster, await _leader_of(cluster))
+    return run, after - before
+
+
+async def _term_of(cluster: Cluster, member: str) -> int:
+    async with PeerClient(cluster.keys) as client:
+        return (await client.call(cluster.peer(member), "GET", "/v1/status", MemberStatus, timeout_s=5)).term
+
+
 async def _publish_on(publisher: Publisher) -> None:
     while True:
         with contextlib.suppress(TrivetError):
@@ -298,8 +313,25 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--failovers", type=int, default=30)
+    parser.add_argument("--soak", type=float, default=0.0, help="only this: seconds of full load, counting elections")
     arguments = parser.parse_args()
     print(describe_machine())
+    if arguments.soak:
+        run, elections = asyncio.run(measure_soak(arguments.soak))
+        show(
+            f"Full load, 64 clients, {run.duration_s:,.0f} s",
+            ("", "publishes", "/s", "p50 ms", "p99 ms", "max ms", "elections"),
+            [
+                [
+                    "",
+                    f"{run.operations:,}",
+                    f"{run.per_second:,.0f}",
+                    *(f"{run.percentile_ms(percent):.1f}" for percent in (50, 99, 100)),
+                    str(elections),
+                ]
+            ],
+        )
+        return
     floor = measure_floor(arguments.runs, arguments.seconds / 2)
     commits, engine_reads = asyncio.run(measure_engine(arguments.runs, arguments.seconds))
     publishes, member_reads = asyncio.run(measure_members(arguments.runs, arguments.seconds))
