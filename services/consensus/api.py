@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 
 from services.consensus.membership import Membership
 from services.consensus.nodes import StorageNodes
@@ -52,10 +52,16 @@ def create_router(member: RunningMember) -> APIRouter:
         """Answered when every proposal is committed on a majority and applied here. Each happens once per request_id."""
         return ProposalResults(results=await member.service.propose(batch.proposals))
 
-    @router.post("/reads", tags=["metadata"], summary="Linearizable reads", responses=_NOT_LEADER)
-    async def read(batch: ReadBatch) -> ReadResults:
+    @router.post(
+        "/reads",
+        tags=["metadata"],
+        summary="Linearizable reads",
+        response_model=ReadResults,
+        responses=_NOT_LEADER,
+    )
+    async def read(batch: ReadBatch) -> Response:
         """One ReadIndex barrier serves the whole batch; all answers come from one applied index."""
-        return await member.service.read(batch.queries)
+        return Response(await member.service.read(batch.queries), media_type="application/json")
 
     @router.post(
         "/nodes/{node_id}/heartbeat",

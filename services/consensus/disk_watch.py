@@ -22,7 +22,12 @@ CHECK_INTERVAL_S: Final = 1.0
 async def watch_disk(node: RaftNode, folder: Path, reserve_bytes: int) -> NoReturn:
     """Run for ever: compare the free space of `folder`'s file system with the reserve."""
     while True:
-        free_bytes = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+        try:
+            free_bytes = (await asyncio.to_thread(shutil.disk_usage, folder)).free
+        except OSError as error:
+            logger.warning("disk space cannot be read", error=str(error))
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            continue
         is_low = free_bytes < reserve_bytes
         if is_low != node.raft.is_low_on_disk:
             logger.warning("disk space", is_low=is_low, free_bytes=free_bytes, reserve_bytes=reserve_bytes)

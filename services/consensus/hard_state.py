@@ -20,10 +20,17 @@ _FORMAT_VERSION = 1
 class FileHardState:
     """A `HardStateStore`. Invariant: what `term` and `voted_for` say is on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "hard_state"
-        self._term, self._voted_for = self._read()
+        self._term: int = 0
+        self._voted_for: str | None = None
+        if self._path.exists():
+            self._term, self._voted_for = self._read()
+        elif must_exist:
+            raise LogDamagedError(f"{self._path} is gone, and with it a vote that may have been given")
+        else:
+            self._write(0, None)
 
     @property
     def term(self) -> int:
@@ -42,15 +49,15 @@ class FileHardState:
         assert term >= self._term, "the term goes back"
         if (term, voted_for) == (self._term, self._voted_for):
             return
-        body = bytes(msgpack.packb([_FORMAT_VERSION, term, voted_for]))
-        replace_file(self._path, zlib.crc32(body).to_bytes(4, "little") + body)
+        self._write(term, voted_for)
         self._term, self._voted_for = term, voted_for
 
+    def _write(self, term: int, voted_for: str | None) -> None:
+        body = bytes(msgpack.packb([_FORMAT_VERSION, term, voted_for]))
+        replace_file(self._path, zlib.crc32(body).to_bytes(4, "little") + body)
+
     def _read(self) -> tuple[int, str | None]:
-        try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
-            return 0, None
+        raw = self._path.read_bytes()
         body = raw[4:]
         if len(raw) < 5 or zlib.crc32(body) != int.from_bytes(raw[:4], "little"):
             raise LogDamagedError(f"{self._path} does not fit its checksum; its vote is lost")

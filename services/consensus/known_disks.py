@@ -20,7 +20,13 @@ DISK_ID_BYTES = 16
 class KnownDisks:
     """This member's own disk id, and those of the others as first seen. Invariant: what `accept` returned True for is on disk."""
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether `folder` has an id, so that log, term and vote must be there too: an id without them proves nothing."""
+        return (folder / "disk_id").exists()
+
     def __init__(self, folder: Path) -> None:
+        """Read the folder's ids, or give it one: to be done after log and vote were made, never before."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "known_disks.json"
         own_path = folder / "disk_id"
@@ -45,8 +51,9 @@ class KnownDisks:
         """What another member knows. So a disk is known to those that never met its member before it was lost."""
         news = {member: disk_id for member, disk_id in others.items() if member not in self._known}
         if news:
-            self._known |= news
-            replace_file(self._path, json.dumps(self._known, indent=1, sort_keys=True).encode())
+            known = self._known | news
+            replace_file(self._path, json.dumps(known, indent=1, sort_keys=True).encode())
+            self._known = known
 
     def _read(self) -> dict[str, str]:
         try:

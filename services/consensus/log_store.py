@@ -42,7 +42,6 @@ CREATE TABLE IF NOT EXISTS base (
 _FORMAT_VERSION: Final = 1
 _MARK: Final = struct.Struct("<QI")
 _ROW_HEAD: Final = struct.Struct("<QQB")
-_LOAD_BATCH: Final = 10_000
 
 
 class SqliteLogStore:
@@ -52,10 +51,14 @@ class SqliteLogStore:
     slow follower never waits for a group commit and never sees half of one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "raft_log.sqlite"
-        self._mark = _HighWaterMark(folder / "raft_log.acknowledged")
+        mark_path = folder / "raft_log.acknowledged"
+        for path in (self._path, mark_path):
+            if must_exist and not path.exists():
+                raise LogDamagedError(f"{path} is gone, and with it entries that may have been acknowledged")
+        self._mark = _HighWaterMark(mark_path)
         try:
             self._database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -105,13 +108,20 @@ class SqliteLogStore:
             raise
         self._mark.write(first_index + len(entries) - 1)
 
-    def read(self, first_index: int, last_index: int) -> list[Entry]:
+    def read(self, first_index: int, last_index: int, *, max_bytes: int) -> list[Entry]:
         """See `LogStore.read`."""
         rows = self._reader.execute(
             "SELECT position, term, kind, payload, checksum FROM entries WHERE position BETWEEN ? AND ? ORDER BY position",
             (first_index, last_index),
-        ).fetchall()
-        found = [self._checked(expected, row) for expected, row in enumerate(rows, first_index)]
+        )
+        found: list[Entry] = []
+        size_bytes = 0
+        for expected, row in enumerate(rows, first_index):
+            found.append(self._checked(expected, row))
+            size_bytes += len(found[-1].payload)
+            if size_bytes > max_bytes:
+                rows.close()
+                return found
         if len(found) != last_index - first_index + 1:
             raise LogDamagedError(f"{self._path} lacks entries between {first_index} and {last_index}")
         return found
@@ -125,14 +135,13 @@ class SqliteLogStore:
         terms: list[tuple[int, int]] = []
         last_index = base.index
         cursor = self._database.execute("SELECT position, term, kind, payload, checksum FROM entries ORDER BY position")
-        while rows := cursor.fetchmany(_LOAD_BATCH):
-            for found in rows:
-                entry = self._checked(last_index + 1, found)
-                last_index += 1
-                if not terms or terms[-1][1] != entry.term:
-                    terms.append((last_index, entry.term))
-                if entry.kind == EntryKind.CONFIGURATION:
-                    configurations.append((last_index, entry.payload))
+        for found in cursor:  # row by row: a log of large entries is larger than memory
+            entry = self._checked(last_index + 1, found)
+            last_index += 1
+            if not terms or terms[-1][1] != entry.term:
+                terms.append((last_index, entry.term))
+            if entry.kind == EntryKind.CONFIGURATION:
+                configurations.append((last_index, entry.payload))
         if last_index < self._mark.value:
             raise LogDamagedError(
                 f"{self._path} ends at entry {last_index}, but entries up to {self._mark.value} were acknowledged"

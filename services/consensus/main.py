@@ -140,7 +140,7 @@ class Member:
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
-            members = Membership(node, deadline_s=settings.proposal_deadline_s)
+            members = Membership(node, disks, deadline_s=settings.proposal_deadline_s)
             tasks.start("learner watch", members.watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
@@ -155,7 +155,9 @@ class Member:
 def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState, KnownDisks]:
     folder = settings.data_dir
     try:
-        return SqliteLogStore(folder), FileHardState(folder), KnownDisks(folder)
+        has_id = KnownDisks.exists(folder)
+        log_store, hard_state = SqliteLogStore(folder, must_exist=has_id), FileHardState(folder, must_exist=has_id)
+        return log_store, hard_state, KnownDisks(folder)
     except LogDamagedError as error:
         _refuse(error)
 

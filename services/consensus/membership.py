@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from services.consensus.known_disks import KnownDisks
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
@@ -26,10 +27,12 @@ MAX_MEMBERS: Final = 9
 class Membership:
     """Changes of the membership, on the leader."""
 
-    def __init__(self, node: RaftNode, *, deadline_s: float) -> None:
+    def __init__(self, node: RaftNode, disks: KnownDisks, *, deadline_s: float) -> None:
         self._node = node
+        self._disks = disks
         self._deadline_s = deadline_s
-        self._committed_before = 0
+        self._last_look: tuple[int, int] | None = None
+        """(term, commit index) when this member last looked for learners to promote."""
 
     async def add(self, request: AddMemberRequest) -> MembersResponse:
         """Add a learner; returns when that is committed. Adding the same member again changes nothing.
@@ -49,6 +52,8 @@ class Membership:
             if known.model_copy(update={"is_voter": False}) != new:
                 raise ConflictError("A member of that id exists with other addresses.", id=new.id)
             return self._response()
+        if new.id in self._disks.known:
+            raise ConflictError("The id was used before; a new member needs a new one.", id=new.id)
         if len(configuration.members) >= MAX_MEMBERS:
             raise ConflictError("The group has as many members as it takes.", limit=MAX_MEMBERS)
         await self._change(Configuration(configuration.cluster_id, (*configuration.members, new)))
@@ -83,14 +88,15 @@ class Membership:
 
     async def _promote_one(self) -> None:
         role = self._node.leader_role
-        if role is None:
+        last_look, self._last_look = self._last_look, role and (role.term, self._node.log.commit_index)
+        if role is None or last_look is None or last_look[0] != role.term or last_look[1] < role.first_index:
             return
         configuration = self._node.configuration
         # What was committed one look ago: under load a learner is never level with this very moment.
-        goal, self._committed_before = self._committed_before, self._node.log.commit_index
+        goal = last_look[1]
         for learner in configuration.members:
             progress = role.progress.get(learner.id)
-            if not learner.is_voter and progress is not None and progress.match_index >= max(goal, 1):
+            if not learner.is_voter and progress is not None and progress.match_index >= goal:
                 members = tuple(
                     member.model_copy(update={"is_voter": True}) if member is learner else member
                     for member in configuration.members

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from typing import Final
 
 import structlog
 
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.service import ConsensusService
+from shared.consensus_client import DEFAULT_RETAIN_S
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
 from shared.contracts.metadata import Command, ExpireRequests, ProposalResult, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
@@ -24,8 +26,24 @@ logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
 EXPIRY_INTERVAL_S: Final = 60.0
+MAX_NOTES: Final = 60
 MAX_PENDING_NODES: Final = 64
 """Nodes that dialled in without being admitted; the oldest is forgotten."""
+
+
+class PastIndexes:
+    """Where the log was, and when, on this process' monotonic clock: age without any wall clock."""
+
+    def __init__(self) -> None:
+        self._notes: deque[tuple[float, int]] = deque(maxlen=MAX_NOTES)
+
+    def note(self, at_s: float, index: int) -> None:
+        """The log has come to `index`."""
+        self._notes.append((at_s, index))
+
+    def index_before(self, at_s: float) -> int | None:
+        """The highest index noted at or before `at_s`; None when nothing was noted that long ago."""
+        return max((index for noted_at_s, index in self._notes if noted_at_s <= at_s), default=None)
 
 
 class StorageNodes:
@@ -41,6 +59,7 @@ class StorageNodes:
         self._pending: dict[str, Heartbeat] = {}
         self._led_term = 0
         self._expired_at_s = 0.0
+        self._past = PastIndexes()
 
     async def heard(self, node_id: str, beat: Heartbeat) -> HeartbeatResponse:
         """One heartbeat. The node is `active` in the log before this returns, if it is admitted.
@@ -93,13 +112,18 @@ class StorageNodes:
                 await self._propose(SetNodeState(node_id=node_id, state=NodeState.INACTIVE, stamp=self._clock.stamp()))
         if now_s - self._expired_at_s > EXPIRY_INTERVAL_S:
             self._expired_at_s = now_s
+            self._past.note(now_s, self._service.node.log.commit_index)
             await self._expire_requests()
 
     async def _expire_requests(self) -> None:
         """One entry forgets a bounded number of results, so that applying it is never long; repeat until none is left."""
+        up_to_index = self._past.index_before(time.monotonic() - DEFAULT_RETAIN_S)
+        if up_to_index is None:
+            return
         before_hlc = self._clock.stamp().hlc
         while self._service.node.leader_role is not None:
-            result = await self._propose(ExpireRequests(before_hlc=before_hlc, stamp=self._clock.stamp()), retain_s=0)
+            sweep = ExpireRequests(before_hlc=before_hlc, up_to_index=up_to_index, stamp=self._clock.stamp())
+            result = await self._propose(sweep, retain_s=0)
             if (result.result or {}).get("expired", 0) == 0:
                 return
 

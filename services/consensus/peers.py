@@ -37,7 +37,7 @@ from services.consensus.known_disks import DISK_ID_BYTES, KnownDisks
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
 from shared.request_signing import ClusterKeys, SigningKey
-from shared.units import MIB
+from shared.units import KIB, MIB
 
 logger = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ _MAC_BYTES: Final = 32
 _FRAME_MAC_BYTES: Final = 16
 _ACCEPTED: Final = b"\x00"
 _UNKNOWN_DISK: Final = b"\x01"
-_MAX_HELLO_BYTES: Final = 4096
+_MAX_HELLO_BYTES: Final = 64 * KIB
 _LENGTH: Final = struct.Struct(">I")
 _NUMBER: Final = struct.Struct(">Q")
 
@@ -119,8 +119,7 @@ class PeerMesh:
         self._tasks = BackgroundTasks(limit=256)
         self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
-        self.is_disowned = False
-        """The others know this member's name with another disk."""
+        self._disowned_by: set[str] = set()
         self.on_message: Callable[[Message], None] = _ignore
         self.on_link_change: Callable[[str], None] = _ignore
 
@@ -137,6 +136,11 @@ class PeerMesh:
             writer.transport.abort()
         # Not cancelled: each ends by itself at the end of its connection.
         await asyncio.gather(*self._accepted_links, return_exceptions=True)
+
+    @property
+    def is_disowned(self) -> bool:
+        """Whether others know this member's name with another disk."""
+        return bool(self._disowned_by)
 
     def connected_peers(self) -> list[str]:
         """To whom messages can go out now."""
@@ -237,7 +241,7 @@ class PeerMesh:
                     peer,
                     self._own_address,
                     self._disks.own,
-                    self._disks.known,
+                    {member: disk for member, disk in self._disks.known.items() if member in self._wanted},
                     own_nonce,
                 ]
             )
@@ -248,8 +252,9 @@ class PeerMesh:
         if not hmac.compare_digest(proof, _proof(key, b"welcome", their_nonce, own_nonce, verdict, disk)):
             raise HandshakeError(f"{peer} does not know the cluster secret")
         if verdict != _ACCEPTED:
-            self.is_disowned = True
+            self._disowned_by.add(peer)
             raise HandshakeError(f"{peer} knows this member with another disk")
+        self._disowned_by.discard(peer)
         if not self._disks.accept(peer, disk):
             raise HandshakeError(f"{peer} has another disk than before")
         return _FrameWriter(writer, _session_key(key, their_nonce, own_nonce))

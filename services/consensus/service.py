@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.store import MetadataStore
@@ -22,7 +22,6 @@ from shared.contracts.metadata import (
     PublishFile,
     Query,
     ReadResult,
-    ReadResults,
 )
 from shared.contracts.time import TimeSource
 from shared.errors import (
@@ -30,7 +29,6 @@ from shared.errors import (
     DiskFullError,
     InternalError,
     LeaderUnavailableError,
-    NotLeaderError,
     OutcomeUnknownError,
     PayloadTooLargeError,
     TrivetError,
@@ -39,6 +37,9 @@ from shared.errors import (
 from shared.units import MIB
 
 MAX_ENTRY_BYTES: Final = MIB
+MAX_ANSWER_BYTES: Final = 4 * MIB
+"""Of file versions in one answer to a batch of queries; one version is always answered."""
+
 _INIT_RETENTION_S: Final = 7 * 86400
 _GROWING: Final = (PublishFile, CreateBucket)
 
@@ -73,13 +74,13 @@ class ConsensusService:
         refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
         fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
         waiting = iter(self.node.propose(fitting) if fitting else [])
-        outcomes = [_outcome(next(waiting)) if refusal is None else _refused(refusal) for refusal in refusals]
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return list(await asyncio.gather(*outcomes))
-        except TimeoutError:
-            error = OutcomeUnknownError("The proposal was not committed within the deadline; it may still be.")
-            return [_problem(error) for _ in proposals]
+        entries = [next(waiting) if refusal is None else None for refusal in refusals]
+        if pending := [entry for entry in entries if entry is not None]:
+            await asyncio.wait(pending, timeout=self._deadline_s)
+        return [
+            _outcome(entry) if refusal is None else _problem(refusal)
+            for entry, refusal in zip(entries, refusals, strict=True)
+        ]
 
     async def propose_one(self, request_id: str, command: Command, *, retain_s: int = 600) -> ProposalResult:
         """One command of this member itself. Raises the typed error when it was rejected or is unknown."""
@@ -88,8 +89,11 @@ class ConsensusService:
             raise error_from_problem(result.problem)
         return result
 
-    async def read(self, queries: Sequence[Query]) -> ReadResults:
-        """Answer at one applied index, which is no older than the moment of the call.
+    async def read(self, queries: Sequence[Query]) -> bytes:
+        """`ReadResults` as JSON, from one applied index, which is no older than the moment of the call.
+
+        As JSON, because writing many chunk lists down takes long enough to be deposed: it is done off the loop. Queries
+        that do not fit into `MAX_ANSWER_BYTES` get a problem that says to ask again.
 
         Raises:
             NotLeaderError, LeaderUnavailableError: definite.
@@ -100,8 +104,15 @@ class ConsensusService:
         except TimeoutError as error:
             raise LeaderUnavailableError("Leadership could not be proven within the deadline.") from error
         term = self.node.raft.storage.term
-        results: ReadResults = await self._reader.run(lambda: self.store.answer(queries, term=term))
-        return results.model_copy(update={"results": [self._with_members(result) for result in results.results]})
+        configuration, leader_id = self.node.configuration, self.node.raft.get_leader()
+
+        def answer() -> bytes:
+            results = self.store.answer(queries, term=term, max_bytes=MAX_ANSWER_BYTES)
+            filled = [_with_members(result, configuration, leader_id) for result in results.results]
+            return results.model_copy(update={"results": filled}).model_dump_json().encode()
+
+        answered: bytes = await self._reader.run(answer)
+        return answered
 
     async def initialise(self, request: InitRequest) -> InitResponse:
         """Make the cluster, or confirm that it was made; idempotent.
@@ -167,35 +178,31 @@ class ConsensusService:
         finally:
             self.node.off_role_change(known.set)
 
-    def _with_members(self, result: ReadResult) -> ReadResult:
-        """Who the consensus members are is the engine's knowledge, not the state machine's."""
-        if not isinstance(result.answer, ClusterAnswer):
-            return result
-        configuration = self.node.configuration
-        answer = result.answer.model_copy(
-            update={
-                "cluster_id": configuration.cluster_id,
-                "leader_id": self.node.raft.get_leader(),
-                "members": list(configuration.members),
-            }
-        )
-        return result.model_copy(update={"answer": answer})
+
+def _with_members(result: ReadResult, configuration: Configuration, leader_id: str | None) -> ReadResult:
+    """Who the consensus members are is the engine's knowledge, not the state machine's."""
+    if not isinstance(result.answer, ClusterAnswer):
+        return result
+    answer = result.answer.model_copy(
+        update={
+            "cluster_id": configuration.cluster_id,
+            "leader_id": leader_id,
+            "members": list(configuration.members),
+        }
+    )
+    return result.model_copy(update={"answer": answer})
 
 
-async def _outcome(waiting: asyncio.Future[Any]) -> ProposalResult:
-    try:
-        result = await waiting
-    except NotLeaderError:
-        raise
-    except TrivetError as error:
+def _outcome(waiting: asyncio.Future[Any] | None) -> ProposalResult:
+    """What became of one proposal by now."""
+    if waiting is None or not waiting.done():
+        return _problem(OutcomeUnknownError("The proposal was not committed within the deadline; it may still be."))
+    error = waiting.exception()
+    if isinstance(error, TrivetError):
         return _problem(error)
-    if not isinstance(result, ProposalResult):
+    if error is not None or not isinstance(waiting.result(), ProposalResult):
         return _problem(InternalError("The state machine gave no result."))
-    return result
-
-
-async def _refused(error: TrivetError) -> ProposalResult:
-    return _problem(error)
+    return cast("ProposalResult", waiting.result())
 
 
 def _problem(error: TrivetError) -> ProposalResult:

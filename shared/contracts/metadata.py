@@ -194,11 +194,13 @@ class RemoveNode(WireModel):
 class ExpireRequests(WireModel):
     """Forget the stored results whose retention ended before `before_hlc`. Result: {"expired": int}.
 
-    Proposed by the leader only.
+    Proposed by the leader only. Nothing above `up_to_index` is forgotten, whatever its timestamp says: a leader names an
+    index that it saw long enough ago on its own monotonic clock, so that a lying clock cannot make a retry happen twice.
     """
 
     kind: Literal["expire_requests"] = "expire_requests"
     before_hlc: int
+    up_to_index: int
     stamp: Stamp
 
 

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from services.consensus.raft.decide import LogPosition
@@ -80,11 +81,12 @@ class SimulatedLogStore:
         assert len(kept) == first_index - 1, "a gap in the log"
         kept.extend(entries)
 
-    def read(self, first_index: int, last_index: int) -> list[Entry]:
+    def read(self, first_index: int, last_index: int, *, max_bytes: int) -> list[Entry]:
         found = self._disk.entries[first_index - 1 : last_index]
         if len(found) != last_index - first_index + 1:
             raise LogDamagedError("entries are missing")
-        return found
+        size_bytes = list(accumulate(len(entry.payload) for entry in found))
+        return found[: 1 + sum(size <= max_bytes for size in size_bytes)]
 
 
 class SimulatedHardState:

@@ -112,6 +112,8 @@ class Invariants:
             self._violated(
                 f"{node.id}: applied {log.last_applied}, commit {log.commit_index}, last {log.last_log_index}"
             )
+        if node.raft.voters != node.configuration.voters:
+            self._violated(f"{node.id}: its log says {node.configuration.voters} vote, it counts {node.raft.voters}")
         if log.last_applied > log.durable_index:
             self._violated(f"{node.id}: applied {log.last_applied}, durable only {log.durable_index}")
         if log.durable_index > min(log.last_log_index, len(life.disk.entries)):

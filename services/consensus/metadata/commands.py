@@ -262,7 +262,7 @@ def _node(turn: Turn, node_id: str) -> NodeRow:
 
 def _expire_requests(turn: Turn, command: ExpireRequests) -> Result:
     before_hlc = min(max(command.before_hlc, 0), HLC_MAX)
-    return {"expired": turn.tables.expire_requests(before_hlc, EXPIRE_LIMIT)}
+    return {"expired": turn.tables.expire_requests(before_hlc, command.up_to_index, EXPIRE_LIMIT)}
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Turn, Any], Result]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Final, Self
 
 from services.consensus.metadata.commands import Result, Turn, run
 from services.consensus.metadata.decisions import expiry_hlc, next_stamp
@@ -21,8 +21,8 @@ from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.rows import NodeRow, RequestRow, State
 from services.consensus.metadata.tables import HASHING_CACHE_BYTES, READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import ProposalResult, Query, ReadResults
-from shared.errors import TrivetError
+from shared.contracts.metadata import FileAnswer, ProposalResult, Query, ReadResult, ReadResults
+from shared.errors import OverloadedError, TrivetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,24 @@ class MetadataStore:
             self._committed = _Committed(turns.state, node_map)
             return results
 
-    def answer(self, queries: Sequence[Query], *, term: int) -> ReadResults:
+    def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
         """Answer all queries from one state, at `last_applied` or later.
 
         Linearizable only when the caller has passed a ReadIndex barrier in `term` and waited for `last_applied`. In
         ClusterAnswer the caller fills in leader and members, which Raft knows.
+
+        With `max_bytes`, queries after the one whose chunk list exceeds it get a problem that says to ask again.
         """
+        size_bytes = 0
+        results: list[ReadResult] = []
         with self._read_lock, self._reader.transaction(write=False):
             state = self._reader.read_state()
-            results = [answer_query(self._reader, state, query) for query in queries]
+            for query in queries:
+                if max_bytes is not None and size_bytes > max_bytes:
+                    results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
+                    continue
+                results.append(answer_query(self._reader, state, query))
+                size_bytes += _chunk_list_bytes(results[-1])
         return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
 
     def state_hash(self) -> str:
@@ -141,6 +150,14 @@ class MetadataStore:
         with self._writer.transaction(write=False):
             state = self._writer.read_state()
             return _Committed(state, read_node_map(self._writer, state))
+
+
+def _chunk_list_bytes(result: ReadResult) -> int:
+    answer = result.answer
+    return len(answer.file.content.chunk_digests) if isinstance(answer, FileAnswer) and answer.file is not None else 0
+
+
+_TOO_MUCH_AT_ONCE: Final = OverloadedError("The answers of this batch are too large together; ask again.")
 
 
 class _Batch:

@@ -258,12 +258,12 @@ class Tables:
             (row.log_index, request_id, row.term, expires_hlc - _SIGN, row.outcome),
         )
 
-    def expire_requests(self, before_hlc: int, limit: int) -> int:
-        """Forget up to `limit` results that expired before `before_hlc`, the earliest first; how many there were."""
+    def expire_requests(self, before_hlc: int, up_to_index: int, limit: int) -> int:
+        """Forget up to `limit` results that expired before `before_hlc`, none above `up_to_index`; how many there were."""
         return self._execute(
             "DELETE FROM requests WHERE log_index IN (SELECT log_index FROM requests WHERE expires_hlc<? "
-            "ORDER BY expires_hlc, log_index LIMIT ?)",
-            (before_hlc - _SIGN, limit),
+            "AND log_index<=? ORDER BY expires_hlc, log_index LIMIT ?)",
+            (before_hlc - _SIGN, up_to_index, limit),
         ).rowcount
 
     # --- nodes ----------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def match_append(
     if previous.index > base_index and term_at(previous.index) != previous.term:
         return AppendDecision(
             is_accepted=False,
-            hint_index=max(_first_of_term(term_at, previous.index, base_index), commit_index + 1),
+            hint_index=_first_of_term(term_at, previous.index, max(base_index, commit_index)),
         )
     skip = 0
     for offset, term in enumerate(entry_terms):
@@ -106,10 +106,13 @@ def match_append(
     )
 
 
-def _first_of_term(term_at: Callable[[int], int], index: int, base_index: int) -> int:
-    """First index of the run of equal terms that `index` ends (section 5.3, last paragraph: skip a whole term)."""
+def _first_of_term(term_at: Callable[[int], int], index: int, floor: int) -> int:
+    """First index above `floor` of the run of equal terms that `index` ends (section 5.3: skip a whole term).
+
+    What is committed matches, so nobody needs to look below it: a term may be millions of entries long.
+    """
     term = term_at(index)
-    while index - 1 > base_index and term_at(index - 1) == term:
+    while index - 1 > floor and term_at(index - 1) == term:
         index -= 1
     return index
 

@@ -119,7 +119,11 @@ class FollowerRole(BaseFollower):
         if decision.skip < len(entries):
             log.append(entries[decision.skip :])
             self.state.configuration_may_have_changed()
-        self._answer_when_durable(answer | {"last_log_index": decision.match_index}, message)
+        if not entries and decision.match_index > log.durable_index:
+            # A heartbeat asks who leads, and must not wait for a slow disk: confirm what is durable, and no more.
+            self.state.post(answer | {"last_log_index": log.durable_index}, message["sender"])
+        else:
+            self._answer_when_durable(answer | {"last_log_index": decision.match_index}, message)
         # What the leader committed beyond the entries that this message verified may differ from ours: not yet.
         self.state.commit(min(message["commit_index"], decision.match_index))
 

@@ -39,6 +39,7 @@ class LeaderRole(BaseLeader):
         self.first_index = self.log.last_log_index + 1
         self.progress: dict[str, Progress] = {}
         self.transfer_target: str | None = None
+        self._transfer_deadline: asyncio.TimerHandle | None = None
         self._proposals: dict[int, asyncio.Future[Any]] = {}
         self._reads = ReadRounds()
         self._term_committed: list[asyncio.Future[None]] = []
@@ -56,6 +57,8 @@ class LeaderRole(BaseLeader):
     def stop(self) -> None:
         """Whoever waits learns that leadership was lost; what becomes of their entries is not known here."""
         super().stop()
+        if self._transfer_deadline is not None:
+            self._transfer_deadline.cancel()
         for waiting in self._proposals.values():
             if not waiting.done():
                 waiting.set_exception(OutcomeUnknownError("Leadership was lost before the entry was committed."))
@@ -282,23 +285,20 @@ class LeaderRole(BaseLeader):
     def transfer(self) -> str | None:
         """Hand leadership to the furthest voter that answers; gives up after one election timeout. Returns its id.
 
-        Nobody is asked who is short of disk space; None when no voter is left to ask.
+        Nobody is asked who is short of disk space or silent (while a transfer is under way nothing is proposed, so one to
+        a dead member would only cost time); None when no voter is left to ask.
         """
+        heard_since_s = self.loop.time() - ANSWERING_HEARTBEATS * config.heartbeat_interval
         candidates = [
             peer
             for peer, progress in self.progress.items()
-            if peer in self.state.voters and not progress.is_low_on_disk
+            if peer in self.state.voters and not progress.is_low_on_disk and progress.heard_at_s >= heard_since_s
         ]
         if not candidates or self.transfer_target is not None:
             return self.transfer_target
-        # Without new entries a dead follower is as far as the others, and a transfer to it only costs time.
-        heard_since_s = self.loop.time() - ANSWERING_HEARTBEATS * config.heartbeat_interval
-        target = max(
-            candidates,
-            key=lambda peer: (self.progress[peer].heard_at_s >= heard_since_s, self.progress[peer].match_index, peer),
-        )
+        target = max(candidates, key=lambda peer: (self.progress[peer].match_index, peer))
         self.transfer_target = target
-        self.loop.call_later(config.election_interval[0], self._give_up_transfer)
+        self._transfer_deadline = self.loop.call_later(config.election_interval[0], self._give_up_transfer)
         self.replicate(target, is_heartbeat=True)
         self._hand_over_if_ready(target, self.progress[target])
         return target

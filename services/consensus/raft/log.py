@@ -137,7 +137,7 @@ class RaftLog:
             start = first_index - self._cache_first
             found = self._cache[start : start + last_index - first_index + 1]
         else:
-            found = self._read(first_index, min(last_index, self._cache_first - 1))
+            found = self._read(first_index, min(last_index, self._cache_first - 1), max_bytes)
         total = 0
         for count, entry in enumerate(found):
             total += _size_bytes(entry)
@@ -145,9 +145,9 @@ class RaftLog:
                 return found[:count]
         return found
 
-    def _read(self, first_index: int, last_index: int) -> list[Entry]:
+    def _read(self, first_index: int, last_index: int, max_bytes: int) -> list[Entry]:
         try:
-            return self._store.read(first_index, last_index)
+            return self._store.read(first_index, last_index, max_bytes=max_bytes)
         except Exception as error:
             # Acknowledged entries are gone: the member must stop, not only whoever asked for them.
             self.on_failure(error)
@@ -167,16 +167,17 @@ class RaftLog:
             self.uncommitted_bytes -= _size_bytes(self._cache[committed - self._cache_first])
         self.uncommitted_bytes = max(0, self.uncommitted_bytes)
         self.commit_index = index
-
-    def mark_applied(self, index: int) -> None:
-        """Move last_applied forward, and let go of old entries in memory."""
-        assert self.last_applied <= index <= self.commit_index
-        self.last_applied = index
         self._trim_cache()
 
+    def mark_applied(self, index: int) -> None:
+        """Move last_applied forward."""
+        assert self.last_applied <= index <= self.commit_index
+        self.last_applied = index
+
     def _trim_cache(self) -> None:
+        """Let go of old entries: what is committed and durable is read from the store again by whoever lags behind."""
         drop = 0
-        limit = min(self.last_applied, self.durable_index)
+        limit = min(self.commit_index, self.durable_index)
         while self._cache_bytes > CACHE_BYTES and self._cache_first + drop <= limit:
             self._cache_bytes -= _size_bytes(self._cache[drop])
             drop += 1
@@ -206,6 +207,7 @@ class RaftLog:
         if generation == self._generation:
             # Otherwise part of what was written has been erased since; the next flush says what is durable then.
             self.durable_index = max(self.durable_index, last_index)
+            self._trim_cache()
         ready = [then for index, then in self._waiting if index <= self.durable_index]
         self._waiting = [waiter for waiter in self._waiting if waiter[0] > self.durable_index]
         for then in ready:

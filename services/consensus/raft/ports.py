@@ -55,8 +55,11 @@ class LogStore(Protocol):
     def write(self, erase_from: int | None, first_index: int, entries: Sequence[Entry]) -> None:
         """Erase everything from `erase_from` on, append `entries` at `first_index`; durable when it returns, as one."""
 
-    def read(self, first_index: int, last_index: int) -> list[Entry]:
-        """The entries of that inclusive range, checked. Raises LogDamagedError."""
+    def read(self, first_index: int, last_index: int, *, max_bytes: int) -> list[Entry]:
+        """The entries of that inclusive range, checked; at least one, and no more once their payloads exceed `max_bytes`.
+
+        Raises LogDamagedError.
+        """
 
 
 class HardStateStore(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.consensus.raft import decide
 from services.consensus.raft.candidate import CandidateRole
+from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
@@ -58,7 +59,7 @@ class RaftState(BaseState):
         self.is_transfer = False
         self.is_low_on_disk = False
         self._observer = observer
-        self._configuration_index = -1
+        self._in_force: tuple[int, Configuration] | None = None
         self._heard_at = float("-inf")
         log.on_flushed = self._log_flushed
         log.on_failure = observer.fatal
@@ -165,10 +166,12 @@ class RaftState(BaseState):
 
     def configuration_may_have_changed(self) -> None:
         """The log's last configuration entry is in force, whether it was appended or erased."""
-        index, configuration = self.log.configuration()
-        if index == self._configuration_index:
+        in_force = self.log.configuration()
+        # Not the index alone: one message may erase an entry and put another one in its place.
+        if in_force == self._in_force:
             return
-        self._configuration_index = index
+        self._in_force = in_force
+        configuration = in_force[1]
         self.voters = configuration.voters
         self.server.cluster = [(peer,) for peer in configuration.peers_of(self.id)]
         self.server.network.configure(configuration)

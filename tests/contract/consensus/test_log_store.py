@@ -62,8 +62,8 @@ def test_what_was_written_is_there_after_a_restart(reopen) -> None:
     assert stored.terms == [(1, 1), (3, 2), (5, 4)]
     assert stored.configurations == [(1, b"first"), (5, b"second")]
     assert stored.last_index == 5
-    assert store.read(1, 5) == entries
-    assert store.read(2, 3) == entries[1:3]
+    assert store.read(1, 5, max_bytes=1 << 30) == entries
+    assert store.read(2, 3, max_bytes=1 << 30) == entries[1:3]
 
 
 def test_erasing_and_appending_is_one_step(reopen) -> None:
@@ -75,7 +75,7 @@ def test_erasing_and_appending_is_one_step(reopen) -> None:
     store.write(3, 3, [command(5, "instead")])
     store = reopen()
     assert store.load().last_index == 3
-    assert store.read(1, 3) == [*entries[:2], command(5, "instead")]
+    assert store.read(1, 3, max_bytes=1 << 30) == [*entries[:2], command(5, "instead")]
 
 
 def test_reading_what_is_not_there_is_an_error(reopen) -> None:
@@ -83,4 +83,14 @@ def test_reading_what_is_not_there_is_an_error(reopen) -> None:
     store = reopen()
     fill(store)
     with pytest.raises(LogDamagedError):
-        store.read(4, 6)
+        store.read(4, 6, max_bytes=1 << 30)
+
+
+def test_a_read_is_bounded_in_bytes_and_gives_one_entry_at_least(reopen) -> None:
+    """A follower far behind a log of large entries costs the leader one batch of memory, not all of it."""
+    store = reopen()
+    store.load()
+    store.write(None, 1, [command(1, "x" * 100)] * 5)
+    assert len(store.read(1, 5, max_bytes=1)) == 1
+    assert len(store.read(1, 5, max_bytes=250)) == 3
+    assert len(store.read(1, 5, max_bytes=500)) == 5

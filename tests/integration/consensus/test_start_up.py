@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.consensus.hard_state import FileHardState
+from services.consensus.known_disks import KnownDisks
 from services.consensus.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
 from shared.settings import EXIT_CONFIGURATION
@@ -85,3 +87,21 @@ def test_a_shortened_log_is_refused(tmp_path: Path) -> None:
     ended = start(data)
     assert ended.returncode == EXIT_CONFIGURATION, ended.stderr
     assert "ends at entry 2, but entries up to 3 were acknowledged" in ended.stderr
+
+
+@pytest.mark.parametrize("lost", ["raft_log.sqlite", "raft_log.acknowledged", "hard_state"])
+def test_a_member_that_lost_a_file_but_kept_its_disk_id_is_refused(tmp_path: Path, lost: str) -> None:
+    """The others would take it for the member that it was; without its log or vote it must not take part."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "identity.json").write_text('{"format_version": 1, "cluster_id": "cluster-one", "node_id": "consensus-1"}')
+    store = SqliteLogStore(data)
+    store.load()
+    store.write(None, 1, [Entry(0, EntryKind.NO_OP, b"")])
+    store.close()
+    FileHardState(data)
+    KnownDisks(data)
+    (data / lost).unlink()
+    ended = start(data)
+    assert ended.returncode == EXIT_CONFIGURATION, ended.stderr
+    assert f"{lost} is gone" in ended.stderr

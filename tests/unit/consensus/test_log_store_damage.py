@@ -36,7 +36,7 @@ def read_log(folder: Path) -> list[Entry]:
     store = SqliteLogStore(folder)
     try:
         stored = store.load()
-        return store.read(1, stored.last_index) if stored.last_index else []
+        return store.read(1, stored.last_index, max_bytes=1 << 30) if stored.last_index else []
     finally:
         store.close()
 

@@ -100,7 +100,7 @@ def test_init_with_a_bad_node_id_makes_no_cluster(tmp_path):
         update(),
         SetNodeState(node_id="storage-1", state=NodeState.ACTIVE, stamp=stamp()),
         RemoveNode(node_id="storage-1", stamp=stamp()),
-        ExpireRequests(before_hlc=1, stamp=stamp()),
+        ExpireRequests(up_to_index=1 << 60, before_hlc=1, stamp=stamp()),
     ],
     ids=lambda command: command.kind,
 )
@@ -405,7 +405,12 @@ def test_hybrid_timestamps_beyond_2038_keep_their_order(log):
     log.apply(publish("a", stamp=stamp(seconds - 10)), request_id="early", retain_s=5)
     log.apply(publish("b", stamp=stamp(seconds + 10)), request_id="late", retain_s=5)
     assert log.store.highest_hlc() == stamp(seconds + 10).hlc
-    assert log.apply(ExpireRequests(before_hlc=stamp(seconds).hlc, stamp=stamp(seconds + 11)))["expired"] == 2
+    assert (
+        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(seconds).hlc, stamp=stamp(seconds + 11)))[
+            "expired"
+        ]
+        == 2
+    )
     assert log.propose(publish("b"), request_id="late").log_index == log.next_index - 3
 
 
@@ -467,9 +472,24 @@ def test_requests_expire_by_the_stamp_they_were_applied_with(log):
     """A result is kept up to its retention and forgotten only by an entry that says so."""
     log.apply(publish("a", stamp=stamp(100)), request_id="short", retain_s=10)
     log.apply(publish("b", stamp=stamp(100)), request_id="long", retain_s=1000)
-    assert log.apply(ExpireRequests(before_hlc=stamp(110).hlc, stamp=stamp(110)), retain_s=0)["expired"] == 0
-    assert log.apply(ExpireRequests(before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)["expired"] == 1
-    assert log.apply(ExpireRequests(before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)["expired"] == 0
+    assert (
+        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(110).hlc, stamp=stamp(110)), retain_s=0)[
+            "expired"
+        ]
+        == 0
+    )
+    assert (
+        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)[
+            "expired"
+        ]
+        == 1
+    )
+    assert (
+        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)[
+            "expired"
+        ]
+        == 0
+    )
     assert log.propose(publish("b"), request_id="long").log_index == 3
     assert log.propose(publish("a"), request_id="short").log_index == log.next_index - 1
 
@@ -486,7 +506,7 @@ def test_one_expiry_forgets_a_bounded_number(tmp_path, monkeypatch):
     log = Log(tmp_path / "m")
     for at in range(4):
         log.apply(publish("a", stamp=stamp(100 + at)), request_id=f"r{at}", retain_s=1)
-    sweep = ExpireRequests(before_hlc=stamp(500).hlc, stamp=stamp(500))
+    sweep = ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(500).hlc, stamp=stamp(500))
     assert [log.apply(sweep, retain_s=0)["expired"] for _ in range(3)] == [3, 1, 0]
     log.store.close()
 
@@ -496,9 +516,11 @@ def test_an_expiry_out_of_range_is_taken_to_the_edge(log, before_hlc):
     """A number that no column can hold must not stop every member at the same entry."""
     if before_hlc == 1 << 70:
         with pytest.raises(InvalidRequestError):
-            log.propose(ExpireRequests(before_hlc=before_hlc, stamp=stamp()))
+            log.propose(ExpireRequests(up_to_index=1 << 60, before_hlc=before_hlc, stamp=stamp()))
         return
-    expired = log.apply(ExpireRequests(before_hlc=before_hlc % (1 << 64), stamp=stamp()))["expired"]
+    expired = log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=before_hlc % (1 << 64), stamp=stamp()))[
+        "expired"
+    ]
     assert expired == (1 if before_hlc == -1 else 0)
 
 
@@ -628,3 +650,15 @@ def test_a_list_cannot_be_pinned_to_the_future_or_below_the_horizon(log):
     log.ask(ListFiles(bucket="default", at_index=log.store.last_applied))
     with pytest.raises(CursorExpiredError):
         log.ask(ListFiles(bucket="default", at_index=-1))
+
+
+def test_nothing_above_the_index_is_forgotten_whatever_the_timestamps_say(log):
+    """A leader whose clock is a day ahead cannot make a retried proposal happen twice."""
+    log.apply(CreateBucket(bucket="early", stamp=stamp(1)), retain_s=10)
+    index = log.store.last_applied
+    log.apply(CreateBucket(bucket="late", stamp=stamp(2)), retain_s=10)
+    sweep = ExpireRequests(before_hlc=stamp(90_000).hlc, up_to_index=index, stamp=stamp(90_000))
+    assert log.apply(sweep, retain_s=0)["expired"] > 0
+    assert log.apply(sweep, retain_s=0)["expired"] == 0
+    later = ExpireRequests(before_hlc=stamp(90_000).hlc, up_to_index=index + 1, stamp=stamp(90_000))
+    assert log.apply(later, retain_s=0)["expired"] == 1

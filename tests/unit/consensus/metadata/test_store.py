@@ -53,7 +53,7 @@ def history(count: int, seed: int) -> list[CommittedEntry]:
                 UpdateNode(node_id=node_id, url="http://x", zone=key, capacity_bytes=index, stamp=at),
                 SetNodeState(node_id=node_id, state=chance.choice(list(NodeState)), stamp=at),
                 RemoveNode(node_id=node_id, stamp=at) if index % 10 == 0 else AdmitNode(node_id=node_id, stamp=at),
-                ExpireRequests(before_hlc=stamp(chance.randrange(60)).hlc, stamp=at),
+                ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(chance.randrange(60)).hlc, stamp=at),
                 None,
             ]
         )
