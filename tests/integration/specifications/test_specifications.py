@@ -1,0 +1,86 @@
+"""What services say about their API is true, whatever they are sent: schemathesis against a cluster of its own.
+
+Of its own, because a stranger's proposals may move its clock to the end of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local_cluster.cluster import Cluster
+from tests.integration.conftest import OVERRIDES, find_port_offset
+
+pytestmark = pytest.mark.cluster
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+)
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("described"), find_port_offset(), OVERRIDES)
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+    finally:
+        cluster.kill_all()
+
+
+def ask_everything(
+    cluster: Cluster, name: str, seed: int, folder: Path, *, seconds: int, is_signed: bool
+) -> dict[int, int]:
+    """Run schemathesis against one service; how often it answered with each status."""
+    url = cluster.url(name)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "PYTHONPATH": str(REPOSITORY),
+        "NO_PROXY": "127.0.0.1",
+        "SCHEMATHESIS_HOOKS": str(HERE / "signing_hooks.py"),
+    }
+    if is_signed:
+        secret = (cluster.layout.secrets / "cluster-secret").read_text()
+        (folder / "peer.json").write_text(json.dumps({"id": name, "url": url, "secret": secret}))
+    program = Path(sys.executable).parent / "st"
+    command = [str(program), "--config-file", str(HERE / "schemathesis.toml"), "run", f"{url}/openapi.json"]
+    command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-time", str(seconds)]
+    command += ["--seed", str(seed), "--no-color", "--warnings", "off", "--generation-database", "none"]
+    command += ["--request-timeout", "20"]
+    outcome = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return {int(status): count for status, count in json.loads((folder / "statuses.json").read_text()).items()}
+
+
+def test_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
+    """No 5xx but 503 and 507, no status, type, header or body that the description does not have."""
+    statuses = ask_everything(own_cluster, "gateway-1", seed, tmp_path, seconds=10, is_signed=False)
+    print(statuses)
+    assert sum(count for status, count in statuses.items() if status < 300) >= 5
+
+
+@pytest.mark.parametrize(("service", "seconds"), [("storage", 5), ("consensus", 6), ("clock", 3)])
+def test_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service, seconds) -> None:
+    """The same with a valid signature on every request; of the consensus members the leader is asked."""
+    leader = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["leader"]
+    name = leader if service == "consensus" else f"{service}-1"
+    statuses = ask_everything(own_cluster, name, seed, tmp_path, seconds=seconds, is_signed=True)
+    print(statuses)
+    assert statuses.get(401, 0) == 0
+    assert sum(count for status, count in statuses.items() if status < 300) >= 5
