@@ -55,9 +55,11 @@ check: install ## Lint, format, types, import rules, manifests
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_containers.py
 
+# Most tests wait for other processes; more workers than two start more clusters than a small machine carries.
+WORKERS ?= 2
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 .PHONY: format
 format: install ## Format the code

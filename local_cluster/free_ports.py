@@ -9,17 +9,20 @@ from typing import Final
 from local_cluster.errors import LocalClusterError
 from local_cluster.plan import HOST, all_ports
 
-_HIGHEST_OFFSET: Final = 24_000
+OFFSETS: Final = range(100, 24_000)
 """Below the ports that the system hands out for outgoing connections (from 32768 on Linux)."""
 
 _ATTEMPTS: Final = 200
 
 
-def free_port_offset() -> int:
-    """An offset with which every port of a cluster is free now. Raises LocalClusterError."""
+def free_port_offset(among: range = OFFSETS) -> int:
+    """An offset with which every port of a cluster is free now. Raises LocalClusterError.
+
+    Nothing is reserved: callers that look at the same time give ranges that are apart.
+    """
     draw = random.SystemRandom()
     for _ in range(_ATTEMPTS):
-        offset = draw.randrange(100, _HIGHEST_OFFSET, 20)
+        offset = draw.choice(among)
         if all(_is_free(port) for port in all_ports(offset)):
             return offset
     raise LocalClusterError("No range of free ports was found on this machine.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,7 @@ import httpx
 import pytest
 
 from local_cluster.cluster import Cluster
-from local_cluster.plan import HOST, all_ports
-
-OFFSETS = range(1000, 24000)
-"""Below the ports that the system hands out to clients, so that no outgoing connection can take one of ours."""
+from tests.free_ports import free_port_offset as find_free_port_offset
 
 OVERRIDES = {
     # Tests reach no time server: nobody answers on the discard port, and LOGICAL is what a closed network has.
@@ -24,34 +20,16 @@ OVERRIDES = {
 }
 
 
-def find_port_offset() -> int:
-    """An offset with which every port of a cluster is free now."""
-    for _ in range(200):
-        offset = random.SystemRandom().choice(OFFSETS)
-        if all(_is_free(port) for port in all_ports(offset)):
-            return offset
-    raise AssertionError("no free range of ports was found")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
 @pytest.fixture
 def free_port_offset() -> Callable[[], int]:
     """Gives an offset for a cluster of a test's own."""
-    return find_port_offset
+    return find_free_port_offset
 
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One cluster for all tests of the session; stopped at its end."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), find_port_offset(), OVERRIDES)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), find_free_port_offset(), OVERRIDES)
     try:
         asyncio.run(cluster.start())
         yield cluster

@@ -18,12 +18,12 @@ import pytest
 from blake3 import blake3
 
 from local_cluster.cluster import Cluster
-from local_cluster.free_ports import free_port_offset
 from shared.contracts.time import TimeReport
 from shared.host_clock import SystemHostClock
 from shared.http_client import PeerClient
 from shared.time_client import TIME_PATH
 from shared.units import KIB, MIB
+from tests.free_ports import free_port_offset
 from tests.integration.clock.fake_ntp import FakeNtpServer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import msgpack
 
-from local_cluster.free_ports import free_port_offset
 from shared.consensus_client import ConsensusClient
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import (
@@ -32,6 +31,7 @@ from shared.errors import ConflictError, NotLeaderError, TrivetError
 from shared.http_client import PeerClient
 from shared.request_signing import ClusterKeys
 from shared.settings import PeerAddress
+from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"
 READY_DEADLINE_S = 30.0
