@@ -3,11 +3,13 @@
 Pure, so that gateways and storage nodes agree without asking. Rendezvous hashing gives every (digest, node) pair a score;
 the best scores win, and a node that joins or leaves moves only the chunks that it wins or loses. Weights enter as
 -w / ln(u) (Schindelhauer & Schomaker 2005). Scores are compared as integers derived from one 64-bit hash each, with a
-fixed-point logarithm of our own, because the last bit of `math.log` may differ between C libraries.
+fixed-point logarithm of our own, because the last bit of `math.log2` may differ between C libraries. Far from an edge
+that bit does not matter; there `math.log2` gives the same integer in a tenth of the time, and it is taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
@@ -19,6 +21,9 @@ from shared.units import GIB
 
 _HASH_BITS: Final = 64
 _FRACTION_BITS: Final = 32
+_EDGE: Final = 2.0**-10
+"""In units of the last fraction bit. `math.log2` of a number in [1, 2) errs by about 2^-53, the exact way by less than
+2^-63: in these units 2^-21 and 2^-31. So a C library may be a thousand times worse than any is."""
 
 
 def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNode]:
@@ -71,7 +76,17 @@ def _score(digest: str, node_id: str, weight: int) -> int:
 
 
 def _log2(value: int) -> int:
-    """floor(log2(value) * 2^32) for value >= 1, in integers, by repeated squaring of the mantissa."""
+    """floor(log2(value) * 2^32) for 1 <= value <= 2^64; the same on every machine."""
+    exponent = value.bit_length() - 1
+    scaled = math.log2(value / (1 << exponent)) * (1 << _FRACTION_BITS)
+    fraction = int(scaled)
+    if _EDGE < scaled - fraction < 1 - _EDGE:
+        return (exponent << _FRACTION_BITS) | fraction
+    return _exact_log2(value)
+
+
+def _exact_log2(value: int) -> int:
+    """What `_log2` promises, in integers alone, by repeated squaring of the mantissa."""
     exponent = value.bit_length() - 1
     mantissa = (value << _HASH_BITS) >> exponent  # fixed point in [1, 2)
     fraction = 0

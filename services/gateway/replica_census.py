@@ -25,6 +25,8 @@ _PATIENCE_FLOOR_S: Final = 0.1
 _PATIENCE_LIMIT_S: Final = 1.0
 _PATIENCE_FACTOR: Final = 4.0
 _PATIENCE_PER_DIGEST_S: Final = 0.001
+_SLICE: Final = 128
+"""Chunks planned at one go: a few milliseconds, after which other requests have their turn."""
 
 
 @dataclass(slots=True)
@@ -56,10 +58,9 @@ class ReplicaCensus:
         patience_s = self._patience_s(len(digests))
         plan = _Plan(wanted, self._health, node_map, presumed)
         census = plan.census
-        for digest in digests:
-            plan.add(digest)
+        await plan.add(digests)
         for _ in range(_MAX_ROUNDS):
-            questions = plan.next_questions()
+            questions = await plan.next_questions()
             if not questions:
                 break
             async with asyncio.TaskGroup() as group:
@@ -104,19 +105,26 @@ class _Plan:
         self._presumed = presumed
         self._left: dict[str, list[StorageNode]] = {}
 
-    def add(self, digest: str) -> None:
-        """Count the holders of `digest`, too."""
-        if digest in self._left:
-            return
+    async def add(self, digests: Collection[str]) -> None:
+        """Count the holders of `digests`, too."""
+        for number, digest in enumerate(digests):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            if digest not in self._left:
+                self._add(digest)
+
+    def _add(self, digest: str) -> None:
         admitted, barred = self._health.split(read_order(digest, self._node_map))
         presumed = self._presumed.get(digest)
         self._left[digest] = [node for node in [*admitted, *barred] if node.id != presumed]
         self.census.holders[digest] = set()
 
-    def next_questions(self) -> list[tuple[StorageNode, list[str]]]:
+    async def next_questions(self) -> list[tuple[StorageNode, list[str]]]:
         """As many nodes per chunk as it still lacks holders, grouped by node."""
         by_node: dict[str, tuple[StorageNode, list[str]]] = {}
-        for digest, left in self._left.items():
+        for number, (digest, left) in enumerate(self._left.items()):
+            if number % (8 * _SLICE) == 0:
+                await asyncio.sleep(0)
             lacking = self._wanted - len(self.census.holders[digest]) - (digest in self._presumed)
             for _ in range(min(lacking, len(left))):
                 node = left.pop(0)

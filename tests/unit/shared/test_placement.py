@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
-from shared.placement import _FRACTION_BITS, _log2, preference_list, read_order, write_order
+from shared.placement import _FRACTION_BITS, _exact_log2, _log2, preference_list, read_order, write_order
 from shared.units import GIB
 
 
@@ -130,6 +130,19 @@ def test_reads_use_draining_nodes_and_try_those_believed_away_last() -> None:
 def test_the_fixed_point_logarithm_is_a_logarithm(value: int) -> None:
     """Within the precision of a double, which is what placement must not depend on."""
     assert abs(_log2(value) / (1 << _FRACTION_BITS) - math.log2(value)) < 1e-9
+
+
+@given(st.integers(1, (1 << 64)))
+def test_the_quick_logarithm_is_the_exact_one(value: int) -> None:
+    """No bit of placement depends on the C library's logarithm."""
+    assert _log2(value) == _exact_log2(value)
+
+
+@given(st.integers(0, 63), st.integers(0, (1 << _FRACTION_BITS) - 1), st.integers(-2, 2))
+def test_the_quick_logarithm_is_the_exact_one_at_the_edges(exponent: int, fraction: int, offset: int) -> None:
+    """Where the logarithm passes from one fixed-point value to the next, a wrong last bit would show."""
+    value = max(1, min(1 << 64, math.floor(2.0 ** (exponent + fraction / (1 << _FRACTION_BITS))) + offset))
+    assert _log2(value) == _exact_log2(value)
 
 
 GOLDEN = [
