@@ -249,9 +249,15 @@ class Lane(Generic[T]):
         return again
 
     def _learn(self, member: PeerAddress, outcomes: list[T | Refusal]) -> None:
-        """A leader that steps down in mid-batch says so for single calls."""
+        """A leader that steps down in mid-batch says so for single calls.
+
+        One that answered some and calls itself overloaded for the rest had no room left in its answer: no reason to pause.
+        """
+        is_answering = any(not isinstance(outcome, Refusal) for outcome in outcomes)
         for outcome in outcomes:
             if isinstance(outcome, Refusal) and not outcome.is_final:
+                if is_answering and isinstance(outcome.error, OverloadedError):
+                    return
                 self._sender.note(member, outcome.error)
                 return
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -484,6 +485,24 @@ async def test_a_rejected_query_is_raised():
         with pytest.raises(CursorExpiredError) as failed:
             await client.read(ListBuckets())
         assert failed.value.facts == {"horizon": 5}
+
+
+async def test_reads_that_did_not_fit_into_an_answer_are_asked_again_at_once(long_pauses):
+    """A member answers one query per batch and calls itself overloaded for the rest: nobody has to pause."""
+    asked: Counter[str] = Counter()
+
+    async def behaviour(path: str, batch: list[dict]) -> Reply:
+        asked.update(query["bucket"] for query in batch)
+        full = {"problem": OverloadedError("The answer would be too long.").to_problem()}
+        first = {"answer": {"kind": "file", "has_bucket": False, "version": int(batch[0]["bucket"][1:]), "horizon": 0}}
+        return 200, {"log_index": 7, "term": 3, "epoch": 2, "results": [first, *([full] * (len(batch) - 1))]}
+
+    async with cluster(behaviour) as (client, _):
+        names = [f"b{number:03}" for number in range(5)]
+        answers = await asyncio.gather(*(client.read(GetFile(bucket=name, key="k")) for name in names))
+    assert [answer.version for answer, _ in answers] == list(range(5))
+    assert asked["b000"] == 1, "who was answered is not asked for again"
+    assert asked["b004"] > 1
 
 
 async def test_an_overloaded_leader_is_kept_and_asked_less():
