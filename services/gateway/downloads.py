@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from services.gateway.admission import TransferSlots
+from services.gateway.admission import TransferSlots, Turns
 from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.byte_ranges import ByteSpan
 from services.gateway.chunking import ReservationWaits
@@ -24,14 +24,18 @@ from services.gateway.raw_names import FileName
 from services.gateway.read_repair import ReadRepair, Repair
 from services.gateway.replica_census import Census, ReplicaCensus
 from services.gateway.replica_reader import FetchedChunk, ReplicaReader
+from shared.consensus_client import ReadContext
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import FileAnswer, FileVersion, GetFile
+from shared.contracts.metadata import Answer, FileAnswer, FileVersion, GetFile
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InternalError, TrivetError
 from shared.placement import read_order
 from shared.units import KIB
 
 CENSUS_WINDOW_CHUNKS: Final = 64
 """How many chunks a download proves at a time; the first window's result stands in the headers."""
+
+MAX_FINDS: Final = 16
+"""Chunk lists being fetched at one time: the longest is a few megabytes. As many again share the next batch."""
 
 _SLICE_BYTES: Final = 256 * KIB
 """What goes to the server at once: as much as its socket takes, so that little lies between budget and client."""
@@ -46,6 +50,7 @@ class DownloadLimits:
 
     read_ahead_chunks: int
     waits: ReservationWaits
+    find_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,22 @@ class Downloads:
         self._budget = budget
         self._slots = slots
         self._limits = limits
+        self._finds = Turns(MAX_FINDS, wait_s=limits.find_wait_s)
 
     async def find(self, name: FileName) -> FoundFile:
-        """The current version of a file, read linearizably.
+        """The current version of a file, read linearizably. Takes a transfer slot while it does.
 
         Raises:
             BucketNotFoundError, FileNotFoundInBucketError: with the fact `version`, the index that last changed the key.
+            OverloadedError: no slot, or no turn in time.
         """
-        answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
+        # Before the question and not after: what a refused transfer would have fetched is the load to be refused.
+        with self._slots.take():
+            async with self._finds.take():
+                answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
+            return await self._found(name, answer, context)
+
+    async def _found(self, name: FileName, answer: Answer, context: ReadContext) -> FoundFile:
         if not isinstance(answer, FileAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         if not answer.has_bucket:
@@ -113,9 +126,11 @@ class Downloads:
 
         Raises:
             QuorumNotReachedError: fewer than R, and R is a condition.
+            OverloadedError: no transfer slot.
         """
-        parts = list(parts_of(found.version, None))
-        census = await self._prove(found, parts, quorums.replica_count, {})
+        with self._slots.take():
+            parts = list(parts_of(found.version, None))
+            census = await self._prove(found, parts, quorums.replica_count, {})
         confirmed = replicas_confirmed(census.holders.values(), quorums.replica_count)
         require_read_quorum(confirmed, quorums)
         return confirmed

@@ -135,7 +135,7 @@ def assemble(
             repair=repair,
             budget=budget,
             slots=slots,
-            limits=DownloadLimits(settings.read_ahead_chunks, waits),
+            limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
         ),
         listings=Listings(metadata, CursorSealer(settings.cluster_keys())),
         admin=ClusterAdmin(metadata, nodes, clock),

@@ -32,7 +32,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
         max_file_chunks: the longest file, in chunks.
-        max_concurrent_requests: file transfers at one time; more are answered 503 at once.
+        max_concurrent_requests: file transfers, HEADs included, at one time; more are answered 503 at once.
         upload_window_chunks, read_ahead_chunks: parallelism of one transfer.
         max_parallel_chunks: chunks on their way to replicas at one time, over all requests.
         admission_wait_s: how long a new transfer may wait for its first budget.

@@ -14,12 +14,14 @@ from blake3 import blake3
 
 from services.gateway.body_digests import BodyDigests
 from services.gateway.byte_ranges import ByteSpan
+from services.gateway.downloads import MAX_FINDS
 from services.gateway.file_headers import etag_of
 from services.gateway.quorum import Quorums
 from services.gateway.raw_names import FileName
 from services.gateway.read_repair import MAX_QUEUED_REPAIRS
 from services.gateway.uploads import Published, UploadOrder
-from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile
+from shared.consensus_client import ReadContext
+from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
 from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
@@ -486,6 +488,81 @@ async def test_one_transfer_too_many_is_refused_at_once(make_world) -> None:
     gate.set()
     await asyncio.gather(*running)
     await put(world, b"y")
+    await is_idle(world)
+
+
+class SlowFinds:
+    """Holds every read of metadata until `gate` opens; counts those under way."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = asyncio.Event()
+        self.under_way = self.most_under_way = 0
+        self._read = world.metadata.read
+        monkeypatch.setattr(world.metadata, "read", self)
+
+    async def __call__(self, query: Query) -> tuple[Answer, ReadContext]:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        await self.gate.wait()
+        self.under_way -= 1
+        return await self._read(query)
+
+
+async def test_a_file_is_not_looked_up_without_a_slot(make_world, monkeypatch) -> None:
+    """GET and HEAD take their slot first: a refused one has not fetched the chunk list of a huge file before."""
+    world = await make_world(max_concurrent_requests=2)
+    await put(world, b"x")
+    slow = SlowFinds(world, monkeypatch)
+    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(2)]
+    await world.wait_until(lambda: slow.under_way == 2, "two look-ups")
+    with pytest.raises(OverloadedError):
+        await world.parts.downloads.find(NAME)
+    assert slow.most_under_way == 2
+    slow.gate.set()
+    await asyncio.gather(*running)
+    await world.parts.downloads.find(NAME)
+    await is_idle(world)
+
+
+async def test_look_ups_are_bounded_and_wait_their_turn(make_world, monkeypatch) -> None:
+    """More than the limit at once are all answered, never more than the limit at one time."""
+    world = await make_world(max_concurrent_requests=3 * MAX_FINDS)
+    await put(world, b"x")
+    slow = SlowFinds(world, monkeypatch)
+    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(3 * MAX_FINDS)]
+    await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
+    slow.gate.set()
+    assert {found.version.content.size_bytes for found in await asyncio.gather(*running)} == {1}
+    assert slow.most_under_way == MAX_FINDS
+    await is_idle(world)
+
+
+async def test_a_look_up_without_a_turn_in_time_is_refused(make_world, monkeypatch) -> None:
+    """While no leader answers, those who wait are told so in the time that metadata may take."""
+    world = await make_world(max_concurrent_requests=2 * MAX_FINDS, consensus_deadline_s=0.05)
+    slow = SlowFinds(world, monkeypatch)
+    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(MAX_FINDS)]
+    await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
+    with pytest.raises(OverloadedError):
+        await world.parts.downloads.find(NAME)
+    slow.gate.set()
+    await asyncio.gather(*running, return_exceptions=True)
+    await is_idle(world)
+
+
+async def test_head_takes_a_slot(make_world) -> None:
+    """It asks about every chunk of a file, which is work like any transfer."""
+    world = await make_world(max_concurrent_requests=1)
+    await put(world, b"x")
+    found = await world.parts.downloads.find(NAME)
+    world.nodes.hanging.update(("storage-1", "storage-2", "storage-3"))
+    first = asyncio.ensure_future(world.parts.downloads.confirm(found, world.parts.quorums))
+    await world.wait_until(lambda: world.metric("trivet_gateway_transfers") == 1, "the slot taken")
+    with pytest.raises(OverloadedError):
+        await world.parts.downloads.confirm(found, world.parts.quorums)
+    world.nodes.hanging.clear()
+    world.nodes.released.set()
+    assert await first == 3
     await is_idle(world)
 
 
