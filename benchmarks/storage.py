@@ -121,17 +121,22 @@ class NodeLoad:
     async def put_large(self) -> Run:
         """1 MiB, durable; as many bodies as fit into a run on a fast disk are prepared before."""
         prepared = [self._large.make() for _ in range(int(1000 * self._duration_s))]
-        began = time.perf_counter()
+        stored: list[str] = []
         latencies: list[float] = []
+        began = time.perf_counter()
 
         async def client(number: int) -> None:
             while prepared and time.perf_counter() - began < self._duration_s:
                 start = time.perf_counter()
-                await self._put(number, prepared.pop())
+                body = prepared.pop()
+                await self._put(number, body)
                 latencies.append(time.perf_counter() - start)
+                stored.append(body.digest)
 
         await asyncio.gather(*map(client, range(LARGE_PUT_CLIENTS)))
-        return Run(len(latencies), time.perf_counter() - began, sorted(latencies))
+        run = Run(len(latencies), time.perf_counter() - began, sorted(latencies))
+        await self._forget(stored)
+        return run
 
     async def get_large(self) -> Run:
         """1 MiB that were stored before and lie in the page cache."""
@@ -144,7 +149,10 @@ class NodeLoad:
 
     async def mixed(self) -> Run:
         """Puts and zipf reads, half and half; four of five chunks are small."""
-        return await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: self._one_of_the_mix(client))
+        run = await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: self._one_of_the_mix(client))
+        surplus, self._held_large = self._held_large[:-_WARM_LARGE], self._held_large[-_WARM_LARGE:]
+        await self._forget(surplus)
+        return run
 
     async def _one_of_the_mix(self, client: int) -> None:
         is_small = self._random.random() < _SMALL_SHARE
@@ -167,6 +175,11 @@ class NodeLoad:
             body = self._large.make()
             await self._put(client, body)
             self._held_large.append(body.digest)
+
+    async def _forget(self, digests: list[str]) -> None:
+        """Delete, outside the clock: mode `redis` holds no more than its memory."""
+        for digest in digests:
+            await self._connections[0].call("DELETE", digest)
 
     async def _put_new_small(self, client: int) -> str:
         body = self._small.make()

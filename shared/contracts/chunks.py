@@ -3,7 +3,7 @@
 Routes of a storage node (all signed, see `shared.request_signing`):
 
     PUT    /v1/chunks/{digest}   raw body; START_INDEX_HEADER; 201 stored, 200 already there; durable before the answer
-    GET    /v1/chunks/{digest}   200 raw body, digest verified on the way out
+    GET    /v1/chunks/{digest}   200 raw body, or 206 for one byte Range; the whole is verified on the way out
     HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
     DELETE /v1/chunks/{digest}   204; 404
     POST   /v1/chunks/has        HasRequest -> HasResponse
