@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from shared.contracts.base import WireModel
 
@@ -92,6 +92,15 @@ class AddMemberRequest(WireModel):
     id: str
     url: str
     peer_address: str
+
+    @field_validator("peer_address")
+    @classmethod
+    def _check_peer_address(cls, value: str) -> str:
+        # Here and not in ConsensusMember: what stands in a log is read as it is.
+        host, _, port = value.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+            raise ValueError("a peer address is host:port")
+        return value
 
 
 class MembersResponse(WireModel):
