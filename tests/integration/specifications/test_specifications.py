@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from local_cluster.cluster import Cluster
-from tests.integration.conftest import OVERRIDES, find_port_offset
+from tests.free_ports import free_port_offset
+from tests.integration.conftest import OVERRIDES
 
 pytestmark = pytest.mark.cluster
 
@@ -33,7 +34,7 @@ CHECKS = (
 
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("described"), find_port_offset(), OVERRIDES)
+    cluster = Cluster(tmp_path_factory.mktemp("described"), free_port_offset(), OVERRIDES)
     try:
         asyncio.run(cluster.start())
         yield cluster
