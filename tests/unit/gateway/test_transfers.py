@@ -503,8 +503,11 @@ class SlowFinds:
     async def __call__(self, query: Query) -> tuple[Answer, ReadContext]:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
-        await self.gate.wait()
-        self.under_way -= 1
+        try:
+            async with asyncio.timeout(5):
+                await self.gate.wait()
+        finally:
+            self.under_way -= 1
         return await self._read(query)
 
 
