@@ -15,14 +15,14 @@ from shared.contracts.cluster import NodeState, StorageNode
 from shared.contracts.metadata import AdmitNode, ClusterAnswer, GetCluster, RemoveNode, SetNodeState
 from shared.contracts.names import check_member_id
 from shared.contracts.time import TimeSource
-from shared.errors import InternalError, NodeNotFoundError, TrivetError
+from shared.errors import InternalError, NodeNotFoundError, TrivetError, UnavailableError
 
 _STATUS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class DrainProgress:
-    """`chunks_left` is None while the node cannot be asked."""
+    """`chunks_left` is None while the node cannot be asked, or does not know."""
 
     node_id: str
     is_removed: bool
@@ -59,6 +59,7 @@ class ClusterAdmin:
 
         Raises:
             InvalidNameError, NodeNotFoundError: definite.
+            UnavailableError: it drains, and it is not known whether it is empty; it was not removed.
         """
         check_member_id(node_id)
         answer, _ = await self.cluster()
@@ -73,6 +74,12 @@ class ClusterAdmin:
         if node.state != NodeState.DRAINING:
             await self._metadata.propose(
                 SetNodeState(node_id=node_id, state=NodeState.DRAINING, stamp=self._clock.stamp())
+            )
+        elif chunks_left is None:
+            raise UnavailableError(
+                "The node does not say how many chunks it holds, so it was not removed; say lost=true if it is lost.",
+                definite=True,
+                node=node_id,
             )
         return DrainProgress(node_id, is_removed=False, chunks_left=chunks_left)
 

@@ -102,7 +102,7 @@ class StorageNode:
             is_accepting_writes=not self.store.reasons_against_writes(),
             capacity_bytes=tiers[0].capacity_bytes or 0,
             used_bytes=tiers[0].used_bytes,
-            chunk_count=tiers[0].chunk_count,
+            chunk_count=_total([tier.sole_chunk_count for tier in tiers]),
             tiers=tiers,
         )
 
@@ -142,3 +142,9 @@ class StorageNode:
             metrics=self._metrics,
             small_limit_bytes=self._settings.small_chunk_bytes,
         )
+
+
+def _total(counts: list[int | None]) -> int | None:
+    """The sum; None when one is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

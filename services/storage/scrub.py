@@ -76,7 +76,11 @@ class Scrubber:
             self._metrics.scrub_passes.inc()
         size_bytes = sum(chunk.size_bytes for chunk in page)
         (status,) = await self._disk.statuses()
-        return self._pace.pause_s(size_bytes, len(page), status.used_bytes, status.chunk_count) if page else _IDLE_S
+        return (
+            self._pace.pause_s(size_bytes, len(page), status.used_bytes or 0, status.chunk_count or 0)
+            if page
+            else _IDLE_S
+        )
 
     async def _scrub(self, chunk: StoredChunk) -> None:
         try:

@@ -50,23 +50,27 @@ class ChunkStored(WireModel):
 
 
 class TierStatus(WireModel):
-    """One tier of a node."""
+    """One tier of a node. What it does not know now is None, never 0: an operator may remove what is empty.
+
+    `sole_chunk_count`: those of its chunks that no tier listed before it holds; the sum is what the node holds.
+    """
 
     name: str
     is_available: bool
-    chunk_count: int
-    used_bytes: int
+    chunk_count: int | None
+    sole_chunk_count: int | None
+    used_bytes: int | None
     capacity_bytes: int | None
 
 
 class NodeStatus(WireModel):
-    """A storage node about itself."""
+    """A storage node about itself. `chunk_count` is over all tiers, and None while one of them does not know."""
 
     node_id: str
     cluster_id: str
     mode: str
     is_accepting_writes: bool
     capacity_bytes: int
-    used_bytes: int
-    chunk_count: int
+    used_bytes: int | None
+    chunk_count: int | None
     tiers: list[TierStatus]

@@ -59,14 +59,14 @@ class NodeMap(WireModel):
 
 
 class Heartbeat(WireModel):
-    """A storage node says that it lives, every `heartbeat_interval`."""
+    """A storage node says that it lives, every `heartbeat_interval`. Counts are None while it does not know them."""
 
     cluster_id: str
     url: str
     zone: str
     capacity_bytes: int = Field(ge=0)
-    used_bytes: int = Field(ge=0)
-    chunk_count: int = Field(ge=0)
+    used_bytes: int | None = Field(ge=0)
+    chunk_count: int | None = Field(ge=0)
 
 
 class HeartbeatResponse(WireModel):

@@ -129,7 +129,9 @@ class NodeDraining(WireModel):
 
     id: str
     state: NodeState
-    chunks_left: int | None = Field(description="As the node reports it; null while it cannot be asked.")
+    chunks_left: int | None = Field(
+        description="As the node reports it; null while it cannot be asked or does not know."
+    )
 
 
 class ClusterInfo(WireModel):

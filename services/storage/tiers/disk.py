@@ -185,6 +185,7 @@ class DiskTier:
                 name=self.name,
                 is_available=self.gate.reason is None,
                 chunk_count=self._chunk_count,
+                sole_chunk_count=self._chunk_count,
                 used_bytes=self._used_bytes,
                 capacity_bytes=await self._in(self._readers, self._space.capacity_bytes),
             )

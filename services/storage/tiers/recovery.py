@@ -42,6 +42,8 @@ class Recovery:
         self._metrics = metrics
         self._owed_removals: dict[str, None] = {}
         self._owes_check = False
+        self.has_read_record = False
+        """Whether all that an earlier process left in the record is on disk; before, Redis may hold unknown chunks."""
 
     async def run(self) -> None:
         """Move to disk what only Redis has, then learn which copies it holds. Called while no request uses Redis.
@@ -54,6 +56,7 @@ class Recovery:
         if moved:
             logger.warning("moved acknowledged chunks from redis to disk", chunks=moved)
         self._owes_check = False
+        self.has_read_record = True
         await self._learn_copies()
 
     def owe_check(self) -> None:

@@ -20,7 +20,7 @@ from services.storage.redis_node.link import RedisLink
 from services.storage.redis_node.put_batcher import PutBatcher
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import TierStatus
-from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, UnavailableError
 
 logger = structlog.get_logger(__name__)
 
@@ -87,16 +87,18 @@ class RedisTier:
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
-        count = used_bytes = 0
+        count: int | None = None
+        used_bytes: int | None = None
         try:
             count, used_bytes = await self._link.call(chunk_keys.count_recorded)
-        except UnavailableError:
+        except (UnavailableError, DiskFullError):
             logger.debug("redis did not tell its size")
         return [
             TierStatus(
                 name=self.name,
                 is_available=self._link.is_usable,
                 chunk_count=count,
+                sole_chunk_count=count,
                 used_bytes=used_bytes,
                 capacity_bytes=self._link.limit_bytes,
             )

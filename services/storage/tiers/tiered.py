@@ -143,14 +143,18 @@ class TieredStore:
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
+        # Counted before the disk: a chunk that moves meanwhile is counted twice rather than not at all.
+        unflushed_count = len(self._unflushed)
         (disk,) = await self._disk.statuses()
+        is_record_known = self._recovery.has_read_record
         return [
             disk,
             TierStatus(
                 name="redis",
                 is_available=self._link.is_usable,
-                chunk_count=len(self._hot) + len(self._unflushed),
-                used_bytes=self._hot.used_bytes + self._unflushed.size_bytes,
+                chunk_count=len(self._hot) + len(self._unflushed) if is_record_known else None,
+                sole_chunk_count=unflushed_count if is_record_known else None,
+                used_bytes=self._hot.used_bytes + self._unflushed.size_bytes if is_record_known else None,
                 capacity_bytes=self._link.limit_bytes,
             ),
         ]

@@ -177,6 +177,26 @@ async def test_a_dead_or_hung_redis_fails_no_request(number, start_node, redis, 
     await assert_all_there(client, load.acknowledged)
 
 
+@pytest.mark.parametrize("mode", ["redis", "tiered"])
+async def test_a_node_whose_redis_does_not_answer_never_says_that_it_is_empty(mode, start_node, redis, client_of):
+    """Chunks that only Redis has are counted while it answers, and unknown after a restart without it."""
+    node = start_node(mode=mode, redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
+    client = client_of(node)
+    await until_redis_is(client, available=True)
+    for _ in range(3):
+        await client.put(os.urandom(3000))
+    status = await client.status()
+    assert status["chunk_count"] == 3
+    assert [tier["sole_chunk_count"] for tier in status["tiers"]] == ([3] if mode == "redis" else [0, 3])
+    redis.kill()
+    node.kill()
+    node.start()
+    assert (await client_of(node).status())["chunk_count"] is None
+    redis.start()
+    await until_redis_is(client_of(node), available=True)
+    assert (await client_of(node).status())["chunk_count"] == 3
+
+
 async def test_an_emptied_redis_loses_nothing_while_the_node_lives(start_node, redis, client_of):
     """Chunks that only Redis had acknowledged are still read, and reach the disk, when Redis is emptied at once."""
     node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3"})

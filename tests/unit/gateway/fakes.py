@@ -60,13 +60,15 @@ class FakeClock:
 
 
 class FakeNodes:
-    """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes."""
+    """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes,
+    `uncounted` does not know what it holds."""
 
     def __init__(self) -> None:
         self.chunks: dict[str, dict[str, bytes]] = {}
         self.errors: dict[str, TrivetError] = {}
         self.hanging: set[str] = set()
         self.spoiled: set[str] = set()
+        self.uncounted: set[str] = set()
         self.released = asyncio.Event()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.under_way = 0
@@ -121,7 +123,7 @@ class FakeNodes:
             is_accepting_writes=True,
             capacity_bytes=GIB,
             used_bytes=sum(map(len, chunks.values())),
-            chunk_count=len(chunks),
+            chunk_count=None if target.id in self.uncounted else len(chunks),
             tiers=[],
         )
 

@@ -7,7 +7,7 @@ import pytest
 from services.gateway.admin_token import AdminToken
 from services.gateway.cluster_admin import DrainProgress
 from shared.contracts.cluster import NodeState
-from shared.errors import ForbiddenError, InvalidNameError, NodeNotFoundError, UnauthenticatedError
+from shared.errors import ForbiddenError, InvalidNameError, NodeNotFoundError, UnauthenticatedError, UnavailableError
 from tests.unit.gateway.fakes import unreachable
 
 
@@ -37,10 +37,25 @@ async def test_an_empty_node_is_drained_before_it_is_removed(world) -> None:
 async def test_a_node_that_cannot_be_asked_is_not_removed(world) -> None:
     """Silence is no proof of emptiness; only the operator may say that it is lost."""
     world.nodes.errors["storage-3"] = unreachable()
+    assert await world.parts.admin.remove("storage-3", is_lost=False) == DrainProgress("storage-3", False, None)
     for _ in range(2):
-        assert await world.parts.admin.remove("storage-3", is_lost=False) == DrainProgress("storage-3", False, None)
+        with pytest.raises(UnavailableError) as refused:
+            await world.parts.admin.remove("storage-3", is_lost=False)
+        assert refused.value.definite
+    assert (await states(world))["storage-3"] is NodeState.DRAINING
     assert (await world.parts.admin.remove("storage-3", is_lost=True)).is_removed
     assert "storage-3" not in await states(world)
+
+
+async def test_a_node_that_does_not_know_what_it_holds_is_not_removed(world) -> None:
+    """It answers while its Redis does not: then nobody knows whether it is empty."""
+    world.nodes.uncounted.add("storage-3")
+    assert await world.parts.admin.remove("storage-3", is_lost=False) == DrainProgress("storage-3", False, None)
+    with pytest.raises(UnavailableError):
+        await world.parts.admin.remove("storage-3", is_lost=False)
+    assert "storage-3" in await states(world)
+    world.nodes.uncounted.clear()
+    assert (await world.parts.admin.remove("storage-3", is_lost=False)).is_removed
 
 
 async def test_a_node_is_admitted_once_by_id(world) -> None:

@@ -59,6 +59,7 @@ class FakeTier:
                 name=self.name,
                 is_available=True,
                 chunk_count=len(self.bodies),
+                sole_chunk_count=len(self.bodies),
                 used_bytes=used_bytes,
                 capacity_bytes=None,
             )
