@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -121,7 +123,12 @@ def chromium(folder: Path) -> Iterator[Browser]:
     """A browser with a profile of its own in `folder`; what it downloads lies in `folder/downloads`."""
     browser, driver = require_chromium()
     process = subprocess.Popen(
-        [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=folder
+        [driver, "--port=0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        start_new_session=True,
     )
     try:
         with httpx.Client(timeout=DEADLINE_S, trust_env=False) as client:
@@ -130,13 +137,16 @@ def chromium(folder: Path) -> Iterator[Browser]:
                 f"{base}/session", json={"capabilities": {"alwaysMatch": _capabilities(browser, folder)}}
             )
             assert answer.status_code == 200, answer.text
-            client.base_url = f"{base}/session/{answer.json()['value']['sessionId']}"
+            session = f"{base}/session/{answer.json()['value']['sessionId']}"
+            client.base_url = session
             try:
                 yield Browser(client)
             finally:
-                client.delete("")
+                # By its whole address: httpx would add a slash, and the driver would not know that path.
+                assert client.delete(session).status_code == 200
     finally:
-        process.terminate()
+        # The browser is in the driver's group, whatever became of the session.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
         assert process.stdout is not None
         process.stdout.close()

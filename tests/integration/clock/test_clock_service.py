@@ -71,7 +71,7 @@ async def test_true_time_is_in_every_published_interval(
         assert report.hlc > last_hlc
         last_ns, last_hlc = report.utc_ns, report.hlc
     assert (report.sources.ok, report.sources.false, report.sources.unreachable) == (4, 0, 0)
-    assert report.error_ns < 20_000_000
+    assert report.error_ns < 100_000_000, "more than SYNCED allows"
     assert report.reasons == []
     assert clock.get("/readyz").json() == {"status": "ready"}
 
