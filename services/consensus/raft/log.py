@@ -70,11 +70,6 @@ class RaftLog:
         """Where the log ends."""
         return LogPosition(self.last_log_term, self._last_index)
 
-    @property
-    def generation(self) -> int:
-        """Grows with every erasure, so that whoever waits can see that its entries may be gone."""
-        return self._generation
-
     def configuration(self) -> tuple[int, Configuration]:
         """(index, configuration) in force: the last one in the log, committed or not (section 6)."""
         return self._configurations[-1] if self._configurations else (0, Configuration())
