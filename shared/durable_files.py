@@ -38,6 +38,15 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes durable that any descriptor of this file has written; its name is another matter. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync_data(fd)
+    finally:
+        os.close(fd)
+
+
 def write_new_file(path: Path, pieces: Sequence[bytes]) -> None:
     """Write `pieces` to a file that must not exist; its bytes are durable on return, its name is not yet.
 
