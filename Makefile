@@ -59,7 +59,7 @@ check: install ## Lint, format, types, import rules, manifests
 WORKERS ?= 2
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not faults" -n $(WORKERS) --dist loadfile
 
 .PHONY: format
 format: install ## Format the code
@@ -91,6 +91,11 @@ simulate: install ## Live SEEDS random lives of the consensus engine (or one: SE
 .PHONY: test-slow
 test-slow: install ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-faults
+test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
+	@$(BIN)/python -m tests.faults.tools.needs
+	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
 
 .PHONY: bench-storage
 bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk

@@ -18,6 +18,12 @@ START_DEADLINE_S = 10.0
 ServeApp = Callable[[FastAPI], str]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How fault tests are repeated and replayed (tests/faults/README.md)."""
+    parser.addoption("--repeat-full", action="store_true", help="every fault as often as FAULTS.md asks; takes long")
+    parser.addoption("--seed", default=None, help="the seed of fault tests; drawn and printed when not given")
+
+
 @pytest.fixture
 def serve_app() -> Iterator[ServeApp]:
     """Serves an application with the real edge in a thread, and gives its base URL; stopped after the test.

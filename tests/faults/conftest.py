@@ -1,0 +1,35 @@
+"""What fault tests share: disks that are taken away again, a printed seed, and how often a fault is repeated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.tools.mounts import Mounts
+from tests.faults.tools.needs import require
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    """Loop disks and memory file systems; everything is unmounted at the end, after a failure too."""
+    require("loop disks", "tmpfs")
+    with Mounts() as made:
+        yield made
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """`--seed=N`, or drawn; printed, and so shown when the test fails."""
+    chosen = request.config.getoption("--seed")
+    chosen = random.SystemRandom().randrange(1 << 32) if chosen is None else int(chosen)
+    print(f"seed {chosen}")
+    return chosen
+
+
+@pytest.fixture
+def repetitions(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """`repetitions(few, all_of_them)`: few in every run, all with `--repeat-full`."""
+    is_full = bool(request.config.getoption("--repeat-full"))
+    return lambda few, all_of_them: all_of_them if is_full else few
