@@ -9,18 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.storage.chunk_lane import Call, ChunkCalls
 from services.storage.chunk_store import ChunkStore
-from shared.contracts.chunks import START_INDEX_HEADER, ChunkStored, HasRequest, HasResponse, NodeStatus
+from shared.contracts.base import WireModel
+from shared.contracts.chunks import (
+    MAX_PAGE_CHUNKS,
+    START_INDEX_HEADER,
+    ChunkStored,
+    HasRequest,
+    HasResponse,
+    InventoryPage,
+    NodeStatus,
+    PartitionSums,
+)
 
 Digest = Annotated[str, Path(description="BLAKE3-256 of the chunk, 64 lower-case hex digits")]
 StartIndex = Annotated[
     int, Header(alias=START_INDEX_HEADER, ge=0, description="Log index that the upload read when it began")
 ]
+Prefix = Annotated[str, Query(pattern="^[0-9a-f]{0,64}$", description="Only digests that begin with these hex digits")]
+After = Annotated[str, Query(pattern="^([0-9a-f]{64})?$", description="Only digests after this one: `next_after`")]
+PageLimit = Annotated[int, Query(ge=1, le=MAX_PAGE_CHUNKS)]
+Group = Annotated[str, Path(pattern="^[0-9a-f]{2}$", description="The first two hex digits of its digests")]
 RangeHeader = Annotated[str | None, Header(alias="Range", description="One byte range; anything else is ignored")]
 
 
@@ -49,6 +63,7 @@ def build_router(store: ChunkStore, describe: Callable[[], Any]) -> APIRouter:
     _add_get(router, calls)
     _add_head_and_delete(router, calls, store)
     _add_questions(router, store, describe)
+    _add_comparison(router, store)
     return router
 
 
@@ -129,6 +144,46 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         """Counts, tiers and whether writes are taken."""
         found: NodeStatus = await describe()
         return found
+
+
+def _add_comparison(router: APIRouter, store: ChunkStore) -> None:
+    @router.get(
+        "/chunks",
+        tags=["comparison"],
+        summary="What is held, page by page",
+        response_model=InventoryPage,
+        responses=_problems(400, 503),
+    )
+    async def list_chunks(prefix: Prefix = "", after: After = "", limit: PageLimit = MAX_PAGE_CHUNKS) -> Response:
+        """In order of digests, with lengths and start indexes."""
+        return _json(await store.inventory(prefix, after, limit))
+
+    @router.get(
+        "/partitions",
+        tags=["comparison"],
+        summary="Checksums over all that is held, by the first two digits",
+        response_model=PartitionSums,
+        responses=_problems(503),
+    )
+    async def group_sums() -> Response:
+        """Kept up to date by every put and delete, so that asking costs little. Empty groups are left out."""
+        return _json(await store.partition_sums(None))
+
+    @router.get(
+        "/partitions/{group}",
+        tags=["comparison"],
+        summary="Checksums over one group, by the first three digits",
+        response_model=PartitionSums,
+        responses=_problems(400, 503),
+    )
+    async def partition_sums(group: Group) -> Response:
+        """For a group that differs; then list the partitions that do."""
+        return _json(await store.partition_sums(int(group, 16)))
+
+
+def _json(answer: WireModel) -> Response:
+    """Written down once; FastAPI would validate and copy a thousand chunks again."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 class _AsgiAnswer(Response):

@@ -13,9 +13,10 @@ from blake3 import blake3
 from services.storage.byte_budget import ByteBudget, Lease
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, PutOutcome, Tier
-from shared.contracts.chunks import ChunkStored, TierStatus
+from shared.contracts.chunks import ChunkStored, InventoryPage, PartitionSum, PartitionSums, TierStatus
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
+from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,29 @@ class ChunkStore:
         """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
         if not await self._tier.delete(check_digest(digest)):
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+
+    async def inventory(self, prefix: str, after: str, limit: int) -> InventoryPage:
+        """One page of what is held; `prefix` and `after` are lower-case hex digits. Raises UnavailableError."""
+        chunks = await self._tier.list_chunks(prefix, after, limit)
+        return InventoryPage(chunks=chunks, next_after=chunks[-1].digest if len(chunks) == limit else None)
+
+    async def partition_sums(self, group: int | None) -> PartitionSums:
+        """The sums of all groups, or of the partitions of one. Raises UnavailableError."""
+        sums = await self._tier.sums(group)
+        first = 0 if group is None else group * PARTITIONS_PER_GROUP
+        prefixes = [f"{number:02x}" if group is None else prefix_of(first + number) for number in range(len(sums))]
+        return PartitionSums(
+            partitions=[
+                PartitionSum(
+                    prefix=prefix,
+                    chunk_count=found.chunk_count,
+                    used_bytes=found.used_bytes,
+                    checksum=f"{found.checksum:064x}",
+                )
+                for prefix, found in zip(prefixes, sums, strict=True)
+                if found.chunk_count
+            ]
+        )
 
     async def statuses(self) -> list[TierStatus]:
         """The tiers, the one that answers for the node first."""

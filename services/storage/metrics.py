@@ -49,6 +49,15 @@ class StorageMetrics:
         self.scrub_progress = Gauge(
             "trivet_storage_scrub_progress", "Part of this pass that is done", registry=registry
         )
+        self.lost_chunks = Gauge(
+            "trivet_storage_lost_chunks", "Found bad or gone here, and not yet fetched from a peer", registry=registry
+        )
+        self.refetches = Counter(
+            "trivet_storage_refetches_total",
+            "Attempts to fetch a lost chunk from the peers, by outcome",
+            ["outcome"],
+            registry=registry,
+        )
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )

@@ -12,15 +12,19 @@ from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.metrics import StorageMetrics
+from services.storage.peers import Peers
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.refetch import Refetcher, RefetchPace
 from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
 from services.storage.tiers.disk import DiskTier
 from services.storage.tiers.redis import RedisTier
 from services.storage.tiers.tiered import TieredStore
 from shared.background_tasks import BackgroundTasks
+from shared.consensus_client import ConsensusClient
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import Heartbeat
+from shared.errors import UnavailableError
 from shared.http_client import PeerClient
 from shared.time_client import TimeClient
 from shared.units import MIB
@@ -37,6 +41,7 @@ def redis_address(settings: StorageSettings) -> RedisAddress | None:
         password=settings.redis_secret(),
         owner=f"{settings.cluster_id}/{settings.node_id}",
         claim_path=settings.data_dir / "redis-claimed",
+        limit_path=settings.data_dir / "redis-limit",
     )
 
 
@@ -47,9 +52,7 @@ class StorageNode:
         self._settings = settings
         self._metrics = metrics
         self._space = FreeSpace(settings.data_dir, settings.capacity_bytes, settings.full_percent)
-        self._pace = ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s)
-        self._disk = None if settings.storage_mode == "redis" else self._make_disk()
-        self._tier = self._make_tier(self._disk)
+        self._tier, weight = self._make_tiers()
         self._client = PeerClient(settings.cluster_keys(), max_connections=16)
         self._time = TimeClient(
             list(settings.clock_urls),
@@ -66,9 +69,25 @@ class StorageNode:
             interval_s=settings.heartbeat_interval_s,
             retry_base_s=settings.heartbeat_retry_base_s,
         )
+        budget = ByteBudget(settings.max_inflight_bytes, _BUDGET_WAIT_S)
+        self._consensus = ConsensusClient(list(settings.consensus_urls), self._client)
+        self._refetcher = Refetcher(
+            self._tier,
+            Peers(settings.node_id, self._consensus, self._client),
+            RefetchPace(
+                settings.refetch_interval_s,
+                settings.refetch_retry_base_s,
+                settings.refetch_retry_cap_s,
+                settings.refetch_max_bytes_per_s,
+            ),
+            budget,
+            metrics,
+            typical_chunk_bytes=settings.typical_chunk_bytes,
+        )
+        self._scrubber = Scrubber(weight, ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s), metrics)
         self.store = ChunkStore(
             self._tier,
-            ByteBudget(settings.max_inflight_bytes, _BUDGET_WAIT_S),
+            budget,
             metrics,
             max_chunk_bytes=settings.max_chunk_bytes,
             typical_chunk_bytes=settings.typical_chunk_bytes,
@@ -77,10 +96,10 @@ class StorageNode:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Open everything, serve, close in the opposite order."""
-        async with self._client, self._time, self._tier, BackgroundTasks() as tasks:
+        async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
             tasks.start("heartbeat", self._heartbeat.run())
-            if self._disk is not None:
-                tasks.start("scrub", Scrubber(self._disk, self._pace, self._metrics).run())
+            tasks.start("scrub", self._scrubber.run())
+            tasks.start("refetch", self._refetcher.run())
             yield
 
     def readiness(self) -> list[str]:
@@ -100,14 +119,19 @@ class StorageNode:
             cluster_id=self._settings.cluster_id,
             mode=self._settings.storage_mode,
             is_accepting_writes=not self.store.reasons_against_writes(),
-            capacity_bytes=tiers[0].capacity_bytes or 0,
+            capacity_bytes=tiers[0].capacity_bytes,
             used_bytes=tiers[0].used_bytes,
             chunk_count=_total([tier.sole_chunk_count for tier in tiers]),
             tiers=tiers,
+            scrub=self._scrubber.status(),
+            refetch=self._refetcher.status(tiers[0].lost_chunk_count),
         )
 
     async def _describe_for_heartbeat(self) -> Heartbeat:
         status = await self.describe()
+        if status.capacity_bytes is None:
+            # 0 would be believed: the node would lose its weight in placement, and its chunks would move.
+            raise UnavailableError("Redis has not told its capacity yet.")
         return Heartbeat(
             cluster_id=status.cluster_id,
             url=self._settings.advertised_url,
@@ -117,16 +141,19 @@ class StorageNode:
             chunk_count=status.chunk_count,
         )
 
-    def _make_tier(self, disk: DiskTier | None) -> DiskTier | RedisTier | TieredStore:
+    def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredStore, DiskTier | RedisTier]:
+        """What answers for the node, and the tier that holds the weight, which the scrub reads."""
         settings = self._settings
         address = redis_address(settings)
+        if address is not None and settings.storage_mode == "redis":
+            link = RedisLink(address, deadline_s=settings.redis_record_deadline_ms / 1000, metrics=self._metrics)
+            redis = RedisTier(link, metrics=self._metrics, unlimited_bytes=settings.redis_limit_bytes)
+            return redis, redis
+        disk = self._make_disk()
         if address is None:
-            return disk or self._make_disk()
-        if disk is None:
-            deadline_s = settings.redis_record_deadline_ms / 1000
-            return RedisTier(RedisLink(address, deadline_s=deadline_s, metrics=self._metrics), metrics=self._metrics)
+            return disk, disk
         link = RedisLink(address, deadline_s=settings.redis_deadline_ms / 1000, metrics=self._metrics)
-        return TieredStore(
+        tiered = TieredStore(
             disk,
             link,
             metrics=self._metrics,
@@ -134,6 +161,7 @@ class StorageNode:
             write_behind_bytes=settings.write_behind_bytes,
             flush_interval_s=settings.flush_interval_s,
         )
+        return tiered, disk
 
     def _make_disk(self) -> DiskTier:
         return DiskTier(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.contracts.chunks import TierStatus
+from shared.contracts.chunks import HeldChunk, TierStatus
+from shared.partitions import SetSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,14 @@ class PutOutcome:
     created: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LostChunk:
+    """A chunk that was acknowledged here and of which no good replica is left here; to be fetched from a peer."""
+
+    digest: str
+    start_index: int
+
+
 class Tier(Protocol):
     """Keeps chunks durably and hands out whole ones only.
 
@@ -60,7 +69,7 @@ class Tier(Protocol):
 
         Raises:
             ChunkNotFoundError: not held here.
-            ChunkCorruptError: held, but no good replica of it is left here; it is quarantined and no longer held.
+            ChunkCorruptError: held, but no good replica of it is left here; it is quarantined, no longer held, and lost.
             UnavailableError: the medium does not answer.
         """
 
@@ -80,10 +89,41 @@ class Tier(Protocol):
         """
 
     async def delete(self, digest: str) -> bool:
-        """Forget a chunk durably; False when it was not held.
+        """Forget a chunk durably, a lost one too; False when it was not held.
 
         Raises:
             UnavailableError: durability cannot be promised now; not definite once it was tried.
+        """
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """Up to `limit` chunks in order of digests: those that begin with the hex digits `prefix` and come after `after`.
+
+        A chunk that is held throughout a walk over all pages is listed exactly once. Both arguments may be empty.
+
+        Raises:
+            UnavailableError: the medium does not answer.
+        """
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """The sums of all groups, or of the partitions of one group, in order (see `shared.partitions`).
+
+        They hold everything that was acknowledged before the call.
+
+        Raises:
+            UnavailableError: the medium does not answer.
+        """
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """Up to `limit` lost chunks in order of digests, those after `after`. The list survives restarts.
+
+        Raises:
+            UnavailableError: the medium does not answer.
+        """
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """Store `chunk` durably if it is lost, with the start index that it had; False when it is not lost any more.
+
+        A chunk that was deleted meanwhile is so not brought back. Raises what `put` raises.
         """
 
     async def statuses(self) -> list[TierStatus]:

@@ -1,21 +1,20 @@
-"""Re-reads every chunk on disk, slowly and for ever, because a medium may change a byte without telling anybody.
+"""Re-reads every chunk of a node, slowly and for ever, because a medium may change a byte without telling anybody.
 
-One pass takes `period_s` whatever the disk holds, within a bound on the rate. The position is kept in the catalog, so a
-restart goes on where it was. A chunk that is bad, or lies under the wrong name, is quarantined by the read itself
-(`DiskTier.get`); this loop only makes sure that every chunk is read.
+One pass takes `period_s` whatever the node holds, within a bound on the rate. The position is kept in the tier, so a
+restart goes on where it was. A chunk that is bad, or lies under the wrong name, is taken out of service by the read itself
+(`Tier.get`); this loop only makes sure that every chunk is read.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from services.storage.disk.catalog import StoredChunk
 from services.storage.metrics import StorageMetrics
-from services.storage.tiers.disk import DiskTier
+from shared.contracts.chunks import HeldChunk, ScrubStatus, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
 
 logger = structlog.get_logger(__name__)
@@ -43,16 +42,44 @@ class ScrubPace:
         return max(self.period_s * min(share, 1.0), page_bytes / self.max_bytes_per_s)
 
 
-class Scrubber:
-    """Runs passes over one disk tier."""
+class ScrubbedTier(Protocol):
+    """The part of the tier that holds the weight which is used here."""
 
-    def __init__(self, disk: DiskTier, pace: ScrubPace, metrics: StorageMetrics) -> None:
-        self._disk = disk
+    async def get(self, digest: str) -> bytes:
+        """See `ports.Tier`."""
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`."""
+
+    async def statuses(self) -> list[TierStatus]:
+        """See `ports.Tier`."""
+
+    async def scrub_position(self) -> str:
+        """The last digest that was read in this pass; empty before the first."""
+
+    async def save_scrub_position(self, digest: str) -> None:
+        """Remember it across restarts."""
+
+
+class Scrubber:
+    """Runs passes over one tier."""
+
+    def __init__(self, tier: ScrubbedTier, pace: ScrubPace, metrics: StorageMetrics) -> None:
+        self._tier = tier
         self._pace = pace
         self._metrics = metrics
+        self._progress = 0.0
+        self._finished_passes = 0
+        self._read_chunks = 0
+        self._read_bytes = 0
+        self._bad_chunks = 0
 
     async def run(self) -> None:
         """Until cancelled."""
+        try:
+            self._note_progress(await self._tier.scrub_position())
+        except TrivetError as error:
+            logger.warning("the position of the scrub is not known yet", error=error.message)
         # A node that has just started has chunks to recover and caches to fill; what rots, rots slowly.
         await asyncio.sleep(_IDLE_S)
         while True:
@@ -63,30 +90,50 @@ class Scrubber:
                 pause_s = _IDLE_S
             await asyncio.sleep(pause_s)
 
+    def status(self) -> ScrubStatus:
+        """Where it is, and what it found since the start."""
+        return ScrubStatus(
+            progress=self._progress,
+            finished_passes=self._finished_passes,
+            read_chunks=self._read_chunks,
+            read_bytes=self._read_bytes,
+            bad_chunks=self._bad_chunks,
+        )
+
     async def scrub_page(self) -> float:
         """Read the next chunks and remember the position durably; the seconds to wait before the next call."""
-        position = await self._disk.scrub_position()
-        page = await self._disk.list_chunks(after=position, limit=_PAGE)
+        position = await self._tier.scrub_position()
+        page = await self._tier.list_chunks("", position, _PAGE)
         for chunk in page:
             await self._scrub(chunk)
         is_end = len(page) < _PAGE
-        await self._disk.save_scrub_position("" if is_end else page[-1].digest)
-        self._metrics.scrub_progress.set(0 if is_end else int(page[-1].digest[:8], 16) / 0xFFFFFFFF)
+        position = "" if is_end else page[-1].digest
+        await self._tier.save_scrub_position(position)
+        self._note_progress(position)
         if is_end:
+            self._finished_passes += 1
             self._metrics.scrub_passes.inc()
         size_bytes = sum(chunk.size_bytes for chunk in page)
-        (status,) = await self._disk.statuses()
+        status, *_ = await self._tier.statuses()
         return (
             self._pace.pause_s(size_bytes, len(page), status.used_bytes or 0, status.chunk_count or 0)
             if page
             else _IDLE_S
         )
 
-    async def _scrub(self, chunk: StoredChunk) -> None:
+    async def _scrub(self, chunk: HeldChunk) -> None:
         try:
-            await self._disk.get(chunk.digest)
+            await self._tier.get(chunk.digest)
         except ChunkCorruptError:
+            self._bad_chunks += 1
             self._metrics.scrub_found.inc()
         except ChunkNotFoundError:
             return  # deleted since it was listed
+        self._read_chunks += 1
+        self._read_bytes += chunk.size_bytes
         self._metrics.scrubbed_bytes.inc(chunk.size_bytes)
+
+    def _note_progress(self, position: str) -> None:
+        # Digests are spread evenly, so the first digits say how far it is.
+        self._progress = int(position[:8], 16) / 0xFFFFFFFF if position else 0.0
+        self._metrics.scrub_progress.set(self._progress)

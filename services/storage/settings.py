@@ -34,6 +34,9 @@ class StorageSettings(ServiceSettings):
         flush_interval_s: how often those go to disk.
         scrub_period_s: in which every chunk on disk is read and checked once.
         scrub_max_bytes_per_s: but never faster than this.
+        refetch_interval_s: how often a node looks whether it has lost a chunk that its peers can give back.
+        refetch_retry_base_s, refetch_retry_cap_s: between attempts while none can.
+        refetch_max_bytes_per_s: how fast lost chunks are fetched.
         heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
     """
 
@@ -57,6 +60,10 @@ class StorageSettings(ServiceSettings):
     flush_interval_s: float = Field(default=1.0, gt=0)
     scrub_period_s: float = Field(default=7 * 86_400.0, gt=0)
     scrub_max_bytes_per_s: int = Field(default=20 * MIB, ge=KIB)
+    refetch_interval_s: float = Field(default=5.0, gt=0)
+    refetch_retry_base_s: float = Field(default=5.0, gt=0)
+    refetch_retry_cap_s: float = Field(default=300.0, gt=0)
+    refetch_max_bytes_per_s: int = Field(default=20 * MIB, ge=KIB)
     consensus_urls: PeerList = Field(min_length=1)
     clock_urls: PeerList = Field(default=[])
     heartbeat_interval_s: float = Field(default=30.0, gt=0)

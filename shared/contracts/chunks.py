@@ -7,6 +7,9 @@ Routes of a storage node (all signed, see `shared.request_signing`):
     HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
     DELETE /v1/chunks/{digest}   204; 404
     POST   /v1/chunks/has        HasRequest -> HasResponse
+    GET    /v1/chunks            InventoryPage; `prefix`, `after`, `limit`: what is held, in order of digests
+    GET    /v1/partitions        PartitionSums of all groups (see `shared.partitions`)
+    GET    /v1/partitions/{group}  PartitionSums of the partitions of one group, two hex digits
     GET    /v1/status            NodeStatus
 """
 
@@ -22,6 +25,7 @@ START_INDEX_HEADER: Final = "X-Trivet-Start-Index"
 """The log index that the upload read when it began (DESIGN.md section 4, Garbage)."""
 
 MAX_HAS_DIGESTS: Final = 10_000
+MAX_PAGE_CHUNKS: Final = 1000
 
 
 class HasRequest(WireModel):
@@ -49,10 +53,44 @@ class ChunkStored(WireModel):
     created: bool
 
 
+class HeldChunk(WireModel):
+    """One chunk of an inventory. `start_index` is the largest that uploads recorded on it."""
+
+    digest: str
+    size_bytes: int
+    start_index: int
+
+
+class InventoryPage(WireModel):
+    """Chunks in order of digests. `next_after` begins the next page; None on the last.
+
+    A chunk that is held throughout is listed exactly once; one that comes or goes meanwhile may or may not be.
+    """
+
+    chunks: list[HeldChunk]
+    next_after: str | None
+
+
+class PartitionSum(WireModel):
+    """The chunks whose digests begin with `prefix`, summed up. `checksum` has 64 hex digits."""
+
+    prefix: str
+    chunk_count: int
+    used_bytes: int
+    checksum: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class PartitionSums(WireModel):
+    """In order of prefixes, those that are empty left out. Holds all that was acknowledged before it was asked for."""
+
+    partitions: list[PartitionSum]
+
+
 class TierStatus(WireModel):
     """One tier of a node. What it does not know now is None, never 0: an operator may remove what is empty.
 
     `sole_chunk_count`: those of its chunks that no tier listed before it holds; the sum is what the node holds.
+    `lost_chunk_count`: chunks of which no good replica is left here, and which are to be fetched from a peer.
     """
 
     name: str
@@ -61,6 +99,25 @@ class TierStatus(WireModel):
     sole_chunk_count: int | None
     used_bytes: int | None
     capacity_bytes: int | None
+    lost_chunk_count: int | None = 0
+
+
+class ScrubStatus(WireModel):
+    """The background re-read. `progress` is the part of this pass that is done; the counts are since the start."""
+
+    progress: float
+    finished_passes: int
+    read_chunks: int
+    read_bytes: int
+    bad_chunks: int
+
+
+class RefetchStatus(WireModel):
+    """Chunks that this node lost and takes from its peers: still lost, fetched and failed since the start."""
+
+    lost_chunks: int | None
+    fetched_chunks: int
+    failed_attempts: int
 
 
 class NodeStatus(WireModel):
@@ -70,7 +127,9 @@ class NodeStatus(WireModel):
     cluster_id: str
     mode: str
     is_accepting_writes: bool
-    capacity_bytes: int
+    capacity_bytes: int | None
     used_bytes: int | None
     chunk_count: int | None
     tiers: list[TierStatus]
+    scrub: ScrubStatus | None = None
+    refetch: RefetchStatus | None = None

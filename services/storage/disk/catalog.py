@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from services.storage.disk.group_commit import Transaction, open_writer
+from services.storage.ports import LostChunk
+from shared.contracts.chunks import HeldChunk
+from shared.partitions import DIGEST_BYTES, sum_of
 from shared.settings import refuse_to_start
 
 _STEPS: Final = (
@@ -27,6 +30,7 @@ _STEPS: Final = (
     CREATE TABLE packed (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
     """,
     "CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;",
+    "CREATE TABLE lost (digest BLOB PRIMARY KEY, start_index INTEGER NOT NULL) WITHOUT ROWID;",
 )
 """Step n brings the catalog from format n to format n + 1; a step that was released never changes."""
 
@@ -41,22 +45,6 @@ class Row:
     size_bytes: int
     start_index: int
     packed_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """A chunk as a listing shows it."""
-
-    digest: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What the catalog holds."""
-
-    chunk_count: int
-    used_bytes: int
 
 
 def prepare(database: Path) -> None:
@@ -84,9 +72,9 @@ def open_reader(database: Path) -> sqlite3.Connection:
     return sql
 
 
-def totals(sql: sqlite3.Connection) -> Totals:
-    """Count everything; reads the whole table of chunks, at start only."""
-    return Totals(*sql.execute("SELECT count(*), coalesce(sum(size_bytes), 0) FROM chunks").fetchone())
+def all_sizes(sql: sqlite3.Connection) -> Iterator[tuple[bytes, int]]:
+    """Digest and length of every chunk; reads the whole table of chunks, at start only."""
+    return sql.execute("SELECT digest, size_bytes FROM chunks")
 
 
 def find(sql: sqlite3.Connection, digest: str) -> Row | None:
@@ -120,12 +108,36 @@ def large_digests(sql: sqlite3.Connection, prefix: int) -> set[str]:
     return {digest.hex() for (digest,) in rows}
 
 
-def list_after(sql: sqlite3.Connection, digest: str, limit: int) -> list[StoredChunk]:
-    """Up to `limit` chunks in order of digests, those after `digest` (empty: from the first)."""
+def list_chunks(sql: sqlite3.Connection, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+    """See `ports.Tier.list_chunks`."""
+    low, high = (bytes.fromhex(prefix.ljust(2 * DIGEST_BYTES, digit)) for digit in "0f")
+    if after and (after_digest := bytes.fromhex(after)) >= low:
+        where, first = "digest > ?", after_digest
+    else:
+        where, first = "digest >= ?", low
     rows = sql.execute(
-        "SELECT digest, size_bytes FROM chunks WHERE digest > ? ORDER BY digest LIMIT ?", (bytes.fromhex(digest), limit)
+        f"SELECT digest, size_bytes, start_index FROM chunks WHERE {where} AND digest <= ? ORDER BY digest LIMIT ?",  # noqa: S608 - one of two constants
+        (first, high, limit),
     )
-    return [StoredChunk(found.hex(), size_bytes) for found, size_bytes in rows]
+    return [HeldChunk(digest=found.hex(), size_bytes=size, start_index=index) for found, size, index in rows]
+
+
+def list_lost(sql: sqlite3.Connection, after: str, limit: int) -> list[LostChunk]:
+    """See `ports.Tier.list_lost`."""
+    rows = sql.execute(
+        "SELECT digest, start_index FROM lost WHERE digest > ? ORDER BY digest LIMIT ?", (bytes.fromhex(after), limit)
+    )
+    return [LostChunk(found.hex(), start_index) for found, start_index in rows]
+
+
+def count_lost(sql: sqlite3.Connection) -> int:
+    """How many chunks are lost; few, or none."""
+    return int(sql.execute("SELECT count(*) FROM lost").fetchone()[0])
+
+
+def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
+    """Whether the chunk is lost."""
+    return sql.execute("SELECT 1 FROM lost WHERE digest = ?", (bytes.fromhex(digest),)).fetchone() is not None
 
 
 def position(sql: sqlite3.Connection, name: str) -> str:
@@ -174,9 +186,30 @@ def remove(transaction: Transaction, digest: str) -> Row | None:
     transaction.sql.execute("DELETE FROM chunks WHERE digest = ?", (bytes.fromhex(digest),))
     if row.packed_id is not None:
         transaction.sql.execute("DELETE FROM packed WHERE id = ?", (row.packed_id,))
-    transaction.added_chunks -= 1
-    transaction.added_bytes -= row.size_bytes
+    transaction.note(-sum_of(bytes.fromhex(digest), row.size_bytes), bytes.fromhex(digest))
     return row
+
+
+def lose(transaction: Transaction, digest: str, start_index: int) -> Row | None:
+    """Take the chunk out and remember it as lost; the row that was there, if any."""
+    row = remove(transaction, digest)
+    transaction.sql.execute(
+        "INSERT INTO lost (digest, start_index) VALUES (?1, ?2) "
+        "ON CONFLICT DO UPDATE SET start_index = max(start_index, ?2)",
+        (bytes.fromhex(digest), start_index if row is None else max(start_index, row.start_index)),
+    )
+    return row
+
+
+def forget_lost(transaction: Transaction, digest: str) -> int | None:
+    """Take the chunk off the list of lost ones; its start index, or None when it was not lost."""
+    # Without RETURNING on purpose: a cursor that was not read to its end would keep the statement open.
+    key = (bytes.fromhex(digest),)
+    found = transaction.sql.execute("SELECT start_index FROM lost WHERE digest = ?", key).fetchone()
+    if found is None:
+        return None
+    transaction.sql.execute("DELETE FROM lost WHERE digest = ?", key)
+    return int(found[0])
 
 
 def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
@@ -186,9 +219,11 @@ def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
 
 
 def _add_row(transaction: Transaction, digest: str, row: Row) -> None:
+    key = bytes.fromhex(digest)
+    # A lost chunk that comes back keeps the start index that was durable on it.
+    start_index = max(row.start_index, forget_lost(transaction, digest) or 0)
     transaction.sql.execute(
         "INSERT INTO chunks (digest, size_bytes, start_index, packed_id) VALUES (?, ?, ?, ?)",
-        (bytes.fromhex(digest), row.size_bytes, row.start_index, row.packed_id),
+        (key, row.size_bytes, start_index, row.packed_id),
     )
-    transaction.added_chunks += 1
-    transaction.added_bytes += row.size_bytes
+    transaction.note(sum_of(key, row.size_bytes), key)

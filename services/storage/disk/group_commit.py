@@ -20,6 +20,7 @@ from services.storage.disk.disk_errors import error_from_commit
 from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
 from shared.errors import OverloadedError, TrivetError, UnavailableError
+from shared.partitions import SetSum, partition_of
 from shared.units import MIB
 
 ResultT = TypeVar("ResultT")
@@ -37,14 +38,18 @@ class Transaction:
         sql: the catalog inside an open transaction.
         directories: whose entries changed; synced before COMMIT.
         unlinks: files that no row names any more; removed after COMMIT.
-        added_chunks, added_bytes: change of the totals, taken over after COMMIT.
+        differences: of the partition sums, by partition; taken over after COMMIT.
     """
 
     sql: sqlite3.Connection
     directories: set[Path] = field(default_factory=set)
     unlinks: list[Path] = field(default_factory=list)
-    added_chunks: int = 0
-    added_bytes: int = 0
+    differences: dict[int, SetSum] = field(default_factory=dict)
+
+    def note(self, difference: SetSum, digest: bytes) -> None:
+        """A chunk comes (its sum) or goes (its sum, negated)."""
+        partition = partition_of(digest)
+        self.differences[partition] = self.differences.get(partition, SetSum()) + difference
 
 
 Operation = Callable[[Transaction], ResultT]

@@ -2,9 +2,12 @@
 
     trivet:chunk:<digest>   the bytes
     trivet:record           sorted set: digest -> start index, of the chunks for which Redis is the record
+    trivet:index            sorted set: the digests of the record in their order; in mode `redis` only
+    trivet:lost             sorted set: digest -> start index, of chunks whose bytes went bad; in mode `redis` only
+    trivet:scrub            where the scrub is; in mode `redis` only
 
-A chunk and its entry in the record are written by one MULTI. `ZADD GT` makes the maximum in the server. Bodies without an
-entry are copies of what is safe on disk, and may be dropped at any time. Scores are doubles: exact up to 2^53.
+A chunk and its entries are written by one MULTI. `ZADD GT` makes the maximum in the server. Bodies without an entry in the
+record are copies of what is safe on disk, and may be dropped at any time. Scores are doubles: exact up to 2^53.
 """
 
 from __future__ import annotations
@@ -17,8 +20,46 @@ from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 RECORD_KEY: Final = "trivet:record"
+INDEX_KEY: Final = "trivet:index"
+LOST_KEY: Final = "trivet:lost"
+_SCRUB_KEY: Final = "trivet:scrub"
 _CHUNK_PREFIX: Final = "trivet:chunk:"
 _SCAN_COUNT: Final = 1000
+
+_FIND_AGAIN: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for _, digest in ipairs(ARGV) do
+    local start_index = redis.call('ZSCORE', KEYS[1], digest)
+    if start_index then
+        redis.call('ZADD', KEYS[2], 'GT', start_index, digest)
+        redis.call('ZREM', KEYS[1], digest)
+    end
+end
+return 1
+"""
+"""Takes what has just been recorded off the list of lost chunks, with the start index that it had."""
+
+_LOSE: Final = """
+local start_index = redis.call('ZSCORE', KEYS[2], ARGV[1])
+redis.call('UNLINK', KEYS[4])
+redis.call('ZREM', KEYS[3], ARGV[1])
+if not start_index then return 0 end
+redis.call('ZADD', KEYS[1], 'GT', start_index, ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
+"""
+"""Moves a chunk from the record to the list of lost ones; 0 when it was not recorded."""
+
+_RESTORE: Final = """
+local start_index = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not start_index then return 0 end
+redis.call('SET', KEYS[4], ARGV[2])
+redis.call('ZADD', KEYS[2], 'GT', start_index, ARGV[1])
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+return 1
+"""
+"""Records a chunk if it is lost; 0 when it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +71,24 @@ class RecordedChunk:
     start_index: int
 
 
-async def put_recorded(client: Redis, chunks: Sequence[RecordedChunk]) -> list[bool]:
+async def put_recorded(client: Redis, chunks: Sequence[RecordedChunk], *, is_sole_record: bool) -> list[bool]:
     """Store `chunks` with max(start index) in one MULTI; for each, whether it was new to the record.
 
     With `appendfsync always` the answer comes after the fsync.
+
+    Args:
+        is_sole_record: Redis is all there is (mode `redis`): the index and the list of lost chunks are kept, too.
     """
     pipeline = client.pipeline(transaction=True)
     for chunk in chunks:
         pipeline.set(_key(chunk.digest), chunk.body)
         pipeline.zadd(RECORD_KEY, {chunk.digest: chunk.start_index}, gt=True)
+    if is_sole_record:
+        digests = [chunk.digest for chunk in chunks]
+        pipeline.zadd(INDEX_KEY, dict.fromkeys(digests, 0))
+        pipeline.eval(_FIND_AGAIN, 2, LOST_KEY, RECORD_KEY, *digests)
     answers: list[Any] = await pipeline.execute()
-    return [added == 1 for added in answers[1::2]]
+    return [added == 1 for added in answers[1 : 2 * len(chunks) : 2]]
 
 
 async def put_copy(client: Redis, digest: str, body: bytes) -> None:
@@ -83,25 +131,82 @@ async def remove(client: Redis, digests: Sequence[str]) -> int:
     """Drop bodies and entries; how many were recorded."""
     pipeline = client.pipeline(transaction=True)
     pipeline.unlink(*[_key(digest) for digest in digests])
+    pipeline.zrem(INDEX_KEY, *digests)
+    pipeline.zrem(LOST_KEY, *digests)
     pipeline.zrem(RECORD_KEY, *digests)
     return int((await pipeline.execute())[-1])
 
 
-async def remove_unless(client: Redis, digest: str, is_good: Callable[[bytes], bool]) -> bool:
-    """Drop a chunk whose bytes are not good, checked and dropped as one step; whether it was dropped."""
+async def lose_unless(client: Redis, digest: str, is_good: Callable[[bytes], bool]) -> bool:
+    """Drop a chunk whose bytes are gone or not good, and remember it as lost, as one step; false when it was not recorded."""
     async with client.pipeline(transaction=True) as pipeline:
         await pipeline.watch(_key(digest))
         body = _bytes(await pipeline.get(_key(digest)))
-        if body is None or is_good(body):
+        if body is not None and is_good(body):
             return False
         pipeline.multi()  # type: ignore[no-untyped-call]
-        pipeline.unlink(_key(digest))
-        pipeline.zrem(RECORD_KEY, digest)
+        pipeline.eval(_LOSE, 4, LOST_KEY, RECORD_KEY, INDEX_KEY, _key(digest), digest)
         try:
-            await pipeline.execute()
+            (was_recorded,) = await pipeline.execute()
         except WatchError:  # a good one was put in its place
             return False
-    return True
+    return bool(was_recorded)
+
+
+async def restore(client: Redis, digest: str, body: bytes) -> bool:
+    """Record a chunk if it is lost, with the start index that it had; whether it was."""
+    command: Any = client.eval  # typed for text only
+    return bool(await command(_RESTORE, 4, LOST_KEY, RECORD_KEY, INDEX_KEY, _key(digest), digest, body))
+
+
+async def list_lost(client: Redis, after: str, limit: int) -> list[tuple[str, int]]:
+    """Up to `limit` lost digests after `after`, in order, with their start indexes. Reads the whole list, which is short."""
+    entries: Any = await client.zrange(LOST_KEY, 0, -1, withscores=True)
+    found = sorted((member.decode(), int(score)) for member, score in entries)
+    return [entry for entry in found if entry[0] > after][:limit]
+
+
+async def list_index(client: Redis, prefix: str, after: str, limit: int) -> list[str]:
+    """Up to `limit` recorded digests in order: those that begin with `prefix` and come after `after`."""
+    low = f"({after}" if after > prefix else f"[{prefix}"
+    found: Any = await client.zrangebylex(INDEX_KEY, low, f"[{prefix}g", start=0, num=limit)
+    return [member.decode() for member in found]
+
+
+async def sizes_and_indexes(client: Redis, digests: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Those of `digests` that are recorded, with length and start index."""
+    if not digests:
+        return []
+    pipeline = client.pipeline(transaction=True)
+    pipeline.zmscore(RECORD_KEY, list(digests))
+    for digest in digests:
+        pipeline.strlen(_key(digest))
+    scores, *sizes = await pipeline.execute()
+    found = zip(digests, sizes, scores, strict=True)
+    return [(digest, int(size), int(score)) for digest, size, score in found if score is not None]
+
+
+async def rebuild_index(client: Redis) -> None:
+    """Make the index again when it is not as long as the record: an earlier version, or another mode, kept none."""
+    if await client.zcard(RECORD_KEY) == await client.zcard(INDEX_KEY):
+        return
+    await client.unlink(INDEX_KEY)
+    cursor: int | None = None
+    while cursor != 0:
+        entries: Any
+        cursor, entries = await client.zscan(RECORD_KEY, cursor or 0, count=_SCAN_COUNT)
+        if entries:
+            await client.zadd(INDEX_KEY, dict.fromkeys([member.decode() for member, _ in entries], 0))
+
+
+async def scrub_position(client: Redis) -> str:
+    """The last digest that the scrub has read; empty at the beginning."""
+    return (_bytes(await client.get(_SCRUB_KEY)) or b"").decode()
+
+
+async def save_scrub_position(client: Redis, digest: str) -> None:
+    """Remember it."""
+    await client.set(_SCRUB_KEY, digest)
 
 
 async def release(client: Redis, digests: Sequence[str]) -> None:
@@ -133,13 +238,14 @@ async def scan_sizes(client: Redis, cursor: int) -> tuple[int, list[tuple[str, i
     return int(cursor), [(name, int(size)) for name, size in zip(names, sizes, strict=True)]
 
 
-async def count_recorded(client: Redis) -> tuple[int, int]:
-    """Number of recorded chunks, and the memory that the server uses in bytes."""
+async def count_recorded(client: Redis) -> tuple[int, int, int]:
+    """Number of recorded chunks and of lost ones, and the memory that the server uses in bytes."""
     pipeline = client.pipeline(transaction=False)
     pipeline.zcard(RECORD_KEY)
+    pipeline.zcard(LOST_KEY)
     pipeline.info("memory")
-    count, memory = await pipeline.execute()
-    return int(count), int(memory["used_memory"])
+    count, lost_count, memory = await pipeline.execute()
+    return int(count), int(lost_count), int(memory["used_memory"])
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:

@@ -23,7 +23,7 @@ class Inspection:
         objection: why this Redis must not be used, or None.
         is_foreign: the objection is that it belongs to another node or cluster.
         is_unclaimed: nobody's name is in it: it is new, or was emptied since.
-        limit_bytes: its maxmemory; None when it has none.
+        limit_bytes: its maxmemory; 0 when it has none, None when it was not asked.
     """
 
     objection: str | None
@@ -43,7 +43,7 @@ async def inspect(client: Redis, owner: str) -> Inspection:
     holder = await client.get(OWNER_KEY)
     if holder is not None and _text(holder) != owner:
         return Inspection(f"it belongs to {_text(holder)}, not to {owner}", is_foreign=True)
-    return Inspection(None, is_unclaimed=holder is None, limit_bytes=int(_text(settings["maxmemory"])) or None)
+    return Inspection(None, is_unclaimed=holder is None, limit_bytes=int(_text(settings["maxmemory"])))
 
 
 async def claim(client: Redis, owner: str) -> bool:

@@ -48,12 +48,14 @@ class RedisAddress:
     Attributes:
         owner: `<cluster>/<node>`, written into the server.
         claim_path: a file that says that we have used this server before, so that an emptied one is noticed.
+        limit_path: a file with its memory limit, because a node weighs in placement what it can hold, Redis up or not.
     """
 
     url: str
     password: str | None
     owner: str
     claim_path: Path
+    limit_path: Path
 
 
 def connect(address: RedisAddress) -> Redis:
@@ -82,7 +84,8 @@ class RedisLink:
         self._failures = 0
         self._tripped = asyncio.Event()
         self.objection: str | None = "it was not asked yet"
-        self.limit_bytes: int | None = None
+        self.limit_bytes = _read_limit(address.limit_path)
+        """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
         self.times_emptied = 0
         self._client = connect(address)
 
@@ -174,7 +177,7 @@ class RedisLink:
             if objection is None and found.is_unclaimed:
                 objection = await self._claim()
             if objection is None:
-                self.limit_bytes = found.limit_bytes
+                await self._note_limit(found.limit_bytes)
                 await recover()
         except TrivetError as error:
             objection = error.message
@@ -206,6 +209,15 @@ class RedisLink:
                 if holder != self._address.owner.encode():
                     self.trip("it was emptied or taken over")
 
+    async def _note_limit(self, limit_bytes: int | None) -> None:
+        if limit_bytes == self.limit_bytes or limit_bytes is None:
+            return
+        self.limit_bytes = limit_bytes
+        try:
+            await asyncio.to_thread(replace_file, self._address.limit_path, str(limit_bytes).encode())
+        except OSError as error:
+            logger.warning("the memory limit of redis could not be written down", error=str(error))
+
     async def _claim(self) -> str | None:
         """Write our name into the server; an objection when that failed."""
         if self._address.claim_path.exists():
@@ -230,6 +242,13 @@ class RedisLink:
         # One slow answer happens; a broken connection may mean a restarted, emptied server and needs a look at once.
         if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_TRIP:
             self.trip(_describe(error))
+
+
+def _read_limit(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -33,8 +33,9 @@ class PutBatcher:
     The number of waiters is bounded by the byte budget of the requests that brought them.
     """
 
-    def __init__(self, link: RedisLink, tasks: BackgroundTasks) -> None:
+    def __init__(self, link: RedisLink, tasks: BackgroundTasks, *, is_sole_record: bool = False) -> None:
         self._link = link
+        self._is_sole_record = is_sole_record
         self._tasks = tasks
         self._waiting: deque[_Waiting] = deque()
         self._is_sending = False
@@ -64,7 +65,9 @@ class PutBatcher:
         size_bytes = sum(len(chunk.body) for chunk in chunks)
         try:
             created = await self._link.call(
-                lambda client: put_recorded(client, chunks), size_bytes=size_bytes, changes=True
+                lambda client: put_recorded(client, chunks, is_sole_record=self._is_sole_record),
+                size_bytes=size_bytes,
+                changes=True,
             )
         except TrivetError as error:
             batch.extend(self._waiting)

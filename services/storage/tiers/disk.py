@@ -20,16 +20,17 @@ import structlog
 
 from services.storage.digests import is_whole
 from services.storage.disk import catalog
-from services.storage.disk.catalog import Row, StoredChunk
+from services.storage.disk.catalog import Row
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, PutOutcome
+from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.write_gate import WriteGate
-from shared.contracts.chunks import TierStatus
+from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
+from shared.partitions import PartitionTable, SetSum
 from shared.settings import refuse_to_start
 
 logger = structlog.get_logger(__name__)
@@ -90,8 +91,9 @@ class DiskTier:
         self._connections = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self.gate = WriteGate()
-        self._chunk_count = 0
-        self._used_bytes = 0
+        self._sums = PartitionTable()
+        self._sums_lock = threading.Lock()
+        """The commit thread changes the sums while others read them."""
 
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
@@ -166,9 +168,31 @@ class DiskTier:
         """See `ports.Tier`."""
         return await self._committer.run(partial(self._delete, digest=digest))
 
-    async def list_chunks(self, after: str, limit: int) -> list[StoredChunk]:
-        """Up to `limit` chunks in order of digests, those after the digest `after` (empty: from the first)."""
-        return await self._in(self._readers, self._list_chunks, after, limit)
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`."""
+        return await self._in(self._readers, self._list_chunks, prefix, after, limit)
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """See `ports.Tier`."""
+        with self._sums_lock:
+            return list(self._sums.groups()) if group is None else self._sums.group(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """See `ports.Tier`."""
+        return await self._in(self._readers, self._list_lost, after, limit)
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`."""
+        self.gate.check()
+        if not await self._in(self._readers, self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
+            return False
+        if self.is_small(chunk.size_bytes):
+            return await self._committer.run(partial(_restore_small, chunk=chunk))
+        return await self._put_file(chunk, 0, only_if_lost=True)
+
+    async def note_lost(self, digest: str, start_index: int) -> None:
+        """Remember, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
+        await self._committer.run(partial(_lose_unless_held, digest=digest, start_index=start_index))
 
     async def scrub_position(self) -> str:
         """The last digest that the scrub has read in this pass; empty before the first."""
@@ -180,14 +204,17 @@ class DiskTier:
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
+        with self._sums_lock:
+            total = self._sums.total
         return [
             TierStatus(
                 name=self.name,
                 is_available=self.gate.reason is None,
-                chunk_count=self._chunk_count,
-                sole_chunk_count=self._chunk_count,
-                used_bytes=self._used_bytes,
+                chunk_count=total.chunk_count,
+                sole_chunk_count=total.chunk_count,
+                used_bytes=total.used_bytes,
                 capacity_bytes=await self._in(self._readers, self._space.capacity_bytes),
+                lost_chunk_count=await self._in(self._readers, self._count_lost),
             )
         ]
 
@@ -199,10 +226,10 @@ class DiskTier:
         """See `ports.Tier`."""
         return []
 
-    async def _put_file(self, chunk: Chunk, start_index: int) -> bool:
+    async def _put_file(self, chunk: Chunk, start_index: int, *, only_if_lost: bool = False) -> bool:
         temporary = await self._in(self._writers, self._write, chunk)
         try:
-            return await self._committer.run(partial(self._publish, temporary, chunk, start_index))
+            return await self._committer.run(partial(self._publish, temporary, chunk, start_index, only_if_lost))
         except TrivetError:
             # Not on cancellation: the operation is still queued then, and will rename this file.
             await self._in(self._writers, partial(temporary.unlink, missing_ok=True))
@@ -212,8 +239,7 @@ class DiskTier:
 
     def _open(self) -> None:
         self._committer = GroupCommitter(self._database, self.gate, self._count)
-        found = catalog.totals(self._reader())
-        self._chunk_count, self._used_bytes = found.chunk_count, found.used_bytes
+        self._sums.fill(catalog.all_sizes(self._reader()))
 
     def _close(self) -> None:
         self._writers.shutdown()
@@ -233,8 +259,20 @@ class DiskTier:
     def _find(self, digest: str) -> Row | None:
         return catalog.find(self._reader(), digest)
 
-    def _list_chunks(self, after: str, limit: int) -> list[StoredChunk]:
-        return catalog.list_after(self._reader(), after, limit)
+    def _list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        return catalog.list_chunks(self._reader(), prefix, after, limit)
+
+    def _list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        return catalog.list_lost(self._reader(), after, limit)
+
+    def _count_lost(self) -> int:
+        return catalog.count_lost(self._reader())
+
+    def _is_lost_and_has_room(self, digest: str, size_bytes: int) -> bool:
+        if not catalog.is_lost(self._reader(), digest):
+            return False
+        self._space.check(size_bytes, self._sums.total.used_bytes)
+        return True
 
     def _scrub_position(self) -> str:
         return catalog.position(self._reader(), _SCRUB)
@@ -245,7 +283,7 @@ class DiskTier:
     def _is_held_or_has_room(self, digest: str, size_bytes: int) -> bool:
         if self._find(digest) is not None:
             return True
-        self._space.check(size_bytes, self._used_bytes)
+        self._space.check(size_bytes, self._sums.total.used_bytes)
         return False
 
     def _write(self, chunk: Chunk) -> Path:
@@ -271,8 +309,11 @@ class DiskTier:
 
     # Operations, run by the commit thread inside a transaction.
 
-    def _publish(self, temporary: Path, chunk: Chunk, start_index: int, transaction: Transaction) -> bool:
-        if not catalog.add_file(transaction, chunk.digest, chunk.size_bytes, start_index):
+    def _publish(
+        self, temporary: Path, chunk: Chunk, start_index: int, only_if_lost: bool, transaction: Transaction
+    ) -> bool:
+        is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, chunk.digest)
+        if is_unwanted or not catalog.add_file(transaction, chunk.digest, chunk.size_bytes, start_index):
             transaction.unlinks.append(temporary)
             return False
         path = self._files.path_of(chunk.digest)
@@ -283,6 +324,7 @@ class DiskTier:
         return True
 
     def _delete(self, transaction: Transaction, digest: str) -> bool:
+        catalog.forget_lost(transaction, digest)
         row = catalog.remove(transaction, digest)
         if row is None:
             return False
@@ -306,7 +348,7 @@ class DiskTier:
         if row is None or self._read_whole(transaction.sql, digest, row) is not None:
             return False
         logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
-        catalog.remove(transaction, digest)
+        catalog.lose(transaction, digest, row.start_index)
         path = self._files.path_of(digest)
         if row.packed_id is None and path.exists():
             path.rename(self._files.quarantine_path(digest))
@@ -314,9 +356,10 @@ class DiskTier:
         return True
 
     def _count(self, transaction: Transaction) -> None:
-        # Written by the commit thread only; readers may see it one transaction late.
-        self._chunk_count += transaction.added_chunks
-        self._used_bytes += transaction.added_bytes
+        # Written by the commit thread only, before any answer of the batch goes out.
+        with self._sums_lock:
+            for partition, difference in transaction.differences.items():
+                self._sums.change(partition, difference)
 
     # Start.
 
@@ -337,7 +380,7 @@ class DiskTier:
                 adopted += catalog.add_file(transaction, digest, path.stat().st_size, 0)
                 transaction.directories.add(path.parent)
             for digest in named - files:
-                catalog.remove(transaction, digest)
+                catalog.lose(transaction, digest, 0)
                 lost += 1
         return adopted, lost
 
@@ -352,6 +395,17 @@ class DiskTier:
 
 def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:
     return sum(catalog.add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks)
+
+
+def _restore_small(transaction: Transaction, chunk: Chunk) -> bool:
+    return catalog.is_lost(transaction.sql, chunk.digest) and catalog.add_packed(
+        transaction, chunk.digest, chunk.body(), 0
+    )
+
+
+def _lose_unless_held(transaction: Transaction, digest: str, start_index: int) -> None:
+    if catalog.find(transaction.sql, digest) is None:
+        catalog.lose(transaction, digest, start_index)
 
 
 def _raise_and_list(transaction: Transaction, digests: Sequence[str], start_index: int) -> set[str]:

@@ -137,8 +137,9 @@ class Recovery:
 
     async def _report_if_lost(self, digest: str, start_index: int) -> None:
         if not await self._disk.has([digest], start_index):
+            await self._disk.note_lost(digest, start_index)
             self._metrics.lost_in_redis.inc()
-            logger.error("redis lost an acknowledged chunk; the other replicas have it", digest=digest)
+            logger.error("redis lost an acknowledged chunk; it is to be fetched from another node", digest=digest)
 
     async def _learn_copies(self) -> None:
         """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server."""

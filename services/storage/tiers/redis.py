@@ -13,37 +13,42 @@ import structlog
 
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, PutOutcome
+from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
 from services.storage.redis_node.put_batcher import PutBatcher
+from services.storage.redis_node.record_sums import RecordSums
 from shared.background_tasks import BackgroundTasks
-from shared.contracts.chunks import TierStatus
+from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, UnavailableError
+from shared.partitions import SetSum
 
 logger = structlog.get_logger(__name__)
 
 _PART: Final = 1000
+_REBUILD_DEADLINE_S: Final = 60.0
 
 
 class RedisTier:
-    """Implements `ports.Tier` on one Redis."""
+    """Implements `ports.Tier` on one Redis; `unlimited_bytes` is the capacity told when the server has no limit."""
 
     name = "redis"
 
-    def __init__(self, link: RedisLink, *, metrics: StorageMetrics) -> None:
+    def __init__(self, link: RedisLink, *, metrics: StorageMetrics, unlimited_bytes: int) -> None:
         self._link = link
+        self._unlimited_bytes = unlimited_bytes
         self._metrics = metrics
         self._stack = AsyncExitStack()
+        self._sums = RecordSums(self.list_chunks)
 
     async def __aenter__(self) -> Self:
         """Connect; when Redis does not answer, go on and let /readyz say so."""
         await self._stack.enter_async_context(self._link)
         tasks = await self._stack.enter_async_context(BackgroundTasks())
-        self._batcher = PutBatcher(self._link, tasks)
-        await self._link.open(_nothing_to_recover)
-        tasks.start("redis supervisor", self._link.supervise(_nothing_to_recover))
+        self._batcher = PutBatcher(self._link, tasks, is_sole_record=True)
+        await self._link.open(self._recover)
+        tasks.start("redis supervisor", self._link.supervise(self._recover))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -51,20 +56,20 @@ class RedisTier:
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
-        created = await self._batcher.put(RecordedChunk(chunk.digest, chunk.body(), start_index))
+        with self._sums.changing(chunk.digest):
+            created = await self._batcher.put(RecordedChunk(chunk.digest, chunk.body(), start_index))
         return PutOutcome(self.name, created)
 
     async def get(self, digest: str) -> bytes:
         """See `ports.Tier`."""
         body = await self._link.call(lambda client: chunk_keys.get(client, digest))
-        if body is None:
-            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
-        if is_whole(body, digest):
+        if body is not None and is_whole(body, digest):
             return body
+        if not await self._lose(digest) and body is None:
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         # What Redis holds under this name is not the chunk: it is no longer held, so that a good replica can come back.
         self._metrics.corrupt.labels(tier=self.name).inc()
-        logger.error("chunk corrupt, dropped", digest=digest, tier=self.name, size_bytes=len(body))
-        await self._drop_corrupt(digest)
+        logger.error("chunk corrupt, dropped", digest=digest, tier=self.name, size_bytes=len(body or b""))
         raise ChunkCorruptError("This replica does not match its digest; it was dropped.", digest=digest)
 
     async def get_size_bytes(self, digest: str) -> int:
@@ -83,14 +88,57 @@ class RedisTier:
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
-        return await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True) == 1
+        with self._sums.changing(digest):
+            return await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True) == 1
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`."""
+        found: list[HeldChunk] = []
+        # Chunks that are deleted between the two questions leave a gap, which must not look like the last page.
+        while len(found) < limit:
+            at, missing = after, limit - len(found)
+            digests = await self._link.call(lambda client: chunk_keys.list_index(client, prefix, at, missing))  # noqa: B023 - called at once
+            if not digests:
+                break
+            entries = await self._link.call(lambda client: chunk_keys.sizes_and_indexes(client, digests))  # noqa: B023 - likewise
+            found += [HeldChunk(digest=name, size_bytes=size, start_index=index) for name, size, index in entries]
+            after = digests[-1]
+            if len(digests) < missing:
+                break
+        return found
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """See `ports.Tier`."""
+        return await self._sums.sums(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """See `ports.Tier`."""
+        found = await self._link.call(lambda client: chunk_keys.list_lost(client, after, limit))
+        return [LostChunk(digest, start_index) for digest, start_index in found]
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`."""
+        body = chunk.body()
+        with self._sums.changing(chunk.digest):
+            return await self._link.call(
+                lambda client: chunk_keys.restore(client, chunk.digest, body), size_bytes=len(body), changes=True
+            )
+
+    async def scrub_position(self) -> str:
+        """The last digest that the scrub has read in this pass; empty before the first."""
+        return await self._link.call(chunk_keys.scrub_position)
+
+    async def save_scrub_position(self, digest: str) -> None:
+        """Remember it across restarts. Raises UnavailableError."""
+        await self._link.call(lambda client: chunk_keys.save_scrub_position(client, digest), changes=True)
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
         count: int | None = None
+        lost_count: int | None = None
         used_bytes: int | None = None
         try:
-            count, used_bytes = await self._link.call(chunk_keys.count_recorded)
+            count, lost_count, used_bytes = await self._link.call(chunk_keys.count_recorded)
         except (UnavailableError, DiskFullError):
             logger.debug("redis did not tell its size")
         return [
@@ -100,7 +148,9 @@ class RedisTier:
                 chunk_count=count,
                 sole_chunk_count=count,
                 used_bytes=used_bytes,
-                capacity_bytes=self._link.limit_bytes,
+                # What was last seen while Redis is away: what a node weighs in placement must not follow its crashes.
+                capacity_bytes=self._unlimited_bytes if self._link.limit_bytes == 0 else self._link.limit_bytes,
+                lost_chunk_count=lost_count,
             )
         ]
 
@@ -117,15 +167,19 @@ class RedisTier:
             lambda client: chunk_keys.recorded(client, digests, start_index), changes=start_index is not None
         )
 
-    async def _drop_corrupt(self, digest: str) -> None:
+    async def _lose(self, digest: str) -> bool:
+        """Take a bad chunk out of service; whether it was recorded as held."""
         try:
-            await self._link.call(
-                lambda client: chunk_keys.remove_unless(client, digest, lambda body: is_whole(body, digest)),
-                changes=True,
-            )
-        except UnavailableError:
+            with self._sums.changing(digest):
+                return await self._link.call(
+                    lambda client: chunk_keys.lose_unless(client, digest, lambda body: is_whole(body, digest)),
+                    changes=True,
+                )
+        except (UnavailableError, DiskFullError):
             logger.warning("a corrupt chunk could not be dropped and will be found again", digest=digest)
+            return True
 
-
-async def _nothing_to_recover() -> None:
-    """In this mode Redis is the record: what it holds is what there is."""
+    async def _recover(self) -> None:
+        """In this mode Redis is the record: what it holds is what there is."""
+        self._sums.forget()
+        await self._link.probe(chunk_keys.rebuild_index, deadline_s=_REBUILD_DEADLINE_S)

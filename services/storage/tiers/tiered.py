@@ -18,7 +18,7 @@ import structlog
 from services.storage.digests import is_whole
 from services.storage.keyed_locks import KeyedLocks
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, PutOutcome
+from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
@@ -28,8 +28,9 @@ from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.recovery import Recovery
 from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
 from shared.background_tasks import BackgroundTasks
-from shared.contracts.chunks import TierStatus
+from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import DiskFullError, OverloadedError, TrivetError, UnavailableError
+from shared.partitions import SetSum
 from shared.units import MIB, NANOSECONDS_PER_SECOND
 
 logger = structlog.get_logger(__name__)
@@ -141,6 +142,24 @@ class TieredStore:
                 await self._recovery.remove_from_redis(digest)
                 return await self._delete_flushed(digest) or was_unflushed
 
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`. What only Redis has is moved to disk first, which leaves one place to look."""
+        await self._flush_all()
+        return await self._disk.list_chunks(prefix, after, limit)
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """See `ports.Tier`."""
+        await self._flush_all()
+        return await self._disk.sums(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """See `ports.Tier`."""
+        return await self._disk.list_lost(after, limit)
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`. To disk at once: nobody waits for it."""
+        return await self._disk.restore(chunk)
+
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
         # Counted before the disk: a chunk that moves meanwhile is counted twice rather than not at all.
@@ -155,7 +174,7 @@ class TieredStore:
                 chunk_count=len(self._hot) + len(self._unflushed) if is_record_known else None,
                 sole_chunk_count=unflushed_count if is_record_known else None,
                 used_bytes=self._hot.used_bytes + self._unflushed.size_bytes if is_record_known else None,
-                capacity_bytes=self._link.limit_bytes,
+                capacity_bytes=self._link.limit_bytes or None,
             ),
         ]
 

@@ -87,11 +87,11 @@ def build(kind: str, root: Path, redis: RedisServer) -> Any:
     if kind == "disk":
         return disk
     url = "redis://127.0.0.1:1/0" if kind == "tiered-without-redis" else redis.url
-    address = RedisAddress(url, REDIS_PASSWORD, "contract/test", root / "redis-claimed")
+    address = RedisAddress(url, REDIS_PASSWORD, "contract/test", root / "redis-claimed", root / "redis-limit")
     # A busy test machine is no hung Redis.
     link = RedisLink(address, deadline_s=2.0, metrics=metrics)
     if kind == "redis":
-        return RedisTier(link, metrics=metrics)
+        return RedisTier(link, metrics=metrics, unlimited_bytes=8 * MIB)
     return TieredStore(
         disk, link, metrics=metrics, hot_limit_bytes=8 * MIB, write_behind_bytes=4 * MIB, flush_interval_s=0.05
     )

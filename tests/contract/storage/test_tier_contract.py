@@ -9,8 +9,9 @@ import random
 import pytest
 from blake3 import blake3
 
-from services.storage.ports import Chunk
+from services.storage.ports import Chunk, LostChunk
 from shared.errors import ChunkCorruptError, ChunkNotFoundError
+from shared.partitions import PartitionTable, SetSum
 from shared.units import KIB
 
 SIZES = [1, 4096, 64 * KIB, 64 * KIB + 1, 700_000]
@@ -93,6 +94,115 @@ async def test_a_damaged_chunk_is_refused_once_and_then_not_held(size_bytes, ben
     assert await tier.get(chunk.digest) == b"".join(chunk.pieces)
 
 
+async def walk(tier, prefix: str, limit: int) -> list:
+    """All pages."""
+    found: list = []
+    while page := await tier.list_chunks(prefix, found[-1].digest if found else "", limit):
+        found += page
+        if len(page) < limit:
+            break
+    return found
+
+
+def sums_of(chunks: list[Chunk], group: int | None) -> list[SetSum]:
+    table = PartitionTable()
+    table.fill((bytes.fromhex(chunk.digest), chunk.size_bytes) for chunk in chunks)
+    return list(table.groups()) if group is None else table.group(group)
+
+
+async def test_the_inventory_lists_every_chunk_once_in_order(bench):
+    """Pages of any size, of all chunks or of those with one prefix, before and after a reopen; ends where chunks end."""
+    chunks = [make_chunk(os.urandom(size)) for size in [3000] * 40 + [70_000] * 8]
+    for index, chunk in enumerate(chunks):
+        await bench.tier.put(chunk, index)
+    expected = sorted((chunk.digest, chunk.size_bytes, index) for index, chunk in enumerate(chunks))
+    for is_reopened in (False, True):
+        tier = await bench.reopen() if is_reopened else bench.tier
+        for limit in (1, 7, len(chunks), 1000):
+            found = await walk(tier, "", limit)
+            assert [(chunk.digest, chunk.size_bytes, chunk.start_index) for chunk in found] == expected
+        for prefix in (expected[0][0][:1], expected[20][0][:3], expected[30][0], "0" * 64):
+            found = [chunk.digest for chunk in await walk(tier, prefix, 2)]
+            assert found == [digest for digest, _, _ in expected if digest.startswith(prefix)]
+        assert await tier.list_chunks("", expected[-1][0], 10) == []
+        assert [chunk.digest for chunk in await tier.list_chunks("", expected[5][0], 2)] == [
+            digest for digest, _, _ in expected[6:8]
+        ]
+
+
+async def test_a_walk_during_changes_lists_what_stays_exactly_once(bench):
+    """Chunks come and go between the pages; those that were there throughout are on exactly one page."""
+    staying = [make_chunk(os.urandom(2000)) for _ in range(30)]
+    leaving = [make_chunk(os.urandom(2000)) for _ in range(30)]
+    for chunk in staying + leaving:
+        await bench.tier.put(chunk, 0)
+    found: list[str] = []
+    while page := await bench.tier.list_chunks("", found[-1] if found else "", 4):
+        found += [chunk.digest for chunk in page]
+        if leaving:
+            await bench.tier.delete(leaving.pop().digest)
+            await bench.tier.put(make_chunk(os.urandom(2000)), 0)
+    assert len(set(found)) == len(found)
+    assert {chunk.digest for chunk in staying} <= set(found)
+
+
+async def test_the_sums_follow_every_change(bench):
+    """After puts, repeated puts, deletes and a found damage the sums are those of what is held, also after a reopen."""
+    chunks = [make_chunk(os.urandom(size)) for size in [1500] * 25 + [80_000] * 5]
+    assert await bench.tier.sums(None) == [SetSum()] * 256
+    await asyncio.gather(*(bench.tier.put(chunk, 1) for chunk in chunks))
+    await bench.tier.put(chunks[0], 2)
+    for chunk in chunks[:7]:
+        assert await bench.tier.sums(int(chunk.digest[:2], 16)) == sums_of(chunks, int(chunk.digest[:2], 16))
+    assert await bench.tier.sums(None) == sums_of(chunks, None)
+    for chunk in chunks[10:15]:
+        await bench.tier.delete(chunk.digest)
+    held = chunks[:10] + chunks[15:]
+    assert await bench.tier.sums(None) == sums_of(held, None)
+    tier = await bench.reopen()
+    assert await tier.sums(None) == sums_of(held, None)
+    bench.damage(held[0].digest)
+    with pytest.raises(ChunkCorruptError):
+        await tier.get(held[0].digest)
+    assert await tier.sums(None) == sums_of(held[1:], None)
+    group = int(held[-1].digest[:2], 16)
+    assert await tier.sums(group) == sums_of(held[1:], group)
+
+
+@pytest.mark.parametrize("size_bytes", [3000, 200_000])
+async def test_a_chunk_found_bad_is_lost_until_it_is_restored(size_bytes, bench):
+    """It is listed as lost, also after a reopen, and comes back with the start index that it had."""
+    chunks = [make_chunk(os.urandom(size_bytes)) for _ in range(3)]
+    for chunk in chunks:
+        await bench.tier.put(chunk, 7)
+    assert await bench.tier.list_lost("", 10) == []
+    assert not await bench.tier.restore(chunks[0])
+    tier = await bench.reopen()
+    for chunk in chunks:
+        bench.damage(chunk.digest)
+        with pytest.raises(ChunkCorruptError):
+            await tier.get(chunk.digest)
+    tier = await bench.reopen()
+    lost = sorted(chunk.digest for chunk in chunks)
+    assert await tier.list_lost("", 10) == [LostChunk(digest, 7) for digest in lost]
+    assert await tier.list_lost("", 1) == [LostChunk(lost[0], 7)]
+    assert await tier.list_lost(lost[0], 10) == [LostChunk(digest, 7) for digest in lost[1:]]
+    assert (await tier.statuses())[0].lost_chunk_count == 3
+    assert await tier.restore(chunks[0])
+    assert await tier.get(chunks[0].digest) == b"".join(chunks[0].pieces)
+    assert bench.start_index_of(chunks[0].digest) == 7
+    assert not await tier.restore(chunks[0])
+    # A put brings it back too, and neither way loses the larger start index.
+    await tier.put(chunks[1], 3)
+    assert await tier.get(chunks[1].digest) == b"".join(chunks[1].pieces)
+    await tier.has([chunk.digest for chunk in chunks], 0)  # in tiered: moves what is not on disk yet
+    assert bench.start_index_of(chunks[1].digest) == 7
+    assert await tier.delete(chunks[2].digest) is False
+    assert not await tier.restore(chunks[2])
+    assert await tier.list_lost("", 10) == []
+    assert await tier.has([chunk.digest for chunk in chunks], None) == {chunk.digest for chunk in chunks[:2]}
+
+
 async def test_many_puts_of_one_chunk_create_it_once(bench):
     """Concurrent puts of equal bytes all succeed; one of them brought the chunk."""
     for size_bytes in (2000, 150_000):
@@ -130,6 +240,8 @@ async def test_a_random_history_agrees_with_a_model(bench):
     expected = {chunk.digest for chunk, is_held in zip(chunks, held, strict=True) if is_held}
     tier = await bench.reopen()
     assert await tier.has([chunk.digest for chunk in chunks], None) == expected
+    assert await tier.sums(None) == sums_of([chunk for chunk in chunks if chunk.digest in expected], None)
+    assert {chunk.digest for chunk in await walk(tier, "", 5)} == expected
 
 
 async def test_counts_follow_puts_and_deletes(bench):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -39,6 +40,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout_s} s")
         time.sleep(0.02)
+
+
+async def poll(condition, timeout_s: float = 20) -> None:
+    """Until `condition`, a function or a coroutine function, holds."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            answer = condition()
+            if await answer if asyncio.iscoroutine(answer) else answer:
+                return
+            await asyncio.sleep(0.01)
 
 
 def digest_of(body: bytes) -> str:
@@ -215,7 +226,11 @@ class ChunkClient:
         return answer.json()["present"]
 
     async def status(self) -> dict[str, object]:
-        return (await self.peers.request(self.node.peer, "GET", "/v1/status", timeout_s=10)).json()
+        return await self.ask("/v1/status")
+
+    async def ask(self, path: str) -> dict[str, object]:
+        """A GET that is answered in JSON."""
+        return (await self.peers.request(self.node.peer, "GET", path, timeout_s=10)).json()
 
     async def metric(self, name: str) -> float:
         """Sum over all labels."""

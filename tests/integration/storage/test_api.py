@@ -50,6 +50,38 @@ async def test_a_chunk_goes_in_and_out_in_every_mode(node, client_of):
         assert await client.has([digest]) == []
 
 
+async def test_what_is_held_can_be_compared_and_listed(node, client_of):
+    """The sums of the groups lead to those of the partitions, and these to the chunks; pages are bounded and go on."""
+    client = client_of(node)
+    assert (await client.ask("/v1/partitions"))["partitions"] == []
+    assert await client.ask("/v1/chunks") == {"chunks": [], "next_after": None}
+    bodies = [os.urandom(size) for size in [3000] * 30 + [80_000]]
+    held = {digest_of(body): len(body) for body in bodies}
+    for index, body in enumerate(bodies):
+        await client.put(body, start_index=index)
+    groups = (await client.ask("/v1/partitions"))["partitions"]
+    assert [group["prefix"] for group in groups] == sorted({digest[:2] for digest in held})
+    listed = []
+    for group in groups:
+        parts = (await client.ask(f"/v1/partitions/{group['prefix']}"))["partitions"]
+        assert sum(int(part["checksum"], 16) for part in parts) % 2**256 == int(group["checksum"], 16)
+        for part in parts:
+            page = await client.ask(f"/v1/chunks?prefix={part['prefix']}")
+            assert len(page["chunks"]) == part["chunk_count"]
+            assert sum(chunk["size_bytes"] for chunk in page["chunks"]) == part["used_bytes"]
+            assert sum(int(chunk["digest"], 16) for chunk in page["chunks"]) % 2**256 == int(part["checksum"], 16)
+            listed += page["chunks"]
+    assert [(chunk["digest"], chunk["size_bytes"]) for chunk in listed] == sorted(held.items())
+    assert {chunk["digest"]: chunk["start_index"] for chunk in listed} == dict(zip(held, range(31), strict=True))
+    first = await client.ask("/v1/chunks?limit=20")
+    rest = await client.ask(f"/v1/chunks?limit=20&after={first['next_after']}")
+    assert (len(first["chunks"]), rest["next_after"]) == (20, None)
+    assert first["chunks"] + rest["chunks"] == listed
+    for path in ("/v1/chunks?limit=1001", "/v1/chunks?prefix=AB", "/v1/chunks?after=ab", "/v1/partitions/g0"):
+        with pytest.raises(InvalidRequestError):
+            await client.ask(path)
+
+
 async def test_a_range_is_cut_from_a_verified_chunk(node, client_of):
     """Single ranges are honoured, other forms ignored, impossible ones refused."""
     client = client_of(node)
@@ -102,10 +134,12 @@ async def test_without_a_right_signature_nothing_is_said(start_node):
             if path in {"/healthz", "/readyz"}:
                 continue
             for method in operations:
-                answer = await client.request(method, path.replace("{digest}", digest), content=b"")
+                answer = await client.request(
+                    method, path.replace("{digest}", digest).replace("{group}", "00"), content=b""
+                )
                 assert answer.status_code == 401, (method, path)
                 tried += 1
-        assert tried == 6
+        assert tried == 9
         assert (await client.get("/metrics")).status_code == 401
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.storage.digests import is_whole
-from services.storage.ports import Chunk, PutOutcome
-from shared.contracts.chunks import TierStatus
+from services.storage.ports import Chunk, LostChunk, PutOutcome
+from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
+from shared.partitions import PartitionTable, SetSum
 
 
 class FakeTier:
@@ -18,6 +19,7 @@ class FakeTier:
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
         self.start_indexes: dict[str, int] = {}
+        self.lost: dict[str, int] = {}
         self.put_error: TrivetError | None = None
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
@@ -25,7 +27,8 @@ class FakeTier:
             raise self.put_error
         created = chunk.digest not in self.bodies
         self.bodies.setdefault(chunk.digest, chunk.body())
-        self.start_indexes[chunk.digest] = max(start_index, self.start_indexes.get(chunk.digest, 0))
+        known = max(self.start_indexes.get(chunk.digest, 0), self.lost.pop(chunk.digest, 0))
+        self.start_indexes[chunk.digest] = max(start_index, known)
         return PutOutcome(self.name, created)
 
     async def get(self, digest: str) -> bytes:
@@ -34,6 +37,7 @@ class FakeTier:
             raise ChunkNotFoundError("absent", digest=digest)
         if not is_whole(body, digest):
             del self.bodies[digest]
+            self.lost[digest] = self.start_indexes.pop(digest)
             raise ChunkCorruptError("corrupt", digest=digest)
         return body
 
@@ -50,7 +54,29 @@ class FakeTier:
 
     async def delete(self, digest: str) -> bool:
         self.start_indexes.pop(digest, None)
+        self.lost.pop(digest, None)
         return self.bodies.pop(digest, None) is not None
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        found = sorted(digest for digest in self.bodies if digest.startswith(prefix) and digest > after)
+        return [
+            HeldChunk(digest=digest, size_bytes=len(self.bodies[digest]), start_index=self.start_indexes[digest])
+            for digest in found[:limit]
+        ]
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        table = PartitionTable()
+        table.fill((bytes.fromhex(digest), len(body)) for digest, body in self.bodies.items())
+        return list(table.groups()) if group is None else table.group(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        return [LostChunk(digest, self.lost[digest]) for digest in sorted(self.lost) if digest > after][:limit]
+
+    async def restore(self, chunk: Chunk) -> bool:
+        if chunk.digest not in self.lost:
+            return False
+        await self.put(chunk, 0)
+        return True
 
     async def statuses(self) -> list[TierStatus]:
         used_bytes = sum(map(len, self.bodies.values()))
@@ -62,6 +88,7 @@ class FakeTier:
                 sole_chunk_count=len(self.bodies),
                 used_bytes=used_bytes,
                 capacity_bytes=None,
+                lost_chunk_count=len(self.lost),
             )
         ]
 

@@ -1,0 +1,181 @@
+"""Lost chunks come back from the peers: the right bytes, only while they are lost, and with patience."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+import pytest
+from blake3 import blake3
+from prometheus_client import CollectorRegistry
+
+from services.storage.byte_budget import ByteBudget
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk
+from services.storage.refetch import Refetcher, RefetchPace
+from shared.contracts.cluster import NodeState, StorageNode
+from shared.errors import (
+    ChunkCorruptError,
+    ChunkNotFoundError,
+    DiskFullError,
+    LeaderUnavailableError,
+    PeerUnreachableError,
+    TrivetError,
+)
+from shared.units import MIB
+from tests.integration.storage.support import poll
+from tests.unit.storage.fake_tier import FakeTier
+
+PACE = RefetchPace(interval_s=0.01, retry_base_s=0.01, retry_cap_s=0.02, max_bytes_per_s=1000 * MIB)
+
+
+def node(name: str) -> StorageNode:
+    return StorageNode(id=name, url=f"http://{name}", zone="z", state=NodeState.ACTIVE, capacity_bytes=1)
+
+
+class FakePeers:
+    """Two peers, each with chunks or errors by digest; `error` when consensus does not answer."""
+
+    questions = 0
+
+    def __init__(self) -> None:
+        self.held: dict[str, dict[str, bytes | TrivetError]] = {"first": {}, "second": {}}
+        self.asked: list[tuple[str, str]] = []
+        self.error: TrivetError | None = None
+        self.on_ask = lambda: None
+
+    async def holders(self, digest: str) -> Sequence[StorageNode]:
+        self.questions += 1
+        if self.error is not None:
+            raise self.error
+        return [node("first"), node("second")]
+
+    async def get_chunk(self, peer: StorageNode, digest: str) -> bytes:
+        self.asked.append((peer.id, digest))
+        self.on_ask()
+        found = self.held[peer.id].get(digest, ChunkNotFoundError("absent"))
+        if isinstance(found, TrivetError):
+            raise found
+        return found
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.tier = FakeTier()
+        self.peers = FakePeers()
+        self.registry = CollectorRegistry()
+        self.budget = ByteBudget(MIB, max_wait_s=0.01)
+        self.refetcher = Refetcher(
+            self.tier, self.peers, PACE, self.budget, StorageMetrics(self.registry), typical_chunk_bytes=1000
+        )
+
+    def lose(self, start_index: int = 3) -> tuple[str, bytes]:
+        body = os.urandom(500)
+        digest = blake3(body).hexdigest()
+        self.tier.lost[digest] = start_index
+        return digest, body
+
+    def outcomes(self, outcome: str) -> float:
+        return self.registry.get_sample_value("trivet_storage_refetches_total", {"outcome": outcome}) or 0
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_the_first_peer_that_has_it_whole_gives_it_back(bench):
+    """One that lacks it, is away, found it corrupt or sends something else is passed over."""
+    wanted: dict[str, bytes] = {}
+    for trouble in (None, PeerUnreachableError("away"), ChunkCorruptError("bad"), b"something else"):
+        digest, body = bench.lose()
+        wanted[digest] = body
+        bench.peers.held["second"][digest] = body
+        if trouble is not None:
+            bench.peers.held["first"][digest] = trouble
+    assert await bench.refetcher.walk() == 0
+    assert bench.tier.bodies == wanted
+    assert set(bench.tier.start_indexes.values()) == {3}
+    assert bench.tier.lost == {}
+    assert bench.outcomes("fetched") == 4
+    assert bench.refetcher.status(0).fetched_chunks == 4
+    assert bench.budget.leased_bytes == 0
+    # A peer that stands first in placement order is asked first, and nobody is asked twice.
+    assert [name for name, digest in bench.peers.asked] == ["first", "second"] * 4
+
+
+async def test_what_no_peer_has_stays_lost_and_hinders_no_other(bench):
+    """It is told apart whether all answered or one could not, and tried again at the next walk."""
+    absent, _ = bench.lose()
+    unreachable, body = bench.lose()
+    available, good = bench.lose()
+    bench.peers.held["first"] = {unreachable: PeerUnreachableError("away"), available: good}
+    assert await bench.refetcher.walk() == 2
+    assert set(bench.tier.lost) == {absent, unreachable}
+    assert (bench.outcomes("absent"), bench.outcomes("unreachable"), bench.outcomes("fetched")) == (1, 1, 1)
+    assert bench.registry.get_sample_value("trivet_storage_lost_chunks") == 2
+    bench.peers.held["first"][unreachable] = body
+    assert await bench.refetcher.walk() == 1
+    assert bench.tier.bodies[unreachable] == body
+
+
+async def test_a_chunk_deleted_while_it_is_fetched_stays_deleted(bench):
+    """Garbage collection that came in between is not undone."""
+    digest, body = bench.lose()
+    bench.peers.held["first"][digest] = body
+    bench.peers.on_ask = lambda: bench.tier.lost.pop(digest)
+    assert await bench.refetcher.walk() == 0
+    assert bench.tier.bodies == {}
+    assert bench.outcomes("settled") == 1
+
+
+@pytest.mark.parametrize("where", ["consensus", "disk"])
+async def test_the_loop_outlives_every_trouble(where, bench):
+    """Without a node map, or without room, it waits and goes on; then everything comes back."""
+    digest, body = bench.lose()
+    bench.peers.held["first"][digest] = body
+    if where == "consensus":
+        bench.peers.error = LeaderUnavailableError("nobody leads")
+    else:
+        bench.tier.put_error = DiskFullError("full")
+    loop = asyncio.ensure_future(bench.refetcher.run())
+    await poll(lambda: bench.peers.questions >= 3)
+    assert bench.tier.bodies == {}
+    bench.peers.error = bench.tier.put_error = None
+    await poll(lambda: digest in bench.tier.bodies)
+    assert not loop.done()
+    loop.cancel()
+
+
+async def test_more_lost_chunks_than_fit_on_a_page_all_come_back(bench):
+    """The walk goes on where a page ended, whatever is restored on the way."""
+    for number in range(200):
+        digest, body = bench.lose()
+        if number % 3:
+            bench.peers.held["first"][digest] = body
+    assert await bench.refetcher.walk() == 67
+    assert len(bench.tier.bodies) == 133
+
+
+def test_the_pause_grows_with_failures_and_stays_below_the_cap():
+    """While nothing is lost the list is looked at regularly; then failures space the attempts out, with jitter."""
+    pace = RefetchPace(interval_s=5, retry_base_s=5, retry_cap_s=300, max_bytes_per_s=1)
+    assert pace.pause_s(0) == 5
+    for failures in (1, 2, 3, 10, 1000):
+        ceiling_s = min(300, 5 * 2 ** min(failures - 1, 16))
+        pauses = [pace.pause_s(failures) for _ in range(200)]
+        assert 0 <= min(pauses) < max(pauses) <= ceiling_s
+        assert max(pauses) > ceiling_s / 2
+
+
+async def test_a_chunk_that_a_put_brought_meanwhile_is_not_counted_as_fetched(bench):
+    """Whoever was first settles it."""
+    digest, body = bench.lose()
+    bench.peers.held["first"][digest] = body
+    await bench.tier.put(Chunk(digest, len(body), (body,)), 9)
+    bench.tier.lost[digest] = 3
+    bench.peers.on_ask = bench.tier.lost.clear
+    await bench.refetcher.walk()
+    assert bench.refetcher.status(0).fetched_chunks == 0
+    assert bench.tier.start_indexes[digest] == 9
