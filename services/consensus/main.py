@@ -31,6 +31,8 @@ from services.consensus.raft.seam import configure_raftos, verify_raftos
 from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
+from services.consensus.state_comparison import StateComparison
+from services.consensus.upkeep import Upkeep
 from shared.background_tasks import BackgroundTasks
 from shared.data_folder import claim_data_dir
 from shared.errors import NotReadyError
@@ -59,6 +61,7 @@ class Member:
         self._nodes: StorageNodes | None = None
         self._members: Membership | None = None
         self._mesh: PeerMesh | None = None
+        self._comparison: StateComparison | None = None
 
     @property
     def service(self) -> ConsensusService:
@@ -91,6 +94,8 @@ class Member:
             return ["not initialised: no cluster has been made yet"]
         if self.node.leader is None:
             return ["no leader is known"]
+        if self._comparison is not None and self._comparison.is_outvoted:
+            return ["the other members agree on another state: stop this member and rebuild it"]
         return []
 
     @asynccontextmanager
@@ -130,25 +135,41 @@ class Member:
             mesh.on_link_change = node.link_changed
             await mesh.start()
             clock.seed(store.highest_hlc())
+            comparison = StateComparison(node, store, client)
             service = ConsensusService(
-                node, store, reader, clock, cluster_id=settings.cluster_id, deadline_s=settings.proposal_deadline_s
+                node,
+                store,
+                reader,
+                clock,
+                comparison,
+                cluster_id=settings.cluster_id,
+                deadline_s=settings.proposal_deadline_s,
             )
             nodes = StorageNodes(
                 service, FailureDetector(grace_s=settings.heartbeat_grace_s), clock, cluster_id=settings.cluster_id
             )
-            metrics = MemberMetrics(node, mesh)
+            metrics = MemberMetrics(node, mesh, store, comparison)
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
             members = Membership(node, disks, deadline_s=settings.proposal_deadline_s)
             tasks.start("learner watch", members.watch())
+            upkeep = Upkeep(
+                service,
+                clock,
+                cursor_retention_s=settings.cursor_retention_s,
+                tombstone_retention_s=settings.tombstone_retention_s,
+            )
+            tasks.start("upkeep", upkeep.watch())
+            tasks.start("state comparison", comparison.watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
             self.node, self._service, self._nodes, self._members, self._mesh = node, service, nodes, members, mesh
+            self._comparison = comparison
             logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
             yield
             await _hand_over(node)
-            self.node = self._service = self._nodes = self._members = self._mesh = None
+            self.node = self._service = self._nodes = self._members = self._mesh = self._comparison = None
             node.stop()
 
 

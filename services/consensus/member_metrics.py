@@ -1,4 +1,4 @@
-"""What a member shows Prometheus about the engine; read when scraped, nothing is counted twice."""
+"""What a member shows Prometheus about the engine and the state machine; read when scraped, nothing is counted twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.consensus.metadata.store import MetadataStore, StateMark
 from services.consensus.node import RaftNode
 from services.consensus.peers import PeerMesh
+from services.consensus.state_comparison import StateComparison
+
+_MARK_DIGITS: Final = 12
+"""Of the hash in hex: as many as a float, which is all that Prometheus knows, holds exactly."""
 
 _GAUGES: Final = (
     ("raft_term", "Current term."),
@@ -21,13 +26,18 @@ _GAUGES: Final = (
     ("raft_durable_index", "Last index known durable here."),
     ("raft_uncommitted_bytes", "Bytes of log entries that wait to be committed."),
     ("raft_connected_peers", "Members that messages can be sent to now."),
+    ("metadata_state_mark_index", "Log index of the last state hash that all members note."),
+    ("metadata_state_mark", "The first 48 bits of that hash: equal on all members with an equal index."),
+    ("metadata_differing_members", "Members found to have another state than this one at the same index."),
 )
 
 
 class MemberMetrics(Collector):
     """Registers itself; `close` takes it out again."""
 
-    def __init__(self, node: RaftNode, mesh: PeerMesh) -> None:
+    def __init__(self, node: RaftNode, mesh: PeerMesh, store: MetadataStore, comparison: StateComparison) -> None:
+        self._store = store
+        self._comparison = comparison
         self._node = node
         self._mesh = mesh
         REGISTRY.register(self)
@@ -39,6 +49,7 @@ class MemberMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """One sample per gauge."""
         node, log = self._node, self._node.log
+        mark = (self._store.marks() or (StateMark(0, "0"),))[-1]
         values = (
             node.raft.storage.term,
             int(node.leader_role is not None),
@@ -48,6 +59,9 @@ class MemberMetrics(Collector):
             log.durable_index,
             log.uncommitted_bytes,
             len(self._mesh.connected_peers()),
+            mark.index,
+            int(mark.state_hash[:_MARK_DIGITS], 16),
+            len(self._comparison.differing),
         )
         for (name, text), value in zip(_GAUGES, values, strict=True):
             yield GaugeMetricFamily(name, text, value=value)

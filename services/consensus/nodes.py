@@ -9,41 +9,22 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
 from typing import Final
 
 import structlog
 
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.service import ConsensusService
-from shared.consensus_client import DEFAULT_RETAIN_S
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
-from shared.contracts.metadata import Command, ExpireRequests, ProposalResult, SetNodeState, UpdateNode
+from shared.contracts.metadata import Command, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
 from shared.errors import ClusterMismatchError, TrivetError
 
 logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
-EXPIRY_INTERVAL_S: Final = 60.0
-MAX_NOTES: Final = 60
 MAX_PENDING_NODES: Final = 64
 """Nodes that dialled in without being admitted; the oldest is forgotten."""
-
-
-class PastIndexes:
-    """Where the log was, and when, on this process' monotonic clock: age without any wall clock."""
-
-    def __init__(self) -> None:
-        self._notes: deque[tuple[float, int]] = deque(maxlen=MAX_NOTES)
-
-    def note(self, at_s: float, index: int) -> None:
-        """The log has come to `index`."""
-        self._notes.append((at_s, index))
-
-    def index_before(self, at_s: float) -> int | None:
-        """The highest index noted at or before `at_s`; None when nothing was noted that long ago."""
-        return max((index for noted_at_s, index in self._notes if noted_at_s <= at_s), default=None)
 
 
 class StorageNodes:
@@ -58,8 +39,6 @@ class StorageNodes:
         self._cluster_id = cluster_id
         self._pending: dict[str, Heartbeat] = {}
         self._led_term = 0
-        self._expired_at_s = 0.0
-        self._past = PastIndexes()
 
     async def heard(self, node_id: str, beat: Heartbeat) -> HeartbeatResponse:
         """One heartbeat. The node is `active` in the log before this returns, if it is admitted.
@@ -87,7 +66,7 @@ class StorageNodes:
         return dict(self._pending)
 
     async def watch(self) -> None:
-        """Run for ever: mark silent nodes inactive and forget expired request results, while leading."""
+        """Run for ever: mark silent nodes inactive, while leading."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             role = self._service.node.leader_role
@@ -110,22 +89,6 @@ class StorageNodes:
             if node is not None and node.state == NodeState.ACTIVE:
                 logger.warning("storage node is silent", storage_node=node_id)
                 await self._propose(SetNodeState(node_id=node_id, state=NodeState.INACTIVE, stamp=self._clock.stamp()))
-        if now_s - self._expired_at_s > EXPIRY_INTERVAL_S:
-            self._expired_at_s = now_s
-            self._past.note(now_s, self._service.node.log.commit_index)
-            await self._expire_requests()
-
-    async def _expire_requests(self) -> None:
-        """One entry forgets a bounded number of results, so that applying it is never long; repeat until none is left."""
-        up_to_index = self._past.index_before(time.monotonic() - DEFAULT_RETAIN_S)
-        if up_to_index is None:
-            return
-        before_hlc = self._clock.stamp().hlc
-        while self._service.node.leader_role is not None:
-            sweep = ExpireRequests(before_hlc=before_hlc, up_to_index=up_to_index, stamp=self._clock.stamp())
-            result = await self._propose(sweep, retain_s=0)
-            if (result.result or {}).get("expired", 0) == 0:
-                return
 
     async def _follow(self, known: StorageNode, beat: Heartbeat) -> None:
         if (known.url, known.zone, known.capacity_bytes) != (beat.url, beat.zone, beat.capacity_bytes):
@@ -151,5 +114,5 @@ class StorageNodes:
                 del self._pending[next(iter(self._pending))]
         self._pending[node_id] = beat
 
-    async def _propose(self, command: Command, *, retain_s: int = 600) -> ProposalResult:
-        return await self._service.propose_one(secrets.token_hex(16), command, retain_s=retain_s)
+    async def _propose(self, command: Command) -> None:
+        await self._service.propose_one(secrets.token_hex(16), command)

@@ -11,6 +11,7 @@ from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from services.consensus.runner import ThreadRunner
+from services.consensus.state_comparison import StateComparison
 from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,
@@ -53,6 +54,7 @@ class ConsensusService:
         store: MetadataStore,
         reader: ThreadRunner,
         clock: TimeSource,
+        comparison: StateComparison,
         *,
         cluster_id: str,
         deadline_s: float,
@@ -61,6 +63,7 @@ class ConsensusService:
         self.store = store
         self._reader = reader
         self._clock = clock
+        self._comparison = comparison
         self._cluster_id = cluster_id
         self._deadline_s = deadline_s
 
@@ -139,7 +142,7 @@ class ConsensusService:
 
     def status(self) -> MemberStatus:
         """This member about itself; nothing linearizable."""
-        node, leader = self.node, self.node.leader
+        node, leader, state = self.node, self.node.leader, self.store.summary()
         return MemberStatus(
             id=node.id,
             cluster_id=node.configuration.cluster_id or None,
@@ -148,8 +151,11 @@ class ConsensusService:
             leader_id=leader.id if leader else None,
             leader_url=leader.url if leader else None,
             commit_index=node.log.commit_index,
-            last_applied=node.log.last_applied,
+            last_applied=state.last_applied,
             last_log_index=node.log.last_log_index,
+            state_hash=state.digest(),
+            state_marks={mark.index: mark.state_hash for mark in self.store.marks()},
+            differs_from=sorted(self._comparison.differing),
             members=list(node.configuration.members),
         )
 

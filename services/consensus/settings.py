@@ -20,6 +20,8 @@ class ConsensusSettings(ServiceSettings):
         raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.
         proposal_deadline_s: how long a proposal or read may take here.
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
+        cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
+        tombstone_retention_s: how long the version of a deleted key is known.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
     """
 
@@ -32,6 +34,8 @@ class ConsensusSettings(ServiceSettings):
     election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)
     proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
+    cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
+    tombstone_retention_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")

@@ -111,7 +111,13 @@ class MembersResponse(WireModel):
 
 
 class MemberStatus(WireModel):
-    """A consensus member about itself (GET /v1/status)."""
+    """A consensus member about itself (GET /v1/status).
+
+    Attributes:
+        state_hash: over everything at `last_applied`: equal on all members that have applied the same entries.
+        state_marks: the hash at the last few indexes that every member notes, so that members can be compared under load.
+        differs_from: members that had another state at the same index; one of them must be rebuilt.
+    """
 
     id: str
     cluster_id: str | None
@@ -123,6 +129,8 @@ class MemberStatus(WireModel):
     last_applied: int
     last_log_index: int
     state_hash: str | None = None
+    state_marks: dict[int, str] = Field(default_factory=dict)
+    differs_from: list[str] = Field(default_factory=list)
     members: list[ConsensusMember]
 
 

@@ -191,16 +191,42 @@ class RemoveNode(WireModel):
     stamp: Stamp
 
 
-class ExpireRequests(WireModel):
-    """Forget the stored results whose retention ended before `before_hlc`. Result: {"expired": int}.
+class PassTime(WireModel):
+    """Time has passed, and what is old enough is forgotten. Result: {"forgotten", "has_more", "lived_ms", "horizon"}.
 
-    Proposed by the leader only. Nothing above `up_to_index` is forgotten, whatever its timestamp says: a leader names an
-    index that it saw long enough ago on its own monotonic clock, so that a lying clock cannot make a retry happen twice.
+    Proposed by the leader only. `elapsed_ms` is what passed on its monotonic clock since its last PassTime was answered, 0 for
+    the first one of its leadership: apply adds it up, so that no wall clock decides what is forgotten. `has_more` says that
+    the same again, with `elapsed_ms` 0, would forget more.
+
+    Attributes:
+        cursor_retention_s: for how long lists can go on, pinned to the index where they began.
+        tombstone_retention_s: for how long an absent key's deletion is known.
     """
 
-    kind: Literal["expire_requests"] = "expire_requests"
-    before_hlc: int
-    up_to_index: int
+    kind: Literal["pass_time"] = "pass_time"
+    elapsed_ms: int
+    cursor_retention_s: int
+    tombstone_retention_s: int
+    stamp: Stamp
+
+
+class AnnounceMember(WireModel):
+    """The newest version of log entries that a consensus member can apply; None when it has left. Result: {}."""
+
+    kind: Literal["announce_member"] = "announce_member"
+    member_id: str
+    entry_version: int | None
+    stamp: Stamp
+
+
+class RaiseEntryVersion(WireModel):
+    """From here on, entries up to that version may be proposed. Result: {"entry_version": int}.
+
+    Proposed by the leader when every member has announced that it can apply them; never goes back.
+    """
+
+    kind: Literal["raise_entry_version"] = "raise_entry_version"
+    entry_version: int
     stamp: Stamp
 
 
@@ -214,7 +240,9 @@ Command = Annotated[
     | UpdateNode
     | SetNodeState
     | RemoveNode
-    | ExpireRequests,
+    | PassTime
+    | AnnounceMember
+    | RaiseEntryVersion,
     Field(discriminator="kind"),
 ]
 

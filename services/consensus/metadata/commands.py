@@ -11,32 +11,35 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.consensus.metadata.decisions import (
-    HLC_MAX,
     check_acknowledging_nodes,
     check_content,
     check_preconditions,
     check_stored_integer,
     next_modified_ns,
 )
-from services.consensus.metadata.rows import BucketRow, NodeRow, State
+from services.consensus.metadata.history import History
+from services.consensus.metadata.retention import pass_time
+from services.consensus.metadata.rows import BucketRow, NodeRow, State, TombstoneRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
+    AnnounceMember,
     Command,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
-    ExpireRequests,
     FileVersion,
     InitCluster,
+    PassTime,
     PublishFile,
+    RaiseEntryVersion,
     RemoveNode,
     SetNodeState,
     UpdateNode,
 )
 from shared.contracts.names import DEFAULT_BUCKET, check_bucket_name, check_key, check_member_id
-from shared.contracts.time import Stamp
+from shared.contracts.time import ClockState, Stamp
 from shared.errors import (
     BucketNotEmptyError,
     BucketNotFoundError,
@@ -47,10 +50,6 @@ from shared.errors import (
     NodeNotFoundError,
     NotReadyError,
 )
-
-EXPIRE_LIMIT: Final = 1000
-"""Most results that one ExpireRequests forgets, so that no entry stops the member for long. Propose it again while
-`expired` is this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +71,28 @@ Result = dict[str, Any] | Published
 class Turn:
     """One entry's turn: where in the log it stands, its applied stamp, the tables, and the state that it may replace.
 
-    Invariant: `nodes` equals the table of nodes; it is read once per batch, because every publish looks at it.
+    Invariant: `nodes` equals the table of nodes, and `buckets` what the table of buckets says of some names; every publish
+    looks at both.
     """
 
     index: int
     term: int
     stamp: Stamp
     tables: Tables
+    history: History
     state: State
     nodes: dict[str, NodeRow]
+    buckets: dict[str, BucketRow | None]
+
+    def bucket(self, name: str) -> BucketRow | None:
+        """The bucket of that name that exists now."""
+        if name not in self.buckets:
+            self.buckets[name] = self.tables.bucket(name)
+        return self.buckets[name]
+
+
+NO_STAMP: Final = Stamp(hlc=0, state=ClockState.INIT)
+"""Of a turn that has not begun."""
 
 
 def run(turn: Turn, command: Command) -> Result:
@@ -105,7 +117,7 @@ def _init_cluster(turn: Turn, command: InitCluster) -> Result:
         return {"created": False}
     node_ids = sorted({check_member_id(node_id) for node_id in command.admitted_nodes})
     turn.state = replace(turn.state, cluster_id=command.cluster_id)
-    turn.tables.insert_bucket(BucketRow(DEFAULT_BUCKET, turn.index, turn.stamp.approximate_ns))
+    _insert_bucket(turn, DEFAULT_BUCKET)
     for node_id in node_ids:
         _admit(turn, node_id)
     return {"created": True}
@@ -116,9 +128,9 @@ def _init_cluster(turn: Turn, command: InitCluster) -> Result:
 
 def _create_bucket(turn: Turn, command: CreateBucket) -> Result:
     name = check_bucket_name(command.bucket)
-    if (bucket := turn.tables.bucket(name)) is not None:
+    if (bucket := turn.bucket(name)) is not None:
         return {"created": False, "incarnation": bucket.incarnation}
-    turn.tables.insert_bucket(BucketRow(name, turn.index, turn.stamp.approximate_ns))
+    _insert_bucket(turn, name)
     return {"created": True, "incarnation": turn.index}
 
 
@@ -128,12 +140,18 @@ def _delete_bucket(turn: Turn, command: DeleteBucket) -> Result:
     bucket = _bucket(turn, command.bucket)
     if turn.tables.has_files(bucket.incarnation):
         raise BucketNotEmptyError("The bucket still holds files; delete them first.", bucket=bucket.name)
-    turn.tables.end_bucket(bucket.incarnation, turn.index)
+    turn.tables.end_bucket(bucket, turn.index)
+    turn.buckets[bucket.name] = None
     return {}
 
 
+def _insert_bucket(turn: Turn, name: str) -> None:
+    turn.buckets[name] = bucket = BucketRow(turn.index, name, turn.stamp.approximate_ns)
+    turn.tables.insert_bucket(bucket)
+
+
 def _bucket(turn: Turn, name: str) -> BucketRow:
-    bucket = turn.tables.bucket(check_bucket_name(name))
+    bucket = turn.bucket(check_bucket_name(name))
     if bucket is None:
         raise BucketNotFoundError("There is no such bucket.", bucket=name)
     return bucket
@@ -155,7 +173,7 @@ def _publish_file(turn: Turn, command: PublishFile) -> Result:
     check_acknowledging_nodes(command.durability.nodes, command.epoch, turn.nodes)
     file = turn.tables.file(bucket.incarnation, key)
     check_preconditions(command.preconditions, file)
-    before = turn.tables.tombstone(bucket.name, key) if file is None else file
+    tombstone = turn.history.tombstone(bucket.name, key) if file is None else None
     version = FileVersion(
         bucket=bucket.name,
         key=command.key,
@@ -168,10 +186,13 @@ def _publish_file(turn: Turn, command: PublishFile) -> Result:
         epoch=command.epoch,
         durability=command.durability,
         stamp=turn.stamp,
-        modified_ns=next_modified_ns(before, turn.stamp),
+        modified_ns=next_modified_ns(tombstone or file, turn.stamp),
     )
     if file is not None:
-        turn.tables.end_file(bucket.incarnation, file, turn.index)
+        turn.tables.remove_file(bucket.incarnation, file)
+        turn.history.add(bucket.incarnation, file, turn.index)
+    if tombstone is not None:
+        turn.history.remove_tombstone(tombstone)
     turn.tables.insert_version(bucket.incarnation, version)
     return Published(file is None, version)
 
@@ -182,7 +203,7 @@ def _delete_file(turn: Turn, command: DeleteFile) -> Result:
     file = turn.tables.file(bucket.incarnation, key)
     if file is None:
         # Before the preconditions: they count only where the answer would otherwise be a success (RFC 9110, 13.2.1).
-        tombstone = turn.tables.tombstone(bucket.name, key)
+        tombstone = turn.history.tombstone(bucket.name, key)
         raise FileNotFoundInBucketError(
             "There is no such file.",
             bucket=bucket.name,
@@ -190,7 +211,9 @@ def _delete_file(turn: Turn, command: DeleteFile) -> Result:
             version=0 if tombstone is None else tombstone.deleted_index,
         )
     check_preconditions(command.preconditions, file)
-    turn.tables.end_file(bucket.incarnation, file, turn.index)
+    turn.tables.remove_file(bucket.incarnation, file)
+    turn.history.add(bucket.incarnation, file, turn.index)
+    turn.history.insert_tombstone(TombstoneRow(bucket.name, key, turn.index, file.modified_ns))
     return {"version": turn.index}
 
 
@@ -210,7 +233,7 @@ def _admit(turn: Turn, node_id: str) -> None:
     turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
     node = NodeRow(node_id, "", "", NodeState.INACTIVE, 0, turn.state.epoch)
     turn.nodes[node_id] = node
-    turn.tables.put_node(node)
+    turn.tables.insert_node(node)
 
 
 def _update_node(turn: Turn, command: UpdateNode) -> Result:
@@ -237,16 +260,18 @@ def _remove_node(turn: Turn, command: RemoveNode) -> Result:
     node = _node(turn, command.node_id)
     turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
     del turn.nodes[node.node_id]
-    turn.tables.delete_node(node.node_id)
+    turn.tables.remove_node(node)
     return {"epoch": turn.state.epoch}
 
 
 def _replace_node(turn: Turn, node: NodeRow) -> Result:
     """Every column is one that placement can see, so the epoch grows exactly when the row changes."""
-    if node != turn.nodes[node.node_id]:
+    before = turn.nodes[node.node_id]
+    if node != before:
         turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
         turn.nodes[node.node_id] = node
-        turn.tables.put_node(node)
+        turn.tables.remove_node(before)
+        turn.tables.insert_node(node)
     return {"epoch": turn.state.epoch}
 
 
@@ -257,12 +282,26 @@ def _node(turn: Turn, node_id: str) -> NodeRow:
     return node
 
 
-# --- upkeep -------------------------------------------------------------------------------------------------------
+# --- the cluster's own entries --------------------------------------------------------------------------------------
 
 
-def _expire_requests(turn: Turn, command: ExpireRequests) -> Result:
-    before_hlc = min(max(command.before_hlc, 0), HLC_MAX)
-    return {"expired": turn.tables.expire_requests(before_hlc, command.up_to_index, EXPIRE_LIMIT)}
+def _pass_time(turn: Turn, command: PassTime) -> Result:
+    turn.state, result = pass_time(command, turn.index, turn.state, turn.tables, turn.history)
+    return result
+
+
+def _announce_member(turn: Turn, command: AnnounceMember) -> Result:
+    member_id = check_member_id(command.member_id)
+    if command.entry_version is not None:
+        check_stored_integer("entry_version", command.entry_version)
+    turn.tables.set_member(member_id, command.entry_version)
+    return {}
+
+
+def _raise_entry_version(turn: Turn, command: RaiseEntryVersion) -> Result:
+    check_stored_integer("entry_version", command.entry_version)
+    turn.state = replace(turn.state, entry_version=max(turn.state.entry_version, command.entry_version))
+    return {"entry_version": turn.state.entry_version}
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Turn, Any], Result]]] = {
@@ -274,5 +313,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Turn, Any], Result]]] = {
     UpdateNode: _update_node,
     SetNodeState: _set_node_state,
     RemoveNode: _remove_node,
-    ExpireRequests: _expire_requests,
+    PassTime: _pass_time,
+    AnnounceMember: _announce_member,
+    RaiseEntryVersion: _raise_entry_version,
 }

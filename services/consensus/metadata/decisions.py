@@ -16,8 +16,6 @@ from shared.errors import InvalidRequestError, NodeRemovedError, PreconditionFai
 
 HLC_MAX: Final = (1 << 64) - 1
 STORED_INTEGER_MAX: Final = (1 << 63) - 1
-HLC_PER_SECOND: Final = 1 << 32
-"""48 bits of 2^-16 s above 16 bits of counter (`shared.contracts.time.Stamp`)."""
 
 
 def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
@@ -27,11 +25,6 @@ def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
     """
     hlc = min(max(highest_hlc + 1, proposed.hlc), HLC_MAX)
     return proposed if hlc == proposed.hlc else proposed.model_copy(update={"hlc": hlc})
-
-
-def expiry_hlc(hlc: int, retain_s: int) -> int:
-    """Until when a result is kept."""
-    return min(hlc + retain_s * HLC_PER_SECOND, HLC_MAX)
 
 
 def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int:

@@ -1,7 +1,8 @@
 """One page of a list: prefix, delimiter, limit and where to go on. Pure; rows come from a `scan` that is given.
 
 Keys are compared as UTF-8 bytes. A common prefix is reported once and then skipped by a new scan from its end, so that a
-folder of a million files costs one seek and not a million rows.
+folder of a million files costs one seek and not a million rows. Where a scan has to walk over many rows that the page does not
+show, the page ends early: it may hold fewer keys than its limit, or none, and still say that there is more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ AFTER_EVERY_KEY: Final = b"\xff"
 
 Scan = Callable[[bytes, bytes], Iterator[FileRow]]
 """Files with lower <= key < upper, in key order, fetched as they are taken."""
+
+EndOfScan = Callable[[bytes, bytes], bytes | None]
+"""The key between lower and upper up to which one page may scan; None when it may go to `upper`."""
 
 
 @dataclass(slots=True)
@@ -52,8 +56,13 @@ class _Page:
         self.prefixes.append(prefix.decode())
         self.last_key, self.last_prefix = None, self.prefixes[-1]
 
+    def end_early(self, last: bytes) -> None:
+        """Nothing else up to the key `last` belongs to the list; what comes after it is for the next page."""
+        self.has_more = True
+        self.last_key, self.last_prefix = last.decode(), None
 
-def list_page(query: ListFiles, at_index: int, scan: Scan) -> FilePage:
+
+def list_page(query: ListFiles, at_index: int, scan: Scan, end_of_scan: EndOfScan | None = None) -> FilePage:
     """The page that `query` asks for, of a bucket that exists."""
     page = _Page(query.limit)
     prefix = query.prefix.encode()
@@ -61,7 +70,10 @@ def list_page(query: ListFiles, at_index: int, scan: Scan) -> FilePage:
     upper = end_of_prefix(prefix)
     lower: bytes | None = max(prefix, _start(query))
     while lower is not None and lower < upper:
-        lower = _collect(page, scan(lower, upper), prefix, delimiter)
+        last = None if end_of_scan is None else end_of_scan(lower, upper)
+        lower = _collect(page, scan(lower, upper if last is None else last + b"\x00"), prefix, delimiter)
+        if last is not None and lower is None and not page.has_more:
+            page.end_early(last)
     return FilePage(
         has_bucket=True,
         files=page.files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from services.consensus.metadata.history import History
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
 from services.consensus.metadata.rows import BucketRow, State
@@ -72,14 +73,14 @@ def _get_file(tables: Tables, state: State, query: GetFile) -> Answer:
             incarnation=bucket.incarnation,
             file=tables.version(file.version),
             version=file.version,
-            horizon=state.horizon,
+            horizon=state.tombstone_horizon,
         )
-    tombstone = tables.tombstone(query.bucket, key)
+    tombstone = History(tables).tombstone(query.bucket, key)
     return FileAnswer(
         has_bucket=bucket is not None,
         incarnation=0 if bucket is None else bucket.incarnation,
         version=0 if tombstone is None else tombstone.deleted_index,
-        horizon=state.horizon,
+        horizon=state.tombstone_horizon,
     )
 
 
@@ -103,7 +104,11 @@ def _list_files(tables: Tables, state: State, query: ListFiles) -> Answer:
     bucket = tables.bucket(query.bucket, pinned)
     if bucket is None:
         return FilePage(has_bucket=False, at_index=at_index)
-    return list_page(query, at_index, partial(tables.scan_files, bucket.incarnation, at_index=pinned))
+    if pinned is None:
+        return list_page(query, at_index, partial(tables.scan_files, bucket.incarnation))
+    history = History(tables)
+    scan = partial(history.scan_as_of, bucket.incarnation, at_index=pinned)
+    return list_page(query, at_index, scan, end_of_scan=partial(history.end_of_scan, bucket.incarnation))
 
 
 def _bucket(row: BucketRow) -> Bucket:

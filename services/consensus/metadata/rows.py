@@ -1,13 +1,12 @@
-"""The rows of the tables as values, and the bytes of a version's body and of a request's outcome.
+"""The rows of the tables as values, and the bytes of a version's body.
 
-Stored bytes outlive the process that wrote them, so each form begins with its version. A body also begins with a checksum:
-SQLite notices torn writes, not a disk that returns other bytes than it was given.
+Stored bytes outlive the process that wrote them, so a body begins with the version of its form.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import astuple, dataclass
+from typing import Any, Final, NamedTuple
 
 import msgpack
 from blake3 import blake3
@@ -17,11 +16,9 @@ from shared.contracts.metadata import Durability, FileContent, FileVersion
 from shared.contracts.time import ClockState, Stamp
 
 BODY_VERSION: Final = 1
-_CHECKSUM_BYTES: Final = 8
-
-
-class RowDamagedError(Exception):
-    """A stored row does not fit its checksum: this member's state must be rebuilt. Never crosses the wire."""
+STATE_HASH_BYTES: Final = 16
+RETENTIONS_S: Final = (600, 3600, 86_400, 7 * 86_400)
+"""For how long results can be remembered; what was asked for is rounded up. Few, because each is forgotten by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +27,40 @@ class State:
 
     Attributes:
         highest_hlc: of every stamp applied; the next one is greater.
-        horizon: the index below which deletions are forgotten and lists cannot be pinned.
+        horizon: the index below which lists cannot be pinned.
+        tombstone_horizon: the index below which deletions are forgotten.
+        lived_ms: for how long leaders have led, in all; never more than has passed (`retention`).
+        entry_version: the newest version of entries that may be proposed (`entries`).
+        content_sum: the sum of the checksums of all rows (`database`).
     """
 
-    last_applied: int
-    last_term: int
-    cluster_id: str | None
-    epoch: int
-    highest_hlc: int
-    horizon: int
+    last_applied: int = 0
+    last_term: int = 0
+    cluster_id: str | None = None
+    epoch: int = 0
+    highest_hlc: int = 0
+    horizon: int = 0
+    tombstone_horizon: int = 0
+    lived_ms: int = 0
+    entry_version: int = 1
+    content_sum: int = 0
+
+    def digest(self) -> str:
+        """The state hash: equal on members that have applied the same entries, different otherwise, but for 2^-64."""
+        packed = msgpack.packb(astuple(self))
+        return blake3(packed).hexdigest(length=STATE_HASH_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class BucketRow:
     """A bucket that exists."""
 
-    name: str
     incarnation: int
+    name: str
     created_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileRow:
+class FileRow(NamedTuple):
     """What a list shows of one version of a file."""
 
     key: bytes
@@ -62,10 +71,24 @@ class FileRow:
     modified_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class TombstoneRow:
+class PastRow(NamedTuple):
+    """A version that was superseded or deleted by `deleted_index`."""
+
+    incarnation: int
+    key: bytes
+    version: int
+    deleted_index: int
+    size_bytes: int
+    etag: str
+    content_type: str
+    modified_ns: int
+
+
+class TombstoneRow(NamedTuple):
     """The last trace of a key that is absent: when it was deleted and what its Last-Modified was."""
 
+    bucket: str
+    key: bytes
     deleted_index: int
     modified_ns: int
 
@@ -81,6 +104,10 @@ class NodeRow:
     capacity_bytes: int
     admitted_epoch: int
 
+    def columns(self) -> tuple[Any, ...]:
+        """As the table has it."""
+        return self.node_id, self.url, self.zone, self.state.value, self.capacity_bytes, self.admitted_epoch
+
     def to_wire(self) -> StorageNode:
         """As the node map shows it; what is used is known to the leader from heartbeats, not to the log."""
         return StorageNode(
@@ -88,17 +115,18 @@ class NodeRow:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRow:
-    """The stored result of a proposal. `outcome` is what `commands` made of it."""
+class RequestRow(NamedTuple):
+    """The stored result of a proposal. `outcome` is what `outcomes` made of it."""
 
+    request_id: str
     log_index: int
     term: int
+    retain_s: int
     outcome: bytes
 
 
 def encode_version(version: FileVersion) -> bytes:
-    """The body of a row of `versions`: checksum, form, then the fields by position (names would double a small row)."""
+    """The body of a row of `versions`: form, then the fields by position (names would double a small row)."""
     content, durability, stamp = version.content, version.durability, version.stamp
     packed: bytes = msgpack.packb(
         (
@@ -116,19 +144,12 @@ def encode_version(version: FileVersion) -> bytes:
             version.modified_ns,
         )
     )
-    body = bytes((BODY_VERSION,)) + packed
-    return _checksum(body) + body
+    return bytes((BODY_VERSION,)) + packed
 
 
-def decode_version(stored: bytes) -> FileVersion:
-    """The inverse of `encode_version`.
-
-    Raises:
-        RowDamagedError: the bytes are not those that were written.
-    """
-    body = stored[_CHECKSUM_BYTES:]
-    if _checksum(body) != stored[:_CHECKSUM_BYTES] or body[0] != BODY_VERSION:
-        raise RowDamagedError("a row of the table `versions` is damaged")
+def decode_version(body: bytes) -> FileVersion:
+    """The inverse of `encode_version`."""
+    assert body[0] == BODY_VERSION, "the version of the tables says which forms they hold"
     fields: Any = msgpack.unpackb(memoryview(body)[1:])
     size_bytes, chunk_size_bytes, chunk_digests, digest = fields[5]
     target, acknowledged, nodes = fields[9]
@@ -152,7 +173,3 @@ def decode_version(stored: bytes) -> FileVersion:
         stamp=Stamp(earliest_ns=earliest_ns, latest_ns=latest_ns, hlc=hlc, state=ClockState(state)),
         modified_ns=fields[11],
     )
-
-
-def _checksum(body: bytes) -> bytes:
-    return blake3(body).digest(_CHECKSUM_BYTES)

@@ -2,26 +2,34 @@
 
 - `files` has one row per key that exists now, in the order of keys, with just what a list shows: a list of the present
   never walks over deleted rows, however many keys come and go. `past` has the rows that were superseded or deleted, with
-  the index that did it; lists pinned to an index merge both, and the newest past row of an absent key is its tombstone.
+  the index that did it; lists pinned to an index merge both. It is forgotten after minutes.
+- `tombstones` has the last deletion of every absent key, and is forgotten after a day. It goes by the bucket's name, so
+  that it outlives the bucket.
 - `versions` has everything about one version under its log index, so a publish appends at the end of that tree, and
   bodies that are large (32 bytes per chunk) do not widen the rows that lists walk over.
 - `chunk_refs` says which versions refer to a chunk. It is keyed by digest, so "is this chunk referenced?" is one seek and
   the nodes' reconcile pages are range scans. It costs one random insert of about 45 bytes per chunk and version; a
   count per digest would cost the same seek and could not be repaired when it is wrong.
-- `requests` makes proposals happen once. It is keyed by log index (appends again); the index on `request_id` is the
-  one random insert. The result of a publish is not stored twice: it is rebuilt from `versions`.
+- `requests` makes proposals happen once. The result of a publish is not stored twice: it is rebuilt from `versions`.
+- `moments` is the log's own clock: how long leaders had led, in all, when an entry was applied (`retention`).
+- `doomed` has the versions that nothing shows any more and whose chunk references are being dropped, a few at a time;
+  `kept` those that wait only for a remembered request to be forgotten.
+- `members` says which entries each consensus member can apply.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
 with an offset of -2^63 because SQLite's integers are signed, and theirs passes 2^63 in 2038.
+
+Every row ends with a checksum (`database`); in `chunk_refs` it is left out, because the key is a digest and the sum over
+all rows says when one is missing.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-TABLE_VERSION: Final = 1
-"""Kept in SQLite's `user_version`; 0 is an empty file."""
+TABLE_VERSION: Final = 2
+"""Kept in SQLite's `user_version`; 0 is an empty file. Version 1 had no checksums and was never released."""
 
 STATEMENTS: Final = (
     """
@@ -32,7 +40,12 @@ STATEMENTS: Final = (
         cluster_id TEXT,
         epoch INTEGER NOT NULL,
         highest_hlc INTEGER NOT NULL,
-        horizon INTEGER NOT NULL
+        horizon INTEGER NOT NULL,
+        tombstone_horizon INTEGER NOT NULL,
+        lived_ms INTEGER NOT NULL,
+        entry_version INTEGER NOT NULL,
+        content_sum INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
     )
     """,
     """
@@ -40,10 +53,12 @@ STATEMENTS: Final = (
         incarnation INTEGER PRIMARY KEY,
         name TEXT NOT NULL,
         created_ns INTEGER NOT NULL,
-        deleted_index INTEGER
+        deleted_index INTEGER,
+        checksum INTEGER NOT NULL
     )
     """,
     "CREATE INDEX buckets_by_name ON buckets (name, incarnation)",
+    "CREATE INDEX buckets_by_deletion ON buckets (deleted_index) WHERE deleted_index IS NOT NULL",
     """
     CREATE TABLE files (
         incarnation INTEGER NOT NULL,
@@ -53,6 +68,7 @@ STATEMENTS: Final = (
         etag TEXT NOT NULL,
         content_type TEXT NOT NULL,
         modified_ns INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
         PRIMARY KEY (incarnation, key)
     ) WITHOUT ROWID
     """,
@@ -66,28 +82,42 @@ STATEMENTS: Final = (
         etag TEXT NOT NULL,
         content_type TEXT NOT NULL,
         modified_ns INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
         PRIMARY KEY (incarnation, key, version)
     ) WITHOUT ROWID
     """,
-    "CREATE TABLE versions (version INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE INDEX past_by_deletion ON past (deleted_index)",
+    """
+    CREATE TABLE tombstones (
+        bucket TEXT NOT NULL,
+        key BLOB NOT NULL,
+        deleted_index INTEGER NOT NULL,
+        modified_ns INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (bucket, key)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX tombstones_by_deletion ON tombstones (deleted_index)",
+    "CREATE TABLE versions (version INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL)",
     """
     CREATE TABLE chunk_refs (
         digest BLOB NOT NULL,
         version INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
         PRIMARY KEY (digest, version)
     ) WITHOUT ROWID
     """,
     """
     CREATE TABLE requests (
-        log_index INTEGER PRIMARY KEY,
-        request_id TEXT NOT NULL,
+        request_id TEXT PRIMARY KEY,
+        log_index INTEGER NOT NULL,
         term INTEGER NOT NULL,
-        expires_hlc INTEGER NOT NULL,
-        outcome BLOB NOT NULL
-    )
+        retain_s INTEGER NOT NULL,
+        outcome BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
     """,
-    "CREATE UNIQUE INDEX requests_by_id ON requests (request_id)",
-    "CREATE INDEX requests_by_expiry ON requests (expires_hlc)",
+    "CREATE UNIQUE INDEX requests_by_age ON requests (retain_s, log_index)",
     """
     CREATE TABLE nodes (
         node_id TEXT PRIMARY KEY,
@@ -95,20 +125,36 @@ STATEMENTS: Final = (
         zone TEXT NOT NULL,
         state TEXT NOT NULL,
         capacity_bytes INTEGER NOT NULL,
-        admitted_epoch INTEGER NOT NULL
+        admitted_epoch INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
     ) WITHOUT ROWID
     """,
-    "INSERT INTO state VALUES (1, 0, 0, NULL, 0, -9223372036854775808, 0)",
+    "CREATE TABLE moments (lived_ms INTEGER PRIMARY KEY, log_index INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE doomed (version INTEGER PRIMARY KEY, next_chunk INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE kept (version INTEGER PRIMARY KEY, checksum INTEGER NOT NULL)",
+    """
+    CREATE TABLE members (
+        member_id TEXT PRIMARY KEY,
+        entry_version INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
 )
 
-HASHED_TABLES: Final = (
-    ("state", "id"),
-    ("buckets", "incarnation"),
-    ("files", "incarnation, key"),
-    ("past", "incarnation, key, version"),
-    ("versions", "version"),
-    ("chunk_refs", "digest, version"),
-    ("requests", "log_index"),
-    ("nodes", "node_id"),
-)
-"""Every table and the order of its rows that does not depend on how the file was written."""
+CHECKED_TABLES: Final = {
+    "buckets": ("incarnation", "name", "created_ns", "deleted_index"),
+    "files": ("incarnation", "key", "version", "size_bytes", "etag", "content_type", "modified_ns"),
+    "past": ("incarnation", "key", "version", "deleted_index", "size_bytes", "etag", "content_type", "modified_ns"),
+    "tombstones": ("bucket", "key", "deleted_index", "modified_ns"),
+    "versions": ("version", "body"),
+    "requests": ("request_id", "log_index", "term", "retain_s", "outcome"),
+    "nodes": ("node_id", "url", "zone", "state", "capacity_bytes", "admitted_epoch"),
+    "moments": ("lived_ms", "log_index"),
+    "doomed": ("version", "next_chunk"),
+    "kept": ("version",),
+    "members": ("member_id", "entry_version"),
+}
+"""The tables whose rows end with a checksum that counts in the state's sum: all but `state` and `chunk_refs`."""
+
+KEY_LENGTHS: Final = {"files": 2, "past": 3, "tombstones": 2}
+"""How many of a table's first columns are its primary key, where it is not one."""

@@ -13,16 +13,29 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Self
 
-from services.consensus.metadata.commands import Result, Turn, run
-from services.consensus.metadata.decisions import expiry_hlc, next_stamp
+from services.consensus.metadata.commands import NO_STAMP, Result, Turn, run
+from services.consensus.metadata.decisions import next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
+from services.consensus.metadata.history import History
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
 from services.consensus.metadata.queries import answer_query, read_node_map
-from services.consensus.metadata.rows import NodeRow, RequestRow, State
-from services.consensus.metadata.tables import HASHING_CACHE_BYTES, READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
+from services.consensus.metadata.retention import retention_class
+from services.consensus.metadata.rows import RequestRow, State
+from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import FileAnswer, ProposalResult, Query, ReadResult, ReadResults
 from shared.errors import OverloadedError, TrivetError
+
+MARK_EVERY_ENTRIES: Final = 256
+MARKS_KEPT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StateMark:
+    """The state hash at an index that all members note, so that they can be compared while entries keep coming."""
+
+    index: int
+    state_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +44,14 @@ class _Committed:
 
     state: State
     node_map: NodeMap
+    marks: tuple[StateMark, ...]
 
 
 class MetadataStore:
     """All metadata of one member.
 
-    `apply_batch` may run in one thread while `answer` runs in another and `state_hash` in a third; each waits only for
-    its own kind. The properties and `node_map` never wait and never touch the disk.
+    `apply_batch` may run in one thread while `answer` runs in another; each waits only for its own kind. The properties,
+    `node_map` and `state_hash` never wait and never touch the disk.
 
     Invariant: `last_applied` is what the last committed transaction says.
     """
@@ -63,15 +77,15 @@ class MetadataStore:
         try:
             return cls(path, writer, Tables.open(path, cache_bytes=READER_CACHE_BYTES))
         except BaseException:
-            writer.close()
+            writer.database.close()
             raise
 
     def close(self) -> None:
         """Give the file back; waits for an apply or an answer under way."""
         with self._read_lock:
-            self._reader.close()
+            self._reader.database.close()
         with self._write_lock:
-            self._writer.close()
+            self._writer.database.close()
 
     @property
     def last_applied(self) -> int:
@@ -104,13 +118,14 @@ class MetadataStore:
             if not entries:
                 return []
             before = self._committed
-            turns = _Batch(self._writer, before.state)
-            with self._writer.transaction(write=True):
+            turns = _Batch(self._writer, before.state, before.marks)
+            with self._writer.database.transaction(write=True):
                 results = [turns.apply(entry) for entry in entries]
-                self._writer.write_state(turns.state)
-                is_same_epoch = turns.state.epoch == before.state.epoch
-                node_map = before.node_map if is_same_epoch else read_node_map(self._writer, turns.state)
-            self._committed = _Committed(turns.state, node_map)
+                state = turns.state()
+                self._writer.write_state(state)
+                is_same_epoch = state.epoch == before.state.epoch
+                node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
+            self._committed = _Committed(state, node_map, turns.marks[-MARKS_KEPT:])
             return results
 
     def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
@@ -123,7 +138,7 @@ class MetadataStore:
         """
         size_bytes = 0
         results: list[ReadResult] = []
-        with self._read_lock, self._reader.transaction(write=False):
+        with self._read_lock, self._reader.database.transaction(write=False):
             state = self._reader.read_state()
             for query in queries:
                 if max_bytes is not None and size_bytes > max_bytes:
@@ -134,22 +149,27 @@ class MetadataStore:
         return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
 
     def state_hash(self) -> str:
-        """A digest over all tables at one index: equal on every member that has applied the same entries.
+        """Over everything at `last_applied`: equal on every member that has applied the same entries. No SQL is run."""
+        return self._committed.state.digest()
 
-        A full pass (a second or two per million rows) on a connection of its own, for tests and for comparing members:
-        neither queries nor applying wait for it.
-        """
-        tables = Tables.open(self._path, cache_bytes=HASHING_CACHE_BYTES)
-        try:
-            with tables.transaction(write=False):
-                return tables.hash_rows()
-        finally:
-            tables.close()
+    def marks(self) -> tuple[StateMark, ...]:
+        """The last ones, ascending, of this process' life. No SQL is run."""
+        return self._committed.marks
+
+    def state_hashes(self) -> dict[int, str]:
+        """The state hashes that are known, by log index: at the marks and at `last_applied`. No SQL is run."""
+        committed = self._committed
+        hashes = {mark.index: mark.state_hash for mark in committed.marks}
+        return hashes | {committed.state.last_applied: committed.state.digest()}
+
+    def summary(self) -> State:
+        """What the last committed transaction left; no SQL is run."""
+        return self._committed.state
 
     def _read_committed(self) -> _Committed:
-        with self._writer.transaction(write=False):
+        with self._writer.database.transaction(write=False):
             state = self._writer.read_state()
-            return _Committed(state, read_node_map(self._writer, state))
+            return _Committed(state, read_node_map(self._writer, state), ())
 
 
 def _chunk_list_bytes(result: ReadResult) -> int:
@@ -163,35 +183,52 @@ _TOO_MUCH_AT_ONCE: Final = OverloadedError("The answers of this batch are too la
 class _Batch:
     """Applies entries one after the other inside one transaction.
 
-    Invariant: `state` is what the tables will say at the end of the entry applied last.
+    What every entry changes is kept beside the state and put into it once, at the end and at every mark.
     """
 
-    def __init__(self, tables: Tables, state: State) -> None:
-        self._tables = tables
-        self._nodes: dict[str, NodeRow] = {node.node_id: node for node in tables.nodes()}
-        self.state = state
+    def __init__(self, tables: Tables, state: State, marks: tuple[StateMark, ...]) -> None:
+        self.marks = marks
+        self._database = tables.database
+        self._database.content_sum = state.content_sum
+        self._last_applied, self._last_term = state.last_applied, state.last_term
+        self._highest_hlc = state.highest_hlc
+        nodes = {node.node_id: node for node in tables.nodes()}
+        self._turn = Turn(0, 0, NO_STAMP, tables, History(tables), state, nodes, {})
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
-        assert entry.index == self.state.last_applied + 1, "entries come once and in order"
+        assert entry.index == self._last_applied + 1, "entries come once and in order"
         result = None if entry.payload is None else self._propose(entry, entry.payload)
-        self.state = replace(self.state, last_applied=entry.index, last_term=entry.term)
+        self._last_applied, self._last_term = entry.index, entry.term
+        if entry.index % MARK_EVERY_ENTRIES == 0:
+            self.marks = (*self.marks, StateMark(entry.index, self.state().digest()))
         return result
 
+    def state(self) -> State:
+        """What the tables say, but for the row `state`, at the end of the entry applied last."""
+        return replace(
+            self._turn.state,
+            last_applied=self._last_applied,
+            last_term=self._last_term,
+            highest_hlc=self._highest_hlc,
+            content_sum=self._database.signed_sum(),
+        )
+
     def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
-        proposal = decode_proposal(payload)
-        if (known := self._tables.request(proposal.request_id)) is not None:
+        proposal, turn = decode_proposal(payload), self._turn
+        if (known := turn.tables.request(proposal.request_id)) is not None:
             if fingerprint_of(known) != proposal.fingerprint:
                 return reused(entry.index, entry.term)
-            return repeated_result(known, self._tables)
-        stamp = next_stamp(self.state.highest_hlc, proposal.command.stamp)
-        turn = Turn(entry.index, entry.term, stamp, self._tables, self.state, self._nodes)
+            return repeated_result(known, turn.tables)
+        turn.index, turn.term = entry.index, entry.term
+        turn.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
+        self._highest_hlc = turn.stamp.hlc
         outcome: Result | TrivetError
         try:
             outcome = run(turn, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
-        self.state = replace(turn.state, highest_hlc=stamp.hlc)
         if proposal.retain_s > 0:
-            row = RequestRow(entry.index, entry.term, encode_outcome(outcome, proposal.fingerprint))
-            self._tables.insert_request(proposal.request_id, row, expiry_hlc(stamp.hlc, proposal.retain_s))
+            stored = encode_outcome(outcome, proposal.fingerprint)
+            retain_s = retention_class(proposal.retain_s)
+            turn.tables.insert_request(RequestRow(proposal.request_id, entry.index, entry.term, retain_s, stored))
         return first_result(entry.index, entry.term, outcome)

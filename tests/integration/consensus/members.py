@@ -35,6 +35,7 @@ from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"
 READY_DEADLINE_S = 30.0
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Cuts:
@@ -138,6 +139,8 @@ class Members:
             for number, port in enumerate(self._http_ports)
         ]
         self.settings: dict[int, dict[str, str]] = {}
+        self.programs: dict[int, list[str]] = {}
+        """What runs instead of the member's own program, by number."""
 
     @property
     def keys(self) -> ClusterKeys:
@@ -173,6 +176,7 @@ class Members:
     def start(self, number: int) -> None:
         environment = {
             "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(REPOSITORY),
             "TRIVET_NODE_ID": f"consensus-{number + 1}",
             "TRIVET_CLUSTER_ID": CLUSTER_ID,
             "TRIVET_CLUSTER_SECRET": self._secret,
@@ -183,7 +187,9 @@ class Members:
         log = (self._folder / f"consensus-{number + 1}.log").open("ab")
         with log:
             self._processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "services.consensus.main"], env=environment, stderr=log
+                [sys.executable, *self.programs.get(number, ["-m", "services.consensus.main"])],
+                env=environment,
+                stderr=log,
             )
 
     def send_signal(self, number: int, kind: signal.Signals) -> None:

@@ -2,14 +2,15 @@
 
 import pytest
 
+from services.consensus.metadata.store import MetadataStore
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
+    AnnounceMember,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
     Durability,
-    ExpireRequests,
     FileContent,
     FileVersion,
     GetBucket,
@@ -19,7 +20,9 @@ from shared.contracts.metadata import (
     InitCluster,
     ListBuckets,
     ListFiles,
+    PassTime,
     Preconditions,
+    RaiseEntryVersion,
     RemoveNode,
     RequestAnswer,
     SetNodeState,
@@ -100,7 +103,9 @@ def test_init_with_a_bad_node_id_makes_no_cluster(tmp_path):
         update(),
         SetNodeState(node_id="storage-1", state=NodeState.ACTIVE, stamp=stamp()),
         RemoveNode(node_id="storage-1", stamp=stamp()),
-        ExpireRequests(up_to_index=1 << 60, before_hlc=1, stamp=stamp()),
+        PassTime(elapsed_ms=1, cursor_retention_s=1, tombstone_retention_s=1, stamp=stamp()),
+        AnnounceMember(member_id="consensus-1", entry_version=1, stamp=stamp()),
+        RaiseEntryVersion(entry_version=2, stamp=stamp()),
     ],
     ids=lambda command: command.kind,
 )
@@ -402,16 +407,13 @@ def test_a_lying_clock_cannot_stop_the_log(log):
 def test_hybrid_timestamps_beyond_2038_keep_their_order(log):
     """They pass 2^63, where a signed column would turn them around."""
     seconds = 1 << 31
-    log.apply(publish("a", stamp=stamp(seconds - 10)), request_id="early", retain_s=5)
-    log.apply(publish("b", stamp=stamp(seconds + 10)), request_id="late", retain_s=5)
+    log.apply(publish("a", stamp=stamp(seconds - 10)))
+    log.apply(publish("b", stamp=stamp(seconds + 10)))
     assert log.store.highest_hlc() == stamp(seconds + 10).hlc
-    assert (
-        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(seconds).hlc, stamp=stamp(seconds + 11)))[
-            "expired"
-        ]
-        == 2
-    )
-    assert log.propose(publish("b"), request_id="late").log_index == log.next_index - 3
+    log.store.close()
+    again = MetadataStore.open(log.path)
+    assert again.highest_hlc() == stamp(seconds + 10).hlc
+    again.close()
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -468,60 +470,10 @@ def test_what_became_of_a_request_can_be_asked(log):
     assert log.ask(GetRequest(request_id="unknown")) == RequestAnswer()
 
 
-def test_requests_expire_by_the_stamp_they_were_applied_with(log):
-    """A result is kept up to its retention and forgotten only by an entry that says so."""
-    log.apply(publish("a", stamp=stamp(100)), request_id="short", retain_s=10)
-    log.apply(publish("b", stamp=stamp(100)), request_id="long", retain_s=1000)
-    assert (
-        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(110).hlc, stamp=stamp(110)), retain_s=0)[
-            "expired"
-        ]
-        == 0
-    )
-    assert (
-        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)[
-            "expired"
-        ]
-        == 1
-    )
-    assert (
-        log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(111).hlc, stamp=stamp(111)), retain_s=0)[
-            "expired"
-        ]
-        == 0
-    )
-    assert log.propose(publish("b"), request_id="long").log_index == 3
-    assert log.propose(publish("a"), request_id="short").log_index == log.next_index - 1
-
-
 def test_a_result_that_nobody_wants_kept_is_not_stored(log):
     """Retention 0 costs no row: the same id is a new proposal."""
     assert log.apply(publish("a"), request_id="x", retain_s=0)["created"]
     assert not log.apply(publish("a"), request_id="x", retain_s=0)["created"]
-
-
-def test_one_expiry_forgets_a_bounded_number(tmp_path, monkeypatch):
-    """The earliest go first; the rest waits for the next entry."""
-    monkeypatch.setattr("services.consensus.metadata.commands.EXPIRE_LIMIT", 3)
-    log = Log(tmp_path / "m")
-    for at in range(4):
-        log.apply(publish("a", stamp=stamp(100 + at)), request_id=f"r{at}", retain_s=1)
-    sweep = ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(500).hlc, stamp=stamp(500))
-    assert [log.apply(sweep, retain_s=0)["expired"] for _ in range(3)] == [3, 1, 0]
-    log.store.close()
-
-
-@pytest.mark.parametrize("before_hlc", [-1, 1 << 64, 1 << 70])
-def test_an_expiry_out_of_range_is_taken_to_the_edge(log, before_hlc):
-    """A number that no column can hold must not stop every member at the same entry."""
-    if before_hlc == 1 << 70:
-        with pytest.raises(InvalidRequestError):
-            log.propose(ExpireRequests(up_to_index=1 << 60, before_hlc=before_hlc, stamp=stamp()))
-        return
-    expired = log.apply(ExpireRequests(up_to_index=1 << 60, before_hlc=before_hlc % (1 << 64), stamp=stamp()))[
-        "expired"
-    ]
-    assert expired == (1 if before_hlc == -1 else 0)
 
 
 # --- nodes --------------------------------------------------------------------------------------------------------
@@ -650,15 +602,3 @@ def test_a_list_cannot_be_pinned_to_the_future_or_below_the_horizon(log):
     log.ask(ListFiles(bucket="default", at_index=log.store.last_applied))
     with pytest.raises(CursorExpiredError):
         log.ask(ListFiles(bucket="default", at_index=-1))
-
-
-def test_nothing_above_the_index_is_forgotten_whatever_the_timestamps_say(log):
-    """A leader whose clock is a day ahead cannot make a retried proposal happen twice."""
-    log.apply(CreateBucket(bucket="early", stamp=stamp(1)), retain_s=10)
-    index = log.store.last_applied
-    log.apply(CreateBucket(bucket="late", stamp=stamp(2)), retain_s=10)
-    sweep = ExpireRequests(before_hlc=stamp(90_000).hlc, up_to_index=index, stamp=stamp(90_000))
-    assert log.apply(sweep, retain_s=0)["expired"] > 0
-    assert log.apply(sweep, retain_s=0)["expired"] == 0
-    later = ExpireRequests(before_hlc=stamp(90_000).hlc, up_to_index=index + 1, stamp=stamp(90_000))
-    assert log.apply(later, retain_s=0)["expired"] == 1

@@ -123,7 +123,7 @@ def test_the_store_scans_as_lazily_as_the_list_asks(log):
         log.ask(query)
         return steps
 
-    connection = log.store._reader._connection
+    connection = log.store._reader.database.connection
     connection.set_progress_handler(count, 10)
     try:
         whole = cost(ListFiles(bucket="default"))
@@ -149,7 +149,7 @@ def test_deleted_rows_do_not_slow_the_list_of_the_present(log):
         steps += 1
         return 0
 
-    connection = log.store._reader._connection
+    connection = log.store._reader.database.connection
     connection.set_progress_handler(count, 1)
     try:
         assert names(log.ask(ListFiles(bucket="default"))) == ["last"]

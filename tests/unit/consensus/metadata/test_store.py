@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError
-from services.consensus.metadata.rows import RowDamagedError
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.metadata.tables import UnknownTablesError
+from services.consensus.metadata.verification import verify
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
+    AnnounceMember,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
-    ExpireRequests,
     GetCluster,
     GetFile,
     InitCluster,
     ListFiles,
+    PassTime,
     RemoveNode,
     SetNodeState,
     UpdateNode,
@@ -53,7 +54,13 @@ def history(count: int, seed: int) -> list[CommittedEntry]:
                 UpdateNode(node_id=node_id, url="http://x", zone=key, capacity_bytes=index, stamp=at),
                 SetNodeState(node_id=node_id, state=chance.choice(list(NodeState)), stamp=at),
                 RemoveNode(node_id=node_id, stamp=at) if index % 10 == 0 else AdmitNode(node_id=node_id, stamp=at),
-                ExpireRequests(up_to_index=1 << 60, before_hlc=stamp(chance.randrange(60)).hlc, stamp=at),
+                PassTime(
+                    elapsed_ms=chance.randrange(400_000),
+                    cursor_retention_s=chance.randrange(900),
+                    tombstone_retention_s=chance.randrange(3600),
+                    stamp=at,
+                ),
+                AnnounceMember(member_id="consensus-1", entry_version=chance.choice([None, 1, 2]), stamp=at),
                 None,
             ]
         )
@@ -77,6 +84,7 @@ def apply_split(path: Path, entries: list[CommittedEntry], chance: random.Random
             store = MetadataStore.open(path)
     outcome = results, store.state_hash(), store.node_map(), store.highest_hlc()
     store.close()
+    assert verify(path).digest() == outcome[1]
     return outcome
 
 
@@ -157,7 +165,7 @@ def test_a_batch_with_an_unknown_entry_leaves_nothing(log):
 def test_a_full_disk_leaves_the_state_before_the_batch(log):
     """The batch fails as a whole, answers go on, and the same batch applies once there is room."""
     batch = [entry(n, publish(f"{n}", content=content(100_000, fill=n % 9))) for n in range(2, 60)]
-    connection = log.store._writer._connection
+    connection = log.store._writer.database.connection
     [[pages]] = connection.execute("PRAGMA page_count")
     connection.execute(f"PRAGMA max_page_count={pages + 5}")
     before = log.store.state_hash()
@@ -245,6 +253,7 @@ APPLY_FOR_EVER = """
 import sys
 from pathlib import Path
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.verification import verify
 from tests.unit.consensus.metadata.test_store import history
 store = MetadataStore.open(Path(sys.argv[1]))
 entries = history(int(sys.argv[2]), int(sys.argv[3]))

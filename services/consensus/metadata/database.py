@@ -1,0 +1,143 @@
+"""One connection to the state machine's file: transactions, and rows that carry a checksum and count in the state's sum.
+
+WAL, so that readers never wait for the writer; `synchronous=NORMAL`, because a transaction that a power cut takes away
+is replayed from the Raft log, which is what was fsynced before the acknowledgement. Each connection is used by one
+thread at a time; who holds it is the caller's business (`store`).
+
+Every row ends with a checksum over its table's name and its columns: SQLite notices torn writes, not a disk that returns
+other bytes than it was given. `content_sum` is the sum of all of them, kept up to date by every insert and removal, so that
+two members compare their whole state by comparing one number. A sum and not a chain, because it does not depend on the
+order in which rows came and costs one addition; 64 bits, because it guards against mistakes and not against forgers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+from blake3 import blake3
+
+from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, STATEMENTS, TABLE_VERSION
+from shared.units import KIB
+
+_SUM_MASK: Final = (1 << 64) - 1
+_SIGN: Final = 1 << 63
+_INSERTS: Final = {
+    table: f"INSERT INTO {table} VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608 (our own constants)
+    for table, columns in CHECKED_TABLES.items()
+}
+_DELETES: Final = {
+    table: f"DELETE FROM {table} WHERE {' AND '.join(f'{key}=?' for key in columns[: KEY_LENGTHS.get(table, 1)])}"  # noqa: S608
+    for table, columns in CHECKED_TABLES.items()
+}
+_pack: Final = msgpack.Packer().pack
+
+
+class UnknownTablesError(Exception):
+    """The file was written by a version whose tables are not known here. Never crosses the wire."""
+
+
+class RowDamagedError(Exception):
+    """A stored row does not fit its checksum: this member's state must be rebuilt. Never crosses the wire."""
+
+
+class Database:
+    """A connection, its transactions, and the sum over all rows.
+
+    Invariant: inside a write transaction `content_sum` is the sum of the checksums of all rows; outside of one it is stale.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.content_sum = 0
+
+    @classmethod
+    def open(cls, path: Path, *, cache_bytes: int) -> Database:
+        """Open the file, and make the tables when it is new.
+
+        Raises:
+            UnknownTablesError: it was written by another version.
+            sqlite3.DatabaseError: it is damaged or cannot be opened.
+        """
+        # Transactions are begun and ended by hand; threads take turns under the store's rules.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute(f"PRAGMA cache_size=-{cache_bytes // KIB}")
+            database = cls(connection)
+            database._create_if_new()
+        except BaseException:
+            connection.close()
+            raise
+        return database
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[None]:
+        """All or nothing; every read inside sees one state."""
+        self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already; rolling back again would hide the reason.
+            if self.connection.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+
+    def one(self, statement: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """The first row."""
+        row: tuple[Any, ...] | None = self.execute(statement, parameters).fetchone()
+        return row
+
+    def insert(self, table: str, *columns: Any) -> None:
+        """Add a row, with its checksum."""
+        checksum = row_checksum(table, columns)
+        self.execute(_INSERTS[table], (*columns, checksum))
+        self.content_sum += checksum
+
+    def remove(self, table: str, *columns: Any) -> None:
+        """Take a row out that was read and checked before."""
+        self.execute(_DELETES[table], columns[: KEY_LENGTHS.get(table, 1)])
+        self.content_sum -= row_checksum(table, columns)
+
+    def signed_sum(self) -> int:
+        """`content_sum` as it fits into a column."""
+        return ((self.content_sum + _SIGN) & _SUM_MASK) - _SIGN
+
+    def _create_if_new(self) -> None:
+        found = self.one("PRAGMA user_version")
+        if found == (0,):
+            with self.transaction(write=True):
+                for statement in STATEMENTS:
+                    self.execute(statement)
+                self.execute(f"PRAGMA user_version={TABLE_VERSION}")
+        elif found != (TABLE_VERSION,):
+            raise UnknownTablesError(f"the metadata file has tables of version {found}, this is {TABLE_VERSION}")
+
+
+def row_checksum(table: str, columns: Sequence[Any]) -> int:
+    """64 bits of BLAKE3 over the table's name and the columns, as a signed number."""
+    return int.from_bytes(blake3(_pack((table, *columns))).digest(8), "little", signed=True)
+
+
+def checked(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The columns of a row without its checksum.
+
+    Raises:
+        RowDamagedError: they are not those that were written.
+    """
+    columns = row[:-1]
+    if row_checksum(table, columns) != row[-1]:
+        raise RowDamagedError(f"a row of the table `{table}` is damaged")
+    return columns

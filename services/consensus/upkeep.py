@@ -1,0 +1,90 @@
+"""The leader's upkeep of the state machine: it tells the log that time has passed, so that what is old enough is forgotten.
+
+Only what passed on this process' monotonic clock between two answers of one leadership is told: intervals of two leaders
+cannot overlap, because an entry of the older one that commits was appended before the newer one was elected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+import structlog
+
+from services.consensus.service import ConsensusService
+from shared.contracts.metadata import PassTime
+from shared.contracts.time import TimeSource
+from shared.errors import TrivetError
+
+logger = structlog.get_logger(__name__)
+
+CHECK_INTERVAL_S: Final = 1.0
+TELL_INTERVAL_MAX_S: Final = 60.0
+
+
+class ElapsedTime:
+    """What one leadership may tell the log: time since its last answer, each moment once."""
+
+    def __init__(self) -> None:
+        self._term = 0
+        self._since_s = 0.0
+
+    def elapsed_ms(self, term: int, now_s: float) -> int:
+        """Since the last `answered` of this leadership; 0 at its beginning."""
+        if term != self._term:
+            self._term, self._since_s = term, now_s
+        return int((now_s - self._since_s) * 1000)
+
+    def answered(self, now_s: float) -> None:
+        """What was told is in the log, or may be: it is not told again."""
+        self._since_s = now_s
+
+
+class Upkeep:
+    """Proposes `PassTime` while this member leads."""
+
+    def __init__(
+        self, service: ConsensusService, clock: TimeSource, *, cursor_retention_s: int, tombstone_retention_s: int
+    ) -> None:
+        self._service = service
+        self._clock = clock
+        self._cursor_retention_s = cursor_retention_s
+        self._tombstone_retention_s = tombstone_retention_s
+        # What is kept for a short time is also forgotten soon after.
+        self._interval_ms = int(min(TELL_INTERVAL_MAX_S, cursor_retention_s / 4) * 1000)
+        self._elapsed = ElapsedTime()
+
+    async def watch(self) -> None:
+        """Run for ever."""
+        while True:
+            await asyncio.sleep(min(CHECK_INTERVAL_S, self._interval_ms / 1000))
+            try:
+                await self._pass_time()
+            except TrivetError as error:
+                logger.info("upkeep put off", reason=error.message)
+
+    async def _pass_time(self) -> None:
+        role = self._service.node.leader_role
+        if role is None:
+            return
+        elapsed_ms = self._elapsed.elapsed_ms(role.term, time.monotonic())
+        if elapsed_ms < self._interval_ms:
+            return
+        while await self._forget(elapsed_ms) and self._service.node.leader_role is role:
+            elapsed_ms = 0
+
+    async def _forget(self, elapsed_ms: int) -> bool:
+        command = PassTime(
+            elapsed_ms=elapsed_ms,
+            cursor_retention_s=self._cursor_retention_s,
+            tombstone_retention_s=self._tombstone_retention_s,
+            stamp=self._clock.stamp(),
+        )
+        try:
+            answer = await self._service.propose_one(secrets.token_hex(16), command, retain_s=0)
+        finally:
+            if elapsed_ms:
+                self._elapsed.answered(time.monotonic())
+        return bool((answer.result or {}).get("has_more"))

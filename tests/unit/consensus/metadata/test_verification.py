@@ -1,0 +1,170 @@
+"""Whatever a disk does to the tables is noticed: by the sum, by a row's checksum when it is read, by the scrub."""
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.schema import CHECKED_TABLES
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.metadata.verification import Scrub, verify
+from shared.contracts.metadata import (
+    AnnounceMember,
+    CreateBucket,
+    DeleteBucket,
+    DeleteFile,
+    GetBucket,
+    GetFile,
+    GetRequest,
+    ListBuckets,
+    ListFiles,
+    PassTime,
+)
+from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
+
+
+def fill(path: Path) -> None:
+    """At least one row in every table."""
+    log = Log(path)
+    log.apply(publish("a", content=content(2500)))
+    log.apply(publish("b", content=content(2500, fill=2)), request_id="b", retain_s=86_400)
+    log.apply(publish("gone"))
+    log.apply(DeleteFile(bucket="default", key="gone", stamp=stamp()))
+    log.apply(publish("old"), request_id="old", retain_s=86_400)
+    log.apply(publish("old", etag="etag-2"))
+    log.apply(CreateBucket(bucket="photos", stamp=stamp()))
+    log.apply(CreateBucket(bucket="music", stamp=stamp()))
+    log.apply(AnnounceMember(member_id="consensus-1", entry_version=1, stamp=stamp()))
+    for elapsed_ms in (1, 900_000):
+        log.apply(PassTime(elapsed_ms=elapsed_ms, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()))
+    log.apply(publish("a", etag="etag-3"))
+    log.apply(DeleteBucket(bucket="music", stamp=stamp()))
+    log.store.close()
+    # A row that only lives between two slices of a long expiry.
+    tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
+    with tables.database.transaction(write=True):
+        state = tables.read_state()
+        tables.database.content_sum = state.content_sum
+        tables.database.insert("doomed", 99, 1)
+        tables.write_state(replace(state, content_sum=tables.database.signed_sum()))
+    tables.database.close()
+
+
+@pytest.fixture
+def filled(tmp_path) -> Path:
+    fill(tmp_path / "m")
+    verify(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def change(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        assert connection.execute(statement).rowcount == 1
+    finally:
+        connection.close()
+
+
+def scrub(path: Path) -> int:
+    tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
+    try:
+        whole, pages = 0, Scrub(tables)
+        while count := pages.next_page():
+            whole += count
+        return whole
+    finally:
+        tables.database.close()
+
+
+@pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in CHECKED_TABLES.items() for c in columns])
+def test_a_changed_column_is_found(filled, table, column):
+    """Every column of every table, by the full check and by the scrub."""
+    key = ", ".join(CHECKED_TABLES[table][:3])
+    row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
+    kinds = {"key": "x'00'", "body": "x'00'", "outcome": "x'00'", "deleted_index": "424242"}
+    texts = {"name", "etag", "content_type", "bucket", "request_id", "node_id", "url", "zone", "state", "member_id"}
+    value = kinds.get(column) or ("'other'" if column in texts else f"{column}+1000000")
+    change(filled, f"UPDATE {table} SET {column} = {value} WHERE {row}")
+    with pytest.raises(RowDamagedError):
+        verify(filled)
+    with pytest.raises(RowDamagedError):
+        scrub(filled)
+
+
+@pytest.mark.parametrize("table", [*CHECKED_TABLES, "chunk_refs"])
+def test_a_row_that_is_missing_is_found(filled, table):
+    """No checksum can tell, the sum does."""
+    columns = {"chunk_refs": ("digest", "version")}.get(table) or CHECKED_TABLES[table]
+    key = ", ".join(columns[:3])
+    change(filled, f"DELETE FROM {table} WHERE ({key}) = (SELECT {key} FROM {table} LIMIT 1)")
+    with pytest.raises(RowDamagedError):
+        verify(filled)
+
+
+def test_a_row_too_many_or_changed_among_the_references_is_found(filled):
+    """They have no checksum of their own."""
+    for statement in (
+        "INSERT INTO chunk_refs VALUES (x'aa', 1, 1)",
+        "UPDATE chunk_refs SET digest = x'ab' WHERE digest = x'aa'",
+        "UPDATE chunk_refs SET version = 2 WHERE digest = x'ab'",
+        "UPDATE chunk_refs SET size_bytes = 2 WHERE digest = x'ab'",
+    ):
+        change(filled, statement)
+        with pytest.raises(RowDamagedError):
+            verify(filled)
+    change(filled, "DELETE FROM chunk_refs WHERE digest = x'ab'")
+    verify(filled)
+
+
+@pytest.mark.parametrize("column", ["last_applied", "epoch", "horizon", "lived_ms", "content_sum", "checksum"])
+def test_a_changed_state_is_found_when_the_file_is_opened(filled, column):
+    """What was applied last is the worst thing to be wrong about."""
+    change(filled, f"UPDATE state SET {column} = {column} + 1")
+    with pytest.raises(RowDamagedError):
+        MetadataStore.open(filled)
+
+
+def test_the_scrub_sees_every_row(filled):
+    """All tables with checksums, each row once."""
+    connection = sqlite3.connect(filled)
+    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in CHECKED_TABLES]
+    connection.close()
+    assert min(counts) > 0
+    assert scrub(filled) == sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("statement", "query"),
+    [
+        ("UPDATE files SET etag = 'x' WHERE key = x'62'", GetFile(bucket="default", key="b")),
+        ("UPDATE files SET etag = 'x' WHERE key = x'62'", ListFiles(bucket="default")),
+        ("UPDATE versions SET body = x'00' WHERE version = 3", GetFile(bucket="default", key="b")),
+        ("DELETE FROM versions WHERE version = 3", GetFile(bucket="default", key="b")),
+        ("UPDATE tombstones SET deleted_index = 3", GetFile(bucket="default", key="gone")),
+        ("UPDATE requests SET log_index = 99 WHERE request_id = 'b'", GetRequest(request_id="b")),
+        ("UPDATE buckets SET created_ns = 5 WHERE name = 'photos'", GetBucket(bucket="photos")),
+        ("UPDATE buckets SET created_ns = 5 WHERE name = 'photos'", ListBuckets()),
+        ("UPDATE state SET horizon = 1", ListBuckets()),
+    ],
+)
+def test_a_damaged_row_is_never_served(filled, statement, query):
+    """Not to readers, whatever they ask."""
+    store = MetadataStore.open(filled)
+    change(filled, statement)
+    with pytest.raises(RowDamagedError):
+        store.answer([query], term=1)
+    store.close()
+
+
+def test_a_damaged_row_stops_the_entry_that_needs_it(filled):
+    """A decision from a wrong row would make this member's state differ from the others' for ever."""
+    log = Log(filled, is_initialised=False)
+    change(filled, "UPDATE files SET version = version + 1 WHERE key = x'62'")
+    before = log.store.last_applied
+    with pytest.raises(RowDamagedError):
+        log.apply(publish("b", if_match=["etag-1"]))
+    assert log.store.last_applied == before
+    log.store.close()
