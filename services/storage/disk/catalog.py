@@ -31,6 +31,7 @@ _STEPS: Final = (
     """,
     "CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;",
     "CREATE TABLE lost (digest BLOB PRIMARY KEY, start_index INTEGER NOT NULL) WITHOUT ROWID;",
+    "CREATE TABLE leaving (digest BLOB PRIMARY KEY) WITHOUT ROWID;",
 )
 """Step n brings the catalog from format n to format n + 1; a step that was released never changes."""
 

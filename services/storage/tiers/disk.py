@@ -19,7 +19,7 @@ from typing import Final, Self, TypeVar
 import structlog
 
 from services.storage.digests import is_whole
-from services.storage.disk import catalog
+from services.storage.disk import catalog, leavers
 from services.storage.disk.catalog import Row
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.disk_errors import error_from_write
@@ -94,6 +94,7 @@ class DiskTier:
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
+        self._leaver_count = 0  # the commit thread's own
 
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
@@ -329,6 +330,11 @@ class DiskTier:
         if row is None:
             return False
         if row.packed_id is None:
+            if self._leaver_count >= leavers.MAX_NOTES:
+                leavers.settle(transaction, self._files)
+                self._leaver_count = 0
+            leavers.note(transaction, digest)
+            self._leaver_count += 1
             transaction.unlinks.append(self._files.path_of(digest))
         return True
 
@@ -366,6 +372,7 @@ class DiskTier:
     async def _settle(self) -> None:
         """Make rows and files agree: a crash leaves files without rows, damage from outside rows without files."""
         adopted, lost = await self._committer.run(self._reconcile_names)
+        await self._committer.run(partial(leavers.settle, files=self._files))
         if adopted or lost:
             logger.warning("settled the chunk folders", adopted_files=adopted, rows_without_file=lost)
 
@@ -375,8 +382,11 @@ class DiskTier:
             files = self._files.files_under(prefix)
             named = catalog.large_digests(transaction.sql, prefix)
             for digest in files - named:
-                # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
                 path = self._files.path_of(digest)
+                if leavers.is_noted(transaction, digest):
+                    transaction.unlinks.append(path)
+                    continue
+                # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
                 adopted += catalog.add_file(transaction, digest, path.stat().st_size, 0)
                 transaction.directories.add(path.parent)
             for digest in named - files:

@@ -6,12 +6,15 @@ import asyncio
 import errno
 import os
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
-from services.storage.disk import catalog
+from services.storage.disk import catalog, leavers
+from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
@@ -25,12 +28,15 @@ def make_chunk(size_bytes: int) -> Chunk:
     return Chunk(blake3(body).hexdigest(), size_bytes, (body,))
 
 
+def disk_in(folder: Path) -> DiskTier:
+    prepare_folder(folder)
+    space = FreeSpace(folder, None, 99)
+    return DiskTier(folder, space=space, metrics=StorageMetrics(CollectorRegistry()), small_limit_bytes=64 * KIB)
+
+
 @pytest.fixture
 async def disk(tmp_path):
-    prepare_folder(tmp_path)
-    space = FreeSpace(tmp_path, None, 99)
-    metrics = StorageMetrics(CollectorRegistry())
-    async with DiskTier(tmp_path, space=space, metrics=metrics, small_limit_bytes=64 * KIB) as tier:
+    async with disk_in(tmp_path) as tier:
         yield tier
 
 
@@ -178,3 +184,35 @@ def test_a_catalog_of_an_older_format_is_brought_up_and_a_newer_one_refused(tmp_
         catalog.prepare(database)
     assert caught.value.code == 78
     assert "format 99" in capsys.readouterr().err
+
+
+async def test_a_deleted_file_that_a_power_cut_brings_back_is_removed_and_not_adopted(disk, tmp_path):
+    """The unlink after the acknowledgement was not durable; one that was never acknowledged is adopted as before."""
+    deleted, again, stray = make_chunk(200_000), make_chunk(200_000), make_chunk(200_000)
+    for chunk in (deleted, again):
+        await disk.put(chunk, 1)
+        await disk.delete(chunk.digest)
+    await disk.put(again, 1)
+    await disk.__aexit__()
+    files = ChunkFiles(tmp_path)
+    for chunk in (deleted, stray):
+        files.path_of(chunk.digest).write_bytes(chunk.body())
+    async with disk_in(tmp_path) as reopened:
+        digests = [chunk.digest for chunk in (deleted, again, stray)]
+        assert await reopened.has(digests, None) == {again.digest, stray.digest}
+        assert not files.path_of(deleted.digest).exists()
+        # Settled: the same file coming from elsewhere is a find again.
+        files.path_of(deleted.digest).write_bytes(deleted.body())
+    async with disk_in(tmp_path) as reopened:
+        assert await reopened.get(deleted.digest) == deleted.body()
+
+
+async def test_notes_of_deletions_are_bounded(disk, tmp_path, monkeypatch):
+    """Every so often they are made durable and dropped; those of unlinks that are still to come stay."""
+    monkeypatch.setattr(leavers, "MAX_NOTES", 5)
+    for number in range(13):
+        chunk = make_chunk(70_000 + number)
+        await disk.put(chunk, 1)
+        await disk.delete(chunk.digest)
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as sql:
+        assert sql.execute("SELECT count(*) FROM leaving").fetchone() == (3,)
