@@ -102,6 +102,11 @@ class RedisLink:
         """Whether calls are let through."""
         return self.objection is None
 
+    @property
+    def was_used_before(self) -> bool:
+        """Whether this node ever took the server for its own, in this process or an earlier one."""
+        return self._address.claim_path.exists()
+
     async def call(self, work: Work[ResultT], *, size_bytes: int = 0, changes: bool = False) -> ResultT:
         """Run `work` on the server within the deadline.
 
@@ -161,7 +166,7 @@ class RedisLink:
         A server that we have used before may hold what only it has acknowledged: it gets a moment to start, too.
         """
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + (_START_PATIENCE_S if self._address.claim_path.exists() else 0.0)
+        give_up_at = loop.time() + (_START_PATIENCE_S if self.was_used_before else 0.0)
         # Only the waiting is bounded here: once the server answers, what it holds is recovered to the end.
         while not await self.try_to_open(recover):
             if loop.time() >= give_up_at:
@@ -220,7 +225,7 @@ class RedisLink:
 
     async def _claim(self) -> str | None:
         """Write our name into the server; an objection when that failed."""
-        if self._address.claim_path.exists():
+        if self.was_used_before:
             self.times_emptied += 1
             logger.error(
                 "redis was emptied: chunks that only it had acknowledged are gone unless this process has them"

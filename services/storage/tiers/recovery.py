@@ -59,6 +59,11 @@ class Recovery:
         self.has_read_record = True
         await self._learn_copies()
 
+    @property
+    def may_record_more(self) -> bool:
+        """Whether the record of Redis may name chunks that are not in memory: those come back at the next recovery."""
+        return self._owes_check or (self._link.was_used_before and not self.has_read_record)
+
     def owe_check(self) -> None:
         """A put ended without an answer: the record may name a chunk that the disk has acknowledged."""
         self._owes_check = True
@@ -68,14 +73,15 @@ class Recovery:
         if self._link.is_usable and (self._owed_removals or self._owes_check):
             self._link.trip("an answer was lost; its record is compared with the disk")
 
-    async def remove_from_redis(self, digest: str) -> None:
-        """Take a deleted chunk out of Redis, now or as soon as it answers."""
+    async def remove_from_redis(self, digest: str) -> bool:
+        """Take a deleted chunk out of Redis, now or as soon as it answers; whether it is out, durably."""
         self._owe([digest])
         try:
             await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         except (UnavailableError, DiskFullError):
-            return
+            return False
         self._owed_removals.pop(digest, None)
+        return True
 
     async def release_from_record(self, digests: Sequence[str]) -> bool:
         """Tell Redis that the disk has these; whether it heard. If not, the next recovery finds them on disk."""

@@ -138,9 +138,12 @@ class TieredStore:
                 return await self._delete_flushed(digest)
             # Not while a flush has it in hand: it would bring back on disk what is deleted here.
             async with self._flushing:
-                was_unflushed = self._unflushed.remove(digest)
-                await self._recovery.remove_from_redis(digest)
-                return await self._delete_flushed(digest) or was_unflushed
+                self._unflushed.remove(digest)
+                is_out_of_redis = await self._recovery.remove_from_redis(digest)
+                await self._delete_flushed(digest)
+                if not is_out_of_redis:
+                    raise _deletion_not_heard(digest)
+                return True
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`. What only Redis has is moved to disk first, which leaves one place to look."""
@@ -189,9 +192,11 @@ class TieredStore:
     async def _delete_flushed(self, digest: str) -> bool:
         is_in_redis = digest in self._hot or not self._link.is_usable
         self._hot.remove(digest)
-        if is_in_redis:
-            await self._recovery.remove_from_redis(digest)
-        return await self._disk.delete(digest)
+        is_out_of_redis = not is_in_redis or await self._recovery.remove_from_redis(digest)
+        was_held = await self._disk.delete(digest)
+        if not is_out_of_redis and self._recovery.may_record_more:
+            raise _deletion_not_heard(digest)
+        return was_held
 
     async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
         self._disk.gate.check()
@@ -313,3 +318,10 @@ class TieredStore:
 
     def _lag_s(self) -> float:
         return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
+
+
+def _deletion_not_heard(digest: str) -> UnavailableError:
+    """Not acknowledged: what Redis owes this process to remove is forgotten in a crash, and its record would bring it back."""
+    return UnavailableError(
+        "Redis did not hear of the deletion and may bring the chunk back.", definite=False, digest=digest
+    )

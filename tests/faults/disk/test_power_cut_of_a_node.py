@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from shared.units import GIB
 from tests.faults.disk.chunk_load import ChunkLoad
 from tests.faults.disk.node_on_disk import NodeOnDisk
+from tests.integration.storage.support import ChunkClient, digest_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -29,3 +31,25 @@ async def test_a_node_that_loses_power_has_every_chunk_that_it_acknowledged(mode
         await load.check_deleted(machine.node)
     await load.check(machine.node)
     print(f"{cuts} cuts, {len(load.held)} chunks held, {len(load.deleted)} deleted, {len(load.refusals)} refused")
+
+
+@pytest.mark.parametrize("size_bytes", [4096, 300_000], ids=["packed", "file"])
+async def test_a_chunk_deleted_just_before_a_power_cut_stays_deleted(size_bytes, mounts):
+    """The acknowledgement of a deletion is as durable as that of a put."""
+    machine = NodeOnDisk(mounts, mounts.loop_disk(GIB), "disk")
+    client = ChunkClient(machine.node)
+    try:
+        bodies = [os.urandom(size_bytes) for _ in range(5)]
+        for body in bodies:
+            await client.put(body)
+        for body in bodies:
+            await client.delete(digest_of(body))
+        await machine.lose_power()
+    finally:
+        await client.peers.aclose()
+    machine.start()
+    client = ChunkClient(machine.node)
+    try:
+        assert await client.has([digest_of(body) for body in bodies]) == []
+    finally:
+        await client.peers.aclose()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _FS_IOC_SHUTDOWN = 0x8004587D
@@ -56,8 +58,18 @@ class LoopDisk:
             # Detached when it is unmounted, whoever does that and however.
             subprocess.run(["losetup", "--detach", device], check=True)
 
-    def cut_power(self) -> None:
-        """From now on nothing reaches the disk. Processes that use it live on and get errors: kill them, then `restore_power`."""
+    def cut_power(self, pids: Sequence[int] = ()) -> None:
+        """From now on nothing reaches the disk. Kill the processes that use it, then `restore_power`.
+
+        Those of `pids` are stopped before: an fsync that had begun may report success after a shutdown that it did not survive
+        (jbd2 takes a transaction that is neither running nor being committed for a committed one), and no machine
+        goes on running after it has lost power.
+        """
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        give_up_at = time.monotonic() + _BUSY_FOR_AT_MOST_S
+        while any(_runs(pid) for pid in pids):
+            assert time.monotonic() < give_up_at, "a process does not stop"
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, _FS_IOC_SHUTDOWN, _NO_LOG_FLUSH)
@@ -88,3 +100,9 @@ class LoopDisk:
 
     def _try_to_unmount(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["umount", str(self.folder)], check=False, capture_output=True, text=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a thread of the process may still execute a step of its program; one inside the kernel's disk code may not."""
+    states = [path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return any(state not in "TtDZX" for state in states)

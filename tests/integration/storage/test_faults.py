@@ -210,6 +210,24 @@ async def test_an_emptied_redis_loses_nothing_while_the_node_lives(start_node, r
     await assert_all_there(client_of(node), digests)
 
 
+async def test_a_deletion_that_redis_did_not_hear_is_not_acknowledged(start_node, redis, client_of):
+    """The record of a dead Redis would bring the chunk back after a crash, so the answer is "unknown" and not "deleted"."""
+    node = start_node(mode="tiered", redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
+    client = client_of(node)
+    body, flushed = os.urandom(3000), os.urandom(100_000)
+    await client.put(body)
+    await client.put(flushed)
+    redis.kill()
+    with pytest.raises(UnavailableError) as caught:
+        await client.delete(digest_of(body))
+    assert not caught.value.definite
+    await client.delete(digest_of(flushed))  # its record is on disk alone
+    node.kill()
+    redis.start()
+    node.start()
+    assert await client_of(node).has([digest_of(body), digest_of(flushed)]) == [digest_of(body)]
+
+
 async def test_a_full_redis_costs_no_write(tmp_path, start_node, client_of):
     """Far more than Redis' memory goes in and comes out; Redis stays below its limit."""
     redis = RedisServer(tmp_path / "small-redis", maxmemory="8mb")
