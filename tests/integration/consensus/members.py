@@ -195,6 +195,9 @@ class Members:
     def send_signal(self, number: int, kind: signal.Signals) -> None:
         self._processes[number].send_signal(kind)
 
+    def pid(self, number: int) -> int:
+        return self._processes[number].pid
+
     def kill(self, number: int) -> None:
         self._processes[number].kill()
         self._processes[number].wait()

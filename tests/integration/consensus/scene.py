@@ -50,6 +50,23 @@ class Scene:
             raise AssertionError(f"no progress within {within_s} s: {await self.describe()}") from None
         return time.monotonic() - began
 
+    async def wait_until_all_agree(self, *, within_s: float = PROGRESS_WITHIN_S) -> None:
+        """Until the three members, without load now, have applied the same entries and hold the same state."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not await self._all_agree():  # noqa: ASYNC110 polls other processes
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"no agreement within {within_s} s: {await self.describe()}") from None
+
+    async def _all_agree(self) -> bool:
+        try:
+            statuses = [await self.members.status(self.client, number) for number in range(3)]
+        except TrivetError:
+            return False
+        states = {(status.last_applied, status.state_hash) for status in statuses}
+        return len(states) == 1 and statuses[0].state_hash is not None
+
 
 @asynccontextmanager
 async def running_scene(folder: Path) -> AsyncIterator[Scene]:
