@@ -90,7 +90,7 @@ def create_router(member: RunningMember) -> APIRouter:
         responses=_NOT_LEADER | {409: {"description": "Another change is under way, or the id was used before."}},
     )
     async def add_member(request: AddMemberRequest) -> MembersResponse:
-        """It joins as a learner, gets the whole log, and votes from the moment it has caught up."""
+        """It joins as a learner, gets a snapshot or the log, and votes from the moment it has caught up."""
         return await member.members.add(request)
 
     @router.delete(

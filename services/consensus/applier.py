@@ -1,25 +1,53 @@
-"""Between the engine and the metadata: committed entries in, stored results out."""
+"""Between the engine and the metadata: committed entries in, stored results out; checkpoints and snapshots of the whole."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
+import structlog
+from blake3 import blake3
+
+from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.metadata.verification import verify
+from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.ports import CheckpointPutOffError, Entry, EntryKind, SnapshotDamagedError, SnapshotMeta
+from services.consensus.state_files import StateFiles
 from shared.contracts.metadata import ProposalResult
+from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
+
+_READ_BYTES: Final = 4 * MIB
 
 
 class MetadataMachine:
-    """The engine's `StateMachine` over the metadata store. `apply` runs on the applying thread only."""
+    """The engine's `StateMachine` over the metadata store.
 
-    def __init__(self, store: MetadataStore) -> None:
+    `apply`, `receive` and `install` belong to the applying thread, `checkpoint`, `take_snapshot` and what is done with a
+    snapshot to the upkeep thread.
+    """
+
+    def __init__(self, store: MetadataStore, files: StateFiles) -> None:
         self._store = store
+        self._files = files
 
     @property
     def last_applied(self) -> int:
         """See `StateMachine`."""
         return self._store.last_applied
+
+    @property
+    def installed(self) -> SnapshotMeta | None:
+        """See `StateMachine`."""
+        return self._files.installed
 
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[ProposalResult | None]:
         """See `StateMachine`: one transaction for all of them."""
@@ -29,3 +57,74 @@ class MetadataMachine:
                 for index, entry in enumerate(entries, first_index)
             ]
         )
+
+    def checkpoint(self) -> int:
+        """See `StateMachine`."""
+        try:
+            return self._store.checkpoint()
+        except sqlite3.OperationalError as error:
+            raise CheckpointPutOffError("the state machine's file takes no checkpoint now") from error
+
+    def take_snapshot(self) -> FileSnapshot:
+        """See `StateMachine`. Raises OSError, sqlite3.Error."""
+        path = self._files.copy_path
+        path.unlink(missing_ok=True)
+        try:
+            snapshot = FileSnapshot(path, write_copy(self._store.path, path))
+        except (OSError, sqlite3.Error):
+            logger.exception("no snapshot could be made; it is tried again")
+            raise
+        logger.info("snapshot made", log_index=snapshot.last_applied, size_bytes=snapshot.size_bytes)
+        return snapshot
+
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+        """See `StateMachine`. Raises OSError."""
+        try:
+            return self._files.receive(meta, offset, data)
+        except OSError:
+            logger.exception("a piece of a snapshot could not be kept; it is asked for again")
+            raise
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """See `StateMachine`."""
+        tables = self._files.complete(meta)
+        try:
+            state = verify(tables)
+        except (UnknownTablesError, RowDamagedError, sqlite3.Error) as error:
+            self._files.remove_others()
+            logger.exception("a snapshot cannot be used and was dropped")
+            raise SnapshotDamagedError(f"the snapshot cannot be used here: {error}") from error
+        if LogPosition(index=state.last_applied, term=state.last_term) != meta.position:
+            self._files.remove_others()
+            raise SnapshotDamagedError(f"the snapshot is at index {state.last_applied} of term {state.last_term}")
+        self._files.put_in_force(tables, meta)
+        self._store.replace_with(tables)
+        self._files.remove_others()
+        logger.info("snapshot installed", log_index=meta.position.index, size_bytes=meta.size_bytes)
+
+
+class FileSnapshot:
+    """A `Snapshot` in a file of its own, deleted when it is closed."""
+
+    def __init__(self, path: Path, last_applied: int) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.last_applied = last_applied
+        self.size_bytes = os.fstat(self._descriptor).st_size
+        self.digest = self._hash()
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """See `Snapshot`."""
+        return os.pread(self._descriptor, size_bytes, offset)
+
+    def close(self) -> None:
+        """See `Snapshot`."""
+        os.close(self._descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def _hash(self) -> bytes:
+        digest = blake3()
+        for offset in range(0, self.size_bytes, _READ_BYTES):
+            digest.update(self.read(offset, _READ_BYTES))
+        return digest.digest()

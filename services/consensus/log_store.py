@@ -15,13 +15,15 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, StoredLog
+from services.consensus.raft.ports import SIZE_MARK_ENTRIES, Entry, EntryKind, LogDamagedError, StoredLog
 from shared.durable_files import sync_directory
+from shared.units import MIB
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -31,17 +33,26 @@ CREATE TABLE IF NOT EXISTS entries (
     payload BLOB NOT NULL,
     checksum INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS base (
+CREATE TABLE IF NOT EXISTS start (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     position INTEGER NOT NULL,
     term INTEGER NOT NULL,
     configuration_position INTEGER NOT NULL,
-    configuration BLOB
+    configuration BLOB NOT NULL,
+    checksum INTEGER NOT NULL
 ) STRICT;
+DROP TABLE IF EXISTS base;
 """
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
+_READABLE_VERSIONS: Final = frozenset({0, 1, _FORMAT_VERSION})
+"""0 is a new file. Format 1 was never cut; its table of where the log starts was always empty."""
+_CUT_ENTRIES: Final = 512
+_CUT_BYTES: Final = 8 * MIB
+"""What one cut takes away at most: a group commit waits for it."""
+_SELECT: Final = "SELECT position, term, kind, payload, checksum FROM entries"
 _MARK: Final = struct.Struct("<QI")
 _ROW_HEAD: Final = struct.Struct("<QQB")
+_START_HEAD: Final = struct.Struct("<QQQ")
 
 
 class SqliteLogStore:
@@ -64,7 +75,7 @@ class SqliteLogStore:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if version not in {0, _FORMAT_VERSION}:
+            if version not in _READABLE_VERSIONS:
                 raise LogDamagedError(f"{self._path} has format {version}; this member knows {_FORMAT_VERSION}")
             self._database.executescript(_SCHEMA)
             self._database.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
@@ -97,22 +108,16 @@ class SqliteLogStore:
             (index, entry.term, entry.kind, entry.payload, _checksum(index, entry))
             for index, entry in enumerate(entries, first_index)
         ]
-        database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             if erase_from is not None:
                 database.execute("DELETE FROM entries WHERE position >= ?", (erase_from,))
             database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
-            database.execute("COMMIT")
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise
         self._mark.write(first_index + len(entries) - 1)
 
     def read(self, first_index: int, last_index: int, *, max_bytes: int) -> list[Entry]:
         """See `LogStore.read`."""
         rows = self._reader.execute(
-            "SELECT position, term, kind, payload, checksum FROM entries WHERE position BETWEEN ? AND ? ORDER BY position",
-            (first_index, last_index),
+            f"{_SELECT} WHERE position BETWEEN ? AND ? ORDER BY position", (first_index, last_index)
         )
         found: list[Entry] = []
         size_bytes = 0
@@ -126,18 +131,81 @@ class SqliteLogStore:
             raise LogDamagedError(f"{self._path} lacks entries between {first_index} and {last_index}")
         return found
 
-    def _load(self) -> StoredLog:
+    def cut(self, index: int) -> bool:
+        """See `LogStore.cut`."""
+        base, configuration = self._start()
+        size_bytes = 0
+        rows = self._database.execute(
+            "SELECT position, term, kind, length(payload) FROM entries WHERE position <= ? ORDER BY position LIMIT ?",
+            (index, _CUT_ENTRIES),
+        ).fetchall()
+        for position, term, kind, length in rows:
+            base = LogPosition(index=position, term=term)
+            if kind == EntryKind.CONFIGURATION:
+                row = self._database.execute(f"{_SELECT} WHERE position = ?", (position,)).fetchone()
+                configuration = (position, self._checked(position, row).payload)
+            size_bytes += length
+            if size_bytes > _CUT_BYTES:
+                break
+        if rows:
+            with self._transaction():
+                self._database.execute("DELETE FROM entries WHERE position <= ?", (base.index,))
+                self._write_start(base, configuration)
+        return base.index >= index
+
+    def reset(self, base: LogPosition, configuration: tuple[int, bytes] | None) -> None:
+        """See `LogStore.reset`."""
+        if self._mark.value > base.index:
+            self._mark.write(base.index, is_durable=True)
+        with self._transaction():
+            self._database.execute("DELETE FROM entries")
+            self._write_start(base, configuration)
+        self._mark.write(base.index)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _start(self) -> tuple[LogPosition, tuple[int, bytes] | None]:
+        """(position of the last entry that was cut away, (index, payload) of the configuration in force there)."""
         row = self._database.execute(
-            "SELECT position, term, configuration_position, configuration FROM base"
+            "SELECT position, term, configuration_position, configuration, checksum FROM start"
         ).fetchone()
-        base = LogPosition(index=row[0], term=row[1]) if row else LogPosition(index=0, term=0)
-        configurations: list[tuple[int, bytes]] = [(row[2], row[3])] if row and row[3] is not None else []
+        if row is None:
+            return LogPosition(index=0, term=0), None
+        base, configuration = LogPosition(index=row[0], term=row[1]), (row[2], row[3]) if row[2] else None
+        if row[4] != _start_checksum(base, configuration):
+            raise LogDamagedError(f"{self._path}: where it starts does not fit its checksum")
+        return base, configuration
+
+    def _write_start(self, base: LogPosition, configuration: tuple[int, bytes] | None) -> None:
+        position, payload = configuration or (0, b"")
+        self._database.execute(
+            "INSERT OR REPLACE INTO start VALUES (1, ?, ?, ?, ?, ?)",
+            (base.index, base.term, position, payload, _start_checksum(base, configuration)),
+        )
+
+    def _load(self) -> StoredLog:
+        base, configuration = self._start()
+        configurations: list[tuple[int, bytes]] = [] if configuration is None else [configuration]
+        size_marks: list[tuple[int, int]] = []
+        total_bytes = 0
         terms: list[tuple[int, int]] = []
         last_index = base.index
-        cursor = self._database.execute("SELECT position, term, kind, payload, checksum FROM entries ORDER BY position")
+        cursor = self._database.execute(f"{_SELECT} ORDER BY position")
         for found in cursor:  # row by row: a log of large entries is larger than memory
             entry = self._checked(last_index + 1, found)
             last_index += 1
+            total_bytes += len(entry.payload)
+            if last_index % SIZE_MARK_ENTRIES == 0:
+                size_marks.append((last_index, total_bytes))
             if not terms or terms[-1][1] != entry.term:
                 terms.append((last_index, entry.term))
             if entry.kind == EntryKind.CONFIGURATION:
@@ -146,7 +214,7 @@ class SqliteLogStore:
             raise LogDamagedError(
                 f"{self._path} ends at entry {last_index}, but entries up to {self._mark.value} were acknowledged"
             )
-        return StoredLog(base, terms, configurations, last_index)
+        return StoredLog(base, terms, configurations, last_index, size_marks)
 
     def _checked(self, expected_index: int, row: tuple[int, int, int, bytes, int]) -> Entry:
         index, term, kind, payload, checksum = row
@@ -193,3 +261,8 @@ class _HighWaterMark:
 
 def _checksum(index: int, entry: Entry) -> int:
     return zlib.crc32(entry.payload, zlib.crc32(_ROW_HEAD.pack(index, entry.term, entry.kind)))
+
+
+def _start_checksum(base: LogPosition, configuration: tuple[int, bytes] | None) -> int:
+    position, payload = configuration or (0, b"")
+    return zlib.crc32(payload, zlib.crc32(_START_HEAD.pack(base.index, base.term, position)))

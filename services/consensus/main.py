@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,8 +21,10 @@ from services.consensus.failure_detector import FailureDetector
 from services.consensus.hard_state import FileHardState
 from services.consensus.known_disks import KnownDisks
 from services.consensus.log_store import SqliteLogStore
+from services.consensus.log_upkeep import LogLimits
 from services.consensus.member_metrics import MemberMetrics
 from services.consensus.membership import Membership
+from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.nodes import StorageNodes
@@ -32,6 +35,7 @@ from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
 from services.consensus.state_comparison import StateComparison
+from services.consensus.state_files import StateFiles
 from services.consensus.upkeep import Upkeep
 from shared.background_tasks import BackgroundTasks
 from shared.data_folder import claim_data_dir
@@ -90,13 +94,20 @@ class Member:
             return ["starting"]
         if self._mesh.is_disowned:
             return ["the other members know this id with another disk: remove it and start this member under a new id"]
-        if not self.node.configuration.members:
-            return ["not initialised: no cluster has been made yet"]
-        if self.node.leader is None:
-            return ["no leader is known"]
-        if self._comparison is not None and self._comparison.is_outvoted:
-            return ["the other members agree on another state: stop this member and rebuild it"]
-        return []
+        node = self.node
+        states = (
+            (
+                node.log.is_behind_base,
+                "rebuilding: the state of this member is lost; it waits for a snapshot from the leader",
+            ),
+            (not node.configuration.members, "not initialised: no cluster has been made yet"),
+            (node.leader is None, "no leader is known"),
+            (
+                self._comparison is not None and self._comparison.is_outvoted,
+                "the other members agree on another state: stop this member and rebuild it",
+            ),
+        )
+        return next(([reason] for is_so, reason in states if is_so), [])
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
@@ -116,10 +127,11 @@ class Member:
             )
             stack.push_async_callback(mesh.aclose)
             stack.callback(log_store.close)
-            store = MetadataStore.open(settings.data_dir / "metadata.sqlite")
+            store, files = _open_state(settings)
             stack.callback(store.close)
-            log_runner, apply_runner, reader = (ThreadRunner(name) for name in ("raft-log", "apply", "read"))
-            for runner in (log_runner, apply_runner, reader):
+            names = ("raft-log", "apply", "upkeep", "read")
+            log_runner, apply_runner, upkeep_runner, reader = (ThreadRunner(name) for name in names)
+            for runner in (log_runner, apply_runner, upkeep_runner, reader):
                 stack.callback(runner.close)
             node = _open_node(
                 settings.node_id,
@@ -127,9 +139,13 @@ class Member:
                 hard_state=hard_state,
                 log_runner=log_runner,
                 apply_runner=apply_runner,
+                upkeep_runner=upkeep_runner,
                 network=mesh,
-                state_machine=MetadataMachine(store),
+                state_machine=MetadataMachine(store, files),
                 on_fatal=_end_process,
+                limits=LogLimits(
+                    checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
+                ),
             )
             mesh.on_message = node.receive
             mesh.on_link_change = node.link_changed
@@ -181,6 +197,22 @@ def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardSta
         return log_store, hard_state, KnownDisks(folder)
     except LogDamagedError as error:
         _refuse(error)
+
+
+def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]:
+    """The state machine's tables. They are disposable: damaged ones are set aside, and the log or a snapshot makes them anew."""
+    try:
+        files = StateFiles(settings.data_dir)
+    except LogDamagedError as error:
+        _refuse(error)
+    try:
+        return MetadataStore.open(files.current), files
+    except (sqlite3.DatabaseError, RowDamagedError) as error:
+        evidence = files.set_aside()
+        logger.exception(
+            "the state machine's file is damaged; it is made anew", reason=str(error), evidence=str(evidence)
+        )
+        return MetadataStore.open(files.current), files
 
 
 def _open_node(member_id: str, **parts: Any) -> RaftNode:

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from services.consensus.log_upkeep import LogLimits, LogUpkeep
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
@@ -25,6 +26,8 @@ from services.consensus.raft.ports import (
     Network,
     StateMachine,
 )
+from services.consensus.raft.snapshot_receiving import SnapshotReceiver
+from services.consensus.raft.snapshot_sending import SnapshotSender
 from services.consensus.raft.state import RaftState, create_member
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import ClusterMismatchError, NotLeaderError
@@ -32,6 +35,8 @@ from shared.units import MIB
 
 APPLY_BATCH_ENTRIES = 256
 APPLY_BATCH_BYTES = 4 * MIB
+HEARD_WITHIN_S = 10.0
+"""The log keeps what a follower needs that spoke within this time, up to a limit."""
 
 
 class RaftNode:
@@ -49,9 +54,11 @@ class RaftNode:
         hard_state: HardStateStore,
         log_runner: BlockingRunner,
         apply_runner: BlockingRunner,
+        upkeep_runner: BlockingRunner,
         network: Network,
         state_machine: StateMachine,
         on_fatal: Callable[[BaseException], None],
+        limits: LogLimits | None = None,
     ) -> None:
         self.id = member_id
         self._state_machine = state_machine
@@ -62,11 +69,30 @@ class RaftNode:
         self._waiter_number = 0
         self._role_listeners: list[Callable[[], None]] = []
         self._raft: RaftState | None = None
-        log = RaftLog(log_store, log_runner, last_applied=state_machine.last_applied)
+        limits = limits or LogLimits()
+        log = RaftLog(log_store, log_runner, last_applied=state_machine.last_applied, installed=state_machine.installed)
         _check_agreement(log, hard_state, state_machine)
         self.log = log
-        guarded = _GuardedHardState(hard_state, on_fatal)
-        self._raft = create_member(member_id, log=log, hard_state=guarded, network=network, observer=self)
+        self._upkeep = LogUpkeep(log, state_machine, upkeep_runner, limits, self._kept_from)
+        self._snapshots = SnapshotReceiver(
+            log,
+            state_machine,
+            apply_runner,
+            on_replaced=self._replaced,
+            on_installed=self._installed,
+            on_fatal=on_fatal,
+        )
+        self._raft = create_member(
+            member_id,
+            log=log,
+            hard_state=_GuardedHardState(hard_state, on_fatal),
+            network=network,
+            observer=self,
+            snapshots=self._snapshots,
+            send_snapshots=lambda role: SnapshotSender(
+                role, state_machine, upkeep_runner, piece_bytes=limits.snapshot_piece_bytes
+            ),
+        )
 
     @property
     def raft(self) -> RaftState:
@@ -89,6 +115,11 @@ class RaftNode:
     def configuration(self) -> Configuration:
         """The membership in force."""
         return self.log.configuration()[1]
+
+    @property
+    def checkpointed_index(self) -> int:
+        """Up to here the state machine survives a power cut without the log."""
+        return self._upkeep.checkpointed_index
 
     def start(self) -> None:
         """Start the timers."""
@@ -208,7 +239,7 @@ class RaftNode:
         # Committed is not enough: a majority of others may have fsynced what is still in flight here. After a crash the
         # state machine would be ahead of this member's log, which cannot be told from a lost log.
         ready = min(log.commit_index, log.durable_index)
-        if self._is_applying or log.last_applied >= ready:
+        if self._is_applying or log.last_applied >= ready or log.is_behind_base or self._snapshots.is_installing:
             return
         first = log.last_applied + 1
         count = min(APPLY_BATCH_ENTRIES, ready - log.last_applied)
@@ -216,10 +247,10 @@ class RaftNode:
         self._is_applying = True
         self._apply_runner.submit(
             lambda: self._state_machine.apply(first, entries),
-            lambda results, error: self._applied(first, results, error),
+            lambda results, error: self._applied(first, entries, results, error),
         )
 
-    def _applied(self, first: int, results: list[Any], error: BaseException | None) -> None:
+    def _applied(self, first: int, entries: Sequence[Entry], results: list[Any], error: BaseException | None) -> None:
         self._is_applying = False
         if error is not None:
             # A member that cannot apply an entry must not skip it: the next entries may depend on it.
@@ -230,11 +261,29 @@ class RaftNode:
         if isinstance(role, LeaderRole):
             for index, result in enumerate(results, first):
                 role.applied(index, result)
+        self._wake_readers()
+        self._upkeep.applied(entries)
+        self._apply_next()
+
+    def _wake_readers(self) -> None:
         while self._applied_waiters and self._applied_waiters[0][0] <= self.log.last_applied:
             waiting = heapq.heappop(self._applied_waiters)[2]
             if not waiting.done():
                 waiting.set_result(None)
+
+    def _replaced(self) -> None:
+        """A snapshot took the place of the log in memory, and with it of the membership."""
+        self.raft.configuration_may_have_changed()
+
+    def _installed(self) -> None:
+        """A snapshot took the place of the state machine, and the log on disk agrees."""
+        self._wake_readers()
         self._apply_next()
+
+    def _kept_from(self) -> int:
+        """What followers still need of the log; a follower itself needs nothing beyond the limits."""
+        role = self.leader_role
+        return self.log.last_applied if role is None else role.kept_from(HEARD_WITHIN_S)
 
 
 class _GuardedHardState:

@@ -156,6 +156,8 @@ class ConsensusService:
             state_hash=state.digest(),
             state_marks={mark.index: mark.state_hash for mark in self.store.marks()},
             differs_from=sorted(self._comparison.differing),
+            first_log_index=node.log.base.index + 1,
+            is_rebuilding=node.log.is_behind_base,
             members=list(node.configuration.members),
         )
 

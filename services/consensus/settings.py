@@ -19,6 +19,8 @@ class ConsensusSettings(ServiceSettings):
         peer_port: where it listens for Raft messages, on `host`.
         raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.
         proposal_deadline_s: how long a proposal or read may take here.
+        checkpoint_entries: entries applied between two durable checkpoints of the state machine.
+        log_keep_entries: entries that stay in the log below a checkpoint, so that a follower that was away needs no snapshot.
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
         tombstone_retention_s: how long the version of a deleted key is known.
@@ -33,6 +35,8 @@ class ConsensusSettings(ServiceSettings):
     election_timeout_min_ms: int = Field(default=2000, ge=100, le=60_000)
     election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)
     proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    checkpoint_entries: int = Field(default=2_000, ge=1, le=1_000_000)
+    log_keep_entries: int = Field(default=2_000, ge=0, le=10_000_000)
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
     tombstone_retention_s: int = Field(default=86_400, ge=1, le=30 * 86_400)

@@ -117,6 +117,8 @@ class MemberStatus(WireModel):
         state_hash: over everything at `last_applied`: equal on all members that have applied the same entries.
         state_marks: the hash at the last few indexes that every member notes, so that members can be compared under load.
         differs_from: members that had another state at the same index; one of them must be rebuilt.
+        first_log_index: where its log begins; what came before is in its state machine only.
+        is_rebuilding: its state machine was lost, and it waits for a snapshot from the leader.
     """
 
     id: str
@@ -128,6 +130,8 @@ class MemberStatus(WireModel):
     commit_index: int
     last_applied: int
     last_log_index: int
+    first_log_index: int = 1
+    is_rebuilding: bool = False
     state_hash: str | None = None
     state_marks: dict[int, str] = Field(default_factory=dict)
     differs_from: list[str] = Field(default_factory=list)

@@ -11,11 +11,16 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
+from services.consensus.log_upkeep import LogLimits
+from services.consensus.raft import decide
+from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
+from shared.contracts.cluster import ConsensusMember
 from shared.errors import TrivetError
+from shared.units import KIB
 from tests.simulation.linearizability import NEVER, Operation, is_linearizable
 from tests.simulation.network import Weather
-from tests.simulation.world import SimulatedMember, World, put
+from tests.simulation.world import SimulatedMember, World, member_named, put
 
 KEYS = 40
 CLIENTS = 5
@@ -44,6 +49,14 @@ class Chaos:
             delay_s=draw.choice([(0.0005, 0.003), (0.0005, 0.003), (0.0, 0.03), (0.03, 0.1)]),
         )
         self.disk_latency_s = (0.0002 * slow_disk, 0.004 * slow_disk)
+        keep_entries = draw.choice([0, 5, 50])
+        self.limits = LogLimits(
+            checkpoint_entries=draw.choice([5, 20, 100]),
+            keep_entries=keep_entries,
+            pinned_entries=keep_entries + draw.choice([0, 50, 1000]),
+            snapshot_piece_bytes=draw.choice([4, 16, 64]) * KIB,
+        )
+        self.spares = draw.choice([0, 0, 2, 4])
         self._faults: list[tuple[Callable[[World], None], float]] = [
             (self._crash_one, 30),
             (self._start_all, 20),
@@ -56,11 +69,19 @@ class Chaos:
             (self._transfer, 8),
             (self._reconnect, 5),
             (self._power_cut, 5),
+            (self._lose_state, 4),
+            *([(self._change_membership, 25)] if self.spares else []),
         ]
 
     async def run(self) -> World:
         """Raises what went wrong; the seed stands in the message."""
-        world = World(self.size, weather=self.weather, disk_latency_s=self.disk_latency_s)
+        world = World(
+            self.size,
+            weather=self.weather,
+            disk_latency_s=self.disk_latency_s,
+            limits=self.limits,
+            spares=self.spares,
+        )
         world.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -72,6 +93,7 @@ class Chaos:
             error.add_note(f"seed {self.seed}: {dict(self.counts)}")
             raise
         finally:
+            self.counts["snapshots installed"] = world.invariants.snapshots_installed
             world.stop()
         return world
 
@@ -163,12 +185,84 @@ class Chaos:
         """The others stay as they are, down or cut off from everybody."""
         world.network.heal()
         world.network.weather = Weather()
-        healthy = set(random.sample(world.names, len(world.names) // 2 + 1))
+        healthy = self._chosen_majority(world)
         for name in healthy:
             if not world.members[name].is_up:
                 world.members[name].start()
         world.network.split(healthy, world.names)
         self.counts["minorities left broken"] += 1
+
+    def _chosen_majority(self, world: World) -> set[str]:
+        """A majority of the voters of every configuration that may be in force, and nobody whose state is lost.
+
+        While a change is not settled, that is a majority of the old voters and one of the new.
+        """
+        in_log = [world.members[name].disk.configurations() for name in world.names]
+        known = {configuration.voters for found in in_log for configuration in found[-2:]}
+        usable = [name for name in world.names if not world.members[name].disk.is_state_lost]
+        healthy: set[str] = set(random.sample(world.first_names, len(world.first_names) // 2 + 1))
+        for voters in known:
+            while not decide.has_majority(healthy.intersection(usable), voters):
+                rest = sorted(voters.difference(healthy).intersection(usable)) or sorted(voters.difference(healthy))
+                if not rest:
+                    break
+                healthy.add(random.choice(rest))
+        return healthy
+
+    # --- membership ---------------------------------------------------------------------------------------------
+
+    def _change_membership(self, world: World) -> None:
+        """A leader adds a member as a learner, promotes one, or removes one, itself too; often in a bad moment."""
+        for member in world.leaders():
+            role = member.node.leader_role
+            if role is None:
+                continue
+            current = member.node.configuration
+            change = random.choice([self._with_learner, self._with_promoted, self._without_one, self._with_learner])
+            members = change(world, current.members)
+            if members is None:
+                continue
+            try:
+                settled = role.propose_configuration(Configuration(current.cluster_id, members))
+            except TrivetError:
+                self.counts["changes refused"] += 1
+                continue
+            settled.add_done_callback(self._changed)
+            self._start_joining(world, members)
+
+    def _changed(self, settled: asyncio.Future[object]) -> None:
+        if not settled.cancelled() and settled.exception() is None:
+            self.counts["membership changes"] += 1
+
+    def _with_learner(self, world: World, members: tuple[ConsensusMember, ...]) -> tuple[ConsensusMember, ...] | None:
+        fresh = [name for name in world.names if not world.members[name].was_started]
+        return (*members, member_named(fresh[0], is_voter=False)) if fresh else None
+
+    def _with_promoted(
+        self,
+        world: World,
+        members: tuple[ConsensusMember, ...],
+    ) -> tuple[ConsensusMember, ...] | None:
+        learners = [member.id for member in members if not member.is_voter]
+        if not learners:
+            return None
+        chosen = random.choice(learners)
+        return tuple(member_named(member.id) if member.id == chosen else member for member in members)
+
+    def _without_one(
+        self,
+        world: World,
+        members: tuple[ConsensusMember, ...],
+    ) -> tuple[ConsensusMember, ...] | None:
+        if sum(member.is_voter for member in members) <= 3:
+            return None
+        gone = random.choice(members)
+        return tuple(member for member in members if member is not gone)
+
+    def _start_joining(self, world: World, members: tuple[ConsensusMember, ...]) -> None:
+        for member in members:
+            if not world.members[member.id].was_started:
+                world.members[member.id].start()
 
     # --- faults -------------------------------------------------------------------------------------------------
 
@@ -187,7 +281,7 @@ class Chaos:
 
     def _start_all(self, world: World) -> None:
         for member in world.members.values():
-            if not member.is_up:
+            if member.was_started and not member.is_up:
                 member.start()
 
     def _isolate(self, world: World) -> None:
@@ -255,6 +349,17 @@ class Chaos:
             for peer in world.names:
                 if peer != member.id and random.random() < 0.5:
                     member.node.link_changed(peer)
+
+    def _lose_state(self, world: World) -> None:
+        """One member's state machine is found damaged at its restart; its log, term and vote are whole."""
+        if any(member.disk.is_state_lost for member in world.members.values()):
+            return
+        member = random.choice([member for member in world.members.values() if member.was_started])
+        if member.is_up:
+            member.crash()
+        member.disk.lose_state()
+        member.start()
+        self.counts["lost states"] += 1
 
     def _power_cut(self, world: World) -> None:
         for member in world.up():

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.consensus.node import RaftNode
+from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.ports import Entry
-from tests.simulation.disk import SimulatedDisk
+from tests.simulation.disk import Registers, SimulatedDisk
 
 
 class InvariantViolatedError(AssertionError):
@@ -42,6 +43,8 @@ class Invariants:
     entries: dict[int, Entry] = field(default_factory=dict)
     terms_on_disk: dict[str, int] = field(default_factory=dict)
     violations: list[InvariantViolatedError] = field(default_factory=list)
+    snapshots_installed: int = 0
+    _reference: Registers = field(default_factory=Registers)
     _lives: dict[int, _Life] = field(default_factory=dict)
     _led: set[tuple[str, int]] = field(default_factory=set)
 
@@ -70,6 +73,22 @@ class Invariants:
         if tuple(known) != tuple(entry):
             self._violated(f"{member} applies {_short(entry)} at {index}, another member applied {_short(known)}")
 
+    def became(self, member: str, position: LogPosition, state: Registers) -> None:
+        """A snapshot is what applying every entry up to its position gives (section 7), the results of requests included."""
+        self.snapshots_installed += 1
+        known = self.entries.get(position.index)
+        if known is None or known.term != position.term:
+            self._violated(f"{member} becomes a snapshot at {position}, where {known and _short(known)} was applied")
+            return
+        expected = self._reference
+        if expected.last_applied > position.index:
+            expected = Registers()
+        while expected.last_applied < position.index:
+            expected.take(self.entries[expected.last_applied + 1])
+        self._reference = expected
+        if expected.pack() != state.pack():
+            self._violated(f"{member} becomes a snapshot that is not the state at {position.index}")
+
     # --- what a member says -------------------------------------------------------------------------------------
 
     def sent(self, node: RaftNode, disk: SimulatedDisk, receiver: RaftNode | None, message: dict[str, Any]) -> None:
@@ -91,11 +110,13 @@ class Invariants:
         self, member: str, disk: SimulatedDisk, leader: RaftNode | None, message: dict[str, Any]
     ) -> None:
         index = message["last_log_index"]
-        if index > len(disk.entries):
-            self._violated(f"{member} acknowledges {index}, its disk holds {len(disk.entries)}")
+        if index > disk.last_index:
+            self._violated(f"{member} acknowledges {index}, its disk holds {disk.last_index}")
+        elif index <= disk.base.index:
+            pass  # committed, and no longer in the log
         elif leader is not None and leader.leader_role is not None and leader.leader_role.term == message["term"]:
             log = leader.log
-            if index > log.last_log_index or log.term_at(index) != (disk.entries[index - 1].term if index else 0):
+            if index > log.last_log_index or (index >= log.base.index and log.term_at(index) != disk.entry(index).term):
                 self._violated(f"{member} acknowledges {index}, where its log differs from that of {leader.id}")
 
     # --- what a member is ---------------------------------------------------------------------------------------
@@ -116,10 +137,17 @@ class Invariants:
             self._violated(f"{node.id}: its log says {node.configuration.voters} vote, it counts {node.raft.voters}")
         if log.last_applied > log.durable_index:
             self._violated(f"{node.id}: applied {log.last_applied}, durable only {log.durable_index}")
-        if log.durable_index > min(log.last_log_index, len(life.disk.entries)):
+        installed = life.disk.installed
+        on_disk = max(life.disk.last_index, installed.position.index if installed is not None else 0)
+        if log.durable_index > min(log.last_log_index, on_disk):
+            self._violated(f"{node.id}: durable {log.durable_index}, last {log.last_log_index}, on disk {on_disk}")
+        disk = life.disk
+        if disk.base.index > disk.checkpoint.last_applied and not disk.is_state_lost:
             self._violated(
-                f"{node.id}: durable {log.durable_index}, last {log.last_log_index}, on disk {len(life.disk.entries)}"
+                f"{node.id}: its log begins at {disk.base.index}, a power cut leaves {disk.checkpoint.last_applied}"
             )
+        if log.is_behind_base and not disk.is_state_lost:
+            self._violated(f"{node.id}: applied {log.last_applied}, its log begins at {log.base.index}")
         self._check_vote(node.id, life.disk)
         role = node.raft.state
         if isinstance(role, LeaderRole) and role.is_current:
@@ -149,10 +177,19 @@ class Invariants:
             self._check_election(node, role)
         elif life.commit_index < node.log.commit_index < role.first_index:
             self._violated(f"{node.id} commits {node.log.commit_index} by counting, before any entry of its own term")
+        elif life.commit_index < node.log.commit_index:
+            self._check_commit(node, node.log.commit_index)
+
+    def _check_commit(self, node: RaftNode, index: int) -> None:
+        """What a leader commits is on the disks of a true majority at that instant (section 5.3)."""
+        disks = self.disks_of(_true_voters(node))
+        holders = [name for name, disk in disks.items() if _holds(disk, index, node.log.term_at(index))]
+        if 2 * len(holders) <= len(disks):
+            self._violated(f"{node.id} commits {index}, which only {holders} of {sorted(disks)} hold")
 
     def _check_election(self, node: RaftNode, role: LeaderRole) -> None:
         """At the instant of an election: a true majority voted, and the log holds everything that was ever applied."""
-        disks = self.disks_of(node.configuration.voters)
+        disks = self.disks_of(_true_voters(node))
         votes = [name for name, disk in disks.items() if disk.hard_state == (role.term, node.id)]
         # Somebody may have gone on to a later term meanwhile; then `vote_of` remembers.
         votes += [name for name in disks if name not in votes and self.vote_of.get((name, role.term)) == node.id]
@@ -160,6 +197,8 @@ class Invariants:
             self._violated(f"{node.id} leads term {role.term} with the votes of {votes} among {sorted(disks)}")
         # Leader completeness (figure 3).
         for index, entry in self.entries.items():
+            if index < node.log.base.index:
+                continue
             if index > node.log.last_log_index or node.log.term_at(index) != entry.term:
                 self._violated(f"leader completeness: {node.id} leads term {role.term} without entry {index}")
                 return
@@ -167,6 +206,17 @@ class Invariants:
     def _violated(self, what: str) -> None:
         now_s = asyncio.get_running_loop().time()
         self.violations.append(InvariantViolatedError(f"t={now_s:.3f} s: {what}"))
+
+
+def _true_voters(node: RaftNode) -> list[str]:
+    """Counted here, and not by what is watched."""
+    return [member.id for member in node.configuration.members if member.is_voter]
+
+
+def _holds(disk: SimulatedDisk, index: int, term: int) -> bool:
+    if index <= disk.base.index or (disk.installed is not None and index <= disk.installed.position.index):
+        return True
+    return index <= disk.last_index and disk.entry(index).term == term
 
 
 def _short(entry: Entry) -> str:

@@ -20,6 +20,7 @@ import pytest
 from services.consensus import node
 from services.consensus.raft import decide
 from services.consensus.raft.candidate import CandidateRole
+from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
@@ -27,11 +28,13 @@ from services.consensus.raft.ports import LogDamagedError
 from services.consensus.raft.progress import Progress
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseCandidate
+from services.consensus.raft.state import RaftState
 from tests.simulation import script
 from tests.simulation.chaos import Chaos
+from tests.simulation.disk import Registers
 from tests.simulation.player import play_scenario, scenario_paths
+from tests.simulation.registers import RegisterMachine, RegisterSnapshot
 from tests.simulation.virtual_loop import run_simulation
-from tests.simulation.world import RegisterMachine
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 SEEDS = range(40)
@@ -197,7 +200,7 @@ def _repeated_proposal_applied_twice(patch: pytest.MonkeyPatch) -> None:
     right = RegisterMachine._apply
 
     def apply(self: RegisterMachine, entry: Any) -> Any:
-        self.results.clear()
+        self.state.results.clear()
         return right(self, entry)
 
     patch.setattr(RegisterMachine, "_apply", apply)
@@ -221,6 +224,56 @@ def _applied_before_durable_here(patch: pytest.MonkeyPatch) -> None:
         self.log.durable_index = durable
 
     patch.setattr(node.RaftNode, "_apply_next", apply_next)
+
+
+def _snapshot_index_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    right = RegisterMachine.take_snapshot
+
+    def take_snapshot(self: RegisterMachine) -> RegisterSnapshot:
+        snapshot = right(self)
+        state = Registers.unpack(snapshot.read(0, snapshot.size_bytes))
+        state.last_applied += 1
+        return RegisterSnapshot(state)
+
+    patch.setattr(RegisterMachine, "take_snapshot", take_snapshot)
+
+
+def _requests_lost_in_a_snapshot(patch: pytest.MonkeyPatch) -> None:
+    def take_snapshot(self: RegisterMachine) -> RegisterSnapshot:
+        state = self.state.copy()
+        state.results.clear()
+        return RegisterSnapshot(state)
+
+    patch.setattr(RegisterMachine, "take_snapshot", take_snapshot)
+
+
+def _learner_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Configuration, "voters", property(lambda self: frozenset(member.id for member in self.members)))
+
+
+def _two_changes_at_once(patch: pytest.MonkeyPatch) -> None:
+    right = LeaderRole.propose_configuration
+
+    def propose_configuration(self: LeaderRole, configuration: Configuration) -> Any:
+        committed, self.log.commit_index = self.log.commit_index, self.log.last_log_index
+        try:
+            return right(self, configuration)
+        finally:
+            self.log.commit_index = committed
+
+    patch.setattr(LeaderRole, "propose_configuration", propose_configuration)
+
+
+def _checkpoint_claimed_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RegisterMachine, "checkpoint", lambda self: self.last_applied)
+
+
+def _snapshot_replaces_a_log_that_goes_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RaftLog, "has", lambda self, position: position.index <= self.base.index)
+
+
+def _member_without_state_campaigns(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RaftState, "may_campaign", lambda self: self.id in self.voters)
 
 
 BUGS = (
@@ -251,6 +304,32 @@ BUGS = (
     PlantedBug(
         "applied before durable here", _applied_before_durable_here, "async_storage_writes", is_found_by_seeds=True
     ),
+    PlantedBug(
+        "snapshot index off by one",
+        _snapshot_index_off_by_one,
+        "slow_follower_after_compaction",
+        is_found_by_seeds=True,
+    ),
+    PlantedBug(
+        "idempotency table lost in a snapshot",
+        _requests_lost_in_a_snapshot,
+        "slow_follower_after_compaction",
+        is_found_by_seeds=True,
+    ),
+    PlantedBug("learner counted in a quorum", _learner_counted, "learner_is_no_quorum", is_found_by_seeds=True),
+    PlantedBug("two membership changes at once", _two_changes_at_once, "two_changes_at_once"),
+    PlantedBug(
+        "checkpoint claimed before it is durable",
+        _checkpoint_claimed_before_it_is_durable,
+        "checkpoint_before_cut",
+        is_found_by_seeds=True,
+    ),
+    PlantedBug(
+        "snapshot replaces a log that goes on beyond it",
+        _snapshot_replaces_a_log_that_goes_on,
+        "lost_state_keeps_the_log",
+    ),
+    PlantedBug("member without state campaigns", _member_without_state_campaigns, "lost_state_is_rebuilt"),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 
+from services.consensus.log_upkeep import LogLimits
 from services.consensus.node import RaftNode
 from services.consensus.raft.candidate import CandidateRole
 from services.consensus.raft.follower import FollowerRole
@@ -75,9 +76,22 @@ class Player:
 
     # --- the cluster --------------------------------------------------------------------------------------------
 
-    def do_cluster(self, size: str, state: str = "", *, learners: str = "", spares: str = "") -> None:
-        """`cluster 3 [stopped] [learners=m3] [spares=m4]`: everybody starts, unless stopped."""
-        self._stage = Stage(int(size), learners=_names(learners), spares=_names(spares))
+    def do_cluster(
+        self,
+        size: str,
+        state: str = "",
+        *,
+        learners: str = "",
+        spares: str = "",
+        checkpoint: str = "1000",
+        keep: str = "0",
+    ) -> None:
+        """`cluster 3 [stopped] [learners=m3] [spares=m4]`: everybody starts, unless stopped.
+
+        `checkpoint=3 keep=1`: a checkpoint every three entries applied, after which one entry stays in the log.
+        """
+        limits = LogLimits(checkpoint_entries=int(checkpoint), keep_entries=int(keep), snapshot_piece_bytes=16)
+        self._stage = Stage(int(size), learners=_names(learners), spares=_names(spares), limits=limits)
         if state != "stopped":
             self.do_restart(*self.stage.names)
 
@@ -88,6 +102,15 @@ class Player:
     def do_lose_disk(self, member: str) -> None:
         """A stopped member comes back with nothing, under its old id."""
         self.stage.wipe(member)
+
+    def do_lose_state(self, member: str) -> None:
+        """A stopped member's state machine is damaged; its log, term and vote are whole."""
+        self.stage.members[member].disk.lose_state()
+
+    def do_cut_power(self, member: str) -> None:
+        """The process dies, and of the state machine only the last checkpoint is left."""
+        self.do_crash(member)
+        self.stage.members[member].disk.applied.clear()
 
     def do_restart(self, *members: str) -> None:
         for member in members:
@@ -220,10 +243,14 @@ class Player:
     def do_transfer(self, member: str) -> list[str]:
         return [f"to {self._leader(member).transfer()}"]
 
-    def do_configure(self, member: str, *, voters: str, learners: str = "") -> None:
+    def do_configure(self, member: str, *, voters: str, learners: str = "") -> list[str]:
         """The leader proposes another configuration."""
         configuration = configuration_of([*_names(voters), *_names(learners)], _names(learners))
-        self._leader(member).propose_configuration(configuration)
+        try:
+            self._leader(member).propose_configuration(configuration)
+        except TrivetError as error:
+            return [_refusal(error)]
+        return []
 
     # --- clients ------------------------------------------------------------------------------------------------
 
@@ -278,9 +305,22 @@ class Player:
         return [f"{name} term {d.hard_state[0]} vote {d.hard_state[1] or 'none'}" for name, d in disks.items()]
 
     def do_log(self, *members: str) -> list[str]:
-        """The terms of the entries in memory, from index one on."""
+        """The terms of the entries in the log, from its start on."""
         nodes = [m.node for m in self.stage.up() if not members or m.id in members]
         return [f"{node.id} {' '.join(map(str, _terms(node)))}" for node in nodes]
+
+    def do_logs(self, *members: str) -> list[str]:
+        """Which entries stand in the log of the running members, and up to where each has applied."""
+        nodes = [m.node for m in self.stage.up() if not members or m.id in members]
+        return [
+            f"{n.id} log {n.log.base.index + 1}..{n.log.last_log_index} applied {n.log.last_applied}"
+            + (" and waits for a snapshot" if n.log.is_behind_base else "")
+            for n in nodes
+        ]
+
+    def do_held(self, member: str) -> list[str]:
+        """How many bytes of unfinished snapshots lie on a member's disk."""
+        return [f"{member} holds {sum(map(len, self.stage.members[member].disk.parts.values()))} bytes of a snapshot"]
 
     def do_members(self, *members: str) -> list[str]:
         """The configuration in force at each running member; learners in brackets."""
@@ -323,7 +363,7 @@ def _status(node: RaftNode) -> str:
 
 
 def _terms(node: RaftNode) -> list[int]:
-    return [node.log.term_at(index) for index in range(1, node.log.last_log_index + 1)]
+    return [node.log.term_at(index) for index in range(node.log.base.index + 1, node.log.last_log_index + 1)]
 
 
 def _outcome(request: asyncio.Future[Any] | None) -> str:

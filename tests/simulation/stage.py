@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 
+from services.consensus.log_upkeep import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import MAX_BATCH_BYTES
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind
@@ -86,8 +87,15 @@ class Stage(World):
 
     network: QueuedNetwork
 
-    def __init__(self, size: int, *, learners: Iterable[str] = (), spares: Iterable[str] = ()) -> None:
-        super().__init__(size)
+    def __init__(
+        self,
+        size: int,
+        *,
+        learners: Iterable[str] = (),
+        spares: Iterable[str] = (),
+        limits: LogLimits | None = None,
+    ) -> None:
+        super().__init__(size, limits=limits)
         self.learners = frozenset(learners)
         self.spares = frozenset(spares)
         self.network = QueuedNetwork(self.disk_of)
@@ -119,6 +127,9 @@ class Stage(World):
         return runner
 
     def apply_runner(self, process: Process) -> BlockingRunner:
+        return HeldRunner(process)
+
+    def upkeep_runner(self, process: Process) -> BlockingRunner:
         return HeldRunner(process)
 
     async def settle(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 
+from services.consensus.log_upkeep import LogLimits
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
@@ -23,40 +24,7 @@ from tests.simulation.disk import (
 )
 from tests.simulation.invariants import Invariants
 from tests.simulation.network import Endpoint, SimulatedNetwork, Weather
-
-
-class RegisterMachine:
-    """A `StateMachine` of registers: put (key, value) once per request id. What it applied outlives the process."""
-
-    def __init__(self, member: str, invariants: Invariants, applied: list[Entry]) -> None:
-        self._member = member
-        self._invariants = invariants
-        self._applied = applied
-        self.values: dict[str, Any] = {}
-        self.results: dict[str, Any] = {}
-        self.last_applied = 0
-        for entry in applied:
-            self._take(entry)
-
-    def apply(self, first_index: int, entries: list[Entry]) -> list[Any]:
-        assert first_index == self.last_applied + 1, "entries applied out of order"
-        answers = []
-        for index, entry in enumerate(entries, first_index):
-            self._invariants.applied(self._member, index, entry)
-            answers.append(self._take(entry))
-            self._applied.append(entry)
-        return answers
-
-    def _take(self, entry: Entry) -> Any:
-        self.last_applied += 1
-        return self._apply(entry) if entry.kind == EntryKind.COMMAND else None
-
-    def _apply(self, entry: Entry) -> Any:
-        request_id, key, value = msgpack.unpackb(entry.payload)
-        if request_id not in self.results:
-            self.results[request_id] = self.values.get(key)
-            self.values[key] = value
-        return self.results[request_id]
+from tests.simulation.registers import RegisterMachine
 
 
 class SimulatedMember:
@@ -69,6 +37,7 @@ class SimulatedMember:
         self.process: Process | None = None
         self.node: RaftNode | None = None
         self.machine: RegisterMachine | None = None
+        self.was_started = False
 
     @property
     def is_up(self) -> bool:
@@ -76,17 +45,20 @@ class SimulatedMember:
 
     def start(self) -> None:
         assert not self.is_up
+        self.was_started = True
         process = self.process = Process(self.disk)
-        self.machine = RegisterMachine(self.id, self.world.invariants, self.disk.applied)
+        self.machine = RegisterMachine(self.id, self.world.invariants, self.disk)
         self.node = RaftNode(
             self.id,
             log_store=SimulatedLogStore(self.disk),
             hard_state=self.world.hard_state_class(self.disk),
             log_runner=self.world.log_runner(self.id, process),
             apply_runner=self.world.apply_runner(process),
+            upkeep_runner=self.world.upkeep_runner(process),
             network=Endpoint(self.world.network, self.id, lambda: process.is_alive),
             state_machine=self.machine,
             on_fatal=self.world.failed,
+            limits=self.world.limits,
         )
         self.world.invariants.watch(self.node, self.disk)
         self.world.network.receivers[self.id] = self._receive
@@ -118,9 +90,13 @@ class World:
         weather: Weather | None = None,
         disk_latency_s: tuple[float, float] = (0.0002, 0.004),
         hard_state_class: type[SimulatedHardState] = SimulatedHardState,
+        limits: LogLimits | None = None,
+        spares: int = 0,
     ) -> None:
         configure_raftos(heartbeat_interval_ms=100, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
-        self.names = [f"m{number}" for number in range(1, size + 1)]
+        self.limits = limits or LogLimits()
+        self.names = [f"m{number}" for number in range(1, size + spares + 1)]
+        self.first_names = self.names[:size]
         self.network = SimulatedNetwork(weather or Weather(), self.disk_of)
         self.network.on_send = self._sent
         self.invariants = Invariants(self.disks_of)
@@ -147,15 +123,19 @@ class World:
         """Where a member applies."""
         return SimulatedRunner(process, (0.0, 0.001))
 
+    def upkeep_runner(self, process: Process) -> BlockingRunner:
+        """Where a member checkpoints and copies."""
+        return SimulatedRunner(process, self.disk_latency_s)
+
     def configuration(self) -> Configuration:
         return Configuration(
             "simulated",
-            tuple(ConsensusMember(id=name, url=f"http://{name}", peer_address=f"{name}:1") for name in self.names),
+            tuple(map(member_named, self.first_names)),
         )
 
     def start(self) -> None:
-        """All members up, each bootstrapped with the same first entry."""
-        for member in self.members.values():
+        """The first members up, each bootstrapped with the same first entry; spares know nothing yet and are down."""
+        for member in map(self.members.__getitem__, self.first_names):
             member.disk.entries.append(Entry(1, EntryKind.CONFIGURATION, self.configuration().encode()))
             member.disk.hard_state = (1, None)
             member.start()
@@ -196,11 +176,14 @@ class World:
         deadline = self.loop.time() + within_s
         while self.loop.time() < deadline:
             self.raise_errors()
-            ends = {(m.node.log.last_log_index, m.node.log.last_applied) for m in self.up()}
-            if len(ends) == 1 and all(last == applied for last, applied in ends) and self.leaders():
-                states = {msgpack.packb(sorted(m.machine.values.items())) for m in self.up()}
-                assert len(states) == 1, "equal logs, different states"
-                return
+            leader = max(self.leaders(), key=lambda m: m.node.raft.storage.term, default=None)
+            if leader is not None and leader.id in leader.node.raft.voters:
+                members = [m for m in self.up() if leader.node.configuration.find(m.id)]
+                ends = {(m.node.log.last_log_index, m.node.log.last_applied) for m in members}
+                is_whole = len(members) == len(leader.node.configuration.members)
+                if is_whole and len(ends) == 1 and all(last == applied for last, applied in ends):
+                    assert len({m.machine.state.pack() for m in members}) == 1, "equal logs, different states"
+                    return
             await asyncio.sleep(0.01)
         raise AssertionError(f"no convergence within {within_s} s: {self.describe()}")
 
@@ -232,6 +215,11 @@ class World:
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.errors.append(error if error is not None else RuntimeError(context["message"]))
+
+
+def member_named(name: str, *, is_voter: bool = True) -> ConsensusMember:
+    """A member as it stands in a configuration."""
+    return ConsensusMember(id=name, url=f"http://{name}", peer_address=f"{name}:1", is_voter=is_voter)
 
 
 def put(request_id: str, key: str, value: Any) -> bytes:

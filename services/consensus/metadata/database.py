@@ -21,9 +21,11 @@ from typing import Any, Final
 import msgpack
 from blake3 import blake3
 
+from services.consensus.metadata.checkpoint import move_now
 from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, STATEMENTS, TABLE_VERSION
 from shared.units import KIB
 
+AUTOCHECKPOINT_FRAMES: Final = 32_768
 _SUM_MASK: Final = (1 << 64) - 1
 _SIGN: Final = 1 << 63
 _INSERTS: Final = {
@@ -69,6 +71,8 @@ class Database:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            # Checkpoints (`checkpoint`) come long before; this is for a member that never reaches one.
+            connection.execute(f"PRAGMA wal_autocheckpoint={AUTOCHECKPOINT_FRAMES}")
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute(f"PRAGMA cache_size=-{cache_bytes // KIB}")
             database = cls(connection)
@@ -81,6 +85,10 @@ class Database:
     def close(self) -> None:
         """Give the file back."""
         self.connection.close()
+
+    def checkpoint(self) -> None:
+        """Move what is left of the write-ahead file into the main file, outside a transaction."""
+        move_now(self.connection)
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Self
 
+from services.consensus.metadata.checkpoint import SMALL_FRAMES, move_bulk, sync_write_ahead
 from services.consensus.metadata.commands import NO_STAMP, Result, Turn, run
 from services.consensus.metadata.decisions import next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
@@ -147,6 +148,38 @@ class MetadataStore:
                 results.append(answer_query(self._reader, state, query))
                 size_bytes += _chunk_list_bytes(results[-1])
         return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
+
+    @property
+    def path(self) -> Path:
+        """The file in force."""
+        return self._path
+
+    def checkpoint(self) -> int:
+        """Make what is applied durable, and keep the write-ahead file short. Returns an index that survives a power cut.
+
+        Blocks, in a thread of its own: applying waits for the last few frames only.
+
+        Raises:
+            SyncFailedError: what is durable is not known any more.
+            sqlite3.Error: there is no room, or the file is damaged.
+        """
+        index, path = self.last_applied, self._path
+        sync_write_ahead(path)
+        if move_bulk(path) <= SMALL_FRAMES:
+            with self._write_lock:
+                self._writer.database.checkpoint()
+        return index
+
+    def replace_with(self, path: Path) -> None:
+        """Go on with other tables; waits for an apply or an answer under way, and those that come wait for it."""
+        writer = Tables.open(path, cache_bytes=WRITER_CACHE_BYTES)
+        reader = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
+        with self._write_lock, self._read_lock:
+            old = (self._writer, self._reader)
+            self._writer, self._reader, self._path = writer, reader, path
+            self._committed = self._read_committed()
+        for tables in old:
+            tables.database.close()
 
     def state_hash(self) -> str:
         """Over everything at `last_applied`: equal on every member that has applied the same entries. No SQL is run."""

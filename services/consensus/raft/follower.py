@@ -7,7 +7,7 @@ from typing import Any
 
 from services.consensus.raft import decide
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import Entry
+from services.consensus.raft.ports import Entry, SnapshotMeta
 from services.consensus.raft.seam import BaseFollower
 
 Message = dict[str, Any]
@@ -90,9 +90,9 @@ class FollowerRole(BaseFollower):
     def on_receive_append_entries(self, message: Message) -> None:
         """Figure 2, AppendEntries. The answer waits until what it confirms is durable."""
         log = self.log
-        self._is_pre_voting = False
-        self.state.heard_from_leader(message["leader_id"])
-        self.election_timer.reset()
+        self._hear(message)
+        if self.state.snapshots.is_installing:
+            return  # the log is about to be replaced; the leader sends it again
         entries = [Entry(*row) for row in message["entries"]]
         previous = LogPosition(message["prev_log_term"], message["prev_log_index"])
         decision = decide.match_append(
@@ -111,6 +111,8 @@ class FollowerRole(BaseFollower):
             "success": decision.is_accepted,
             "is_low_on_disk": self.state.is_low_on_disk,
         }
+        if log.is_behind_base:
+            answer["needs_snapshot"] = log.base.index
         if not decision.is_accepted:
             self.state.post(answer | {"hint": decision.hint_index}, message["sender"])
             return
@@ -126,6 +128,25 @@ class FollowerRole(BaseFollower):
             self._answer_when_durable(answer | {"last_log_index": decision.match_index}, message)
         # What the leader committed beyond the entries that this message verified may differ from ours: not yet.
         self.state.commit(min(message["commit_index"], decision.match_index))
+
+    def on_receive_install_snapshot(self, message: Message) -> None:
+        """Section 7: a piece of the state of a leader whose log no longer has what this member lacks."""
+        self._hear(message)
+
+        def answer(facts: Message) -> None:
+            if self.storage.term == message["term"]:
+                self.state.post(
+                    {"type": "install_snapshot_response", "term": self.storage.term} | facts, message["sender"]
+                )
+
+        self.state.snapshots.receive(
+            SnapshotMeta.from_wire(message["snapshot"]), message["offset"], message["data"], answer
+        )
+
+    def _hear(self, message: Message) -> None:
+        self._is_pre_voting = False
+        self.state.heard_from_leader(message["leader_id"])
+        self.election_timer.reset()
 
     def _answer_when_durable(self, answer: Message, message: Message) -> None:
         def send() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from services.consensus.raft import decide
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
-from services.consensus.raft.progress import Progress
+from services.consensus.raft.progress import Mode, Progress
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseLeader, config
+from services.consensus.raft.snapshot_sending import SnapshotSender
 from shared.errors import ConflictError, LeaderUnavailableError, OutcomeUnknownError, OverloadedError
 from shared.units import MIB
 
@@ -41,6 +42,7 @@ class LeaderRole(BaseLeader):
         self.transfer_target: str | None = None
         self._transfer_deadline: asyncio.TimerHandle | None = None
         self._proposals: dict[int, asyncio.Future[Any]] = {}
+        self.snapshots: SnapshotSender = state.send_snapshots(self)
         self._reads = ReadRounds()
         self._term_committed: list[asyncio.Future[None]] = []
         self._is_flush_scheduled = False
@@ -57,6 +59,7 @@ class LeaderRole(BaseLeader):
     def stop(self) -> None:
         """Whoever waits learns that leadership was lost; what becomes of their entries is not known here."""
         super().stop()
+        self.snapshots.close()
         if self._transfer_deadline is not None:
             self._transfer_deadline.cancel()
         for waiting in self._proposals.values():
@@ -77,6 +80,8 @@ class LeaderRole(BaseLeader):
     def peers_changed(self) -> None:
         """Another configuration is in force: follow exactly its peers."""
         peers = self.state.cluster
+        for gone in set(self.progress).difference(peers):
+            self.snapshots.end(gone)
         self.progress = {peer: self.progress.get(peer) or Progress(self.log.last_log_index + 1) for peer in peers}
 
     # --- proposals ----------------------------------------------------------------------------------------------
@@ -145,6 +150,13 @@ class LeaderRole(BaseLeader):
         progress = self.progress.get(peer)
         if not self.is_current or progress is None:
             return
+        if progress.mode is not Mode.SNAPSHOT and progress.next_index <= self.log.base.index:
+            # Its next entry was cut away.
+            self._send_snapshot(peer, progress, self.log.base.index)
+        if progress.mode is Mode.SNAPSHOT:
+            if is_heartbeat:
+                self._post_append(peer, self.log.base.index, [])
+            return
         entries = (
             self.log.entries(progress.next_index, max_count=MAX_BATCH_ENTRIES, max_bytes=MAX_BATCH_BYTES)
             if progress.may_send()
@@ -153,11 +165,16 @@ class LeaderRole(BaseLeader):
         if not entries and not is_heartbeat:
             return
         previous = progress.next_index - 1
+        self._post_append(peer, previous, entries)
+        if entries:
+            progress.sent(previous + len(entries), sum(len(entry.payload) for entry in entries))
+            # Fill the pipeline: a follower far behind gets its batches back to back.
+            self.replicate(peer)
+
+    def _post_append(self, peer: str, previous: int, entries: list[Entry]) -> None:
         self.state.post(
-            {
-                "type": "append_entries",
-                "term": self.term,
-                "leader_id": self.id,
+            self.message("append_entries")
+            | {
                 "commit_index": self.log.commit_index,
                 "request_id": self.request_id,
                 "prev_log_index": previous,
@@ -166,10 +183,10 @@ class LeaderRole(BaseLeader):
             },
             peer,
         )
-        if entries:
-            progress.sent(previous + len(entries), sum(len(entry.payload) for entry in entries))
-            # Fill the pipeline: a follower far behind gets its batches back to back.
-            self.replicate(peer)
+
+    def message(self, kind: str) -> Message:
+        """What every message to a follower says."""
+        return {"type": kind, "term": self.term, "leader_id": self.id}
 
     def on_receive_append_entries_response(self, message: Message) -> None:
         """A follower's answer: it counts for quorum rounds either way, and moves its progress."""
@@ -180,13 +197,59 @@ class LeaderRole(BaseLeader):
         self._count_round(message["request_id"], peer)
         progress.heard_at_s = self.loop.time()
         progress.is_low_on_disk = message.get("is_low_on_disk", False)
-        if message["success"]:
+        if message.get("needs_snapshot"):
+            self._send_snapshot(peer, progress, message["needs_snapshot"])
+            self.snapshots.remind(peer)
+        elif progress.mode is Mode.SNAPSHOT and not (
+            message["success"] and message["last_log_index"] >= self.log.base.index
+        ):
+            # Entries do not help it yet. It answers, so that a copy of the state is made for the living only.
+            self.snapshots.remind(peer)
+            return
+        elif message["success"]:
+            self.snapshots.end(peer)
             if progress.accepted(message["last_log_index"]):
                 self.update_commit_index()
             self._hand_over_if_ready(peer, progress)
         elif not progress.rejected(message["prev_log_index"], message["hint"]):
             return
         self.replicate(peer)
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def _send_snapshot(self, peer: str, progress: Progress, wanted_index: int) -> None:
+        progress.needs_snapshot()
+        self.snapshots.begin(peer, wanted_index)
+
+    def on_receive_install_snapshot_response(self, message: Message) -> None:
+        """How much of a snapshot a follower has, or that it has become it."""
+        peer = self.state.get_sender_id(message["sender"])
+        progress = self.progress.get(peer)
+        if progress is None or progress.mode is not Mode.SNAPSHOT:
+            return
+        progress.heard_at_s = self.loop.time()
+        installed_index = message["installed_index"]
+        if message.get("needs_snapshot"):
+            self._send_snapshot(peer, progress, message["needs_snapshot"])
+        elif not installed_index:
+            self.snapshots.answered(peer, message["digest"], message["received_bytes"])
+        elif installed_index >= self.log.base.index:
+            self.snapshots.end(peer)
+            progress.installed(installed_index)
+            self.update_commit_index()
+            self.replicate(peer)
+
+    def kept_from(self, silent_s: float) -> int:
+        """The log must keep what follows this index: for transfers, and for followers that spoke within `silent_s`."""
+        heard_since_s = self.loop.time() - silent_s
+        needed = [
+            progress.match_index
+            for progress in self.progress.values()
+            if progress.heard_at_s >= heard_since_s and progress.mode is not Mode.SNAPSHOT
+        ]
+        pinned = self.snapshots.pinned_index
+        last_applied: int = self.log.last_applied
+        return min([*needed, *([] if pinned is None else [pinned]), last_applied])
 
     def connection_lost(self, peer: str) -> None:
         """The transport lost messages to `peer`."""
@@ -292,7 +355,10 @@ class LeaderRole(BaseLeader):
         candidates = [
             peer
             for peer, progress in self.progress.items()
-            if peer in self.state.voters and not progress.is_low_on_disk and progress.heard_at_s >= heard_since_s
+            if peer in self.state.voters
+            and progress.mode is not Mode.SNAPSHOT
+            and not progress.is_low_on_disk
+            and progress.heard_at_s >= heard_since_s
         ]
         if not candidates or self.transfer_target is not None:
             return self.transfer_target

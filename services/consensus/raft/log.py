@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind, LogStore
+from services.consensus.raft.log_sizes import LogSizes
+from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind, LogStore, SnapshotMeta, StoredLog
 from shared.units import MIB
 
 CACHE_BYTES = 32 * MIB
@@ -19,10 +20,11 @@ ENTRY_OVERHEAD_BYTES = 64
 
 
 class RaftLog:
-    """Entries `base.index + 1 .. last_log_index`, indexed from one.
+    """Entries `base.index + 1 .. last_log_index`, indexed from one; what lies before is in a durable checkpoint or snapshot.
 
     Invariants:
-        base.index <= last_applied <= commit_index <= last_log_index
+        base.index <= last_applied <= commit_index <= last_log_index (a member that lost its state: last_applied < base.index
+            until a snapshot is installed; `is_behind_base`)
         last_applied <= durable_index
         durable_index <= last_log_index; entries up to durable_index survive a power cut as they are
         nothing at or below commit_index is ever erased
@@ -30,8 +32,14 @@ class RaftLog:
     raftos reads and writes `next_index`, `match_index`, `last_log_index` and `last_log_term` by these names.
     """
 
-    def __init__(self, store: LogStore, runner: BlockingRunner, *, last_applied: int) -> None:
+    def __init__(
+        self, store: LogStore, runner: BlockingRunner, *, last_applied: int, installed: SnapshotMeta | None = None
+    ) -> None:
         stored = store.load()
+        if installed is not None and not _covers(stored, installed.position):
+            # The crash came between the installation of a snapshot and the end of the log that it replaces.
+            store.reset(installed.position, _stored_configuration(installed))
+            stored = store.load()
         self._store = store
         self._runner = runner
         self.base = stored.base
@@ -42,7 +50,7 @@ class RaftLog:
         self._cache_first = stored.last_index + 1
         self._cache_bytes = 0
         self.durable_index = stored.last_index
-        self.commit_index = last_applied
+        self.commit_index = max(last_applied, stored.base.index)
         self.last_applied = last_applied
         self.next_index: dict[str, int] | None = None
         self.match_index: dict[str, int] | None = None
@@ -51,6 +59,8 @@ class RaftLog:
         self._is_flushing = False
         self._unflushed_from = stored.last_index + 1
         self._erase_from: int | None = None
+        self._sizes = LogSizes(stored.size_marks, stored.last_index)
+        self._is_cutting = False
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self.on_flushed: Callable[[], None] = _ignore
         self.on_failure: Callable[[BaseException], None] = _raise
@@ -74,6 +84,21 @@ class RaftLog:
         """(index, configuration) in force: the last one in the log, committed or not (section 6)."""
         return self._configurations[-1] if self._configurations else (0, Configuration())
 
+    def configuration_at(self, index: int) -> tuple[int, Configuration]:
+        """(index, configuration) that was in force at `index`, which is not below the base."""
+        return next((found for found in reversed(self._configurations) if found[0] <= index), (0, Configuration()))
+
+    @property
+    def is_behind_base(self) -> bool:
+        """Whether the state machine lacks what the log no longer has: only a snapshot helps."""
+        return self.last_applied < self.base.index
+
+    def has(self, position: LogPosition) -> bool:
+        """Whether this log holds that very entry, or has cut it away."""
+        if position.index <= self.base.index:
+            return True
+        return position.index <= self._last_index and self.term_at(position.index) == position.term
+
     def term_at(self, index: int) -> int:
         """Term of the entry at base.index <= index <= last_log_index."""
         if index <= self.base.index:
@@ -93,6 +118,7 @@ class RaftLog:
             self._cache.append(entry)
             self._cache_bytes += _size_bytes(entry)
             self.uncommitted_bytes += _size_bytes(entry)
+            self._sizes.add(len(entry.payload))
         self._start_flush()
         return self._last_index
 
@@ -110,6 +136,7 @@ class RaftLog:
             self._cache_bytes -= sum(map(_size_bytes, dropped))
             self.uncommitted_bytes -= sum(map(_size_bytes, dropped))
         self._last_index = index - 1
+        self._sizes.erase_from(index)
         while self._terms and self._terms[-1][0] >= index:
             self._terms.pop()
         while self._configurations and self._configurations[-1][0] >= index:
@@ -169,6 +196,83 @@ class RaftLog:
         assert self.last_applied <= index <= self.commit_index
         self.last_applied = index
 
+    # --- cutting and replacing ----------------------------------------------------------------------------------
+
+    def cut_point(self, limit_index: int, *, keep_entries: int, keep_bytes: int) -> int:
+        """Up to where the log may be cut so that its end keeps at most so many entries and bytes; never over the limit."""
+        wanted = max(self._last_index - keep_entries, self._sizes.first_index_within(keep_bytes))
+        return min(wanted, limit_index, self.last_applied)
+
+    def cut(self, index: int) -> None:
+        """Drop entries up to `index`, which a durable checkpoint covers. The disk follows, a slice at a time."""
+        assert index <= min(self.last_applied, self.durable_index), "would cut what nothing else holds"
+        if index <= self.base.index or self._is_cutting:
+            return
+        # Memory first: nobody asks the store for an entry at or below the base, and from now on it may go at any time.
+        self.base = LogPosition(index=index, term=self.term_at(index))
+        self._drop_below_base()
+        self._is_cutting = True
+        self._cut_slice(self.base)
+
+    def _cut_slice(self, base: LogPosition) -> None:
+        def done(is_finished: bool | None, error: BaseException | None) -> None:
+            if error is not None:
+                self.on_failure(error)
+            elif is_finished or base != self.base:
+                self._is_cutting = False
+            else:
+                self._cut_slice(base)
+
+        self._runner.submit(lambda: self._store.cut(base.index), done)
+
+    def _drop_below_base(self) -> None:
+        index = self.base.index
+        while len(self._terms) > 1 and self._terms[1][0] <= index + 1:
+            self._terms.pop(0)
+        if index == self._last_index:
+            self._terms.clear()
+        while len(self._configurations) > 1 and self._configurations[1][0] <= index:
+            self._configurations.pop(0)
+        self._sizes.cut(index)
+        drop = index + 1 - self._cache_first
+        if drop > 0:
+            self._cache_bytes -= sum(map(_size_bytes, self._cache[:drop]))
+            del self._cache[:drop]
+            self._cache_first = index + 1
+
+    def install(self, snapshot: SnapshotMeta, then: Callable[[], None]) -> None:
+        """The state machine has durably become `snapshot`; call `then` when the log on disk agrees.
+
+        A log that holds the snapshot's last entry keeps what follows it; any other is replaced as a whole, because it
+        differs from what was committed (section 7).
+        """
+        position = snapshot.position
+        if position.index <= self.durable_index and self.has(position):
+            if position.index > self.commit_index:
+                self.mark_committed(position.index)
+            self.last_applied = max(self.last_applied, position.index)
+            then()
+            return
+        configuration = _stored_configuration(snapshot)
+        self._generation += 1
+        self.base = position
+        self._last_index = self.commit_index = self.last_applied = self.durable_index = position.index
+        self._terms.clear()
+        self._configurations = [(index, Configuration.decode(raw)) for index, raw in filter(None, [configuration])]
+        self._cache, self._cache_first, self._cache_bytes, self.uncommitted_bytes = [], position.index + 1, 0, 0
+        self._sizes = LogSizes([], position.index)
+        self._unflushed_from = position.index + 1
+        self._erase_from = None
+        self._waiting.clear()
+
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                self.on_failure(error)
+            else:
+                then()
+
+        self._runner.submit(lambda: self._store.reset(position, configuration), done)
+
     def _trim_cache(self) -> None:
         """Let go of old entries: what is committed and durable is read from the store again by whoever lags behind."""
         drop = 0
@@ -209,6 +313,18 @@ class RaftLog:
             then()
         self.on_flushed()
         self._start_flush()
+
+
+def _covers(stored: StoredLog, position: LogPosition) -> bool:
+    """Whether that very entry is in the log on disk, or was cut from it."""
+    if position.index <= stored.base.index:
+        return True
+    run = bisect_right(stored.terms, (position.index, 1 << 62)) - 1
+    return position.index <= stored.last_index and run >= 0 and stored.terms[run][1] == position.term
+
+
+def _stored_configuration(snapshot: SnapshotMeta) -> tuple[int, bytes] | None:
+    return (snapshot.configuration_index, snapshot.configuration) if snapshot.configuration_index else None
 
 
 def _size_bytes(entry: Entry) -> int:

@@ -7,8 +7,9 @@ the same contract tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from services.consensus.raft.decide import LogPosition
 
@@ -38,12 +39,51 @@ class StoredLog(NamedTuple):
         configurations: (index, payload) of every configuration entry still in the log, ascending, after the one that was
             in force at `base` (if any, with its own index).
         last_index: of the last durable entry; `base.index` for an empty log.
+        size_marks: (index, bytes of all payloads from the base up to it), ascending, one in `SIZE_MARK_ENTRIES` or so.
     """
 
     base: LogPosition
     terms: list[tuple[int, int]]
     configurations: list[tuple[int, bytes]]
     last_index: int
+    size_marks: list[tuple[int, int]]
+
+
+SIZE_MARK_ENTRIES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot is, apart from its bytes.
+
+    Attributes:
+        position: of the last entry whose effect it holds.
+        configuration_index, configuration: the membership in force there; index 0 and nothing when there was none.
+        size_bytes, digest: of its bytes; BLAKE3-256. Equal digest, equal snapshot: it names a transfer that is resumed.
+    """
+
+    position: LogPosition
+    configuration_index: int
+    configuration: bytes
+    size_bytes: int
+    digest: bytes
+
+    def to_wire(self) -> list[Any]:
+        """As it travels in a message and stands in files."""
+        return [
+            self.position.index,
+            self.position.term,
+            self.configuration_index,
+            self.configuration,
+            self.size_bytes,
+            self.digest,
+        ]
+
+    @classmethod
+    def from_wire(cls, fields: Sequence[Any]) -> Self:
+        """The inverse of `to_wire`. Raises ValueError."""
+        index, term, configuration_index, configuration, size_bytes, digest = fields
+        return cls(LogPosition(index=index, term=term), configuration_index, configuration, size_bytes, digest)
 
 
 class LogStore(Protocol):
@@ -60,6 +100,16 @@ class LogStore(Protocol):
 
         Raises LogDamagedError.
         """
+
+    def cut(self, index: int) -> bool:
+        """Drop entries up to `index`, which a durable checkpoint covers; a slice at a time, so that no write waits long.
+
+        The position of the last one and the configuration in force there are kept. Durable when it returns; False when
+        there is more to drop. The end of the log stays: there is always an entry behind `index`, or its position.
+        """
+
+    def reset(self, base: LogPosition, configuration: tuple[int, bytes] | None) -> None:
+        """Become an empty log that begins behind `base`, because a snapshot up to there was installed. Durable, as one."""
 
 
 class HardStateStore(Protocol):
@@ -91,8 +141,59 @@ class StateMachine(Protocol):
     def last_applied(self) -> int:
         """Index of the last entry whose effect it holds (possibly more than is durable; never less after `apply`)."""
 
+    @property
+    def installed(self) -> SnapshotMeta | None:
+        """The snapshot that this state began as, if it did: what a crash in the middle of an installation is told by."""
+
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[Any]:
         """Apply consecutive entries from `first_index`; one result each (None for no-ops and configurations). Blocks."""
+
+    def checkpoint(self) -> int:
+        """Make what is applied durable. Returns the index up to which it survives a power cut. Blocks, beside `apply`.
+
+        Raises:
+            CheckpointPutOffError: not now; nothing is lost, and it may be tried again.
+        """
+
+    def take_snapshot(self) -> Snapshot:
+        """A consistent copy of the state, at `last_applied` or later. Blocks, beside `apply`; one at a time."""
+
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+        """Keep a piece of a snapshot if it goes on where the last one ended. Returns how many bytes are held.
+
+        Pieces outlive a restart; those of another snapshot are dropped. Blocks; never beside `apply`.
+        """
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """Become the received snapshot: checked, durable and in one step, as `installed` says from then on.
+
+        Blocks; never beside `apply`.
+
+        Raises:
+            SnapshotDamagedError: the bytes are not that snapshot; they were dropped, and the state is as it was.
+        """
+
+
+class Snapshot(Protocol):
+    """A copy of the state that does not change any more. Methods block."""
+
+    @property
+    def last_applied(self) -> int:
+        """Index of the last entry whose effect it holds."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole copy."""
+
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3-256 of the whole copy."""
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """That part; shorter at the end."""
+
+    def close(self) -> None:
+        """Delete the copy."""
 
 
 class Network(Protocol):
@@ -123,3 +224,11 @@ class Observer(Protocol):
 
 class LogDamagedError(Exception):
     """Acknowledged entries are unreadable or missing. The member must stop; it never goes on with a shorter log."""
+
+
+class SnapshotDamagedError(Exception):
+    """What was received is not the snapshot that was announced, or it cannot be used here."""
+
+
+class CheckpointPutOffError(Exception):
+    """There is no room for a checkpoint now. The log stays as it is until there is."""

@@ -1,6 +1,7 @@
 """What a leader knows about one follower, and how much it may send it (etcd calls this Progress).
 
-PROBE sends one batch and waits; REPLICATE pipelines. Flow control counts batches and bytes in flight, so that a follower
+PROBE sends one batch and waits; REPLICATE pipelines; SNAPSHOT sends none, because the follower lacks what is no longer in the
+log, or has lost its state: a snapshot is on its way. Flow control counts batches and bytes in flight, so that a follower
 that is slow or gone costs the leader bounded memory.
 """
 
@@ -21,6 +22,7 @@ class Mode(Enum):
 
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Progress:
@@ -40,8 +42,8 @@ class Progress:
 
     def may_send(self) -> bool:
         """Whether another batch of entries may go out now."""
-        if self.mode is Mode.PROBE:
-            return not self._in_flight
+        if self.mode is not Mode.REPLICATE:
+            return self.mode is Mode.PROBE and not self._in_flight
         return len(self._in_flight) < MAX_IN_FLIGHT_BATCHES and self._in_flight_bytes < MAX_IN_FLIGHT_BYTES
 
     def sent(self, last_index: int, size_bytes: int) -> None:
@@ -73,8 +75,21 @@ class Progress:
 
     def connection_lost(self) -> None:
         """Whatever was in flight may be gone: go back to what is known and probe."""
+        if self.mode is Mode.SNAPSHOT:
+            return
         self._forget_in_flight()
         self.next_index = self.match_index + 1 if self.match_index else self.next_index
+
+    def needs_snapshot(self) -> None:
+        """Entries alone do not help this follower; until `accepted` says otherwise it gets none."""
+        self._forget_in_flight()
+        self.mode = Mode.SNAPSHOT
+
+    def installed(self, index: int) -> None:
+        """The follower became a snapshot that ends at `index`: probe from there. Its log may reach further; it may not."""
+        self._forget_in_flight()
+        self.match_index = max(self.match_index, index)
+        self.next_index = self.match_index + 1
 
     def _forget_in_flight(self) -> None:
         self.mode = Mode.PROBE

@@ -7,6 +7,7 @@ that deposes a leader (RAFT.md A2, A3). Here the term is settled, durably, befor
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from services.consensus.raft import decide
@@ -18,10 +19,13 @@ from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
 from services.consensus.raft.ports import HardStateStore, Network, Observer
 from services.consensus.raft.seam import BaseCandidate, BaseFollower, BaseLeader, BaseState, config
+from services.consensus.raft.snapshot_receiving import SnapshotReceiver
+from services.consensus.raft.snapshot_sending import SnapshotSender
 
 Message = dict[str, Any]
 
-_REQUESTS = frozenset({"append_entries", "request_vote", "timeout_now"})
+_OF_A_LEADER = frozenset({"append_entries", "install_snapshot"})
+_REQUESTS = _OF_A_LEADER | {"request_vote", "timeout_now"}
 
 
 class _Mesh:
@@ -47,7 +51,15 @@ class RaftState(BaseState):
     ROLES = {BaseFollower: FollowerRole, BaseCandidate: CandidateRole, BaseLeader: LeaderRole}  # noqa: RUF012 constant
 
     def __init__(
-        self, member_id: str, *, log: RaftLog, hard_state: HardStateStore, network: Network, observer: Observer
+        self,
+        member_id: str,
+        *,
+        log: RaftLog,
+        hard_state: HardStateStore,
+        network: Network,
+        observer: Observer,
+        snapshots: SnapshotReceiver,
+        send_snapshots: Callable[[Any], SnapshotSender],
     ) -> None:
         self.server = _Mesh(network)
         self.id = member_id
@@ -55,6 +67,8 @@ class RaftState(BaseState):
         self.storage = hard_state
         self.log = log
         self.state_machine = None
+        self.snapshots = snapshots
+        self.send_snapshots = send_snapshots
         self.voters: frozenset[str] = frozenset()
         self.is_transfer = False
         self.is_low_on_disk = False
@@ -107,7 +121,7 @@ class RaftState(BaseState):
         is_promise = kind == "request_pre_vote_response" and message["vote_granted"]
         if not is_promise and not self._settle_term(kind, message):
             return
-        if kind == "append_entries" and isinstance(self.state, CandidateRole):
+        if kind in _OF_A_LEADER and isinstance(self.state, CandidateRole):
             self.to_follower()
         if hasattr(self.state, f"on_receive_{kind}") and not self._is_inherited_only(kind):
             super().request_handler(message)
@@ -149,8 +163,8 @@ class RaftState(BaseState):
     # --- what the roles ask -------------------------------------------------------------------------------------
 
     def may_campaign(self) -> bool:
-        """Learners, removed members and those that were never initialised do not."""
-        return self.id in self.voters
+        """Learners, removed members, those that were never initialised and those that lost their state do not."""
+        return self.id in self.voters and not self.log.is_behind_base and not self.snapshots.is_installing
 
     def heard_from_leader(self, leader_id: str) -> None:
         """The current leader spoke."""
@@ -191,10 +205,11 @@ class RaftState(BaseState):
         self._observer.commit_advanced(self.log.commit_index)
 
 
-def create_member(
-    member_id: str, *, log: RaftLog, hard_state: HardStateStore, network: Network, observer: Observer
-) -> RaftState:
-    """A member with a class of its own, because raftos keeps the leader and the loop on the class."""
+def create_member(member_id: str, **parts: Any) -> RaftState:
+    """A member with a class of its own, because raftos keeps the leader and the loop on the class.
+
+    `parts` are those of `RaftState`.
+    """
     own_class = type(f"RaftState[{member_id}]", (RaftState,), {})
-    member: RaftState = own_class(member_id, log=log, hard_state=hard_state, network=network, observer=observer)
+    member: RaftState = own_class(member_id, **parts)
     return member

@@ -8,7 +8,7 @@ import pytest
 
 from services.consensus.log_store import SqliteLogStore
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, LogStore
+from services.consensus.raft.ports import SIZE_MARK_ENTRIES, Entry, EntryKind, LogDamagedError, LogStore
 from tests.simulation.disk import SimulatedDisk, SimulatedLogStore
 
 
@@ -51,7 +51,7 @@ def fill(store: LogStore) -> list[Entry]:
 
 def test_an_empty_store_is_an_empty_log(reopen) -> None:
     """A new folder holds nothing at position zero."""
-    assert reopen().load() == (LogPosition(term=0, index=0), [], [], 0)
+    assert reopen().load() == (LogPosition(term=0, index=0), [], [], 0, [])
 
 
 def test_what_was_written_is_there_after_a_restart(reopen) -> None:
@@ -94,3 +94,89 @@ def test_a_read_is_bounded_in_bytes_and_gives_one_entry_at_least(reopen) -> None
     assert len(store.read(1, 5, max_bytes=1)) == 1
     assert len(store.read(1, 5, max_bytes=250)) == 3
     assert len(store.read(1, 5, max_bytes=500)) == 5
+
+
+def cut_to(store: LogStore, index: int) -> None:
+    for _ in range(100):
+        if store.cut(index):
+            return
+    raise AssertionError(f"never cut to {index}")
+
+
+def test_a_cut_log_begins_behind_the_cut_and_knows_its_configuration(reopen) -> None:
+    """Position and configuration of the last entry that went are kept; the rest is as it was."""
+    entries = fill(reopen())
+    store = reopen()
+    store.load()
+    cut_to(store, 3)
+    assert store.read(4, 5, max_bytes=1000) == entries[3:]
+    stored = reopen().load()
+    assert stored.base == LogPosition(index=3, term=2)
+    assert stored.configurations == [(1, b"first"), (5, b"second")]
+    assert stored.terms == [(4, 2), (5, 4)]
+    assert stored.last_index == 5
+
+
+@pytest.mark.parametrize("index", [1, 2, 4, 5])
+def test_a_log_may_be_cut_anywhere_also_at_its_end(reopen, index: int) -> None:
+    """What follows is appended as if nothing had happened."""
+    entries = fill(reopen())
+    store = reopen()
+    store.load()
+    cut_to(store, index)
+    store.write(None, 6, [command(4, "next")])
+    stored = reopen().load()
+    assert (stored.base.index, stored.base.term) == (index, entries[index - 1].term)
+    assert stored.last_index == 6
+    assert reopen().read(6, 6, max_bytes=1000) == [command(4, "next")]
+
+
+def test_cutting_again_below_the_cut_changes_nothing(reopen) -> None:
+    """A cut is never taken back."""
+    fill(reopen())
+    store = reopen()
+    store.load()
+    cut_to(store, 4)
+    cut_to(store, 2)
+    assert reopen().load().base.index == 4
+
+
+def test_a_long_log_is_cut_a_slice_at_a_time(reopen) -> None:
+    """So that a group commit never waits for all of it; a crash between two slices leaves a shorter log, and a whole one."""
+    store = reopen()
+    store.load()
+    store.write(None, 1, [Entry(1, EntryKind.CONFIGURATION, b"first"), *[command(1, "x")] * 4999])
+    assert not store.cut(4000)
+    stored = reopen().load()
+    assert 0 < stored.base.index < 4000
+    assert (stored.last_index, stored.configurations) == (5000, [(1, b"first")])
+    store = reopen()
+    store.load()
+    cut_to(store, 4000)
+    assert reopen().load().base.index == 4000
+
+
+@pytest.mark.parametrize("base", [3, 5, 9], ids=["shorter", "equal", "longer"])
+def test_a_reset_log_is_empty_behind_its_new_base(reopen, base: int) -> None:
+    """Whatever stood in it: a snapshot has taken its place."""
+    fill(reopen())
+    store = reopen()
+    store.load()
+    store.reset(LogPosition(index=base, term=7), (2, b"third"))
+    stored = reopen().load()
+    assert stored == (LogPosition(index=base, term=7), [], [(2, b"third")], base, [])
+    store = reopen()
+    store.load()
+    store.write(None, base + 1, [command(7, "next")])
+    assert reopen().load().last_index == base + 1
+
+
+def test_the_size_marks_tell_how_many_bytes_stand_in_the_log(reopen) -> None:
+    """Coarsely: what is kept for followers is bounded in bytes."""
+    store = reopen()
+    store.load()
+    store.write(None, 1, [command(1, "12345")] * 1000)
+    marks = reopen().load().size_marks
+    assert marks == sorted(marks)
+    assert marks[-1][0] > 1000 - 2 * SIZE_MARK_ENTRIES
+    assert all(size == 5 * index for index, size in marks)
