@@ -124,8 +124,9 @@ class PeerProxy:
 class Members:
     """The processes, by number 0 to 2; the first is asked to make the cluster."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
         self._folder = folder
+        self._common_settings = settings or {}
         offset = free_port_offset()
         self._http_ports = [8201 + offset + number for number in range(3)]
         self._peer_ports = [8251 + offset + number for number in range(3)]
@@ -183,7 +184,8 @@ class Members:
             "TRIVET_PORT": str(self._http_ports[number]),
             "TRIVET_PEER_PORT": str(self._peer_ports[number]),
             "TRIVET_DATA_DIR": str(self._folder / f"consensus-{number + 1}"),
-        } | self.settings.get(number, {})
+        }
+        environment |= self._common_settings | self.settings.get(number, {})
         log = (self._folder / f"consensus-{number + 1}.log").open("ab")
         with log:
             self._processes[number] = subprocess.Popen(
@@ -206,6 +208,9 @@ class Members:
         """What the member logged under that name, over all its lives."""
         lines = (self._folder / f"consensus-{number + 1}.log").read_text().splitlines()
         return [record for record in map(json.loads, lines) if record.get("event") == event]
+
+    def has_ended(self, number: int) -> bool:
+        return self._processes[number].poll() is not None
 
     def wait_ended(self, number: int, *, within_s: float) -> int:
         return self._processes[number].wait(timeout=within_s)

@@ -69,8 +69,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def running_scene(folder: Path) -> AsyncIterator[Scene]:
-    """Three members, initialised; everything ends with the block."""
-    members = Members(folder)
+async def running_scene(folder: Path, settings: dict[str, str] | None = None) -> AsyncIterator[Scene]:
+    """Three members with these settings, initialised; everything ends with the block."""
+    members = Members(folder, settings)
     async with members.running() as (client, consensus):
         yield Scene(members, client, consensus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -100,10 +101,11 @@ async def assert_caught_up(scene: Scene, number: int, *, within_s: float) -> Non
     try:
         async with asyncio.timeout(within_s):
             while True:
-                leader = await scene.members.status(scene.client, await scene.members.leader(scene.client))
-                follower = await scene.members.status(scene.client, number)
-                if follower.last_applied >= leader.commit_index - 200:
-                    return
+                with contextlib.suppress(TrivetError):  # it may be starting
+                    leader = await scene.members.status(scene.client, await scene.members.leader(scene.client))
+                    follower = await scene.members.status(scene.client, number)
+                    if follower.last_applied >= leader.commit_index - 200:
+                        return
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"consensus-{number + 1} has not caught up") from None
