@@ -28,6 +28,7 @@ class LeaderTracker:
     def __init__(self, members: Sequence[PeerAddress]) -> None:
         self._members = {member.id: member for member in members}
         self._order = [member.id for member in members]
+        self._configured_count = len(self._order)
         self._leader_id: str | None = None
         self._suspect_until_s: dict[str, float] = {}
         self._next = 0
@@ -83,12 +84,15 @@ class LeaderTracker:
             return True
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             return False
-        if len(self._order) >= _MAX_LEARNT_MEMBERS:
-            return False
         try:
             check_member_id(member_id)
         except InvalidNameError:
             return False
+        if len(self._order) - self._configured_count >= _MAX_LEARNT_MEMBERS:
+            # The one learnt first has most likely left since; members that are replaced again and again are not all kept.
+            forgotten = self._order.pop(self._configured_count)
+            del self._members[forgotten]
+            self._suspect_until_s.pop(forgotten, None)
         self._members[member_id] = PeerAddress(member_id, url.rstrip("/"))
         self._order.append(member_id)
         return True

@@ -35,6 +35,7 @@ from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"
 READY_DEADLINE_S = 30.0
+SPARES = 8
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -131,7 +132,11 @@ class Members:
         self._http_ports = [8201 + offset + number for number in range(3)]
         self._peer_ports = [8251 + offset + number for number in range(3)]
         self._proxy_ports = [8101 + offset + number for number in range(3)]
-        self._spare_ports = (8301 + offset, 8080 + offset)
+        self._spare_ports = [
+            (8310 + offset + number, 8330 + offset + number, 8350 + offset + number) for number in range(SPARES)
+        ]
+        self._retired: set[int] = set()
+        self._slots: dict[int, tuple[tuple[int, int, int], PeerProxy]] = {}
         self._secret = secrets.token_hex(32)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.cuts = Cuts()
@@ -147,16 +152,40 @@ class Members:
     def keys(self) -> ClusterKeys:
         return ClusterKeys.parse(self._secret)
 
-    def start_spare(self) -> AddMemberRequest:
-        """A fourth process with an empty folder, and the request that adds it."""
-        http_port, peer_port = self._spare_ports
+    async def start_spare(self) -> AddMemberRequest:
+        """One more process with an empty folder and a new id, behind a proxy, and the request that adds it."""
+        number = len(self.addresses)
+        ports = http_port, peer_port, proxy_port = self._spare_ports.pop(0)
         self._http_ports.append(http_port)
         self._peer_ports.append(peer_port)
-        self.addresses.append(PeerAddress("consensus-4", f"http://127.0.0.1:{http_port}"))
-        self.start(3)
-        return AddMemberRequest(
-            id="consensus-4", url=f"http://127.0.0.1:{http_port}", peer_address=f"127.0.0.1:{peer_port}"
-        )
+        address = PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{http_port}")
+        self.addresses.append(address)
+        proxy = PeerProxy(address.id, proxy_port, peer_port, self.cuts)
+        await self._stack.enter_async_context(proxy)
+        self._slots[number] = (ports, proxy)
+        self.start(number)
+        return AddMemberRequest(id=address.id, url=address.url, peer_address=f"127.0.0.1:{proxy_port}")
+
+    async def retire(self, number: int) -> None:
+        """A member that was removed ends for good; its ports may be used again."""
+        self._retired.add(number)
+        self.kill(number)
+        if number in self._slots:
+            ports, proxy = self._slots.pop(number)
+            await proxy.__aexit__()
+            self._spare_ports.append(ports)
+
+    def is_retired(self, number: int) -> bool:
+        return number in self._retired
+
+    def start_ended(self) -> None:
+        """Whoever belongs to the group and has ended runs again."""
+        for number in self._processes:
+            if number not in self._retired and not self.is_running(number):
+                self.start(number)
+
+    def is_running(self, number: int) -> bool:
+        return number in self._processes and self._processes[number].poll() is None
 
     async def change(
         self, client: PeerClient, method: str, path: str, body: WireModel | None = None
@@ -256,6 +285,7 @@ class Members:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[tuple[PeerClient, ConsensusClient]]:
         async with contextlib.AsyncExitStack() as stack:
+            self._stack = stack
             for address, port, target in zip(self.addresses, self._proxy_ports, self._peer_ports, strict=True):
                 await stack.enter_async_context(PeerProxy(address.id, port, target, self.cuts))
             stack.callback(self._kill_all)

@@ -55,7 +55,7 @@ async def test_a_member_whose_disk_is_lost_is_replaced_under_a_new_name(scene: S
         assert (await members.status(scene.client, 2)).last_log_index == 0, "it was given entries under its old name"
         members.kill(2)
         await members.change(scene.client, "DELETE", "/v1/members/consensus-3")
-        await members.change(scene.client, "POST", "/v1/members", members.start_spare())
+        await members.change(scene.client, "POST", "/v1/members", await members.start_spare())
         await wait_until_voter(scene, "consensus-4")
         await assert_caught_up(scene, 3, within_s=PROGRESS_WITHIN_S)
         # It counts: with one of the two old members gone, it is needed for every majority.

@@ -58,7 +58,7 @@ async def test_a_new_member_begins_with_a_snapshot(scene: Scene) -> None:
     members = scene.members
     async with scene.registers.load():
         await scene.wait_for_progress(writes=100)
-        await members.change(scene.client, "POST", "/v1/members", members.start_spare())
+        await members.change(scene.client, "POST", "/v1/members", await members.start_spare())
         await wait_until_voter(scene, "consensus-4")
         await assert_caught_up(scene, 3, within_s=PROGRESS_WITHIN_S)
         await scene.wait_for_progress()

@@ -58,3 +58,15 @@ def test_a_known_member_is_called_at_its_configured_address():
     tracker = LeaderTracker(MEMBERS)
     tracker.redirected(MEMBERS[0], "consensus-3", "http://127.0.0.1:1", 1.0)
     assert tracker.choose(1.0) == MEMBERS[2]
+
+
+def test_members_that_come_and_go_for_years_are_learnt_and_the_oldest_forgotten():
+    """The hint of a leader that joined after a hundred others is followed; the configured members stay."""
+    tracker = LeaderTracker(MEMBERS)
+    for number in range(10, 200):
+        tracker.redirected(MEMBERS[0], f"consensus-{number}", f"http://127.0.0.1:{number}", 1.0)
+        assert tracker.choose(1.0).id == f"consensus-{number}"
+    tracker.redirected(MEMBERS[0], None, None, 1.0)
+    asked = {tracker.choose(1.0).id for _ in range(100)}
+    assert asked.issuperset(member.id for member in MEMBERS)
+    assert len(asked) < 30
