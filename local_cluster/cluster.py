@@ -17,7 +17,16 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.exclusive import exclusive
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets
-from local_cluster.plan import ClusterPlan, Kind, Overrides, ProcessSpec, make_plan, process_names
+from local_cluster.plan import (
+    DEFAULT_SHAPE,
+    ClusterPlan,
+    Kind,
+    Overrides,
+    ProcessSpec,
+    Shape,
+    make_plan,
+    process_names,
+)
 from local_cluster.processes import Processes
 from local_cluster.readiness import why_not_ready
 from local_cluster.redis_server import find_redis_server
@@ -54,10 +63,17 @@ class Cluster:
     `started` holds the names of the processes that this object started.
     """
 
-    def __init__(self, local_dir: Path, port_offset: int = 0, overrides: Overrides | None = None) -> None:
+    def __init__(
+        self,
+        local_dir: Path,
+        port_offset: int = 0,
+        overrides: Overrides | None = None,
+        shape: Shape = DEFAULT_SHAPE,
+    ) -> None:
         self.layout = Layout(local_dir.resolve())
         self.started: set[str] = set()
         self.port_offset = port_offset
+        self.shape = shape
         self._overrides = overrides or {}
         self._processes = Processes(self.layout)
         self._prepared: tuple[ClusterPlan, LocalSecrets] | None = None
@@ -122,9 +138,9 @@ class Cluster:
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
         """Stop all processes of the cluster, or the named ones: gateway first, Redis last, gently before by force."""
-        chosen = set(_all_names() if names is None else names)
+        chosen = set(self._all_names() if names is None else names)
         for kind in reversed(Kind):
-            group = [name for name in process_names(kind) if name in chosen]
+            group = [name for name in process_names(kind, self.shape) if name in chosen]
             for name in group:
                 self._processes.send_signal(name, signal.SIGTERM)
             left = await asyncio.to_thread(self._processes.wait_until_ended, group, STOP_TIMEOUT_S)
@@ -146,7 +162,7 @@ class Cluster:
 
     def kill_all(self, names: Iterable[str] | None = None) -> None:
         """SIGKILL to all processes at once, as near to a power cut as processes can have it."""
-        chosen = list(_all_names() if names is None else names)
+        chosen = list(self._all_names() if names is None else names)
         for name in chosen:
             self._processes.send_signal(name, signal.SIGKILL)
         self._processes.wait_until_ended(chosen, KILL_TIMEOUT_S)
@@ -207,8 +223,8 @@ class Cluster:
     def _prepare(self) -> tuple[ClusterPlan, LocalSecrets]:
         if self._prepared is None:
             self.layout.make()
-            secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS))
-            plan = make_plan(self.layout, secrets, self.port_offset, find_redis_server(), self._overrides)
+            secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS, self.shape))
+            plan = make_plan(self.layout, secrets, self.port_offset, find_redis_server(), self._overrides, self.shape)
             self._prepared = plan, secrets
         return self._prepared
 
@@ -252,6 +268,5 @@ class Cluster:
             rss_bytes = None
         return ProcessStatus(spec.name, spec.url, process.pid, rss_bytes, problem)
 
-
-def _all_names() -> list[str]:
-    return [name for kind in Kind for name in process_names(kind)]
+    def _all_names(self) -> list[str]:
+        return [name for kind in Kind for name in process_names(kind, self.shape)]

@@ -18,7 +18,6 @@ from shared.contracts.cluster import ConsensusMember
 from shared.settings import PeerAddress
 
 HOST: Final = "127.0.0.1"
-STORAGE_COUNT: Final = 3
 MEMBER_COUNT: Final = 3
 CLOCK_ID: Final = "clock-1"
 
@@ -107,20 +106,45 @@ Overrides = Mapping[str, Mapping[str, str]]
 """Environment by process name (`storage-2`), kind (`storage`) or `*`; the narrower one wins."""
 
 
-def process_names(kind: Kind) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many of what a cluster has. Every storage node has a Redis of its own; there is one clock."""
+
+    storage_nodes: int = 3
+    gateways: int = 1
+
+
+DEFAULT_SHAPE: Final = Shape()
+
+
+def process_names(kind: Kind, shape: Shape = DEFAULT_SHAPE) -> list[str]:
     """`storage-1`, `storage-2`, ...; everything is numbered from one."""
-    count = {Kind.REDIS: STORAGE_COUNT, Kind.STORAGE: STORAGE_COUNT, Kind.CONSENSUS: MEMBER_COUNT}.get(kind, 1)
+    count = {
+        Kind.REDIS: shape.storage_nodes,
+        Kind.STORAGE: shape.storage_nodes,
+        Kind.CONSENSUS: MEMBER_COUNT,
+        Kind.GATEWAY: shape.gateways,
+        Kind.CLOCK: 1,
+    }[kind]
     return [f"{kind}-{number}" for number in range(1, count + 1)]
 
 
-def all_ports(port_offset: int) -> list[int]:
+def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
     """Every port that a cluster with this offset takes."""
-    ports = [_port(kind, number, port_offset) for kind in Kind for number in range(1, len(process_names(kind)) + 1)]
+    ports = [
+        _port(kind, number, port_offset) for kind in Kind for number in range(1, len(process_names(kind, shape)) + 1)
+    ]
     return ports + [_FIRST_PEER_PORT + index + port_offset for index in range(MEMBER_COUNT)]
 
 
 def make_plan(
-    layout: Layout, secrets: LocalSecrets, port_offset: int, redis_server: Path, overrides: Overrides
+    layout: Layout,
+    secrets: LocalSecrets,
+    port_offset: int,
+    redis_server: Path,
+    overrides: Overrides,
+    *,
+    shape: Shape = DEFAULT_SHAPE,
 ) -> ClusterPlan:
     """The plan of one cluster."""
     consensus_urls = _peer_list(Kind.CONSENSUS, port_offset)
@@ -148,10 +172,10 @@ def make_plan(
     }
     processes = [
         _redis(layout, name, _port(Kind.REDIS, number, port_offset), secrets, redis_server)
-        for number, name in enumerate(process_names(Kind.REDIS), 1)
+        for number, name in enumerate(process_names(Kind.REDIS, shape), 1)
     ]
     for kind, environment in own.items():
-        for number, name in enumerate(process_names(kind), 1):
+        for number, name in enumerate(process_names(kind, shape), 1):
             port = _port(kind, number, port_offset)
             special = _special(layout, secrets, kind, number, port_offset)
             processes.append(
@@ -173,7 +197,8 @@ def make_plan(
                     },
                 )
             )
-    return ClusterPlan(secrets.cluster_id, tuple(processes), _members(port_offset), tuple(process_names(Kind.STORAGE)))
+    admitted = tuple(process_names(Kind.STORAGE, shape))
+    return ClusterPlan(secrets.cluster_id, tuple(processes), _members(port_offset), admitted)
 
 
 def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, port_offset: int) -> dict[str, str]:

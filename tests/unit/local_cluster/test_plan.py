@@ -8,7 +8,7 @@ import pytest
 
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import load_or_make_secrets
-from local_cluster.plan import ClusterPlan, Kind, all_ports, make_plan, process_names
+from local_cluster.plan import DEFAULT_SHAPE, ClusterPlan, Kind, Shape, all_ports, make_plan, process_names
 from services.clock.settings import ClockSettings
 from services.consensus.settings import ConsensusSettings
 from services.gateway.settings import GatewaySettings
@@ -23,11 +23,16 @@ SETTINGS = {
 }
 
 
-def plan_in(folder: Path, offset: int = 0, overrides: dict[str, dict[str, str]] | None = None) -> ClusterPlan:
+def plan_in(
+    folder: Path,
+    offset: int = 0,
+    overrides: dict[str, dict[str, str]] | None = None,
+    shape: Shape = DEFAULT_SHAPE,
+) -> ClusterPlan:
     layout = Layout(folder)
     layout.make()
-    secrets = load_or_make_secrets(layout, process_names(Kind.REDIS))
-    return make_plan(layout, secrets, offset, Path("/usr/bin/redis-server"), overrides or {})
+    secrets = load_or_make_secrets(layout, process_names(Kind.REDIS, shape))
+    return make_plan(layout, secrets, offset, Path("/usr/bin/redis-server"), overrides or {}, shape=shape)
 
 
 def test_the_processes_and_ports_are_those_of_the_design(tmp_path) -> None:
@@ -54,6 +59,18 @@ def test_two_clusters_with_an_offset_of_a_thousand_share_no_port(tmp_path) -> No
         plan = plan_in(tmp_path, offset)
         assert sorted(all_ports(offset)) == sorted(port for spec in plan.processes for port in spec.ports)
     assert not set(all_ports(0)) & set(all_ports(1000))
+
+
+def test_a_cluster_of_another_shape_has_as_many_of_each_as_asked(tmp_path) -> None:
+    """Four storage nodes with a Redis each, all admitted from the start, and two gateways."""
+    shape = Shape(storage_nodes=4, gateways=2)
+    plan = plan_in(tmp_path, 100, shape=shape)
+    assert [spec.name for spec in plan.of_kind(Kind.GATEWAY)] == ["gateway-1", "gateway-2"]
+    assert len(plan.of_kind(Kind.REDIS)) == 4
+    assert plan.admitted_nodes == ("storage-1", "storage-2", "storage-3", "storage-4")
+    ports = [port for spec in plan.processes for port in spec.ports]
+    assert sorted(all_ports(100, shape)) == sorted(ports)
+    assert len(set(ports)) == len(ports)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
