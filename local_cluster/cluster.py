@@ -224,7 +224,9 @@ class Cluster:
         if self._prepared is None:
             self.layout.make()
             secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS, self.shape))
-            plan = make_plan(self.layout, secrets, self.port_offset, find_redis_server(), self._overrides, self.shape)
+            plan = make_plan(
+                self.layout, secrets, self.port_offset, find_redis_server(), self._overrides, shape=self.shape
+            )
             self._prepared = plan, secrets
         return self._prepared
 
