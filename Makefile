@@ -101,3 +101,8 @@ test-faults: install ## Break disks, processes and system calls on purpose; need
 bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk
 	@$(BIN)/python -m benchmarks.storage
 	@$(BIN)/python -m benchmarks.storage_restart
+
+HOURS ?= 1
+.PHONY: chaos
+chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation
+	@$(BIN)/python -m tests.faults.chaos --hours $(HOURS)

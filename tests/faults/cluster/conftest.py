@@ -1,0 +1,62 @@
+"""One running cluster with its proxies per test module; every test heals it first and gets a trial of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.harness.fault_cluster import FaultCluster, running_cluster
+from tests.faults.harness.network import Network
+from tests.faults.harness.trial import InconclusiveError, Trial, Workload
+from tests.faults.workloads.steady import Steady
+
+MAX_TRIES = 3
+
+MakeTrial = Callable[..., Trial]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[FaultCluster, Network]]:
+    """Three members, four storage nodes, two gateways, a clock, and the links between them."""
+    folder: Path = tmp_path_factory.mktemp("cluster")
+    async with running_cluster(folder, seed=random.SystemRandom().randrange(1 << 32)) as made:
+        print(f"cluster in {folder}")
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> MakeTrial:
+    """`make_trial()` has all workloads that are judged; `make_trial(Steady)` the polite clients that measure."""
+    cluster, network = running
+    network.heal()
+    for name in cluster.pids():
+        cluster.resume(name)
+    await cluster.bring_back()
+    cluster.touched_at.clear()
+
+    def make(*workloads: Callable[..., Workload]) -> Trial:
+        return Trial(cluster, network, seed, workloads=workloads or None)
+
+    return make
+
+
+async def conclusive(attempt: Callable[[], Awaitable[None]]) -> None:
+    """Run `attempt` again when the driver stalled, a few times; a run that says nothing never passes."""
+    for number in range(1, MAX_TRIES + 1):
+        try:
+            await attempt()
+        except InconclusiveError as error:
+            print(f"inconclusive, try {number}: {error}")
+            if number == MAX_TRIES:
+                raise
+        else:
+            return
+
+
+def steady_of(trial: Trial) -> Steady:
+    """The measuring workload of a trial."""
+    return next(one for one in trial.workloads if isinstance(one, Steady))
