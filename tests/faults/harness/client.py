@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -100,7 +101,8 @@ class Client:
             async with self._session.request(
                 method,
                 self._urls[gateway] + path,
-                data=body,
+                # aiohttp warns of large bodies that are plain bytes.
+                data=io.BytesIO(body) if body and len(body) >= 1 << 20 else body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=limit_s),
             ) as answer:

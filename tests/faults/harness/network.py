@@ -10,6 +10,7 @@ import asyncio
 import random
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tests.faults.harness.callers import Callers
 _PIECE_BYTES = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
 _BUFFER_BYTES = 256 * 1024
+_MAX_PIECES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,33 +220,31 @@ class _Connection:
                 writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
-        while data := await reader.read(_PIECE_BYTES):
-            carried = await self._through(data, is_request=is_request)
-            if carried is not None:
-                writer.write(carried)
-                await writer.drain()
+        line = _DelayLine(writer)
+        try:
+            while data := await reader.read(_PIECE_BYTES):
+                weather = await self._weather_for(is_request=is_request)
+                if self.is_half_open or (weather.loses_requests if is_request else weather.loses_answers):
+                    self._network.counts["lost"] += 1
+                    self.has_lost_bytes = True
+                    continue
+                if weather.corrupts_one_in_bytes and (is_request or weather.corrupts_answers):
+                    data = self._corrupted(data, weather.corrupts_one_in_bytes)
+                delay_s = weather.delay_s + (self._network.draw.uniform(0, weather.jitter_s) if weather.jitter_s else 0)
+                await line.carry(data, delay_s, weather.bytes_per_s)
+            await line.wait_until_empty()
+        finally:
+            line.close()
 
-    async def _through(self, data: bytes, *, is_request: bool) -> bytes | None:
-        """The piece as it comes out at the other end; None when it does not."""
+    async def _weather_for(self, *, is_request: bool) -> Weather:
+        """As it is when the piece may go: waits while the link holds."""
         network = self._network
-        weather = network.weather(self.caller, self.called)
-        if weather is CLEAR and not self.is_half_open:
-            return data
-        while weather.holds_requests if is_request else weather.holds_answers:
+        while True:
+            weather = network.weather(self.caller, self.called)
+            if not (weather.holds_requests if is_request else weather.holds_answers):
+                return weather
             network.counts["held"] += 1
             await network.wait_for_change()
-            weather = network.weather(self.caller, self.called)
-        if self.is_half_open or (weather.loses_requests if is_request else weather.loses_answers):
-            network.counts["lost"] += 1
-            self.has_lost_bytes = True
-            return None
-        if weather.bytes_per_s:
-            await asyncio.sleep(len(data) / weather.bytes_per_s)
-        if weather.delay_s or weather.jitter_s:
-            await asyncio.sleep(weather.delay_s + network.draw.uniform(0, weather.jitter_s))
-        if weather.corrupts_one_in_bytes and (is_request or weather.corrupts_answers):
-            return self._corrupted(data, weather.corrupts_one_in_bytes)
-        return data
 
     def _corrupted(self, data: bytes, one_in_bytes: int) -> bytes:
         draw = self._network.draw
@@ -255,3 +255,54 @@ class _Connection:
             self._network.counts["corrupted bits"] += 1
             position += 1 + int(draw.expovariate(1 / one_in_bytes))
         return bytes(changed)
+
+
+class _DelayLine:
+    """Pieces that are on their way, in order: each arrives when it is due, and delays do not add up."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_PIECES)
+        self._last_due = 0.0
+        self._delivery: asyncio.Task[None] | None = None
+
+    async def carry(self, data: bytes, delay_s: float, bytes_per_s: int) -> None:
+        """Send a piece off; waits only while too much is under way."""
+        if not delay_s and not bytes_per_s and self._is_empty():
+            self._writer.write(data)
+            await self._writer.drain()
+            return
+        if self._delivery is None:
+            self._delivery = asyncio.ensure_future(self._deliver())
+        self._delivery_must_live()
+        now = time.monotonic()
+        # What is narrow sends one piece after the other; what is far away sends them all, later.
+        begun = max(now, self._last_due) if bytes_per_s else now
+        self._last_due = max(self._last_due, begun + delay_s + (len(data) / bytes_per_s if bytes_per_s else 0.0))
+        await self._under_way.put((self._last_due, data))
+
+    async def wait_until_empty(self) -> None:
+        """Until everything has arrived."""
+        if self._delivery is not None:
+            self._delivery_must_live()
+            await self._under_way.join()
+
+    def close(self) -> None:
+        """What is still under way is lost."""
+        if self._delivery is not None:
+            self._delivery.cancel()
+
+    def _is_empty(self) -> bool:
+        return self._delivery is None or (self._under_way.empty() and time.monotonic() > self._last_due)
+
+    def _delivery_must_live(self) -> None:
+        if self._delivery is not None and self._delivery.done():
+            raise ConnectionResetError
+
+    async def _deliver(self) -> None:
+        while True:
+            due, data = await self._under_way.get()
+            await asyncio.sleep(due - time.monotonic())
+            self._writer.write(data)
+            await self._writer.drain()
+            self._under_way.task_done()

@@ -80,8 +80,6 @@ class Trial:
         self.workloads: list[Workload] = [make(self.client, seed) for make in makers]
         self.log: list[str] = []
         self.began = time.monotonic()
-        self.unfinished: list[str] = []
-        """What is not built yet and was measured all the same, in words."""
 
     @property
     def registers(self) -> Registers:
@@ -103,6 +101,16 @@ class Trial:
                 yield
             finally:
                 stopping.set()
+
+    @asynccontextmanager
+    async def by_hand(self) -> AsyncIterator[Client]:
+        """Without load: the client alone, in the bucket `default`."""
+        self.client.bucket = "default"
+        await self.client.open()
+        try:
+            yield self.client
+        finally:
+            await self._close()
 
     def note(self, text: str) -> None:
         """Remember what was done, and when; printed when the trial fails."""
@@ -150,6 +158,11 @@ class Trial:
         if late:
             raise ViolationError(f"seed {self.seed}: {len(late)} dishonest answers\n" + "\n".join(late[:8]))
 
+    def require_no_stall(self) -> None:
+        """Before judging times. Raises InconclusiveError."""
+        if self.canary.has_stalled:
+            raise InconclusiveError(f"the driver stalled for {self.canary.worst_s:.2f} s")
+
     def safety_violations(self) -> list[str]:
         """Of all workloads."""
         return [f"{one.name}: {wrong}" for one in self.workloads for wrong in one.violations()]
@@ -175,6 +188,17 @@ class Trial:
             if time.monotonic() > deadline:
                 raise ViolationError(f"seed {self.seed}: no {count} successes within {within_s} s\n{self.summary()}")
             await asyncio.sleep(0.02)
+
+    async def converged_under_load(self, member: str, *, within_s: float = 60.0) -> float:
+        """Seconds until `member` has applied what was committed when this was called."""
+        began = time.monotonic()
+        goal = max(one.commit_index for one in (await self.member_statuses()).values())
+        while time.monotonic() - began < within_s:
+            status = (await self.member_statuses()).get(member)
+            if status is not None and status.last_applied >= goal:
+                return time.monotonic() - began
+            await asyncio.sleep(0.05)
+        raise ViolationError(f"seed {self.seed}: {member} has not applied entry {goal} within {within_s} s")
 
     async def member_statuses(self) -> dict[str, MemberStatus]:
         """Of the members that answer."""
@@ -236,14 +260,15 @@ class Trial:
         """How many files have fewer replicas than they should; the loop that restores them does not exist yet."""
         short = Counter[str]()
         asked = 0
-        for read in self.registers.final_reads if any(isinstance(one, Registers) for one in self.workloads) else []:
+        reads = [read for one in self.workloads if isinstance(one, Registers) for read in one.final_reads]
+        for read in reads:
             if read.value is None or read.gateway != GATEWAYS[0]:
                 continue
             reply = await self.client.call(GATEWAYS[0], "HEAD", read.key)
             asked += 1
             short[reply.headers.get("x-trivet-replicas-confirmed", "?")] += 1
-        self.unfinished.append(f"replicas confirmed of {asked} files: {dict(sorted(short.items()))}")
-        self.note(self.unfinished[-1])
+        if asked:
+            self.note(f"replicas confirmed of {asked} files: {dict(sorted(short.items()))}")
 
     async def _close(self) -> None:
         await self.client.close()

@@ -1,0 +1,234 @@
+"""Bugs that somebody could write, as patches of the real services; applied by `launch` before a service starts.
+
+Each imports what it changes when it is applied, so that a service loads nothing that it would not load itself. Nothing in the
+services knows of them.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """`service` is whose processes are changed: a folder of `services/`, or `*`."""
+
+    name: str
+    service: str
+    says: str
+    apply: Callable[[], None]
+
+
+def _no_directory_fsync() -> None:
+    import shared.durable_files
+
+    # Before anybody imports it by its name.
+    shared.durable_files.sync_directory = lambda _path: None
+
+
+def _acknowledge_at_one() -> None:
+    from services.gateway.quorum import WriteTally
+
+    WriteTally.is_counted = property(lambda self: len(self.acknowledged) >= 1)  # type: ignore[method-assign,assignment]
+
+
+def _read_without_asking() -> None:
+    from services.consensus.node import RaftNode
+
+    async def read_barrier(self: RaftNode) -> int:
+        return self.log.last_applied
+
+    RaftNode.read_barrier = read_barrier  # type: ignore[method-assign]
+
+
+def _believe_bytes() -> None:
+    import services.gateway.replica_reader as reader
+    import services.storage.digests
+
+    services.storage.digests.is_whole = lambda _body, _digest: True
+    original = reader._Race
+
+    class AnyDigest(str):
+        """Equal to every digest."""
+
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = str.__hash__
+
+    def race(digest: str, size_bytes: int, waiting: Any) -> Any:
+        return original(AnyDigest(digest), size_bytes, waiting)
+
+    reader._Race = race  # type: ignore[assignment,misc]
+
+
+def _forget_votes() -> None:
+    from services.consensus import hard_state
+
+    def write(path: Any, body: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_bytes(body)
+        temporary.rename(path)
+
+    hard_state.replace_file = write
+
+
+def _ignore_idempotency_keys() -> None:
+    from services.gateway.idempotency import OnceOnly
+
+    OnceOnly.of = classmethod(lambda _cls, *_args, **_facts: None)  # type: ignore[method-assign,assignment]
+
+
+def _last_clock_wins() -> None:
+    from services.consensus.metadata import commands
+    from shared.contracts.metadata import PublishFile
+
+    original = commands._HANDLERS[PublishFile]
+
+    def publish(turn: Any, command: Any) -> Any:
+        bucket = turn.tables.bucket(command.bucket)
+        file = None if bucket is None else turn.tables.file(bucket.incarnation, command.key.encode())
+        result = original(turn, command)
+        # The writer is told that it is done; what is kept is what claims to be newer.
+        if file is not None and file.modified_ns > command.stamp.approximate_ns + 1_000_000:
+            fresh = turn.tables.file(bucket.incarnation, command.key.encode())
+            turn.tables.end_file(bucket.incarnation, fresh, turn.index)
+            old = turn.tables.version(file.version)
+            turn.tables._execute("DELETE FROM versions WHERE version=?", (file.version,))
+            turn.tables.insert_version(bucket.incarnation, old)
+        return result
+
+    commands._HANDLERS[PublishFile] = publish
+
+
+def _cache_without_asking() -> None:
+    from services.gateway.downloads import Downloads
+
+    original = Downloads.find
+    known: dict[Any, tuple[float, Any]] = {}
+
+    async def find(self: Downloads, name: Any) -> Any:
+        found_at, found = known.get(name, (0.0, None))
+        if found is None or time.monotonic() - found_at > 2.0:
+            found = await original(self, name)
+            known[name] = time.monotonic(), found
+        return found
+
+    Downloads.find = find  # type: ignore[method-assign]
+
+
+def _shorten_the_log() -> None:
+    from services.consensus import node
+    from services.consensus.log_store import SqliteLogStore
+    from services.consensus.raft.ports import LogDamagedError
+
+    original = SqliteLogStore._load
+
+    def load(self: SqliteLogStore) -> Any:
+        while True:
+            try:
+                return original(self)
+            except LogDamagedError:
+                rows = self._database.execute(
+                    "SELECT position, term, kind, payload, checksum FROM entries ORDER BY position"
+                )
+                expected = None
+                for row in rows.fetchall():
+                    expected = row[0] if expected is None else expected
+                    try:
+                        self._checked(expected, row)
+                    except LogDamagedError:
+                        break
+                    expected += 1
+                self._mark.write(min(self._mark.value, (expected or 1) - 1))
+                self._database.execute("DELETE FROM entries WHERE position >= ?", (expected or 1,))
+
+    SqliteLogStore._load = load  # type: ignore[method-assign]
+    node._check_agreement = lambda *_: None
+
+
+def _sync_again_after_a_failure() -> None:
+    import os
+
+    import shared.durable_files
+    from services.storage.write_gate import WriteGate
+
+    def sync_data(fd: int) -> None:
+        for _ in range(2):
+            try:
+                os.fdatasync(fd)
+            except OSError:
+                continue
+            return
+
+    shared.durable_files.sync_data = sync_data
+    WriteGate.close = lambda _self, _reason: None  # type: ignore[method-assign]
+
+
+def _clock_behind() -> None:
+    from shared.time_client import TimeClient
+
+    original = TimeClient.stamp
+    # 48 bits of 2^-16 s above 16 bits of counter.
+    ten_seconds = 10 << 32
+
+    def stamp(self: TimeClient) -> Any:
+        made = original(self)
+        return made.model_copy(update={"hlc": max(0, made.hlc - ten_seconds)})
+
+    TimeClient.stamp = stamp  # type: ignore[method-assign]
+
+
+def _blocks_when_told() -> None:
+    # Python runs it in the main thread, between two steps of the loop: the loop stands still, the other threads go on.
+    signal.signal(signal.SIGUSR2, lambda *_: time.sleep(2.0))
+
+
+BUGS: Final = {
+    bug.name: bug
+    for bug in (
+        Bug("no_directory_fsync", "storage", "a rename is not made durable", _no_directory_fsync),
+        Bug("acknowledge_at_one", "gateway", "a chunk counts when one node has it", _acknowledge_at_one),
+        Bug(
+            "read_without_asking",
+            "consensus",
+            "reads from what a member has applied, no ReadIndex",
+            _read_without_asking,
+        ),
+        Bug("believe_bytes", "*", "no digest is checked on a read", _believe_bytes),
+        Bug("forget_votes", "consensus", "term and vote are written without fsync", _forget_votes),
+        Bug("ignore_idempotency_keys", "gateway", "a request sent again happens again", _ignore_idempotency_keys),
+        Bug("last_clock_wins", "consensus", "the greater timestamp is kept, not the later entry", _last_clock_wins),
+        Bug(
+            "cache_without_asking",
+            "gateway",
+            "metadata from a cache without asking for its version",
+            _cache_without_asking,
+        ),
+        Bug("shorten_the_log", "consensus", "a log ends at its first bad entry, without a word", _shorten_the_log),
+        Bug("sync_again_after_a_failure", "storage", "a failed fsync is tried again", _sync_again_after_a_failure),
+    )
+}
+
+FAULTS: Final = {
+    fault.name: fault
+    for fault in (
+        Bug("clock_behind", "gateway", "all stamps are ten seconds behind", _clock_behind),
+        Bug("blocks_when_told", "*", "SIGUSR2 holds the event loop for two seconds", _blocks_when_told),
+    )
+}
+"""Not bugs, but what a process may meet; healthy code bears them."""
+
+NOT_YET: Final = {
+    "gc_grace_zero": "chunks are not collected yet",
+    "delete_not_handed_off": "deletions of chunks are not carried to absent nodes yet",
+}
