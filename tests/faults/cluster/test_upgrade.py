@@ -1,0 +1,148 @@
+"""FAULTS.md 2.7: the whole cluster restarted, its key changed and its leader removed under load; and what refuses to start."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import subprocess
+import time
+
+import pytest
+
+from local_cluster.local_secrets import write_private
+from shared.contracts.cluster import MembersResponse
+from shared.errors import ConflictError, TrivetError
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from tests.faults.cluster.conftest import conclusive, steady_of
+from tests.faults.harness.fault_cluster import CLOCK, GATEWAYS, MEMBERS, STORAGE, FaultCluster
+from tests.faults.harness.trial import Trial
+from tests.faults.workloads.steady import Steady, failed_share
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.cluster,
+    pytest.mark.timeout(1200),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+async def restart_all(trial: Trial) -> None:
+    """One process after the other, each ready before the next."""
+    for name in (CLOCK, *MEMBERS, *STORAGE, *GATEWAYS):
+        trial.cluster.touch(name)
+        await trial.cluster.restart(name)
+        trial.cluster.touch(name)
+        trial.note(f"restarted {name}")
+        await trial.wait_for_answers(5)
+
+
+async def test_r1_a_rolling_restart_of_everything_is_not_noticed(make_trial) -> None:
+    """Under load; at most one request in a thousand fails after one retry."""
+
+    async def attempt() -> None:
+        trial = make_trial(Steady)
+        steady = steady_of(trial)
+        async with trial.load():
+            await trial.wait_for_answers(40)
+            began = time.monotonic()
+            await restart_all(trial)
+            await trial.wait_for_answers(100)
+        await trial.judge()
+        trial.require_no_stall()
+        requests = steady.between(began)
+        print(f"{failed_share(requests):.3%} of {len(requests)} failed after one retry")
+        assert failed_share(requests) <= 0.001
+
+    await conclusive(attempt)
+
+
+async def test_r8_the_cluster_key_is_changed_without_a_failure(make_trial) -> None:
+    """Both keys accepted, then the new one signs, then the old one is gone: three rolling restarts under load."""
+
+    async def attempt() -> None:
+        trial = make_trial(Steady)
+        steady = steady_of(trial)
+        file = trial.cluster.layout.secrets / "cluster-secret"
+        old, new = file.read_text().strip(), secrets.token_hex(32)
+        async with trial.load():
+            await trial.wait_for_answers(20)
+            began = time.monotonic()
+            for lines in (f"{old}\n{new}\n", f"{new}\n{old}\n", f"{new}\n"):
+                write_private(file, lines)
+                trial.peers = await replaced(trial)
+                await restart_all(trial)
+        await trial.judge()
+        trial.require_no_stall()
+        requests = steady.between(began)
+        print(f"{failed_share(requests):.3%} of {len(requests)} failed after one retry")
+        assert trial.cluster.keys == ClusterKeys.parse(new)
+        assert failed_share(requests) <= 0.001
+
+    await conclusive(attempt)
+
+
+async def replaced(trial: Trial) -> PeerClient:
+    """The driver's own client with the keys that are in the file now."""
+    await trial.peers.aclose()
+    return PeerClient(trial.cluster.keys)
+
+
+async def test_r7_quorums_that_cannot_hold_end_the_start(tmp_path) -> None:
+    """W > N; R > N; W + R <= N, unless that is asked for by name: exit code 78 and one sentence."""
+    cluster = FaultCluster(tmp_path)
+    spec = cluster.plan.get(GATEWAYS[0])
+    for settings, reason in (
+        ({"TRIVET_REPLICA_COUNT": "3", "TRIVET_WRITE_QUORUM": "4"}, "TRIVET_WRITE_QUORUM=4"),
+        ({"TRIVET_REPLICA_COUNT": "3", "TRIVET_READ_QUORUM": "4"}, "TRIVET_READ_QUORUM=4"),
+        ({"TRIVET_WRITE_QUORUM": "1", "TRIVET_READ_QUORUM": "2"}, "do not overlap"),
+    ):
+        environment = {"PATH": "/usr/bin:/bin", **spec.environment, **settings}
+        ended = await asyncio.to_thread(
+            subprocess.run, spec.command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 78, ended.stderr
+        assert reason in ended.stderr
+        assert len(ended.stderr.strip().splitlines()) == 1
+
+
+async def test_r4_a_leader_that_removes_itself_is_followed_by_another(make_trial) -> None:
+    """Under load, the last test of this cluster: another leads within seconds, and two members carry on."""
+
+    async def attempt() -> None:
+        trial = make_trial()
+        async with trial.load():
+            await trial.wait_for_answers(40)
+            leader = await trial.leader()
+            began = time.monotonic()
+            await remove_member(trial, leader)
+            await trial.leader(other_than=leader)
+            await trial.wait_for_answers(20)
+            trial.note(f"{leader} removed itself; another led and answered after {time.monotonic() - began:.2f} s")
+            await trial.cluster.signal(leader, signal.SIGKILL)
+            await trial.wait_for_answers(40)
+        for workload in trial.workloads:
+            await workload.read_everything()
+        await trial._close()
+        print("\n".join([*trial.log, trial.summary()]))
+        assert not trial.safety_violations()
+
+    await attempt()
+
+
+async def remove_member(trial: Trial, name: str) -> None:
+    """As an operator does: again while another change is under way, or when the answer was lost."""
+    async with asyncio.timeout(30):
+        while True:
+            leader = trial.cluster.peer(await trial.leader())
+            try:
+                answer = await trial.peers.call(leader, "DELETE", f"/v1/members/{name}", MembersResponse, timeout_s=5.0)
+            except ConflictError:
+                await asyncio.sleep(0.05)
+            except TrivetError as error:
+                if error.status not in {421, 503}:
+                    raise
+            else:
+                if name not in {member.id for member in answer.members}:
+                    return
