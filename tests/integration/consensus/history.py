@@ -24,8 +24,9 @@ OPERATIONS_PER_KEY = 120
 class Registers:
     """Every written value is unique: the etag of a published version."""
 
-    def __init__(self, client: ConsensusClient, *, seed: int) -> None:
+    def __init__(self, client: ConsensusClient, *, seed: int, prefix: str = "register") -> None:
         self._client = client
+        self._prefix = prefix
         self._draw = random.Random(seed)
         self.seed = seed
         self.history: dict[str, list[Operation]] = defaultdict(list)
@@ -58,7 +59,7 @@ class Registers:
 
     async def _client_loop(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            key = f"register-{sum(self.counts.values()) // OPERATIONS_PER_KEY // 3}-{self._draw.randrange(3)}"
+            key = f"{self._prefix}-{sum(self.counts.values()) // OPERATIONS_PER_KEY // 3}-{self._draw.randrange(3)}"
             if self._draw.random() < 0.5:
                 await self._write(key)
             else:

@@ -241,6 +241,10 @@ class Members:
     def has_ended(self, number: int) -> bool:
         return self._processes[number].poll() is not None
 
+    def exit_code(self, number: int) -> int | None:
+        """How it ended; None while it runs."""
+        return self._processes[number].poll()
+
     def wait_ended(self, number: int, *, within_s: float) -> int:
         return self._processes[number].wait(timeout=within_s)
 
