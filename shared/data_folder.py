@@ -35,7 +35,8 @@ def claim_data_dir(path: Path, cluster_id: str, node_id: str) -> ClaimedFolder:
     Ends the process with one sentence when the folder belongs to somebody else, is in use or cannot be written.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        # Not its parents: a disk that was not mounted must not become an empty node on the disk below.
+        path.mkdir(exist_ok=True)
         lock_fd = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")

@@ -21,6 +21,9 @@ class StorageMetrics:
         self.redis_failures = Counter(
             "trivet_storage_redis_failures_total", "Calls to Redis that failed", ["reason"], registry=registry
         )
+        self.redis_emptied = Counter(
+            "trivet_storage_redis_emptied_total", "Times that Redis came back without our name in it", registry=registry
+        )
         self.redis_is_usable = Gauge(
             "trivet_storage_redis_usable", "1 while Redis is trusted and answers", registry=registry
         )

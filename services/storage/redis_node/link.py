@@ -86,7 +86,6 @@ class RedisLink:
         self.objection: str | None = "it was not asked yet"
         self.limit_bytes = _read_limit(address.limit_path)
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
-        self.times_emptied = 0
         self._client = connect(address)
 
     async def __aenter__(self) -> Self:
@@ -226,7 +225,7 @@ class RedisLink:
     async def _claim(self) -> str | None:
         """Write our name into the server; an objection when that failed."""
         if self.was_used_before:
-            self.times_emptied += 1
+            self._metrics.redis_emptied.inc()
             logger.error(
                 "redis was emptied: chunks that only it had acknowledged are gone unless this process has them"
             )

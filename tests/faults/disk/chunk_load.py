@@ -27,8 +27,9 @@ class ChunkLoad:
         wrong: what must never be: reads that gave other bytes, or that found an acknowledged chunk gone.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, deleted_share: float = 0.2) -> None:
         self._draw = random.Random(seed)
+        self._deleted_share = deleted_share
         self.held: dict[str, int] = {}
         self.deleted: set[str] = set()
         self.refusals: list[TrivetError] = []
@@ -112,7 +113,7 @@ class ChunkLoad:
         self._fresh.add(digest)
         self._changed.set()
         chosen = self._draw.choice(list(self._fresh))
-        if self._draw.random() < 0.2:
+        if self._draw.random() < self._deleted_share:
             await self._delete(client, chosen)
         else:
             await self._read(client, chosen)

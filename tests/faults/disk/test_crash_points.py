@@ -30,8 +30,13 @@ async def test_a_crash_at_any_durable_step_breaks_no_promise(mode, mounts, seed,
     some = [draw.choice([point for point in points if point.kind == kind]) for kind in sorted(kinds)]
     chosen = points * repetitions(0, 10) or draw.sample(some, 4)
     reached: Counter[str] = Counter()
-    for point in chosen:
-        reached[point.kind] += await stage.crash(point)
+    for number, point in enumerate(chosen, 1):
+        was_reached = await stage.crash(point)
+        reached[point.kind] += was_reached
+        print(
+            f"{number}/{len(chosen)} {point.kind} #{point.nth}: {'crashed' if was_reached else 'not reached'}",
+            flush=True,
+        )
     print(f"{reached.total()} crashes of {len(chosen)} tried: {dict(reached)}")
     missed = [point.kind for point in chosen if not reached[point.kind]]
     assert not missed, "a kind of call was never reached"

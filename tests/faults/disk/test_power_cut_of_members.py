@@ -30,6 +30,7 @@ async def test_members_that_lose_power_forget_nothing_that_they_told(mounts, tmp
                 leader = await members.leader(client)
                 victims = [leader if draw.random() < 0.5 else draw.randrange(3)] if cut % 10 else [0, 1, 2]
                 leaders_cut += leader in victims
+                print(f"{cut}/{cuts}: {victims}", flush=True)
                 await disks.lose_power(client, *victims)
                 for victim in victims:
                     members.start(victim)
