@@ -1,15 +1,18 @@
-"""What a connection may cost: header size, count and time, URL length, body rate, one Host, and a reader that reads.
+"""What a connection may cost and say: header size, count and time, URL length, body rate, framing, and a reader that reads.
 
 uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
 protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
-tests/integration/test_http_edge.py probes every limit over a raw socket.
+tests/integration/test_http_edge.py and test_http_framing.py probe every rule over a raw socket.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import json
+import re
+from typing import Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.units import KIB
@@ -17,13 +20,17 @@ from shared.units import KIB
 MAX_HEADER_BYTES: Final = 32 * KIB
 MAX_HEADERS: Final = 128
 MAX_URL_BYTES: Final = 8 * KIB
-HEADER_TIMEOUT_S: Final = 10.0
+HEADER_TIMEOUT_S: Final = 9.0
+"""Below the ten seconds that a client is promised, by what a timer may be late when hundreds end together."""
+
 BODY_GRACE_S: Final = 10.0
 MIN_BODY_BYTES_PER_S: Final = KIB
 WRITE_STALL_S: Final = 30.0
 """How often a full send buffer is looked at: a client that drains it at less than `MIN_BODY_BYTES_PER_S` is cut off."""
 
 _CHECK_INTERVAL_S: Final = 1.0
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_NOT_REPLAYED: Final = {b"upgrade", b"http2-settings"}
 
 
 class _RefusedError(Exception):
@@ -39,9 +46,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    _is_refused = False
+    _is_upgrade = False
     _is_in_head = True
     _head_bytes = 0
     _header_bytes = 0
+    _header_count = 0
     _body_bytes = 0
     _body_began_at = 0.0
 
@@ -68,8 +78,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Bound the bytes of a head before the parser keeps them."""
-        if self.transport.is_closing():
+        """Bound the bytes of a head before the parser keeps them. Nothing is heard after a refusal."""
+        if self._is_refused or self.transport.is_closing():
             return
         if self._is_in_head:
             if self._head_bytes == 0:
@@ -78,13 +88,39 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 self._refuse(431, "Request Header Fields Too Large")
                 return
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A wish to upgrade is ignored, as RFC 9110 section 7.8 allows.
+
+        The parser stops at such a head, takes its body for another protocol and, gone on, for the next request; common
+        clients send one with every first request (h2c). So the head is parsed again without the wish.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                data = self._head_without_upgrade() + data[stop.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError:
+                self._refuse(400, "Bad Request")
+                return
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = [name + b": " + value for name, value in self.headers if name not in _NOT_REPLAYED]
+        version = self.parser.get_http_version().encode()
+        return b"\r\n".join([b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version), *fields, b"", b""])
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._is_in_head = True
         self._header_bytes = 0
+        self._header_count = 0
 
     def on_url(self, url: bytes) -> None:
         """Bound the URL."""
@@ -98,24 +134,47 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             raise _RefusedError
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Bound size and number of the header fields."""
+        """Bound size and number of the header fields. Trailers are read and dropped: they must not pass for headers."""
         self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > MAX_HEADER_BYTES or len(self.headers) >= MAX_HEADERS:
+        self._header_count += 1
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
             self._refuse(431, "Request Header Fields Too Large")
             raise _RefusedError
-        super().on_header(name, value)
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Exactly one Host (RFC 9112 section 3.2), then the body's clock starts."""
-        if sum(name == b"host" for name, _ in self.headers) != 1:
-            self._refuse(400, "Bad Request")
+        """Refuse what could be read in two ways (RFC 9112 sections 2.3, 3.2 and 6.1), then the body's clock starts."""
+        if (refusal := self._framing_problem()) is not None:
+            self._refuse(*refusal)
             raise _RefusedError
+        if self.parser.should_upgrade():
+            self._is_upgrade = True  # `_feed` comes back with the same head
+            return
         self._is_in_head = False
         self._head_bytes = 0
         self._body_bytes = 0
         self._body_began_at = self.loop.time()
         self._arm(BODY_GRACE_S)
         super().on_headers_complete()
+
+    def _framing_problem(self) -> tuple[int, str] | None:
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            return 505, "HTTP Version Not Supported"
+        hosts = [value for name, value in self.headers if name == b"host"]
+        # HTTP/1.0 knows no Host; some health checks still speak it.
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+            return 400, "Bad Request"
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if (codings and version == "1.0") or self.parser.get_method() == b"CONNECT":
+            return 400, "Bad Request"
+        # A coding that is not undone here would be stored as if it were the file.
+        if any(coding.strip().lower() != b"chunked" for coding in codings):
+            return 501, "Not Implemented"
+        if version == "1.0":
+            self.expect_100_continue = False  # such a client does not know the interim answer
+        return None
 
     def on_body(self, body: bytes) -> None:
         """Count the body for its rate."""
@@ -124,15 +183,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole; the wait for the next one is uvicorn's keep-alive."""
+        if self._is_upgrade:
+            self._is_upgrade = False
+            return
         self._disarm()
         self._is_in_head = True
         self._head_bytes = 0
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Do not answer twice after a refusal."""
-        if not self.transport.is_closing():
-            super().send_400_response(msg)
 
     def _arm(self, seconds: float) -> None:
         self._disarm()
@@ -178,12 +235,36 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._refuse(408, "Request Timeout")
 
     def _refuse(self, status: int, reason: str) -> None:
-        if self.transport.is_closing():
+        """Answer with `status` and close, unless the client would take that for the answer to an earlier request."""
+        if self._is_refused or self.transport.is_closing():
             return
-        head = f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n"
-        body = _PROBLEM % (reason.lower().replace(" ", "_"), status)
-        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        self._is_refused = True
+        self._disarm()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (self._is_in_head or cycle.response_started):
+            # What is owed is finished, and the connection ends with it: bytes of ours within it would be wrong ones.
+            cycle.keep_alive = False
+            return
+        if self.pipeline:
+            self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
+            return
+        body = _problem(status, reason)
+        fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
+        fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
+        lines = [name + b": " + value for name, value in fields]
+        self.transport.write(b"\r\n".join([f"HTTP/1.1 {status} {reason}".encode(), *lines, b"", body]))
         self.transport.close()
 
 
-_PROBLEM: Any = '{"type": "about:blank", "code": "%s", "status": %d, "definite": true}'
+def _problem(status: int, reason: str) -> bytes:
+    code = reason.lower().replace(" ", "_")
+    return json.dumps(
+        {
+            "type": f"urn:trivet:problem:{code}",
+            "title": reason,
+            "status": status,
+            "detail": f"{reason}. Nothing was done.",
+            "code": code,
+            "definite": True,
+        }
+    ).encode()

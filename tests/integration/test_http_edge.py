@@ -5,56 +5,17 @@ The guard leans on the inside of uvicorn. When uvicorn changes there, these prob
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
 import time
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import pytest
-from fastapi import FastAPI, Request
 
 from shared import http_edge
 from shared.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from shared.units import KIB, MIB
+from tests.integration.raw_edge import THINKING_S, Edge, get, make_edge, receive_all, status
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = THINKING_S / 3
 """What the tests set instead of the real timeouts, so that nobody waits for ten seconds."""
-
-
-@dataclass
-class Edge:
-    """A guarded server, and what reached its routes."""
-
-    host: str
-    port: int
-    served: list[str]
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout=10)
-
-    def send(self, request: bytes) -> bytes:
-        """Everything that is answered to `request` until the connection closes."""
-        with self.connect() as connection:
-            _send_what_is_taken(connection, request)
-            return _receive_all(connection)
-
-
-def _send_what_is_taken(connection: socket.socket, data: bytes) -> None:
-    # Refused before all of it was sent, as it should be.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        connection.sendall(data)
-
-
-def _receive_all(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
 
 
 @pytest.fixture
@@ -70,32 +31,6 @@ def hasty_edge(serve_app, monkeypatch) -> Edge:
     monkeypatch.setattr(http_edge, "BODY_GRACE_S", TIMEOUT_S)
     monkeypatch.setattr(http_edge, "_CHECK_INTERVAL_S", TIMEOUT_S / 4)
     return make_edge(serve_app)
-
-
-def make_edge(serve_app) -> Edge:
-    app = FastAPI()
-    served: list[str] = []
-
-    @app.api_route("/{path:path}", methods=["GET", "PUT"])
-    async def anything(path: str, request: Request) -> dict[str, int]:
-        served.append(path)
-        if path == "thinks":
-            await asyncio.sleep(3 * TIMEOUT_S)
-        return {"received_bytes": len(await request.body())}
-
-    parts = urlsplit(serve_app(app))
-    assert parts.hostname is not None
-    assert parts.port is not None
-    return Edge(parts.hostname, parts.port, served)
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
-
-
-def get(path: str = "/x", *headers: str) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", "Host: test", "Connection: close", *headers]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def check_refusal(answer: bytes, expected: int, sent_bytes: int) -> None:
@@ -196,7 +131,7 @@ def test_half_a_header_is_answered_408_in_time(serve_app, monkeypatch) -> None:
             connection.recv(4096)
         connection.sendall(b"x")
         connection.settimeout(10)
-        answer = _receive_all(connection)
+        answer = receive_all(connection)
         elapsed_s = time.monotonic() - began
     assert status(answer) == 408
     # A clock that was restarted would have ended at 1.7 timeouts. Event loops round by milliseconds.
@@ -207,14 +142,14 @@ def test_half_a_header_is_answered_408_in_time(serve_app, monkeypatch) -> None:
 def test_a_connection_that_says_nothing_is_closed_without_an_answer(hasty_edge) -> None:
     """There is no request to answer."""
     with hasty_edge.connect() as connection:
-        assert _receive_all(connection) == b""
+        assert receive_all(connection) == b""
 
 
 def test_a_body_that_trickles_is_answered_408(hasty_edge) -> None:
     """A promise of many bytes and then almost none."""
     with hasty_edge.connect() as connection:
         connection.sendall(b"PUT /x HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\nxxxx")
-        assert status(_receive_all(connection)) == 408
+        assert status(receive_all(connection)) == 408
 
 
 def test_a_request_that_takes_us_long_is_no_slow_client(hasty_edge) -> None:
