@@ -12,6 +12,7 @@
     │   ├── FileNotFoundInBucketError
     │   ├── ChunkNotFoundError
     │   └── NodeNotFoundError
+    ├── MethodNotAllowedError 405
     ├── RequestTimeoutError 408
     ├── ConflictError 409
     │   ├── BucketNotEmptyError
@@ -158,6 +159,13 @@ class NodeNotFoundError(NotFoundError):
     """No storage node of that id is known."""
 
     code = "node_not_found"
+
+
+class MethodNotAllowedError(TrivetError):
+    """The path is known, the method does not fit it; the Allow header says which do."""
+
+    code = "method_not_allowed"
+    status = 405
 
 
 class RequestTimeoutError(TrivetError):

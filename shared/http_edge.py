@@ -248,7 +248,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
             return
-        body = _problem(status, reason)
+        body = json.dumps(problem_of_status(status, reason)).encode()
         fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
         fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
         lines = [name + b": " + value for name, value in fields]
@@ -256,15 +256,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _problem(status: int, reason: str) -> bytes:
+def problem_of_status(status: int, reason: str) -> dict[str, object]:
+    """The problem document of a refusal that says no more than its status does."""
     code = reason.lower().replace(" ", "_")
-    return json.dumps(
-        {
-            "type": f"urn:trivet:problem:{code}",
-            "title": reason,
-            "status": status,
-            "detail": f"{reason}. Nothing was done.",
-            "code": code,
-            "definite": True,
-        }
-    ).encode()
+    return {
+        "type": f"urn:trivet:problem:{code}",
+        "title": reason,
+        "status": status,
+        "detail": f"{reason}. Nothing was done.",
+        "code": code,
+        "definite": True,
+    }

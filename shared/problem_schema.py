@@ -5,11 +5,13 @@ FastAPI would describe its own validation answer, which no service gives: what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import ERRORS_BY_CODE, TrivetError
 
 PROBLEM_TYPE: Final = "application/problem+json"
 PROBLEM_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
@@ -37,6 +39,20 @@ class Problem(BaseModel):
     definite: bool
     instance: str | None = None
     retry_after_s: int | None = None
+
+
+def described_problem(
+    description: str, examples: Sequence[TrivetError], headers: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """An answer of OpenAPI that is a problem document, with one example of each kind."""
+    answer: dict[str, Any] = {"description": description, "content": {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE}}}
+    if examples:
+        answer["content"][PROBLEM_TYPE]["examples"] = {
+            error.code: {"summary": error.to_problem()["title"], "value": error.to_problem()} for error in examples
+        }
+    if headers:
+        answer["headers"] = dict(headers)
+    return answer
 
 
 def describe_problems(
@@ -70,5 +86,11 @@ def _describe(answers: dict[str, Any], common: Mapping[int, str]) -> None:
     for status, description in common.items():
         answers.setdefault(str(status), {"description": description})
     for code, answer in answers.items():
-        if int(code) >= 400:
-            answer["content"] = {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE}}
+        if int(code) >= 400 and PROBLEM_TYPE not in answer.get("content", {}):
+            answer.update(described_problem(answer["description"], [_error_of(int(code))(answer["description"])]))
+
+
+def _error_of(status: int) -> type[TrivetError]:
+    """The general error of a status: the one nearest to the root of the tree."""
+    kinds = [kind for kind in ERRORS_BY_CODE.values() if kind.status == status and kind is not TrivetError]
+    return min(kinds, key=lambda kind: len(kind.__mro__))

@@ -6,7 +6,6 @@ metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 945
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -30,13 +29,15 @@ from shared.errors import (
     DigestMismatchError,
     InternalError,
     InvalidRequestError,
+    MethodNotAllowedError,
     NotFoundError,
     NotReadyError,
     PayloadTooLargeError,
     SignatureRejectedError,
     TrivetError,
 )
-from shared.http_edge import GuardedHttpProtocol
+from shared.http_edge import GuardedHttpProtocol, problem_of_status
+from shared.http_methods import HeadAsGet, allowed_methods
 from shared.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.request_signing import BODY_DIGEST_HEADER, RequestVerifier
 from shared.settings import ServiceSettings
@@ -100,6 +101,7 @@ def create_app(
     Instrumentator(excluded_handlers=["/healthz", "/readyz", "/metrics"]).instrument(app).expose(
         app, include_in_schema=False
     )
+    app.add_middleware(HeadAsGet, routes=app)
     if lane is not None:
         app.add_middleware(lane)
     if verifier is not None:
@@ -217,12 +219,18 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        kind = NotFoundError if error.status_code == 404 else InvalidRequestError
-        answer = problem_response(kind(str(error.detail)), request.url.path)
-        if error.status_code != kind.status:
-            problem = {**json.loads(bytes(answer.body)), "status": error.status_code, "code": "http_error"}
-            return JSONResponse(problem, error.status_code, headers=dict(error.headers or {}), media_type=PROBLEM_TYPE)
-        return answer
+        path = request.url.path
+        if error.status_code == 404:
+            return problem_response(NotFoundError("There is nothing at this path."), path)
+        if error.status_code == 405:
+            allowed = ", ".join(allowed_methods(app, request.scope)) or (error.headers or {}).get("allow", "GET, HEAD")
+            answer = problem_response(MethodNotAllowedError(f"This path takes {allowed}."), path)
+            answer.headers["allow"] = allowed
+            return answer
+        if error.status_code == 400:
+            return problem_response(InvalidRequestError(str(error.detail)), path)
+        problem = problem_of_status(error.status_code, "HTTP error") | {"detail": str(error.detail), "instance": path}
+        return JSONResponse(problem, error.status_code, headers=dict(error.headers or {}), media_type=PROBLEM_TYPE)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> Response:

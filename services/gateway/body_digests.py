@@ -13,8 +13,14 @@ from typing import Final, Protocol
 from shared.errors import DigestMismatchError, InvalidRequestError
 
 _ALGORITHMS: Final = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
-_MEMBER: Final = re.compile(r"([a-z*][a-z0-9_.*-]{0,31})=:([A-Za-z0-9+/=]{0,128}):")
 _MAX_MEMBERS: Final = 8
+
+# A dictionary of structured fields (RFC 8941 section 3.2): a key, an item or none, and parameters, which mean nothing here.
+_KEY: Final = r"[a-z*][a-z0-9_.*-]*"
+_ITEM: Final = (
+    r""":[A-Za-z0-9+/=]*:|"(?:[ !#-\[\]-~]|\\["\\])*"|\?[01]|-?[0-9]{1,15}(?:\.[0-9]{1,3})?|[A-Za-z*][!-+./-:^-z|~-]*"""
+)
+_MEMBER: Final = re.compile(rf"({_KEY})(?:=({_ITEM}))?(?:; *{_KEY}(?:=(?:{_ITEM}))?)*")
 
 
 class Hasher(Protocol):
@@ -75,15 +81,17 @@ class BodyDigests:
 
 
 def _members(value: str) -> list[_Expected]:
-    members = [member.strip(" \t") for member in value.split(",", _MAX_MEMBERS)]
     found: list[_Expected] = []
-    for member in members:
-        match = _MEMBER.fullmatch(member)
-        if match is None or len(members) > _MAX_MEMBERS:
-            raise InvalidRequestError("Content-Digest is a list such as 'sha-256=:<base64>:'.", header="Content-Digest")
-        if (make := _ALGORITHMS.get(match[1])) is not None:
-            hasher = make()
-            found.append(_Expected("Content-Digest", hasher, _decoded(match[2], hasher.digest_size)))
+    # Of two members with one key the later one counts (RFC 8941 section 3.2).
+    for key, item in dict(_dictionary(value)).items():
+        if (make := _ALGORITHMS.get(key)) is None:
+            continue
+        if not item.startswith(":"):
+            raise _malformed()
+        hasher = make()
+        # Padding may be missing (section 4.2.7).
+        text = item.strip(":").rstrip("=")
+        found.append(_Expected("Content-Digest", hasher, _decoded(text + "=" * (-len(text) % 4), hasher.digest_size)))
     if not found:
         raise InvalidRequestError(
             "Content-Digest has none of the algorithms that are checked here.",
@@ -91,6 +99,30 @@ def _members(value: str) -> list[_Expected]:
             known=sorted(_ALGORITHMS),
         )
     return found
+
+
+def _dictionary(value: str) -> list[tuple[str, str]]:
+    """Keys and items of a structured dictionary, in order; the edge has bounded its length."""
+    members: list[tuple[str, str]] = []
+    at = 0
+    value = value.strip(" ")
+    while True:
+        match = _MEMBER.match(value, at)
+        if match is None or len(members) == _MAX_MEMBERS:
+            raise _malformed()
+        members.append((match[1], match[2] or "?1"))
+        rest = value[match.end() :].lstrip(" \t")
+        if not rest:
+            return members
+        if not rest.startswith(","):
+            raise _malformed()
+        at = len(value) - len(rest[1:].lstrip(" \t"))
+
+
+def _malformed() -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Content-Digest is a list of at most {_MAX_MEMBERS}, such as 'sha-256=:<base64>:'.", header="Content-Digest"
+    )
 
 
 def _decoded(text: str, size_bytes: int) -> bytes:

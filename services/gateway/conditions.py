@@ -7,80 +7,117 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
-from shared.contracts.metadata import Preconditions
+from services.gateway.http_dates import unix_seconds, whole_s
+from shared.contracts.metadata import FileVersion, Preconditions
 from shared.errors import InvalidRequestError, PreconditionFailedError
-from shared.units import NANOSECONDS_PER_SECOND
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _SEPARATORS: Final = " \t,"
 _MAX_TAGS: Final = 64
+_ANY: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What conditions are held against: the version that is there."""
+
+    etag: str
+    version: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, file: FileVersion | None) -> Self | None:
+        """None when there is no file."""
+        return None if file is None else cls(file.etag, file.version, file.modified_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConditions:
+    """What a GET or HEAD asks for."""
+
+    preconditions: Preconditions
+    modified_since_s: int | None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Self:
+        """From the headers. If-None-Match shadows If-Modified-Since.
+
+        Raises:
+            InvalidRequestError: a list of entity tags is malformed; definite.
+        """
+        since = None if "if-none-match" in headers else headers.get("if-modified-since")
+        return cls(write_preconditions(headers), unix_seconds(since))
+
+    def is_not_modified(self, present: Present) -> bool:
+        """Whether the answer is 304 (RFC 9110 section 13.2.2).
+
+        Raises:
+            PreconditionFailedError: If-Match or If-Unmodified-Since does not hold.
+        """
+        preconditions = self.preconditions
+        _check_before(preconditions, present)
+        if preconditions.if_none_match is not None:
+            return _matches(preconditions.if_none_match, present)
+        return self.modified_since_s is not None and whole_s(present.modified_ns) <= self.modified_since_s
 
 
 def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
-    """What If-Match and If-None-Match ask of a change. If-Match compares strongly, so weak tags can never match.
+    """What the headers ask of a change.
+
+    If-Match compares strongly, so weak tags can never match; beside it If-Unmodified-Since is ignored.
 
     Raises:
-        InvalidRequestError: a header is malformed; definite.
+        InvalidRequestError: a list of entity tags is malformed; definite.
     """
+    unmodified_since = None if "if-match" in headers else headers.get("if-unmodified-since")
     return Preconditions(
         if_match=_tags("If-Match", headers.get("if-match"), keep_weak=False),
         if_none_match=_tags("If-None-Match", headers.get("if-none-match"), keep_weak=True),
+        unmodified_since_s=unix_seconds(unmodified_since),
     )
 
 
-def check_write(preconditions: Preconditions, etag: str | None) -> None:
-    """Refuse early what the log would refuse; `etag` is None when there is no file.
+def check_write(preconditions: Preconditions, present: Present | None) -> None:
+    """Refuse early what the log would refuse; `present` is None when there is no file.
 
     Raises:
-        PreconditionFailedError: a condition does not hold; definite.
+        PreconditionFailedError: a condition does not hold; definite. With the facts that the log gives.
     """
-    if preconditions.if_match is not None and not _matches(preconditions.if_match, etag):
-        raise PreconditionFailedError("If-Match does not hold.", current_etag=etag)
-    if preconditions.if_none_match is not None and _matches(preconditions.if_none_match, etag):
-        raise PreconditionFailedError("If-None-Match does not hold.", current_etag=etag)
+    _check_before(preconditions, present)
+    if preconditions.if_none_match is not None and _matches(preconditions.if_none_match, present):
+        raise _failed("If-None-Match", present)
 
 
-def is_not_modified(headers: Mapping[str, str], etag: str, modified_ns: int) -> bool:
-    """Whether a GET or HEAD is answered with 304 (RFC 9110 section 13.2.2).
-
-    Raises:
-        PreconditionFailedError: If-Match or If-Unmodified-Since does not hold.
-        InvalidRequestError: a list of entity tags is malformed.
-    """
-    conditions = write_preconditions(headers)
-    if conditions.if_match is not None:
-        if not _matches(conditions.if_match, etag):
-            raise PreconditionFailedError("If-Match does not hold.", current_etag=etag)
-    elif (limit_s := _seconds(headers.get("if-unmodified-since"))) is not None and _whole_s(modified_ns) > limit_s:
-        raise PreconditionFailedError("The file was modified since then.", current_etag=etag)
-    if conditions.if_none_match is not None:
-        return _matches(conditions.if_none_match, etag)
-    since_s = _seconds(headers.get("if-modified-since"))
-    return since_s is not None and _whole_s(modified_ns) <= since_s
+def _check_before(preconditions: Preconditions, present: Present | None) -> None:
+    """Steps 1 and 2 of section 13.2.2."""
+    if preconditions.if_match is not None and not _matches(preconditions.if_match, present):
+        raise _failed("If-Match", present)
+    limit_s = preconditions.unmodified_since_s
+    if limit_s is not None and present is not None and whole_s(present.modified_ns) > limit_s:
+        raise _failed("If-Unmodified-Since", present)
 
 
-def http_date(unix_ns: int) -> str:
-    """`unix_ns` as an HTTP date, whole seconds, rounded down."""
-    return format_datetime(datetime.fromtimestamp(_whole_s(unix_ns), UTC), usegmt=True)
+def _failed(name: str, present: Present | None) -> PreconditionFailedError:
+    return PreconditionFailedError(
+        f"{name} did not hold.",
+        precondition=name,
+        version=0 if present is None else present.version,
+        etag=None if present is None else present.etag,
+    )
 
 
-def _whole_s(unix_ns: int) -> int:
-    return unix_ns // NANOSECONDS_PER_SECOND
-
-
-def _matches(tags: Sequence[str], etag: str | None) -> bool:
-    return etag is not None and ("*" in tags or etag in tags)
+def _matches(tags: Sequence[str], present: Present | None) -> bool:
+    return present is not None and (_ANY in tags or present.etag in tags)
 
 
 def _tags(name: str, value: str | None, *, keep_weak: bool) -> list[str] | None:
     if value is None:
         return None
-    if value.strip() == "*":
-        return ["*"]
+    if value.strip() == _ANY:
+        return [_ANY]
     tags: list[str] = []
     count = at = 0
     # A scanner and not one pattern for the whole list: nested repetitions would backtrack exponentially.
@@ -91,19 +128,9 @@ def _tags(name: str, value: str | None, *, keep_weak: bool) -> list[str] | None:
         if match is None or count > _MAX_TAGS or (value[match.end() :] and value[match.end()] not in _SEPARATORS):
             raise InvalidRequestError(f"{name} is '*' or at most {_MAX_TAGS} quoted entity tags.", header=name)
         at = match.end()
-        if keep_weak or not match[1]:
+        # The tag "*", in quotes, is one that we never give out; without them it would mean any.
+        if (keep_weak or not match[1]) and match[2] != _ANY:
             tags.append(match[2])
     if count == 0:
         raise InvalidRequestError(f"{name} is empty.", header=name)
     return tags
-
-
-def _seconds(value: str | None) -> int | None:
-    """A date header in Unix seconds; an invalid one is ignored, as RFC 9110 demands."""
-    if value is None:
-        return None
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())

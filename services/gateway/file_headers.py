@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from blake3 import blake3
 
-from services.gateway.conditions import http_date
+from services.gateway.http_dates import http_date, whole_s
 from shared.contracts.metadata import FileVersion
 from shared.errors import InvalidRequestError
 from shared.units import KIB
@@ -25,13 +25,16 @@ _PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
 
 
-def content_type(value: str | None) -> str:
-    """The type to keep for a file; it is stored and given back, and never interpreted.
+def content_type(values: Sequence[str]) -> str:
+    """The type to keep for a file, from its Content-Type headers; it is stored and given back, and never interpreted.
 
     Raises:
-        InvalidRequestError: it is too long, or not printable ASCII; definite.
+        InvalidRequestError: there are several, or it is too long, or not printable ASCII; definite.
     """
-    if value is None or not value.strip():
+    if len(values) > 1:
+        raise InvalidRequestError("Content-Type is given twice.", header="Content-Type")
+    value = values[0] if values else ""
+    if not value.strip():
         return DEFAULT_CONTENT_TYPE
     if len(value) > _MAX_CONTENT_TYPE_BYTES or not _PRINTABLE.fullmatch(value):
         raise InvalidRequestError(f"Content-Type has at most {_MAX_CONTENT_TYPE_BYTES} printable ASCII characters.")
@@ -73,22 +76,28 @@ def etag_of(digest: str, media_type: str, metadata: dict[str, str]) -> str:
     return blake3(identity.encode()).hexdigest()[:_ETAG_HEX_DIGITS]
 
 
-def version_headers(version: FileVersion) -> dict[str, str]:
-    """The headers of every answer that shows `version`, those of 304 included."""
-    return {
+def version_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
+    """The headers of every answer that shows `version`, those of 304 included.
+
+    Last-Modified may not lie after Date (RFC 9110 section 8.8.2.1), and another date would not be this version's alone:
+    it is left out while its second is still to come. `now_ns` may be behind the clock that stamped the version.
+    """
+    headers = {
         "etag": f'"{version.etag}"',
-        "last-modified": http_date(version.modified_ns),
         "x-trivet-version": str(version.version),
         "accept-ranges": "bytes",
     }
+    if whole_s(version.modified_ns) <= whole_s(max(now_ns, version.stamp.approximate_ns)):
+        headers["last-modified"] = http_date(version.modified_ns)
+    return headers
 
 
-def content_headers(version: FileVersion) -> dict[str, str]:
+def content_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
     """`version_headers` and what describes the bytes.
 
     A stored file is somebody's data on our origin: it is never sniffed, and as a page it runs in a sandbox.
     """
-    headers = version_headers(version) | {
+    headers = version_headers(version, now_ns=now_ns) | {
         "content-type": version.content_type,
         "x-trivet-digest": version.content.digest,
         "x-content-type-options": "nosniff",

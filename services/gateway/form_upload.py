@@ -14,7 +14,7 @@ from typing import Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from shared.errors import InvalidRequestError
+from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
 
 FILE_FIELD: Final = "file"
@@ -36,6 +36,7 @@ async def open_form(content_type: str | None, pieces: AsyncGenerator[bytes, None
 
     Raises:
         InvalidRequestError: it is no form, is malformed, or has no part `file` with a file name; definite.
+        PayloadTooLargeError: more than `MAX_OTHER_BYTES` stand before the file; definite.
     """
     form = _Form(content_type, pieces)
     while form.file_name is None:
@@ -96,7 +97,7 @@ class _Form:
             raise InvalidRequestError("The form is malformed.") from error
         self._other_bytes += len(piece) - (sum(map(len, self._ready)) - before_bytes)
         if self._other_bytes > MAX_OTHER_BYTES:
-            raise InvalidRequestError("The form carries too much besides its file.", limit_bytes=MAX_OTHER_BYTES)
+            raise PayloadTooLargeError("The form carries too much besides its file.", limit_bytes=MAX_OTHER_BYTES)
         return True
 
     async def file_body(self) -> AsyncIterator[bytes]:

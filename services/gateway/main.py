@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.gateway import api
 from services.gateway.admin_token import AdminToken
 from services.gateway.admission import TransferSlots
 from services.gateway.api import buckets, cluster, files
 from services.gateway.api.early_refusal import EarlyRefusal
+from services.gateway.api.freshness import AlwaysAsked
 from services.gateway.api.parts import Parts
 from services.gateway.api.problems import install as install_problems
 from services.gateway.byte_budget import ByteBudget
@@ -42,6 +42,16 @@ from shared.service_app import create_app, serve
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.time_client import TimeClient
+
+_DESCRIPTION = """A distributed file store that tells the truth about your data.
+
+Files live in buckets under keys. An answer to a change is a receipt: it comes when every chunk is durable on the write quorum
+of storage nodes and the change stands in the log of a majority of the consensus members. Reads are linearizable. Every answer
+about a file, 404 included, carries `X-Trivet-Version`: the log index that last changed its key.
+
+Errors are problem documents (RFC 9457). Decide by `code` and `definite`: true means that the change certainly did not happen;
+false, that only a repeat under the same `Idempotency-Key` is safe. Caches must ask again before they answer for this store.
+"""
 
 
 class Gateway:
@@ -154,7 +164,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
     gateway = Gateway(settings)
     app = create_app(
         title="Trivet",
-        description=api.__doc__.splitlines()[0] if api.__doc__ else "",
+        description=_DESCRIPTION,
         lifespan=gateway.running,
         readiness=gateway.readiness,
         verifier=None,
@@ -164,6 +174,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
     for router in (files.create_router(gateway), buckets.create_router(gateway), cluster.create_router(gateway)):
         app.include_router(router)
     install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
+    app.add_middleware(AlwaysAsked)
     app.add_middleware(EarlyRefusal)
     return app
 

@@ -17,7 +17,7 @@ from services.gateway.admission import TransferSlots
 from services.gateway.body_digests import BodyDigests
 from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.chunking import Chunk, ReservationWaits, cut
-from services.gateway.conditions import check_write
+from services.gateway.conditions import Present, check_write
 from services.gateway.file_headers import etag_of
 from services.gateway.idempotency import OnceKeeper, OnceOnly, Remembered
 from services.gateway.node_directory import NodeDirectory
@@ -138,17 +138,19 @@ class Uploads:
 
     async def _open_bucket(self, order: UploadOrder) -> tuple[int, ReadContext]:
         """The bucket's incarnation; early refusals are decided here."""
-        name, preconditions = order.name, order.preconditions
-        if preconditions.if_match is None and preconditions.if_none_match is None:
-            answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
-            if isinstance(answer, BucketAnswer) and answer.bucket is not None:
-                return answer.bucket.incarnation, context
-        else:
-            answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
-            if isinstance(answer, FileAnswer) and answer.has_bucket:
-                check_write(preconditions, None if answer.file is None else answer.file.etag)
-                return answer.incarnation, context
-        raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket)
+        name = order.name
+        if order.preconditions == Preconditions():
+            # The file itself is not asked for: its list of chunks may be megabytes.
+            bucket_answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
+            if isinstance(bucket_answer, BucketAnswer) and bucket_answer.bucket is not None:
+                return bucket_answer.bucket.incarnation, context
+        answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
+        if not isinstance(answer, FileAnswer):
+            raise InternalError("Consensus answered another question than was asked.", definite=True)
+        if not answer.has_bucket:
+            raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
+        check_write(order.preconditions, Present.of(answer.file))
+        return answer.incarnation, context
 
     async def _send(self, order: UploadOrder, body: AsyncIterable[bytes], sending: _Sending) -> None:
         chunks = cut(

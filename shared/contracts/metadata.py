@@ -78,14 +78,19 @@ class FileVersion(WireModel):
     durability: Durability
     stamp: Stamp
     modified_ns: int
-    """Last-Modified source: the stamp's time made monotonic per key, nanoseconds since the Unix epoch."""
+    """Last-Modified source: the stamp's time in nanoseconds since the Unix epoch, made monotonic per key in whole seconds,
+    which is all that an HTTP date can tell apart."""
 
 
 class Preconditions(WireModel):
-    """Checked in `apply`, at the instant the change would happen. Etags are strong, without quotes; `*` is any."""
+    """Checked in `apply`, at the instant the change would happen. Etags are strong, without quotes; `*` is any.
+
+    `unmodified_since_s`: the file's Last-Modified, in whole Unix seconds, is not later. Without a file it holds.
+    """
 
     if_match: list[str] | None = None
     if_none_match: list[str] | None = None
+    unmodified_since_s: int | None = None
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -136,7 +141,8 @@ class PublishFile(WireModel):
 class DeleteFile(WireModel):
     """Result: {"version": int}, the index of the deletion.
 
-    Rejected: bucket_not_found, file_not_found, precondition_failed.
+    Rejected: bucket_not_found and file_not_found, with the fact `version` that X-Trivet-Version shows;
+    precondition_failed.
     """
 
     kind: Literal["delete_file"] = "delete_file"

@@ -163,7 +163,7 @@ def _bucket(turn: Turn, name: str) -> BucketRow:
 def _publish_file(turn: Turn, command: PublishFile) -> Result:
     key = check_key(command.key).encode()
     check_content(command.content)
-    bucket = _bucket(turn, command.bucket)
+    bucket = _bucket_of_file(turn, command.bucket, key)
     if bucket.incarnation != command.incarnation:
         raise BucketRecreatedError(
             "The bucket was deleted and made again while this upload was under way; start it again.",
@@ -199,22 +199,35 @@ def _publish_file(turn: Turn, command: PublishFile) -> Result:
 
 def _delete_file(turn: Turn, command: DeleteFile) -> Result:
     key = check_key(command.key).encode()
-    bucket = _bucket(turn, command.bucket)
+    bucket = _bucket_of_file(turn, command.bucket, key)
     file = turn.tables.file(bucket.incarnation, key)
     if file is None:
         # Before the preconditions: they count only where the answer would otherwise be a success (RFC 9110, 13.2.1).
-        tombstone = turn.history.tombstone(bucket.name, key)
         raise FileNotFoundInBucketError(
             "There is no such file.",
             bucket=bucket.name,
             key=command.key,
-            version=0 if tombstone is None else tombstone.deleted_index,
+            version=_deleted_index(turn, bucket.name, key),
         )
     check_preconditions(command.preconditions, file)
     turn.tables.remove_file(bucket.incarnation, file)
     turn.history.add(bucket.incarnation, file, turn.index)
     turn.history.insert_tombstone(TombstoneRow(bucket.name, key, turn.index, file.modified_ns))
     return {"version": turn.index}
+
+
+def _bucket_of_file(turn: Turn, name: str, key: bytes) -> BucketRow:
+    """The bucket; a rejection says when `key` was last changed, in an earlier bucket of that name."""
+    try:
+        return _bucket(turn, name)
+    except BucketNotFoundError as error:
+        error.facts["version"] = _deleted_index(turn, name, key)
+        raise
+
+
+def _deleted_index(turn: Turn, bucket_name: str, key: bytes) -> int:
+    tombstone = turn.history.tombstone(bucket_name, key)
+    return 0 if tombstone is None else tombstone.deleted_index
 
 
 # --- nodes --------------------------------------------------------------------------------------------------------

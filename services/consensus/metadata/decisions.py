@@ -13,6 +13,7 @@ from shared.contracts.metadata import FileContent, Preconditions
 from shared.contracts.names import DIGEST_BYTES, check_digest
 from shared.contracts.time import Stamp
 from shared.errors import InvalidRequestError, NodeRemovedError, PreconditionFailedError
+from shared.units import NANOSECONDS_PER_SECOND
 
 HLC_MAX: Final = (1 << 64) - 1
 STORED_INTEGER_MAX: Final = (1 << 63) - 1
@@ -28,19 +29,28 @@ def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
 
 
 def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int:
-    """Last-Modified of a new version: the stamp's time, later than that of the version before it under the same key."""
-    return stamp.approximate_ns if before is None else max(before.modified_ns + 1, stamp.approximate_ns)
+    """Last-Modified of a new version: the stamp's time, in a later second than the version before it under the same key.
+
+    A later nanosecond would not do: an HTTP date has whole seconds, and If-Modified-Since would hide the change.
+    """
+    if before is None:
+        return stamp.approximate_ns
+    next_second_ns = (before.modified_ns // NANOSECONDS_PER_SECOND + 1) * NANOSECONDS_PER_SECOND
+    return min(max(next_second_ns, stamp.approximate_ns), STORED_INTEGER_MAX)
 
 
 def check_preconditions(preconditions: Preconditions, file: FileRow | None) -> None:
-    """Hold If-Match and If-None-Match (RFC 9110 section 13.1) against what exists; strong comparison.
+    """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1) against what exists.
 
     Raises:
         PreconditionFailedError: with the present `version` and `etag` as facts, 0 and None when absent.
     """
     if_match, if_none_match = preconditions.if_match, preconditions.if_none_match
+    limit_s = preconditions.unmodified_since_s
     if if_match is not None and not _matches(if_match, file):
         failed = "If-Match"
+    elif limit_s is not None and file is not None and file.modified_ns // NANOSECONDS_PER_SECOND > limit_s:
+        failed = "If-Unmodified-Since"
     elif if_none_match is not None and _matches(if_none_match, file):
         failed = "If-None-Match"
     else:

@@ -2,8 +2,9 @@
 
 The first byte is the format version. A member that meets a version or a command it does not know must stop applying
 (DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. Every field is
-written, defaults too, so that a default that changes later cannot change what an old entry means. The one exception is
-`fingerprint`, which came later: it is left out when there is none, so that members of before go on applying.
+written, defaults too, so that a default that changes later cannot change what an old entry means. The exceptions are
+`fingerprint` and `unmodified_since_s`, which came later: they are left out when there are none, so that members of before
+go on applying.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def encode_proposal(proposal: Proposal) -> bytes:
     fields = proposal.model_dump()
     if proposal.fingerprint is None:
         del fields["fingerprint"]
+    preconditions = fields["command"].get("preconditions")
+    if preconditions is not None and preconditions["unmodified_since_s"] is None:
+        del preconditions["unmodified_since_s"]
     try:
         if (content := fields["command"].get("content")) is not None:
             content["digest"] = bytes.fromhex(content["digest"])

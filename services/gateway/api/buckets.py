@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, FileList
 from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of
+from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, refuse_query, requested_bucket
 from services.gateway.idempotency import OnceOnly
-from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX, bucket_name, query_values
+from services.gateway.raw_names import FILES_PREFIX, bucket_name, query_values
 from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
 from shared.errors import InternalError
 
@@ -36,7 +36,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def put_bucket(request: Request, response: Response) -> BucketCreated:
         """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
         parts = gateway.parts
-        name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+        name = requested_bucket(request)
         once = OnceOnly.of(headers_of(request), method="PUT", bucket=name)
         with parts.keeper.running(once):
             outcome = await parts.keeper.propose(CreateBucket(bucket=name, stamp=parts.clock.stamp()), once)
@@ -56,15 +56,16 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def delete_bucket(request: Request) -> Response:
         """409 while it holds a file. The bucket `default` always exists."""
         parts = gateway.parts
-        name = bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+        name = requested_bucket(request)
         once = OnceOnly.of(headers_of(request), method="DELETE", bucket=name)
         with parts.keeper.running(once):
             await parts.keeper.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), once)
         return Response(status_code=204)
 
-    @router.get("/buckets", summary="List all buckets", responses=problems(503))
-    async def list_buckets() -> BucketList:
+    @router.get("/buckets", summary="List all buckets", responses=problems(400, 503))
+    async def list_buckets(request: Request) -> BucketList:
         """By name."""
+        refuse_query(request)
         answer, context = await gateway.parts.metadata.read(ListBuckets())
         if not isinstance(answer, BucketsAnswer):
             raise InternalError("Consensus answered another question than was asked.")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted, NodeDraining, TimeNow
 from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import json_body
+from services.gateway.api.requests import json_body, refuse_query
 from services.gateway.raw_names import query_values
 from shared.contracts.cluster import NodeState
 from shared.errors import InvalidRequestError
@@ -19,9 +19,10 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
     router = APIRouter(prefix="/v1", tags=["cluster"])
 
-    @router.get("/cluster", summary="Describe the cluster", responses=problems(503))
-    async def get_cluster() -> ClusterInfo:
+    @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503))
+    async def get_cluster(request: Request) -> ClusterInfo:
         """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
+        refuse_query(request)
         return ClusterInfo.of(*await gateway.parts.admin.cluster())
 
     @router.post(
@@ -39,6 +40,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """By id; the node dials in by itself. Needs the admin token."""
         parts = gateway.parts
         parts.admin_token.require(request.headers.get("authorization"))
+        refuse_query(request)
         admission = await json_body(request, NodeAdmission)
         created = await parts.admin.admit(admission.id)
         response.status_code = 201 if created else 200
@@ -64,9 +66,10 @@ def create_router(gateway: RunningGateway) -> APIRouter:
             return Response(status_code=204)
         return NodeDraining(id=node_id, state=NodeState.DRAINING, chunks_left=progress.chunks_left)
 
-    @router.get("/time", summary="What time it is, and how surely", tags=["time"])
-    async def get_time() -> TimeNow:
+    @router.get("/time", summary="What time it is, and how surely", tags=["time"], responses=problems(400, 503))
+    async def get_time(request: Request) -> TimeNow:
         """Timestamps describe; the log's order decides."""
+        refuse_query(request)
         return TimeNow.of(gateway.parts.clock.stamp())
 
     return router

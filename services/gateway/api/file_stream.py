@@ -24,11 +24,17 @@ class FileStream(Response):
     """
 
     def __init__(
-        self, downloads: Downloads, found: FoundFile, spans: Sequence[ByteSpan] | None, quorums: Quorums
+        self,
+        downloads: Downloads,
+        found: FoundFile,
+        spans: Sequence[ByteSpan] | None,
+        quorums: Quorums,
+        *,
+        now_ns: int,
     ) -> None:
         version = found.version
         size_bytes = version.content.size_bytes
-        headers = content_headers(version)
+        headers = content_headers(version, now_ns=now_ns)
         self._parts: RangeParts | None = None
         if spans is None:
             headers["content-length"] = str(size_bytes)

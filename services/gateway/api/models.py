@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Final
+
+from pydantic import ConfigDict, Field
 
 from services.gateway.listings import Page
 from services.gateway.uploads import Published
@@ -12,9 +14,35 @@ from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
 from shared.contracts.metadata import Bucket, ClusterAnswer, Durability, FileEntry
 from shared.contracts.time import Stamp, Timestamp, rfc3339
 
+_TIMESTAMP: Final[dict[str, Any]] = {
+    "earliest": "2026-11-25T16:35:12.104417Z",
+    "latest": "2026-11-25T16:35:12.109003Z",
+    "hlc": "6b070e4025630000",
+    "state": "SYNCED",
+}
+_ETAG: Final = "60c0e811737deb00f76b3479be928656"
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
 
 class Receipt(WireModel):
     """What was stored, how durable it was when this was sent, and where it stands in the order of all changes."""
+
+    model_config = _example(
+        bucket="default",
+        key="hello.txt",
+        version=17,
+        etag=_ETAG,
+        size_bytes=10,
+        digest="53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1",
+        chunk_count=1,
+        log_index=17,
+        term=2,
+        timestamp=_TIMESTAMP,
+        durability={"target": 3, "acknowledged": 2, "nodes": ["storage-1", "storage-3"]},
+    )
 
     bucket: str
     key: str
@@ -66,6 +94,22 @@ class ListedFile(WireModel):
 class FileList(WireModel):
     """One page of a list; `cursor` is null on the last one. All pages of one cursor come from one log index."""
 
+    model_config = _example(
+        files=[
+            {
+                "key": "hello.txt",
+                "size_bytes": 10,
+                "etag": _ETAG,
+                "version": 17,
+                "content_type": "text/plain",
+                "modified": "2026-11-25T16:35:12.106710Z",
+            }
+        ],
+        prefixes=["2026/"],
+        cursor=None,
+        log_index=18,
+    )
+
     files: list[ListedFile]
     prefixes: list[str]
     cursor: str | None
@@ -99,12 +143,18 @@ class BucketInfo(WireModel):
 class BucketList(WireModel):
     """All buckets, by name."""
 
+    model_config = _example(
+        buckets=[{"name": "default", "incarnation": 3, "created": "2026-11-25T16:30:00.000000Z"}], log_index=18
+    )
+
     buckets: list[BucketInfo]
     log_index: int
 
 
 class BucketCreated(WireModel):
     """The bucket exists; `created` is false when it did before."""
+
+    model_config = _example(name="photos", incarnation=19, created=True)
 
     name: str
     incarnation: int
@@ -114,11 +164,15 @@ class BucketCreated(WireModel):
 class NodeAdmission(WireModel):
     """Which storage node to let in."""
 
+    model_config = _example(id="storage-4")
+
     id: str = Field(description="The id under which the node dials in, e.g. `storage-4`.")
 
 
 class NodeAdmitted(WireModel):
     """The node may join; `created` is false when it might before."""
+
+    model_config = _example(id="storage-4", created=True)
 
     id: str
     created: bool
@@ -126,6 +180,8 @@ class NodeAdmitted(WireModel):
 
 class NodeDraining(WireModel):
     """The node is being emptied. Repeat the request until it answers 204."""
+
+    model_config = _example(id="storage-4", state="draining", chunks_left=120)
 
     id: str
     state: NodeState
@@ -136,6 +192,25 @@ class NodeDraining(WireModel):
 
 class ClusterInfo(WireModel):
     """Who leads, who votes, where chunks live."""
+
+    model_config = _example(
+        cluster_id="c-5d41402abc4b2a76",
+        leader="consensus-2",
+        term=2,
+        members=[{"id": "consensus-2", "url": "http://127.0.0.1:8202", "peer_address": "127.0.0.1:8252"}],
+        nodes=[
+            {
+                "id": "storage-1",
+                "url": "http://127.0.0.1:8101",
+                "zone": "zone-1",
+                "state": "active",
+                "capacity_bytes": 1 << 40,
+            }
+        ],
+        under_replicated_chunks=None,
+        epoch=7,
+        log_index=18,
+    )
 
     cluster_id: str | None
     leader: str | None
@@ -163,6 +238,8 @@ class ClusterInfo(WireModel):
 
 class TimeNow(WireModel):
     """The moment as this gateway knows it: an interval that contains true time, and a hybrid logical timestamp."""
+
+    model_config = _example(timestamp=_TIMESTAMP, uncertainty_us=4586)
 
     timestamp: Timestamp
     uncertainty_us: int | None = Field(description="Width of the interval in microseconds; null while LOGICAL.")

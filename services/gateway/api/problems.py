@@ -6,8 +6,37 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 
-from shared.errors import RangeNotSatisfiableError, TrivetError, UnauthenticatedError
-from shared.problem_schema import PROBLEM_REFERENCE, PROBLEM_TYPE, describe_problems
+from shared.errors import (
+    BucketNotEmptyError,
+    BucketNotFoundError,
+    BucketProtectedError,
+    BucketRecreatedError,
+    ChunkCondemnedError,
+    CursorExpiredError,
+    DataUnavailableError,
+    DigestMismatchError,
+    DiskFullError,
+    FileNotFoundInBucketError,
+    ForbiddenError,
+    IdempotencyKeyReusedError,
+    InternalError,
+    InvalidNameError,
+    InvalidRequestError,
+    LeaderUnavailableError,
+    NodeNotFoundError,
+    NodeRemovedError,
+    OutcomeUnknownError,
+    OverloadedError,
+    PayloadTooLargeError,
+    PreconditionFailedError,
+    QuorumNotReachedError,
+    RangeNotSatisfiableError,
+    RequestInProgressError,
+    RequestTimeoutError,
+    TrivetError,
+    UnauthenticatedError,
+)
+from shared.problem_schema import describe_problems, described_problem
 from shared.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
@@ -22,18 +51,90 @@ _DESCRIPTIONS: Final = {
     410: "The cursor is too old; list again from the start.",
     412: "If-Match, If-None-Match or If-Unmodified-Since does not hold. Nothing was done.",
     413: "The body is larger than this cluster takes.",
-    416: "No byte of the requested range exists.",
+    416: "No byte of the requested range exists, or the ranges are too many or ask for more bytes than the file has.",
     422: "The Idempotency-Key was used for a different request. Nothing was done.",
     500: "A defect of ours.",
     503: "A quorum, the leader or a budget is missing now; see Retry-After. `definite` says whether nothing happened.",
     507: "The storage nodes are full.",
 }
 
+_EXAMPLES: Final[dict[int, list[TrivetError]]] = {
+    400: [
+        InvalidRequestError("limit is a number from 1 to 1000.", parameter="limit"),
+        InvalidNameError("A key has 1-1024 bytes of UTF-8.", key_bytes=1025),
+        DigestMismatchError(
+            "The body does not have the digest of its Content-MD5 header; nothing was stored.", header="Content-MD5"
+        ),
+    ],
+    401: [UnauthenticatedError("This call needs the admin token as a bearer token.")],
+    403: [ForbiddenError("This cluster has no admin token, so it cannot be changed here.")],
+    404: [
+        FileNotFoundInBucketError("There is no such file.", bucket="default", version=17, horizon=0),
+        BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
+        NodeNotFoundError("There is no such storage node.", node_id="storage-9"),
+    ],
+    408: [RequestTimeoutError("The body broke off before its end; nothing was stored.")],
+    409: [
+        BucketNotEmptyError("The bucket still holds files; delete them first.", bucket="photos"),
+        BucketProtectedError("The bucket 'default' always exists.", bucket="default"),
+        BucketRecreatedError("The bucket was deleted and made again; start the upload again.", bucket="photos"),
+        ChunkCondemnedError("A chunk was condemned meanwhile; start the upload again."),
+        NodeRemovedError("A node has left the cluster meanwhile; start the upload again.", node_id="storage-2"),
+        RequestInProgressError("A request with this Idempotency-Key is still running.", retry_after_s=1),
+    ],
+    410: [
+        CursorExpiredError("The list is pinned to an index below the horizon; list again from the start.", horizon=900)
+    ],
+    412: [
+        PreconditionFailedError(
+            "If-Match did not hold.",
+            precondition="If-Match",
+            version=17,
+            etag="60c0e811737deb00f76b3479be928656",
+        )
+    ],
+    413: [PayloadTooLargeError("The file is larger than this cluster takes.", limit_bytes=31_457_280_000)],
+    416: [RangeNotSatisfiableError("No byte of that range exists.", size_bytes=10)],
+    422: [IdempotencyKeyReusedError("This Idempotency-Key was used for a different request; use a new one.")],
+    500: [InternalError("A defect of ours; it has been logged.")],
+    503: [
+        QuorumNotReachedError(
+            "1 of the 2 replicas needed were stored.",
+            needed=2,
+            acknowledged=1,
+            outcomes={"storage-2": "peer_unreachable", "storage-3": "disk_full"},
+        ),
+        LeaderUnavailableError("No consensus leader could be reached."),
+        OutcomeUnknownError("The outcome was not learnt in time; repeat under the same Idempotency-Key."),
+        OverloadedError("Too many file transfers are under way; try again.", limit=256),
+        DataUnavailableError("No good replica of a chunk could be reached."),
+    ],
+    507: [DiskFullError("The storage nodes are full.", needed=2, acknowledged=0)],
+}
+"""One of every kind that a client may meet, with its facts."""
+
+
+def header(description: str, example: str) -> dict[str, Any]:
+    """A header of an answer."""
+    return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+_RETRY_AFTER: Final = {"Retry-After": header("Seconds after which a retry makes sense.", "1")}
+_VERSION: Final = {"X-Trivet-Version": header("Of an answer about a file: log index that last changed this key.", "17")}
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": header("How to authenticate.", 'Bearer realm="trivet"')},
+    404: _VERSION,
+    409: {"Retry-After": header("Of `request_in_progress`: seconds until the twin may have ended.", "1")},
+    412: _VERSION,
+    416: _VERSION | {"Content-Range": header("The size of the file.", "bytes */10")},
+    503: _RETRY_AFTER,
+}
+
 
 def problems(*statuses: int) -> Responses:
     """The `responses` of a route that may end in these."""
     return {
-        status: {"description": _DESCRIPTIONS[status], "content": {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE}}}
+        status: described_problem(_DESCRIPTIONS[status], _EXAMPLES[status], _HEADERS.get(status))
         for status in sorted({*statuses, 500})
     }
 
@@ -44,7 +145,8 @@ def install(app: FastAPI, *, security_schemes: dict[str, Any]) -> None:
     @app.exception_handler(TrivetError)
     async def on_trivet_error(request: Request, error: TrivetError) -> Response:
         answer = problem_response(error, request.scope["raw_path"].decode("latin-1"))
-        if isinstance(version := error.facts.get("version"), int):
+        version = error.facts.get("version", getattr(request.state, "file_version", None))
+        if isinstance(version, int):
             answer.headers["x-trivet-version"] = str(version)
         if isinstance(error, UnauthenticatedError):
             answer.headers["www-authenticate"] = 'Bearer realm="trivet"'

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from services.gateway.client_connection import body_of
 from services.gateway.quorum import Quorums
+from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
 from shared.errors import InvalidRequestError, PayloadTooLargeError
-from shared.units import KIB
+from shared.units import MIB
 
-MAX_JSON_BYTES: Final = 64 * KIB
+MAX_JSON_BYTES: Final = MIB
 
 IDEMPOTENCY_KEY_DESCRIPTION: Final = (
     "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once and gets the first answer "
@@ -32,6 +33,43 @@ def headers_of(request: Request) -> Mapping[str, str]:
     return joined
 
 
+def requested_file(request: Request) -> FileName:
+    """The file that the path names.
+
+    Raises:
+        InvalidRequestError: as `file_name`, or there is a query.
+    """
+    refuse_query(request)
+    return file_name(request.scope["raw_path"])
+
+
+def requested_bucket(request: Request) -> str:
+    """The bucket that the path `/v1/buckets/{bucket}` names. Raises as `requested_file`."""
+    refuse_query(request)
+    return bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+
+
+def requested_form_bucket(request: Request) -> str:
+    """The bucket that the path `/v1/files/{bucket}` of a form names. Raises as `requested_file`."""
+    refuse_query(request)
+    return bucket_name(request.scope["raw_path"], FILES_PREFIX)
+
+
+def refuse_query(request: Request) -> None:
+    """Refuse what would be ignored: mostly a `?` that belongs to a key, which would name another file without a word.
+
+    Raises:
+        InvalidRequestError: there is a query.
+    """
+    if request.scope["query_string"]:
+        raise InvalidRequestError("This path takes no query; a '?' in a key is written as %3F.")
+
+
+def remember_version(request: Request, version: int) -> None:
+    """Have every answer to this request say what was found out about the file, errors included."""
+    request.state.file_version = version
+
+
 def quorums_of(request: Request, defaults: Quorums) -> Quorums:
     """The quorums that this request asks for."""
     headers = headers_of(request)
@@ -45,11 +83,14 @@ async def json_body(request: Request, model: type[ModelT]) -> ModelT:
         PayloadTooLargeError: it is larger than `MAX_JSON_BYTES`.
         InvalidRequestError: it is not what the model says.
     """
+    announced = request.headers.get("content-length", "0")
+    if int(announced) > MAX_JSON_BYTES:
+        raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)
     body = bytearray()
     async for piece in body_of(request):
         body += piece
         if len(body) > MAX_JSON_BYTES:
-            raise PayloadTooLargeError("A JSON body has at most 64 KiB.", limit_bytes=MAX_JSON_BYTES)
+            raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)
     try:
         return model.model_validate_json(bytes(body))
     except ValidationError as error:

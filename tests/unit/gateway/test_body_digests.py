@@ -24,6 +24,10 @@ GOOD = [
     {"content-digest": f"sha-512=:{encoded('sha512')}:, sha-256=:{encoded('sha256')}:"},
     {"content-digest": f"unixsum=:AAA=:,sha-256=:{encoded('sha256')}:"},
     {"content-digest": f"sha-256=:{encoded('sha256')}:", "content-md5": encoded("md5")},
+    # Structured fields: parameters, other kinds of items, members without one, missing padding, the last of a kind counts.
+    {"content-digest": f'md5=:AAA=:;q=1, a, b;c="d, e", f=?0,g=-1.5 ,\tsha-256=:{encoded("sha256")}:;q=0.5; w'},
+    {"content-digest": f"sha-256=:{encoded('sha256').rstrip('=')}:"},
+    {"content-digest": f"sha-256=:AAAA:, sha-256=:{encoded('sha256')}:"},
 ]
 
 
@@ -66,6 +70,13 @@ def test_every_member_of_the_list_counts() -> None:
         {"content-digest": f"sha-256={encoded('sha256')}"},
         {"content-digest": f"sha-256=:{encoded('md5')}:"},
         {"content-digest": "unixsum=:AAA=:"},
+        {"content-digest": "sha-256=1"},
+        {"content-digest": f"sha-256=:{encoded('sha256')}:,"},
+        {"content-digest": f",sha-256=:{encoded('sha256')}:"},
+        {"content-digest": f"sha-256=:{encoded('sha256')}: sha-512=:{encoded('sha512')}:"},
+        {"content-digest": f"SHA-256=:{encoded('sha256')}:"},
+        {"content-digest": f"sha-256=:{encoded('sha256')}:;"},
+        {"content-digest": "a=" * 10_000},
         {"content-digest": ",".join([f"sha-256=:{encoded('sha256')}:"] * 20)},
     ],
 )

@@ -6,17 +6,16 @@ import time
 
 import pytest
 
-from services.gateway.conditions import (
-    check_write,
-    http_date,
-    is_not_modified,
-    write_preconditions,
-)
+from services.consensus.metadata.decisions import check_preconditions
+from services.consensus.metadata.rows import FileRow
+from services.gateway.conditions import Present, ReadConditions, check_write, write_preconditions
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 SECOND_NS = 1_000_000_000
 MODIFIED_NS = 1_795_000_000 * SECOND_NS + 999_999_999
 DATE = "Wed, 18 Nov 2026 11:06:40 GMT"
+BEFORE = "Wed, 18 Nov 2026 11:06:39 GMT"
+PRESENT = Present("e", 7, MODIFIED_NS)
 
 
 @pytest.mark.parametrize(
@@ -71,16 +70,33 @@ def test_a_hostile_list_costs_little() -> None:
         ({"if-none-match": "*"}, "e", False),
         ({"if-none-match": '"x"'}, "e", True),
         ({"if-none-match": '"e"'}, "e", False),
+        # Quoted, it is a tag like any other, and one that nothing has.
+        ({"if-match": '"*"'}, "e", False),
+        ({"if-none-match": '"*"'}, "e", True),
+        ({"if-unmodified-since": DATE}, "e", True),
+        ({"if-unmodified-since": BEFORE}, "e", False),
+        ({"if-unmodified-since": BEFORE}, None, True),
+        ({"if-unmodified-since": "yesterday"}, "e", True),
+        ({"if-unmodified-since": BEFORE, "if-match": '"e"'}, "e", True),
+        # Defined for reads alone (section 13.1.3).
+        ({"if-modified-since": DATE}, "e", True),
     ],
 )
 def test_a_write_is_refused_early_exactly_when_its_condition_fails(headers, etag, holds) -> None:
-    """The same table that the log decides by."""
+    """And the log decides by the same table, with the same facts."""
     conditions = write_preconditions(headers)
+    present = None if etag is None else PRESENT
+    row = None if etag is None else FileRow(b"k", 7, 1, etag, "text/plain", MODIFIED_NS)
     if holds:
-        check_write(conditions, etag)
-    else:
-        with pytest.raises(PreconditionFailedError):
-            check_write(conditions, etag)
+        check_write(conditions, present)
+        check_preconditions(conditions, row)
+        return
+    with pytest.raises(PreconditionFailedError) as early:
+        check_write(conditions, present)
+    with pytest.raises(PreconditionFailedError) as late:
+        check_preconditions(conditions, row)
+    assert early.value.to_problem() == late.value.to_problem()
+    assert early.value.facts["version"] == (0 if etag is None else 7)
 
 
 @pytest.mark.parametrize(
@@ -91,25 +107,20 @@ def test_a_write_is_refused_early_exactly_when_its_condition_fails(headers, etag
         ({"if-none-match": 'W/"e"'}, True),
         ({"if-none-match": '"x"'}, False),
         ({"if-modified-since": DATE}, True),
-        ({"if-modified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}, False),
+        ({"if-modified-since": BEFORE}, False),
         ({"if-modified-since": "nonsense"}, False),
         ({"if-modified-since": DATE, "if-none-match": '"x"'}, False),
         ({"if-unmodified-since": DATE}, False),
-        ({"if-match": '"e"', "if-unmodified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}, False),
+        ({"if-match": '"e"', "if-unmodified-since": BEFORE}, False),
     ],
 )
 def test_304_follows_the_order_of_rfc_9110(headers, expected) -> None:
     """Section 13.2.2: If-None-Match shadows If-Modified-Since, If-Match shadows If-Unmodified-Since."""
-    assert is_not_modified(headers, "e", MODIFIED_NS) == expected
+    assert ReadConditions.of(headers).is_not_modified(PRESENT) == expected
 
 
-@pytest.mark.parametrize("headers", [{"if-match": '"x"'}, {"if-unmodified-since": "Wed, 18 Nov 2026 11:06:39 GMT"}])
+@pytest.mark.parametrize("headers", [{"if-match": '"x"'}, {"if-unmodified-since": BEFORE}])
 def test_412_when_a_read_condition_fails(headers) -> None:
     """A read may carry the conditions of writes."""
     with pytest.raises(PreconditionFailedError):
-        is_not_modified(headers, "e", MODIFIED_NS)
-
-
-def test_a_date_is_rounded_down_to_the_second() -> None:
-    """Last-Modified never lies in the future of the change."""
-    assert http_date(MODIFIED_NS) == DATE
+        ReadConditions.of(headers).is_not_modified(PRESENT)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from services.gateway.form_upload import MAX_OTHER_BYTES, FormFile, open_form
-from shared.errors import InvalidRequestError
+from shared.errors import InvalidRequestError, PayloadTooLargeError
 
 TYPE = "multipart/form-data; boundary=bound"
 CONTENT = b"line\r\n--boun\r\n--\r\n\r\nend\r\n" + bytes(range(256))
@@ -66,8 +66,6 @@ async def test_an_empty_file_is_a_file() -> None:
         file_part(b"x"),
         file_part(b"x") + b"--bound",
         file_part(b"x") + file_part(b"y") + END,
-        part("note", b"x" * MAX_OTHER_BYTES) + file_part(b"x") + END,
-        file_part(b"x") + part("note", b"x" * MAX_OTHER_BYTES) + END,
         b"--bound\r\nX: " + b"h" * 100_000,
     ],
 )
@@ -75,6 +73,22 @@ async def test_an_empty_file_is_a_file() -> None:
 async def test_a_form_without_exactly_one_whole_file_is_refused(form, size_bytes) -> None:
     """Also when only its end is wrong: the body then raises instead of ending."""
     with pytest.raises(InvalidRequestError):
+        await read(form, size_bytes)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        part("note", b"x" * MAX_OTHER_BYTES) + file_part(b"x") + END,
+        file_part(b"x") + part("note", b"x" * MAX_OTHER_BYTES) + END,
+        b"".join(part(f"n{number}", b"") for number in range(10_000)) + file_part(b"x") + END,
+    ],
+    ids=["before the file", "after it", "ten thousand parts"],
+)
+@pytest.mark.parametrize("size_bytes", [5, 1 << 20])
+async def test_what_stands_around_the_file_is_bounded(form, size_bytes) -> None:
+    """In bytes, and so in parts."""
+    with pytest.raises(PayloadTooLargeError):
         await read(form, size_bytes)
 
 

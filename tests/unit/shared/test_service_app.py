@@ -126,7 +126,7 @@ def test_a_defect_is_a_500_that_tells_nothing_of_its_inside(public) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
-        ("DELETE", "/v1/quorum", 405, "http_error"),
+        ("DELETE", "/v1/quorum", 405, "method_not_allowed"),
         ("GET", "/v1/teapot", 418, "http_error"),
         ("POST", "/v1/numbers", 400, "invalid_request"),
     ],

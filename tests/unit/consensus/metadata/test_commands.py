@@ -353,6 +353,21 @@ def test_deleting_what_is_absent_is_not_found_whatever_the_conditions(log):
         log.apply(DeleteFile(bucket="photos", key="a", stamp=stamp()))
 
 
+def test_a_file_of_a_bucket_that_is_gone_still_says_when_it_was_last_changed(log):
+    """The refusal of a write or a deletion carries it."""
+    incarnation = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]
+    log.apply(publish("a", bucket="photos", incarnation=incarnation))
+    deleted = log.apply(DeleteFile(bucket="photos", key="a", stamp=stamp()))["version"]
+    log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+    for command in (
+        publish("a", bucket="photos", incarnation=incarnation),
+        DeleteFile(bucket="photos", key="a", stamp=stamp()),
+    ):
+        with pytest.raises(BucketNotFoundError) as refused:
+            log.apply(command)
+        assert refused.value.facts["version"] == deleted
+
+
 def test_a_conditional_delete_deletes_only_the_version_it_names(log):
     """A wrong etag leaves the file."""
     log.apply(publish("a"))
@@ -393,6 +408,23 @@ def test_last_modified_grows_with_every_version_of_a_key(log):
     log.apply(publish("a", stamp=stamp(1)))
     seen.append(log.ask(GetFile(bucket="default", key="a")).file.modified_ns)
     assert seen == sorted(set(seen))
+    # In whole seconds, which is all that an HTTP date shows: else If-Modified-Since would hide a change.
+    assert len({modified_ns // 1_000_000_000 for modified_ns in seen}) == len(seen)
+
+
+def test_unmodified_since_is_held_against_the_version_that_is_there(log):
+    """In whole seconds; without a file it holds. It decides in the log, like entity tags."""
+    limit = Preconditions(unmodified_since_s=100)
+    log.apply(publish("a", stamp=stamp(100), preconditions=limit))
+    log.apply(publish("a", stamp=stamp(101), preconditions=limit))
+    for refused in (
+        publish("a", preconditions=limit, stamp=stamp(102)),
+        DeleteFile(bucket="default", key="a", preconditions=limit, stamp=stamp(102)),
+    ):
+        with pytest.raises(PreconditionFailedError) as caught:
+            log.apply(refused)
+        assert caught.value.facts["precondition"] == "If-Unmodified-Since"
+    log.apply(DeleteFile(bucket="default", key="a", preconditions=Preconditions(unmodified_since_s=101), stamp=stamp()))
 
 
 def test_a_lying_clock_cannot_stop_the_log(log):
