@@ -13,6 +13,7 @@ import pytest
 
 from local_cluster.cluster import Cluster
 from tests.free_ports import free_port_offset as find_free_port_offset
+from tests.integration.second_gateway import EITHER_GATEWAY, EitherGateway, SecondGateway
 
 OVERRIDES = {
     # Tests reach no time server: nobody answers on the discard port, and LOGICAL is what a closed network has.
@@ -37,6 +38,13 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
         cluster.kill_all()
 
 
+@pytest.fixture(scope="session")
+def shared_second(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondGateway]:
+    """Another gateway over the same cluster."""
+    with SecondGateway(shared_cluster, tmp_path_factory.mktemp("second") / "gateway-2.log") as second:
+        yield second
+
+
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
     """The shared cluster, with everything that an earlier test killed brought back."""
@@ -46,9 +54,27 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def gateway(cluster: Cluster) -> Iterator[httpx.Client]:
-    """A client of the public API. Its timeout is above every deadline of the gateway."""
-    with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as client:
+def second(cluster: Cluster, shared_second: SecondGateway) -> SecondGateway:
+    """The other gateway, serving."""
+    shared_second.wait_until_ready()
+    print(f"second gateway {shared_second.url}")
+    return shared_second
+
+
+@pytest.fixture
+def gateway_urls(cluster: Cluster, second: SecondGateway) -> tuple[str, str]:
+    """Where the two gateways are."""
+    return cluster.gateway_url, second.url
+
+
+@pytest.fixture
+def gateway(gateway_urls: tuple[str, str]) -> Iterator[httpx.Client]:
+    """A client of the public API that asks two gateways in turn. Its timeout is above every deadline of theirs.
+
+    So whatever a test does, what it wrote through one is read through the other.
+    """
+    transport = EitherGateway(gateway_urls)
+    with httpx.Client(base_url=EITHER_GATEWAY, transport=transport, timeout=30, trust_env=False) as client:
         yield client
 
 

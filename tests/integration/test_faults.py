@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -23,9 +24,12 @@ CLIENT_COUNT = 3
 
 @dataclass
 class Load:
-    """Clients that write and read files without a break, and remember everything that they were promised."""
+    """Clients that write and read files without a break, and remember everything that they were promised.
 
-    url: str
+    They take the gateways in turn.
+    """
+
+    urls: Sequence[str]
     bucket: str
     seed: int
     stored: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> (digest, etag)
@@ -48,7 +52,7 @@ class Load:
 
     def _work(self, number: int) -> None:
         chance = random.Random(self.seed + number)
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.urls[number % len(self.urls)], timeout=30, trust_env=False) as client:
             count = 0
             while not self._stop.is_set():
                 key = f"client-{number}/{count}"
@@ -96,9 +100,11 @@ def leader(gateway: httpx.Client) -> str:
 
 
 @pytest.mark.parametrize("victim", ["storage-2", "redis-2", "clock-1"])
-def test_no_request_fails_while_a_node_is_killed(cluster, gateway, bucket, seed, wait_until, victim) -> None:
+def test_no_request_fails_while_a_node_is_killed(
+    cluster, gateway, gateway_urls, bucket, seed, wait_until, victim
+) -> None:
     """kill -9 under load, a hundred requests without the victim, its return, a hundred more: not one failure."""
-    with Load(cluster.gateway_url, bucket, seed) as load:
+    with Load(gateway_urls, bucket, seed) as load:
         for act in (lambda: None, lambda: cluster.kill(victim), lambda: asyncio.run(cluster.start())):
             act()
             goal = len(load.successes_at) + 100
@@ -108,11 +114,11 @@ def test_no_request_fails_while_a_node_is_killed(cluster, gateway, bucket, seed,
 
 
 def test_reads_and_writes_go_on_with_a_storage_node_a_follower_and_the_clock_down(
-    cluster, gateway, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed, wait_until
 ) -> None:
     """All three at once (P4): the leader is spared, so nobody even waits."""
     follower = next(name for name in ("consensus-1", "consensus-2", "consensus-3") if name != leader(gateway))
-    with Load(cluster.gateway_url, bucket, seed) as load:
+    with Load(gateway_urls, bucket, seed) as load:
         for victim in ("storage-1", follower, "clock-1"):
             cluster.kill(victim)
         wait_until(lambda: len(load.successes_at) >= 100, 60, "a hundred requests")
@@ -121,11 +127,11 @@ def test_reads_and_writes_go_on_with_a_storage_node_a_follower_and_the_clock_dow
 
 
 def test_a_killed_leader_costs_at_most_five_seconds_and_honest_refusals(
-    cluster, gateway, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed, wait_until
 ) -> None:
     """Requests wait, or fail with 503 and Retry-After; then a new leader answers and nothing acknowledged is lost."""
     first = leader(gateway)
-    with Load(cluster.gateway_url, bucket, seed) as load:
+    with Load(gateway_urls, bucket, seed) as load:
         wait_until(lambda: len(load.successes_at) >= 30, 30, "load before the kill")
         cluster.kill(first)
         killed_at = time.monotonic()
@@ -143,10 +149,10 @@ def test_a_killed_leader_costs_at_most_five_seconds_and_honest_refusals(
 
 
 def test_everything_killed_at_once_comes_back_with_every_acknowledged_file(
-    cluster, gateway, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed, wait_until
 ) -> None:
     """kill -9 of all processes under load, then a start: bytes and ETags are equal."""
-    load = Load(cluster.gateway_url, bucket, seed)
+    load = Load(gateway_urls, bucket, seed)
     with load:
         wait_until(lambda: len(load.successes_at) >= 60, 60, "load before the kill")
         cluster.kill_all()

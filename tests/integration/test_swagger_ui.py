@@ -40,12 +40,12 @@ def execute(browser: Browser, block: str) -> str:
     return browser.text(f"{block} .live-responses-table tr.response .response-col_status").split()[0]
 
 
-def test_a_file_goes_in_and_out_of_swagger_ui(browser, gateway, bucket, seed, tmp_path, wait_until) -> None:
+def test_a_file_goes_in_and_out_of_swagger_ui(browser, cluster, gateway, bucket, seed, tmp_path, wait_until) -> None:
     """PUT with a chosen file, then GET and its download link: equal bytes, and no request to any other host."""
     body = random.Random(seed).randbytes(2 * MIB + 3)
     chosen = tmp_path / "chosen.bin"
     chosen.write_bytes(body)
-    browser.open(f"{gateway.base_url}/docs")
+    browser.open(f"{cluster.gateway_url}/docs")
 
     put = try_out(browser, "put", FILE_ROUTE, bucket=bucket, key="from-browser.bin")
     browser.choose_file(f"{put} input[type=file]", chosen)
@@ -65,23 +65,23 @@ def test_a_file_goes_in_and_out_of_swagger_ui(browser, gateway, bucket, seed, tm
     )
     (downloaded,) = downloads.iterdir()
     assert downloaded.read_bytes() == body
-    assert browser.requested_origins() == {str(gateway.base_url).rstrip("/")}
+    assert browser.requested_origins() == {cluster.gateway_url}
 
 
-def test_a_form_of_swagger_ui_stores_a_file_under_its_own_name(browser, gateway, bucket, tmp_path) -> None:
+def test_a_form_of_swagger_ui_stores_a_file_under_its_own_name(browser, cluster, gateway, bucket, tmp_path) -> None:
     """The POST route, as a browser's form sends it."""
     chosen = tmp_path / "form.txt"
     chosen.write_bytes(b"from a form")
-    browser.open(f"{gateway.base_url}/docs")
+    browser.open(f"{cluster.gateway_url}/docs")
     post = try_out(browser, "post", FORM_ROUTE, bucket=bucket)
     browser.choose_file(f"{post} input[type=file]", chosen)
     assert execute(browser, post) == "201"
     assert gateway.get(f"/v1/files/{bucket}/form.txt").content == b"from a form"
 
 
-def test_redoc_shows_the_surface_without_any_outside_request(browser, gateway, tmp_path) -> None:
+def test_redoc_shows_the_surface_without_any_outside_request(browser, cluster, tmp_path) -> None:
     """The page renders from our own assets alone."""
-    browser.open(f"{gateway.base_url}/redoc")
+    browser.open(f"{cluster.gateway_url}/redoc")
     assert browser.text(".api-content h1").startswith("Trivet")
     browser.save_screenshot(tmp_path / "redoc.png")
-    assert browser.requested_origins() == {str(gateway.base_url).rstrip("/")}
+    assert browser.requested_origins() == {cluster.gateway_url}

@@ -25,6 +25,7 @@ from shared.errors import (
     LeaderUnavailableError,
     NodeNotFoundError,
     NodeRemovedError,
+    NotFoundError,
     OutcomeUnknownError,
     OverloadedError,
     PayloadTooLargeError,
@@ -123,7 +124,13 @@ _RETRY_AFTER: Final = {"Retry-After": header("Seconds after which a retry makes 
 _VERSION: Final = {"X-Trivet-Version": header("Of an answer about a file: log index that last changed this key.", "17")}
 _HEADERS: Final = {
     401: {"WWW-Authenticate": header("How to authenticate.", 'Bearer realm="trivet"')},
-    404: _VERSION,
+    404: _VERSION
+    | {
+        "X-Trivet-Horizon": header(
+            "Of a file that is absent: deletions at or below this log index are forgotten, and X-Trivet-Version is then 0.",
+            "900",
+        )
+    },
     409: {"Retry-After": header("Of `request_in_progress`: seconds until the twin may have ended.", "1")},
     412: _VERSION,
     416: _VERSION | {"Content-Range": header("The size of the file.", "bytes */10")},
@@ -148,6 +155,8 @@ def install(app: FastAPI, *, security_schemes: dict[str, Any]) -> None:
         version = error.facts.get("version", getattr(request.state, "file_version", None))
         if isinstance(version, int):
             answer.headers["x-trivet-version"] = str(version)
+        if isinstance(horizon := error.facts.get("horizon"), int) and isinstance(error, NotFoundError):
+            answer.headers["x-trivet-horizon"] = str(horizon)
         if isinstance(error, UnauthenticatedError):
             answer.headers["www-authenticate"] = 'Bearer realm="trivet"'
         if isinstance(error, RangeNotSatisfiableError):

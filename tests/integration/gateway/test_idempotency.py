@@ -5,37 +5,30 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from shared.units import MIB
-from tests.integration.gateway.second_gateway import SecondGateway
+from tests.integration.second_gateway import SecondGateway
 
 pytestmark = pytest.mark.cluster
 
 KEY = {"idempotency-key": "order-17"}
 
 
-@pytest.fixture(scope="module")
-def second(shared_cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondGateway]:
-    with SecondGateway(shared_cluster, tmp_path_factory.mktemp("second") / "gateway-2.log") as gateway:
-        yield gateway
-
-
-def test_a_repeat_gets_the_same_answer_from_either_gateway(gateway, second, bucket, seed) -> None:
+def test_a_repeat_gets_the_same_answer_from_either_gateway(gateway, gateway_urls, bucket, seed) -> None:
     """The receipt word for word, though the condition no longer holds; another body is 422 and changes nothing."""
     body = random.Random(seed).randbytes(MIB + 7)
     url, headers = f"/v1/files/{bucket}/k", KEY | {"if-none-match": "*"}
     first = gateway.put(url, content=body, headers=headers)
     assert first.status_code == 201
-    for base in (str(gateway.base_url), second.url):
-        repeated = gateway.put(f"{base.rstrip('/')}{url}", content=body, headers=headers)
+    for base in gateway_urls:
+        repeated = gateway.put(f"{base}{url}", content=body, headers=headers)
         assert (repeated.status_code, repeated.json()) == (201, first.json())
         assert repeated.headers["x-trivet-version"] == first.headers["x-trivet-version"]
-        other = gateway.put(f"{base.rstrip('/')}{url}", content=b"other", headers=headers)
+        other = gateway.put(f"{base}{url}", content=b"other", headers=headers)
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert gateway.get(url).content == body
     assert gateway.put(url, content=b"x", headers={"idempotency-key": "a b"}).status_code == 400
@@ -83,7 +76,7 @@ def test_a_retry_after_the_gateway_died_yields_one_version(
     assert gateway.head(url).headers["x-trivet-version"] == version
 
 
-def test_concurrent_twins_yield_one_version(gateway, second, bucket, seed) -> None:
+def test_concurrent_twins_yield_one_version(gateway, gateway_urls, bucket, seed) -> None:
     """At two gateways at once: everybody hears the same receipt, or 409 with Retry-After from the busy one."""
     body = random.Random(seed).randbytes(4 * MIB)
     url = f"/v1/files/{bucket}/k"
@@ -94,7 +87,7 @@ def test_concurrent_twins_yield_one_version(gateway, second, bucket, seed) -> No
             barrier.wait(30)
             return client.put(f"{base}{url}", content=body, headers=KEY)
 
-    bases = [str(gateway.base_url).rstrip("/"), second.url] * 3
+    bases = [*gateway_urls] * 3
     with ThreadPoolExecutor(len(bases)) as pool:
         answers = list(pool.map(put, bases))
     stored = [answer.json() for answer in answers if answer.status_code == 201]

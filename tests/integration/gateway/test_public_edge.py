@@ -171,6 +171,7 @@ def test_cluster_changes_need_the_admin_token(cluster, gateway) -> None:
     assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
     assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
     assert gateway.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
-    assert gateway.post("/v1/cluster/nodes", content=b"[" * 70_000, headers=headers).status_code == 413
+    assert gateway.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
+    assert gateway.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
     assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
     assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404

@@ -1,10 +1,12 @@
-"""One more gateway over the shared cluster, which a test may kill."""
+"""One more gateway over a cluster, and a way to ask two of them in turn."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +16,23 @@ import httpx
 from local_cluster.cluster import Cluster
 
 READY_TIMEOUT_S = 60
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
+EITHER_GATEWAY = "http://either-gateway"
+"""Where a client sends what any gateway may answer."""
+
+
+class EitherGateway(httpx.HTTPTransport):
+    """Sends what is meant for `EITHER_GATEWAY` to the gateways in turn, and everything else where it is meant for."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__()
+        self._urls = itertools.cycle([httpx.URL(url) for url in urls])
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host == httpx.URL(EITHER_GATEWAY).host:
+            gateway = next(self._urls)
+            request.url = request.url.copy_with(host=gateway.host, port=gateway.port)
+        return super().handle_request(request)
 
 
 class SecondGateway:
@@ -36,7 +54,7 @@ class SecondGateway:
                 self._command, env=self._environment, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         try:
-            self._wait_until_ready()
+            self.wait_until_ready()
         except BaseException:
             self.kill()
             raise
@@ -53,7 +71,8 @@ class SecondGateway:
             self._process.kill()
             self._process.wait(10)
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Returns when it serves."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         with httpx.Client(base_url=self.url, trust_env=False) as client:
             while time.monotonic() < deadline:
