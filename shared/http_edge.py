@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import struct
 from typing import Final
 
 import httptools
@@ -25,10 +27,15 @@ HEADER_TIMEOUT_S: Final = 9.0
 
 BODY_GRACE_S: Final = 10.0
 MIN_BODY_BYTES_PER_S: Final = KIB
-WRITE_STALL_S: Final = 30.0
+WRITE_STALL_S: Final = 25.0
 """How often a full send buffer is looked at: a client that drains it at less than `MIN_BODY_BYTES_PER_S` is cut off."""
 
+LINGER_S: Final = 1.0
+"""How long a refused client is still listened to: closing at once would make the kernel reset the connection, and the
+refusal would be lost on its way to a client that is still sending."""
+
 _CHECK_INTERVAL_S: Final = 1.0
+_RESET: Final = struct.pack("ii", 1, 0)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _NOT_REPLAYED: Final = {b"upgrade", b"http2-settings"}
 
@@ -209,7 +216,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if size_bytes - self.transport.get_write_buffer_size() >= MIN_BODY_BYTES_PER_S * WRITE_STALL_S:
             self._watch_drain()
         else:
-            # abort() and not close(): close() would wait for the very buffer that is stuck.
+            # close() would wait for the very buffer that is stuck, and the kernel would keep its own for minutes.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     def _disarm_stall(self) -> None:
@@ -253,7 +261,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
         lines = [name + b": " + value for name, value in fields]
         self.transport.write(b"\r\n".join([f"HTTP/1.1 {status} {reason}".encode(), *lines, b"", body]))
-        self.transport.close()
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
 
 def problem_of_status(status: int, reason: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from services.gateway.http_dates import unix_seconds, whole_s
-from shared.contracts.metadata import FileVersion, Preconditions
+from shared.contracts.metadata import FileAnswer, Preconditions
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -22,16 +22,18 @@ _ANY: Final = "*"
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What conditions are held against: the version that is there."""
+    """What conditions are held against. Without a file there is no `etag`, and `version` is the index of its deletion."""
 
-    etag: str
+    etag: str | None
     version: int
     modified_ns: int
 
     @classmethod
-    def of(cls, file: FileVersion | None) -> Self | None:
-        """None when there is no file."""
-        return None if file is None else cls(file.etag, file.version, file.modified_ns)
+    def of(cls, answer: FileAnswer) -> Self:
+        """What the log says about a key."""
+        if answer.file is None:
+            return cls(None, answer.version, 0)
+        return cls(answer.file.etag, answer.file.version, answer.file.modified_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
     )
 
 
-def check_write(preconditions: Preconditions, present: Present | None) -> None:
-    """Refuse early what the log would refuse; `present` is None when there is no file.
+def check_write(preconditions: Preconditions, present: Present) -> None:
+    """Refuse early what the log would refuse.
 
     Raises:
         PreconditionFailedError: a condition does not hold; definite. With the facts that the log gives.
@@ -91,26 +93,23 @@ def check_write(preconditions: Preconditions, present: Present | None) -> None:
         raise _failed("If-None-Match", present)
 
 
-def _check_before(preconditions: Preconditions, present: Present | None) -> None:
+def _check_before(preconditions: Preconditions, present: Present) -> None:
     """Steps 1 and 2 of section 13.2.2."""
     if preconditions.if_match is not None and not _matches(preconditions.if_match, present):
         raise _failed("If-Match", present)
     limit_s = preconditions.unmodified_since_s
-    if limit_s is not None and present is not None and whole_s(present.modified_ns) > limit_s:
+    if limit_s is not None and present.etag is not None and whole_s(present.modified_ns) > limit_s:
         raise _failed("If-Unmodified-Since", present)
 
 
-def _failed(name: str, present: Present | None) -> PreconditionFailedError:
+def _failed(name: str, present: Present) -> PreconditionFailedError:
     return PreconditionFailedError(
-        f"{name} did not hold.",
-        precondition=name,
-        version=0 if present is None else present.version,
-        etag=None if present is None else present.etag,
+        f"{name} did not hold.", precondition=name, version=present.version, etag=present.etag
     )
 
 
-def _matches(tags: Sequence[str], present: Present | None) -> bool:
-    return present is not None and (_ANY in tags or present.etag in tags)
+def _matches(tags: Sequence[str], present: Present) -> bool:
+    return present.etag is not None and (_ANY in tags or present.etag in tags)
 
 
 def _tags(name: str, value: str | None, *, keep_weak: bool) -> list[str] | None:

@@ -149,7 +149,7 @@ class Uploads:
             raise InternalError("Consensus answered another question than was asked.", definite=True)
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
-        check_write(order.preconditions, Present.of(answer.file))
+        check_write(order.preconditions, Present.of(answer))
         return answer.incarnation, context
 
     async def _send(self, order: UploadOrder, body: AsyncIterable[bytes], sending: _Sending) -> None:

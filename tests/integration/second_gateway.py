@@ -65,6 +65,11 @@ class SecondGateway:
     ) -> None:
         self.kill()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL; it has ended when this returns."""
         if self._process is not None:

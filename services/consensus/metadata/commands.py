@@ -172,8 +172,8 @@ def _publish_file(turn: Turn, command: PublishFile) -> Result:
         )
     check_acknowledging_nodes(command.durability.nodes, command.epoch, turn.nodes)
     file = turn.tables.file(bucket.incarnation, key)
-    check_preconditions(command.preconditions, file)
     tombstone = turn.history.tombstone(bucket.name, key) if file is None else None
+    check_preconditions(command.preconditions, file, tombstone)
     version = FileVersion(
         bucket=bucket.name,
         key=command.key,
@@ -209,7 +209,7 @@ def _delete_file(turn: Turn, command: DeleteFile) -> Result:
             key=command.key,
             version=_deleted_index(turn, bucket.name, key),
         )
-    check_preconditions(command.preconditions, file)
+    check_preconditions(command.preconditions, file, None)
     turn.tables.remove_file(bucket.incarnation, file)
     turn.history.add(bucket.incarnation, file, turn.index)
     turn.history.insert_tombstone(TombstoneRow(bucket.name, key, turn.index, file.modified_ns))

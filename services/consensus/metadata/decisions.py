@@ -39,11 +39,11 @@ def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int
     return min(max(next_second_ns, stamp.approximate_ns), STORED_INTEGER_MAX)
 
 
-def check_preconditions(preconditions: Preconditions, file: FileRow | None) -> None:
+def check_preconditions(preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None) -> None:
     """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1) against what exists.
 
     Raises:
-        PreconditionFailedError: with the present `version` and `etag` as facts, 0 and None when absent.
+        PreconditionFailedError: with the facts `version`, the index that last changed the key, and the present `etag`.
     """
     if_match, if_none_match = preconditions.if_match, preconditions.if_none_match
     limit_s = preconditions.unmodified_since_s
@@ -55,10 +55,11 @@ def check_preconditions(preconditions: Preconditions, file: FileRow | None) -> N
         failed = "If-None-Match"
     else:
         return
+    deleted_index = 0 if tombstone is None else tombstone.deleted_index
     raise PreconditionFailedError(
         f"{failed} did not hold.",
         precondition=failed,
-        version=0 if file is None else file.version,
+        version=deleted_index if file is None else file.version,
         etag=None if file is None else file.etag,
     )
 

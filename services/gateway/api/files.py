@@ -8,6 +8,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from services.gateway.api.file_descriptions import (
     ANSWERS_OF_HEAD,
@@ -49,13 +50,21 @@ from shared.contracts.names import check_key
 from shared.errors import InvalidRequestError
 
 # The names come from the raw path (`raw_names`), so the routes do not declare them; `file_descriptions` tells OpenAPI.
-_PATH: Final = "/files/{bucket}/{key:path}"
+_PATH: Final = "/files/{bucket}/{key:any}"
 _BUCKET: Final = "/files/{bucket}"
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
+    register_url_convertor("any", _AnyConvertor())
     router = APIRouter(prefix="/v1", tags=["files"])
+    _add_uploads(router, gateway)
+    _add_reads(router, gateway)
+    _add_deletion(router, gateway)
+    return router
+
+
+def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
 
     @router.put(
         _PATH,
@@ -129,6 +138,8 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         response.headers["location"] = f"/v1/files/{bucket}/{quote(file.key, safe='/')}"
         return _receipt(published, response)
 
+
+def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
     @router.get(
         _PATH,
         summary="Read a file",
@@ -168,6 +179,8 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         headers["x-trivet-replicas-confirmed"] = str(confirmed)
         return Response(headers=headers)
 
+
+def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
     @router.delete(
         _PATH,
         summary="Delete a file",
@@ -193,7 +206,11 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         version = (outcome.result or {}).get("version", outcome.log_index)
         return Response(status_code=204, headers={"x-trivet-version": str(version)})
 
-    return router
+
+class _AnyConvertor(PathConvertor):
+    """A path with line ends in it, too: the framework's own ends there, and the name would be 404 instead of refused."""
+
+    regex = r"[\s\S]*"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def expected_status(wanted: str, match: str, none_match: str, since: str, if_ran
     return 416 if wanted == "behind" else 206
 
 
-def test_every_combination_of_conditions_and_ranges_ends_as_the_rfc_says(gateway, bucket) -> None:
+def test_b15_every_combination_of_conditions_and_ranges_ends_as_the_rfc_says(gateway, bucket) -> None:
     """960 requests: the status of each, and the bytes of those that carry some."""
     body = b"0123456789"
     url = f"/v1/files/{bucket}/k"

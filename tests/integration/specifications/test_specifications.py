@@ -69,7 +69,7 @@ def ask_everything(
     return {int(status): count for status, count in json.loads((folder / "statuses.json").read_text()).items()}
 
 
-def test_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
+def test_b16_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
     """No 5xx but 503 and 507, no status, type, header or body that the description does not have."""
     statuses = ask_everything(own_cluster, "gateway-1", seed, tmp_path, seconds=10, is_signed=False)
     print(statuses)
@@ -77,7 +77,7 @@ def test_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None
 
 
 @pytest.mark.parametrize(("service", "seconds"), [("storage", 5), ("consensus", 6), ("clock", 3)])
-def test_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service, seconds) -> None:
+def test_b16_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service, seconds) -> None:
     """The same with a valid signature on every request; of the consensus members the leader is asked."""
     leader = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["leader"]
     name = leader if service == "consensus" else f"{service}-1"

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from services.consensus.metadata.decisions import check_preconditions
-from services.consensus.metadata.rows import FileRow
+from services.consensus.metadata.rows import FileRow, TombstoneRow
 from services.gateway.conditions import Present, ReadConditions, check_write, write_preconditions
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
@@ -85,18 +85,18 @@ def test_a_hostile_list_costs_little() -> None:
 def test_a_write_is_refused_early_exactly_when_its_condition_fails(headers, etag, holds) -> None:
     """And the log decides by the same table, with the same facts."""
     conditions = write_preconditions(headers)
-    present = None if etag is None else PRESENT
+    present = Present(None, 5, 0) if etag is None else PRESENT
     row = None if etag is None else FileRow(b"k", 7, 1, etag, "text/plain", MODIFIED_NS)
     if holds:
         check_write(conditions, present)
-        check_preconditions(conditions, row)
+        check_preconditions(conditions, row, TombstoneRow("default", b"k", 5, 0))
         return
     with pytest.raises(PreconditionFailedError) as early:
         check_write(conditions, present)
     with pytest.raises(PreconditionFailedError) as late:
-        check_preconditions(conditions, row)
+        check_preconditions(conditions, row, TombstoneRow("default", b"k", 5, 0))
     assert early.value.to_problem() == late.value.to_problem()
-    assert early.value.facts["version"] == (0 if etag is None else 7)
+    assert early.value.facts["version"] == (5 if etag is None else 7)
 
 
 @pytest.mark.parametrize(
