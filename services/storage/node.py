@@ -84,7 +84,8 @@ class StorageNode:
             metrics,
             typical_chunk_bytes=settings.typical_chunk_bytes,
         )
-        self._scrubber = Scrubber(weight, ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s), metrics)
+        pace = ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s, settings.scrub_start_delay_s)
+        self._scrubber = Scrubber(weight, pace, metrics)
         self.store = ChunkStore(
             self._tier,
             budget,

@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 _PAGE: Final = 64
 _IDLE_S: Final = 60.0
-"""After the start, and before an empty disk, or one that failed, is looked at again."""
+"""Before an empty disk, or one that failed, is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,12 @@ class ScrubPace:
     Attributes:
         period_s: one pass over the disk.
         max_bytes_per_s: never faster, so that a full disk does not starve requests.
+        start_delay_s: a node that has just started has chunks to recover and caches to fill; what rots, rots slowly.
     """
 
     period_s: float
     max_bytes_per_s: int
+    start_delay_s: float = 60.0
 
     def pause_s(self, page_bytes: int, page_chunks: int, used_bytes: int, chunk_count: int) -> float:
         """How long to wait after a page, so that the pass ends in time: its share of bytes or of chunks, whichever is more."""
@@ -80,8 +82,7 @@ class Scrubber:
             self._note_progress(await self._tier.scrub_position())
         except TrivetError as error:
             logger.warning("the position of the scrub is not known yet", error=error.message)
-        # A node that has just started has chunks to recover and caches to fill; what rots, rots slowly.
-        await asyncio.sleep(_IDLE_S)
+        await asyncio.sleep(self._pace.start_delay_s)
         while True:
             try:
                 pause_s = await self.scrub_page()

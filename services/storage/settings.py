@@ -34,6 +34,7 @@ class StorageSettings(ServiceSettings):
         flush_interval_s: how often those go to disk.
         scrub_period_s: in which every chunk on disk is read and checked once.
         scrub_max_bytes_per_s: but never faster than this.
+        scrub_start_delay_s: and not before the node has run this long.
         refetch_interval_s: how often a node looks whether it has lost a chunk that its peers can give back.
         refetch_retry_base_s, refetch_retry_cap_s: between attempts while none can.
         refetch_max_bytes_per_s: how fast lost chunks are fetched.
@@ -60,6 +61,7 @@ class StorageSettings(ServiceSettings):
     flush_interval_s: float = Field(default=1.0, gt=0)
     scrub_period_s: float = Field(default=7 * 86_400.0, gt=0)
     scrub_max_bytes_per_s: int = Field(default=20 * MIB, ge=KIB)
+    scrub_start_delay_s: float = Field(default=60.0, ge=0)
     refetch_interval_s: float = Field(default=5.0, gt=0)
     refetch_retry_base_s: float = Field(default=5.0, gt=0)
     refetch_retry_cap_s: float = Field(default=300.0, gt=0)
