@@ -3,18 +3,24 @@
 It could vote a second time in a term, or help to elect a leader that lacks an entry which it had acknowledged (DESIGN.md
 section 12, Amnesia). So every data folder gets a random id when it is made, members tell it in every handshake, and the first
 one that was seen under a name is the only one that is ever accepted under it. A replaced disk comes back under a new name.
+
+Both files carry a checksum: a flipped bit in an id would make this member refuse an honest one, or be refused, and tell the
+wrong id to those who know none yet. Files written before there was one are read as they are.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import zlib
 from pathlib import Path
+from typing import Final
 
 from services.consensus.raft.ports import LogDamagedError
 from shared.durable_files import replace_file
 
-DISK_ID_BYTES = 16
+DISK_ID_BYTES: Final = 16
+_CHECKSUM_BYTES: Final = 4
 
 
 class KnownDisks:
@@ -31,10 +37,9 @@ class KnownDisks:
         self._path = folder / "known_disks.json"
         own_path = folder / "disk_id"
         if not own_path.exists():
-            replace_file(own_path, secrets.token_bytes(DISK_ID_BYTES))
-        self.own = own_path.read_bytes()
-        if len(self.own) != DISK_ID_BYTES:
-            raise LogDamagedError(f"{own_path} has {len(self.own)} bytes instead of {DISK_ID_BYTES}")
+            made = secrets.token_bytes(DISK_ID_BYTES)
+            replace_file(own_path, made + _checksum(made))
+        self.own = _read_own(own_path)
         self._known = self._read()
 
     @property
@@ -52,7 +57,8 @@ class KnownDisks:
         news = {member: disk_id for member, disk_id in others.items() if member not in self._known}
         if news:
             known = self._known | news
-            replace_file(self._path, json.dumps(known, indent=1, sort_keys=True).encode())
+            body = {"known": known, "checksum": _checksum(_canonical(known)).hex()}
+            replace_file(self._path, json.dumps(body, indent=1, sort_keys=True).encode())
             self._known = known
 
     def _read(self) -> dict[str, str]:
@@ -61,7 +67,34 @@ class KnownDisks:
         except FileNotFoundError:
             return {}
         try:
-            known = json.loads(raw)
-            return {str(member): str(disk_id) for member, disk_id in known.items()}
+            return _decode(raw)
         except (ValueError, AttributeError) as error:
             raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
+
+
+def _decode(raw: bytes) -> dict[str, str]:
+    """Raises ValueError, AttributeError."""
+    found = json.loads(raw)
+    is_checked = found.keys() == {"known", "checksum"}
+    known = {str(member): str(disk_id) for member, disk_id in (found["known"] if is_checked else found).items()}
+    if is_checked and found["checksum"] != _checksum(_canonical(known)).hex():
+        raise ValueError("it does not fit its checksum")
+    if any(len(bytes.fromhex(disk_id)) != DISK_ID_BYTES for disk_id in known.values()):
+        raise ValueError("it holds something that is no disk id")
+    return known
+
+
+def _read_own(path: Path) -> bytes:
+    raw = path.read_bytes()
+    own, checksum = raw[:DISK_ID_BYTES], raw[DISK_ID_BYTES:]
+    if len(own) != DISK_ID_BYTES or checksum not in {b"", _checksum(own)}:
+        raise LogDamagedError(f"{path} is damaged: {len(raw)} bytes that do not fit their checksum")
+    return own
+
+
+def _canonical(known: dict[str, str]) -> bytes:
+    return json.dumps(known, sort_keys=True).encode()
+
+
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")

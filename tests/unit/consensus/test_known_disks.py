@@ -43,3 +43,32 @@ def test_a_damaged_file_stops_the_member(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"?")
     with pytest.raises(LogDamagedError):
         KnownDisks(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["disk_id", "known_disks.json"])
+def test_any_flipped_bit_is_noticed_or_harmless(tmp_path: Path, name: str) -> None:
+    """A wrong id would make this member refuse an honest one, and tell others to."""
+    disks = KnownDisks(tmp_path)
+    disks.learn({"m2": OLD.hex(), "m3": NEW.hex()})
+    whole = (tmp_path / name).read_bytes()
+    noticed = 0
+    for offset in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[offset] ^= 1 << bit
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                again = KnownDisks(tmp_path)
+            except LogDamagedError:
+                noticed += 1
+            else:
+                assert (again.own, again.known) == (disks.own, disks.known), f"byte {offset}, bit {bit}"
+    assert noticed > 0
+
+
+def test_files_without_a_checksum_are_read(tmp_path: Path) -> None:
+    """As an earlier version wrote them."""
+    (tmp_path / "disk_id").write_bytes(OLD)
+    (tmp_path / "known_disks.json").write_text(f'{{"m2": "{NEW.hex()}"}}')
+    disks = KnownDisks(tmp_path)
+    assert (disks.own, disks.known) == (OLD, {"m2": NEW.hex()})
