@@ -36,6 +36,7 @@
     │   ├── OutcomeUnknownError
     │   ├── OverloadedError
     │   ├── NotReadyError
+    │   ├── UpgradeUnfinishedError
     │   ├── PeerUnreachableError
     │   ├── ChunkCorruptError
     │   └── DataUnavailableError
@@ -322,6 +323,12 @@ class NotReadyError(UnavailableError):
     """The service has started but cannot serve yet."""
 
     code = "not_ready"
+
+
+class UpgradeUnfinishedError(UnavailableError):
+    """Some consensus member runs a version that does not know this yet; it works once all are upgraded."""
+
+    code = "upgrade_unfinished"
 
 
 class PeerUnreachableError(UnavailableError):

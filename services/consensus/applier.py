@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -14,11 +15,18 @@ from blake3 import blake3
 
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
-from services.consensus.metadata.entries import CommittedEntry
+from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError, decode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import CheckpointPutOffError, Entry, EntryKind, SnapshotDamagedError, SnapshotMeta
+from services.consensus.raft.ports import (
+    CannotApplyError,
+    CheckpointPutOffError,
+    Entry,
+    EntryKind,
+    SnapshotDamagedError,
+    SnapshotMeta,
+)
 from services.consensus.state_files import StateFiles
 from shared.contracts.metadata import ProposalResult
 from shared.units import MIB
@@ -50,13 +58,18 @@ class MetadataMachine:
         return self._files.installed
 
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[ProposalResult | None]:
-        """See `StateMachine`: one transaction for all of them."""
-        return self._store.apply_batch(
-            [
-                CommittedEntry(index, entry.term, entry.payload if entry.kind == EntryKind.COMMAND else None)
-                for index, entry in enumerate(entries, first_index)
-            ]
-        )
+        """See `StateMachine`: one transaction for all of them; for those before it when one is not known here."""
+        batch = [
+            CommittedEntry(index, entry.term, entry.payload if entry.kind == EntryKind.COMMAND else None)
+            for index, entry in enumerate(entries, first_index)
+        ]
+        try:
+            return self._store.apply_batch(batch)
+        except UnknownEntryError as error:
+            known = list(itertools.takewhile(_is_known, batch))
+            if not known:
+                raise CannotApplyError(f"log entry {first_index}: {error}") from error
+            return self._store.apply_batch(known)
 
     def checkpoint(self) -> int:
         """See `StateMachine`."""
@@ -128,3 +141,12 @@ class FileSnapshot:
         for offset in range(0, self.size_bytes, _READ_BYTES):
             digest.update(self.read(offset, _READ_BYTES))
         return digest.digest()
+
+
+def _is_known(entry: CommittedEntry) -> bool:
+    try:
+        if entry.payload is not None:
+            decode_proposal(entry.payload)
+    except UnknownEntryError:
+        return False
+    return True

@@ -36,6 +36,7 @@ from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
 from services.consensus.state_comparison import StateComparison
 from services.consensus.state_files import StateFiles
+from services.consensus.upgrades import Upgrades
 from services.consensus.upkeep import Upkeep
 from shared.background_tasks import BackgroundTasks
 from shared.data_folder import claim_data_dir
@@ -89,25 +90,31 @@ class Member:
         return self._members
 
     def readiness(self) -> list[str]:
-        """Why it cannot serve now."""
-        if self.node is None or self._mesh is None:
+        """Why it cannot serve now: the first reason, which explains the others."""
+        node, mesh, comparison = self.node, self._mesh, self._comparison
+        if node is None or mesh is None or comparison is None:
             return ["starting"]
-        if self._mesh.is_disowned:
-            return ["the other members know this id with another disk: remove it and start this member under a new id"]
-        node = self.node
-        states = (
+        reasons = (
+            (
+                mesh.is_disowned,
+                "the other members know this id with another disk: remove it and start this member under a new id",
+            ),
             (
                 node.log.is_behind_base,
                 "rebuilding: the state of this member is lost; it waits for a snapshot from the leader",
             ),
             (not node.configuration.members, "not initialised: no cluster has been made yet"),
+            (
+                node.stopped_applying is not None,
+                f"this member cannot apply the log any more, upgrade it: {node.stopped_applying}",
+            ),
             (node.leader is None, "no leader is known"),
             (
-                self._comparison is not None and self._comparison.is_outvoted,
+                comparison.is_outvoted,
                 "the other members agree on another state: stop this member and rebuild it",
             ),
         )
-        return next(([reason] for is_so, reason in states if is_so), [])
+        return [reason for is_met, reason in reasons if is_met][:1]
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
@@ -168,7 +175,7 @@ class Member:
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
-            members = Membership(node, disks, deadline_s=settings.proposal_deadline_s)
+            members = Membership(node, store, disks, deadline_s=settings.proposal_deadline_s)
             tasks.start("learner watch", members.watch())
             upkeep = Upkeep(
                 service,
@@ -177,6 +184,7 @@ class Member:
                 tombstone_retention_s=settings.tombstone_retention_s,
             )
             tasks.start("upkeep", upkeep.watch())
+            tasks.start("upgrades", Upgrades(service, clock, client).watch())
             tasks.start("state comparison", comparison.watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()

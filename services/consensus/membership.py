@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 
 from services.consensus.known_disks import KnownDisks
+from services.consensus.metadata.entries import FIRST_ENTRY_VERSION
+from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
@@ -27,8 +29,9 @@ MAX_MEMBERS: Final = 9
 class Membership:
     """Changes of the membership, on the leader."""
 
-    def __init__(self, node: RaftNode, disks: KnownDisks, *, deadline_s: float) -> None:
+    def __init__(self, node: RaftNode, store: MetadataStore, disks: KnownDisks, *, deadline_s: float) -> None:
         self._node = node
+        self._store = store
         self._disks = disks
         self._deadline_s = deadline_s
         self._last_look: tuple[int, int] | None = None
@@ -96,7 +99,12 @@ class Membership:
         goal = last_look[1]
         for learner in configuration.members:
             progress = role.progress.get(learner.id)
-            if not learner.is_voter and progress is not None and progress.match_index >= goal:
+            if (
+                not learner.is_voter
+                and progress is not None
+                and progress.match_index >= goal
+                and self._can_apply(learner)
+            ):
                 members = tuple(
                     member.model_copy(update={"is_voter": True}) if member is learner else member
                     for member in configuration.members
@@ -104,6 +112,11 @@ class Membership:
                 logger.info("promoting a learner", member=learner.id)
                 await self._change(Configuration(configuration.cluster_id, members))
                 return
+
+    def _can_apply(self, learner: ConsensusMember) -> bool:
+        """Of a version that knows every entry that may be in the log; else it would vote for what it cannot apply."""
+        announced = self._store.announced().get(learner.id, FIRST_ENTRY_VERSION)
+        return announced >= self._store.summary().entry_version
 
     async def _change(self, configuration: Configuration) -> None:
         committed = self._node.propose_configuration(configuration)

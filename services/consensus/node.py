@@ -18,6 +18,7 @@ from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
 from services.consensus.raft.ports import (
     BlockingRunner,
+    CannotApplyError,
     Entry,
     EntryKind,
     HardStateStore,
@@ -65,6 +66,7 @@ class RaftNode:
         self._apply_runner = apply_runner
         self._on_fatal = on_fatal
         self._is_applying = False
+        self.stopped_applying: str | None = None
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waiter_number = 0
         self._role_listeners: list[Callable[[], None]] = []
@@ -239,7 +241,9 @@ class RaftNode:
         # Committed is not enough: a majority of others may have fsynced what is still in flight here. After a crash the
         # state machine would be ahead of this member's log, which cannot be told from a lost log.
         ready = min(log.commit_index, log.durable_index)
-        if self._is_applying or log.last_applied >= ready or log.is_behind_base or self._snapshots.is_installing:
+        if self._is_applying or self.stopped_applying or log.last_applied >= ready:
+            return
+        if log.is_behind_base or self._snapshots.is_installing:
             return
         first = log.last_applied + 1
         count = min(APPLY_BATCH_ENTRIES, ready - log.last_applied)
@@ -252,6 +256,9 @@ class RaftNode:
 
     def _applied(self, first: int, entries: Sequence[Entry], results: list[Any], error: BaseException | None) -> None:
         self._is_applying = False
+        if isinstance(error, CannotApplyError):
+            self._stop_applying(str(error))
+            return
         if error is not None:
             # A member that cannot apply an entry must not skip it: the next entries may depend on it.
             self._on_fatal(error)
@@ -262,7 +269,7 @@ class RaftNode:
             for index, result in enumerate(results, first):
                 role.applied(index, result)
         self._wake_readers()
-        self._upkeep.applied(entries)
+        self._upkeep.applied(entries[: len(results)])
         self._apply_next()
 
     def _wake_readers(self) -> None:
@@ -284,6 +291,15 @@ class RaftNode:
         """What followers still need of the log; a follower itself needs nothing beyond the limits."""
         role = self.leader_role
         return self.log.last_applied if role is None else role.kept_from(HEARD_WITHIN_S)
+
+    def _stop_applying(self, reason: str) -> None:
+        """Alive, but not of use as a leader: it cannot answer for what it has not applied."""
+        logger.critical("this member applies nothing any more", reason=reason, applied=self.log.last_applied)
+        self.stopped_applying = reason
+        self.raft.has_stopped_applying = True
+        role = self.leader_role
+        if role is not None:
+            role.transfer()
 
 
 class _GuardedHardState:

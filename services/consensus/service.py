@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from services.consensus.metadata.entries import encode_proposal
+from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, encode_proposal, entry_version_of
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
@@ -33,6 +33,7 @@ from shared.errors import (
     OutcomeUnknownError,
     PayloadTooLargeError,
     TrivetError,
+    UpgradeUnfinishedError,
     error_from_problem,
 )
 from shared.units import MIB
@@ -158,6 +159,9 @@ class ConsensusService:
             differs_from=sorted(self._comparison.differing),
             first_log_index=node.log.base.index + 1,
             is_rebuilding=node.log.is_behind_base,
+            entry_version=state.entry_version,
+            known_entry_version=KNOWN_ENTRY_VERSION,
+            stopped_applying=node.stopped_applying,
             members=list(node.configuration.members),
         )
 
@@ -167,6 +171,11 @@ class ConsensusService:
                 "The metadata of this file is larger than one log entry.",
                 size_bytes=len(payload),
                 limit_bytes=MAX_ENTRY_BYTES,
+            )
+        if entry_version_of(proposal) > self.store.summary().entry_version:
+            return UpgradeUnfinishedError(
+                "A consensus member does not know this kind of change yet; upgrade all of them first.",
+                kind=proposal.command.kind,
             )
         if self.node.raft.is_low_on_disk and isinstance(proposal.command, _GROWING):
             # What is left of the disk is for deletions and for the cluster's own entries.

@@ -119,6 +119,9 @@ class MemberStatus(WireModel):
         differs_from: members that had another state at the same index; one of them must be rebuilt.
         first_log_index: where its log begins; what came before is in its state machine only.
         is_rebuilding: its state machine was lost, and it waits for a snapshot from the leader.
+        entry_version: the newest version of log entries that may be proposed: every member can apply it.
+        known_entry_version: the newest that this member can apply.
+        stopped_applying: why it applies nothing any more, although it still keeps the log; None while it does.
     """
 
     id: str
@@ -135,6 +138,9 @@ class MemberStatus(WireModel):
     state_hash: str | None = None
     state_marks: dict[int, str] = Field(default_factory=dict)
     differs_from: list[str] = Field(default_factory=list)
+    entry_version: int = 1
+    known_entry_version: int = 1
+    stopped_applying: str | None = None
     members: list[ConsensusMember]
 
 

@@ -71,8 +71,8 @@ Result = dict[str, Any] | Published
 class Turn:
     """One entry's turn: where in the log it stands, its applied stamp, the tables, and the state that it may replace.
 
-    Invariant: `nodes` equals the table of nodes, and `buckets` what the table of buckets says of some names; every publish
-    looks at both.
+    Invariant: `nodes` and `announced` equal the tables of nodes and members, and `buckets` what the table of buckets says of
+    some names.
     """
 
     index: int
@@ -83,6 +83,7 @@ class Turn:
     state: State
     nodes: dict[str, NodeRow]
     buckets: dict[str, BucketRow | None]
+    announced: dict[str, int]
 
     def bucket(self, name: str) -> BucketRow | None:
         """The bucket of that name that exists now."""
@@ -308,6 +309,9 @@ def _announce_member(turn: Turn, command: AnnounceMember) -> Result:
     if command.entry_version is not None:
         check_stored_integer("entry_version", command.entry_version)
     turn.tables.set_member(member_id, command.entry_version)
+    # Replaced and not changed: the store shows the one from before until this batch is committed.
+    others = {known: version for known, version in turn.announced.items() if known != member_id}
+    turn.announced = others if command.entry_version is None else others | {member_id: command.entry_version}
     return {}
 
 

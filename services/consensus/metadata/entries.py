@@ -1,10 +1,12 @@
 """Log entries as the state machine sees them, and the bytes of a proposal in the log.
 
-The first byte is the format version. A member that meets a version or a command it does not know must stop applying
-(DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. Every field is
-written, defaults too, so that a default that changes later cannot change what an old entry means. The exceptions are
-`fingerprint` and `unmodified_since_s`, which came later: they are left out when there are none, so that members of before
-go on applying.
+The first byte is the entry's version. A member that meets a version or a command it does not know must stop applying
+(DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. So a command that is
+added, or gets a field or a meaning that it did not have, is written as an entry of the next version (`NEWER_KINDS`), and such
+entries are proposed only when every member has announced that it can apply them (`services.consensus.upgrades`); everything
+else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
+so that a default that changes later cannot change what an old entry means. The exceptions are `fingerprint` and
+`unmodified_since_s`, which came before anything was released: they are left out when there are none.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from pydantic import ValidationError
 from shared.contracts.metadata import Proposal
 from shared.errors import InvalidRequestError
 
-ENTRY_VERSION: Final = 1
+KNOWN_ENTRY_VERSION: Final = 1
+"""The newest version of entries that this version of Trivet can apply; it can apply all before."""
+
+FIRST_ENTRY_VERSION: Final = 1
+NEWER_KINDS: Final[dict[str, int]] = {}
+"""The version in which a kind of command came, for those that are not of the first version."""
 
 
 class UnknownEntryError(Exception):
@@ -52,7 +59,12 @@ def encode_proposal(proposal: Proposal) -> bytes:
         packed: bytes = msgpack.packb(fields, use_bin_type=True)
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError("The proposal cannot be written down.") from error
-    return bytes((ENTRY_VERSION,)) + packed
+    return bytes((entry_version_of(proposal),)) + packed
+
+
+def entry_version_of(proposal: Proposal) -> int:
+    """The version of entries that a member must know in order to apply this one."""
+    return NEWER_KINDS.get(proposal.command.kind, FIRST_ENTRY_VERSION)
 
 
 def decode_proposal(payload: bytes) -> Proposal:
@@ -61,8 +73,9 @@ def decode_proposal(payload: bytes) -> Proposal:
     Raises:
         UnknownEntryError: the format version, the command or one of its fields is not known here.
     """
-    if payload[:1] != bytes((ENTRY_VERSION,)):
-        raise UnknownEntryError(f"entry format {payload[:1].hex() or 'empty'} is not known to this version")
+    version = payload[0] if payload else 0
+    if not FIRST_ENTRY_VERSION <= version <= KNOWN_ENTRY_VERSION:
+        raise UnknownEntryError(f"entries of version {version} are not known here; {KNOWN_ENTRY_VERSION} is the newest")
     try:
         fields: Any = msgpack.unpackb(memoryview(payload)[1:], raw=False)
         if (content := fields["command"].get("content")) is not None:

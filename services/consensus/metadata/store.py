@@ -46,6 +46,7 @@ class _Committed:
     state: State
     node_map: NodeMap
     marks: tuple[StateMark, ...]
+    announced: dict[str, int]
 
 
 class MetadataStore:
@@ -119,14 +120,14 @@ class MetadataStore:
             if not entries:
                 return []
             before = self._committed
-            turns = _Batch(self._writer, before.state, before.marks)
+            turns = _Batch(self._writer, before)
             with self._writer.database.transaction(write=True):
                 results = [turns.apply(entry) for entry in entries]
                 state = turns.state()
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
-            self._committed = _Committed(state, node_map, turns.marks[-MARKS_KEPT:])
+            self._committed = _Committed(state, node_map, turns.marks[-MARKS_KEPT:], turns.announced())
             return results
 
     def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
@@ -195,6 +196,10 @@ class MetadataStore:
         hashes = {mark.index: mark.state_hash for mark in committed.marks}
         return hashes | {committed.state.last_applied: committed.state.digest()}
 
+    def announced(self) -> dict[str, int]:
+        """The newest entry version that each member said it can apply. No SQL is run."""
+        return self._committed.announced
+
     def summary(self) -> State:
         """What the last committed transaction left; no SQL is run."""
         return self._committed.state
@@ -202,7 +207,7 @@ class MetadataStore:
     def _read_committed(self) -> _Committed:
         with self._writer.database.transaction(write=False):
             state = self._writer.read_state()
-            return _Committed(state, read_node_map(self._writer, state), ())
+            return _Committed(state, read_node_map(self._writer, state), (), self._writer.members())
 
 
 def _chunk_list_bytes(result: ReadResult) -> int:
@@ -219,14 +224,15 @@ class _Batch:
     What every entry changes is kept beside the state and put into it once, at the end and at every mark.
     """
 
-    def __init__(self, tables: Tables, state: State, marks: tuple[StateMark, ...]) -> None:
-        self.marks = marks
+    def __init__(self, tables: Tables, before: _Committed) -> None:
+        state = before.state
+        self.marks = before.marks
         self._database = tables.database
         self._database.content_sum = state.content_sum
         self._last_applied, self._last_term = state.last_applied, state.last_term
         self._highest_hlc = state.highest_hlc
         nodes = {node.node_id: node for node in tables.nodes()}
-        self._turn = Turn(0, 0, NO_STAMP, tables, History(tables), state, nodes, {})
+        self._turn = Turn(0, 0, NO_STAMP, tables, History(tables), state, nodes, {}, before.announced)
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
         assert entry.index == self._last_applied + 1, "entries come once and in order"
@@ -235,6 +241,10 @@ class _Batch:
         if entry.index % MARK_EVERY_ENTRIES == 0:
             self.marks = (*self.marks, StateMark(entry.index, self.state().digest()))
         return result
+
+    def announced(self) -> dict[str, int]:
+        """What the table of members says."""
+        return self._turn.announced
 
     def state(self) -> State:
         """What the tables say, but for the row `state`, at the end of the entry applied last."""

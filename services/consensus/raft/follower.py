@@ -109,7 +109,7 @@ class FollowerRole(BaseFollower):
             "request_id": message["request_id"],
             "prev_log_index": previous.index,
             "success": decision.is_accepted,
-            "is_low_on_disk": self.state.is_low_on_disk,
+            "is_low_on_disk": self.state.is_low_on_disk or self.state.has_stopped_applying,
         }
         if log.is_behind_base:
             answer["needs_snapshot"] = log.base.index

@@ -146,7 +146,10 @@ class StateMachine(Protocol):
         """The snapshot that this state began as, if it did: what a crash in the middle of an installation is told by."""
 
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[Any]:
-        """Apply consecutive entries from `first_index`; one result each (None for no-ops and configurations). Blocks."""
+        """Apply consecutive entries from `first_index`; one result each (None for no-ops and configurations). Blocks.
+
+        It may apply fewer than it was given, but for the first. Raises CannotApplyError when that one is not known here.
+        """
 
     def checkpoint(self) -> int:
         """Make what is applied durable. Returns the index up to which it survives a power cut. Blocks, beside `apply`.
@@ -220,6 +223,10 @@ class Observer(Protocol):
 
     def fatal(self, error: BaseException) -> None:
         """Durability cannot be promised any more: end the process (a failed fsync is never retried)."""
+
+
+class CannotApplyError(Exception):
+    """An entry that this member cannot apply. It keeps the log and votes, but applies nothing from here on, and does not lead."""
 
 
 class LogDamagedError(Exception):

@@ -72,6 +72,7 @@ class RaftState(BaseState):
         self.voters: frozenset[str] = frozenset()
         self.is_transfer = False
         self.is_low_on_disk = False
+        self.has_stopped_applying = False
         self._observer = observer
         self._in_force: tuple[int, Configuration] | None = None
         self._heard_at = float("-inf")
@@ -163,8 +164,9 @@ class RaftState(BaseState):
     # --- what the roles ask -------------------------------------------------------------------------------------
 
     def may_campaign(self) -> bool:
-        """Learners, removed members, those that were never initialised and those that lost their state do not."""
-        return self.id in self.voters and not self.log.is_behind_base and not self.snapshots.is_installing
+        """Learners, strangers and members that were never initialised do not, nor those without a state that they can use."""
+        is_able = not self.has_stopped_applying and not self.log.is_behind_base and not self.snapshots.is_installing
+        return self.id in self.voters and is_able
 
     def heard_from_leader(self, leader_id: str) -> None:
         """The current leader spoke."""

@@ -69,8 +69,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def running_scene(folder: Path, settings: dict[str, str] | None = None) -> AsyncIterator[Scene]:
+async def running_scene(
+    folder: Path, settings: dict[str, str] | None = None, *, programs: dict[int, list[str]] | None = None
+) -> AsyncIterator[Scene]:
     """Three members with these settings, initialised; everything ends with the block."""
     members = Members(folder, settings)
+    members.programs |= programs or {}
     async with members.running() as (client, consensus):
         yield Scene(members, client, consensus)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.consensus.metadata.entries import ENTRY_VERSION, UnknownEntryError, decode_proposal, encode_proposal
+from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, UnknownEntryError, decode_proposal, encode_proposal
 from services.consensus.metadata.rows import decode_version, encode_version
 from shared.contracts.metadata import CreateBucket, FileVersion, Proposal
 from shared.errors import InvalidRequestError
@@ -73,12 +73,13 @@ def test_digests_are_raw_bytes_in_the_log():
     "payload",
     [
         b"",
-        bytes((ENTRY_VERSION + 1,)) + encode_proposal(proposal(publish("a")))[1:],
+        bytes((KNOWN_ENTRY_VERSION + 1,)) + encode_proposal(proposal(publish("a")))[1:],
         encode_proposal(proposal(publish("a")))[:-1],
         encode_proposal(proposal(publish("a"))) + b"x",
-        bytes((ENTRY_VERSION,)) + msgpack.packb([1, 2]),
-        bytes((ENTRY_VERSION,)) + msgpack.packb({"request_id": "r", "retain_s": 1, "command": {"kind": "explode"}}),
-        bytes((ENTRY_VERSION,)) + msgpack.packb({"request_id": "r", "command": None}),
+        bytes((KNOWN_ENTRY_VERSION,)) + msgpack.packb([1, 2]),
+        bytes((KNOWN_ENTRY_VERSION,))
+        + msgpack.packb({"request_id": "r", "retain_s": 1, "command": {"kind": "explode"}}),
+        bytes((KNOWN_ENTRY_VERSION,)) + msgpack.packb({"request_id": "r", "command": None}),
         encode_proposal(proposal(publish("a"))).replace(b"user_metadata", b"user_metadatb"),
     ],
     ids=["empty", "next version", "cut", "trailing", "no map", "unknown kind", "no command", "unknown field"],
@@ -92,7 +93,7 @@ def test_an_entry_that_is_not_understood_is_refused(payload):
 @given(st.binary(max_size=200))
 def test_garbage_never_raises_anything_else(garbage):
     """Whatever the bytes, the refusal is typed."""
-    for payload in (garbage, bytes((ENTRY_VERSION,)) + garbage):
+    for payload in (garbage, bytes((KNOWN_ENTRY_VERSION,)) + garbage):
         with pytest.raises(UnknownEntryError):
             decode_proposal(payload)
 

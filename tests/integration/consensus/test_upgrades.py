@@ -1,0 +1,126 @@
+"""Members of two versions: what only the newer one knows is not proposed too early, and nobody guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared.contracts.cluster import MemberStatus
+from shared.contracts.metadata import ProposalResult, ProposalResults
+from shared.errors import TrivetError
+from tests.integration.consensus.newer_member import Greet
+from tests.integration.consensus.scene import PROGRESS_WITHIN_S, Scene, running_scene
+from tests.unit.consensus.metadata.builders import stamp
+
+NEWER = str(Path(__file__).with_name("newer_member.py"))
+OLDER = 2
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with running_scene(tmp_path, programs={0: [NEWER], 1: [NEWER]}) as made:
+        yield made
+
+
+async def greet(scene: Scene) -> ProposalResult:
+    """Propose the newer kind at a leader that knows it."""
+    members = scene.members
+    body = (
+        f'{{"proposals": [{{"request_id": "{secrets.token_hex(8)}", '
+        f'"command": {Greet(name="world", stamp=stamp()).model_dump_json()}}}]}}'
+    )
+    async with asyncio.timeout(PROGRESS_WITHIN_S):
+        while True:
+            leader = await members.leader(scene.client)
+            if leader == OLDER and members.programs.get(OLDER) != [NEWER]:
+                members.kill(OLDER)
+                members.start(OLDER)
+                continue
+            try:
+                answer = await scene.client.request(
+                    members.addresses[leader],
+                    "POST",
+                    "/v1/proposals",
+                    content=body.encode(),
+                    headers={"content-type": "application/json"},
+                    timeout_s=10.0,
+                )
+                return ProposalResults.model_validate_json(answer.content).results[0]
+            except TrivetError:
+                await asyncio.sleep(0.1)
+
+
+async def wait_until(scene: Scene, number: int, condition) -> MemberStatus:
+    status = None
+    try:
+        async with asyncio.timeout(PROGRESS_WITHIN_S):
+            while True:
+                try:
+                    status = await scene.members.status(scene.client, number)
+                    if condition(status):
+                        return status
+                except TrivetError:
+                    pass
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"consensus-{number + 1}: {status}") from None
+
+
+async def restart(scene: Scene, number: int, program: list[str] | None) -> None:
+    scene.members.kill(number)
+    scene.members.programs.pop(number, None)
+    if program is not None:
+        scene.members.programs[number] = program
+    scene.members.start(number)
+
+
+async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> None:
+    """Refused definitely while one member does not know it; taken once all do; a member taken back says that it stops."""
+    members = scene.members
+    for number in (0, 1):
+        await wait_until(scene, number, lambda status: status.known_entry_version == 2)
+    refused = await greet(scene)
+    assert refused.problem is not None
+    assert (refused.problem["code"], refused.problem["definite"]) == ("upgrade_unfinished", True)
+
+    await restart(scene, OLDER, [NEWER])
+    for number in range(3):
+        await wait_until(scene, number, lambda status: status.entry_version == 2)
+    assert (await greet(scene)).result == {"greeted": "world"}
+
+    # Back to the older version, with an entry in the log that it does not know.
+    members.kill(OLDER)
+    assert (await greet(scene)).result == {"greeted": "world"}
+    await restart_killed(scene, OLDER)
+    stopped = await wait_until(scene, OLDER, lambda status: status.stopped_applying is not None)
+    assert stopped.stopped_applying is not None
+    assert "entries of version 2 are not known" in stopped.stopped_applying
+    assert stopped.last_applied < stopped.commit_index
+    with pytest.raises(TrivetError, match="upgrade it"):
+        await scene.client.request(members.addresses[OLDER], "GET", "/readyz", timeout_s=5.0)
+
+    # It does not lead, but it keeps the log: with it, one of the two others is a majority.
+    async with scene.registers.load():
+        await scene.wait_for_progress()
+        leader = await members.leader(scene.client)
+        assert leader != OLDER
+        members.kill(leader)
+        await scene.wait_for_progress()
+        assert await members.leader(scene.client) == 1 - leader
+        members.start(leader)
+        await restart(scene, OLDER, [NEWER])
+        await scene.wait_for_progress()
+    await scene.registers.check()
+    goal = (await members.status(scene.client, 1 - leader)).last_applied
+    caught_up = await wait_until(scene, OLDER, lambda status: status.last_applied >= goal)
+    assert caught_up.stopped_applying is None
+
+
+async def restart_killed(scene: Scene, number: int) -> None:
+    """As the older version."""
+    scene.members.programs.pop(number, None)
+    scene.members.start(number)
