@@ -37,6 +37,37 @@ def claim_data_dir(path: Path, cluster_id: str, node_id: str) -> ClaimedFolder:
     try:
         # Not its parents: a disk that was not mounted must not become an empty node on the disk below.
         path.mkdir(exist_ok=True)
+    except OSError as error:
+        refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")
+    claimed = lock_data_dir(path)
+    try:
+        _check_or_write(path, {"format_version": FORMAT_VERSION, "cluster_id": cluster_id, "node_id": node_id})
+    except OSError as error:
+        refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")
+    return claimed
+
+
+def hand_over_data_dir(path: Path, old_cluster_id: str, cluster_id: str, node_id: str) -> None:
+    """Make a folder of this node in the cluster `old_cluster_id` its folder in `cluster_id`; the caller holds its lock.
+
+    Doing it again changes nothing. Durable on return.
+
+    Raises:
+        ValueError: it is another node's, or of a third cluster.
+        OSError: it cannot be read or written.
+    """
+    identity_path = path / _IDENTITY_NAME
+    found = json.loads(identity_path.read_bytes())
+    if found.get("format_version") != FORMAT_VERSION or found.get("node_id") != node_id:
+        raise ValueError(f"{path} is not the data folder of {node_id}")
+    if found.get("cluster_id") not in {old_cluster_id, cluster_id}:
+        raise ValueError(f"{path} belongs to cluster {found.get('cluster_id')}, not to {old_cluster_id}")
+    replace_file(identity_path, json.dumps(found | {"cluster_id": cluster_id}, indent=1).encode())
+
+
+def lock_data_dir(path: Path) -> ClaimedFolder:
+    """Hold the folder as a running service would. Ends the process with one sentence when it is in use."""
+    try:
         lock_fd = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")
@@ -44,10 +75,6 @@ def claim_data_dir(path: Path, cluster_id: str, node_id: str) -> ClaimedFolder:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         refuse_to_start(f"the data folder {path} is in use by another process")
-    try:
-        _check_or_write(path, {"format_version": FORMAT_VERSION, "cluster_id": cluster_id, "node_id": node_id})
-    except OSError as error:
-        refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")
     return ClaimedFolder(path, lock_fd)
 
 

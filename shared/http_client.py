@@ -7,7 +7,7 @@ with 1 MiB. Both ways share one pool of connections, one signer and the same err
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -178,6 +178,29 @@ class PeerClient:
             raise _unreachable(peer, error.__cause__ or error) from error
         raise_for_problem(response)
         return answer.model_validate_json(response.content)
+
+    async def download(
+        self, peer: PeerAddress, path: str, take: Callable[[bytes], None], *, timeout_s: float
+    ) -> httpx.Headers:
+        """GET an answer that may be larger than memory: `take` gets its bytes piece by piece. Returns the headers.
+
+        Raises:
+            TrivetError: the peer's own typed error; nothing was taken.
+            PeerUnreachableError: no answer, or one that broke off; what was taken is of no use.
+        """
+        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
+        try:
+            async with self._client.stream(
+                "GET", peer.url + path, timeout=timeout, auth=_SignedAuth(self._signer, peer.id)
+            ) as response:
+                if response.status_code >= httpx.codes.BAD_REQUEST:
+                    await response.aread()
+                    raise_for_problem(response)
+                async for piece in response.aiter_raw():
+                    take(piece)
+                return response.headers
+        except httpx.TransportError as error:
+            raise _unreachable(peer, error.__cause__ or error) from error
 
     async def _send(self, peer: PeerAddress, out: _BytesOut, timeout_s: float) -> httpx.Response:
         """Sign and send once; the answer, whatever its status. Raises PeerUnreachableError."""

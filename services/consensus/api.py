@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Path, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from services.consensus.backup_source import BackupCopy, BackupSource
 from services.consensus.membership import Membership
 from services.consensus.nodes import StorageNodes
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import (
+    DIGEST_HEADER,
+    LOG_INDEX_HEADER,
     AddMemberRequest,
     Heartbeat,
     HeartbeatResponse,
@@ -39,8 +44,31 @@ class RunningMember(Protocol):
         """Heartbeats."""
 
     @property
+    def backups(self) -> BackupSource:
+        """Copies of the metadata."""
+
+    @property
     def members(self) -> Membership:
         """Changes of the membership."""
+
+
+class _CopyResponse(StreamingResponse):
+    """Sends a copy and has it removed, also when the client goes away in the middle: a background task would not run then."""
+
+    def __init__(self, copy: BackupCopy, backups: BackupSource) -> None:
+        headers = {
+            "content-length": str(copy.size_bytes),
+            LOG_INDEX_HEADER: str(copy.last_applied),
+            DIGEST_HEADER: copy.digest,
+        }
+        super().__init__(copy.pieces(), media_type="application/vnd.sqlite3", headers=headers)
+        self._backups = backups
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._backups.close()
 
 
 def create_router(member: RunningMember) -> APIRouter:
@@ -103,6 +131,21 @@ def create_router(member: RunningMember) -> APIRouter:
     async def remove_member(member_id: Annotated[str, Path(max_length=63)]) -> MembersResponse:
         """For good: a disk that was replaced comes back under a new id. A leader that removes itself hands over."""
         return await member.members.remove(check_member_id(member_id))
+
+    @router.get(
+        "/backup",
+        tags=["cluster"],
+        summary="A consistent copy of the metadata",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"application/vnd.sqlite3": {}}, "description": "The tables at one log index."},
+            503: {"description": "Another backup is being made from this member."},
+        },
+    )
+    async def backup() -> Response:
+        """Of this member, at its last applied index (`X-Trivet-Log-Index`); `X-Trivet-Digest` is the BLAKE3 of the bytes."""
+        backups = member.backups
+        return _CopyResponse(await backups.open(), backups)
 
     @router.get("/status", tags=["cluster"], summary="This member about itself")
     async def status() -> MemberStatus:

@@ -59,10 +59,7 @@ class MetadataMachine:
 
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[ProposalResult | None]:
         """See `StateMachine`: one transaction for all of them; for those before it when one is not known here."""
-        batch = [
-            CommittedEntry(index, entry.term, entry.payload if entry.kind == EntryKind.COMMAND else None)
-            for index, entry in enumerate(entries, first_index)
-        ]
+        batch = committed_entries(first_index, entries)
         try:
             return self._store.apply_batch(batch)
         except UnknownEntryError as error:
@@ -141,6 +138,14 @@ class FileSnapshot:
         for offset in range(0, self.size_bytes, _READ_BYTES):
             digest.update(self.read(offset, _READ_BYTES))
         return digest.digest()
+
+
+def committed_entries(first_index: int, entries: Sequence[Entry]) -> list[CommittedEntry]:
+    """Log entries as the state machine sees them."""
+    return [
+        CommittedEntry(index, entry.term, entry.payload if entry.kind == EntryKind.COMMAND else None)
+        for index, entry in enumerate(entries, first_index)
+    ]
 
 
 def _is_known(entry: CommittedEntry) -> bool:

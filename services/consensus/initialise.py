@@ -23,16 +23,21 @@ from shared.settings import PeerAddress, load_settings, read_secret, refuse_to_s
 PATIENCE_S = 120.0
 
 
-def _parse_members(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+def parse_members(value: str) -> list[ConsensusMember]:
+    """The members named in `value`: id=http://host:port=peer-host:peer-port,... Raises ValueError."""
     members = []
     for part in filter(None, (part.strip() for part in value.split(","))):
         fields = part.split("=")
         if len(fields) != 3:
             raise ValueError(f"{part!r} is not of the form id=http://host:port=peer-host:peer-port")
-        members.append({"id": fields[0], "url": fields[1].rstrip("/"), "peer_address": fields[2]})
+        members.append(ConsensusMember(id=fields[0], url=fields[1].rstrip("/"), peer_address=fields[2]))
+    if not members:
+        raise ValueError("no member is named")
     return members
+
+
+def _parse_members(value: object) -> object:
+    return parse_members(value) if isinstance(value, str) else value
 
 
 def _parse_names(value: object) -> object:

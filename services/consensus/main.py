@@ -9,6 +9,8 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import structlog
@@ -16,6 +18,7 @@ from fastapi import FastAPI
 
 from services.consensus.api import create_router
 from services.consensus.applier import MetadataMachine
+from services.consensus.backup_source import BackupSource
 from services.consensus.disk_watch import watch_disk
 from services.consensus.failure_detector import FailureDetector
 from services.consensus.hard_state import FileHardState
@@ -24,7 +27,7 @@ from services.consensus.log_store import SqliteLogStore
 from services.consensus.log_upkeep import LogLimits
 from services.consensus.member_metrics import MemberMetrics
 from services.consensus.membership import Membership
-from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.nodes import StorageNodes
@@ -35,6 +38,7 @@ from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
 from services.consensus.state_comparison import StateComparison
+from services.consensus.state_damage import StateScrub, is_damage, mark_damaged, unmark, was_marked
 from services.consensus.state_files import StateFiles
 from services.consensus.upgrades import Upgrades
 from services.consensus.upkeep import Upkeep
@@ -66,6 +70,7 @@ class Member:
         self._nodes: StorageNodes | None = None
         self._members: Membership | None = None
         self._mesh: PeerMesh | None = None
+        self._backups: BackupSource | None = None
         self._comparison: StateComparison | None = None
 
     @property
@@ -81,6 +86,13 @@ class Member:
         if self._nodes is None:
             raise NotReadyError("This member is starting or stopping.")
         return self._nodes
+
+    @property
+    def backups(self) -> BackupSource:
+        """See `api.RunningMember`."""
+        if self._backups is None:
+            raise NotReadyError("This member is starting or stopping.")
+        return self._backups
 
     @property
     def members(self) -> Membership:
@@ -149,7 +161,7 @@ class Member:
                 upkeep_runner=upkeep_runner,
                 network=mesh,
                 state_machine=MetadataMachine(store, files),
-                on_fatal=_end_process,
+                on_fatal=partial(_end_process, settings.data_dir),
                 limits=LogLimits(
                     checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
                 ),
@@ -186,14 +198,17 @@ class Member:
             tasks.start("upkeep", upkeep.watch())
             tasks.start("upgrades", Upgrades(service, clock, client).watch())
             tasks.start("state comparison", comparison.watch())
+            tasks.start("state scrub", StateScrub(store, node.fatal).watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
             node.start()
             self.node, self._service, self._nodes, self._members, self._mesh = node, service, nodes, members, mesh
-            self._comparison = comparison
+            self._comparison, self._backups = comparison, BackupSource(store, settings.data_dir)
             logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
             yield
             await _hand_over(node)
-            self.node = self._service = self._nodes = self._members = self._mesh = self._comparison = None
+            self.node = self._service = self._nodes = self._members = self._mesh = self._comparison = self._backups = (
+                None
+            )
             node.stop()
 
 
@@ -209,13 +224,19 @@ def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardSta
 
 def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]:
     """The state machine's tables. They are disposable: damaged ones are set aside, and the log or a snapshot makes them anew."""
+    folder = settings.data_dir
     try:
-        files = StateFiles(settings.data_dir)
+        files = StateFiles(folder)
     except LogDamagedError as error:
         _refuse(error)
+    if was_marked(folder):
+        logger.error("the state machine is made anew", evidence=str(files.set_aside()))
+        unmark(folder)
     try:
         return MetadataStore.open(files.current), files
-    except (sqlite3.DatabaseError, RowDamagedError) as error:
+    except (sqlite3.DatabaseError, RowDamagedError, UnknownTablesError) as error:
+        if isinstance(error, UnknownTablesError) and error.is_newer:
+            _refuse(error, "upgrade this member")
         evidence = files.set_aside()
         logger.exception(
             "the state machine's file is damaged; it is made anew", reason=str(error), evidence=str(evidence)
@@ -231,9 +252,9 @@ def _open_node(member_id: str, **parts: Any) -> RaftNode:
         _refuse(error)
 
 
-def _refuse(error: LogDamagedError) -> NoReturn:
+def _refuse(error: Exception, advice: str = "replace this member, do not repair its files") -> NoReturn:
     # Not SystemExit: raised during start-up, the server would report it as a defect of the application.
-    sys.stderr.write(f"trivet: refusing to start: {error}; replace this member, do not repair its files\n")
+    sys.stderr.write(f"trivet: refusing to start: {error}; {advice}\n")
     sys.stderr.flush()
     os._exit(EXIT_CONFIGURATION)
 
@@ -254,9 +275,13 @@ async def _hand_over(node: RaftNode) -> None:
     logger.info("leadership handed over", to=target, done=node.leader_role is None)
 
 
-def _end_process(error: BaseException) -> None:
-    """At once, without clean-up: nothing that follows a failed fsync may be acknowledged."""
-    logger.critical("durability cannot be promised; ending this process", exc_info=error)
+def _end_process(folder: Path, error: BaseException) -> None:
+    """At once, without clean-up: nothing that follows a failed fsync or a damaged row may be acknowledged."""
+    if is_damage(error):
+        logger.critical("the state machine is damaged; ending this process, the next one makes it anew", exc_info=error)
+        mark_damaged(folder, error)
+    else:
+        logger.critical("durability cannot be promised; ending this process", exc_info=error)
     os._exit(EXIT_NOT_DURABLE)
 
 

@@ -11,6 +11,8 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
+
 from services.consensus.log_upkeep import LogLimits, LogUpkeep
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
@@ -33,6 +35,8 @@ from services.consensus.raft.state import RaftState, create_member
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import ClusterMismatchError, NotLeaderError
 from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
 
 APPLY_BATCH_ENTRIES = 256
 APPLY_BATCH_BYTES = 4 * MIB
@@ -294,9 +298,9 @@ class RaftNode:
 
     def _stop_applying(self, reason: str) -> None:
         """Alive, but not of use as a leader: it cannot answer for what it has not applied."""
-        logger.critical("this member applies nothing any more", reason=reason, applied=self.log.last_applied)
         self.stopped_applying = reason
         self.raft.has_stopped_applying = True
+        logger.critical("this member applies nothing any more", reason=reason, applied=self.log.last_applied)
         role = self.leader_role
         if role is not None:
             role.transfer()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, encode_proposal, entry_version_of
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
 from services.consensus.runner import ThreadRunner
 from services.consensus.state_comparison import StateComparison
+from services.consensus.state_damage import is_damage
 from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,
@@ -115,7 +118,12 @@ class ConsensusService:
             filled = [_with_members(result, configuration, leader_id) for result in results.results]
             return results.model_copy(update={"results": filled}).model_dump_json().encode()
 
-        answered: bytes = await self._reader.run(answer)
+        try:
+            answered: bytes = await self._reader.run(answer)
+        except (RowDamagedError, sqlite3.DatabaseError) as error:
+            if is_damage(error):
+                self.node.fatal(error)
+            raise
         return answered
 
     async def initialise(self, request: InitRequest) -> InitResponse:

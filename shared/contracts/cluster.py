@@ -5,16 +5,21 @@ Routes of a consensus member (all signed):
     POST /v1/nodes/{id}/heartbeat   Heartbeat -> HeartbeatResponse; leader only (421 with leader_url elsewhere)
     POST /v1/members                AddMemberRequest -> MembersResponse; a learner, which votes when it has caught up
     DELETE /v1/members/{id}         MembersResponse; its id is never used again
+    GET /v1/backup                  the metadata of that member as one SQLite file, with the two headers below
     POST /v1/cluster/init           InitRequest -> InitResponse; idempotent for the same cluster id, 409 otherwise
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field, field_validator
 
 from shared.contracts.base import WireModel
+
+LOG_INDEX_HEADER: Final = "x-trivet-log-index"
+DIGEST_HEADER: Final = "x-trivet-digest"
 
 
 class NodeState(StrEnum):

@@ -40,7 +40,14 @@ _pack: Final = msgpack.Packer().pack
 
 
 class UnknownTablesError(Exception):
-    """The file was written by a version whose tables are not known here. Never crosses the wire."""
+    """The file was written by a version whose tables are not known here. Never crosses the wire.
+
+    `is_newer` says that it is this software that is too old, and nothing is wrong with the file.
+    """
+
+    def __init__(self, message: str, *, is_newer: bool = False) -> None:
+        super().__init__(message)
+        self.is_newer = is_newer
 
 
 class RowDamagedError(Exception):
@@ -131,7 +138,11 @@ class Database:
                     self.execute(statement)
                 self.execute(f"PRAGMA user_version={TABLE_VERSION}")
         elif found != (TABLE_VERSION,):
-            raise UnknownTablesError(f"the metadata file has tables of version {found}, this is {TABLE_VERSION}")
+            version = 0 if found is None else int(found[0])
+            raise UnknownTablesError(
+                f"the metadata file has tables of version {version}, this is {TABLE_VERSION}",
+                is_newer=version > TABLE_VERSION,
+            )
 
 
 def row_checksum(table: str, columns: Sequence[Any]) -> int:

@@ -34,7 +34,7 @@ from shared.settings import PeerAddress
 from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"
-READY_DEADLINE_S = 30.0
+READY_DEADLINE_S = 60.0
 SPARES = 8
 REPOSITORY = Path(__file__).parents[3]
 
@@ -90,6 +90,8 @@ class PeerProxy:
         task = asyncio.ensure_future(self._relay(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Also of a task that was cancelled before it began.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream: asyncio.StreamWriter | None = None
@@ -125,10 +127,19 @@ class PeerProxy:
 class Members:
     """The processes, by number 0 to 2; the first is asked to make the cluster."""
 
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, str] | None = None,
+        *,
+        cluster_id: str = CLUSTER_ID,
+        in_place_of: Members | None = None,
+    ) -> None:
         self._folder = folder
+        self._cluster_id = cluster_id
         self._common_settings = settings or {}
-        offset = free_port_offset()
+        offset = free_port_offset() if in_place_of is None else in_place_of.port_offset
+        self.port_offset = offset
         self._http_ports = [8201 + offset + number for number in range(3)]
         self._peer_ports = [8251 + offset + number for number in range(3)]
         self._proxy_ports = [8101 + offset + number for number in range(3)]
@@ -137,7 +148,7 @@ class Members:
         ]
         self._retired: set[int] = set()
         self._slots: dict[int, tuple[tuple[int, int, int], PeerProxy]] = {}
-        self._secret = secrets.token_hex(32)
+        self._secret = secrets.token_hex(32) if in_place_of is None else in_place_of._secret
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.cuts = Cuts()
         self.addresses = [
@@ -208,7 +219,7 @@ class Members:
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": str(REPOSITORY),
             "TRIVET_NODE_ID": f"consensus-{number + 1}",
-            "TRIVET_CLUSTER_ID": CLUSTER_ID,
+            "TRIVET_CLUSTER_ID": self._cluster_id,
             "TRIVET_CLUSTER_SECRET": self._secret,
             "TRIVET_PORT": str(self._http_ports[number]),
             "TRIVET_PEER_PORT": str(self._peer_ports[number]),
@@ -254,12 +265,17 @@ class Members:
         cut = self.cuts.isolate if both_ways else self.cuts.silence
         cut(self.addresses[number].id, others)
 
-    async def initialise(self, client: PeerClient) -> None:
-        members = [
+    def founders(self) -> list[ConsensusMember]:
+        """The first voters."""
+        return [
             ConsensusMember(id=address.id, url=address.url, peer_address=f"127.0.0.1:{port}")
             for address, port in zip(self.addresses, self._proxy_ports, strict=True)
         ]
-        request = InitRequest(cluster_id=CLUSTER_ID, members=members, admitted_nodes=["storage-1", "storage-2"])
+
+    async def initialise(self, client: PeerClient) -> None:
+        request = InitRequest(
+            cluster_id=self._cluster_id, members=self.founders(), admitted_nodes=["storage-1", "storage-2"]
+        )
         member = self.addresses[0]
         async with asyncio.timeout(READY_DEADLINE_S):
             while True:
@@ -277,6 +293,15 @@ class Members:
     async def status(self, client: PeerClient, number: int) -> MemberStatus:
         return await client.call(self.addresses[number], "GET", "/v1/status", MemberStatus, timeout_s=2.0)
 
+    async def wait_until_answering(self, client: PeerClient, number: int) -> None:
+        """It has started, and its folder is there."""
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while True:
+                with contextlib.suppress(TrivetError):
+                    await self.status(client, number)
+                    return
+                await asyncio.sleep(0.05)
+
     async def leader(self, client: PeerClient) -> int:
         async with asyncio.timeout(READY_DEADLINE_S):
             while True:
@@ -287,17 +312,26 @@ class Members:
                 await asyncio.sleep(0.02)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[tuple[PeerClient, ConsensusClient]]:
+    async def running(self, *, is_new: bool = True) -> AsyncIterator[tuple[PeerClient, ConsensusClient]]:
         async with contextlib.AsyncExitStack() as stack:
             self._stack = stack
+            self._proxies = await stack.enter_async_context(contextlib.AsyncExitStack())
             for address, port, target in zip(self.addresses, self._proxy_ports, self._peer_ports, strict=True):
-                await stack.enter_async_context(PeerProxy(address.id, port, target, self.cuts))
+                await self._proxies.enter_async_context(PeerProxy(address.id, port, target, self.cuts))
             stack.callback(self._kill_all)
             for number in range(3):
                 self.start(number)
             client = await stack.enter_async_context(PeerClient(self.keys))
-            await self.initialise(client)
+            if is_new:
+                await self.initialise(client)
+            for number in range(3):
+                await self.wait_until_answering(client, number)
             yield client, ConsensusClient(self.addresses, client)
+
+    async def close(self) -> None:
+        """Everything dies at once, and the ports are free for others."""
+        self._kill_all()
+        await self._proxies.aclose()
 
     def _kill_all(self) -> None:
         for process in self._processes.values():

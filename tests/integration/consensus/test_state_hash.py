@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,9 +30,10 @@ async def wait_until_level(scene: Scene) -> list[tuple[int, str | None]]:
     """Every member has applied the same entries."""
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while True:
-            found = await hashes(scene)
-            if len({index for index, _ in found}) == 1:
-                return found
+            with contextlib.suppress(TrivetError):
+                found = await hashes(scene)
+                if len({index for index, _ in found}) == 1:
+                    return found
             await asyncio.sleep(0.05)
 
 

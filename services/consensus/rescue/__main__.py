@@ -1,0 +1,318 @@
+"""Backup, restore and rescue of the metadata: `python -m services.consensus.rescue COMMAND`.
+
+    backup --to FOLDER              from a running member (TRIVET_CONSENSUS_URLS, TRIVET_CLUSTER_SECRET_FILE)
+    backup --to FOLDER --from DIR   from the data folder of a member that does not run
+    check FOLDER                    whether a backup is whole
+    restore --from FOLDER --to DIR  the data folder of the first member of a new cluster, from a backup
+    inspect DIR...                  who of several stopped members has most, and what is certain
+    new-cluster --to DIR DIR...     the same from what the survivors of a lost majority have
+
+The last two but one make a cluster of a new id; its other members start with empty folders. Only `backup` talks to anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.consensus.initialise import parse_members
+from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.database import RowDamagedError
+from services.consensus.rescue.backup_files import (
+    METADATA_NAME,
+    BackupDamagedError,
+    Manifest,
+    check_backup,
+    complete_backup,
+)
+from services.consensus.rescue.new_cluster import INDEX_GAP, TargetRefusedError, check_target, make_folder
+from services.consensus.rescue.survivors import (
+    Survivor,
+    SurvivorUnusableError,
+    apply_rest,
+    copied,
+    inspect,
+    what_may_be_missing,
+)
+from services.consensus.state_files import StateFiles
+from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
+from shared.errors import TrivetError
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.settings import PeerAddress, PeerList, load_settings, read_secret, refuse_to_start
+
+PATIENCE_S = 60.0
+ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"
+
+
+class BackupSettings(BaseSettings):
+    """Whom to ask, and with which secret."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
+
+    cluster_secret: SecretStr | None = None
+    cluster_secret_file: Path | None = None
+    consensus_urls: PeerList = Field(min_length=1)
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except (
+        BackupDamagedError,
+        SurvivorUnusableError,
+        TargetRefusedError,
+        RowDamagedError,
+        TrivetError,
+        sqlite3.Error,
+        OSError,
+        ValueError,
+    ) as error:
+        refuse_to_start(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m services.consensus.rescue",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    acts = parser.add_subparsers(dest="act", required=True)
+    backup = acts.add_parser("backup", help="a copy of the metadata, with the list of chunks that it needs")
+    backup.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
+    backup.add_argument("--from", dest="source", type=Path, help="the data folder of a stopped member")
+    backup.set_defaults(run=_backup)
+    check = acts.add_parser("check", help="whether a backup is whole")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(run=_check)
+    restore = acts.add_parser("restore", help="the first member of a new cluster, from a backup")
+    restore.add_argument("--from", dest="source", type=Path, required=True, help="the folder of the backup")
+    _add_target(restore)
+    restore.set_defaults(run=_restore)
+    look = acts.add_parser("inspect", help="what stopped members have")
+    look.add_argument("folders", type=Path, nargs="+")
+    look.set_defaults(run=_inspect)
+    rescue = acts.add_parser("new-cluster", help="the first member of a new cluster, from what survived")
+    rescue.add_argument(
+        "folders", type=Path, nargs="+", help="the data folders of all survivors; the best one is taken"
+    )
+    _add_target(rescue)
+    rescue.add_argument(ACCEPT_LOSS, dest="accepts_loss", action="store_true")
+    rescue.set_defaults(run=_new_cluster)
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", type=Path, required=True, help="the new data folder; it must not exist, or be empty")
+    parser.add_argument("--cluster-id", required=True, help="of the new cluster; never that of an old one")
+    parser.add_argument(
+        "--members",
+        required=True,
+        type=_members,
+        help="the first voters, id=http://host:port=peer-host:peer-port,...; the new folder belongs to the first of them",
+    )
+
+
+def _members(value: str) -> tuple[ConsensusMember, ...]:
+    try:
+        return tuple(parse_members(value))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+# --- backup -------------------------------------------------------------------------------------------------------
+
+
+def _backup(arguments: argparse.Namespace) -> None:
+    target: Path = arguments.to
+    check_target(target)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        if arguments.source is None:
+            _download(target / METADATA_NAME)
+        else:
+            with tempfile.TemporaryDirectory(dir=target) as work, copied(arguments.source, Path(work)) as copy:
+                inspect(arguments.source, copy)
+                write_copy(StateFiles(copy).current, target / METADATA_NAME)
+        _print_manifest(complete_backup(target))
+    except BaseException:
+        shutil.rmtree(target)
+        raise
+
+
+def _download(target: Path) -> None:
+    """From the first member that gives one."""
+    settings = load_settings(BackupSettings)
+    secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+    if secret is None:
+        refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
+    keys = ClusterKeys.parse(secret)
+    refusals = []
+    for member in settings.consensus_urls:
+        try:
+            index = asyncio.run(_download_from(member, keys, target))
+        except TrivetError as error:
+            refusals.append(f"{member.id}: {error.message}")
+            continue
+        sys.stdout.write(f"copied from {member.id} at log index {index}\n")
+        return
+    refuse_to_start("no member gives a copy: " + "; ".join(refusals))
+
+
+async def _download_from(member: PeerAddress, keys: ClusterKeys, target: Path) -> int:
+    hasher = blake3()
+    with target.open("wb") as file:
+
+        def take(piece: bytes) -> None:
+            hasher.update(piece)
+            file.write(piece)
+
+        async with PeerClient(keys) as client:
+            headers = await client.download(member, "/v1/backup", take, timeout_s=PATIENCE_S)
+    if headers.get(DIGEST_HEADER) != hasher.hexdigest():
+        raise BackupDamagedError(f"what {member.id} sent is not what it announced")
+    return int(headers[LOG_INDEX_HEADER])
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    _print_manifest(check_backup(arguments.folder))
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    sys.stdout.write(
+        f"backup of cluster {manifest.cluster_id} at log index {manifest.log_index}, last changed {manifest.as_of}: "
+        f"{manifest.metadata.size_bytes} bytes of metadata; it needs {manifest.chunk_count} chunks of "
+        f"{manifest.chunk_bytes} bytes\n"
+    )
+
+
+# --- a new cluster ------------------------------------------------------------------------------------------------
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    manifest = check_backup(arguments.source)
+    record: dict[str, Any] = {
+        "made_from": "a backup",
+        "old_cluster_id": manifest.cluster_id,
+        "old_log_index": manifest.log_index,
+        "what_is_missing": [
+            f"Everything that the old cluster did after log index {manifest.log_index} ({manifest.as_of})."
+        ],
+    }
+    with _unpacked(arguments.source, arguments.to) as tables:
+        make_folder(tables, arguments.to, cluster_id=arguments.cluster_id, members=arguments.members, record=record)
+    _print_record(record, arguments)
+
+
+@contextmanager
+def _unpacked(backup: Path, target: Path) -> Iterator[Path]:
+    """The tables of a backup where opening them changes nothing of it; it may lie on a medium that takes no writes."""
+    check_target(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".restore-") as work:
+        yield Path(shutil.copyfile(backup / METADATA_NAME, Path(work) / METADATA_NAME))
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        found = _look_at(arguments.folders, Path(work))
+    _print_survivors(found)
+
+
+def _new_cluster(arguments: argparse.Namespace) -> None:
+    target: Path = arguments.to
+    check_target(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rescue-") as work, ExitStack() as stack:
+        found = _look_at(arguments.folders, Path(work))
+        best = _print_survivors(found)
+        missing = what_may_be_missing(best, found)
+        if not arguments.accepts_loss:
+            refuse_to_start(f"nothing was done. Read the above; to go on all the same, add {ACCEPT_LOSS}")
+        copy = stack.enter_context(copied(best.folder, Path(work)))
+        record: dict[str, Any] = {
+            "made_from": f"the data folder of {best.member_id}",
+            "old_cluster_id": best.cluster_id,
+            "old_log_index": best.last_index,
+            "committed_for_certain": min(max(survivor.applied for survivor in found), best.last_index),
+            "survivors": [
+                {
+                    "folder": str(survivor.folder),
+                    "member_id": survivor.member_id,
+                    "term": survivor.term,
+                    "last_index": survivor.last_index,
+                    "last_term": survivor.last_term,
+                    "applied": survivor.applied,
+                }
+                for survivor in found
+            ],
+            "what_is_missing": missing,
+        }
+        make_folder(
+            apply_rest(copy),
+            target,
+            cluster_id=arguments.cluster_id,
+            members=arguments.members,
+            record=record,
+            above_term=max(survivor.term for survivor in found),
+        )
+    _print_record(record, arguments)
+
+
+def _look_at(folders: list[Path], work: Path) -> list[Survivor]:
+    """All that can be used; the others are named, and stop nobody."""
+    found = []
+    for folder in folders:
+        try:
+            with copied(folder, work) as copy:
+                found.append(inspect(folder, copy))
+        except SurvivorUnusableError as error:
+            sys.stdout.write(f"cannot be used: {error}\n")
+    if not found:
+        raise SurvivorUnusableError("none of the folders can be used")
+    if len({survivor.cluster_id for survivor in found}) > 1:
+        raise SurvivorUnusableError("the folders are of different clusters")
+    return found
+
+
+def _print_survivors(found: list[Survivor]) -> Survivor:
+    best = max(found, key=lambda survivor: survivor.rank)
+    for survivor in found:
+        sys.stdout.write(
+            f"{survivor.member_id}  cluster {survivor.cluster_id}  term {survivor.term}  log {survivor.first_index} to "
+            f"{survivor.last_index} (term {survivor.last_term})  applied {survivor.applied}  "
+            f"voters {', '.join(sorted(survivor.configuration.voters)) or 'none'}  {survivor.folder}"
+            f"{'  <- best' if survivor is best else ''}\n"
+        )
+    for line in what_may_be_missing(best, found):
+        sys.stdout.write(f"{line}\n")
+    return best
+
+
+def _print_record(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    first = arguments.members[0].id
+    sys.stdout.write(
+        f"made {arguments.to}, the data folder of {first} in the new cluster {arguments.cluster_id}, from "
+        f"{record['made_from']}; its log begins {INDEX_GAP} above the old one's. Start {first} with it, and the other members "
+        "with empty folders.\n"
+    )
+    for line in record["what_is_missing"]:
+        sys.stdout.write(f"MAY BE MISSING: {line}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A backup on disk: a copy of the tables, the list of chunks that it needs, and a manifest that proves both.
+
+    metadata.sqlite   the state machine at one log index
+    chunks.txt        one line per chunk: digest in hex, size in bytes; in the order of the digests
+    manifest.json     version, cluster, index, sizes and digests; written last, so that a backup without one is no backup
+
+The list is for whoever copies the chunks: metadata alone brings no file back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from blake3 import blake3
+from pydantic import ValidationError
+
+from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.rows import State
+from services.consensus.metadata.schema import TABLE_VERSION
+from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.metadata.verification import verify
+from shared.contracts.base import WireModel
+from shared.contracts.time import ClockState, Stamp, rfc3339
+from shared.durable_files import replace_file, sync_directory, sync_file
+from shared.units import MIB
+
+METADATA_NAME: Final = "metadata.sqlite"
+CHUNKS_NAME: Final = "chunks.txt"
+MANIFEST_NAME: Final = "manifest.json"
+
+
+class BackupDamagedError(Exception):
+    """The backup is not what its manifest says, or not complete. Never crosses the wire."""
+
+
+class FileProof(WireModel):
+    """Size in bytes and BLAKE3-256 of one file of the backup."""
+
+    size_bytes: int
+    digest: str
+
+
+class Manifest(WireModel):
+    """What the backup is.
+
+    Attributes:
+        as_of: the highest timestamp that was applied, in UTC: when the last change was made, by the cluster's own clock.
+        chunk_count, chunk_bytes: what the list adds up to, each chunk once.
+    """
+
+    format_version: Literal[1] = 1
+    cluster_id: str
+    log_index: int
+    log_term: int
+    table_version: int
+    entry_version: int
+    state_hash: str
+    as_of: str
+    metadata: FileProof
+    chunks: FileProof
+    chunk_count: int
+    chunk_bytes: int
+
+
+def complete_backup(folder: Path) -> Manifest:
+    """Make a backup of the copy of the tables at `folder`: check it, write the list, then the manifest. Durable on return.
+
+    Raises:
+        BackupDamagedError: the copy is damaged, or of a cluster that was never initialised.
+        OSError: it could not be written.
+    """
+    tables = folder / METADATA_NAME
+    state = _verified(tables)
+    if state.cluster_id is None:
+        raise BackupDamagedError("there is nothing to back up: no cluster was made yet")
+    chunk_count, chunk_bytes = _write_chunks(tables, folder / CHUNKS_NAME)
+    stamp = Stamp(hlc=state.highest_hlc, state=ClockState.LOGICAL)
+    manifest = Manifest(
+        cluster_id=state.cluster_id,
+        log_index=state.last_applied,
+        log_term=state.last_term,
+        table_version=TABLE_VERSION,
+        entry_version=state.entry_version,
+        state_hash=state.digest(),
+        as_of=rfc3339(stamp.approximate_ns),
+        metadata=prove(tables),
+        chunks=prove(folder / CHUNKS_NAME),
+        chunk_count=chunk_count,
+        chunk_bytes=chunk_bytes,
+    )
+    replace_file(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+    return manifest
+
+
+def check_backup(folder: Path) -> Manifest:
+    """The manifest of a backup that is whole, every row included.
+
+    Raises:
+        BackupDamagedError: it is not; says what.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise BackupDamagedError(f"{folder} holds no finished backup: {MANIFEST_NAME} is missing") from error
+    except ValidationError as error:
+        raise BackupDamagedError(
+            f"{folder / MANIFEST_NAME} is damaged, or of a version that is not known here"
+        ) from error
+    if manifest.table_version != TABLE_VERSION:
+        raise BackupDamagedError(
+            f"its tables have version {manifest.table_version}; this version reads {TABLE_VERSION}"
+        )
+    for name, expected in ((METADATA_NAME, manifest.metadata), (CHUNKS_NAME, manifest.chunks)):
+        try:
+            found = prove(folder / name)
+        except FileNotFoundError as error:
+            raise BackupDamagedError(f"{folder / name} is missing") from error
+        if found != expected:
+            raise BackupDamagedError(f"{folder / name} is not the file that the manifest describes")
+    state = _verified(folder / METADATA_NAME)
+    if state.digest() != manifest.state_hash:
+        raise BackupDamagedError("the tables are not at the state that the manifest names")
+    return manifest
+
+
+def prove(path: Path) -> FileProof:
+    """Size and digest of a file."""
+    hasher = blake3()
+    size_bytes = 0
+    for piece in pieces_of(path):
+        hasher.update(piece)
+        size_bytes += len(piece)
+    return FileProof(size_bytes=size_bytes, digest=hasher.hexdigest())
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """The file, a piece at a time."""
+    with path.open("rb") as file:
+        while piece := file.read(MIB):
+            yield piece
+
+
+def _verified(tables: Path) -> State:
+    try:
+        return verify(tables)
+    except RowDamagedError as error:
+        raise BackupDamagedError(f"{tables}: {error}") from error
+
+
+def _write_chunks(source: Path, target: Path) -> tuple[int, int]:
+    count = total_bytes = 0
+    tables = Tables.open(source, cache_bytes=READER_CACHE_BYTES)
+    try:
+        with target.open("xb") as file:
+            for digest, size_bytes in _distinct(tables.chunks()):
+                file.write(f"{digest.hex()} {size_bytes}\n".encode())
+                count += 1
+                total_bytes += size_bytes
+    finally:
+        tables.database.close()
+    sync_file(target)
+    sync_directory(target.parent)
+    return count, total_bytes
+
+
+def _distinct(chunks: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    last = None
+    for digest, size_bytes in chunks:
+        if digest != last:
+            yield digest, size_bytes
+        last = digest

@@ -1,0 +1,123 @@
+"""Makes the data folder of the first member of a new cluster out of tables: for a restored backup and for a lost majority.
+
+The folder appears under its name in one step, complete; a crash before leaves only the unfinished one beside it.
+
+The old cluster may have given out log indexes that these tables know nothing of. If the new one counted on from here, the same
+index would mean two things: a client could take its old version for the new one. So the new cluster begins far above, and lists
+of before cannot be continued. Its log is empty and starts with that position; members are added with empty folders and get
+everything as a snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from services.consensus.hard_state import FileHardState
+from services.consensus.known_disks import KnownDisks
+from services.consensus.log_store import SqliteLogStore
+from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.rows import State
+from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.decide import LogPosition
+from services.consensus.state_files import FIRST_NAME
+from shared.contracts.cluster import ConsensusMember
+from shared.data_folder import claim_data_dir
+from shared.durable_files import replace_file, sync_directory
+
+INDEX_GAP: Final = 1_000_000
+"""Between the last index that is known and the first of the new cluster: far more than the lost members can have had."""
+
+RECORD_NAME: Final = "rescue.json"
+_UNFINISHED: Final = ".unfinished"
+
+
+class TargetRefusedError(Exception):
+    """The new folder cannot be made there. Never crosses the wire."""
+
+
+def check_target(target: Path) -> None:
+    """Nothing is ever written over what is there. Raises TargetRefusedError."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise TargetRefusedError(f"{target} is not empty: name a folder that does not exist yet")
+
+
+def make_folder(
+    tables: Path,
+    target: Path,
+    *,
+    cluster_id: str,
+    members: tuple[ConsensusMember, ...],
+    record: dict[str, Any],
+    above_term: int = 0,
+) -> State:
+    """The folder of `members[0]`, with the state of `tables`, in the cluster `cluster_id`; durable on return.
+
+    Its term is above `above_term`. `record` is kept in it, with what was made of it, for whoever asks later where this
+    cluster comes from.
+
+    Raises:
+        TargetRefusedError: there is something at `target`, or the cluster would not be a new one.
+        OSError, sqlite3.Error: it could not be written.
+    """
+    check_target(target)
+    work = target.with_name(target.name + _UNFINISHED)
+    shutil.rmtree(work, ignore_errors=True)
+    claimed = claim_data_dir(work, cluster_id, members[0].id)
+    try:
+        write_copy(tables, work / FIRST_NAME)
+        state = _begin_anew(work / FIRST_NAME, cluster_id, above_term)
+        position = LogPosition(term=state.last_term, index=state.last_applied)
+        FileHardState(work).update({"term": position.term})
+        log = SqliteLogStore(work)
+        try:
+            log.reset(position, (position.index, Configuration(cluster_id, members).encode()))
+        finally:
+            log.close()
+        # Last of all: a folder with an id must have log, term and vote.
+        KnownDisks(work)
+        made = record | {"cluster_id": cluster_id, "first_log_index": position.index + 1, "term": position.term}
+        replace_file(work / RECORD_NAME, json.dumps(made, indent=1).encode())
+        sync_directory(work)
+    finally:
+        os.close(claimed.lock_fd)
+    if target.exists():
+        target.rmdir()
+    work.rename(target)
+    sync_directory(target.parent)
+    return state
+
+
+def _begin_anew(path: Path, cluster_id: str, above_term: int) -> State:
+    """Another cluster, far above in the log; what its members said of themselves is nobody's any more."""
+    tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
+    database = tables.database
+    try:
+        with database.transaction(write=True):
+            before = tables.read_state()
+            if before.cluster_id in {None, cluster_id}:
+                raise TargetRefusedError(f"a new cluster needs a new id: {cluster_id} is that of the old one")
+            database.content_sum = before.content_sum
+            for member_id in tables.members():
+                tables.set_member(member_id, None)
+            index = before.last_applied + INDEX_GAP
+            state = replace(
+                before,
+                cluster_id=cluster_id,
+                last_applied=index,
+                last_term=max(before.last_term, above_term) + 1,
+                epoch=before.epoch + INDEX_GAP,
+                horizon=index,
+                content_sum=database.signed_sum(),
+            )
+            tables.write_state(state)
+        # As durable as the rest. One file that stands alone, as a copy does: it is moved with its folder.
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        database.close()
+    return state

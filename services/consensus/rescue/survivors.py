@@ -1,0 +1,177 @@
+"""Reads the data folder of a member that does not run: how far its log goes, and what of it is certain.
+
+It reads a copy of the folder. Opening the files in place would change them (SQLite folds its write-ahead file in, formats are
+brought up to date), and they may be the last ones there are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.consensus.applier import committed_entries
+from services.consensus.hard_state import FileHardState
+from services.consensus.log_store import SqliteLogStore
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
+from services.consensus.metadata.entries import UnknownEntryError
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.decide import majority
+from services.consensus.raft.ports import LogDamagedError
+from services.consensus.state_files import StateFiles
+from shared.units import MIB
+
+_READ_BYTES: Final = 4 * MIB
+_READ_ENTRIES: Final = 256
+_LEFT_OUT: Final = shutil.ignore_patterns("lock", "*.part", "damaged_metadata*", "backup_copy*", "metadata_copy*")
+
+
+class SurvivorUnusableError(Exception):
+    """This folder cannot be rescued from; says why. Never crosses the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """One member's folder.
+
+    Attributes:
+        applied: the last entry that its tables hold: committed for certain.
+        last_index, last_term: of the last entry in its log: committed perhaps.
+        term: the highest it has seen; others may have led in it.
+    """
+
+    folder: Path
+    member_id: str
+    cluster_id: str
+    term: int
+    first_index: int
+    last_index: int
+    last_term: int
+    applied: int
+    configuration: Configuration
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The greater, the more it has: as Raft compares logs when it votes (section 5.4.1)."""
+        return self.last_term, self.last_index, self.applied
+
+
+@contextmanager
+def copied(folder: Path, work: Path) -> Iterator[Path]:
+    """A copy of a stopped member's folder in `work`, removed afterwards.
+
+    Raises:
+        SurvivorUnusableError: the member runs, or it is no member's folder.
+    """
+    if not (folder / "identity.json").is_file() or not (folder / "raft_log.sqlite").is_file():
+        raise SurvivorUnusableError(f"{folder} is not the data folder of a consensus member")
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SurvivorUnusableError(f"{folder} is in use: stop its member first") from error
+        target = work / f"copy-of-{folder.name}"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target, ignore=_LEFT_OUT)
+        try:
+            yield target
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def inspect(folder: Path, copy: Path) -> Survivor:
+    """What is in a copied folder.
+
+    Raises:
+        SurvivorUnusableError: its files are damaged or do not fit together.
+    """
+    try:
+        identity = json.loads((copy / "identity.json").read_bytes())
+        log = SqliteLogStore(copy, must_exist=True)
+        try:
+            stored = log.load()
+        finally:
+            log.close()
+        term = FileHardState(copy, must_exist=True).term
+        store = MetadataStore.open(StateFiles(copy).current)
+        try:
+            state = store.summary()
+        finally:
+            store.close()
+    except (LogDamagedError, RowDamagedError, UnknownTablesError, sqlite3.DatabaseError, OSError, ValueError) as error:
+        raise SurvivorUnusableError(f"{folder}: {error}") from error
+    if state.last_applied < stored.base.index:
+        raise SurvivorUnusableError(
+            f"{folder}: its tables end at {state.last_applied}, its log begins after {stored.base.index}: it was being rebuilt"
+        )
+    log_term = stored.terms[-1][1] if stored.terms else stored.base.term
+    return Survivor(
+        folder=folder,
+        member_id=str(identity["node_id"]),
+        cluster_id=str(identity["cluster_id"]),
+        term=term,
+        first_index=stored.base.index + 1,
+        last_index=max(stored.last_index, state.last_applied),
+        # A snapshot may be in force whose log was not cut yet.
+        last_term=log_term if stored.last_index >= state.last_applied else state.last_term,
+        applied=state.last_applied,
+        configuration=Configuration.decode(stored.configurations[-1][1]) if stored.configurations else Configuration(),
+    )
+
+
+def apply_rest(copy: Path) -> Path:
+    """Apply what the log of a copied folder holds beyond its tables; returns the file of the tables.
+
+    Raises:
+        SurvivorUnusableError: an entry cannot be read or applied.
+    """
+    try:
+        path = StateFiles(copy).current
+        log, store = SqliteLogStore(copy, must_exist=True), MetadataStore.open(path)
+        try:
+            last_index = log.load().last_index
+            while (first := store.last_applied + 1) <= last_index:
+                upto = min(last_index, store.last_applied + _READ_ENTRIES)
+                store.apply_batch(committed_entries(first, log.read(first, upto, max_bytes=_READ_BYTES)))
+        finally:
+            store.close()
+            log.close()
+    except (LogDamagedError, RowDamagedError, UnknownEntryError, sqlite3.DatabaseError, OSError) as error:
+        raise SurvivorUnusableError(str(error)) from error
+    return path
+
+
+def what_may_be_missing(best: Survivor, survivors: list[Survivor]) -> list[str]:
+    """In sentences, what is certain about a cluster that is made from `best`, given everybody who survived."""
+    voters = best.configuration.voters
+    present = {survivor.member_id for survivor in survivors if survivor.member_id in voters}
+    needed = len(voters) - majority(len(voters)) + 1 if voters else 1
+    certain = max(survivor.applied for survivor in survivors)
+    lines = [f"Entries up to {min(certain, best.last_index)} were committed, and are here."]
+    if best.last_index > certain:
+        lines.append(
+            f"Entries {certain + 1} to {best.last_index} are here and are kept; whether they were committed is not known. Other "
+            "changes may have been acknowledged in their place, and those are lost."
+        )
+    if len(present) >= needed:
+        lines.append(
+            f"Nothing that was acknowledged is missing: of {len(voters)} voters {len(present)} are here, and every committed "
+            "entry stands on at least one of them."
+        )
+    else:
+        lines.append(
+            f"Entries after {best.last_index} may have been acknowledged by the members that are lost ({len(present)} of "
+            f"{len(voters)} voters are here). They are gone, and how many there were cannot be known."
+        )
+    return lines
