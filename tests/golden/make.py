@@ -1,0 +1,178 @@
+"""Writes what this version of Trivet leaves on a member's disk, for every later version to read.
+
+`python -m tests.golden.make NAME` makes `tests/golden/NAME/`: run it once for a version whose formats changed, commit the folder,
+never change it again. `tests/unit/consensus/test_golden_files.py` reads all of them.
+
+    entries.json    one payload of every kind of command, in the order in which they are applied from an empty state
+    member/         log (cut once), term and vote, disk ids and tables of a member that applied them
+    backup/         a backup of those tables
+    expected.json   what a reader must find
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from services.consensus.applier import committed_entries
+from services.consensus.hard_state import FileHardState
+from services.consensus.known_disks import KnownDisks
+from services.consensus.log_store import SqliteLogStore
+from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.entries import encode_proposal
+from services.consensus.metadata.schema import CHECKED_TABLES
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup
+from shared.contracts.cluster import ConsensusMember, NodeState
+from shared.contracts.metadata import (
+    AdmitNode,
+    AnnounceMember,
+    Command,
+    CreateBucket,
+    DeleteBucket,
+    DeleteFile,
+    GetFile,
+    InitCluster,
+    ListFiles,
+    PassTime,
+    Proposal,
+    RaiseEntryVersion,
+    RemoveNode,
+    SetNodeState,
+    UpdateNode,
+)
+from shared.contracts.time import ClockState, Stamp
+from tests.unit.consensus.metadata.builders import content, publish, stamp
+
+FOLDER = Path(__file__).parent
+CUT_AT = 6
+MEMBERS = tuple(ConsensusMember(id=f"consensus-{n}", url=f"http://h{n}:1", peer_address=f"h{n}:2") for n in (1, 2, 3))
+
+
+def commands() -> list[tuple[Command, dict[str, Any]]]:
+    """Every kind, so that every table has a row in the end; with the fields of their proposals."""
+    synced = Stamp(
+        earliest_ns=1_700_000_000_000_000_000, latest_ns=1_700_000_000_000_500_000, hlc=7 << 40, state=ClockState.SYNCED
+    )
+    return [
+        (InitCluster(cluster_id="golden-cluster", admitted_nodes=["storage-1", "storage-2"], stamp=stamp()), {}),
+        (CreateBucket(bucket="photos", stamp=stamp(2)), {}),
+        (
+            publish("ä/b", incarnation=2, content=content(2500), stamp=synced, epoch=2),
+            {"fingerprint": "f", "retain_s": 86_400},
+        ),
+        (publish("gone", bucket="photos", incarnation=3, epoch=2), {}),
+        (DeleteFile(bucket="photos", key="gone", stamp=stamp(3)), {}),
+        (publish("refused", incarnation=2, if_match=["*"], epoch=2), {}),
+        (AdmitNode(node_id="storage-3", stamp=stamp()), {}),
+        (UpdateNode(node_id="storage-3", url="http://s3", zone="z", capacity_bytes=5, stamp=stamp()), {}),
+        (SetNodeState(node_id="storage-3", state=NodeState.DRAINING, stamp=stamp()), {}),
+        (RemoveNode(node_id="storage-3", stamp=stamp()), {}),
+        (DeleteBucket(bucket="photos", stamp=stamp()), {}),
+        (AnnounceMember(member_id="consensus-1", entry_version=1, stamp=stamp()), {}),
+        (RaiseEntryVersion(entry_version=1, stamp=stamp()), {}),
+        (PassTime(elapsed_ms=1, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()), {"retain_s": 0}),
+        (publish("ä/b", incarnation=2, content=content(3500, fill=2), etag="etag-2", if_match=["etag-1"], epoch=2), {}),
+        (PassTime(elapsed_ms=1, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()), {"retain_s": 0}),
+        (
+            PassTime(elapsed_ms=900_000, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()),
+            {"retain_s": 0},
+        ),
+        (publish("ä/b", incarnation=2, content=content(1, fill=3), etag="etag-3", epoch=2), {}),
+        (CreateBucket(bucket="music", stamp=stamp()), {}),
+        (DeleteBucket(bucket="music", stamp=stamp()), {}),
+    ]
+
+
+def entries() -> list[Entry]:
+    """The log: the membership first, a no-op, then the commands."""
+    payloads = [
+        encode_proposal(Proposal(request_id=f"request-{number}", command=command, **fields))
+        for number, (command, fields) in enumerate(commands())
+    ]
+    return [
+        Entry(1, EntryKind.CONFIGURATION, Configuration("golden-cluster", MEMBERS).encode()),
+        *(Entry(1, EntryKind.COMMAND, payload) for payload in payloads[:5]),
+        Entry(2, EntryKind.NO_OP, b""),
+        *(Entry(2, EntryKind.COMMAND, payload) for payload in payloads[5:]),
+    ]
+
+
+def describe(store: MetadataStore) -> dict[str, Any]:
+    """What a reader finds in the tables."""
+    queries = [
+        GetFile(bucket="default", key="ä/b"),
+        GetFile(bucket="photos", key="gone"),
+        ListFiles(bucket="default"),
+    ]
+    answers = store.answer(queries, term=1)
+    return {
+        "last_applied": store.last_applied,
+        "state_hash": store.state_hash(),
+        "answers": [result.model_dump(mode="json") for result in answers.results],
+        "node_map": store.node_map().model_dump(mode="json"),
+        "announced": store.announced(),
+    }
+
+
+def make(folder: Path) -> None:
+    """Write everything."""
+    log = entries()
+    member = folder / "member"
+    log_store = SqliteLogStore(member)
+    log_store.write(None, 1, log)
+    log_store.cut(CUT_AT)
+    log_store.close()
+    hard_state = FileHardState(member)
+    hard_state.update({"term": 3, "voted_for": "consensus-2"})
+    KnownDisks(member).learn({"consensus-2": "ab" * 16})
+    store = MetadataStore.open(member / "metadata.sqlite")
+    results = store.apply_batch(committed_entries(1, log))
+    expected = describe(store) | {
+        "log": {"base": CUT_AT, "last_index": len(log), "term": 3, "voted_for": "consensus-2"},
+        "results": [None if result is None else result.model_dump(mode="json") for result in results],
+    }
+    store.close()
+    (folder / "backup").mkdir()
+    write_copy(member / "metadata.sqlite", folder / "backup" / METADATA_NAME)
+    complete_backup(folder / "backup")
+    lines = [{"term": entry.term, "kind": entry.kind, "payload": entry.payload.hex()} for entry in log]
+    (folder / "entries.json").write_text(json.dumps(lines, indent=1))
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False))
+    _assert_every_table_has_rows(member / "metadata.sqlite")
+
+
+def _assert_every_table_has_rows(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in CHECKED_TABLES}
+    connection.close()
+    # What lives only between two slices of a long expiry cannot be left behind by whole entries.
+    assert all(count for name, count in counts.items() if name != "doomed"), counts
+    for leftover in path.parent.glob("*-wal"):
+        assert leftover.stat().st_size == 0, leftover
+        leftover.unlink()
+    for leftover in path.parent.glob("*-shm"):
+        leftover.unlink()
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.make", description=__doc__)
+    parser.add_argument("name", help="format-N")
+    folder = FOLDER / parser.parse_args().name
+    folder.mkdir()
+    try:
+        make(folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+if __name__ == "__main__":
+    main()
