@@ -79,6 +79,10 @@ lock: install ## Write uv.lock and requirements.lock from pyproject.toml
 bench-consensus: install ## Measure commits, publishes, reads and failover of the consensus service
 	@$(BIN)/python -m benchmarks.consensus
 
+.PHONY: bench-metadata
+bench-metadata: install ## Measure the state machine at a million files: publishes, pages, restart, copy, forgetting
+	@$(BIN)/python -m benchmarks.metadata --files $(or $(FILES),1000000)
+
 .PHONY: bench-clock
 bench-clock: install ## Measure what stamping costs and what published time is worth
 	@$(BIN)/python -m benchmarks.clock
