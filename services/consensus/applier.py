@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 import structlog
 from blake3 import blake3
 
-from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.copy import PIECE_BYTES, write_copy
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError, decode_proposal
 from services.consensus.metadata.store import MetadataStore
@@ -32,6 +33,9 @@ from shared.contracts.metadata import ProposalResult
 from shared.units import MIB
 
 logger = structlog.get_logger(__name__)
+
+COPY_BYTES_PER_S: Final = 96 * MIB
+"""A copy shares disk and processor with the log; nobody waits for it but a follower that is far behind."""
 
 _READ_BYTES: Final = 4 * MIB
 
@@ -80,7 +84,7 @@ class MetadataMachine:
         path = self._files.copy_path
         path.unlink(missing_ok=True)
         try:
-            snapshot = FileSnapshot(path, write_copy(self._store.path, path))
+            snapshot = FileSnapshot(path, write_copy(self._store.path, path, pace=_Pace(COPY_BYTES_PER_S).rest))
         except (OSError, sqlite3.Error):
             logger.exception("no snapshot could be made; it is tried again")
             raise
@@ -111,6 +115,18 @@ class MetadataMachine:
         self._store.replace_with(tables)
         self._files.remove_others()
         logger.info("snapshot installed", log_index=meta.position.index, size_bytes=meta.size_bytes)
+
+
+class _Pace:
+    """Rests between the pieces of a copy, so that it takes no more than its share of the disk."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self._piece_s = PIECE_BYTES / bytes_per_s
+        self._next_s = time.monotonic()
+
+    def rest(self) -> None:
+        self._next_s += self._piece_s
+        time.sleep(max(0.0, self._next_s - time.monotonic()))
 
 
 class FileSnapshot:

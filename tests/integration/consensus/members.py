@@ -199,10 +199,16 @@ class Members:
         return number in self._processes and self._processes[number].poll() is None
 
     async def change(
-        self, client: PeerClient, method: str, path: str, body: WireModel | None = None
+        self,
+        client: PeerClient,
+        method: str,
+        path: str,
+        body: WireModel | None = None,
+        *,
+        within_s: float = READY_DEADLINE_S,
     ) -> MembersResponse:
         """One change of the membership, at whoever leads; tried again while another change is under way."""
-        async with asyncio.timeout(READY_DEADLINE_S):
+        async with asyncio.timeout(within_s):
             while True:
                 leader = self.addresses[await self.leader(client)]
                 try:

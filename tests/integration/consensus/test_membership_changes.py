@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
+from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import NodeNotFoundError, TrivetError
 from tests.integration.consensus.scene import Scene, running_scene
 
 SHORT_LOG = {"TRIVET_CHECKPOINT_ENTRIES": "50", "TRIVET_LOG_KEEP_ENTRIES": "20"}
+PATIENCE_S = 120.0
+"""Faults go on meanwhile, and each may cost an election; on a busy machine a process takes seconds to start, too."""
 FEWEST_MEMBERS, MOST_MEMBERS = 3, 5
 
 
@@ -48,7 +51,8 @@ class Changes:
         """For ever: one member is cut off, silenced, killed or stopped for a moment, and then none."""
         members, draw = self._members, self._draw
         while True:
-            await asyncio.sleep(draw.uniform(0.05, 0.8))
+            # Longer than an election on average: a group that never has a leader changes nothing.
+            await asyncio.sleep(draw.uniform(0.3, 5))
             running = [number for number in range(len(members.addresses)) if members.is_running(number)]
             victim = draw.choice(running)
             fault = draw.choice(["cut off", "silenced", "killed"])
@@ -67,19 +71,26 @@ class Changes:
         may_add, may_remove = len(current) < MOST_MEMBERS, len(current) > FEWEST_MEMBERS
         if may_add and (not may_remove or self._draw.random() < 0.5):
             request = await self._members.start_spare()
-            await self._members.change(self._scene.client, "POST", "/v1/members", request)
+            await self._change("POST", "/v1/members", request)
             self.counts["added"] += 1
             return
         gone = self._draw.choice(current)
         with contextlib.suppress(NodeNotFoundError):  # an earlier attempt succeeded, and its answer was lost
-            await self._members.change(self._scene.client, "DELETE", f"/v1/members/{gone.id}")
+            await self._change("DELETE", f"/v1/members/{gone.id}")
         await self._members.retire(int(gone.id.removeprefix("consensus-")) - 1)
         self.counts["removed"] += 1
 
+    async def _change(self, method: str, path: str, body: WireModel | None = None) -> None:
+        try:
+            await self._members.change(self._scene.client, method, path, body, within_s=PATIENCE_S)
+        except TimeoutError:
+            why = f"{method} {path} was not done in {PATIENCE_S} s: {await self._scene.describe()}"
+            raise AssertionError(why) from None
+
     async def _known_members(self) -> list[ConsensusMember]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
-                with contextlib.suppress(TrivetError):
+                with contextlib.suppress(TrivetError, TimeoutError):
                     leader = await self._members.leader(self._scene.client)
                     return (await self._members.status(self._scene.client, leader)).members
                 await asyncio.sleep(0.05)
