@@ -204,6 +204,7 @@ class LeaderRole(BaseLeader):
             message["success"] and message["last_log_index"] >= self.log.base.index
         ):
             # Entries do not help it yet. It answers, so that a copy of the state is made for the living only.
+            self.snapshots.begin(peer, self.log.base.index)
             self.snapshots.remind(peer)
             return
         elif message["success"]:
@@ -240,13 +241,14 @@ class LeaderRole(BaseLeader):
             self.replicate(peer)
 
     def kept_from(self, silent_s: float) -> int:
-        """The log must keep what follows this index: for transfers, and for followers that spoke within `silent_s`."""
+        """The log must keep what follows this index, for followers that spoke within `silent_s`; others get a snapshot."""
         heard_since_s = self.loop.time() - silent_s
-        needed = [
-            progress.match_index
-            for progress in self.progress.values()
-            if progress.heard_at_s >= heard_since_s and progress.mode is not Mode.SNAPSHOT
-        ]
+        needed = []
+        for peer, progress in self.progress.items():
+            if progress.heard_at_s < heard_since_s:
+                self.snapshots.end(peer)  # it begins anew when it answers again
+            elif progress.mode is not Mode.SNAPSHOT:
+                needed.append(progress.match_index)
         pinned = self.snapshots.pinned_index
         last_applied: int = self.log.last_applied
         return min([*needed, *([] if pinned is None else [pinned]), last_applied])
