@@ -54,6 +54,7 @@ class Invariants:
             self._violated(f"{node.id} came back with term {term}, it had seen {self.terms_on_disk[node.id]}")
         self._lives[id(node)] = _Life(disk, term, node.log.commit_index, node.log.last_applied)
         node.on_role_change(lambda: self.check(node))
+        self._watch_commits(node)
 
     def unwatch(self, node: RaftNode) -> None:
         self._lives.pop(id(node), None)
@@ -177,8 +178,19 @@ class Invariants:
             self._check_election(node, role)
         elif life.commit_index < node.log.commit_index < role.first_index:
             self._violated(f"{node.id} commits {node.log.commit_index} by counting, before any entry of its own term")
-        elif life.commit_index < node.log.commit_index:
-            self._check_commit(node, node.log.commit_index)
+
+    def _watch_commits(self, node: RaftNode) -> None:
+        """At the instant itself: a moment later another membership may be in force."""
+        tell, known = node.commit_advanced, node.log.commit_index
+
+        def commit_advanced(index: int) -> None:
+            nonlocal known
+            if index > known and node.leader_role is not None:
+                self._check_commit(node, index)
+            known = max(known, index)
+            tell(index)
+
+        node.commit_advanced = commit_advanced
 
     def _check_commit(self, node: RaftNode, index: int) -> None:
         """What a leader commits is on the disks of a true majority at that instant (section 5.3)."""
