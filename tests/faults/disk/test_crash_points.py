@@ -28,7 +28,7 @@ async def test_a_crash_at_any_durable_step_breaks_no_promise(mode, mounts, seed,
     draw = random.Random(seed)
     # In a short run some kinds once, drawn anew each time; in a full one each call ten times.
     some = [draw.choice([point for point in points if point.kind == kind]) for kind in sorted(kinds)]
-    chosen = points * repetitions(0, 10) or draw.sample(some, 4)
+    chosen = points * repetitions(0, 10) or draw.sample(some, 3)
     reached: Counter[str] = Counter()
     for number, point in enumerate(chosen, 1):
         was_reached = await stage.crash(point)
