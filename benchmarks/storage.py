@@ -37,6 +37,7 @@ LARGE_PUT_CLIENTS: Final = 4
 LARGE_GET_CLIENTS: Final = 2
 _WARM_SMALL: Final = 2000
 _WARM_LARGE: Final = 64
+_LARGE_IN_REDIS: Final = 200
 _SMALL_SHARE: Final = 0.8
 _READ_SHARE: Final = 0.5
 _ZIPF_EXPONENT: Final = 1.1
@@ -86,8 +87,9 @@ class Figures:
 class NodeLoad:
     """The loads on one running node. Open connections are shared by all of them."""
 
-    def __init__(self, node: RunningNode, duration_s: float, seed: int) -> None:
+    def __init__(self, node: RunningNode, duration_s: float, seed: int, *, is_memory_bound: bool) -> None:
         self._node = node
+        self._is_memory_bound = is_memory_bound
         self._duration_s = duration_s
         self._signer: RequestSigner = make_signer(node.secret)
         self._connections: list[ChunkConnection] = []
@@ -109,7 +111,15 @@ class NodeLoad:
 
     async def put_small(self) -> Run:
         """4 KiB, durable."""
-        return await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: self._put_new_small(client))
+        stored: list[str] = []
+
+        async def put(client: int) -> None:
+            stored.append(await self._put_new_small(client))
+
+        run = await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: put(client))
+        if self._is_memory_bound:
+            await self._forget(stored)
+        return run
 
     async def get_small(self) -> Run:
         """4 KiB that were stored before, uniformly."""
@@ -119,8 +129,9 @@ class NodeLoad:
         )
 
     async def put_large(self) -> Run:
-        """1 MiB, durable; as many bodies as fit into a run on a fast disk are prepared before."""
-        prepared = [self._large.make() for _ in range(int(1000 * self._duration_s))]
+        """1 MiB, durable; as many bodies as fit into a run on a fast disk, or into Redis, are prepared before."""
+        count = _LARGE_IN_REDIS if self._is_memory_bound else int(1000 * self._duration_s)
+        prepared = [self._large.make() for _ in range(count)]
         stored: list[str] = []
         latencies: list[float] = []
         began = time.perf_counter()
@@ -178,8 +189,13 @@ class NodeLoad:
 
     async def _forget(self, digests: list[str]) -> None:
         """Delete, outside the clock: mode `redis` holds no more than its memory."""
-        for digest in digests:
-            await self._connections[0].call("DELETE", digest)
+        left = list(digests)
+
+        async def delete(connection: ChunkConnection) -> None:
+            while left:
+                await connection.call("DELETE", left.pop())
+
+        await asyncio.gather(*map(delete, self._connections))
 
     async def _put_new_small(self, client: int) -> str:
         body = self._small.make()
@@ -224,7 +240,7 @@ async def measure_mode(folder: Path, mode: str, runs: int, duration_s: float, se
     """All loads on one node, `runs` times in turn."""
     figures = Figures()
     with running_node(folder / mode, mode) as node:
-        load = NodeLoad(node, duration_s, seed)
+        load = NodeLoad(node, duration_s, seed, is_memory_bound=mode == "redis")
         await load.open()
         steps: tuple[tuple[str, Callable[[], Coroutine[None, None, Run]]], ...] = (
             ("put 4 KiB", load.put_small),

@@ -18,8 +18,9 @@ from typing import Final
 
 import structlog
 
+from services.storage.disk.direct_writer import DirectWriter
 from shared.contracts.names import check_digest
-from shared.durable_files import sync_directory, write_new_file
+from shared.durable_files import sync_directory
 from shared.errors import InvalidNameError
 
 logger = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ class ChunkFiles:
         self._temporary = root / "tmp"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
+        self._writer = DirectWriter()
 
     def prepare(self) -> None:
         """Make the folders, durably, and remove what an earlier process left half written. Raises OSError."""
@@ -47,6 +49,10 @@ class ChunkFiles:
         for leftover in self._temporary.iterdir():
             leftover.unlink()
 
+    def open(self) -> None:
+        """Find out how files are best written here. Raises OSError."""
+        self._writer.probe(self._temporary)
+
     def path_of(self, digest: str) -> Path:
         """Where the chunk lies, or would lie."""
         return self._chunks / digest[:2] / digest
@@ -54,7 +60,7 @@ class ChunkFiles:
     def write_temporary(self, digest: str, pieces: Sequence[bytes]) -> Path:
         """The bytes, durable, under a name that a crash forgets. Raises OSError, SyncFailedError."""
         path = self._temporary / f"{digest}.{next(self._numbers)}"
-        write_new_file(path, pieces)
+        self._writer.write_new_file(path, pieces)
         return path
 
     def read(self, digest: str) -> bytes:

@@ -25,6 +25,7 @@ from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.reader_threads import ReaderThreads
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.write_gate import WriteGate
@@ -86,7 +87,7 @@ class DiskTier:
         self._space = space
         self._metrics = metrics
         self._small_limit_bytes = small_limit_bytes
-        self._readers = ThreadPoolExecutor(reader_threads, thread_name_prefix="disk-read")
+        self._readers = ReaderThreads(reader_threads, "disk-read")
         self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
         self._connections = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
@@ -98,7 +99,8 @@ class DiskTier:
 
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
-        await self._in(self._readers, self._open)
+        self._readers.open()
+        await self._read_in_thread(self._open)
         await self._settle()
         return self
 
@@ -108,7 +110,7 @@ class DiskTier:
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
         self.gate.check()
-        is_held = await self._in(self._readers, self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
+        is_held = await self._read_in_thread(self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
         if is_held and chunk.digest in await self.has([chunk.digest], start_index):
             return PutOutcome(self.name, created=False)
         if self.is_small(chunk.size_bytes):
@@ -130,7 +132,7 @@ class DiskTier:
     async def get(self, digest: str) -> bytes:
         """See `ports.Tier`."""
         for _ in range(_READ_ATTEMPTS):
-            body = await self._in(self._readers, self._read, digest)
+            body = await self._read_in_thread(self._read, digest)
             if body is not None:
                 return body
             if await self._quarantine(digest):
@@ -147,7 +149,7 @@ class DiskTier:
 
     async def find(self, digest: str) -> Row | None:
         """The chunk's row."""
-        return await self._in(self._readers, self._find, digest)
+        return await self._read_in_thread(self._find, digest)
 
     async def find_or_check_room(self, digest: str, size_bytes: int) -> bool:
         """Whether the chunk is held; if not, whether it could be.
@@ -155,11 +157,11 @@ class DiskTier:
         Raises:
             DiskFullError: it is not held and there is no room for it; definite.
         """
-        return await self._in(self._readers, self._is_held_or_has_room, digest, size_bytes)
+        return await self._read_in_thread(self._is_held_or_has_room, digest, size_bytes)
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
-        found = await self._in(self._readers, self._present, digests)
+        found = await self._read_in_thread(self._present, digests)
         if start_index is None or not found:
             return found
         # Looked up again in the transaction: a delete may have come in between.
@@ -171,7 +173,7 @@ class DiskTier:
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
-        return await self._in(self._readers, self._list_chunks, prefix, after, limit)
+        return await self._read_in_thread(self._list_chunks, prefix, after, limit)
 
     async def sums(self, group: int | None) -> list[SetSum]:
         """See `ports.Tier`."""
@@ -180,12 +182,12 @@ class DiskTier:
 
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
         """See `ports.Tier`."""
-        return await self._in(self._readers, self._list_lost, after, limit)
+        return await self._read_in_thread(self._list_lost, after, limit)
 
     async def restore(self, chunk: Chunk) -> bool:
         """See `ports.Tier`."""
         self.gate.check()
-        if not await self._in(self._readers, self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
+        if not await self._read_in_thread(self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
             return False
         if self.is_small(chunk.size_bytes):
             return await self._committer.run(partial(_restore_small, chunk=chunk))
@@ -197,7 +199,7 @@ class DiskTier:
 
     async def scrub_position(self) -> str:
         """The last digest that the scrub has read in this pass; empty before the first."""
-        return await self._in(self._readers, self._scrub_position)
+        return await self._read_in_thread(self._scrub_position)
 
     async def save_scrub_position(self, digest: str) -> None:
         """Remember it across restarts. Raises UnavailableError."""
@@ -214,8 +216,8 @@ class DiskTier:
                 chunk_count=total.chunk_count,
                 sole_chunk_count=total.chunk_count,
                 used_bytes=total.used_bytes,
-                capacity_bytes=await self._in(self._readers, self._space.capacity_bytes),
-                lost_chunk_count=await self._in(self._readers, self._count_lost),
+                capacity_bytes=await self._read_in_thread(self._space.capacity_bytes),
+                lost_chunk_count=await self._read_in_thread(self._count_lost),
             )
         ]
 
@@ -228,23 +230,24 @@ class DiskTier:
         return []
 
     async def _put_file(self, chunk: Chunk, start_index: int, *, only_if_lost: bool = False) -> bool:
-        temporary = await self._in(self._writers, self._write, chunk)
+        temporary = await self._write_in_thread(self._write, chunk)
         try:
             return await self._committer.run(partial(self._publish, temporary, chunk, start_index, only_if_lost))
         except TrivetError:
             # Not on cancellation: the operation is still queued then, and will rename this file.
-            await self._in(self._writers, partial(temporary.unlink, missing_ok=True))
+            await self._write_in_thread(partial(temporary.unlink, missing_ok=True))
             raise
 
     # Blocking halves, each run in one of the pools.
 
     def _open(self) -> None:
+        self._files.open()
         self._committer = GroupCommitter(self._database, self.gate, self._count)
         self._sums.fill(catalog.all_sizes(self._reader()))
 
     def _close(self) -> None:
         self._writers.shutdown()
-        self._readers.shutdown()
+        self._readers.close()
         for sql in self._open_readers:
             sql.close()
         self._committer.close()
@@ -394,9 +397,12 @@ class DiskTier:
                 lost += 1
         return adopted, lost
 
-    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., ResultT], *args: object) -> ResultT:
+    async def _write_in_thread(self, work: Callable[..., ResultT], *args: object) -> ResultT:
+        return await asyncio.get_running_loop().run_in_executor(self._writers, work, *args)
+
+    async def _read_in_thread(self, work: Callable[..., ResultT], *args: object) -> ResultT:
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+            return await self._readers.run(work, *args)
         except sqlite3.Error as error:
             # What the records say is not known any more, so nothing may be promised on top of them.
             self.gate.close(f"the catalog cannot be read: {error}")
