@@ -236,6 +236,22 @@ def measure_floor(folder: Path, duration_s: float) -> float:
     return count / elapsed_s
 
 
+async def measure_ceiling(folder: Path, runs: int, duration_s: float) -> list[Run]:
+    """1 MiB out of the HTTP server's memory, to as many clients as `NodeLoad.get_large` has."""
+    with running_node(folder / "ceiling", "disk", "benchmarks.null_source") as node:
+        signer = make_signer(node.secret)
+        connections = [await ChunkConnection.open(node.peer, signer) for _ in range(LARGE_GET_CLIENTS)]
+        found = [
+            await closed_loop(
+                LARGE_GET_CLIENTS, duration_s, lambda client, _: connections[client].call("GET", "0" * 64)
+            )
+            for _ in range(runs)
+        ]
+        for connection in connections:
+            connection.close()
+    return found
+
+
 async def measure_mode(folder: Path, mode: str, runs: int, duration_s: float, seed: int) -> Figures:
     """All loads on one node, `runs` times in turn."""
     figures = Figures()
@@ -261,7 +277,7 @@ async def measure_mode(folder: Path, mode: str, runs: int, duration_s: float, se
     return figures
 
 
-def show_figures(found: dict[str, Figures]) -> None:
+def show_figures(found: dict[str, Figures], ceiling: list[Run]) -> None:
     """One table for the calls, one for the mixed load."""
     rows = []
     for mode, figures in found.items():
@@ -279,6 +295,9 @@ def show_figures(found: dict[str, Figures]) -> None:
         rows.append([f"{mode}: floor, write + fdatasync of 1 MiB", median_and_spread(figures.floor_per_second)])
         rows.append([f"{mode}: put 1 MiB / floor", f"{ratio:.0%}"])
         rows.append([f"{mode}: peak RSS of the service, MiB", f"{figures.peak_rss_bytes / MIB:.0f}"])
+    rows.append(
+        ["ceiling: 1 MiB out of the HTTP server's memory", median_and_spread([run.per_second for run in ceiling])]
+    )
     columns = ("one node, median (min-max)", "per second", "p50 ms", "p99 ms", "node CPU ms per call")
     show("Storage", columns, [row + [""] * (len(columns) - len(row)) for row in rows])
 
@@ -294,11 +313,13 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{describe_machine()}; seed {arguments.seed}")
     found = {}
+    ceiling: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="trivet-bench-", dir=arguments.folder) as folder:
         for mode in arguments.modes:
             work = measure_mode(Path(folder), mode, arguments.runs, arguments.seconds, arguments.seed)
             found[mode] = uvloop.run(work)
-    show_figures(found)
+            ceiling += uvloop.run(measure_ceiling(Path(folder), arguments.runs, arguments.seconds))
+    show_figures(found, ceiling)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,17 +48,24 @@ class RunningNode:
 
 
 @contextlib.contextmanager
-def running_node(folder: Path, mode: str) -> Iterator[RunningNode]:
-    """A node in `mode` on `folder`, which may hold what an earlier one left; both processes end with the context."""
+def running_node(
+    folder: Path, mode: str, module: str = "services.storage.main", extra: Mapping[str, str] | None = None
+) -> Iterator[RunningNode]:
+    """A node in `mode` on `folder`, which may hold what an earlier one left; both processes end with the context.
+
+    Args:
+        module: what is started, with the environment of a node.
+        extra: environment on top.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     secret = secrets.token_hex(32)
     with contextlib.ExitStack() as stack:
-        environment = _node_environment(folder, mode, secret)
+        environment = _node_environment(folder, mode, secret) | dict(extra or {})
         if mode != "disk":
             environment |= stack.enter_context(_redis(folder))
         port = int(environment["TRIVET_PORT"])
         began = time.perf_counter()
-        command = [sys.executable, "-m", "services.storage.main"]
+        command = [sys.executable, "-m", module]
         process = stack.enter_context(_process(command, folder / "node.log", environment))
         _wait(process, port, folder / "node.log")
         peer = PeerAddress(NODE_ID, environment["TRIVET_ADVERTISED_URL"])

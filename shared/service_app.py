@@ -7,10 +7,12 @@ metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 945
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -61,6 +63,7 @@ DOCS_POLICY: Final = (
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
 
 KEEP_ALIVE_S: Final = 75
+_SEND_BUFFER_BYTES: Final = MIB
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 
 
@@ -110,8 +113,13 @@ def create_app(
     return app
 
 
-def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Run `app` until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`."""
+def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
+    """Run `app` until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`.
+
+    Args:
+        has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
+            ports that peers call: every connection may cost that much memory of the kernel.
+    """
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -130,11 +138,24 @@ def serve(app: FastAPI, settings: ServiceSettings) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Server(config)
     try:
-        server.run()
+        server.run(sockets=[_wide_listener(config)] if has_wide_send_buffers else None)
     except KeyboardInterrupt:
         return
     if not server.started:
         sys.exit(1)
+
+
+def _wide_listener(config: uvicorn.Config) -> socket.socket:
+    """A bound socket whose connections inherit a wide send buffer, where the kernel allows one; it listens later."""
+    listener = config.bind_socket()
+    try:
+        allowed_bytes = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    except (OSError, ValueError):
+        return listener
+    # A size once set is never grown by the kernel again, so less than wanted would be a loss.
+    if allowed_bytes >= _SEND_BUFFER_BYTES:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return listener
 
 
 def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:

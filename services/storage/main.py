@@ -36,7 +36,7 @@ def main() -> None:
     folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     prepare_folder(folder.path)
     refuse_unusable_redis(settings)
-    serve(build_app(settings), settings)
+    serve(build_app(settings), settings, has_wide_send_buffers=True)
 
 
 def build_app(settings: StorageSettings) -> FastAPI:
