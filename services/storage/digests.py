@@ -1,10 +1,25 @@
-"""Is this the chunk that its name promises? One function, so that there is one answer."""
+"""Is this the chunk that its name promises? One place, so that there is one answer."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from blake3 import blake3
+
+_NEARLY_BITS: Final = 64
+"""Digests of different bytes differ in 128 bits, give or take 8: so near only damage to a digest leads."""
+
+
+def digest_of(body: bytes) -> str:
+    """BLAKE3-256 in 64 hex digits. Releases the interpreter for large bodies."""
+    return blake3(body).hexdigest()
 
 
 def is_whole(body: bytes, digest: str) -> bool:
-    """Whether `body` hashes to `digest` (64 hex digits, BLAKE3-256). Releases the interpreter for large bodies."""
-    return blake3(body).hexdigest() == digest
+    """Whether `body` hashes to `digest`."""
+    return digest_of(body) == digest
+
+
+def is_nearly(digest: str, other: str) -> bool:
+    """Whether one may be the other with a few bytes damaged."""
+    return (int(digest, 16) ^ int(other, 16)).bit_count() < _NEARLY_BITS

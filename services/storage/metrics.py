@@ -52,6 +52,11 @@ class StorageMetrics:
         self.scrub_progress = Gauge(
             "trivet_storage_scrub_progress", "Part of this pass that is done", registry=registry
         )
+        self.catalog_salvages = Counter(
+            "trivet_storage_catalog_salvages_total",
+            "Starts at which the catalog's write-ahead file was found damaged",
+            registry=registry,
+        )
         self.lost_chunks = Gauge(
             "trivet_storage_lost_chunks", "Found bad or gone here, and not yet fetched from a peer", registry=registry
         )

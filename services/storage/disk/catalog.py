@@ -7,6 +7,7 @@ Functions that change something run inside a `group_commit.Transaction`; functio
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from services.storage.disk.group_commit import Transaction, open_writer
+from services.storage.disk.wal_salvage import find_unsettled
 from services.storage.ports import LostChunk
 from shared.contracts.chunks import HeldChunk
 from shared.partitions import DIGEST_BYTES, sum_of
@@ -50,18 +52,23 @@ class Row:
 
 def prepare(database: Path) -> None:
     """Create the catalog, or bring it to this format; ends the process with one sentence if not. Blocks."""
-    sql = open_writer(database)
     try:
-        (version,) = sql.execute("PRAGMA user_version").fetchone()
-        if version > FORMAT_VERSION:
-            refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
-        for number in range(version, FORMAT_VERSION):
-            # One transaction per step: a crash in between leaves a catalog of one format or of the next.
-            sql.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version={number + 1}; COMMIT;")
+        with contextlib.closing(open_writer(database)) as sql:
+            _prepare(sql, database)
     except sqlite3.DatabaseError as error:
         refuse_to_start(f"the catalog {database} cannot be read ({error}); its chunks must come from the other nodes")
-    finally:
-        sql.close()
+
+
+def _prepare(sql: sqlite3.Connection, database: Path) -> None:
+    if find_unsettled(database) is not None:
+        # Pages of a damaged write-ahead file were taken in: bodies are checked by their digests, the structure here.
+        _check_structure(sql)
+    (version,) = sql.execute("PRAGMA user_version").fetchone()
+    if version > FORMAT_VERSION:
+        refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
+    for number in range(version, FORMAT_VERSION):
+        # One transaction per step: a crash in between leaves a catalog of one format or of the next.
+        sql.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version={number + 1}; COMMIT;")
 
 
 def open_reader(database: Path) -> sqlite3.Connection:
@@ -129,6 +136,16 @@ def list_lost(sql: sqlite3.Connection, after: str, limit: int) -> list[LostChunk
         "SELECT digest, start_index FROM lost WHERE digest > ? ORDER BY digest LIMIT ?", (bytes.fromhex(after), limit)
     )
     return [LostChunk(found.hex(), start_index) for found, start_index in rows]
+
+
+def newest_packed(sql: sqlite3.Connection, size_bytes: int) -> list[str]:
+    """The packed chunks that arrived last, about `size_bytes` of them. Reads the whole table of chunks."""
+    first, found_bytes = 0, 0
+    for packed_id, length in sql.execute("SELECT id, length(body) FROM packed ORDER BY id DESC"):
+        first, found_bytes = packed_id, found_bytes + length
+        if found_bytes >= size_bytes:
+            break
+    return [digest.hex() for (digest,) in sql.execute("SELECT digest FROM chunks WHERE packed_id >= ?", (first,))]
 
 
 def count_lost(sql: sqlite3.Connection) -> int:
@@ -211,6 +228,12 @@ def forget_lost(transaction: Transaction, digest: str) -> int | None:
         return None
     transaction.sql.execute("DELETE FROM lost WHERE digest = ?", key)
     return int(found[0])
+
+
+def _check_structure(sql: sqlite3.Connection) -> None:
+    (verdict,) = sql.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
 
 
 def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:

@@ -16,12 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import structlog
+
 from services.storage.disk.disk_errors import error_from_commit
+from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
 from shared.errors import OverloadedError, TrivetError, UnavailableError
 from shared.partitions import SetSum, partition_of
 from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
 
@@ -72,6 +77,8 @@ class GroupCommitter:
 
     def __init__(self, database: Path, gate: WriteGate, on_commit: Callable[[Transaction], None]) -> None:
         self._gate = gate
+        self._mark = AcknowledgedMark(database)
+        self._is_closed = False
         self._on_commit = on_commit
         self._wal = database.with_name(database.name + "-wal")
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
@@ -97,10 +104,18 @@ class GroupCommitter:
         return await future
 
     def close(self) -> None:
-        """Finish what was queued, then end the thread. Blocks."""
+        """Finish what was queued, then end the thread. Blocks. Every reader of the catalog must be closed by then."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._queue.put(None)
         self._thread.join()
+        try:
+            self._mark.clear()
+        except OSError as error:
+            logger.warning("the mark of what was acknowledged could not be cleared", error=str(error))
         self._sql.close()
+        self._mark.close()
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -139,9 +154,17 @@ class GroupCommitter:
         except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
             self._roll_back()
             return [error_from_commit(error, self._gate)] * len(batch)
+        self._note_acknowledged()
         self._on_commit(transaction)
         self._tidy_up(transaction)
         return answers
+
+    def _note_acknowledged(self) -> None:
+        try:
+            self._mark.note()
+        except OSError as error:
+            # Only a help against damage: what was committed is durable without it.
+            logger.warning("the mark of what was acknowledged could not be written", error=str(error))
 
     def _roll_back(self) -> None:
         try:

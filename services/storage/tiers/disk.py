@@ -18,14 +18,15 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from services.storage.digests import is_whole
+from services.storage.digests import digest_of, is_nearly, is_whole
 from services.storage.disk import catalog, leavers
 from services.storage.disk.catalog import Row
+from services.storage.disk.catalog_reads import CatalogReads
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
-from services.storage.disk.reader_threads import ReaderThreads
+from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.write_gate import WriteGate
@@ -59,6 +60,7 @@ def prepare_folder(root: Path) -> None:
     """
     try:
         ChunkFiles(root).prepare()
+        salvage(root / _CATALOG_NAME, root / "quarantine")
     except OSError as error:
         refuse_to_start(f"the data folder {root} cannot be used: {error}")
     catalog.prepare(root / _CATALOG_NAME)
@@ -87,11 +89,9 @@ class DiskTier:
         self._space = space
         self._metrics = metrics
         self._small_limit_bytes = small_limit_bytes
-        self._readers = ReaderThreads(reader_threads, "disk-read")
         self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
-        self._connections = threading.local()
-        self._open_readers: list[sqlite3.Connection] = []
         self.gate = WriteGate()
+        self._reads = CatalogReads(self._database, self.gate, reader_threads)
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
@@ -99,9 +99,10 @@ class DiskTier:
 
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
-        self._readers.open()
-        await self._read_in_thread(self._open)
+        self._reads.open()
+        await self._reads.ask(self._open)
         await self._settle()
+        await self._check_salvaged()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -110,7 +111,7 @@ class DiskTier:
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
         self.gate.check()
-        is_held = await self._read_in_thread(self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
+        is_held = await self._reads.ask(self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
         if is_held and chunk.digest in await self.has([chunk.digest], start_index):
             return PutOutcome(self.name, created=False)
         if self.is_small(chunk.size_bytes):
@@ -132,7 +133,7 @@ class DiskTier:
     async def get(self, digest: str) -> bytes:
         """See `ports.Tier`."""
         for _ in range(_READ_ATTEMPTS):
-            body = await self._read_in_thread(self._read, digest)
+            body = await self._reads.ask(self._read, digest)
             if body is not None:
                 return body
             if await self._quarantine(digest):
@@ -149,7 +150,7 @@ class DiskTier:
 
     async def find(self, digest: str) -> Row | None:
         """The chunk's row."""
-        return await self._read_in_thread(self._find, digest)
+        return await self._reads.ask(catalog.find, digest)
 
     async def find_or_check_room(self, digest: str, size_bytes: int) -> bool:
         """Whether the chunk is held; if not, whether it could be.
@@ -157,11 +158,11 @@ class DiskTier:
         Raises:
             DiskFullError: it is not held and there is no room for it; definite.
         """
-        return await self._read_in_thread(self._is_held_or_has_room, digest, size_bytes)
+        return await self._reads.ask(self._is_held_or_has_room, digest, size_bytes)
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
-        found = await self._read_in_thread(self._present, digests)
+        found = await self._reads.ask(catalog.present, digests)
         if start_index is None or not found:
             return found
         # Looked up again in the transaction: a delete may have come in between.
@@ -173,7 +174,7 @@ class DiskTier:
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
-        return await self._read_in_thread(self._list_chunks, prefix, after, limit)
+        return await self._reads.ask(catalog.list_chunks, prefix, after, limit)
 
     async def sums(self, group: int | None) -> list[SetSum]:
         """See `ports.Tier`."""
@@ -182,12 +183,12 @@ class DiskTier:
 
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
         """See `ports.Tier`."""
-        return await self._read_in_thread(self._list_lost, after, limit)
+        return await self._reads.ask(catalog.list_lost, after, limit)
 
     async def restore(self, chunk: Chunk) -> bool:
         """See `ports.Tier`."""
         self.gate.check()
-        if not await self._read_in_thread(self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
+        if not await self._reads.ask(self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
             return False
         if self.is_small(chunk.size_bytes):
             return await self._committer.run(partial(_restore_small, chunk=chunk))
@@ -199,7 +200,7 @@ class DiskTier:
 
     async def scrub_position(self) -> str:
         """The last digest that the scrub has read in this pass; empty before the first."""
-        return await self._read_in_thread(self._scrub_position)
+        return await self._reads.ask(catalog.position, _SCRUB)
 
     async def save_scrub_position(self, digest: str) -> None:
         """Remember it across restarts. Raises UnavailableError."""
@@ -216,8 +217,8 @@ class DiskTier:
                 chunk_count=total.chunk_count,
                 sole_chunk_count=total.chunk_count,
                 used_bytes=total.used_bytes,
-                capacity_bytes=await self._read_in_thread(self._space.capacity_bytes),
-                lost_chunk_count=await self._read_in_thread(self._count_lost),
+                capacity_bytes=await self._reads.ask(lambda _: self._space.capacity_bytes()),
+                lost_chunk_count=await self._reads.ask(catalog.count_lost),
             )
         ]
 
@@ -240,52 +241,24 @@ class DiskTier:
 
     # Blocking halves, each run in one of the pools.
 
-    def _open(self) -> None:
+    def _open(self, sql: sqlite3.Connection) -> None:
         self._files.open()
         self._committer = GroupCommitter(self._database, self.gate, self._count)
-        self._sums.fill(catalog.all_sizes(self._reader()))
+        self._sums.fill(catalog.all_sizes(sql))
 
     def _close(self) -> None:
         self._writers.shutdown()
-        self._readers.close()
-        for sql in self._open_readers:
-            sql.close()
+        self._reads.close()
         self._committer.close()
 
-    def _reader(self) -> sqlite3.Connection:
-        """This thread's own connection: readers never wait for each other or for the writer (WAL)."""
-        sql: sqlite3.Connection | None = getattr(self._connections, "sql", None)
-        if sql is None:
-            sql = self._connections.sql = catalog.open_reader(self._database)
-            self._open_readers.append(sql)
-        return sql
-
-    def _find(self, digest: str) -> Row | None:
-        return catalog.find(self._reader(), digest)
-
-    def _list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
-        return catalog.list_chunks(self._reader(), prefix, after, limit)
-
-    def _list_lost(self, after: str, limit: int) -> list[LostChunk]:
-        return catalog.list_lost(self._reader(), after, limit)
-
-    def _count_lost(self) -> int:
-        return catalog.count_lost(self._reader())
-
-    def _is_lost_and_has_room(self, digest: str, size_bytes: int) -> bool:
-        if not catalog.is_lost(self._reader(), digest):
+    def _is_lost_and_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
+        if not catalog.is_lost(sql, digest):
             return False
         self._space.check(size_bytes, self._sums.total.used_bytes)
         return True
 
-    def _scrub_position(self) -> str:
-        return catalog.position(self._reader(), _SCRUB)
-
-    def _present(self, digests: Sequence[str]) -> set[str]:
-        return catalog.present(self._reader(), digests)
-
-    def _is_held_or_has_room(self, digest: str, size_bytes: int) -> bool:
-        if self._find(digest) is not None:
+    def _is_held_or_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
+        if catalog.find(sql, digest) is not None:
             return True
         self._space.check(size_bytes, self._sums.total.used_bytes)
         return False
@@ -296,20 +269,23 @@ class DiskTier:
         except OSError as error:
             raise error_from_write(error, self.gate) from error
 
-    def _read(self, digest: str) -> bytes | None:
+    def _read(self, sql: sqlite3.Connection, digest: str) -> bytes | None:
         """The whole chunk, or None when what lies here is not it."""
-        row = self._find(digest)
+        row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
-        return self._read_whole(self._reader(), digest, row)
+        return self._read_whole(sql, digest, row)
 
     def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
+        body = self._read_unchecked(sql, digest, row)
+        return body if body is not None and is_whole(body, digest) else None
+
+    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
         try:
-            body = self._files.read(digest) if row.packed_id is None else catalog.read_packed(sql, row.packed_id)
+            return self._files.read(digest) if row.packed_id is None else catalog.read_packed(sql, row.packed_id)
         except (OSError, sqlite3.Error) as error:
             logger.warning("a chunk cannot be read", digest=digest, error=str(error))
             return None
-        return body if body is not None and is_whole(body, digest) else None
 
     # Operations, run by the commit thread inside a transaction.
 
@@ -356,8 +332,13 @@ class DiskTier:
         row = catalog.find(transaction.sql, digest)
         if row is None or self._read_whole(transaction.sql, digest, row) is not None:
             return False
+        packed = None if row.packed_id is None else self._read_unchecked(transaction.sql, digest, row)
         logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
         catalog.lose(transaction, digest, row.start_index)
+        if packed is not None and is_nearly(actual := digest_of(packed), digest):
+            # Damage hit the name in the catalog and not the bytes: they are a whole chunk, and it is missing here.
+            catalog.add_packed(transaction, actual, packed, row.start_index)
+            logger.warning("a packed chunk lay under a damaged name", digest=digest, actual=actual)
         path = self._files.path_of(digest)
         if row.packed_id is None and path.exists():
             path.rename(self._files.quarantine_path(digest))
@@ -397,16 +378,26 @@ class DiskTier:
                 lost += 1
         return adopted, lost
 
+    async def _check_salvaged(self) -> None:
+        """Read what lay in a damaged write-ahead file: what is bad is lost from here on, and fetched from the peers."""
+        found = await self._reads.ask(lambda _: find_unsettled(self._database))
+        if found is None:
+            return
+        self._metrics.catalog_salvages.inc()
+        digests = await self._reads.ask(catalog.newest_packed, 2 * found.wal_bytes)
+        bad = 0
+        for digest in digests:
+            try:
+                await self.get(digest)
+            except ChunkCorruptError:
+                bad += 1
+            except ChunkNotFoundError:
+                continue  # stored anew under its own name, or listed twice
+        await self._write_in_thread(settle, self._database)
+        logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
+
     async def _write_in_thread(self, work: Callable[..., ResultT], *args: object) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._writers, work, *args)
-
-    async def _read_in_thread(self, work: Callable[..., ResultT], *args: object) -> ResultT:
-        try:
-            return await self._readers.run(work, *args)
-        except sqlite3.Error as error:
-            # What the records say is not known any more, so nothing may be promised on top of them.
-            self.gate.close(f"the catalog cannot be read: {error}")
-            raise UnavailableError(f"The catalog cannot be read: {error}.", retry_after_s=60) from error
 
 
 def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:

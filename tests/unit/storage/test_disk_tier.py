@@ -92,7 +92,7 @@ async def test_a_replaced_replica_is_not_quarantined_for_its_predecessor(disk, t
     await disk.put(chunk, 1)
     path = tmp_path / "chunks" / chunk.digest[:2] / chunk.digest
     path.write_bytes(b"bad")
-    assert await disk._read_in_thread(disk._read, chunk.digest) is None
+    assert await disk._reads.ask(disk._read, chunk.digest) is None
     await disk.delete(chunk.digest)
     await disk.put(chunk, 1)
     assert await disk._quarantine(chunk.digest) is False

@@ -1,0 +1,65 @@
+"""The catalog asked from the event loop: every question runs in a thread, on that thread's own connection."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from services.storage.disk import catalog
+from services.storage.disk.reader_threads import ReaderThreads
+from services.storage.write_gate import WriteGate
+from shared.errors import UnavailableError
+
+ResultT = TypeVar("ResultT")
+Parameters = ParamSpec("Parameters")
+
+
+class CatalogReads:
+    """Readers never wait for each other or for the writer (WAL)."""
+
+    def __init__(self, database: Path, gate: WriteGate, thread_count: int) -> None:
+        self._database = database
+        self._gate = gate
+        self._threads = ReaderThreads(thread_count, "disk-read")
+        self._own = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+
+    def open(self) -> None:
+        """Start the threads."""
+        self._threads.open()
+
+    def close(self) -> None:
+        """Finish what was asked, and close every connection. Blocks."""
+        self._threads.close()
+        for sql in self._connections:
+            sql.close()
+        self._connections.clear()
+
+    async def ask(
+        self,
+        question: Callable[Concatenate[sqlite3.Connection, Parameters], ResultT],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> ResultT:
+        """`question(connection, *args)`, which may block.
+
+        Raises:
+            UnavailableError: the catalog cannot be read; the node stops acknowledging.
+            Exception: what the question raises otherwise.
+        """
+        try:
+            return await self._threads.run(lambda: question(self._connection(), *args, **kwargs))
+        except sqlite3.Error as error:
+            # What the records say is not known any more, so nothing may be promised on top of them.
+            self._gate.close(f"the catalog cannot be read: {error}")
+            raise UnavailableError(f"The catalog cannot be read: {error}.", retry_after_s=60) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        sql: sqlite3.Connection | None = getattr(self._own, "sql", None)
+        if sql is None:
+            sql = self._own.sql = catalog.open_reader(self._database)
+            self._connections.append(sql)
+        return sql

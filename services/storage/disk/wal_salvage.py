@@ -1,0 +1,274 @@
+"""Notices when SQLite's write-ahead file lost what was acknowledged, and saves what can be saved before SQLite opens it.
+
+After a crash SQLite replays its write-ahead file up to the first frame whose checksum does not fit, and silently forgets the
+rest: right after a torn write, wrong after a changed bit in the middle, because what lies behind was acknowledged. Two
+things tell the cases apart: a mark, written without fsync after each commit, of how many frames were acknowledged (it may
+lag after a power cut and is never ahead); and that a transaction begins only once the one before it is synced.
+
+Frames are kept as they are and get checksums that fit. A changed body is then found by its digest, at once (`DiskTier`), and
+fetched from a peer. Source: "WAL-mode File Format", sqlite.org/walformat.html. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from shared.durable_files import replace_file, sync_data, sync_directory
+
+logger = structlog.get_logger(__name__)
+
+_HEADER: Final = struct.Struct(">IIIIIIII")
+_FRAME_HEADER: Final = struct.Struct(">IIIIII")
+_MAGIC: Final = 0x377F0682
+"""Of files with little-endian checksums, with the lowest bit set of those with big-endian ones."""
+_VERSION: Final = 3007000
+_MARK: Final = struct.Struct("<8sII")
+_SHARED_MEMORY_BYTES: Final = 48
+_MASK: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What was found wrong. `wal_bytes` bounds how much of the newest data may be affected."""
+
+    damaged_frames: int
+    missing_frames: int
+    wal_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    page: int
+    size_after_commit: int
+    salts: bytes
+    checksum: tuple[int, int]
+    body: bytes
+
+
+class AcknowledgedMark:
+    """How many frames of the write-ahead file were acknowledged, in a small file of its own.
+
+    The count is read from SQLite's shared memory. That file is opened once and closed only after every connection: closing
+    it earlier would drop the locks that SQLite holds on it in this process.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._shared_memory = database.with_name(database.name + "-shm")
+        self._fd = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._shared_memory_fd: int | None = None
+
+    def note(self) -> None:
+        """After a commit. Raises OSError."""
+        if self._shared_memory_fd is None:
+            self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
+        if len(found) == _SHARED_MEMORY_BYTES:
+            self._write(found[32:40], int.from_bytes(found[16:20], "little"))
+
+    def clear(self) -> None:
+        """Before the last connection closes, which removes the write-ahead file. Durable. Raises OSError."""
+        self._write(bytes(8), 0)
+        sync_data(self._fd)
+
+    def close(self) -> None:
+        """After every connection."""
+        for fd in (self._fd, self._shared_memory_fd):
+            if fd is not None:
+                os.close(fd)
+
+    def _write(self, salts: bytes, frames: int) -> None:
+        os.pwrite(self._fd, _pack_mark(salts, frames), 0)
+
+
+def salvage(database: Path, quarantine: Path) -> None:
+    """Repair the write-ahead file of `database`, before anything opens it, if something acknowledged is missing there.
+
+    The damaged file is kept in `quarantine`, and what was found until `settle` is called. Raises OSError.
+    """
+    found = _repair(database, quarantine)
+    # The first connection that closes removes the write-ahead file, and a mark without one would be an alarm.
+    replace_file(_mark_path(database), _pack_mark(bytes(8), 0))
+    if found is not None:
+        logger.error(
+            "the write-ahead file of the catalog was damaged; what could be saved of it is checked",
+            damaged_frames=found.damaged_frames,
+            missing_frames=found.missing_frames,
+        )
+
+
+def find_unsettled(database: Path) -> Salvage | None:
+    """What the last `salvage` that found damage left to be checked. Raises OSError."""
+    path = _note_path(database)
+    return Salvage(**json.loads(path.read_text())) if path.exists() else None
+
+
+def settle(database: Path) -> None:
+    """Everything that may have been damaged was checked. Raises OSError."""
+    _note_path(database).unlink(missing_ok=True)
+    sync_directory(database.parent)
+
+
+def _repair(database: Path, quarantine: Path) -> Salvage | None:
+    wal = database.with_name(database.name + "-wal")
+    salts, acknowledged = _read_mark(_mark_path(database))
+    raw = wal.read_bytes() if wal.exists() else b""
+    file = _WalFile.parse(raw, salts, database) if len(raw) >= _HEADER.size else None
+    if file is None:
+        return _note(database, Salvage(0, acknowledged, len(raw))) if acknowledged else None
+    bad = file.bad_frames()
+    commits = file.commits()
+    # A transaction begins only once the one before it is synced, so all but the last were acknowledged, mark or not.
+    durable = max(acknowledged if file.salts == salts else 0, commits[-2] if len(commits) >= 2 else 0)
+    if file.first_refused(bad) > durable:
+        return None
+    # Whole transactions only: what follows those that were acknowledged is taken as far as it is good.
+    until = min((number for number in bad if number > durable), default=len(file.frames) + 1)
+    kept = max((number for number in commits if number < until), default=0)
+    quarantine.mkdir(exist_ok=True)
+    shutil.copyfile(wal, quarantine / f"{wal.name}.{os.getpid()}")
+    # The note first: a crash in between repairs again, or checks once too often.
+    damaged = sum(number <= durable for number in bad)
+    found = _note(database, Salvage(damaged, max(0, durable - len(file.frames)), len(raw)))
+    replace_file(wal, file.write(kept, bad))
+    database.with_name(database.name + "-shm").unlink(missing_ok=True)
+    return found
+
+
+def _note(database: Path, found: Salvage) -> Salvage:
+    replace_file(_note_path(database), json.dumps(asdict(found)).encode())
+    return found
+
+
+def _note_path(database: Path) -> Path:
+    return database.with_name("catalog.salvaged")
+
+
+@dataclass(frozen=True, slots=True)
+class _WalFile:
+    page_bytes: int
+    order: str
+    salts: bytes
+    checksum: tuple[int, int]
+    sequence: int
+    frames: list[_Frame]
+
+    @classmethod
+    def parse(cls, raw: bytes, marked_salts: bytes, database: Path) -> _WalFile | None:
+        """None when nothing says how to read it."""
+        magic, _, page_bytes, sequence, *_, first, second = _HEADER.unpack_from(raw)
+        order = ">" if magic & 1 else "<"
+        salts = raw[16:24]
+        if magic & ~1 != _MAGIC or _checksum(raw[:24], order, (0, 0)) != (first, second):
+            # The header itself: the mark knows the salts, the database its page size.
+            page_bytes, order, salts = _page_bytes(database), "<", marked_salts
+            if not any(marked_salts) or not page_bytes:
+                return None
+            first = second = -1
+        step = _FRAME_HEADER.size + page_bytes
+        frames = [_parse_frame(raw[at : at + step]) for at in range(_HEADER.size, len(raw) - step + 1, step)]
+        return cls(page_bytes, order, salts, (first, second), sequence, frames)
+
+    def bad_frames(self) -> set[int]:
+        """Those, counted from 1, that do not fit the checksum of the one before them."""
+        found = set()
+        written = expected = self.checksum
+        for number, frame in enumerate(self.frames, 1):
+            # Where only the checksum before was hit, this frame fits what that should have been.
+            candidates = [
+                _frame_checksum(frame.page, frame.size_after_commit, frame.body, self.order, before)
+                for before in {written, expected}
+            ]
+            if frame.salts != self.salts or frame.checksum not in candidates:
+                found.add(number)
+                expected = candidates[0]
+            else:
+                expected = frame.checksum
+            written = frame.checksum
+        return found
+
+    def first_refused(self, bad: set[int]) -> int:
+        """The first frame that SQLite would not take; one past the last if it takes all."""
+        return min(bad, default=len(self.frames) + 1)
+
+    def commits(self) -> list[int]:
+        """The last frames of transactions; frames that an earlier use of the file left have other salts."""
+        return [
+            number
+            for number, frame in enumerate(self.frames, 1)
+            if frame.salts == self.salts and frame.size_after_commit
+        ]
+
+    def write(self, count: int, bad: set[int]) -> bytes:
+        """A file with the first `count` frames that SQLite takes to the end."""
+        good = [frame for number, frame in enumerate(self.frames, 1) if number not in bad]
+        largest = max((max(frame.page, frame.size_after_commit) for frame in good), default=0)
+        # A frame whose header was hit may name any page: one that cannot be is left out, the rest is for the digests to find.
+        kept = [(number, frame) for number, frame in enumerate(self.frames[:count], 1) if 0 < frame.page <= largest]
+        magic = _MAGIC | (self.order == ">")
+        head = struct.pack(">IIII", magic, _VERSION, self.page_bytes, self.sequence) + self.salts
+        checksum = _checksum(head, self.order, (0, 0))
+        out = bytearray(head + struct.pack(">II", *checksum))
+        for number, frame in kept:
+            size_after_commit = frame.size_after_commit if number not in bad else 0
+            if number == kept[-1][0] and not size_after_commit:
+                size_after_commit = largest
+            checksum = _frame_checksum(frame.page, size_after_commit, frame.body, self.order, checksum)
+            out += struct.pack(">II", frame.page, size_after_commit) + self.salts + struct.pack(">II", *checksum)
+            out += frame.body
+        return bytes(out)
+
+
+def _parse_frame(raw: bytes) -> _Frame:
+    page, size_after_commit, _, _, first, second = _FRAME_HEADER.unpack_from(raw)
+    return _Frame(page, size_after_commit, raw[8:16], (first, second), raw[_FRAME_HEADER.size :])
+
+
+def _frame_checksum(
+    page: int, size_after_commit: int, body: bytes, order: str, before: tuple[int, int]
+) -> tuple[int, int]:
+    return _checksum(body, order, _checksum(struct.pack(">II", page, size_after_commit), order, before))
+
+
+def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, int]:
+    first, second = before
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    # Masked once at the end of a page: Python's integers hold the carries, which a sum keeps apart from the low bits.
+    for at in range(0, len(words), 2):
+        first = (first + words[at] + second) & _MASK
+        second = (second + words[at + 1] + first) & _MASK
+    return first, second
+
+
+def _page_bytes(database: Path) -> int:
+    with database.open("rb") as file:
+        head = file.read(18)
+    size = int.from_bytes(head[16:18], "big") if len(head) == 18 else 0
+    return 65536 if size == 1 else size
+
+
+def _mark_path(database: Path) -> Path:
+    return database.with_name("catalog.acknowledged")
+
+
+def _pack_mark(salts: bytes, frames: int) -> bytes:
+    return _MARK.pack(salts, frames, zlib.crc32(salts + frames.to_bytes(4, "little")))
+
+
+def _read_mark(path: Path) -> tuple[bytes, int]:
+    """Nothing acknowledged when there is no mark, or a damaged one."""
+    raw = path.read_bytes() if path.exists() else b""
+    if len(raw) != _MARK.size:
+        return bytes(8), 0
+    salts, frames, checksum = _MARK.unpack(raw)
+    if checksum != zlib.crc32(salts + frames.to_bytes(4, "little")):
+        return bytes(8), 0
+    return salts, frames
