@@ -18,6 +18,7 @@ from httpx import Response
 from pydantic import ValidationError
 
 from shared.background_tasks import BackgroundTasks
+from shared.contracts.cluster import MEMBERS_HEADER
 from shared.contracts.metadata import MAX_BATCH
 from shared.errors import (
     InternalError,
@@ -109,6 +110,8 @@ class Sender:
             self.note(member, error, time.monotonic() - began_at_s)
             raise
         self.tracker.led(member)
+        if (members := response.headers.get(MEMBERS_HEADER)) is not None:
+            self.tracker.members_are(members)
         return member, response.content
 
     async def _request(self, member: PeerAddress, path: str, content: bytes) -> Response:

@@ -31,6 +31,7 @@ class LeaderTracker:
         self._configured_count = len(self._order)
         self._leader_id: str | None = None
         self._suspect_until_s: dict[str, float] = {}
+        self._last_named = ""
         self._next = 0
         self._misses = 0
 
@@ -65,6 +66,23 @@ class LeaderTracker:
         if self._leader_id == member.id:
             self._leader_id = None
         self._suspect_until_s[member.id] = now_s + suspicion_s
+
+    def members_are(self, members: str) -> None:
+        """The leader named everybody (`MEMBERS_HEADER`): who is not among them and not configured here is forgotten.
+
+        Without this, a client that outlives every member it knew would never find the group again.
+        """
+        if members == self._last_named:
+            return
+        self._last_named = members
+        current = dict(part.partition("=")[::2] for part in members.split(","))
+        for gone in self._order[self._configured_count :]:
+            if gone not in current and gone != self._leader_id:
+                self._order.remove(gone)
+                del self._members[gone]
+                self._suspect_until_s.pop(gone, None)
+        for member_id, url in current.items():
+            self._knows(member_id, url)
 
     def was_busy(self) -> None:
         """The leader leads and asks for less: keep it, and pause."""

@@ -15,6 +15,7 @@ from services.consensus.service import ConsensusService
 from shared.contracts.cluster import (
     DIGEST_HEADER,
     LOG_INDEX_HEADER,
+    MEMBERS_HEADER,
     AddMemberRequest,
     Heartbeat,
     HeartbeatResponse,
@@ -76,9 +77,11 @@ def create_router(member: RunningMember) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/proposals", tags=["metadata"], summary="Order and apply commands", responses=_NOT_LEADER)
-    async def propose(batch: ProposalBatch) -> ProposalResults:
+    async def propose(batch: ProposalBatch, response: Response) -> ProposalResults:
         """Answered when every proposal is committed on a majority and applied here. Each happens once per request_id."""
-        return ProposalResults(results=await member.service.propose(batch.proposals))
+        results = await member.service.propose(batch.proposals)
+        response.headers[MEMBERS_HEADER] = member.service.members
+        return ProposalResults(results=results)
 
     @router.post(
         "/reads",
@@ -89,7 +92,8 @@ def create_router(member: RunningMember) -> APIRouter:
     )
     async def read(batch: ReadBatch) -> Response:
         """One ReadIndex barrier serves the whole batch; all answers come from one applied index."""
-        return Response(await member.service.read(batch.queries), media_type="application/json")
+        answer = await member.service.read(batch.queries)
+        return Response(answer, media_type="application/json", headers={MEMBERS_HEADER: member.service.members})
 
     @router.post(
         "/nodes/{node_id}/heartbeat",

@@ -149,6 +149,11 @@ class ConsensusService:
         )
         return InitResponse(cluster_id=request.cluster_id, created=bool((result.result or {}).get("created")))
 
+    @property
+    def members(self) -> str:
+        """The members in force, as `MEMBERS_HEADER` says them."""
+        return ",".join(f"{member.id}={member.url}" for member in self.node.configuration.members)
+
     def status(self) -> MemberStatus:
         """This member about itself; nothing linearizable."""
         node, leader, state = self.node, self.node.leader, self.store.summary()

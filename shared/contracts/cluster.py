@@ -115,6 +115,10 @@ class MembersResponse(WireModel):
     log_index: int
 
 
+MEMBERS_HEADER: Final = "x-trivet-members"
+"""In a leader's answers to proposals and reads: the members in force, as `id=url,id=url`."""
+
+
 class MemberStatus(WireModel):
     """A consensus member about itself (GET /v1/status).
 

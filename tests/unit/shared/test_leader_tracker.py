@@ -70,3 +70,22 @@ def test_members_that_come_and_go_for_years_are_learnt_and_the_oldest_forgotten(
     asked = {tracker.choose(1.0).id for _ in range(100)}
     assert asked.issuperset(member.id for member in MEMBERS)
     assert len(asked) < 30
+
+
+def test_a_client_that_outlives_every_member_it_was_told_finds_the_group():
+    """The leader names everybody in its answers; who left is forgotten, who came is asked when the leader is gone."""
+    tracker = LeaderTracker(MEMBERS)
+    tracker.led(MEMBERS[0])
+    tracker.members_are("consensus-1=http://127.0.0.1:8201,consensus-8=http://127.0.0.1:8208")
+    tracker.members_are("consensus-8=http://127.0.0.1:8208,consensus-9=http://127.0.0.1:8209")
+    tracker.failed(MEMBERS[0], 1.0, 100.0)
+    assert {tracker.choose(1.0).id for _ in range(20)} >= {"consensus-8", "consensus-9"}
+    tracker.members_are("consensus-9=http://127.0.0.1:8209")
+    assert "consensus-8" not in {tracker.choose(1.0).id for _ in range(20)}
+
+
+def test_members_that_a_leader_names_wrongly_are_not_learnt():
+    """Whatever stands in a header, only ids and URLs that could be members are called."""
+    tracker = LeaderTracker(MEMBERS)
+    tracker.members_are("../etc=http://127.0.0.1:1,consensus-9=file:///etc/passwd,,=,consensus-8")
+    assert {tracker.choose(1.0).id for _ in range(20)} == {member.id for member in MEMBERS}
