@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
+import zlib
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,37 @@ def test_a_log_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(LogDamagedError, match="format 99"):
         read_log(tmp_path / "log")
+
+
+def first_byte_of_last_commit(wal: bytes) -> int:
+    """From SQLite's format: a header of 32 bytes, then frames of 24 bytes and a page; the last frame of a commit has a size."""
+    page_bytes = int.from_bytes(wal[8:12], "big")
+    frames = range(32, len(wal), 24 + page_bytes)
+    ends = [at + 24 + page_bytes for at in frames if wal[at + 4 : at + 8] != bytes(4)]
+    return ends[-2]
+
+
+@pytest.mark.parametrize("was_acknowledged", [False, True])
+def test_a_record_torn_at_any_byte_is_dropped_whole_or_refused(tmp_path: Path, was_acknowledged: bool) -> None:
+    """The last commit is cut at a byte: not acknowledged, it is as if it had never been; acknowledged, the member stops."""
+    original = tmp_path / "original"
+    write_log(original, checkpoint=False)
+    whole = (original / "raft_log.sqlite-wal").read_bytes()
+    draw = random.Random(20261125)
+    offsets = sorted(draw.sample(range(first_byte_of_last_commit(whole), len(whole)), 200))
+    if not was_acknowledged:
+        head = (len(ENTRIES) - 5).to_bytes(8, "little")
+        (original / "raft_log.acknowledged").write_bytes(head + zlib.crc32(head).to_bytes(4, "little"))
+    lengths = set()
+    for offset in offsets:
+        folder = tmp_path / str(offset)
+        shutil.copytree(original, folder)
+        (folder / "raft_log.sqlite-wal").write_bytes(whole[:offset])
+        if was_acknowledged:
+            with pytest.raises(LogDamagedError, match="acknowledged"):
+                read_log(folder)
+            continue
+        found = read_log(folder)
+        assert found == ENTRIES[: len(found)], f"byte {offset}"
+        lengths.add(len(found))
+    assert was_acknowledged or lengths == {len(ENTRIES) - 5}, lengths
