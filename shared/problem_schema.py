@@ -86,7 +86,7 @@ def _describe(answers: dict[str, Any], common: Mapping[int, str]) -> None:
     for status, description in common.items():
         answers.setdefault(str(status), {"description": description})
     for code, answer in answers.items():
-        if int(code) >= 400 and PROBLEM_TYPE not in answer.get("content", {}):
+        if int(code) >= 400 and "examples" not in answer.get("content", {}).get(PROBLEM_TYPE, {}):
             answer.update(described_problem(answer["description"], [_error_of(int(code))(answer["description"])]))
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -179,22 +179,31 @@ def _with_health(lifespan: Lifespan) -> Lifespan:
 
 
 def _add_health(app: FastAPI, readiness: Readiness, degradations: Readiness) -> None:
-    @app.get("/healthz", tags=["health"], summary="Is the process alive?")
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?", responses=_json_example({"status": "alive"}))
     async def healthz() -> dict[str, str]:
+        """It answers, whatever it can or cannot do. For liveness probes."""
         return {"status": "alive"}
 
     @app.get(
         "/readyz",
         tags=["health"],
         summary="Can it serve, and if not, why?",
-        responses={503: {"description": "Not now; `reasons` says why."}},
+        responses={
+            **_json_example({"status": "ready", "degraded": ["clock: LOGICAL"]}),
+            503: {"description": "Not now; `reasons` says why."},
+        },
     )
     async def readyz() -> dict[str, str | list[str]]:
+        """`degraded` names what it has to do without, if anything. For readiness probes."""
         reasons = readiness() if app.state.is_started else ["starting"]
         if reasons:
             raise NotReadyError("; ".join(reasons), reasons=reasons)
         degraded = degradations()
         return {"status": "ready", "degraded": degraded} if degraded else {"status": "ready"}
+
+
+def _json_example(value: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": value}}}}
 
 
 def _add_docs(app: FastAPI, title: str) -> None:

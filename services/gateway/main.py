@@ -171,8 +171,9 @@ def build_app(settings: GatewaySettings) -> FastAPI:
     )
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
     app.router.redirect_slashes = False
-    for router in (files.create_router(gateway), buckets.create_router(gateway), cluster.create_router(gateway)):
-        app.include_router(router)
+    for make in (files.create_router, buckets.create_router, cluster.create_router, cluster.create_time_router):
+        app.include_router(make(gateway))
+    app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
     install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
     app.add_middleware(AlwaysAsked)
     app.add_middleware(EarlyRefusal)

@@ -16,7 +16,7 @@ from shared.units import NANOSECONDS_PER_SECOND
 
 
 class ClockState(StrEnum):
-    """What a published interval is worth (TIME.md)."""
+    """What a published interval is worth."""
 
     INIT = "INIT"
     SYNCED = "SYNCED"

@@ -30,7 +30,10 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Create a bucket",
         status_code=201,
         response_model=BucketCreated,
-        responses={200: {"model": BucketCreated, "description": "It existed before."}, **problems(400, 409, 422, 503)},
+        responses={
+            200: {"model": BucketCreated, "description": "It existed before."},
+            **problems(400, 409, 422, 503, about="buckets"),
+        },
         openapi_extra=_BUCKET_PATH,
     )
     async def put_bucket(request: Request, response: Response) -> BucketCreated:
@@ -50,7 +53,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Delete an empty bucket",
         status_code=204,
         response_class=Response,
-        responses=problems(400, 404, 409, 422, 503),
+        responses=problems(400, 404, 409, 422, 503, about="buckets"),
         openapi_extra=_BUCKET_PATH,
     )
     async def delete_bucket(request: Request) -> Response:
@@ -62,7 +65,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
             await parts.keeper.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), once)
         return Response(status_code=204)
 
-    @router.get("/buckets", summary="List all buckets", responses=problems(400, 503))
+    @router.get("/buckets", summary="List all buckets", responses=problems(400, 503, about="buckets"))
     async def list_buckets(request: Request) -> BucketList:
         """By name."""
         refuse_query(request)
@@ -74,7 +77,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     @router.get(
         _LIST,
         summary="List files",
-        responses=problems(400, 404, 410, 503),
+        responses=problems(400, 404, 410, 503, about="buckets"),
         openapi_extra=_LIST_DESCRIPTION,
     )
     async def list_files(request: Request) -> FileList:

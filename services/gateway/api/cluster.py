@@ -19,7 +19,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
     router = APIRouter(prefix="/v1", tags=["cluster"])
 
-    @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503))
+    @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503, about="cluster"))
     async def get_cluster(request: Request) -> ClusterInfo:
         """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
         refuse_query(request)
@@ -32,7 +32,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         response_model=NodeAdmitted,
         responses={
             200: {"model": NodeAdmitted, "description": "It had been admitted before."},
-            **problems(400, 401, 403, 413, 503),
+            **problems(400, 401, 403, 413, 503, about="cluster"),
         },
         openapi_extra=_ADMISSION_BODY | _ADMIN,
     )
@@ -51,7 +51,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Drain and remove a storage node",
         status_code=202,
         response_model=NodeDraining,
-        responses={204: {"description": "Removed."}, **problems(400, 401, 403, 404, 503)},
+        responses={204: {"description": "Removed."}, **problems(400, 401, 403, 404, 503, about="cluster")},
         openapi_extra=_REMOVAL | _ADMIN,
     )
     async def remove_node(request: Request, node_id: str) -> Response | NodeDraining:
@@ -66,7 +66,14 @@ def create_router(gateway: RunningGateway) -> APIRouter:
             return Response(status_code=204)
         return NodeDraining(id=node_id, state=NodeState.DRAINING, chunks_left=progress.chunks_left)
 
-    @router.get("/time", summary="What time it is, and how surely", tags=["time"], responses=problems(400, 503))
+    return router
+
+
+def create_time_router(gateway: RunningGateway) -> APIRouter:
+    """What the time is, by itself in the description."""
+    router = APIRouter(prefix="/v1", tags=["time"])
+
+    @router.get("/time", summary="What time it is, and how surely", responses=problems(400, 503, about="cluster"))
     async def get_time(request: Request) -> TimeNow:
         """Timestamps describe; the log's order decides."""
         refuse_query(request)

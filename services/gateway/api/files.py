@@ -78,7 +78,7 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507),
+            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
         },
         openapi_extra=file_parameters(*WRITE_PARAMETERS) | BODY,
     )
@@ -119,7 +119,7 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507),
+            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
         },
         openapi_extra=form_parameters() | FORM,
     )
@@ -144,7 +144,7 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
         _PATH,
         summary="Read a file",
         response_class=Response,
-        responses={**ANSWERS_OF_READ, **problems(400, 404, 412, 416, 503)},
+        responses={**ANSWERS_OF_READ, **problems(400, 404, 412, 416, 503, about="files")},
         openapi_extra=file_parameters(*READ_PARAMETERS, "Range", "If-Range"),
     )
     async def get_file(request: Request) -> Response:
@@ -164,7 +164,7 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
         _PATH,
         summary="Describe a file",
         response_class=Response,
-        responses={**ANSWERS_OF_HEAD, **problems(400, 404, 412, 503)},
+        responses={**ANSWERS_OF_HEAD, **problems(400, 404, 412, 503, about="files")},
         openapi_extra=file_parameters(*READ_PARAMETERS),
     )
     async def head_file(request: Request) -> Response:
@@ -188,7 +188,7 @@ def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
         response_class=Response,
         responses={
             204: {"description": "Deleted.", "headers": DELETION_HEADERS},
-            **problems(400, 404, 409, 412, 422, 503),
+            **problems(400, 404, 409, 412, 422, 503, about="files"),
         },
         openapi_extra=file_parameters(*DELETE_PARAMETERS),
     )

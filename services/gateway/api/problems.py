@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import FastAPI, Request, Response
 
@@ -41,6 +41,7 @@ from shared.problem_schema import describe_problems, described_problem
 from shared.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
+Subject = Literal["files", "buckets", "cluster"]
 
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
@@ -115,6 +116,24 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 """One of every kind that a client may meet, with its facts."""
 
 
+_SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
+    InvalidNameError: {"files", "buckets"},
+    DigestMismatchError: {"files"},
+    FileNotFoundInBucketError: {"files"},
+    BucketNotFoundError: {"files", "buckets"},
+    NodeNotFoundError: {"cluster"},
+    BucketNotEmptyError: {"buckets"},
+    BucketProtectedError: {"buckets"},
+    BucketRecreatedError: {"files"},
+    ChunkCondemnedError: {"files"},
+    NodeRemovedError: {"files"},
+    QuorumNotReachedError: {"files"},
+    OverloadedError: {"files"},
+    DataUnavailableError: {"files"},
+}
+"""Where only some routes raise an error."""
+
+
 def header(description: str, example: str) -> dict[str, Any]:
     """A header of an answer."""
     return {"description": description, "schema": {"type": "string"}, "example": example}
@@ -138,10 +157,14 @@ _HEADERS: Final = {
 }
 
 
-def problems(*statuses: int) -> Responses:
-    """The `responses` of a route that may end in these."""
+def problems(*statuses: int, about: Subject) -> Responses:
+    """The `responses` of a route that may end in these; `about` says whose errors are shown as examples."""
     return {
-        status: described_problem(_DESCRIPTIONS[status], _EXAMPLES[status], _HEADERS.get(status))
+        status: described_problem(
+            _DESCRIPTIONS[status],
+            [error for error in _EXAMPLES[status] if about in _SUBJECTS.get(type(error), {about})],
+            _HEADERS.get(status),
+        )
         for status in sorted({*statuses, 500})
     }
 

@@ -19,16 +19,20 @@ from local_cluster.cluster import Cluster
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
+MAX_EXAMPLES = 20
+"""Random requests for every operation, besides the examples and the cases that cover its description."""
+
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
     "content_type_conformance",
     "response_schema_conformance",
     "response_headers_conformance",
+    "unsupported_method",
 )
 
 
@@ -42,9 +46,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.kill_all()
 
 
-def ask_everything(
-    cluster: Cluster, name: str, seed: int, folder: Path, *, seconds: int, is_signed: bool
-) -> dict[int, int]:
+def ask_everything(cluster: Cluster, name: str, seed: int, folder: Path, *, is_signed: bool) -> dict[int, int]:
     """Run schemathesis against one service; how often it answered with each status."""
     url = cluster.url(name)
     environment = {
@@ -59,11 +61,13 @@ def ask_everything(
         (folder / "peer.json").write_text(json.dumps({"id": name, "url": url, "secret": secret}))
     program = Path(sys.executable).parent / "st"
     command = [str(program), "--config-file", str(HERE / "schemathesis.toml"), "run", f"{url}/openapi.json"]
-    command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-time", str(seconds)]
+    command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"]
+    # A number of cases and not a time: on a busy machine there would be none.
+    command += ["--max-examples", str(MAX_EXAMPLES)]
     command += ["--seed", str(seed), "--no-color", "--warnings", "off", "--generation-database", "none"]
     command += ["--request-timeout", "20"]
     outcome = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=400, check=False
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return {int(status): count for status, count in json.loads((folder / "statuses.json").read_text()).items()}
@@ -71,17 +75,17 @@ def ask_everything(
 
 def test_b16_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
     """No 5xx but 503 and 507, no status, type, header or body that the description does not have."""
-    statuses = ask_everything(own_cluster, "gateway-1", seed, tmp_path, seconds=10, is_signed=False)
+    statuses = ask_everything(own_cluster, "gateway-1", seed, tmp_path, is_signed=False)
     print(statuses)
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
 
 
-@pytest.mark.parametrize(("service", "seconds"), [("storage", 5), ("consensus", 6), ("clock", 3)])
-def test_b16_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service, seconds) -> None:
+@pytest.mark.parametrize("service", ["storage", "consensus", "clock"])
+def test_b16_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service) -> None:
     """The same with a valid signature on every request; of the consensus members the leader is asked."""
     leader = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["leader"]
     name = leader if service == "consensus" else f"{service}-1"
-    statuses = ask_everything(own_cluster, name, seed, tmp_path, seconds=seconds, is_signed=True)
+    statuses = ask_everything(own_cluster, name, seed, tmp_path, is_signed=True)
     print(statuses)
     assert statuses.get(401, 0) == 0
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
