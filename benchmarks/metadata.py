@@ -1,8 +1,9 @@
 """What the state machine costs at many files: no Raft, no network.
 
-`python -m benchmarks.metadata --files 1000000 [--folder DIR] [--keep]` publishes that many files and prints one row per tenth, so
-that what grows with the number of files is seen; then lists at 10,000 files against lists at all of them, a restart, a copy
-while entries are applied, and forgetting. Keys are random within a thousand folders, the worst case for the file table.
+`python -m benchmarks.metadata --files 1000000 [--folder DIR]` publishes that many files and prints one row per tenth, so that
+what grows with the number of files is seen; then lists at 10,000 files against lists at all of them, a restart, a copy while
+entries are applied, forgetting, and a whole member over all of it. Keys are random within a thousand folders, the worst case
+for the file table.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgpack
+
+from benchmarks.metadata_member import LOAD_FILES, measure_member
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
@@ -39,7 +43,9 @@ from shared.units import MIB
 BATCH: Final = 64
 NODES: Final = ["storage-1", "storage-2", "storage-3"]
 SMALL_FILES: Final = 10_000
-DEAD_KEYS: Final = 100_000
+DEAD_KEYS: Final = 50_000
+CHECKPOINT_ENTRIES: Final = 2_000
+FORGET_ENTRIES: Final = 1_000
 FOLDERS: Final = 1000
 
 
@@ -80,6 +86,7 @@ def measure(path: Path, file_count: int, small: MetadataStore) -> None:
     forget(store)
     store.close()
     print(f"every row checked and summed: {seconds(lambda: verify(path)):.1f} s")
+    measure_member(path, [_publish(number, chance) for number in range(LOAD_FILES)])
 
 
 def publish_files(store: MetadataStore, last: int, chance: random.Random, durations_s: list[float]) -> None:
@@ -87,9 +94,16 @@ def publish_files(store: MetadataStore, last: int, chance: random.Random, durati
     if store.last_applied == 0:
         init = InitCluster(cluster_id="benchmark", admitted_nodes=NODES, stamp=_stamp(1))
         store.apply_batch([_entry(1, init)])
+    checkpoint: threading.Thread | None = None
     while (first := store.last_applied + 1) <= last:
-        batch = [_entry(index, _publish(index, chance)) for index in range(first, first + BATCH)]
+        if first % CHECKPOINT_ENTRIES < BATCH and (checkpoint is None or not checkpoint.is_alive()):
+            # As a member does, beside the applying.
+            checkpoint = threading.Thread(target=store.checkpoint)
+            checkpoint.start()
+        batch = [_publish_entry(index, chance) for index in range(first, first + BATCH)]
         durations_s.append(seconds(lambda batch=batch: store.apply_batch(batch)))  # type: ignore[misc]
+    if checkpoint is not None:
+        checkpoint.join()
 
 
 def compare_pages(small: MetadataStore, large: MetadataStore) -> None:
@@ -132,7 +146,7 @@ def deleted_keys(small: MetadataStore, large: MetadataStore) -> None:
                     ]
                 )
         store.apply_batch([_entry(store.last_applied + 1, _publish(1, random.Random(7)))])
-    for name, is_pinned in (("after 100,000 deleted keys", False), ("the same, pinned after they went", True)):
+    for name, is_pinned in (("after 50,000 deleted keys", False), ("the same, pinned after they went", True)):
         costs_s = []
         for store in (small, large):
             at_index = store.last_applied - 1 if is_pinned else None
@@ -174,7 +188,7 @@ def forget(store: MetadataStore) -> None:
     rows = 0
     waiting_ms = [8 * 86_400_000, 1]
     has_more = False
-    while waiting_ms or has_more:
+    while waiting_ms or (has_more and len(durations_s) < FORGET_ENTRIES):
         command = PassTime(
             elapsed_ms=0 if has_more else waiting_ms.pop(),
             cursor_retention_s=900,
@@ -211,6 +225,17 @@ def _entry(index: int, command: Command) -> CommittedEntry:
     return CommittedEntry(index, 1, encode_proposal(Proposal(request_id=request_id, command=command)))
 
 
+def _publish_entry(index: int, chance: random.Random) -> CommittedEntry:
+    """As `_entry` of a publish, written down without the models, which would take as long as applying it."""
+    digest = chance.randbytes(32)
+    _FIELDS["request_id"] = chance.randbytes(16).hex()
+    _COMMAND["key"] = f"{chance.randrange(FOLDERS):03}/{chance.randbytes(8).hex()}.jpg"
+    _COMMAND["content"] |= {"chunk_digests": digest, "digest": chance.randbytes(32)}
+    _COMMAND["etag"] = chance.randbytes(16).hex()
+    _COMMAND["stamp"]["hlc"] = index << 32
+    return CommittedEntry(index, 1, _HEAD + msgpack.packb(_FIELDS))
+
+
 def _publish(index: int, chance: random.Random) -> PublishFile:
     digest = chance.randbytes(32)
     return PublishFile(
@@ -231,6 +256,12 @@ def _publish(index: int, chance: random.Random) -> PublishFile:
 
 def _stamp(seconds: int) -> Stamp:
     return Stamp(hlc=seconds << 32, state=ClockState.LOGICAL)
+
+
+_TEMPLATE: Final = _entry(1, _publish(1, random.Random(1))).payload or b""
+_HEAD: Final = _TEMPLATE[:1]
+_FIELDS: Final[dict[str, Any]] = msgpack.unpackb(_TEMPLATE[1:])
+_COMMAND: Final[dict[str, Any]] = _FIELDS["command"]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from services.consensus.metadata.rows import RETENTIONS_S, State, decode_version
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.metadata import PassTime
 
-FORGET_ROWS_MAX: Final = 500
+FORGET_ROWS_MAX: Final = 250
 """Rows that one entry forgets, chunk references included."""
 
 

@@ -1,0 +1,119 @@
+"""A whole consensus member over tables of a given size: how soon it serves after `kill -9`, and its memory under load.
+
+Used by `benchmarks.metadata`; the member is alone in its cluster, so what is measured is its own work and not an election.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from services.consensus.rescue.new_cluster import make_folder
+from shared.consensus_client import ConsensusClient
+from shared.contracts.cluster import ConsensusMember
+from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
+from shared.errors import TrivetError
+from shared.http_client import PeerClient
+from shared.request_signing import ClusterKeys
+from shared.settings import PeerAddress
+from shared.units import MIB
+
+CLUSTER_ID = "benchmark-member"
+HTTP_PORT, PEER_PORT = 18991, 18992
+LOAD_FILES = 20_000
+READERS = 8
+
+
+def measure_member(tables: Path, publishes: list[PublishFile]) -> None:
+    """Print the figures of a member over a copy of `tables`; `publishes` is the load."""
+    with tempfile.TemporaryDirectory(dir=tables.parent) as folder:
+        data_dir = Path(folder) / "consensus-1"
+        member = ConsensusMember(
+            id="consensus-1", url=f"http://127.0.0.1:{HTTP_PORT}", peer_address=f"127.0.0.1:{PEER_PORT}"
+        )
+        make_folder(tables, data_dir, cluster_id=CLUSTER_ID, members=(member,), record={})
+        asyncio.run(_measure(data_dir, publishes))
+
+
+async def _measure(data_dir: Path, publishes: list[PublishFile]) -> None:
+    secret = secrets.token_hex(32)
+    address = PeerAddress("consensus-1", f"http://127.0.0.1:{HTTP_PORT}")
+    async with PeerClient(ClusterKeys.parse(secret)) as client:
+        consensus = ConsensusClient([address], client, max_waiting=4096)
+        process, first_s = await _start(data_dir, secret, consensus)
+        rate = await _load(consensus, publishes)
+        await asyncio.gather(*(_read_all(consensus) for _ in range(READERS)))
+        rss_bytes = psutil.Process(process.pid).memory_info().rss
+        process.kill()
+        process.wait()
+        process, again_s = await _start(data_dir, secret, consensus)
+        process.kill()
+        process.wait()
+    print(
+        f"a member alone: serving {first_s:.1f} s after its start, {again_s:.1f} s after kill -9; "
+        f"{rate:,.0f} publishes/s; {rss_bytes / MIB:.0f} MiB resident after {len(publishes):,} publishes and "
+        f"{READERS * 20:,} pages"
+    )
+
+
+async def _start(data_dir: Path, secret: str, consensus: ConsensusClient) -> tuple[subprocess.Popen[bytes], float]:
+    began_at_s = time.perf_counter()
+    process = _spawn(data_dir, secret)
+    while True:
+        try:
+            answer, _ = await consensus.read(GetFile(bucket="default", key="none"), deadline_s=1)
+        except TrivetError:
+            if process.poll() is not None:
+                raise
+            continue
+        assert isinstance(answer, FileAnswer)
+        return process, time.perf_counter() - began_at_s
+
+
+def _spawn(data_dir: Path, secret: str) -> subprocess.Popen[bytes]:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRIVET_NODE_ID": "consensus-1",
+        "TRIVET_CLUSTER_ID": CLUSTER_ID,
+        "TRIVET_CLUSTER_SECRET": secret,
+        "TRIVET_PORT": str(HTTP_PORT),
+        "TRIVET_PEER_PORT": str(PEER_PORT),
+        "TRIVET_DATA_DIR": str(data_dir),
+        "TRIVET_LOG_LEVEL": "error",
+        # Alone, it waits for nobody: what is left is the time that it needs itself.
+        "TRIVET_ELECTION_TIMEOUT_MIN_MS": "300",
+        "TRIVET_ELECTION_TIMEOUT_MAX_MS": "400",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.consensus.main"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+async def _load(consensus: ConsensusClient, publishes: list[PublishFile]) -> float:
+    answer, context = await consensus.read(GetFile(bucket="default", key="none"), deadline_s=10)
+    assert isinstance(answer, FileAnswer)
+    began_at_s = time.perf_counter()
+    waiting = asyncio.Semaphore(64)
+
+    async def publish(command: PublishFile) -> None:
+        async with waiting:
+            fresh = {"incarnation": answer.incarnation, "epoch": context.epoch}
+            await consensus.propose(command.model_copy(update=fresh), deadline_s=30)
+
+    await asyncio.gather(*(publish(command) for command in publishes))
+    return len(publishes) / (time.perf_counter() - began_at_s)
+
+
+async def _read_all(consensus: ConsensusClient) -> None:
+    for number in range(20):
+        await consensus.read(ListFiles(bucket="default", after_key=f"{50 * number:03}"), deadline_s=30)

@@ -1,0 +1,82 @@
+"""A whole cluster loses the majority of its consensus members for good, and its files are served again by a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from local_cluster.cluster import Cluster
+from local_cluster.plan import Kind
+from services.consensus.rescue.__main__ import ACCEPT_LOSS
+from services.consensus.rescue.new_cluster import INDEX_GAP
+from tests.free_ports import free_port_offset
+from tests.integration.conftest import OVERRIDES
+
+NEW_ID = "rescued-cluster"
+SIZES = (0, 1000, 200_000, 3_000_000)
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=dict(os.environ) | (environment or {}),  # noqa: TID251 a child like any other
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: int) -> None:
+    """Every byte that was acknowledged, from the same storage nodes; new files go in; versions go on far above the old ones."""
+    draw = random.Random(seed)
+    files = {f"/v1/files/default/file-{size}": draw.randbytes(size) for size in SIZES}
+    old = Cluster(tmp_path, free_port_offset(), OVERRIDES)
+    try:
+        asyncio.run(old.start())
+        with httpx.Client(base_url=old.gateway_url, timeout=30, trust_env=False) as gateway:
+            versions = [gateway.put(path, content=body).json()["version"] for path, body in files.items()]
+        for spec in old.plan.of_kind(Kind.CONSENSUS):
+            old.kill(spec.name)
+        asyncio.run(old.stop())
+        data = tmp_path / "data"
+        for name in ("consensus-1", "consensus-2"):
+            shutil.rmtree(data / name)
+        survivor = (data / "consensus-3").rename(tmp_path / "survivor")
+        members = ",".join(f"{member.id}={member.url}={member.peer_address}" for member in old.plan.members)
+        target = str(data / "consensus-1")
+        rescue = ("services.consensus.rescue", "new-cluster", "--to", target, "--cluster-id", NEW_ID)
+        run(*rescue, "--members", members, ACCEPT_LOSS, str(survivor))
+
+        asyncio.run(old.start([spec.name for spec in old.plan.of_kind(Kind.REDIS)]))
+        for spec in old.plan.of_kind(Kind.STORAGE):
+            environment = dict(spec.environment) | {"TRIVET_CLUSTER_ID": NEW_ID}
+            for _ in range(2):  # doing it again changes nothing
+                run("services.storage.adopt", old.plan.cluster_id, environment=environment)
+        shutil.rmtree(data / "clock-1")
+        (tmp_path / "secrets" / "cluster-id").write_text(NEW_ID)
+    finally:
+        old.kill_all()
+    new = Cluster(tmp_path, old.port_offset, OVERRIDES)
+    try:
+        asyncio.run(new.start())
+        with httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway:
+            for (path, body), version in zip(files.items(), versions, strict=True):
+                answer = gateway.get(path)
+                assert answer.status_code == 200, answer.text
+                assert answer.content == body
+                assert int(answer.headers["x-trivet-version"]) == version
+            receipt = gateway.put("/v1/files/default/new", content=b"new").json()
+            assert receipt["version"] > max(versions) + INDEX_GAP
+            assert gateway.get("/v1/files/default/new").content == b"new"
+            assert gateway.get("/v1/cluster").json()["members"]
+    finally:
+        new.kill_all()
