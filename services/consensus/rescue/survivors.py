@@ -73,10 +73,12 @@ def copied(folder: Path, work: Path) -> Iterator[Path]:
     """
     if not (folder / "identity.json").is_file() or not (folder / "raft_log.sqlite").is_file():
         raise SurvivorUnusableError(f"{folder} is not the data folder of a consensus member")
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # For reading, and not made: the folder may lie on a medium that takes no writes.
+    lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC) if (folder / "lock").exists() else None
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise SurvivorUnusableError(f"{folder} is in use: stop its member first") from error
         target = work / f"copy-of-{folder.name}"
@@ -87,7 +89,8 @@ def copied(folder: Path, work: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(target, ignore_errors=True)
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def inspect(folder: Path, copy: Path) -> Survivor:
