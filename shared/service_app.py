@@ -41,6 +41,7 @@ from shared.errors import (
 from shared.http_edge import GuardedHttpProtocol, problem_of_status
 from shared.http_methods import HeadAsGet, allowed_methods
 from shared.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
+from shared.raw_paths import RawPaths
 from shared.request_signing import BODY_DIGEST_HEADER, RequestVerifier
 from shared.settings import ServiceSettings
 from shared.units import MIB
@@ -77,6 +78,7 @@ def create_app(
     verifier: RequestVerifier | None,
     max_body_bytes: int = 8 * MIB,
     lane: Callable[[ASGIApp], ASGIApp] | None = None,
+    named_below: tuple[bytes, ...] = (),
 ) -> FastAPI:
     """A FastAPI application with everything that the services have in common.
 
@@ -86,6 +88,7 @@ def create_app(
         verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
         max_body_bytes: of internal requests; the gateway bounds its own bodies.
         lane: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
+        named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
     """
     app = FastAPI(
         title=title,
@@ -110,6 +113,7 @@ def create_app(
     if verifier is not None:
         describe_problems(app, COMMON_INTERNAL)
         app.add_middleware(_InternalOnly, verifier=verifier, max_body_bytes=max_body_bytes)
+    app.add_middleware(RawPaths, decoded_prefixes=named_below)
     return app
 
 

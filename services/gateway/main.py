@@ -27,6 +27,7 @@ from services.gateway.node_directory import NodeDirectory
 from services.gateway.node_health import NodeHealth
 from services.gateway.ports import ChunkNodes, Clock, Metadata
 from services.gateway.quorum import Quorums
+from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX
 from services.gateway.read_repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.readiness import ReadinessWatch
 from services.gateway.replica_census import ReplicaCensus
@@ -168,6 +169,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
         lifespan=gateway.running,
         readiness=gateway.readiness,
         verifier=None,
+        named_below=(FILES_PREFIX, BUCKETS_PREFIX),
     )
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
     app.router.redirect_slashes = False
