@@ -11,6 +11,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.contract_examples import EXAMPLES
 from shared.errors import ERRORS_BY_CODE, TrivetError
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -58,7 +59,7 @@ def described_problem(
 def describe_problems(
     app: FastAPI, common: Mapping[int, str], *, security_schemes: Mapping[str, Any] | None = None
 ) -> None:
-    """Add `common` to every route under /v1, and make every error answer a problem document."""
+    """Add `common` to every route under /v1, make every error answer a problem document, and give models their examples."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -70,6 +71,8 @@ def describe_problems(
             components["securitySchemes"] = dict(security_schemes)
         models = components.setdefault("schemas", {})
         models["Problem"] = Problem.model_json_schema()
+        for name in models.keys() & EXAMPLES.keys():
+            models[name].setdefault("examples", [EXAMPLES[name]])
         for name in ("HTTPValidationError", "ValidationError"):
             models.pop(name, None)
         for path, operations in schema["paths"].items():

@@ -26,10 +26,12 @@ def create_router(clock: ClockService) -> APIRouter:
 
     @router.get(TIME_PATH, summary="The time, its error bound, and what every source is worth")
     async def get_time() -> TimeReport:
+        """True time lies between the bounds; while there are none, the host's own clock is all that is known."""
         return clock.report()
 
     @router.get("/v1/hlc", summary="A new hybrid logical timestamp")
     async def get_hlc() -> HlcReport:
+        """Greater than every one before it, across restarts too."""
         hlc = clock.hlc()
         return HlcReport(hlc=hlc, text=f"{hlc:016x}")
 

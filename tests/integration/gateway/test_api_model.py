@@ -23,7 +23,7 @@ from tests.integration.gateway.api_model import CONDITIONS, RANGES, Condition, M
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 2000
-LIVES = 60
+LIVES = 55
 STEPS_OF_ONE_LIFE = 50
 """At most; some lives end earlier."""
 
