@@ -228,7 +228,8 @@ class AnnounceMember(WireModel):
 class RaiseEntryVersion(WireModel):
     """From here on, entries up to that version may be proposed. Result: {"entry_version": int}.
 
-    Proposed by the leader when every member has announced that it can apply them; never goes back.
+    Proposed by the leader when every member has announced that it can apply them; never goes back. Rejected: invalid_request,
+    when nobody has.
     """
 
     kind: Literal["raise_entry_version"] = "raise_entry_version"

@@ -47,6 +47,7 @@ from shared.errors import (
     BucketRecreatedError,
     ClusterMismatchError,
     FileNotFoundInBucketError,
+    InvalidRequestError,
     NodeNotFoundError,
     NotReadyError,
 )
@@ -316,7 +317,8 @@ def _announce_member(turn: Turn, command: AnnounceMember) -> Result:
 
 
 def _raise_entry_version(turn: Turn, command: RaiseEntryVersion) -> Result:
-    check_stored_integer("entry_version", command.entry_version)
+    if command.entry_version > max(turn.announced.values(), default=0):
+        raise InvalidRequestError("No member announced that it knows entries of that version.", name="entry_version")
     turn.state = replace(turn.state, entry_version=max(turn.state.entry_version, command.entry_version))
     return {"entry_version": turn.state.entry_version}
 

@@ -634,3 +634,32 @@ def test_a_list_cannot_be_pinned_to_the_future_or_below_the_horizon(log):
     log.ask(ListFiles(bucket="default", at_index=log.store.last_applied))
     with pytest.raises(CursorExpiredError):
         log.ask(ListFiles(bucket="default", at_index=-1))
+
+
+# --- members ------------------------------------------------------------------------------------------------------
+
+
+def test_what_may_be_proposed_is_raised_to_what_a_member_announced_and_never_goes_back(log):
+    """Not beyond what anybody knows; lower is no change; a member that leaves is forgotten."""
+    with pytest.raises(InvalidRequestError):
+        log.apply(RaiseEntryVersion(entry_version=1, stamp=stamp()))
+    log.apply(AnnounceMember(member_id="consensus-1", entry_version=3, stamp=stamp()))
+    log.apply(AnnounceMember(member_id="consensus-2", entry_version=2, stamp=stamp()))
+    assert log.apply(RaiseEntryVersion(entry_version=2, stamp=stamp())) == {"entry_version": 2}
+    assert log.apply(RaiseEntryVersion(entry_version=1, stamp=stamp())) == {"entry_version": 2}
+    with pytest.raises(InvalidRequestError):
+        log.apply(RaiseEntryVersion(entry_version=4, stamp=stamp()))
+    assert log.store.summary().entry_version == 2
+    log.apply(AnnounceMember(member_id="consensus-1", entry_version=None, stamp=stamp()))
+    assert log.store.announced() == {"consensus-2": 2}
+    log.store.close()
+    again = MetadataStore.open(log.path)
+    assert (again.announced(), again.summary().entry_version) == ({"consensus-2": 2}, 2)
+    again.close()
+
+
+@pytest.mark.parametrize("entry_version", [-1, 1 << 63])
+def test_an_announcement_that_no_column_holds_is_rejected(log, entry_version):
+    """Instead of stopping every member at the same entry."""
+    with pytest.raises(InvalidRequestError):
+        log.apply(AnnounceMember(member_id="consensus-1", entry_version=entry_version, stamp=stamp()))
