@@ -18,7 +18,7 @@ from tests.faults.planted.bugs import BUGS, NOT_YET
 from tests.faults.planted.plugin import VARIABLE
 
 TRIES = 3
-TIMEOUT_S = 400
+TIMEOUT_S = 600
 _ROOT = Path(__file__).parents[2]
 _CLUSTER = "tests/faults/cluster"
 _DISK = "tests/faults/disk"
@@ -33,7 +33,7 @@ HUNTERS = {
     "last_clock_wins": f"{_CLUSTER}/test_clock.py -k behind",
     "cache_without_asking": f"{_CLUSTER}/test_process.py -k p1_",
     "shorten_the_log": f"{_DISK}/test_bit_flips_in_a_member.py",
-    "sync_again_after_a_failure": f"{_DISK}/test_failing_disk.py",
+    "sync_again_after_a_failure": f"{_DISK}/test_failing_disk.py -k one_failed_sync",
 }
 """Which tests are asked about which bug."""
 
@@ -57,9 +57,13 @@ def hunt(name: str) -> Verdict:
     evidence = ""
     for number in range(1, TRIES + 1):
         environment = {**os.environ, VARIABLE: name}  # noqa: TID251 handed on
-        done = subprocess.run(
-            command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            evidence = f"not finished after {TIMEOUT_S} s"
+            continue
         if done.returncode == 1:
             return Verdict(name, True, number, time.monotonic() - began, _first_complaint(done.stdout))
         evidence = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
@@ -70,7 +74,9 @@ def hunt(name: str) -> Verdict:
 
 def _first_complaint(output: str) -> str:
     seed = next((line for line in output.splitlines() if line.startswith("seed ")), "")
-    errors = [line.removeprefix("E").strip() for line in output.splitlines() if line.startswith("E  ")]
+    errors = [line.lstrip("E| ") for line in output.splitlines() if line.startswith("E  ")]
+    # An error from among several tasks is drawn as a tree.
+    errors += [line.lstrip("E| ") for line in output.splitlines() if line.startswith("  ") and "Error: " in line]
     return f"{errors[0] if errors else '?'} [{seed}]"
 
 
