@@ -32,7 +32,7 @@ HUNTERS = {
     "ignore_idempotency_keys": f"{_CLUSTER}/test_process.py -k p1_",
     "last_clock_wins": f"{_CLUSTER}/test_clock.py -k behind",
     "cache_without_asking": f"{_CLUSTER}/test_process.py -k p1_",
-    "shorten_the_log": f"{_DISK}/test_bit_flips_in_a_member.py",
+    "shorten_the_log": f"{_CLUSTER}/test_log_damage.py",
     "sync_again_after_a_failure": f"{_DISK}/test_failing_disk.py -k one_failed_sync",
 }
 """Which tests are asked about which bug."""

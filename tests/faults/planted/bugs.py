@@ -90,6 +90,7 @@ def _ignore_idempotency_keys() -> None:
 
 def _last_clock_wins() -> None:
     from services.consensus.metadata import commands
+    from services.consensus.metadata.rows import encode_version
     from shared.contracts.metadata import PublishFile
 
     original = commands._HANDLERS[PublishFile]
@@ -97,15 +98,18 @@ def _last_clock_wins() -> None:
     def publish(turn: Any, command: Any) -> Any:
         bucket = turn.tables.bucket(command.bucket)
         file = None if bucket is None else turn.tables.file(bucket.incarnation, command.key.encode())
-        result = original(turn, command)
-        # The writer is told that it is done; what is kept is what claims to be newer.
-        if file is not None and file.modified_ns > command.stamp.approximate_ns + 1_000_000:
-            fresh = turn.tables.file(bucket.incarnation, command.key.encode())
-            turn.tables.end_file(bucket.incarnation, fresh, turn.index)
-            old = turn.tables.version(file.version)
-            turn.tables._execute("DELETE FROM versions WHERE version=?", (file.version,))
-            turn.tables.insert_version(bucket.incarnation, old)
-        return result
+        if file is None or file.modified_ns <= command.stamp.approximate_ns + 1_000_000:
+            return original(turn, command)
+        # The writer is told that it is done; what is there claims to be newer and stays.
+        tables = turn.tables
+        tables.end_file = lambda *_: None
+        tables.insert_version = lambda _incarnation, version: tables._insert(
+            "versions", version.version, encode_version(version)
+        )
+        try:
+            return original(turn, command)
+        finally:
+            del tables.end_file, tables.insert_version
 
     commands._HANDLERS[PublishFile] = publish
 
