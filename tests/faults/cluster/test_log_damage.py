@@ -19,7 +19,7 @@ FILES = 40
 
 
 async def test_d11_two_damaged_logs_are_no_majority_that_forgot(tmp_path, seed) -> None:
-    """A byte of one entry in the middle is wrong on two members, the third is off: refusals, but never an answer without a file."""
+    """A byte of one entry in the middle is wrong on two members, the third is off: refusals, and no wrong answer."""
     async with running_cluster(tmp_path, seed=seed) as (cluster, network):
         trial = Trial(cluster, network, seed)
         async with trial.by_hand() as client:
