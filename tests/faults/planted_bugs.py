@@ -24,11 +24,11 @@ _CLUSTER = "tests/faults/cluster"
 _DISK = "tests/faults/disk"
 
 HUNTERS = {
-    "no_directory_fsync": f"{_DISK}/test_power_cut_of_a_node.py -k acknowledged",
+    "no_directory_fsync": f"{_DISK}/test_sync_order.py",
     "acknowledge_at_one": f"{_CLUSTER}/test_process.py -k p7",
     "read_without_asking": f"{_CLUSTER}/test_network.py -k n1_",
     "believe_bytes": f"{_CLUSTER}/test_network.py -k wrong_bits",
-    "forget_votes": f"{_DISK}/test_power_cut_of_members.py",
+    "forget_votes": f"{_DISK}/test_sync_order.py",
     "ignore_idempotency_keys": f"{_CLUSTER}/test_process.py -k p1_",
     "last_clock_wins": f"{_CLUSTER}/test_clock.py -k behind",
     "cache_without_asking": f"{_CLUSTER}/test_process.py -k p1_",

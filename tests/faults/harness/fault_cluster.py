@@ -10,7 +10,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -40,10 +40,17 @@ _QUIET_TIME: Overrides = {
 
 
 class FaultCluster(Cluster):
-    """A `Cluster` whose links are in our hands. `patches` names, by process or kind, what `planted.launch` changes in it."""
+    """A `Cluster` whose links are in our hands.
+
+    `patches` names, by process or kind, what `planted.launch` changes in it; `wrappers` what stands before a process' command.
+    """
 
     def __init__(
-        self, folder: Path, overrides: Overrides | None = None, patches: Mapping[str, list[str]] | None = None
+        self,
+        folder: Path,
+        overrides: Overrides | None = None,
+        patches: Mapping[str, list[str]] | None = None,
+        wrappers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         front = free_port_offset()
         super().__init__(folder, front, _merged(_QUIET_TIME, overrides or {}), SHAPE)
@@ -51,6 +58,7 @@ class FaultCluster(Cluster):
         while abs(self._back - front) < 400:
             self._back = free_port_offset()
         self._patches = patches or {}
+        self._wrappers = wrappers or {}
         self.touched_at: dict[str, list[float]] = {}
         """When we did something to a process, in monotonic seconds: what its clients see then is our doing."""
 
@@ -107,6 +115,7 @@ class FaultCluster(Cluster):
         chosen = [*self._patches.get(spec.kind, []), *self._patches.get(spec.name, [])]
         if chosen:
             command = (sys.executable, "-m", "tests.faults.planted.launch", ",".join(chosen), spec.command[-1])
+        command = (*self._wrappers.get(spec.name, ()), *command)
         return replace(spec, ports=ports, environment=environment, command=command)
 
 
@@ -117,9 +126,10 @@ async def running_cluster(
     seed: int,
     overrides: Overrides | None = None,
     patches: Mapping[str, list[str]] | None = None,
+    wrappers: Mapping[str, Sequence[str]] | None = None,
 ) -> AsyncIterator[tuple[FaultCluster, Network]]:
     """Proxies and processes, all ready; everything ends with the block."""
-    cluster = FaultCluster(folder, overrides, patches)
+    cluster = FaultCluster(folder, overrides, patches, wrappers)
     async with Network(Callers(cluster.pids), seed) as network:
         front = Cluster.plan.fget(cluster)  # type: ignore[attr-defined]
         for spec in front.processes:
