@@ -20,8 +20,8 @@ from tests.integration.consensus.members import Members
 
 QUICK = {
     "TRIVET_RAFT_HEARTBEAT_INTERVAL_MS": "50",
-    "TRIVET_ELECTION_TIMEOUT_MIN_MS": "500",
-    "TRIVET_ELECTION_TIMEOUT_MAX_MS": "1000",
+    "TRIVET_ELECTION_TIMEOUT_MIN_MS": "800",
+    "TRIVET_ELECTION_TIMEOUT_MAX_MS": "1600",
 }
 """More elections in a minute, so more votes to forget."""
 

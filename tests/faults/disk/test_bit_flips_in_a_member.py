@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 
 from shared.consensus_client import ConsensusClient
 from shared.contracts.metadata import FileAnswer, GetFile
+from shared.errors import LeaderUnavailableError
 from shared.http_client import PeerClient
 from tests.faults.disk.member_disks import QUICK
 from tests.faults.tools.bit_rot import flip_bit
@@ -23,6 +25,7 @@ from tests.integration.consensus.scene import Scene
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
+_START_WITHIN_S = 120.0
 _HALTED = {70, 78}
 """EXIT_NOT_DURABLE and EXIT_CONFIGURATION: it ended by itself and said why."""
 
@@ -77,6 +80,7 @@ class FlipStage:
         flip_bit(flip.path, flip.offset, flip.bit)
         for number in range(3):
             self._members.start(number)
+        await self._wait_until_one_leads()
         scene = Scene(self._members, self._client, self._consensus)
         scene.registers = Registers(self._consensus, seed=seed, prefix=f"after-{seed}")
         async with scene.registers.load():
@@ -98,9 +102,17 @@ class FlipStage:
         self._kill_all()
         return fate
 
+    async def _wait_until_one_leads(self) -> None:
+        """The two that are well are a majority; on a busy machine their start alone takes a while."""
+        async with asyncio.timeout(_START_WITHIN_S):
+            while True:
+                with contextlib.suppress(LeaderUnavailableError):
+                    await self._consensus.read(GetFile(bucket="default", key="none"), deadline_s=10)
+                    return
+
     async def _wait_for_progress_or_halt(self, scene: Scene, victim: int) -> None:
         before = scene.registers.counts["writes"]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(_START_WITHIN_S):
             while scene.registers.counts["writes"] < before + 5:
                 if self._members.exit_code(victim) is not None or await self._is_out_of_service(victim):
                     return
@@ -144,8 +156,8 @@ async def test_a_flipped_bit_in_one_member_changes_nothing_that_was_acknowledged
         await stage.make_a_past(seed)
         for _ in range(repetitions(3, 50)):
             flip = stage.choose(draw)
-            print(flip, end=" ")
+            print(flip, end=" ", flush=True)
             fate = await stage.play(flip, draw.randrange(1 << 32))
-            print(fate)
+            print(fate, flush=True)
             fates[f"{flip.path.name}: {fate}"] += 1
     print(dict(fates))
