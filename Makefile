@@ -110,3 +110,7 @@ HOURS ?= 1
 .PHONY: chaos
 chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation
 	@$(BIN)/python -m tests.faults.chaos --hours $(HOURS)
+
+.PHONY: bench-volume
+bench-volume: install ## Put 10 GB through one storage node with 512 MB of Redis, and read all of it back
+	@$(BIN)/python -m benchmarks.storage_volume

@@ -20,7 +20,7 @@ from services.storage.metrics import StorageMetrics
 from shared.contracts.chunks import START_INDEX_HEADER, ChunkStored
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.service_app import problem_response
-from shared.units import KIB
+from shared.units import KIB, MIB
 
 PREFIX: Final = "/v1/chunks/"
 
@@ -28,6 +28,10 @@ _START_INDEX: Final = START_INDEX_HEADER.lower().encode()
 _MAX_INDEX: Final = 2**63 - 1
 """What the catalog can hold."""
 _SLICE_BYTES: Final = 256 * KIB
+_QUESTIONS: Final = ("/v1/chunks", "/v1/partitions")
+_QUESTION_BYTES: Final = 512 * KIB
+"""A page of the inventory, as objects and as text."""
+_BYTES_PER_BODY_BYTE: Final = 8
 _SMALL_BYTES: Final = 64 * KIB
 """What a connection buffers anyway: not worth a second wait."""
 _SEND_DEADLINE_S: Final = 60.0
@@ -43,6 +47,7 @@ class ChunkLane:
 
     def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: StorageMetrics) -> None:
         self._app = app
+        self._store = store
         self._metrics = metrics
         calls = ChunkCalls(store)
         self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head}
@@ -53,7 +58,7 @@ class ChunkLane:
         path: str = scope.get("path", "")
         digest = path[len(PREFIX) :]
         if call is None or not path.startswith(PREFIX) or "/" in digest:
-            await self._app(scope, receive, send)
+            await self._pass_on(scope, receive, send)
             return
         began_s = time.perf_counter()
         status = 500
@@ -64,6 +69,24 @@ class ChunkLane:
             await problem_response(error, path)(scope, receive, send)
         finally:
             self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Questions about many chunks take memory, too: as parsed objects several times what crosses the wire."""
+        is_question = scope["type"] == "http" and scope["method"] in {"GET", "POST"}
+        if not is_question or not scope["path"].startswith(_QUESTIONS):
+            await self._app(scope, receive, send)
+            return
+        length = _header(scope, b"content-length") or b""
+        body_bytes = int(length) if length.isdigit() else MIB if scope["method"] == "POST" else 0
+        try:
+            lease = await self._store.lease(_QUESTION_BYTES + _BYTES_PER_BODY_BYTE * body_bytes)
+        except TrivetError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            lease.release()
 
 
 class ChunkCalls:

@@ -112,6 +112,10 @@ class ChunkStore:
         if not await self._tier.delete(check_digest(digest)):
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
 
+    async def lease(self, size_bytes: int) -> Lease:
+        """Room for a question and its answer. Raises OverloadedError."""
+        return await self._budget.lease(size_bytes)
+
     async def inventory(self, prefix: str, after: str, limit: int) -> InventoryPage:
         """One page of what is held; `prefix` and `after` are lower-case hex digits. Raises UnavailableError."""
         chunks = await self._tier.list_chunks(prefix, after, limit)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
-import psutil
+import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -18,13 +20,22 @@ from shared.errors import (
     ChunkCorruptError,
     ChunkNotFoundError,
     DiskFullError,
+    OverloadedError,
     PeerUnreachableError,
     TrivetError,
     UnavailableError,
 )
+from shared.request_signing import (
+    BODY_DIGEST_HEADER,
+    EMPTY_BODY_DIGEST,
+    ClusterKeys,
+    RequestSigner,
+    parse_challenge,
+)
 from shared.units import MIB
 from tests.integration.storage.support import (
     REDIS_PASSWORD,
+    SECRET,
     ChunkClient,
     RedisServer,
     StorageProcess,
@@ -32,6 +43,8 @@ from tests.integration.storage.support import (
     poll,
     wait_until,
 )
+
+SLOW_READERS = 30
 
 
 def make_body(source: random.Random) -> bytes:
@@ -427,22 +440,64 @@ def proc_status(node: StorageProcess) -> str:
     return Path(f"/proc/{node.process.pid}/status").read_text()
 
 
+def peak_rss_bytes(node: StorageProcess) -> int:
+    """The most that the process ever held, as the kernel counts."""
+    line = next(line for line in proc_status(node).splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def ask_and_never_read(node: StorageProcess, digest: str) -> list[socket.socket]:
+    """Readers that sign a request for 1 MiB and take nothing of the answer."""
+    signer = RequestSigner(ClusterKeys.parse(SECRET))
+    boot = parse_challenge(httpx.get(f"{node.peer.url}/v1/status").headers["www-authenticate"])
+    signer.learn_boot(node.node_id, boot)
+    connections = []
+    for _ in range(SLOW_READERS):
+        path = f"/v1/chunks/{digest}"
+        signature = signer.authorization("GET", path, node.node_id, EMPTY_BODY_DIGEST)
+        fields = f"{BODY_DIGEST_HEADER}: {EMPTY_BODY_DIGEST}\r\nauthorization: {signature}"
+        head = f"GET {path} HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n"
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", node.port))
+        connection.sendall(head.encode())
+        connections.append(connection)
+    return connections
+
+
 async def test_memory_is_bounded_whatever_the_load(start_node, client_of, redis):
-    """Far more bodies in flight than the budget: refused or served, and the process stays under 200 MiB."""
+    """Bodies far beyond the budget, readers that do not read, the largest questions and whole inventories at once: each is
+    served or refused, and the process stays under 200 MiB."""
     node = start_node(mode="tiered", redis=redis)
     client = client_of(node)
     bodies = [os.urandom(MIB) for _ in range(40)]
-    process = psutil.Process(node.process.pid)
-    base = peak = process.memory_info().rss
+    smalls = [os.urandom(16_000) for _ in range(60)]
+    known = [digest_of(body) for body in bodies]
+    question = known + [os.urandom(32).hex() for _ in range(10_000 - len(known))]
+    base = peak_rss_bytes(node)
+    refusals = 0
+    readers: list[socket.socket] = []
     for _ in range(4):
         answers = await asyncio.gather(
-            *(client.put(body) for body in bodies),
-            *(client.get(digest_of(body)) for body in bodies * 3),
+            *(client.put(body) for body in bodies + smalls),
+            *(client.get(digest) for digest in known * 3),
+            *(client.has(question, start_index=5) for _ in range(30)),
+            *(client.ask("/v1/chunks") for _ in range(30)),
+            *(client.ask("/v1/partitions") for _ in range(30)),
             return_exceptions=True,
         )
-        peak = max(peak, process.memory_info().rss)
-        unexpected = [a for a in answers if isinstance(a, BaseException) and not isinstance(a, TrivetError)]
-        assert unexpected == []
-    assert await client.get(digest_of(bodies[0])) == bodies[0]
-    print(f"from {base / MIB:.0f} to {peak / MIB:.0f} MiB")
+        refusals += sum(isinstance(answer, TrivetError) for answer in answers)
+        assert [a for a in answers if isinstance(a, BaseException) and not isinstance(a, TrivetError)] == []
+        readers = readers or await asyncio.to_thread(ask_and_never_read, node, known[0])
+    for reader in readers:
+        reader.close()
+
+    async def is_served() -> bool:
+        with contextlib.suppress(OverloadedError):
+            return await client.get(known[0]) == bodies[0]
+        return False
+
+    await poll(is_served)
+    peak = peak_rss_bytes(node)
+    print(f"from {base / MIB:.0f} to {peak / MIB:.0f} MiB, {refusals} calls refused")
     assert peak < 200 * MIB
