@@ -110,11 +110,13 @@ def damage(bench: Bench, root: Path, server: Redis, digest: str) -> None:
         path.write_bytes(b"\x00\x01\x02" + path.read_bytes()[3:])
     if (root / "catalog.sqlite").exists():
         with sqlite3.connect(root / "catalog.sqlite") as sql:
-            sql.execute(
-                "UPDATE packed SET body = CAST(x'00' || substr(body, 2) AS BLOB) "
-                "WHERE id = (SELECT packed_id FROM chunks WHERE digest = ?)",
+            # Not a fixed byte: one chunk in 256 begins with it, and would not be damaged.
+            rows = sql.execute(
+                "SELECT id, body FROM packed WHERE id = (SELECT packed_id FROM chunks WHERE digest = ?)",
                 (bytes.fromhex(digest),),
-            )
+            ).fetchall()
+            for packed_id, body in rows:
+                sql.execute("UPDATE packed SET body = ? WHERE id = ?", (bytes([body[0] ^ 1]) + body[1:], packed_id))
         sql.close()
 
 
