@@ -214,9 +214,13 @@ class NodeLoad:
         raise RuntimeError(f"a put was answered {answer.status}: {answer.body!r}")
 
     async def _get(self, client: int, digest: str, size_bytes: int) -> None:
-        answer = await self._connections[client].call("GET", digest)
-        if answer.status != 200 or answer.size_bytes != size_bytes:
-            raise RuntimeError(f"a get was answered {answer.status} with {answer.size_bytes} bytes")
+        for _ in range(_MAX_ATTEMPTS):
+            answer = await self._connections[client].call("GET", digest)
+            if answer.status == 200 and answer.size_bytes == size_bytes:
+                return
+            if answer.status != 503:  # as above
+                break
+        raise RuntimeError(f"a get was answered {answer.status} with {answer.size_bytes} bytes")
 
 
 def measure_floor(folder: Path, duration_s: float) -> float:

@@ -35,6 +35,7 @@ _FILE_WRITERS: Final = 8
 
 async def fill(root: Path, packed: int, files: int) -> None:
     """Store `packed` chunks of 4 KiB and `files` chunks that are just large enough for a file of their own."""
+    root.parent.mkdir(exist_ok=True)
     os.close(claim_data_dir(root, CLUSTER_ID, NODE_ID).lock_fd)
     prepare_folder(root)
     tail = os.urandom(_FILE_BYTES - 8)

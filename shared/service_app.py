@@ -64,6 +64,7 @@ DOCS_POLICY: Final = (
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
 
 KEEP_ALIVE_S: Final = 75
+_PASSED_ON: Final = "trivet.passed_on"
 _SEND_BUFFER_BYTES: Final = MIB
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 
@@ -90,7 +91,7 @@ def create_app(
         lane: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
         named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
     """
-    app = FastAPI(
+    app = _Service(
         title=title,
         description=description,
         version="0.1.0",
@@ -108,12 +109,13 @@ def create_app(
         app, include_in_schema=False
     )
     app.add_middleware(HeadAsGet, routes=app)
+    front: ASGIApp = app.answer
     if lane is not None:
-        app.add_middleware(lane)
+        front = lane(front)
     if verifier is not None:
         describe_problems(app, COMMON_INTERNAL)
-        app.add_middleware(_InternalOnly, verifier=verifier, max_body_bytes=max_body_bytes)
-    app.add_middleware(RawPaths, decoded_prefixes=named_below)
+        front = _InternalOnly(front, verifier=verifier, max_body_bytes=max_body_bytes)
+    app.front = RawPaths(front, decoded_prefixes=named_below)
     return app
 
 
@@ -270,6 +272,33 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_defect(request: Request, error: Exception) -> Response:
         logger.error("unhandled error", path=request.url.path, exc_info=error)
         return problem_response(InternalError("A defect of ours; it has been logged."), request.url.path)
+
+
+class _Service(FastAPI):
+    """FastAPI behind what answers before it: its own outermost layers cost as much as a small chunk's way through a lane."""
+
+    front: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self.front is None:
+            await self.answer(scope, receive, send)
+            return
+        passed_on: list[Scope] = []
+        scope[_PASSED_ON] = passed_on  # the list, because the scope itself may be copied on the way
+        try:
+            await self.front(scope, receive, send)
+        except Exception:
+            if passed_on:  # FastAPI has answered
+                raise
+            logger.exception("unhandled error", path=scope["path"])
+            # If an answer has begun already the server refuses a second one, and breaks the connection.
+            answer = problem_response(InternalError("A defect of ours; it has been logged."), scope["path"])
+            await answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What FastAPI itself makes of a request."""
+        scope.get(_PASSED_ON, []).append(scope)
+        await super().__call__(scope, receive, send)
 
 
 class _InternalOnly:

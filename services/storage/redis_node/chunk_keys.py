@@ -72,23 +72,31 @@ class RecordedChunk:
 
 
 async def put_recorded(client: Redis, chunks: Sequence[RecordedChunk], *, is_sole_record: bool) -> list[bool]:
-    """Store `chunks` with max(start index) in one MULTI; for each, whether it was new to the record.
+    """Store `chunks` with max(start index) in one MULTI; for each, whether it was new to the record (see below).
 
     With `appendfsync always` the answer comes after the fsync.
 
     Args:
-        is_sole_record: Redis is all there is (mode `redis`): the index and the list of lost chunks are kept, too.
+        is_sole_record: Redis is all there is (mode `redis`): the index and the list of lost chunks are kept, too. If not,
+            the caller knows what is new, and every answer is true.
     """
     pipeline = client.pipeline(transaction=True)
+    # One command for many costs the client a fraction of many commands.
+    pipeline.mset({_key(chunk.digest): chunk.body for chunk in chunks})
+    if not is_sole_record:
+        highest: dict[str, int] = {}
+        for chunk in chunks:
+            highest[chunk.digest] = max(chunk.start_index, highest.get(chunk.digest, 0))
+        pipeline.zadd(RECORD_KEY, highest, gt=True)
+        await pipeline.execute()
+        return [True] * len(chunks)
     for chunk in chunks:
-        pipeline.set(_key(chunk.digest), chunk.body)
         pipeline.zadd(RECORD_KEY, {chunk.digest: chunk.start_index}, gt=True)
-    if is_sole_record:
-        digests = [chunk.digest for chunk in chunks]
-        pipeline.zadd(INDEX_KEY, dict.fromkeys(digests, 0))
-        pipeline.eval(_FIND_AGAIN, 2, LOST_KEY, RECORD_KEY, *digests)
+    digests = [chunk.digest for chunk in chunks]
+    pipeline.zadd(INDEX_KEY, dict.fromkeys(digests, 0))
+    pipeline.eval(_FIND_AGAIN, 2, LOST_KEY, RECORD_KEY, *digests)
     answers: list[Any] = await pipeline.execute()
-    return [added == 1 for added in answers[1 : 2 * len(chunks) : 2]]
+    return [added == 1 for added in answers[1 : len(chunks) + 1]]
 
 
 async def put_copy(client: Redis, digest: str, body: bytes) -> None:

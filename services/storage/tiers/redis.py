@@ -15,9 +15,9 @@ from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
+from services.storage.redis_node.batcher import PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
-from services.storage.redis_node.put_batcher import PutBatcher
 from services.storage.redis_node.record_sums import RecordSums
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus

@@ -20,9 +20,9 @@ from services.storage.keyed_locks import KeyedLocks
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
+from services.storage.redis_node.batcher import GetBatcher, PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
-from services.storage.redis_node.put_batcher import PutBatcher
 from services.storage.tiers.disk import DiskTier, SmallChunk
 from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.recovery import Recovery
@@ -80,6 +80,7 @@ class TieredStore:
         self._promotions = await self._stack.enter_async_context(BackgroundTasks(_MAX_PROMOTIONS))
         tasks = await self._stack.enter_async_context(BackgroundTasks())
         self._batcher = PutBatcher(self._link, tasks)
+        self._reads = GetBatcher(self._link, tasks)
         await self._link.open(self._recovery.run)
         tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
         tasks.start("flush", self._flush_for_ever())
@@ -243,7 +244,7 @@ class TieredStore:
         if digest not in self._hot or not self._link.is_usable:
             return None
         try:
-            body = await self._link.call(lambda client: chunk_keys.get(client, digest))
+            body = await self._reads.get(digest)
         except (UnavailableError, DiskFullError):
             return None
         if body is not None and is_whole(body, digest):

@@ -388,6 +388,7 @@ async def test_a_redis_that_is_not_durable_acknowledges_nothing(tmp_path, start_
     try:
         client = client_of(start_node(mode="tiered", redis=redis))
         assert (await client.put(b"small"))["tier"] == "disk"
+        (tmp_path / "record").mkdir()
         refused = StorageProcess(tmp_path / "record", mode="redis", redis=redis).run_to_end()
         assert refused.returncode == 78
         assert "appendfsync" in refused.stderr

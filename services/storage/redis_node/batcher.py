@@ -1,0 +1,130 @@
+"""Calls to Redis that share a round trip: what arrives while one is under way goes with the next one.
+
+A MULTI per put costs the client and the server several times the CPU, and each would wait for an fsync of its own; a GET per
+read costs more in the client than everything else about a small read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from services.storage.redis_node.chunk_keys import RecordedChunk, get_many, put_recorded
+from services.storage.redis_node.link import RedisLink
+from shared.background_tasks import BackgroundTasks
+from shared.errors import TrivetError
+from shared.units import KIB, MIB
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_MAX_BATCH: Final = 64
+_MAX_BATCH_BYTES: Final = MIB
+_SMALL_READ_BYTES: Final = 64 * KIB
+"""What a read is counted as; the caller asks for small chunks only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[ItemT, ResultT]):
+    item: ItemT
+    size_bytes: int
+    future: asyncio.Future[ResultT]
+
+
+class Batcher(Generic[ItemT, ResultT]):
+    """Invariant: at most one batch is under way; whoever waits behind a failed one fails with it.
+
+    Failing the waiters too keeps the bound: a call to a hung Redis costs one deadline, not one per batch before it.
+    The number of waiters is bounded by the byte budget of the requests that brought them.
+    """
+
+    def __init__(
+        self, send: Callable[[Sequence[ItemT], int], Awaitable[Sequence[ResultT]]], tasks: BackgroundTasks, name: str
+    ) -> None:
+        self._send = send
+        self._tasks = tasks
+        self._name = name
+        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._is_sending = False
+
+    async def call(self, item: ItemT, size_bytes: int) -> ResultT:
+        """What the server answers for `item`, about `size_bytes` on the wire. Raises what `RedisLink.call` raises."""
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(item, size_bytes, future))
+        if not self._is_sending:
+            self._tasks.start(self._name, self._send_all())
+            self._is_sending = True
+        return await future
+
+    async def _send_all(self) -> None:
+        batch: list[_Waiting[ItemT, ResultT]] = []
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                await self._send_one(batch)
+        finally:
+            self._is_sending = False
+            for waiting in (*batch, *self._waiting):  # only after a cancellation is anybody left here
+                waiting.future.cancel()
+
+    async def _send_one(self, batch: list[_Waiting[ItemT, ResultT]]) -> None:
+        try:
+            results = await self._send(
+                [waiting.item for waiting in batch], sum(waiting.size_bytes for waiting in batch)
+            )
+        except TrivetError as error:
+            batch.extend(self._waiting)
+            self._waiting.clear()
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(result)
+
+    def _next_batch(self) -> list[_Waiting[ItemT, ResultT]]:
+        batch = [self._waiting.popleft()]
+        size_bytes = batch[0].size_bytes
+        while self._waiting and len(batch) < _MAX_BATCH and size_bytes < _MAX_BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size_bytes += batch[-1].size_bytes
+        return batch
+
+
+class PutBatcher:
+    """Group commit: puts share a MULTI and its fsync."""
+
+    def __init__(self, link: RedisLink, tasks: BackgroundTasks, *, is_sole_record: bool = False) -> None:
+        self._link = link
+        self._is_sole_record = is_sole_record
+        self._batcher = Batcher(self._send, tasks, "redis puts")
+
+    async def put(self, chunk: RecordedChunk) -> bool:
+        """Store `chunk` durably in Redis; whether it was new to the record. Raises what `RedisLink.call` raises."""
+        return await self._batcher.call(chunk, len(chunk.body))
+
+    async def _send(self, chunks: Sequence[RecordedChunk], size_bytes: int) -> list[bool]:
+        return await self._link.call(
+            lambda client: put_recorded(client, chunks, is_sole_record=self._is_sole_record),
+            size_bytes=size_bytes,
+            changes=True,
+        )
+
+
+class GetBatcher:
+    """Reads of small chunks share an MGET."""
+
+    def __init__(self, link: RedisLink, tasks: BackgroundTasks) -> None:
+        self._link = link
+        self._batcher = Batcher(self._send, tasks, "redis gets")
+
+    async def get(self, digest: str) -> bytes | None:
+        """The bytes, unchecked. Raises what `RedisLink.call` raises."""
+        return await self._batcher.call(digest, _SMALL_READ_BYTES)
+
+    async def _send(self, digests: Sequence[str], size_bytes: int) -> list[bytes | None]:
+        return await self._link.call(lambda client: get_many(client, digests), size_bytes=size_bytes)
