@@ -24,10 +24,16 @@ _LARGE, _SMALL = 200_000, 4_000
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """A call of the reference trace. `kind` is the same for calls that do the same thing for different chunks."""
+    """A call of the reference trace.
+
+    Attributes:
+        paths: the path that it is found by; none when the name holds the process id, which is another in each life.
+        nth: its number among the calls of its thread with that name and path.
+        kind: the same for calls that do the same thing for different chunks.
+    """
 
     name: str
-    path: str
+    paths: tuple[Path, ...]
     nth: int
     kind: str
 
@@ -84,7 +90,7 @@ class CrashStage:
     async def crash(self, point: CrashPoint) -> bool:
         """Play a life up to `point`, cut the power too, and hold a new life to every promise; whether the point was reached."""
         self._reset()
-        promises = await self._play(wrapper(crash_at(point.name, point.nth, Path(point.path)), self._trace))
+        promises = await self._play(wrapper(crash_at(point.name, point.nth, *point.paths), self._trace))
         process = self._machine.node.process
         if process.poll() is None:
             self._machine.node.stop()
@@ -173,13 +179,16 @@ class CrashStage:
         points: list[CrashPoint] = []
         counts: Counter[tuple[int, str, str]] = Counter()
         for call in calls:
+            counts[call.thread, call.name, ""] += 1
             inside = [path for path in call.paths if path.startswith(str(self._folder))]
             if not inside:
                 continue
             path = inside[0]  # of a rename strace looks at the old name only
             counts[call.thread, call.name, path] += 1
-            nth = counts[call.thread, call.name, path]
-            points.append(CrashPoint(call.name, path, nth, f"{call.name} {self._kind(inside[-1])}"))
+            is_lasting = not Path(path).name.startswith(".")
+            nth = counts[call.thread, call.name, path if is_lasting else ""]
+            kind = f"{call.name} {self._kind(inside[-1])}"
+            points.append(CrashPoint(call.name, (Path(path),) if is_lasting else (), nth, kind))
         return points
 
     def _kind(self, path: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -61,12 +62,16 @@ class Mounts:
 
 
 def remove_what_the_dead_left() -> None:
-    """Unmount what test processes that no longer live have mounted."""
+    """Unmount what test processes that no longer live have mounted, and remove their folders."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         mount_point = line.split(" ")[1]
         found = _NAME.search(mount_point)
         if found is not None and not _lives(int(found[1]), int(found[2])):
             subprocess.run(["umount", "--lazy", mount_point], check=False)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-*"):
+        found = _NAME.match(folder.name)
+        if found is not None and not _lives(int(found[1]), int(found[2])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lives(pid: int, started_s: int) -> bool:
