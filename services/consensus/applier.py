@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import sqlite3
@@ -22,7 +23,6 @@ from services.consensus.metadata.verification import verify
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.ports import (
     CannotApplyError,
-    CheckpointPutOffError,
     Entry,
     EntryKind,
     SnapshotDamagedError,
@@ -47,9 +47,10 @@ class MetadataMachine:
     snapshot to the upkeep thread.
     """
 
-    def __init__(self, store: MetadataStore, files: StateFiles) -> None:
+    def __init__(self, store: MetadataStore, files: StateFiles, *, reserve_bytes: int = 0) -> None:
         self._store = store
         self._files = files
+        self._reserve_bytes = reserve_bytes
 
     @property
     def last_applied(self) -> int:
@@ -74,16 +75,14 @@ class MetadataMachine:
 
     def checkpoint(self) -> int:
         """See `StateMachine`."""
-        try:
-            return self._store.checkpoint()
-        except sqlite3.OperationalError as error:
-            raise CheckpointPutOffError("the state machine's file takes no checkpoint now") from error
+        return self._store.checkpoint()
 
     def take_snapshot(self) -> FileSnapshot:
-        """See `StateMachine`. Raises OSError, sqlite3.Error."""
+        """See `StateMachine`. Raises OSError, sqlite3.Error; ENOSPC already when the disk's reserve would be used up."""
         path = self._files.copy_path
         path.unlink(missing_ok=True)
         try:
+            self._check_room(self._files.size_bytes())
             snapshot = FileSnapshot(path, write_copy(self._store.path, path, pace=_Pace(COPY_BYTES_PER_S).rest))
         except (OSError, sqlite3.Error):
             logger.exception("no snapshot could be made; it is tried again")
@@ -92,8 +91,9 @@ class MetadataMachine:
         return snapshot
 
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
-        """See `StateMachine`. Raises OSError."""
+        """See `StateMachine`. Raises OSError; ENOSPC already when the disk's reserve would be used up."""
         try:
+            self._check_room(meta.size_bytes - offset)
             return self._files.receive(meta, offset, data)
         except OSError:
             logger.exception("a piece of a snapshot could not be kept; it is asked for again")
@@ -115,6 +115,12 @@ class MetadataMachine:
         self._store.replace_with(tables)
         self._files.remove_others()
         logger.info("snapshot installed", log_index=meta.position.index, size_bytes=meta.size_bytes)
+
+    def _check_room(self, wanted_bytes: int) -> None:
+        """A snapshot must not take the room that the log needs: a log that cannot be written ends the member."""
+        found = os.statvfs(self._files.copy_path.parent)
+        if found.f_bavail * found.f_frsize < wanted_bytes + self._reserve_bytes:
+            raise OSError(errno.ENOSPC, "not enough room for a snapshot beside the reserve")
 
 
 class _Pace:

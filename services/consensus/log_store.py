@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Final
 
 from services.consensus.raft.decide import LogPosition
-from services.consensus.raft.ports import SIZE_MARK_ENTRIES, Entry, EntryKind, LogDamagedError, StoredLog
+from services.consensus.raft.ports import (
+    SIZE_MARK_ENTRIES,
+    Entry,
+    EntryKind,
+    LogDamagedError,
+    LogUnavailableError,
+    StoredLog,
+)
 from shared.durable_files import sync_directory
 from shared.units import MIB
 
@@ -82,7 +89,7 @@ class SqliteLogStore:
             self._reader = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.DatabaseError as error:
-            raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
+            raise self._unreadable(error) from error
         sync_directory(folder)
 
     def close(self) -> None:
@@ -96,7 +103,12 @@ class SqliteLogStore:
         try:
             return self._load()
         except sqlite3.DatabaseError as error:
-            raise LogDamagedError(f"{self._path} cannot be read: {error}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: sqlite3.DatabaseError) -> Exception:
+        """SQLITE_CORRUPT and SQLITE_NOTADB are damage; the subclasses (no permission, a lock, a failed read) are not."""
+        kind = LogDamagedError if type(error) is sqlite3.DatabaseError else LogUnavailableError
+        return kind(f"{self._path} cannot be read: {error}")
 
     def write(self, erase_from: int | None, first_index: int, entries: Sequence[Entry]) -> None:
         """One transaction; see `LogStore.write`. Any error means that nothing more may be acknowledged."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.consensus.raft.log import RaftLog
-from services.consensus.raft.ports import BlockingRunner, CheckpointPutOffError, Entry, StateMachine
+from services.consensus.raft.ports import BlockingRunner, Entry, StateMachine
 from services.consensus.raft.snapshot_sending import PIECE_BYTES
 from shared.units import MIB
 
@@ -31,7 +31,7 @@ class LogLimits:
     checkpoint_bytes: int = 32 * MIB
     keep_entries: int = 2_000
     keep_bytes: int = 64 * MIB
-    pinned_entries: int = 100_000
+    pinned_entries: int = 1_000_000
     pinned_bytes: int = 512 * MIB
     snapshot_piece_bytes: int = PIECE_BYTES
 
@@ -73,9 +73,6 @@ class LogUpkeep:
 
     def _checkpointed(self, index: int | None, error: BaseException | None) -> None:
         self._is_under_way = False
-        if isinstance(error, CheckpointPutOffError):
-            self._entries = self._limits.checkpoint_entries // 2
-            return
         if index is None or error is not None:
             # A failed fsync above all: what is durable is not known any more, and asking again would hide it.
             self._log.on_failure(error or RuntimeError("a checkpoint gave no index"))

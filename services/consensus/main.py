@@ -32,7 +32,7 @@ from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.nodes import StorageNodes
 from services.consensus.peers import PeerMesh
-from services.consensus.raft.ports import LogDamagedError
+from services.consensus.raft.ports import LogDamagedError, LogUnavailableError
 from services.consensus.raft.seam import configure_raftos, verify_raftos
 from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
@@ -58,6 +58,7 @@ EXIT_NOT_DURABLE: Final = 70
 """sysexits.h EX_SOFTWARE: durability cannot be promised; a restart may help, a retry may not."""
 
 _HAND_OVER_S: Final = 1.0
+_MEND: Final = "nothing was changed; mend the cause (permissions, a lock, the disk) and start it again"
 
 
 class Member:
@@ -160,7 +161,7 @@ class Member:
                 apply_runner=apply_runner,
                 upkeep_runner=upkeep_runner,
                 network=mesh,
-                state_machine=MetadataMachine(store, files),
+                state_machine=MetadataMachine(store, files, reserve_bytes=settings.disk_reserve_bytes),
                 on_fatal=partial(_end_process, settings.data_dir),
                 limits=LogLimits(
                     checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
@@ -220,6 +221,8 @@ def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardSta
         return log_store, hard_state, KnownDisks(folder)
     except LogDamagedError as error:
         _refuse(error)
+    except LogUnavailableError as error:
+        _refuse(error, _MEND)
 
 
 def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]:
@@ -237,6 +240,8 @@ def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]
     except (sqlite3.DatabaseError, RowDamagedError, UnknownTablesError) as error:
         if isinstance(error, UnknownTablesError) and error.is_newer:
             _refuse(error, "upgrade this member")
+        if not is_damage(error):
+            _refuse(error, _MEND)
         evidence = files.set_aside()
         logger.exception(
             "the state machine's file is damaged; it is made anew", reason=str(error), evidence=str(evidence)
@@ -250,6 +255,8 @@ def _open_node(member_id: str, **parts: Any) -> RaftNode:
         return RaftNode(member_id, **parts)
     except LogDamagedError as error:
         _refuse(error)
+    except LogUnavailableError as error:
+        _refuse(error, _MEND)
 
 
 def _refuse(error: Exception, advice: str = "replace this member, do not repair its files") -> NoReturn:

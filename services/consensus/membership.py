@@ -16,6 +16,7 @@ from services.consensus.metadata.entries import FIRST_ENTRY_VERSION
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.node import RaftNode
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.progress import Mode
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
 from shared.contracts.names import check_member_id
 from shared.errors import ConflictError, NodeNotFoundError, NotLeaderError, OutcomeUnknownError, TrivetError
@@ -102,6 +103,8 @@ class Membership:
             if (
                 not learner.is_voter
                 and progress is not None
+                and progress.mode is not Mode.SNAPSHOT
+                and not progress.lacks_state
                 and progress.match_index >= goal
                 and self._can_apply(learner)
             ):

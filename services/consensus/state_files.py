@@ -51,6 +51,10 @@ class StateFiles:
         """Where a copy of the tables for others is made; what is left there from an earlier life is removed at start."""
         return self._folder / "metadata_copy.sqlite"
 
+    def size_bytes(self) -> int:
+        """Of the tables in force, with their write-ahead file."""
+        return sum(path.stat().st_size for path in self._folder.glob(f"{self._name}*") if path.is_file())
+
     def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
         """Append `data` if what was received of this snapshot ends at `offset`. Returns how many bytes are held."""
         part = self._part(meta)
@@ -78,6 +82,7 @@ class StateFiles:
         part = self._part(meta)
         self._check(part, meta)
         tables = self._folder / f"metadata-{meta.position.index}-{meta.digest.hex()[:8]}.sqlite"
+        assert tables != self.current, "a snapshot is installed twice"
         part.rename(tables)
         sync_directory(self._folder)
         return tables
@@ -91,11 +96,18 @@ class StateFiles:
     def set_aside(self) -> Path:
         """The tables in force are damaged: keep them as evidence, begin with none. Returns where they are kept."""
         evidence = self._folder / "damaged_metadata.sqlite"
+        if evidence.exists():  # the first one is kept until an operator takes it away
+            evidence = self._folder / "damaged_metadata_again.sqlite"
+            _remove_tables(evidence)
         new = self._folder / ("metadata-rebuilt.sqlite" if self._name == FIRST_NAME else FIRST_NAME)
         _remove_tables(new)
         damaged = self.current
         self.put_in_force(new, None)
-        damaged.rename(evidence)
+        # With its write-ahead file, which may hold what is nowhere else.
+        for suffix in ("-wal", ""):
+            part = damaged.with_name(damaged.name + suffix)
+            if part.exists():
+                part.rename(evidence.with_name(evidence.name + suffix))
         self.remove_others()
         return evidence
 

@@ -193,20 +193,16 @@ class Chaos:
         self.counts["minorities left broken"] += 1
 
     def _chosen_majority(self, world: World) -> set[str]:
-        """A majority of the voters of every configuration that may be in force, and nobody whose state is lost.
+        """A majority of the voters of every configuration that may be in force.
 
         While a change is not settled, that is a majority of the old voters and one of the new.
         """
         in_log = [world.members[name].disk.configurations() for name in world.names]
         known = {configuration.voters for found in in_log for configuration in found[-2:]}
-        usable = [name for name in world.names if not world.members[name].disk.is_state_lost]
         healthy: set[str] = set(random.sample(world.first_names, len(world.first_names) // 2 + 1))
         for voters in known:
-            while not decide.has_majority(healthy.intersection(usable), voters):
-                rest = sorted(voters.difference(healthy).intersection(usable)) or sorted(voters.difference(healthy))
-                if not rest:
-                    break
-                healthy.add(random.choice(rest))
+            while not decide.has_majority(healthy, voters):
+                healthy.add(random.choice(sorted(voters.difference(healthy))))
         return healthy
 
     # --- membership ---------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def move_bulk(path: Path) -> int:
     Raises:
         sqlite3.Error: there is no room, or the file is damaged.
     """
-    connection = sqlite3.connect(path, isolation_level=None)
+    # Not created when it is missing: a snapshot may have taken its place a moment ago.
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     try:
         connection.execute(f"PRAGMA cache_size=-{_CACHE_BYTES // KIB}")
         left = 0
@@ -50,6 +51,11 @@ def move_bulk(path: Path) -> int:
         return left
     finally:
         connection.close()
+
+
+def is_for_want_of_room(error: sqlite3.OperationalError) -> bool:
+    """Whether frames could not be moved because the disk is full or somebody reads: they stay, durable where they are."""
+    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def move_now(connection: sqlite3.Connection) -> int:

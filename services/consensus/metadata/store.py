@@ -7,13 +7,14 @@ fsynced before anything is acknowledged, replays them.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
 
-from services.consensus.metadata.checkpoint import SMALL_FRAMES, move_bulk, sync_write_ahead
+from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
 from services.consensus.metadata.commands import NO_STAMP, Result, Turn, run
 from services.consensus.metadata.decisions import next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
@@ -158,18 +159,31 @@ class MetadataStore:
     def checkpoint(self) -> int:
         """Make what is applied durable, and keep the write-ahead file short. Returns an index that survives a power cut.
 
-        Blocks, in a thread of its own: applying waits for the last few frames only.
+        Blocks, in a thread of its own: applying waits for the last few frames only. Without room to move the write-ahead
+        file it grows, and what it holds is durable all the same.
 
         Raises:
-            SyncFailedError: what is durable is not known any more.
-            sqlite3.Error: there is no room, or the file is damaged.
+            OSError, sqlite3.Error: an fsync failed, or the file is damaged: what is durable is not known any more.
         """
-        index, path = self.last_applied, self._path
-        sync_write_ahead(path)
-        if move_bulk(path) <= SMALL_FRAMES:
-            with self._write_lock:
-                self._writer.database.checkpoint()
-        return index
+        while True:
+            index, path = self.last_applied, self._path
+            try:
+                sync_write_ahead(path)
+                self._shorten_write_ahead(path)
+            except (FileNotFoundError, sqlite3.OperationalError):
+                if path == self._path:
+                    raise
+                continue  # a snapshot took the place of these tables meanwhile
+            return index
+
+    def _shorten_write_ahead(self, path: Path) -> None:
+        try:
+            if move_bulk(path) <= SMALL_FRAMES:
+                with self._write_lock:
+                    self._writer.database.checkpoint()
+        except sqlite3.OperationalError as error:
+            if not is_for_want_of_room(error):
+                raise
 
     def replace_with(self, path: Path) -> None:
         """Go on with other tables; waits for an apply or an answer under way, and those that come wait for it."""

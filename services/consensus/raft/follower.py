@@ -13,6 +13,8 @@ from services.consensus.raft.seam import BaseFollower
 Message = dict[str, Any]
 
 PRE_VOTE_RETRY_S = (0.15, 0.3)
+STATELESS_TIMEOUTS = 3
+"""Election timeouts without a leader, after which a member whose state is lost campaigns after all."""
 
 
 class FollowerRole(BaseFollower):
@@ -25,6 +27,7 @@ class FollowerRole(BaseFollower):
         super().__init__(state)
         self._pre_votes: set[str] = set()
         self._is_pre_voting = False
+        self._silent_timeouts = 0
 
     def init_storage(self) -> None:
         """raftos forgets the vote here, which elects two leaders in one term; the vote stays."""
@@ -38,7 +41,13 @@ class FollowerRole(BaseFollower):
     def start_election(self, *, is_forced: bool = False) -> None:
         """The election timer fired, or (forced) the leader asked for a transfer (thesis, 3.10)."""
         state = self.state
-        if not state.may_campaign():
+        if not is_forced and state.lacks_only_its_state():
+            # Others are better leaders. But when they lack entries that stand in this log, only this member can win; it
+            # leads just long enough to bring them there.
+            self._silent_timeouts += 1
+            if self._silent_timeouts < STATELESS_TIMEOUTS:
+                return
+        elif not state.may_campaign():
             return
         if is_forced:
             super().start_election()
@@ -92,7 +101,20 @@ class FollowerRole(BaseFollower):
         log = self.log
         self._hear(message)
         if self.state.snapshots.is_installing:
-            return  # the log is about to be replaced; the leader sends it again
+            # The log is about to be replaced, so nothing is taken; that the leader was heard counts for its round.
+            self.state.post(
+                {
+                    "type": "append_entries_response",
+                    "term": self.storage.term,
+                    "request_id": message["request_id"],
+                    "prev_log_index": message["prev_log_index"],
+                    "success": False,
+                    "is_installing": True,
+                    "is_low_on_disk": self.state.is_low_on_disk,
+                },
+                message["sender"],
+            )
+            return
         entries = [Entry(*row) for row in message["entries"]]
         previous = LogPosition(message["prev_log_term"], message["prev_log_index"])
         decision = decide.match_append(
@@ -145,6 +167,7 @@ class FollowerRole(BaseFollower):
 
     def _hear(self, message: Message) -> None:
         self._is_pre_voting = False
+        self._silent_timeouts = 0
         self.state.heard_from_leader(message["leader_id"])
         self.election_timer.reset()
 

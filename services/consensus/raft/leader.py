@@ -93,7 +93,7 @@ class LeaderRole(BaseLeader):
             OverloadedError: the uncommitted log is full; definite.
             LeaderUnavailableError: leadership is being handed over; definite.
         """
-        if self.transfer_target is not None or not self.is_current:
+        if self.transfer_target is not None or not self.is_current or self.log.is_behind_base:
             raise LeaderUnavailableError("Leadership is being handed over.")
         if self.log.uncommitted_bytes > MAX_UNCOMMITTED_BYTES:
             raise OverloadedError("Too much waits to be committed.", limit_bytes=MAX_UNCOMMITTED_BYTES)
@@ -116,7 +116,7 @@ class LeaderRole(BaseLeader):
             LeaderUnavailableError: leadership is being handed over; definite.
         """
         in_force_since, current = self.log.configuration()
-        if self.transfer_target is not None or not self.is_current:
+        if self.transfer_target is not None or not self.is_current or self.log.is_behind_base:
             raise LeaderUnavailableError("Leadership is being handed over.")
         if self.log.commit_index < max(in_force_since, self.first_index):
             raise ConflictError("Another change of the membership is not committed yet.", retry_after_s=1)
@@ -197,20 +197,29 @@ class LeaderRole(BaseLeader):
         self._count_round(message["request_id"], peer)
         progress.heard_at_s = self.loop.time()
         progress.is_low_on_disk = message.get("is_low_on_disk", False)
-        if message.get("needs_snapshot"):
-            self._send_snapshot(peer, progress, message["needs_snapshot"])
+        if message.get("is_installing"):
+            return
+        lost_below = message.get("needs_snapshot", 0)
+        progress.lacks_state = bool(lost_below)
+        if lost_below:
+            # Its state is lost, its log is not: it goes on to take entries and to count for majorities.
+            self.snapshots.begin(peer, lost_below)
             self.snapshots.remind(peer)
-        elif progress.mode is Mode.SNAPSHOT and not (
+        if progress.mode is Mode.SNAPSHOT and not (
             message["success"] and message["last_log_index"] >= self.log.base.index
         ):
             # Entries do not help it yet. It answers, so that a copy of the state is made for the living only.
             self.snapshots.begin(peer, self.log.base.index)
             self.snapshots.remind(peer)
             return
-        elif message["success"]:
-            self.snapshots.end(peer)
+        if message["success"]:
+            if not lost_below:
+                self.snapshots.end(peer)
             if progress.accepted(message["last_log_index"]):
                 self.update_commit_index()
+            if self.log.is_behind_base:
+                # It won because nobody else had every entry; it cannot serve, so somebody with a state takes over.
+                self.transfer()
             self._hand_over_if_ready(peer, progress)
         elif not progress.rejected(message["prev_log_index"], message["hint"]):
             return
@@ -226,19 +235,22 @@ class LeaderRole(BaseLeader):
         """How much of a snapshot a follower has, or that it has become it."""
         peer = self.state.get_sender_id(message["sender"])
         progress = self.progress.get(peer)
-        if progress is None or progress.mode is not Mode.SNAPSHOT:
+        if progress is None:
             return
         progress.heard_at_s = self.loop.time()
         installed_index = message["installed_index"]
         if message.get("needs_snapshot"):
-            self._send_snapshot(peer, progress, message["needs_snapshot"])
+            self.snapshots.begin(peer, message["needs_snapshot"])
+        elif message.get("is_refused"):
+            self.snapshots.refused(message["digest"])
         elif not installed_index:
             self.snapshots.answered(peer, message["digest"], message["received_bytes"])
         elif installed_index >= self.log.base.index:
             self.snapshots.end(peer)
-            progress.installed(installed_index)
-            self.update_commit_index()
-            self.replicate(peer)
+            if progress.mode is Mode.SNAPSHOT:
+                progress.installed(installed_index)
+                self.update_commit_index()
+                self.replicate(peer)
 
     def kept_from(self, silent_s: float) -> int:
         """The log must keep what follows this index, for followers that spoke within `silent_s`; others get a snapshot."""
@@ -308,7 +320,7 @@ class LeaderRole(BaseLeader):
         Raises:
             LeaderUnavailableError: leadership was lost meanwhile; definite.
         """
-        if not self.is_current:
+        if not self.is_current or self.log.is_behind_base:
             raise LeaderUnavailableError("This member stopped leading.")
         if self.log.commit_index < self.first_index:
             waiting: asyncio.Future[None] = self.loop.create_future()
@@ -359,6 +371,7 @@ class LeaderRole(BaseLeader):
             for peer, progress in self.progress.items()
             if peer in self.state.voters
             and progress.mode is not Mode.SNAPSHOT
+            and not progress.lacks_state
             and not progress.is_low_on_disk
             and progress.heard_at_s >= heard_since_s
         ]

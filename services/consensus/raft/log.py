@@ -247,11 +247,8 @@ class RaftLog:
         differs from what was committed (section 7).
         """
         position = snapshot.position
-        if position.index <= self.durable_index and self.has(position):
-            if position.index > self.commit_index:
-                self.mark_committed(position.index)
-            self.last_applied = max(self.last_applied, position.index)
-            then()
+        if self.has(position):
+            self.when_durable(position.index, lambda: self._advance_to(position.index, then))
             return
         configuration = _stored_configuration(snapshot)
         self._generation += 1
@@ -272,6 +269,12 @@ class RaftLog:
                 then()
 
         self._runner.submit(lambda: self._store.reset(position, configuration), done)
+
+    def _advance_to(self, index: int, then: Callable[[], None]) -> None:
+        if index > self.commit_index:
+            self.mark_committed(index)
+        self.last_applied = max(self.last_applied, index)
+        then()
 
     def _trim_cache(self) -> None:
         """Let go of old entries: what is committed and durable is read from the store again by whoever lags behind."""

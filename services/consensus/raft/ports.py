@@ -154,8 +154,7 @@ class StateMachine(Protocol):
     def checkpoint(self) -> int:
         """Make what is applied durable. Returns the index up to which it survives a power cut. Blocks, beside `apply`.
 
-        Raises:
-            CheckpointPutOffError: not now; nothing is lost, and it may be tried again.
+        Any error means that what is durable is not known any more.
         """
 
     def take_snapshot(self) -> Snapshot:
@@ -237,5 +236,5 @@ class SnapshotDamagedError(Exception):
     """What was received is not the snapshot that was announced, or it cannot be used here."""
 
 
-class CheckpointPutOffError(Exception):
-    """There is no room for a checkpoint now. The log stays as it is until there is."""
+class LogUnavailableError(Exception):
+    """The log cannot be opened or read now (permissions, a lock, a failing disk); nothing says that it is damaged."""

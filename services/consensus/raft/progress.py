@@ -36,6 +36,7 @@ class Progress:
         self.next_index = next_index
         self.mode = Mode.PROBE
         self.is_low_on_disk = False
+        self.lacks_state = False
         self.heard_at_s = float("-inf")
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0

@@ -72,18 +72,27 @@ class SnapshotReceiver:
             self._on_installed()
             answer(_installed(meta))
 
-        def done(_: object, error: BaseException | None) -> None:
-            if error is None:
+        def install() -> bool:
+            # What was submitted before, an apply perhaps, has been done by now; a state never goes back.
+            is_news = self._machine.last_applied < meta.position.index
+            if is_news:
+                self._machine.install(meta)
+            return is_news
+
+        def done(is_news: bool | None, error: BaseException | None) -> None:
+            if error is None and not is_news:
+                finished()
+            elif error is None:
                 # Durable as a snapshot from here on; the log on disk follows.
                 self._log.install(meta, finished)
                 self._on_replaced()
             elif isinstance(error, SnapshotDamagedError):
                 self.is_installing = False
-                answer(_progress(meta, 0))
+                answer(_progress(meta, 0) | {"is_refused": True})
             else:
                 self._on_fatal(error)
 
-        self._runner.submit(lambda: self._machine.install(meta), done)
+        self._runner.submit(install, done)
 
 
 def _progress(meta: SnapshotMeta, received_bytes: int) -> Message:

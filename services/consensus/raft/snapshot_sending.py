@@ -18,7 +18,9 @@ Message = dict[str, Any]
 PIECE_BYTES = 512 * KIB
 PACE_BYTES_PER_S = 64 * MIB
 RETRY_S = 5.0
-"""After this long a copy that could not be made (no room, perhaps) is tried again."""
+"""After this long a copy that could not be made or read (no room, perhaps) is made again."""
+REFUSED_RETRY_S = 60.0
+"""After this long another copy is made, when a follower had no use for the last one."""
 RESEND_S = 1.0
 """After this long without an answer the follower is asked again how much it has."""
 
@@ -111,6 +113,12 @@ class SnapshotSender:
             transfer.sent_offset = -1
             self._post(peer, transfer, b"")
 
+    def refused(self, digest: bytes) -> None:
+        """A follower checked this snapshot and cannot use it (damaged rows, an older version): sending it again is no help."""
+        if self._meta is not None and self._meta.digest == digest:
+            self._retry_at_s = self._leader.loop.time() + REFUSED_RETRY_S
+            self._drop_snapshot()
+
     def answered(self, peer: str, digest: bytes, received_bytes: int) -> None:
         """`peer` holds so many bytes of the snapshot with that digest: send the next piece."""
         transfer, snapshot, meta = self._transfers.get(peer), self._snapshot, self._meta
@@ -127,6 +135,7 @@ class SnapshotSender:
         def done(data: bytes | None, error: BaseException | None) -> None:
             if data is None or error is not None:
                 transfer.is_reading = False
+                self._retry_at_s = self._leader.loop.time() + RETRY_S
                 self._drop_snapshot()
                 return
             wait_s = len(data) / PACE_BYTES_PER_S - (self._leader.loop.time() - began_s)

@@ -168,6 +168,10 @@ class RaftState(BaseState):
         is_able = not self.has_stopped_applying and not self.log.is_behind_base and not self.snapshots.is_installing
         return self.id in self.voters and is_able
 
+    def lacks_only_its_state(self) -> bool:
+        """A voter whose log and vote are whole, while it waits for a snapshot."""
+        return self.id in self.voters and self.log.is_behind_base and not self.snapshots.is_installing
+
     def heard_from_leader(self, leader_id: str) -> None:
         """The current leader spoke."""
         self._heard_at = self.loop.time()

@@ -13,10 +13,12 @@ import pytest
 
 from services.consensus.applier import FileSnapshot, MetadataMachine
 from services.consensus.log_store import SqliteLogStore
+from services.consensus.metadata import store as metadata_store
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import RaftLog
 from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, SnapshotDamagedError, SnapshotMeta
+from services.consensus.raft.snapshot_receiving import SnapshotReceiver
 from services.consensus.state_files import StateFiles
 from shared.contracts.metadata import GetFile
 from tests.unit.consensus.metadata.builders import Log, publish
@@ -277,3 +279,119 @@ def test_a_checkpoint_moves_the_write_ahead_file_while_applying_goes_on(tmp_path
             sizes.append((tmp_path / "metadata.sqlite-wal").stat().st_size)
     assert sizes[-1] <= 2 * sizes[0], f"it grows with every checkpoint: {sizes}"
     store.close()
+
+
+def test_evidence_keeps_its_write_ahead_file_and_is_not_overwritten(folder: Path) -> None:
+    """The write-ahead file may hold what is nowhere else; the first evidence is the most telling."""
+    files = StateFiles(folder)
+    for content in (b"first", b"second", b"third"):
+        files.current.write_bytes(content)
+        files.current.with_name(files.current.name + "-wal").write_bytes(content + b" wal")
+        files.set_aside()
+    assert (folder / "damaged_metadata.sqlite").read_bytes() == b"first"
+    assert (folder / "damaged_metadata.sqlite-wal").read_bytes() == b"first wal"
+    assert (folder / "damaged_metadata_again.sqlite").read_bytes() == b"third"
+    assert (folder / "damaged_metadata_again.sqlite-wal").read_bytes() == b"third wal"
+
+
+def test_a_snapshot_takes_none_of_the_room_that_the_log_needs(folder: Path, snapshot) -> None:
+    """Neither the copy of a leader nor the pieces that a follower keeps."""
+    taken, meta = snapshot
+    member = Member(folder)
+    machine = MetadataMachine(member.store, member.files, reserve_bytes=1 << 60)
+    with pytest.raises(OSError, match="not enough room"):
+        machine.take_snapshot()
+    with pytest.raises(OSError, match="not enough room"):
+        machine.receive(meta, 0, taken.read(0, PIECE_BYTES))
+    assert not member.files.copy_path.exists()
+    assert list(folder.glob("*.part")) == []
+    member.close()
+
+
+def failing(code: int) -> Callable[[Path], int]:
+    def move_bulk(path: Path) -> int:
+        error = sqlite3.OperationalError(f"planted at {path}")
+        error.sqlite_errorcode = code
+        raise error
+
+    return move_bulk
+
+
+def test_a_checkpoint_without_room_is_durable_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write-ahead file was synced before; only moving it waits for room."""
+    log = Log(tmp_path / "metadata.sqlite")
+    log.apply(publish("f"))
+    monkeypatch.setattr(metadata_store, "move_bulk", failing(sqlite3.SQLITE_FULL))
+    assert log.store.checkpoint() == log.store.last_applied
+    log.store.close()
+
+
+def test_a_checkpoint_whose_fsync_failed_is_never_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error reaches whoever ends the process; the kernel would report success next time."""
+    log = Log(tmp_path / "metadata.sqlite")
+    monkeypatch.setattr(metadata_store, "move_bulk", failing(sqlite3.SQLITE_IOERR_FSYNC))
+    with pytest.raises(sqlite3.OperationalError):
+        log.store.checkpoint()
+    log.store.close()
+
+
+def test_a_checkpoint_that_meets_an_installation_begins_again(
+    folder: Path, snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables that it was about to sync are gone; those in force are synced instead."""
+    taken, meta = snapshot
+    member = Member(folder)
+    right, calls = metadata_store.sync_write_ahead, []
+
+    def sync_write_ahead(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            receive_and_install(member, taken, meta)
+        right(path)
+
+    monkeypatch.setattr(metadata_store, "sync_write_ahead", sync_write_ahead)
+    assert member.machine.checkpoint() == meta.position.index
+    assert len(calls) == 2
+    assert not (folder / "metadata.sqlite").exists(), "an empty file of the old name was made"
+    member.close()
+
+
+def test_a_state_that_went_further_meanwhile_is_not_taken_back() -> None:
+    """The last piece was being written when entries were applied that make the snapshot superfluous."""
+    queue: list[Callable[[], None]] = []
+    answers: list[dict[str, Any]] = []
+    installed: list[SnapshotMeta] = []
+
+    class Later:
+        def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+            queue.append(lambda: done(work(), None))
+
+    class Machine:
+        last_applied = 5
+
+        def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
+            return meta.size_bytes
+
+        def install(self, meta: SnapshotMeta) -> None:
+            installed.append(meta)
+
+    class Behind:
+        last_applied = 5
+        base = LogPosition(term=0, index=0)
+
+    machine, replaced = Machine(), []
+    receiver = SnapshotReceiver(
+        Behind(),
+        machine,
+        Later(),
+        on_replaced=lambda: replaced.append(True),
+        on_installed=lambda: None,
+        on_fatal=lambda error: None,
+    )
+    meta = SnapshotMeta(LogPosition(term=1, index=6), 0, b"", 10, b"\0" * 32)
+    receiver.receive(meta, 0, b"0123456789", answers.append)
+    queue.pop(0)()  # the piece is on disk; the installation is submitted behind an apply
+    machine.last_applied = 7
+    queue.pop(0)()
+    assert (installed, replaced, receiver.is_installing) == ([], [], False)
+    assert answers[-1]["installed_index"] == 6
