@@ -87,6 +87,10 @@ bench-metadata: install ## Measure the state machine at a million files: publish
 bench-clock: install ## Measure what stamping costs and what published time is worth
 	@$(BIN)/python -m benchmarks.clock
 
+.PHONY: bench-long-life
+bench-long-life: install ## Measure three members with a million files: restart, memory, a new member under load
+	@$(BIN)/python -m benchmarks.long_life
+
 SEEDS ?= 50000
 .PHONY: simulate
 simulate: install ## Live SEEDS random lives of the consensus engine (or one: SEED=7)
