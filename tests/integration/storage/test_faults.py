@@ -399,6 +399,7 @@ async def test_a_redis_that_is_not_durable_acknowledges_nothing(tmp_path, start_
 def test_the_redis_of_another_node_is_refused(tmp_path, start_node, redis):
     """Two nodes on one Redis would delete each other's chunks."""
     start_node(mode="tiered", redis=redis)
+    (tmp_path / "second").mkdir()
     refused = StorageProcess(tmp_path / "second", mode="tiered", redis=redis, node_id="storage-2").run_to_end()
     assert refused.returncode == 78
     assert f"belongs to {'storage-test-cluster'}/storage-1" in refused.stderr
