@@ -192,6 +192,24 @@ def _clock_behind() -> None:
     TimeClient.stamp = stamp  # type: ignore[method-assign]
 
 
+def _names_take_ten_seconds() -> None:
+    import ipaddress
+    import socket
+
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            time.sleep(10.0)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution") from None
+        return original(host, *rest, **options)
+
+    socket.getaddrinfo = getaddrinfo
+
+
 def _blocks_when_told() -> None:
     # Python runs it in the main thread, between two steps of the loop: the loop stands still, the other threads go on.
     signal.signal(signal.SIGUSR2, lambda *_: time.sleep(2.0))
@@ -227,6 +245,9 @@ FAULTS: Final = {
     fault.name: fault
     for fault in (
         Bug("clock_behind", "gateway", "all stamps are ten seconds behind", _clock_behind),
+        Bug(
+            "names_take_ten_seconds", "*", "no name can be looked up, and saying so takes 10 s", _names_take_ten_seconds
+        ),
         Bug("blocks_when_told", "*", "SIGUSR2 holds the event loop for two seconds", _blocks_when_told),
     )
 }
