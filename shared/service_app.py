@@ -28,7 +28,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import (
-    DigestMismatchError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -256,6 +255,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         path = request.url.path
+        # FastAPI calls whatever goes wrong while it reads a body a 400; what our own edge refused says it better.
+        if isinstance(error.__cause__, TrivetError):
+            return problem_response(error.__cause__, path)
         if error.status_code == 404:
             return problem_response(NotFoundError("There is nothing at this path."), path)
         if error.status_code == 405:
@@ -360,7 +362,8 @@ class _InternalOnly:
             if digest is not None:
                 hasher.update(body)
                 if not message.get("more_body", False) and hasher.hexdigest() != digest:
-                    raise DigestMismatchError("The body is not the one that was signed.")
+                    # As a wrong signature, which callers send again: it is damaged, not malformed.
+                    raise SignatureRejectedError("The body is not the one that was signed.")
             return message
 
         return checked
