@@ -182,17 +182,17 @@ class _WalFile:
         found = set()
         written = expected = self.checksum
         for number, frame in enumerate(self.frames, 1):
-            # Where only the checksum before was hit, this frame fits what that should have been.
+            # Where only the checksum before was hit, this frame fits what that should have been. What an earlier use of the
+            # file left is not worth the sums.
+            befores = {written, expected} if frame.salts == self.salts else set()
             candidates = [
                 _frame_checksum(frame.page, frame.size_after_commit, frame.body, self.order, before)
-                for before in {written, expected}
+                for before in befores
             ]
-            if frame.salts != self.salts or frame.checksum not in candidates:
+            written = expected = frame.checksum
+            if frame.checksum not in candidates:
                 found.add(number)
-                expected = candidates[0]
-            else:
-                expected = frame.checksum
-            written = frame.checksum
+                expected = candidates[0] if candidates else frame.checksum
         return found
 
     def first_refused(self, bad: set[int]) -> int:

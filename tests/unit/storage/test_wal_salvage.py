@@ -23,7 +23,7 @@ from shared.units import KIB
 
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 4 * KIB
-FLIPS = 24
+FLIPS = 16
 
 
 @dataclass
