@@ -21,6 +21,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_cluster.errors import LocalClusterError
 from tests.faults.harness.fault_cluster import running_cluster
 from tests.faults.harness.nemesis import Nemesis, compose
 from tests.faults.harness.trial import InconclusiveError, Trial
@@ -54,6 +55,13 @@ async def one_run(folder: Path, seed: int, *, run_s: float = RUN_S) -> Finished:
         return Finished(seed, trial.summary())
 
 
+def is_violation(error: BaseException) -> bool:
+    """Whether the cluster broke a promise; otherwise the harness failed, and nothing is known."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_violation(one) for one in error.exceptions)
+    return isinstance(error, AssertionError | LocalClusterError)
+
+
 def main() -> int:
     """Entry point; 1 after a violation, 2 when too many runs said nothing."""
     arguments = _arguments()
@@ -70,9 +78,10 @@ def main() -> int:
                 inconclusive += 1
                 print(f"inconclusive, try {attempt} of {MAX_TRIES}: {error}", flush=True)
                 shutil.rmtree(folder, ignore_errors=True)
-            except Exception:  # noqa: BLE001 whatever it was, it stops here with its evidence
+            except Exception as error:  # noqa: BLE001 whatever it was, it stops here with its evidence
                 traceback.print_exc()
-                print(f"VIOLATION. Logs and data: {folder}", file=sys.stderr)
+                verdict = "VIOLATION" if is_violation(error) else "DEFECT OF THE TEST ITSELF"
+                print(f"{verdict}. Logs and data: {folder}", file=sys.stderr)
                 print(
                     f"Again: python -m tests.faults.chaos --runs 1 --seconds {arguments.seconds} --seed {seed}",
                     file=sys.stderr,
