@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,13 +78,16 @@ def test_calling_a_distrusted_function_raises_here(entered: list[str]) -> None:
     assert len(entered) == len(DISTRUSTED)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_random_lives_never_enter_what_is_distrusted(seed: int, entered: list[str]) -> None:
+def test_random_lives_never_enter_what_is_distrusted(entered: list[str]) -> None:
     """Elections, replication, reads, transfers, crashes and restarts run on our code and the reviewed part of raftos."""
-    chaos = Chaos(seed, duration_s=30)
-    run_simulation(seed, chaos.run())
-    assert entered == []
-    assert chaos.counts["crashes"] + chaos.counts["power cuts"] > 0, f"seed {seed} crashed nobody"
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        chaos = Chaos(seed, duration_s=30)
+        run_simulation(seed, chaos.run())
+        assert entered == [], f"seed {seed}"
+        counts += chaos.counts
+    rare = ("crashes", "power cuts", "transfers", "campaigns", "reads", "writes", "snapshots installed")
+    assert min(counts[what] for what in rare) > 0, f"too little happened to prove anything: {counts}"
 
 
 def test_directed_scenarios_never_enter_what_is_distrusted(entered: list[str]) -> None:
