@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Kind
@@ -20,6 +21,9 @@ from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 
 NEW_ID = "rescued-cluster"
+
+# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+pytestmark = pytest.mark.timeout(400)
 SIZES = (0, 1000, 200_000, 3_000_000)
 
 

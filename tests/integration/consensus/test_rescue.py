@@ -26,6 +26,9 @@ from tests.integration.consensus.test_state_hash import wait_until_level
 
 NEW_CLUSTER = "rescued-cluster"
 
+# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:

@@ -19,6 +19,9 @@ from tests.unit.consensus.metadata.builders import stamp
 NEWER = str(Path(__file__).with_name("newer_member.py"))
 OLDER = 2
 
+# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
