@@ -22,7 +22,7 @@ from tests.integration.conftest import OVERRIDES
 
 NEW_ID = "rescued-cluster"
 
-# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+# Clusters start and stop several times here, and the machine may be busy.
 pytestmark = pytest.mark.timeout(400)
 SIZES = (0, 1000, 200_000, 3_000_000)
 

@@ -26,7 +26,7 @@ from tests.integration.consensus.test_state_hash import wait_until_level
 
 NEW_CLUSTER = "rescued-cluster"
 
-# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+# Clusters start and stop several times here, and the machine may be busy.
 pytestmark = pytest.mark.timeout(400)
 
 

@@ -19,7 +19,7 @@ from tests.unit.consensus.metadata.builders import stamp
 NEWER = str(Path(__file__).with_name("newer_member.py"))
 OLDER = 2
 
-# Clusters start and stop several times here; alone on a machine each test takes a tenth of this.
+# Clusters start and stop several times here, and the machine may be busy.
 pytestmark = pytest.mark.timeout(400)
 
 
