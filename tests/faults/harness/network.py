@@ -264,6 +264,7 @@ class _DelayLine:
         self._writer = writer
         self._under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_PIECES)
         self._last_due = 0.0
+        self._undelivered = 0
         self._delivery: asyncio.Task[None] | None = None
 
     async def carry(self, data: bytes, delay_s: float, bytes_per_s: int) -> None:
@@ -279,6 +280,7 @@ class _DelayLine:
         # What is narrow sends one piece after the other; what is far away sends them all, later.
         begun = max(now, self._last_due) if bytes_per_s else now
         self._last_due = max(self._last_due, begun + delay_s + (len(data) / bytes_per_s if bytes_per_s else 0.0))
+        self._undelivered += 1
         await self._under_way.put((self._last_due, data))
 
     async def wait_until_empty(self) -> None:
@@ -293,7 +295,7 @@ class _DelayLine:
             self._delivery.cancel()
 
     def _is_empty(self) -> bool:
-        return self._delivery is None or (self._under_way.empty() and time.monotonic() > self._last_due)
+        return self._undelivered == 0
 
     def _delivery_must_live(self) -> None:
         if self._delivery is not None and self._delivery.done():
@@ -305,4 +307,6 @@ class _DelayLine:
             await asyncio.sleep(due - time.monotonic())
             self._writer.write(data)
             await self._writer.drain()
+            # Only now may a later piece be written past the queue.
+            self._undelivered -= 1
             self._under_way.task_done()
