@@ -193,16 +193,22 @@ class Chaos:
         self.counts["minorities left broken"] += 1
 
     def _chosen_majority(self, world: World) -> set[str]:
-        """A majority of the voters of every configuration that may be in force.
+        """A majority of the voters of every configuration that may be in force, not counting one whose state is lost.
+
+        What its log has cut away may exist, apart from its lost state, only with those that are left broken.
 
         While a change is not settled, that is a majority of the old voters and one of the new.
         """
         in_log = [world.members[name].disk.configurations() for name in world.names]
+        usable = [name for name in world.names if not world.members[name].disk.is_state_lost]
         known = {configuration.voters for found in in_log for configuration in found[-2:]}
         healthy: set[str] = set(random.sample(world.first_names, len(world.first_names) // 2 + 1))
         for voters in known:
-            while not decide.has_majority(healthy, voters):
-                healthy.add(random.choice(sorted(voters.difference(healthy))))
+            while not decide.has_majority(healthy.intersection(usable), voters):
+                rest = sorted(voters.difference(healthy).intersection(usable)) or sorted(voters.difference(healthy))
+                if not rest:
+                    break
+                healthy.add(random.choice(rest))
         return healthy
 
     # --- membership ---------------------------------------------------------------------------------------------

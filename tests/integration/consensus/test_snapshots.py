@@ -75,6 +75,9 @@ async def test_a_member_whose_state_is_damaged_rebuilds_it_and_votes_meanwhile(s
         for path in (tmp_path / "consensus-3").glob("metadata*.sqlite*"):
             path.write_bytes(b"not what was written here" * 1000)
         members.start(2)
+        async with asyncio.timeout(2 * PROGRESS_WITHIN_S):
+            while not installations(scene, 2):  # noqa: ASYNC110 polls another process
+                await asyncio.sleep(0.05)
         await assert_caught_up(scene, 2, within_s=PROGRESS_WITHIN_S)
         await scene.wait_for_progress()
     await scene.registers.check()

@@ -203,7 +203,9 @@ class ApiMachine(RuleBasedStateMachine):
         if known is None:
             return answer
         first_asked, status, content, version = known
-        if first_asked != asked:
+        if first_asked != asked and bucket not in self.model.buckets and answer.status_code == 404:
+            self._expect(answer, 404, "bucket_not_found")  # refused before anybody looks into the log
+        elif first_asked != asked:
             self._expect(answer, 422, "idempotency_key_reused")
         else:
             self._expect(answer, status)
