@@ -35,7 +35,7 @@ class ConsensusSettings(ServiceSettings):
     election_timeout_min_ms: int = Field(default=2000, ge=100, le=60_000)
     election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)
     proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
-    checkpoint_entries: int = Field(default=2_000, ge=1, le=1_000_000)
+    checkpoint_entries: int = Field(default=250, ge=1, le=1_000_000)
     log_keep_entries: int = Field(default=2_000, ge=0, le=10_000_000)
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
