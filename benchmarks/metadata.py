@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgpack
 
 from benchmarks.metadata_member import LOAD_FILES, measure_member
+from services.consensus.log_upkeep import LogLimits
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
@@ -44,7 +45,7 @@ BATCH: Final = 64
 NODES: Final = ["storage-1", "storage-2", "storage-3"]
 SMALL_FILES: Final = 10_000
 DEAD_KEYS: Final = 50_000
-CHECKPOINT_ENTRIES: Final = 2_000
+CHECKPOINT_ENTRIES: Final = LogLimits().checkpoint_entries
 FORGET_ENTRIES: Final = 1_000
 FOLDERS: Final = 1000
 

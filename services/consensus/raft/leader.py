@@ -152,7 +152,8 @@ class LeaderRole(BaseLeader):
             return
         if progress.mode is not Mode.SNAPSHOT and progress.next_index <= self.log.base.index:
             # Its next entry was cut away.
-            self._send_snapshot(peer, progress, self.log.base.index)
+            progress.needs_snapshot()
+            self.snapshots.begin(peer, self.log.base.index)
         if progress.mode is Mode.SNAPSHOT:
             if is_heartbeat:
                 self._post_append(peer, self.log.base.index, [])
@@ -226,10 +227,6 @@ class LeaderRole(BaseLeader):
         self.replicate(peer)
 
     # --- snapshots ----------------------------------------------------------------------------------------------
-
-    def _send_snapshot(self, peer: str, progress: Progress, wanted_index: int) -> None:
-        progress.needs_snapshot()
-        self.snapshots.begin(peer, wanted_index)
 
     def on_receive_install_snapshot_response(self, message: Message) -> None:
         """How much of a snapshot a follower has, or that it has become it."""

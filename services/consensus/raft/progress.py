@@ -1,8 +1,8 @@
 """What a leader knows about one follower, and how much it may send it (etcd calls this Progress).
 
-PROBE sends one batch and waits; REPLICATE pipelines; SNAPSHOT sends none, because the follower lacks what is no longer in the
-log, or has lost its state: a snapshot is on its way. Flow control counts batches and bytes in flight, so that a follower
-that is slow or gone costs the leader bounded memory.
+PROBE sends one batch and waits; REPLICATE pipelines; SNAPSHOT sends none, because the log no longer has the follower's next
+entry. A follower that lost only its state gets a snapshot beside its entries. Flow control counts batches and bytes in
+flight, so that a follower that is slow or gone costs the leader bounded memory.
 """
 
 from __future__ import annotations
