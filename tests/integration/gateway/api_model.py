@@ -64,6 +64,16 @@ CONDITIONS = {
     "another tag before date": Condition({"if-none-match": '"x"', "if-modified-since": LATER}, lambda _: True, 200),
 }
 
+SAME_FOR_A_WRITE = {
+    "a date that is none": "none",
+    "modified since": "none",
+    "not modified since": "none",
+    "another tag before date": "none matches another",
+    "tag before date": "match",
+    "match a star in quotes": "match weakly",
+}
+"""Conditions that ask a change for the same as others, because RFC 9110 has the difference ignored or never match."""
+
 RANGES: dict[str, Callable[[int], tuple[int, int] | None]] = {
     "bytes=0-0": lambda size: (0, 1) if size else None,
     "bytes=2-": lambda size: (2, size) if size > 2 else None,

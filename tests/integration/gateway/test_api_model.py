@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from shared.units import MIB
-from tests.integration.gateway.api_model import CONDITIONS, RANGES, Condition, Model, Row, Stored
+from tests.integration.gateway.api_model import CONDITIONS, RANGES, SAME_FOR_A_WRITE, Condition, Model, Row, Stored
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -123,7 +123,7 @@ class ApiMachine(RuleBasedStateMachine):
         headers = condition.render(present) | {f"x-trivet-meta-{name}": value for name, value in meta}
         if kind is not None:
             headers["content-type"] = kind
-        asked = (body, kind, meta, tuple(condition.render(present).items()))
+        asked = (body, kind, meta, self._asked_of_a_write(when, present))
 
         def send(extra: dict[str, str]) -> httpx.Response:
             return self.client.put(self._url(bucket, key), content=body, headers=headers | extra)
@@ -165,7 +165,7 @@ class ApiMachine(RuleBasedStateMachine):
     def delete(self, bucket: str, key: str, when: str, again: str | None) -> None:
         condition, present = CONDITIONS[when], self.model.files.get((bucket, key))
         headers = condition.render(present)
-        asked = tuple(headers.items())
+        asked = self._asked_of_a_write(when, present)
 
         def send(extra: dict[str, str]) -> httpx.Response:
             return self.client.delete(self._url(bucket, key), headers=headers | extra)
@@ -187,6 +187,10 @@ class ApiMachine(RuleBasedStateMachine):
             self.model.delete(bucket, key, int(answer.headers["x-trivet-version"]))
         # What the log refused is remembered too.
         self._remember("DELETE", bucket, key, again, asked, answer)
+
+    def _asked_of_a_write(self, when: str, present: Stored | None) -> tuple[tuple[str, str], ...]:
+        """What makes it another request under the same Idempotency-Key."""
+        return tuple(CONDITIONS[SAME_FOR_A_WRITE.get(when, when)].render(present).items())
 
     def _once(
         self,
