@@ -7,10 +7,12 @@ Content-Length. Requests are signed as everywhere; bodies are counted, and kept 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from shared.loopback import make_socket
 from shared.request_signing import (
     BODY_DIGEST_HEADER,
     EMPTY_BODY_DIGEST,
@@ -46,7 +48,12 @@ class ChunkConnection:
     async def open(cls, peer: PeerAddress, signer: RequestSigner) -> Self:
         """Connect. Raises OSError."""
         host, _, port = peer.url.removeprefix("http://").partition(":")
-        _, wire = await asyncio.get_running_loop().create_connection(_Wire, host, int(port))
+        # As the services' own client has it.
+        connection = make_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, int(port))))
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, (host, int(port)))
+        _, wire = await loop.create_connection(_Wire, sock=connection)
         return cls(peer, signer, wire)
 
     async def call(

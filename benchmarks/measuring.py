@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -69,5 +70,8 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def describe_machine() -> str:
-    """Python, kernel and processor count, for the head of a result."""
-    return f"CPython {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
+    """Python, kernel, processor count and what TCP does by default, for the head of a result."""
+    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    tcp = f", TCP {congestion.read_text().strip()}" if congestion.exists() else ""
+    kernel = f"{platform.system()} {platform.release()}"
+    return f"CPython {platform.python_version()}, {kernel}, {os.cpu_count()} CPUs{tcp}"

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from shared.errors import InternalError, PeerUnreachableError, TrivetError, error_from_problem
+from shared.loopback import make_socket
 from shared.request_signing import (
     BODY_DIGEST_HEADER,
     EMPTY_BODY_DIGEST,
@@ -224,6 +225,7 @@ class PeerClient:
                 limit=self._max_connections,
                 keepalive_timeout=KEEPALIVE_EXPIRY_S,
                 local_addr=(self._local_address, 0) if self._local_address else None,
+                socket_factory=make_socket,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

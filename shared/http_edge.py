@@ -17,6 +17,7 @@ from typing import Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shared.loopback import send_unpaced
 from shared.units import KIB
 
 MAX_HEADER_BYTES: Final = 32 * KIB
@@ -65,6 +66,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for a request's head."""
         super().connection_made(transport)
+        if self.client is not None:
+            send_unpaced(transport.get_extra_info("socket"), self.client[0])
         self._arm(HEADER_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
