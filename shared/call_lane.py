@@ -32,6 +32,7 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.leader_tracker import LeaderTracker
+from shared.majority_watch import LOOK_AFTER_S, LOOK_AGAIN_S, PATIENCE_S, MajorityWatch
 from shared.settings import PeerAddress
 from shared.units import KIB, MIB
 
@@ -50,7 +51,14 @@ class PeerRequester(Protocol):
     """The part of `shared.http_client.PeerClient` that is used here."""
 
     async def request(
-        self, peer: PeerAddress, method: str, path: str, *, timeout_s: float, content: bytes, headers: dict[str, str]
+        self,
+        peer: PeerAddress,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Response:
         """One signed call; raises the peer's typed error, or PeerUnreachableError."""
 
@@ -61,6 +69,7 @@ class _Call(Generic[T]):
 
     body: bytes
     future: asyncio.Future[T]
+    began_at_s: float
     is_uncertain: bool = False
     last_error: str = "none"
 
@@ -150,9 +159,12 @@ class Lane(Generic[T]):
     Invariant: `_waiting_bytes` is the sum of the bodies in `_waiting`.
     """
 
-    def __init__(self, kind: CallKind[T], sender: Sender, tasks: BackgroundTasks, max_waiting: int) -> None:
+    def __init__(
+        self, kind: CallKind[T], sender: Sender, majority: MajorityWatch, tasks: BackgroundTasks, max_waiting: int
+    ) -> None:
         self._kind = kind
         self._sender = sender
+        self._majority = majority
         self._tasks = tasks
         self._max_waiting = max_waiting
         self._waiting: deque[_Call[T]] = deque()
@@ -167,21 +179,25 @@ class Lane(Generic[T]):
         return len(self._waiting)
 
     async def call(self, body: bytes, deadline_s: float) -> T:
-        """The outcome of one call, or the honest error of a passed deadline."""
+        """The outcome of one call, or the honest error of a passed deadline or of a majority that is not there."""
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
             raise OverloadedError(
                 f"Too many {self._kind.name}s wait for the consensus leader.", limit=self._max_waiting
             )
-        call = _Call[T](body, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        call = _Call[T](body, loop.create_future(), time.monotonic())
         self._waiting.append(call)
         self._waiting_bytes += len(body)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
+        doubt = loop.call_later(LOOK_AFTER_S, self._doubt, call)
         try:
             async with asyncio.timeout(deadline_s):
                 return await call.future
         except TimeoutError:
             raise self._too_late(call) from None
+        finally:
+            doubt.cancel()
 
     def close(self) -> None:
         """Fail what still waits. The drain has been cancelled before."""
@@ -189,6 +205,18 @@ class Lane(Generic[T]):
             call = self._waiting.popleft()
             _fail(call, self._too_late(call))
         self._waiting_bytes = 0
+
+    def _doubt(self, call: _Call[T]) -> None:
+        """`call` takes long: find out whether waiting is in vain, again and again while it waits."""
+        if call.future.done():
+            return
+        waited_s = time.monotonic() - call.began_at_s
+        if waited_s >= PATIENCE_S and self._majority.was_lost_since(call.began_at_s):
+            _fail(call, self._too_late(call))
+            return
+        self._majority.look()
+        pause_s = LOOK_AGAIN_S if waited_s >= PATIENCE_S else min(LOOK_AGAIN_S, PATIENCE_S - waited_s)
+        asyncio.get_running_loop().call_later(pause_s, self._doubt, call)
 
     async def _drain(self) -> None:
         batch: list[_Call[T]] = []

@@ -30,6 +30,7 @@ from shared.contracts.metadata import (
 )
 from shared.errors import error_from_problem
 from shared.leader_tracker import LeaderTracker
+from shared.majority_watch import MajorityWatch
 from shared.settings import PeerAddress
 
 DEFAULT_DEADLINE_S: Final = 5.0
@@ -65,9 +66,11 @@ class ConsensusClient:
             raise ValueError("at least one consensus member is needed")
         self._deadline_s = deadline_s
         self._tasks = BackgroundTasks(limit=8)
-        sender = Sender(client, LeaderTracker(members), attempt_timeout_s)
-        self._proposals = Lane(_PROPOSALS, sender, self._tasks, max_waiting)
-        self._reads = Lane(_READS, sender, self._tasks, max_waiting)
+        tracker = LeaderTracker(members)
+        sender = Sender(client, tracker, attempt_timeout_s)
+        majority = MajorityWatch(client, tracker.members, self._tasks)
+        self._proposals = Lane(_PROPOSALS, sender, majority, self._tasks, max_waiting)
+        self._reads = Lane(_READS, sender, majority, self._tasks, max_waiting)
 
     async def __aenter__(self) -> Self:
         return self

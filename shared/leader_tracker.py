@@ -35,6 +35,10 @@ class LeaderTracker:
         self._next = 0
         self._misses = 0
 
+    def members(self) -> list[PeerAddress]:
+        """Everybody known now."""
+        return list(self._members.values())
+
     def choose(self, now_s: float) -> PeerAddress:
         """The believed leader, else the members in turn, those under suspicion last."""
         if self._leader_id is not None:

@@ -178,6 +178,7 @@ class Member:
                 reader,
                 clock,
                 comparison,
+                connected_peers=mesh.connected_peers,
                 cluster_id=settings.cluster_id,
                 deadline_s=settings.proposal_deadline_s,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from services.consensus.metadata.database import RowDamagedError
@@ -60,6 +60,7 @@ class ConsensusService:
         clock: TimeSource,
         comparison: StateComparison,
         *,
+        connected_peers: Callable[[], Sequence[str]],
         cluster_id: str,
         deadline_s: float,
     ) -> None:
@@ -68,6 +69,7 @@ class ConsensusService:
         self._reader = reader
         self._clock = clock
         self._comparison = comparison
+        self._connected_peers = connected_peers
         self._cluster_id = cluster_id
         self._deadline_s = deadline_s
 
@@ -175,8 +177,16 @@ class ConsensusService:
             entry_version=state.entry_version,
             known_entry_version=KNOWN_ENTRY_VERSION,
             stopped_applying=node.stopped_applying,
+            reaches_majority=self._reaches_majority(),
             members=list(node.configuration.members),
         )
+
+    def _reaches_majority(self) -> bool:
+        """Learners and members that were never initialised do not know who counts: they say yes."""
+        voters = self.node.configuration.voters
+        if self.node.id not in voters:
+            return True
+        return 1 + len(voters.intersection(self._connected_peers())) > len(voters) // 2
 
     def _why_refused(self, proposal: Proposal, payload: bytes) -> TrivetError | None:
         if len(payload) > MAX_ENTRY_BYTES:

@@ -131,6 +131,7 @@ class MemberStatus(WireModel):
         entry_version: the newest version of log entries that may be proposed: every member can apply it.
         known_entry_version: the newest that this member can apply.
         stopped_applying: why it applies nothing any more, although it still keeps the log; None while it does.
+        reaches_majority: false when it is not connected to enough voters for a majority, itself included.
     """
 
     id: str
@@ -150,6 +151,7 @@ class MemberStatus(WireModel):
     entry_version: int = 1
     known_entry_version: int = 1
     stopped_applying: str | None = None
+    reaches_majority: bool = True
     members: list[ConsensusMember]
 
 

@@ -33,6 +33,7 @@ from shared.errors import (
     TrivetError,
 )
 from shared.http_client import PeerClient
+from shared.majority_watch import PATIENCE_S, STATUS_PATH
 from shared.request_signing import ClusterKeys
 from shared.settings import PeerAddress
 
@@ -47,6 +48,14 @@ class HangUpError(Exception):
     """Raised by a behaviour to close the connection without an answer."""
 
 
+async def answer_json(send, status: int, answer: dict | bytes) -> None:
+    kind = b"application/json" if status < 400 else b"application/problem+json"
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
 class Member:
     """A consensus member that does what it is told: `behaviour` gets the path and the batch, and gives the answer."""
 
@@ -54,6 +63,9 @@ class Member:
         self.id = member_id
         self.behaviour = behaviour
         self.requests: list[list[dict]] = []
+        self.status_answer: dict | list | None = {"reaches_majority": True}
+        """To GET /v1/status; None hangs."""
+
         self.address = PeerAddress(member_id, "")
 
     async def __call__(self, scope, receive, send) -> None:
@@ -63,6 +75,11 @@ class Member:
             body += message.get("body", b"")
             if not message.get("more_body", False):
                 break
+        if scope["path"] == STATUS_PATH:
+            if self.status_answer is None:
+                await asyncio.Event().wait()
+            await answer_json(send, 200, self.status_answer)
+            return
         fields = json.loads(body)
         batch = fields["proposals"] if scope["path"] == "/v1/proposals" else fields["queries"]
         self.requests.append(batch)
@@ -70,11 +87,7 @@ class Member:
             status, answer = await self.behaviour(scope["path"], batch)
         except HangUpError:
             return
-        kind = b"application/json" if status < 400 else b"application/problem+json"
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await answer_json(send, status, answer)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -214,6 +227,60 @@ async def test_a_member_learnt_from_a_hint_is_called():
         async with ConsensusClient([members[0].address], peer_client) as client:
             assert (await client.propose(command())).log_index == 7
         assert len(members[1].requests) == 1
+
+
+# --- no majority --------------------------------------------------------------------------------------------------
+
+
+async def wait_of(call: Awaitable[object], error: type[TrivetError]) -> float:
+    """Seconds until `call` failed with `error`."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(error):
+        await call
+    return loop.time() - began
+
+
+@pytest.mark.parametrize(("kind", "error"), [("propose", OutcomeUnknownError), ("read", LeaderUnavailableError)])
+async def test_without_an_answer_from_any_member_nobody_waits_for_the_deadline(kind, error):
+    """All members hang: refused after the patience of a call, long before its deadline."""
+    async with cluster(hangs, hangs, hangs, deadline_s=30) as (client, members):
+        for member in members:
+            member.status_answer = None
+        call = client.propose(command()) if kind == "propose" else client.read(ListBuckets())
+        assert PATIENCE_S <= await wait_of(call, error) < 10
+
+
+async def test_members_that_reach_no_majority_say_so_and_nobody_waits():
+    """Followers without a leader, cut off from each other."""
+    async with cluster(follows(), follows(), deadline_s=30) as (client, members):
+        for member in members:
+            member.status_answer = {"reaches_majority": False}
+        assert PATIENCE_S <= await wait_of(client.propose(command()), LeaderUnavailableError) < 10
+
+
+@pytest.mark.parametrize("answer", [{"reaches_majority": True}, {}, []], ids=["true", "not said", "nonsense"])
+async def test_an_election_is_waited_for_while_one_member_may_be_in_a_majority(answer):
+    """One of three does not deny it: the call waits until there is a leader."""
+    async with cluster(hangs_up, follows(), follows(), deadline_s=30) as (client, members):
+        members[0].status_answer, members[1].status_answer = None, {"reaches_majority": False}
+        members[2].status_answer = answer
+        task = asyncio.ensure_future(client.propose(command()))
+        await asyncio.sleep(PATIENCE_S + 1)
+        assert not task.done()
+        members[1].behaviour = leads
+        assert (await task).log_index == 7
+
+
+async def test_a_majority_that_is_back_is_used_at_once():
+    """What was found lost before a call began is asked again for it."""
+    async with cluster(hangs_up, hangs_up, deadline_s=30) as (client, members):
+        for member in members:
+            member.status_answer = None
+        await wait_of(client.read(ListBuckets()), LeaderUnavailableError)
+        for member in members:
+            member.behaviour, member.status_answer = leads, {"reaches_majority": True}
+        await client.read(ListBuckets())
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
