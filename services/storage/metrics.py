@@ -66,6 +66,15 @@ class StorageMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.commit_duration_s = Histogram(
+            "trivet_storage_commit_duration_seconds",
+            "One transaction of the catalog, from BEGIN until it is durable",
+            registry=registry,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+        )
+        self.disk_is_slow = Gauge(
+            "trivet_storage_disk_slow", "1 while commits take longer than the disk should need", registry=registry
+        )
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )

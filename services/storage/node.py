@@ -170,6 +170,7 @@ class StorageNode:
             space=self._space,
             metrics=self._metrics,
             small_limit_bytes=self._settings.small_chunk_bytes,
+            slow_commit_s=self._settings.slow_commit_ms / 1000,
         )
 
 

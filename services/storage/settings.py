@@ -26,6 +26,7 @@ class StorageSettings(ServiceSettings):
         zone: failure domain.
         capacity_bytes: what this node may hold; the whole file system when not set.
         full_percent: from here on writes are refused.
+        slow_commit_ms: a disk whose commits take this long (median) is reported as slow.
         small_chunk_bytes: up to here chunks are packed, and take the way through Redis.
         max_chunk_bytes: larger bodies are refused.
         typical_chunk_bytes: reserved for a read before its size is known.
@@ -53,6 +54,7 @@ class StorageSettings(ServiceSettings):
     zone: str = Field(default="default", min_length=1, max_length=64)
     capacity_bytes: int | None = Field(default=None, ge=MIB)
     full_percent: int = Field(default=95, ge=1, le=100)
+    slow_commit_ms: int = Field(default=100, ge=1)
     small_chunk_bytes: int = Field(default=64 * KIB, ge=0, le=MIB)
     max_chunk_bytes: int = Field(default=8 * MIB, ge=KIB, le=64 * MIB)
     typical_chunk_bytes: int = Field(default=MIB, ge=KIB)

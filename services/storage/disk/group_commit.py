@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +76,15 @@ class GroupCommitter:
     Invariant: a future gets its result only after COMMIT returned without error.
     """
 
-    def __init__(self, database: Path, gate: WriteGate, on_commit: Callable[[Transaction], None]) -> None:
+    def __init__(
+        self,
+        database: Path,
+        gate: WriteGate,
+        on_commit: Callable[[Transaction], None],
+        observe_s: Callable[[float], None],
+    ) -> None:
         self._gate = gate
+        self._observe_s = observe_s
         self._mark = AcknowledgedMark(database)
         self._is_closed = False
         self._on_commit = on_commit
@@ -145,6 +153,7 @@ class GroupCommitter:
             refusal = UnavailableError(f"This node takes no writes: {self._gate.reason}.", retry_after_s=60)
             return [refusal] * len(batch)
         transaction = Transaction(self._sql)
+        began_at_s = time.monotonic()
         try:
             self._sql.execute("BEGIN IMMEDIATE")
             answers = [_attempt(pending.operation, transaction) for pending in batch]
@@ -154,6 +163,7 @@ class GroupCommitter:
         except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
             self._roll_back()
             return [error_from_commit(error, self._gate)] * len(batch)
+        self._observe_s(time.monotonic() - began_at_s)
         self._note_acknowledged()
         self._on_commit(transaction)
         self._tidy_up(transaction)

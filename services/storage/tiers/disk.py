@@ -23,6 +23,7 @@ from services.storage.disk import catalog, leavers
 from services.storage.disk.catalog import Row
 from services.storage.disk.catalog_reads import CatalogReads
 from services.storage.disk.chunk_files import ChunkFiles
+from services.storage.disk.commit_latency import CommitLatency
 from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
@@ -81,6 +82,7 @@ class DiskTier:
         space: FreeSpace,
         metrics: StorageMetrics,
         small_limit_bytes: int,
+        slow_commit_s: float = 0.1,
         reader_threads: int = 4,
         writer_threads: int = 4,
     ) -> None:
@@ -91,6 +93,7 @@ class DiskTier:
         self._small_limit_bytes = small_limit_bytes
         self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
         self.gate = WriteGate()
+        self._commit_latency = CommitLatency(slow_commit_s, metrics)
         self._reads = CatalogReads(self._database, self.gate, reader_threads)
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
@@ -228,7 +231,8 @@ class DiskTier:
 
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
-        return []
+        median_s = self._commit_latency.slow_median_s()
+        return [] if median_s is None else [f"the disk is slow: a commit takes {1000 * median_s:.0f} ms"]
 
     async def _put_file(self, chunk: Chunk, start_index: int, *, only_if_lost: bool = False) -> bool:
         temporary = await self._write_in_thread(self._write, chunk)
@@ -243,7 +247,7 @@ class DiskTier:
 
     def _open(self, sql: sqlite3.Connection) -> None:
         self._files.open()
-        self._committer = GroupCommitter(self._database, self.gate, self._count)
+        self._committer = GroupCommitter(self._database, self.gate, self._count, self._commit_latency.observe)
         self._sums.fill(catalog.all_sizes(sql))
 
     def _close(self) -> None:

@@ -188,7 +188,8 @@ class TieredStore:
 
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
-        return [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+        without = [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+        return without + self._disk.degradations()
 
     async def _delete_flushed(self, digest: str) -> bool:
         is_in_redis = digest in self._hot or not self._link.is_usable
