@@ -5,15 +5,19 @@ not wait for a connection, and a frame here costs microseconds.
 
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
 
-    acceptor -> dialler   nonce (32 bytes)
+    acceptor -> dialler   nonce (32 bytes, the first 8 of which announce the newest version that the acceptor speaks)
     dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, known disks, nonce} + HMAC over it and the
                           acceptor's nonce
     acceptor -> dialler   verdict, disk + HMAC over them and both nonces, so that the dialler knows whom it talks to
 
 Both sides refuse a member whose disk is not the one they know under its name (`known_disks`).
 
-Every frame carries a keyed BLAKE3 of its number and payload under a key of that connection, so nothing can be inserted,
-repeated or reordered. Frames are msgpack, at most `MAX_FRAME_BYTES`.
+Then frames of msgpack go one way and beats the other (`peer_link`). A connection that ends, or over which nothing gets through
+any more, is replaced after a random wait, whose bound doubles for as long as that does not help.
+
+The dialler speaks the older of its own version and the announced one. A member of version 1 announced nothing, and neither
+sends beats nor expects any: with it, a half-open connection is noticed by nobody, until both sides are upgraded. The nonce is
+part of what both proofs cover, so nobody on the way can talk two members into an older version.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import random
 import secrets
-import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -31,9 +35,16 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 import structlog
-from blake3 import blake3
 
 from services.consensus.known_disks import DISK_ID_BYTES, KnownDisks
+from services.consensus.peer_link import (
+    BEAT_INTERVAL_S,
+    MAX_FRAME_BYTES,
+    IncomingLink,
+    LinkError,
+    LinkKeys,
+    OutgoingLink,
+)
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
 from shared.request_signing import ClusterKeys, SigningKey
@@ -43,21 +54,19 @@ logger = structlog.get_logger(__name__)
 
 Message = dict[str, Any]
 
-MAX_FRAME_BYTES: Final = 16 * MIB
-MAX_BUFFERED_BYTES: Final = 64 * MIB
 RECONNECT_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
 HANDSHAKE_TIMEOUT_S: Final = 2.0
-SILENCE_MS: Final = 5000
-_VERSION: Final = 1
+_VERSION: Final = 2
+_WITH_BEATS: Final = 2
+_ANNOUNCEMENT: Final = struct.Struct(">6sH")
+_ANNOUNCING: Final = b"trivet"
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 32
-_FRAME_MAC_BYTES: Final = 16
 _ACCEPTED: Final = b"\x00"
 _UNKNOWN_DISK: Final = b"\x01"
 _MAX_HELLO_BYTES: Final = 64 * KIB
 _LENGTH: Final = struct.Struct(">I")
-_NUMBER: Final = struct.Struct(">Q")
 
 
 class HandshakeError(Exception):
@@ -68,31 +77,16 @@ def _proof(key: SigningKey, role: bytes, *parts: bytes) -> bytes:
     return hmac.new(key.secret, b"trivet peer 1\0" + role + b"\0" + b"\0".join(parts), hashlib.sha256).digest()
 
 
-def _session_key(key: SigningKey, acceptor_nonce: bytes, dialler_nonce: bytes) -> bytes:
-    return _proof(key, b"session", acceptor_nonce, dialler_nonce)
+def _link_keys(key: SigningKey, acceptor_nonce: bytes, dialler_nonce: bytes) -> LinkKeys:
+    return LinkKeys(
+        frames=_proof(key, b"session", acceptor_nonce, dialler_nonce),
+        beats=_proof(key, b"beats", acceptor_nonce, dialler_nonce),
+    )
 
 
-class _FrameWriter:
-    """Numbers and authenticates the frames of one connection."""
-
-    def __init__(self, writer: asyncio.StreamWriter, session_key: bytes) -> None:
-        self.writer = writer
-        self._key = session_key
-        self._number = 0
-
-    def send(self, payload: bytes) -> bool:
-        """False when the other side takes nothing; the message is dropped, as a network may."""
-        transport = self.writer.transport
-        if transport.is_closing() or transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
-            return False
-        mac = _frame_mac(self._key, self._number, payload)
-        self._number += 1
-        self.writer.write(_LENGTH.pack(len(payload)) + mac + payload)
-        return True
-
-
-def _frame_mac(key: bytes, number: int, payload: bytes) -> bytes:
-    return blake3(_NUMBER.pack(number) + payload, key=key).digest(_FRAME_MAC_BYTES)
+def _announced_version(nonce: bytes) -> int:
+    announcing, version = _ANNOUNCEMENT.unpack_from(nonce)
+    return version if announcing == _ANNOUNCING else 1
 
 
 class PeerMesh:
@@ -102,7 +96,15 @@ class PeerMesh:
     """
 
     def __init__(
-        self, member_id: str, cluster_id: str, keys: ClusterKeys, disks: KnownDisks, *, host: str, port: int
+        self,
+        member_id: str,
+        cluster_id: str,
+        keys: ClusterKeys,
+        disks: KnownDisks,
+        *,
+        host: str,
+        port: int,
+        beat_interval_s: float = BEAT_INTERVAL_S,
     ) -> None:
         self._id = member_id
         self._disks = disks
@@ -110,11 +112,12 @@ class PeerMesh:
         self._keys = keys
         self._host = host
         self._port = port
+        self._beat_interval_s = beat_interval_s
         self._own_address = ""
         self._addresses: dict[str, str] = {}
         self._wanted: dict[str, str] = {}
         self._callers: Counter[str] = Counter()
-        self._links: dict[str, _FrameWriter] = {}
+        self._links: dict[str, OutgoingLink] = {}
         self._diallers: dict[str, asyncio.Task[Any]] = {}
         self._tasks = BackgroundTasks(limit=256)
         self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
@@ -190,7 +193,7 @@ class PeerMesh:
         self._addresses.pop(peer, None)
         link = self._links.pop(peer, None)
         if link is not None:
-            link.writer.close()
+            link.abort()
 
     async def _keep_connected(self, peer: str, address: str) -> None:
         pause_s = RECONNECT_S
@@ -199,42 +202,48 @@ class PeerMesh:
             try:
                 async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection(host, int(port))
-                    _give_up_on_silence(writer)
                     try:
                         link = await self._introduce(peer, reader, writer)
                     except BaseException:
                         await _close(writer)
                         raise
+                has_carried = await self._hold(peer, link, writer)
+            except LinkError as error:
+                logger.warning("peer link refused", peer=peer, reason=str(error))
+                has_carried = False
             except (OSError, TimeoutError, HandshakeError, asyncio.IncompleteReadError) as error:
                 logger.debug("peer not reachable", peer=peer, error=repr(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(RECONNECT_MAX_S, pause_s * 2)
-                continue
-            pause_s = RECONNECT_S
-            await self._hold(peer, link, reader)
+                has_carried = False
+            if has_carried:
+                pause_s = RECONNECT_S
+            # Full jitter: members that lost each other in one instant do not come back in one.
+            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 jitter is not a secret
+            pause_s = min(RECONNECT_MAX_S, pause_s * 2)
 
-    async def _hold(self, peer: str, link: _FrameWriter, reader: asyncio.StreamReader) -> None:
-        """The link is up until the other side closes it; it never sends anything on it."""
+    async def _hold(self, peer: str, link: OutgoingLink, writer: asyncio.StreamWriter) -> bool:
+        """The link is up until it ends. Returns whether it was of any use."""
         self._links[peer] = link
         self.on_link_change(peer)
         try:
-            await reader.read(1)
-        except OSError:
-            pass
+            await link.hold(self._beat_interval_s)
         finally:
-            await _close(link.writer)
+            await _close(writer)
             if self._links.get(peer) is link:
                 del self._links[peer]
                 self.on_link_change(peer)
+        if link.is_dead:
+            logger.warning("nothing gets through to a member any more: dialling it again", peer=peer)
+        return link.has_carried
 
-    async def _introduce(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _FrameWriter:
+    async def _introduce(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> OutgoingLink:
         key = self._keys.signing
         their_nonce = await reader.readexactly(_NONCE_BYTES)
+        version = min(_VERSION, _announced_version(their_nonce))
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
         hello = bytes(
             msgpack.packb(
                 [
-                    _VERSION,
+                    version,
                     key.id,
                     self._cluster_id,
                     self._id,
@@ -257,7 +266,8 @@ class PeerMesh:
         self._disowned_by.discard(peer)
         if not self._disks.accept(peer, disk):
             raise HandshakeError(f"{peer} has another disk than before")
-        return _FrameWriter(writer, _session_key(key, their_nonce, own_nonce))
+        keys = _link_keys(key, their_nonce, own_nonce)
+        return OutgoingLink(reader, writer, keys, has_beats=version >= _WITH_BEATS)
 
     # --- accepting ----------------------------------------------------------------------------------------------
 
@@ -268,24 +278,29 @@ class PeerMesh:
         self._accepted_links[task] = writer
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                peer, session_key = await self._welcome(reader, writer)
+                peer, link = await self._welcome(reader, writer)
             self._callers[peer] += 1
             try:
-                await self._read_frames(peer, session_key, reader)
+                await link.receive(
+                    lambda payload: self.on_message(msgpack.unpackb(payload) | {"sender": (peer,)}),
+                    self._beat_interval_s,
+                )
             finally:
+                if link.is_dead:
+                    logger.warning("nothing comes from a member any more: closing its connection", peer=peer)
                 self._callers[peer] -= 1
                 if self._wanted:  # a member that was never initialised answers whoever has called
                     self._drop_if_unwanted(peer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass
-        except HandshakeError as error:
+        except (HandshakeError, LinkError) as error:
             logger.warning("peer connection refused", reason=str(error))
         finally:
             del self._accepted_links[task]
             await _close(writer)
 
-    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bytes]:
-        own_nonce = secrets.token_bytes(_NONCE_BYTES)
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, IncomingLink]:
+        own_nonce = _ANNOUNCEMENT.pack(_ANNOUNCING, _VERSION) + secrets.token_bytes(_NONCE_BYTES - _ANNOUNCEMENT.size)
         writer.write(own_nonce)
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > _MAX_HELLO_BYTES:
@@ -296,7 +311,8 @@ class PeerMesh:
         key = self._keys.find(caller.key_id)
         if key is None or not hmac.compare_digest(proof, _proof(key, b"hello", own_nonce, hello)):
             raise HandshakeError("the caller does not know the cluster secret")
-        if (caller.version, caller.cluster_id, caller.destination) != (_VERSION, self._cluster_id, self._id):
+        is_ours = (caller.cluster_id, caller.destination) == (self._cluster_id, self._id)
+        if not is_ours or caller.version not in range(1, _VERSION + 1):
             raise HandshakeError(f"a stranger called: {caller}")
         is_known = self._disks.accept(caller.member, caller.disk)
         verdict = _ACCEPTED if is_known else _UNKNOWN_DISK
@@ -310,20 +326,8 @@ class PeerMesh:
         if caller.address:
             # A member that was never initialised learns from its callers whom it can answer.
             self._dial(caller.member, caller.address)
-        return caller.member, _session_key(key, own_nonce, caller.nonce)
-
-    async def _read_frames(self, peer: str, session_key: bytes, reader: asyncio.StreamReader) -> None:
-        number = 0
-        while True:
-            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-            if length > MAX_FRAME_BYTES:
-                raise HandshakeError(f"{peer} sent a frame of {length} bytes")
-            mac = await reader.readexactly(_FRAME_MAC_BYTES)
-            payload = await reader.readexactly(length)
-            if not hmac.compare_digest(mac, _frame_mac(session_key, number, payload)):
-                raise HandshakeError(f"frame {number} of {peer} is not authentic")
-            number += 1
-            self.on_message(msgpack.unpackb(payload) | {"sender": (peer,)})
+        keys = _link_keys(key, own_nonce, caller.nonce)
+        return caller.member, IncomingLink(reader, writer, keys, has_beats=caller.version >= _WITH_BEATS)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -331,12 +335,6 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-
-
-def _give_up_on_silence(writer: asyncio.StreamWriter) -> None:
-    """A connection whose bytes nobody acknowledges (a cut cable, no reset) is dead after `SILENCE_MS`."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
 
 
 class _Hello(NamedTuple):

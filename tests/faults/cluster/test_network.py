@@ -241,6 +241,42 @@ async def test_n13_reset_and_half_open_connections_are_replaced(make_trial, repe
     await conclusive(attempt)
 
 
+@pytest.mark.parametrize("whose", ["everybody", "the leader"])
+async def test_n13_half_open_links_between_members_are_replaced(make_trial, repetitions, whose) -> None:
+    """All links between members, or those of the leader: every one is given up within 5 s, and writes go on."""
+
+    async def attempt() -> None:
+        trial = make_trial()
+        ports = {member: trial.cluster.peer_port(member) for member in MEMBERS}
+        evicted_s: list[float] = []
+        async with trial.load():
+            for _ in range(repetitions(2, 10)):
+                await trial.wait_for_answers(40)
+                leader = await trial.leader()
+                ends = MEMBERS if whose == "everybody" else [leader]
+                links = [
+                    (one, other) for one in MEMBERS for other in MEMBERS if one != other and {one, other} & {*ends}
+                ]
+                count = sum(trial.network.half_open(*link, target_port=ports[link[1]]) for link in links)
+                began = time.monotonic()
+                assert count >= len(links)
+                while trial.network.half_open_connections(ports.values()):
+                    assert time.monotonic() - began < 30, "a half-open connection is kept"
+                    await asyncio.sleep(0.02)
+                evicted_s.append(time.monotonic() - began)
+                # An election may have to follow.
+                await trial.wait_for_answers(20, within_s=15)
+                trial.note(
+                    f"{count} half-open, leader {leader}: the last was given up after {evicted_s[-1]:.2f} s, "
+                    f"20 successes after {time.monotonic() - began:.2f} s"
+                )
+        await trial.judge()
+        trial.require_no_stall()
+        assert max(evicted_s) <= 5
+
+    await conclusive(attempt)
+
+
 async def test_wrong_bits_on_the_way_are_found_before_anybody_is_served(make_trial) -> None:
     """V3 on links whose bytes have a digest or a key: gateways to nodes, nodes to their Redis, members to each other."""
 

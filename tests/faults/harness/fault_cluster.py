@@ -72,6 +72,10 @@ class FaultCluster(Cluster):
         """Where the process really listens whose proxy listens on `port`."""
         return port - self.port_offset + self._back
 
+    def peer_port(self, member: str) -> int:
+        """Where it really listens for the other members."""
+        return self.plan.get(member).ports[1]
+
     def pids(self) -> dict[str, int]:
         """Of what this object started and has not seen end."""
         return {name: child.pid for name, child in self._processes._children.items()}

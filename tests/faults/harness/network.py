@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -128,14 +128,24 @@ class Network:
             connection.reset()
         return len(chosen)
 
-    def half_open(self, caller: str, called: str) -> int:
-        """Connections that exist now carry nothing any more and nobody is told; new ones work."""
+    def half_open(self, caller: str, called: str, *, target_port: int | None = None) -> int:
+        """Connections that exist now carry nothing any more and nobody is told; new ones work.
+
+        `target_port` chooses one of the ports that the called process listens on. Returns how many there were.
+        """
         chosen = [
-            connection for connection in self._connections if (connection.caller, connection.called) == (caller, called)
+            connection
+            for connection in self._connections
+            if (connection.caller, connection.called) == (caller, called)
+            and target_port in {None, connection.target_port}
         ]
         for connection in chosen:
             connection.is_half_open = True
         return len(chosen)
+
+    def half_open_connections(self, target_ports: Collection[int]) -> int:
+        """How many of those to these ports somebody still holds."""
+        return sum(one.is_half_open and one.target_port in target_ports for one in self._connections)
 
     def open_connections(self, caller: str, called: str) -> int:
         """How many the link has now."""
@@ -179,6 +189,7 @@ class _Connection:
     ) -> None:
         self.caller = caller
         self.called = called
+        self.target_port: int | None = None
         self.is_half_open = False
         self.has_lost_bytes = False
         self._network = network
@@ -186,6 +197,7 @@ class _Connection:
 
     async def carry(self, target_port: int) -> None:
         """Until either side ends it."""
+        self.target_port = target_port
         self._ends.append(await asyncio.open_connection("127.0.0.1", target_port, limit=_BUFFER_BYTES))
         (from_caller, to_caller), (from_called, to_called) = self._ends
         pumps = [

@@ -10,7 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -75,6 +75,7 @@ class PeerProxy:
         self._target_port = target_port
         self._cuts = cuts
         self._tasks: set[asyncio.Task[None]] = set()
+        self._half_open: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
@@ -86,10 +87,20 @@ class PeerProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def half_open(self) -> None:
+        """Connections that exist swallow everything from now on, and every byte is acknowledged; new ones work."""
+        self._half_open |= self._tasks
+
+    @property
+    def half_open_count(self) -> int:
+        """How many of those are still open at some end."""
+        return len(self._half_open)
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._relay(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._half_open.discard)
         # Also of a task that was cancelled before it began.
         task.add_done_callback(lambda _: writer.transport.abort())
 
@@ -103,9 +114,14 @@ class PeerProxy:
             source = msgpack.unpackb(hello)[3]
             await self._cuts.wait_until_open(source, self._member)
             upstream.write(head + hello)
+            task = asyncio.current_task()
+
+            def is_half_open() -> bool:
+                return task in self._half_open
+
             await asyncio.gather(
-                self._pump(reader, upstream, source, self._member),
-                self._pump(upstream_reader, writer, self._member, source),
+                self._pump(reader, upstream, source, self._member, is_half_open),
+                self._pump(upstream_reader, writer, self._member, source, is_half_open),
             )
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -115,13 +131,25 @@ class PeerProxy:
                     end.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str, destination: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        source: str,
+        destination: str,
+        is_half_open: Callable[[], bool],
     ) -> None:
-        while data := await reader.read(65536):
-            await self._cuts.wait_until_open(source, destination)
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionResetError
+        try:
+            while data := await reader.read(65536):
+                await self._cuts.wait_until_open(source, destination)
+                if not is_half_open():
+                    writer.write(data)
+                    await writer.drain()
+        except OSError:
+            if not is_half_open():
+                raise
+        if not is_half_open():
+            raise ConnectionResetError
+        # Neither side of a half-open connection hears that the other one has ended it.
 
 
 class Members:
@@ -148,6 +176,7 @@ class Members:
         ]
         self._retired: set[int] = set()
         self._slots: dict[int, tuple[tuple[int, int, int], PeerProxy]] = {}
+        self._founding_proxies: list[PeerProxy] = []
         self._secret = secrets.token_hex(32) if in_place_of is None else in_place_of._secret
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.cuts = Cuts()
@@ -271,6 +300,16 @@ class Members:
         cut = self.cuts.isolate if both_ways else self.cuts.silence
         cut(self.addresses[number].id, others)
 
+    def half_open(self) -> None:
+        """Every connection between the founders carries nothing from now on, and nobody is told; new ones work."""
+        for proxy in self._founding_proxies:
+            proxy.half_open()
+
+    @property
+    def half_open_count(self) -> int:
+        """Of those, how many some member still holds."""
+        return sum(proxy.half_open_count for proxy in self._founding_proxies)
+
     def founders(self) -> list[ConsensusMember]:
         """The first voters."""
         return [
@@ -323,7 +362,8 @@ class Members:
             self._stack = stack
             self._proxies = await stack.enter_async_context(contextlib.AsyncExitStack())
             for address, port, target in zip(self.addresses, self._proxy_ports, self._peer_ports, strict=True):
-                await self._proxies.enter_async_context(PeerProxy(address.id, port, target, self.cuts))
+                proxy = PeerProxy(address.id, port, target, self.cuts)
+                self._founding_proxies.append(await self._proxies.enter_async_context(proxy))
             stack.callback(self._kill_all)
             for number in range(3):
                 self.start(number)

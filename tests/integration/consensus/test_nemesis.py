@@ -79,6 +79,22 @@ async def test_every_member_cut_off_in_turn_serves_nothing_stale(scene: Scene, b
     await scene.registers.check()
 
 
+async def test_half_open_connections_are_replaced_and_nothing_is_stale(scene: Scene) -> None:
+    """All of them at once, twice: nobody is told, every byte is acknowledged, and the members find out by themselves."""
+    members = scene.members
+    async with scene.registers.load():
+        for _ in range(2):
+            await scene.wait_for_progress()
+            members.half_open()
+            assert members.half_open_count >= 6
+            took_s = await scene.wait_for_progress()
+            print(f"progress {took_s:.2f} s after all links were half-open")
+            async with asyncio.timeout(PROGRESS_WITHIN_S):
+                while members.half_open_count:  # noqa: ASYNC110 polls what has no event
+                    await asyncio.sleep(0.05)
+    await scene.registers.check()
+
+
 async def test_a_leader_told_to_stop_hands_over_within_a_second(scene: Scene) -> None:
     """SIGTERM: another member leads before an election timeout could pass, and the process ends."""
     members = scene.members

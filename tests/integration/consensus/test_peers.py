@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Self
@@ -12,64 +11,15 @@ from typing import Self
 import msgpack
 import pytest
 
-from services.consensus import peers
 from services.consensus.known_disks import KnownDisks
+from services.consensus.peer_link import MAX_FRAME_BYTES, SILENT_BEATS
 from services.consensus.peers import PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import ConsensusMember
 from shared.request_signing import ClusterKeys
+from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, wait_until
 
-SECRET = "a" * 32
-OTHER_SECRET = "b" * 32
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-async def wait_until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 polls what has no event
-            await asyncio.sleep(0.005)
-
-
-class Harness:
-    """Meshes by member id, each with what it received."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ports = {name: free_port() for name in ("m1", "m2")}
-        self.meshes: dict[str, PeerMesh] = {}
-        self.received: dict[str, list[dict]] = {"m1": [], "m2": []}
-
-    def configuration(self) -> Configuration:
-        return Configuration(
-            "cluster-1",
-            tuple(
-                ConsensusMember(id=name, url=f"http://{name}", peer_address=f"127.0.0.1:{port}")
-                for name, port in self.ports.items()
-            ),
-        )
-
-    async def start(
-        self,
-        name: str,
-        *,
-        secret: str = SECRET,
-        cluster_id: str = "cluster-1",
-        knows_peers: bool = True,
-        disk: str | None = None,
-    ) -> PeerMesh:
-        disks = KnownDisks(self.folder / (disk or name))
-        mesh = PeerMesh(name, cluster_id, ClusterKeys.parse(secret), disks, host="127.0.0.1", port=self.ports[name])
-        mesh.on_message = self.received[name].append
-        await mesh.start()
-        if knows_peers:
-            mesh.configure(self.configuration())
-        self.meshes[name] = mesh
-        return mesh
+BEAT_BYTES = 8 + 16
 
 
 @pytest.fixture
@@ -142,9 +92,12 @@ async def test_a_rotated_secret_connects_old_and_new(harness: Harness) -> None:
 class TamperingRelay:
     """Stands between two members and changes what passes."""
 
-    def __init__(self, target_port: int, change: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self, target_port: int, change: Callable[[bytes], bytes], change_answer: Callable[[bytes], bytes] = bytes
+    ) -> None:
         self.target_port = target_port
         self.change = change
+        self.change_answer = change_answer
         self.port = free_port()
 
     async def __aenter__(self) -> Self:
@@ -165,7 +118,7 @@ class TamperingRelay:
                     sink.write(change(data))
             sink.close()
 
-        await asyncio.gather(pump(reader, upstream, self.change), pump(upstream_reader, writer, lambda data: data))
+        await asyncio.gather(pump(reader, upstream, self.change), pump(upstream_reader, writer, self.change_answer))
 
 
 @pytest.mark.parametrize("attack", ["flip", "repeat"])
@@ -196,13 +149,36 @@ async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness,
     assert bodies == ([] if attack == "flip" else ["m" * 50])
 
 
-async def test_an_endless_frame_is_refused(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attack", ["flip", "repeat"])
+async def test_a_changed_or_repeated_beat_ends_the_connection(harness: Harness, attack: str) -> None:
+    """Who keeps a dead connection alive by inventing that bytes arrived could keep a cluster without a leader."""
+    harness.beat_interval_s = 0.02
+    beats: list[bytes] = []
+
+    def change(data: bytes) -> bytes:
+        if len(data) != BEAT_BYTES:
+            return data
+        beats.append(data)
+        return bytes([data[0] ^ 1]) + data[1:] if attack == "flip" else beats[0]
+
+    async with TamperingRelay(harness.ports["m2"], bytes, change) as relay:
+        harness.dialled["m2"] = relay.port
+        await harness.start("m2", knows_peers=False)
+        first = await harness.start("m1")
+        losses: list[str] = []
+        first.on_link_change = losses.append
+        await wait_until(lambda: losses.count("m2") >= 2)
+        await first.aclose()
+    assert len(beats) < SILENT_BEATS
+
+
+async def test_an_endless_frame_is_refused(harness: Harness) -> None:
     """A frame's length is bounded before its bytes are read."""
     first = await harness.start("m1")
     await harness.start("m2")
     await wait_until(lambda: first.connected_peers() == ["m2"])
     with pytest.raises(ValueError, match="cannot be framed"):
-        first.post({"type": "huge", "body": b"x" * (peers.MAX_FRAME_BYTES + 1)}, "m2")
+        first.post({"type": "huge", "body": b"x" * (MAX_FRAME_BYTES + 1)}, "m2")
 
 
 async def test_a_member_that_lost_its_disk_is_refused_and_told(harness: Harness) -> None:

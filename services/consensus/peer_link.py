@@ -1,0 +1,221 @@
+"""One connection between two members after its handshake: frames one way, beats the other, and when it is dead.
+
+TCP does not tell. A middlebox that has lost its table, or a kernel whose process hangs, acknowledges bytes that nobody will
+ever read; such a connection stays open for ever, and everything sent on it is lost. So the side that takes frames says with
+every beat how many bytes have arrived, and the side that sends puts at least an empty frame into every beat. The count must
+grow, seen from both ends; one that does not for `SILENT_BEATS` is the end of the connection, and the dialler makes a new one.
+
+Bytes are counted and not frames, so a link that is only slow, with a large frame on its way, is alive.
+
+Frames and beats are numbered and carry a keyed BLAKE3 under two keys of that connection: nothing can be inserted, repeated or
+reordered, and nobody else can say that bytes have arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from shared.units import KIB, MIB
+
+MAX_FRAME_BYTES: Final = 16 * MIB
+MAX_BUFFERED_BYTES: Final = 64 * MIB
+BEAT_INTERVAL_S: Final = 0.5
+SILENT_BEATS: Final = 7
+"""More than two seconds, for which a busy or stopped process may be silent; with the beat it may begin in, less than five."""
+_FRAME_MAC_BYTES: Final = 16
+_PIECE_BYTES: Final = 64 * KIB
+_FRAME_HEAD: Final = struct.Struct(f">I{_FRAME_MAC_BYTES}s")
+_BEAT: Final = struct.Struct(f">Q{_FRAME_MAC_BYTES}s")
+_NUMBER: Final = struct.Struct(">Q")
+_KEEP_ALIVE: Final = b""
+
+
+class LinkError(Exception):
+    """What arrived did not come from the member at the other end, or breaks the protocol."""
+
+
+class LinkKeys(NamedTuple):
+    """Of one connection: one key for each direction, so that a beat can never pass for a frame."""
+
+    frames: bytes
+    beats: bytes
+
+
+class Pulse:
+    """Whether a count that must grow with every beat still does.
+
+    It is asked once per beat of this member's own loop and reads no clock: whoever was stopped for a minute, or held up,
+    wakes up to one late beat, and does not blame the other side for its own absence.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._silent_beats = 0
+
+    def is_lost(self, count: int) -> bool:
+        """One more beat, at which the count is `count`."""
+        self._silent_beats = 0 if count > self._count else self._silent_beats + 1
+        self._count = count
+        return self._silent_beats >= SILENT_BEATS
+
+
+class OutgoingLink:
+    """The dialler's end: numbers and authenticates frames, and reads beats.
+
+    Invariant: `_arrived_bytes` <= `_sent_bytes`, and neither goes back.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys, *, has_beats: bool
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._keys = keys
+        self._has_beats = has_beats
+        self._pulse = Pulse()
+        self._frame_count = 0
+        self._sent_bytes = 0
+        self._arrived_bytes = 0
+        self.is_dead = False
+
+    @property
+    def has_carried(self) -> bool:
+        """Whether the other side ever said that something arrived (or, without beats, cannot say so)."""
+        return self._arrived_bytes > 0 or not self._has_beats
+
+    def send(self, payload: bytes) -> bool:
+        """False when the other side takes nothing; the message is dropped, as a network may."""
+        transport = self._writer.transport
+        if transport.is_closing() or transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
+            return False
+        mac = _mac(self._keys.frames, self._frame_count, payload)
+        self._frame_count += 1
+        self._sent_bytes += _FRAME_HEAD.size + len(payload)
+        self._writer.write(_FRAME_HEAD.pack(len(payload), mac) + payload)
+        return True
+
+    async def hold(self, beat_interval_s: float) -> None:
+        """Keep the connection alive until it ends; returns then, with `is_dead` if it was this side that gave it up.
+
+        Raises:
+            LinkError: a beat is not authentic.
+        """
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            if not self._has_beats:
+                await self._reader.read(1)
+                return
+            with _every(beat_interval_s, self._beat):
+                await self._read_beats()
+
+    def abort(self) -> None:
+        """End it now; what stands in buffers is lost."""
+        self._writer.transport.abort()
+
+    def _beat(self) -> None:
+        if self._pulse.is_lost(self._arrived_bytes):
+            self.is_dead = True
+            self.abort()
+        else:
+            self.send(_KEEP_ALIVE)
+
+    async def _read_beats(self) -> None:
+        number = 0
+        while True:
+            beat = await self._reader.readexactly(_BEAT.size)
+            arrived_bytes, mac = _BEAT.unpack(beat)
+            if not hmac.compare_digest(mac, _mac(self._keys.beats, number, _NUMBER.pack(arrived_bytes))):
+                raise LinkError(f"beat {number} is not authentic")
+            if not self._arrived_bytes <= arrived_bytes <= self._sent_bytes:
+                raise LinkError(f"{arrived_bytes} bytes cannot have arrived: {self._sent_bytes} were sent")
+            self._arrived_bytes = arrived_bytes
+            number += 1
+
+
+class IncomingLink:
+    """The acceptor's end: takes frames, and says with every beat how many bytes of them have arrived."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys, *, has_beats: bool
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._keys = keys
+        self._has_beats = has_beats
+        self._pulse = Pulse()
+        self._beat_count = 0
+        self._arrived_bytes = 0
+        self.is_dead = False
+
+    async def receive(self, deliver: Callable[[bytes], None], beat_interval_s: float) -> None:
+        """Hand every payload to `deliver`, in order, until the connection ends.
+
+        Raises:
+            LinkError: a frame is too long or not authentic.
+            OSError, IncompleteReadError: the connection ended, with `is_dead` if it was this side that gave it up.
+        """
+        with _every(beat_interval_s, self._beat) if self._has_beats else contextlib.nullcontext():
+            await self._read_frames(deliver)
+
+    async def _read_frames(self, deliver: Callable[[bytes], None]) -> None:
+        number = 0
+        while True:
+            length, mac = _FRAME_HEAD.unpack(await self._read(_FRAME_HEAD.size))
+            if length > MAX_FRAME_BYTES:
+                raise LinkError(f"a frame of {length} bytes")
+            payload = await self._read(length)
+            if not hmac.compare_digest(mac, _mac(self._keys.frames, number, payload)):
+                raise LinkError(f"frame {number} is not authentic")
+            number += 1
+            if payload != _KEEP_ALIVE:
+                deliver(payload)
+
+    async def _read(self, size_bytes: int) -> bytes:
+        """As `readexactly`, which would not tell how much of a large frame has arrived."""
+        pieces: list[bytes] = []
+        missing = size_bytes
+        while missing:
+            piece = await self._reader.read(min(missing, _PIECE_BYTES))
+            if not piece:
+                raise asyncio.IncompleteReadError(b"".join(pieces), size_bytes)
+            self._arrived_bytes += len(piece)
+            missing -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _beat(self) -> None:
+        if self._pulse.is_lost(self._arrived_bytes):
+            self.is_dead = True
+            self._writer.transport.abort()
+            return
+        mac = _mac(self._keys.beats, self._beat_count, _NUMBER.pack(self._arrived_bytes))
+        self._beat_count += 1
+        self._writer.write(_BEAT.pack(self._arrived_bytes, mac))
+
+
+def _mac(key: bytes, number: int, payload: bytes) -> bytes:
+    return blake3(_NUMBER.pack(number) + payload, key=key).digest(_FRAME_MAC_BYTES)
+
+
+@contextlib.contextmanager
+def _every(interval_s: float, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` after every `interval_s`, while the block runs. One late call stands for all that were missed."""
+    loop = asyncio.get_running_loop()
+    handle: asyncio.TimerHandle
+
+    def once() -> None:
+        nonlocal handle
+        handle = loop.call_later(interval_s, once)
+        act()
+
+    handle = loop.call_later(interval_s, once)
+    try:
+        yield
+    finally:
+        handle.cancel()
