@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from services.storage.byte_budget import ByteBudget, Lease
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, PutOutcome, Tier
+from services.storage.ports import Body, Chunk, PutOutcome, Tier
 from shared.contracts.chunks import ChunkStored, InventoryPage, PartitionSum, PartitionSums, TierStatus
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
@@ -23,7 +23,7 @@ from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
 class LeasedBody:
     """A chunk's bytes and the share of the byte budget that they occupy; whoever sends them releases it."""
 
-    body: bytes
+    body: Body
     lease: Lease
 
 

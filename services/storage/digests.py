@@ -6,16 +6,18 @@ from typing import Final
 
 from blake3 import blake3
 
+from services.storage.ports import Body
+
 _NEARLY_BITS: Final = 64
 """Digests of different bytes differ in 128 bits, give or take 8: so near only damage to a digest leads."""
 
 
-def digest_of(body: bytes) -> str:
+def digest_of(body: Body) -> str:
     """BLAKE3-256 in 64 hex digits. Releases the interpreter for large bodies."""
     return blake3(body).hexdigest()
 
 
-def is_whole(body: bytes, digest: str) -> bool:
+def is_whole(body: Body, digest: str) -> bool:
     """Whether `body` hashes to `digest`."""
     return digest_of(body) == digest
 

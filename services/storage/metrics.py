@@ -33,6 +33,9 @@ class StorageMetrics:
             ["place"],
             registry=registry,
         )
+        self.warm_reads = Counter(
+            "trivet_storage_warm_reads_total", "Chunk files read from memory, without a thread", registry=registry
+        )
         self.unflushed_bytes = Gauge(
             "trivet_storage_unflushed_bytes", "Acknowledged by Redis, not yet on disk", registry=registry
         )

@@ -171,6 +171,7 @@ class StorageNode:
             metrics=self._metrics,
             small_limit_bytes=self._settings.small_chunk_bytes,
             slow_commit_s=self._settings.slow_commit_ms / 1000,
+            max_warm_files=self._settings.max_warm_files,
         )
 
 

@@ -13,6 +13,9 @@ from typing import Protocol
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.partitions import SetSum
 
+Body = bytes | bytearray
+"""The bytes of a chunk. Nobody changes them once they were checked; a bytearray spares a copy, no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -64,7 +67,7 @@ class Tier(Protocol):
             UnavailableError: durability cannot be promised now; `definite` says whether it may have happened.
         """
 
-    async def get(self, digest: str) -> bytes:
+    async def get(self, digest: str) -> Body:
         """The whole chunk, checked against `digest` after the last copy.
 
         Raises:

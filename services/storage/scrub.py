@@ -2,7 +2,7 @@
 
 One pass takes `period_s` whatever the node holds, within a bound on the rate. The position is kept in the tier, so a
 restart goes on where it was. A chunk that is bad, or lies under the wrong name, is taken out of service by the read itself
-(`Tier.get`); this loop only makes sure that every chunk is read.
+(`ScrubbedTier.reread`); this loop only makes sure that every chunk is read.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ScrubPace:
 class ScrubbedTier(Protocol):
     """The part of the tier that holds the weight which is used here."""
 
-    async def get(self, digest: str) -> bytes:
-        """See `ports.Tier`."""
+    async def reread(self, digest: str) -> bytes:
+        """As `ports.Tier.get`, from the medium as it is now, whatever is remembered from earlier reads."""
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
@@ -124,7 +124,7 @@ class Scrubber:
 
     async def _scrub(self, chunk: HeldChunk) -> None:
         try:
-            await self._tier.get(chunk.digest)
+            await self._tier.reread(chunk.digest)
         except ChunkCorruptError:
             self._bad_chunks += 1
             self._metrics.scrub_found.inc()

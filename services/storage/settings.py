@@ -30,6 +30,7 @@ class StorageSettings(ServiceSettings):
         small_chunk_bytes: up to here chunks are packed, and take the way through Redis.
         max_chunk_bytes: larger bodies are refused.
         typical_chunk_bytes: reserved for a read before its size is known.
+        max_warm_files: chunk files kept open, so that what the page cache holds is read without a thread; 0 for none.
         max_inflight_bytes: chunk bodies in memory at once.
         write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are.
         flush_interval_s: how often those go to disk.
@@ -58,6 +59,7 @@ class StorageSettings(ServiceSettings):
     small_chunk_bytes: int = Field(default=64 * KIB, ge=0, le=MIB)
     max_chunk_bytes: int = Field(default=8 * MIB, ge=KIB, le=64 * MIB)
     typical_chunk_bytes: int = Field(default=MIB, ge=KIB)
+    max_warm_files: int = Field(default=256, ge=0, le=65_536)
     max_inflight_bytes: int = Field(default=32 * MIB, ge=MIB)
     write_behind_bytes: int = Field(default=16 * MIB, ge=KIB)
     flush_interval_s: float = Field(default=1.0, gt=0)

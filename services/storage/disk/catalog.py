@@ -205,6 +205,7 @@ def remove(transaction: Transaction, digest: str) -> Row | None:
     if row.packed_id is not None:
         transaction.sql.execute("DELETE FROM packed WHERE id = ?", (row.packed_id,))
     transaction.note(-sum_of(bytes.fromhex(digest), row.size_bytes), bytes.fromhex(digest))
+    transaction.removed.append(digest)
     return row
 
 

@@ -1,8 +1,8 @@
 """One writer thread for the catalog: operations that arrive while it syncs share the next transaction and its fsync.
 
 Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
-Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then the
-answers, then unlinks. A crash between two steps leaves at most a file without a row, which the start-up scan adopts.
+Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then
+unlinks, then the answers. A crash between two steps leaves at most a file without a row, which the start-up scan adopts.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class Transaction:
         sql: the catalog inside an open transaction.
         directories: whose entries changed; synced before COMMIT.
         unlinks: files that no row names any more; removed after COMMIT.
+        removed: digests whose row was taken out, even if another came in its place.
         differences: of the partition sums, by partition; taken over after COMMIT.
     """
 
     sql: sqlite3.Connection
     directories: set[Path] = field(default_factory=set)
     unlinks: list[Path] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     differences: dict[int, SetSum] = field(default_factory=dict)
 
     def note(self, difference: SetSum, digest: bytes) -> None:

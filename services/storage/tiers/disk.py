@@ -28,8 +28,9 @@ from services.storage.disk.disk_errors import error_from_write
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
 from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
+from services.storage.disk.warm_files import WarmFiles
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, LostChunk, PutOutcome
+from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
 from services.storage.write_gate import WriteGate
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
@@ -85,6 +86,7 @@ class DiskTier:
         slow_commit_s: float = 0.1,
         reader_threads: int = 4,
         writer_threads: int = 4,
+        max_warm_files: int = 256,
     ) -> None:
         self._database = root / _CATALOG_NAME
         self._files = ChunkFiles(root)
@@ -95,6 +97,7 @@ class DiskTier:
         self.gate = WriteGate()
         self._commit_latency = CommitLatency(slow_commit_s, metrics)
         self._reads = CatalogReads(self._database, self.gate, reader_threads)
+        self._warm = WarmFiles(max_warm_files)
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
@@ -133,8 +136,16 @@ class DiskTier:
         if chunks:
             await self._committer.run(partial(_add_small, chunks=chunks))
 
-    async def get(self, digest: str) -> bytes:
+    async def get(self, digest: str) -> Body:
         """See `ports.Tier`."""
+        body = self._warm.read(digest)
+        if body is not None and is_whole(body, digest):
+            self._metrics.warm_reads.inc()
+            return body
+        return await self.reread(digest)
+
+    async def reread(self, digest: str) -> bytes:
+        """As `get`, and by the file that now lies under the name, whatever is open from earlier reads."""
         for _ in range(_READ_ATTEMPTS):
             body = await self._reads.ask(self._read, digest)
             if body is not None:
@@ -247,13 +258,14 @@ class DiskTier:
 
     def _open(self, sql: sqlite3.Connection) -> None:
         self._files.open()
-        self._committer = GroupCommitter(self._database, self.gate, self._count, self._commit_latency.observe)
+        self._committer = GroupCommitter(self._database, self.gate, self._take_over, self._commit_latency.observe)
         self._sums.fill(catalog.all_sizes(sql))
 
     def _close(self) -> None:
         self._writers.shutdown()
         self._reads.close()
         self._committer.close()
+        self._warm.close()
 
     def _is_lost_and_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
         if not catalog.is_lost(sql, digest):
@@ -275,10 +287,14 @@ class DiskTier:
 
     def _read(self, sql: sqlite3.Connection, digest: str) -> bytes | None:
         """The whole chunk, or None when what lies here is not it."""
+        removals = self._warm.removals()
         row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
-        return self._read_whole(sql, digest, row)
+        body = self._read_whole(sql, digest, row)
+        if body is not None and row.packed_id is None:
+            self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
+        return body
 
     def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
         body = self._read_unchecked(sql, digest, row)
@@ -349,8 +365,10 @@ class DiskTier:
             transaction.directories.add(path.parent)
         return True
 
-    def _count(self, transaction: Transaction) -> None:
-        # Written by the commit thread only, before any answer of the batch goes out.
+    def _take_over(self, transaction: Transaction) -> None:
+        # By the commit thread only, after COMMIT and before any answer of the batch goes out.
+        if transaction.removed:
+            self._warm.forget(transaction.removed)
         with self._sums_lock:
             for partition, difference in transaction.differences.items():
                 self._sums.change(partition, difference)

@@ -72,6 +72,10 @@ class RedisTier:
         logger.error("chunk corrupt, dropped", digest=digest, tier=self.name, size_bytes=len(body or b""))
         raise ChunkCorruptError("This replica does not match its digest; it was dropped.", digest=digest)
 
+    async def reread(self, digest: str) -> bytes:
+        """As `get`: nothing is remembered from earlier reads."""
+        return await self.get(digest)
+
     async def get_size_bytes(self, digest: str) -> int:
         """See `ports.Tier`."""
         size_bytes = await self._link.call(lambda client: chunk_keys.get_recorded_size_bytes(client, digest))

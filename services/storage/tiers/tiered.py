@@ -18,7 +18,7 @@ import structlog
 from services.storage.digests import is_whole
 from services.storage.keyed_locks import KeyedLocks
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, LostChunk, PutOutcome
+from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.batcher import GetBatcher, PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
@@ -101,18 +101,18 @@ class TieredStore:
         async with self._changes.hold(chunk.digest):
             return await self._put_small(chunk, start_index)
 
-    async def get(self, digest: str) -> bytes:
+    async def get(self, digest: str) -> Body:
         """See `ports.Tier`. In order: memory, Redis, disk; a chunk only ever moves in that order too."""
         if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
             self._metrics.reads_by_place.labels(place="memory").inc()
             return unflushed.body
-        if (body := await self._get_copy(digest)) is not None:
+        if (copy := await self._get_copy(digest)) is not None:
             self._metrics.reads_by_place.labels(place="redis").inc()
-            return body
+            return copy
         body = await self._disk.get(digest)
         self._metrics.reads_by_place.labels(place="disk").inc()
         if self._disk.is_small(len(body)) and self._link.is_usable and self._hot.earns_place(digest):
-            self._start_promotion(digest, body)
+            self._start_promotion(digest, bytes(body))
         return body
 
     async def get_size_bytes(self, digest: str) -> int:
