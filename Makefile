@@ -106,9 +106,10 @@ test-faults: install ## Break disks, processes and system calls on purpose; need
 	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
 
 .PHONY: bench-storage
-bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk
+bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk, its start, its signatures
 	@$(BIN)/python -m benchmarks.storage
 	@$(BIN)/python -m benchmarks.storage_restart
+	@$(BIN)/python -m benchmarks.signing
 
 HOURS ?= 1
 .PHONY: chaos

@@ -74,14 +74,15 @@ def main() -> None:
         print(f"filled in {time.perf_counter() - began:.0f} s")
         rows = []
         for folder in ("empty", "full"):
-            found = []
+            ready_after_s, cpu_s = [], []
             for _ in range(arguments.runs):
                 with running_node(Path(name) / folder, "tiered") as node:
-                    found.append(node.ready_after_s)
-            rows.append([folder, median_and_spread(found)])
+                    ready_after_s.append(node.ready_after_s)
+                    cpu_s.append(node.cpu_s())
+            rows.append([folder, median_and_spread(ready_after_s), median_and_spread(cpu_s)])
     show(
         f"Start of a node, tiered, {arguments.packed:,} packed chunks and {arguments.files:,} files",
-        ("folder", "seconds to the first answer, median (min-max)"),
+        ("folder", "seconds to the first answer, median (min-max)", "CPU seconds of the service until then"),
         rows,
     )
 

@@ -1,0 +1,97 @@
+"""What it costs that internal requests are signed: CPU of one thread per request, on either side.
+
+A chunk's digest is its name, so the signature of a chunk call never covers a body and costs the same for 4 KiB and for
+1 MiB. What differs is the state of the processor's caches: between two calls a node copies and hashes the chunk, which
+displaces the interpreter. So every call is timed alone, after as many bytes as a real request moves.
+Other bodies are hashed for the signature, once on either side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Final
+
+from blake3 import blake3
+
+from benchmarks.measuring import describe_machine, median_and_spread, show
+from shared.request_signing import EMPTY_BODY_DIGEST, ClusterKeys, RequestSigner, RequestVerifier
+from shared.units import KIB, MIB
+
+NODE_ID: Final = "storage-1"
+_SIZES: Final = {"nothing": 0, "4 KiB": 4 * KIB, "1 MiB": MIB}
+_TARGET: Final = f"/v1/chunks/{blake3(b'some chunk').hexdigest()}"
+
+
+class SignedCalls:
+    """One caller and one receiver that know each other's secret and boot."""
+
+    def __init__(self) -> None:
+        keys = ClusterKeys.parse("s" * 64)
+        self._signer = RequestSigner(keys)
+        self._verifier = RequestVerifier(keys, NODE_ID)
+        self._signer.learn_boot(NODE_ID, self._verifier.boot_id)
+        self._authorization = ""
+
+    def sign(self) -> None:
+        """As a gateway does for each GET of a chunk."""
+        self._authorization = self._signer.authorization("GET", _TARGET, NODE_ID, EMPTY_BODY_DIGEST)
+
+    def verify(self) -> None:
+        """As a node does; raises SignatureRejectedError unless `sign` came first."""
+        self._verifier.verify("GET", _TARGET, self._authorization, EMPTY_BODY_DIGEST)
+
+
+def time_apart(size_bytes: int, calls: int) -> tuple[float, float]:
+    """Microseconds of CPU of one `sign` and of one `verify`, medians; before each, `size_bytes` are copied and hashed."""
+    signed = SignedCalls()
+    source = os.urandom(size_bytes)
+    sign_us, verify_us = [], []
+    for _ in range(calls):
+        blake3(bytearray(source)).digest()
+        sign_us.append(_cpu_us(signed.sign))
+        blake3(bytearray(source)).digest()
+        verify_us.append(_cpu_us(signed.verify))
+    return statistics.median(sign_us), statistics.median(verify_us)
+
+
+def time_hash(size_bytes: int, calls: int) -> float:
+    """Microseconds of CPU to hash a body that is no chunk."""
+    body = os.urandom(size_bytes)
+    return statistics.median(_cpu_us(lambda: blake3(body).hexdigest()) for _ in range(calls))
+
+
+def _cpu_us(call: Callable[[], object]) -> float:
+    began_ns = time.thread_time_ns()
+    call()
+    return (time.thread_time_ns() - began_ns) / 1000
+
+
+def _cost_of_timing_us(calls: int) -> float:
+    return statistics.median(_cpu_us(lambda: None) for _ in range(calls))
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=2000)
+    arguments = parser.parse_args()
+    print(f"{describe_machine()}; timing itself takes {_cost_of_timing_us(arguments.calls):.2f} us of each figure")
+    rows = []
+    for name, size_bytes in _SIZES.items():
+        found = [time_apart(size_bytes, arguments.calls) for _ in range(arguments.runs)]
+        hashes = [time_hash(size_bytes, arguments.calls) for _ in range(arguments.runs)]
+        rows.append([name, *(median_and_spread(column) for column in (*zip(*found, strict=True), hashes))])
+    show(
+        "Signed requests, microseconds of CPU per request, median (min-max)",
+        ("bytes moved before", "sign (caller)", "verify (receiver)", "hash of that many bytes (no chunk)"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
