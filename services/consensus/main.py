@@ -37,6 +37,7 @@ from services.consensus.raft.seam import configure_raftos, verify_raftos
 from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
+from services.consensus.slow_leader import watch_for_slow_leader
 from services.consensus.state_comparison import StateComparison
 from services.consensus.state_damage import StateScrub, is_damage, mark_damaged, unmark, was_marked
 from services.consensus.state_files import StateFiles
@@ -202,6 +203,7 @@ class Member:
             tasks.start("state comparison", comparison.watch())
             tasks.start("state scrub", StateScrub(store, node.fatal).watch())
             tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
+            tasks.start("slow leader watch", watch_for_slow_leader(node, mesh.round_trip_ms, settings.slow_leader_ms))
             node.start()
             self.node, self._service, self._nodes, self._members, self._mesh = node, service, nodes, members, mesh
             self._comparison, self._backups = comparison, BackupSource(store, settings.data_dir)

@@ -28,6 +28,10 @@ _GAUGES: Final = (
     ("raft_checkpointed_index", "Highest index whose effect survives a power cut without the log."),
     ("raft_uncommitted_bytes", "Bytes of log entries that wait to be committed."),
     ("raft_connected_peers", "Members that messages can be sent to now."),
+    (
+        "raft_majority_round_trip_ms",
+        "Until a majority of the voters can have answered this member; NaN when not known.",
+    ),
     ("metadata_state_mark_index", "Log index of the last state hash that all members note."),
     ("metadata_state_mark", "The first 48 bits of that hash: equal on all members with an equal index."),
     ("metadata_differing_members", "Members found to have another state than this one at the same index."),
@@ -63,6 +67,7 @@ class MemberMetrics(Collector):
             node.checkpointed_index,
             log.uncommitted_bytes,
             len(self._mesh.connected_peers()),
+            float("nan") if node.raft.majority_round_trip_ms is None else node.raft.majority_round_trip_ms,
             mark.index,
             int(mark.state_hash[:_MARK_DIGITS], 16),
             len(self._comparison.differing),

@@ -5,7 +5,8 @@ ever read; such a connection stays open for ever, and everything sent on it is l
 every beat how many bytes have arrived, and the side that sends puts at least an empty frame into every beat. The count must
 grow, seen from both ends; one that does not for `SILENT_BEATS` is the end of the connection, and the dialler makes a new one.
 
-Bytes are counted and not frames, so a link that is only slow, with a large frame on its way, is alive.
+Bytes are counted and not frames, so a link that is only slow, with a large frame on its way, is alive. An empty frame is answered
+with a beat at once, which tells the dialler how long the way there and back takes.
 
 Frames and beats are numbered and carry a keyed BLAKE3 under two keys of that connection: nothing can be inserted, repeated or
 reordered, and nobody else can say that bytes have arrived.
@@ -16,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import statistics
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -29,6 +32,9 @@ MAX_BUFFERED_BYTES: Final = 64 * MIB
 BEAT_INTERVAL_S: Final = 0.5
 SILENT_BEATS: Final = 7
 """More than two seconds, for which a busy or stopped process may be silent; with the beat it may begin in, less than five."""
+ROUND_TRIPS: Final = 5
+PROBE_BACKLOG_BYTES: Final = 64 * KIB
+"""With more than this on its way, a round trip would measure what we send and not the link."""
 _FRAME_MAC_BYTES: Final = 16
 _PIECE_BYTES: Final = 64 * KIB
 _FRAME_HEAD: Final = struct.Struct(f">I{_FRAME_MAC_BYTES}s")
@@ -83,7 +89,16 @@ class OutgoingLink:
         self._frame_count = 0
         self._sent_bytes = 0
         self._arrived_bytes = 0
+        self._probe: tuple[int, float] | None = None
+        self._round_trips_s: deque[float] = deque(maxlen=ROUND_TRIPS)
         self.is_dead = False
+
+    @property
+    def round_trip_ms(self) -> int | None:
+        """The median of the last few; None while there are too few, or without beats."""
+        if len(self._round_trips_s) < ROUND_TRIPS:
+            return None
+        return round(1000 * statistics.median(self._round_trips_s))
 
     @property
     def has_carried(self) -> bool:
@@ -122,8 +137,10 @@ class OutgoingLink:
         if self._pulse.is_lost(self._arrived_bytes):
             self.is_dead = True
             self.abort()
-        else:
-            self.send(_KEEP_ALIVE)
+            return
+        is_probe = self._probe is None and self._sent_bytes - self._arrived_bytes <= PROBE_BACKLOG_BYTES
+        if self.send(_KEEP_ALIVE) and is_probe:
+            self._probe = (self._sent_bytes, asyncio.get_running_loop().time())
 
     async def _read_beats(self) -> None:
         number = 0
@@ -136,6 +153,9 @@ class OutgoingLink:
                 raise LinkError(f"{arrived_bytes} bytes cannot have arrived: {self._sent_bytes} were sent")
             self._arrived_bytes = arrived_bytes
             number += 1
+            if self._probe is not None and arrived_bytes >= self._probe[0]:
+                self._round_trips_s.append(asyncio.get_running_loop().time() - self._probe[1])
+                self._probe = None
 
 
 class IncomingLink:
@@ -173,7 +193,9 @@ class IncomingLink:
             if not hmac.compare_digest(mac, _mac(self._keys.frames, number, payload)):
                 raise LinkError(f"frame {number} is not authentic")
             number += 1
-            if payload != _KEEP_ALIVE:
+            if payload == _KEEP_ALIVE:
+                self._say_what_arrived()
+            else:
                 deliver(payload)
 
     async def _read(self, size_bytes: int) -> bytes:
@@ -193,7 +215,10 @@ class IncomingLink:
         if self._pulse.is_lost(self._arrived_bytes):
             self.is_dead = True
             self._writer.transport.abort()
-            return
+        else:
+            self._say_what_arrived()
+
+    def _say_what_arrived(self) -> None:
         mac = _mac(self._keys.beats, self._beat_count, _NUMBER.pack(self._arrived_bytes))
         self._beat_count += 1
         self._writer.write(_BEAT.pack(self._arrived_bytes, mac))

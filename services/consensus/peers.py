@@ -149,6 +149,11 @@ class PeerMesh:
         """To whom messages can go out now."""
         return sorted(self._links)
 
+    def round_trip_ms(self, peer: str) -> int | None:
+        """How long a message there and its answer take now; None when there is no link, or not for long enough."""
+        link = self._links.get(peer)
+        return None if link is None else link.round_trip_ms
+
     def configure(self, configuration: Configuration) -> None:
         """See `Network`: keep a warm connection to each other member, drop the rest.
 

@@ -21,6 +21,7 @@ class ConsensusSettings(ServiceSettings):
         proposal_deadline_s: how long a proposal or read may take here.
         checkpoint_entries: entries applied between two durable checkpoints of the state machine.
         log_keep_entries: entries that stay in the log below a checkpoint, so that a follower that was away needs no snapshot.
+        slow_leader_ms: a leader hands over that a majority takes longer to answer, if another is far quicker; 0 for never.
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
         tombstone_retention_s: how long the version of a deleted key is known.
@@ -37,6 +38,7 @@ class ConsensusSettings(ServiceSettings):
     proposal_deadline_s: float = Field(default=5.0, gt=0, le=60)
     checkpoint_entries: int = Field(default=250, ge=1, le=1_000_000)
     log_keep_entries: int = Field(default=2_000, ge=0, le=10_000_000)
+    slow_leader_ms: int = Field(default=500, ge=0, le=60_000)
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
     tombstone_retention_s: int = Field(default=86_400, ge=1, le=30 * 86_400)

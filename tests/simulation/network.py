@@ -29,7 +29,8 @@ class Weather:
 class SimulatedNetwork:
     """All links between all members.
 
-    `cut` holds the directed pairs that carry nothing now; `clogged` those that hold everything back until an instant.
+    `cut` holds the directed pairs that carry nothing now; `clogged` those that hold everything back until an instant; `late_s`
+    those on which every message is late by something between two bounds.
     """
 
     def __init__(self, weather: Weather, disk_of: Callable[[str], SimulatedDisk]) -> None:
@@ -37,6 +38,7 @@ class SimulatedNetwork:
         self._disk_of = disk_of
         self.cut: set[tuple[str, str]] = set()
         self.clogged: dict[tuple[str, str], float] = {}
+        self.late_s: dict[tuple[str, str], tuple[float, float]] = {}
         self.receivers: dict[str, Callable[[Message], None]] = {}
         self.message_count = 0
         self.on_send: Callable[[str, str, Message], None] = _ignore
@@ -52,7 +54,17 @@ class SimulatedNetwork:
             if random.random() < weather.loss or (source, destination) in self.cut:
                 continue
             bounds = weather.slow_delay_s if random.random() < weather.slow else weather.delay_s
-            loop.call_later(held_s + random.uniform(*bounds), self.deliver, source, destination, raw)
+            delay_s = held_s + random.uniform(*bounds)
+            if late_s := self.late_s.get((source, destination)):
+                delay_s += random.uniform(*late_s)
+            loop.call_later(delay_s, self.deliver, source, destination, raw)
+
+    def round_trip_ms(self, source: str, destination: str) -> int | None:
+        """What a member would measure now; None where nothing comes back."""
+        ways = ((source, destination), (destination, source))
+        if self.cut.intersection(ways) or destination not in self.receivers:
+            return None
+        return round(1000 * sum(random.uniform(*self.late_s.get(way, (0.0005, 0.003))) for way in ways))
 
     def deliver(self, source: str, destination: str, raw: bytes) -> None:
         receiver = self.receivers.get(destination)

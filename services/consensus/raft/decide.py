@@ -27,6 +27,15 @@ def has_majority(members: Iterable[str], voters: frozenset[str]) -> bool:
     return len(voters.intersection(members)) >= majority(len(voters))
 
 
+def majority_round_trip_ms(member: str, voters: frozenset[str], round_trips_ms: Mapping[str, int]) -> int | None:
+    """How soon a majority of `voters` can have answered `member`; None when it is not known, as for a non-voter."""
+    if member not in voters:
+        return None
+    known = sorted(round_trips_ms[voter] for voter in voters - {member} if voter in round_trips_ms)
+    others_needed = majority(len(voters)) - 1
+    return [0, *known][others_needed] if len(known) >= others_needed else None
+
+
 def grant_vote(voted_for: str | None, candidate: str, candidate_end: LogPosition, own_end: LogPosition) -> bool:
     """Section 5.2 and 5.4.1, for a candidate whose term is the voter's current term.
 

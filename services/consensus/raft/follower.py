@@ -132,6 +132,7 @@ class FollowerRole(BaseFollower):
             "prev_log_index": previous.index,
             "success": decision.is_accepted,
             "is_low_on_disk": self.state.is_low_on_disk or self.state.has_stopped_applying,
+            "majority_round_trip_ms": self.state.majority_round_trip_ms,
         }
         if log.is_behind_base:
             answer["needs_snapshot"] = log.base.index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from services.consensus.raft import decide
@@ -198,6 +198,7 @@ class LeaderRole(BaseLeader):
         self._count_round(message["request_id"], peer)
         progress.heard_at_s = self.loop.time()
         progress.is_low_on_disk = message.get("is_low_on_disk", False)
+        progress.majority_round_trip_ms = message.get("majority_round_trip_ms")
         if message.get("is_installing"):
             return
         lost_below = message.get("needs_snapshot", 0)
@@ -356,8 +357,10 @@ class LeaderRole(BaseLeader):
 
     # --- transfer -----------------------------------------------------------------------------------------------
 
-    def transfer(self) -> str | None:
+    def transfer(self, among: Collection[str] | None = None) -> str | None:
         """Hand leadership to the furthest voter that answers; gives up after one election timeout. Returns its id.
+
+        `among` restricts the choice.
 
         Nobody is asked who is short of disk space or silent (while a transfer is under way nothing is proposed, so one to
         a dead member would only cost time); None when no voter is left to ask.
@@ -367,6 +370,7 @@ class LeaderRole(BaseLeader):
             peer
             for peer, progress in self.progress.items()
             if peer in self.state.voters
+            and (among is None or peer in among)
             and progress.mode is not Mode.SNAPSHOT
             and not progress.lacks_state
             and not progress.is_low_on_disk

@@ -37,6 +37,7 @@ class Progress:
         self.mode = Mode.PROBE
         self.is_low_on_disk = False
         self.lacks_state = False
+        self.majority_round_trip_ms: int | None = None
         self.heard_at_s = float("-inf")
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0

@@ -72,6 +72,7 @@ class RaftState(BaseState):
         self.voters: frozenset[str] = frozenset()
         self.is_transfer = False
         self.is_low_on_disk = False
+        self.majority_round_trip_ms: int | None = None
         self.has_stopped_applying = False
         self._observer = observer
         self._in_force: tuple[int, Configuration] | None = None

@@ -136,15 +136,17 @@ async def test_n6_a_gateway_cut_from_storage_nodes_writes_as_long_as_a_quorum_is
     await conclusive(attempt)
 
 
-async def test_n9_ordinary_delay_elects_nobody(make_trial, repetitions) -> None:
-    """50 ms more or less on every link between members: not one election."""
+@pytest.mark.parametrize(
+    "each_way", [Weather(delay_s=0.02, jitter_s=0.01), Weather(delay_s=0.0125, jitter_s=0.05)], ids=["50+-10", "75+-50"]
+)
+async def test_n9_ordinary_delay_elects_nobody(make_trial, repetitions, each_way) -> None:
+    """Milliseconds of round trip more on every link between members: not one election."""
 
     async def attempt() -> None:
         trial = make_trial(Steady)
         async with trial.load():
             await trial.wait_for_answers(40)
-            # Round trips: half of it each way.
-            trial.network.set(MEMBERS, MEMBERS, Weather(delay_s=0.02, jitter_s=0.01))
+            trial.network.set(MEMBERS, MEMBERS, each_way)
             await asyncio.sleep(1)
             before = await elections(trial)
             await asyncio.sleep(repetitions(12, 600))
@@ -157,8 +159,8 @@ async def test_n9_ordinary_delay_elects_nobody(make_trial, repetitions) -> None:
     await conclusive(attempt)
 
 
-async def test_n10_a_leader_behind_a_slow_link_is_borne_or_replaced(make_trial, repetitions) -> None:
-    """One second more on all its links to members: hardly an election, nothing lost, and refusals are honest."""
+async def test_n10_a_leader_behind_slow_links_is_replaced_once(make_trial, repetitions) -> None:
+    """One second more on all its links to members: another leads within 30 s, with one election, and then all is quick."""
 
     async def attempt() -> None:
         trial = make_trial(Steady)
@@ -172,19 +174,26 @@ async def test_n10_a_leader_behind_a_slow_link_is_borne_or_replaced(make_trial, 
             trial.network.set([leader], MEMBERS, slow)
             trial.network.set(MEMBERS, [leader], slow)
             began = time.monotonic()
+            now = await trial.leader(within_s=60, other_than=leader)
+            moved = time.monotonic()
             await asyncio.sleep(watched_s)
             ended = time.monotonic()
             after = await elections(trial)
-            now = await trial.leader()
+            assert await trial.leader() == now
             trial.network.heal()
             await trial.wait_for_answers(40)
         await trial.judge()
         trial.require_no_stall()
-        p99_s = percentile_s(steady.between(began, ended), 0.99)
-        print(f"terms {before} -> {after}, leader {leader} -> {now}, p99 {p99_s:.2f} s")
-        assert after - before <= 2
-        # The row asks for a p99 of 3 s or another leader within 30 s; neither is so today (README, N10).
-        print(f"{failed_share(steady.between(began, ended)):.1%} failed after one retry")
+        slow_while, quick_while = steady.between(began, moved), steady.between(moved + 1, ended)
+        print(
+            f"terms {before} -> {after}, leader {leader} -> {now} after {moved - began:.1f} s; until then p99 "
+            f"{percentile_s(slow_while, 0.99):.2f} s and {failed_share(slow_while):.1%} failed after one retry; from then on "
+            f"{percentile_s(quick_while, 0.99):.2f} s and {failed_share(quick_while):.1%}"
+        )
+        assert moved - began <= 30
+        assert after - before <= 1
+        assert percentile_s(quick_while, 0.99) <= 3
+        assert failed_share(quick_while) == 0
 
     await conclusive(attempt)
 

@@ -98,10 +98,10 @@ class _Passage:
 
     async def carry_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause_s: float) -> None:
         while data := await reader.read(PIECE_BYTES):
+            await asyncio.sleep(pause_s)
             if not self.swallows_requests:
                 writer.write(data)
                 await writer.drain()
-            await asyncio.sleep(pause_s)
 
     async def carry_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(PIECE_BYTES):
@@ -121,7 +121,7 @@ class BrokenMiddlebox:
     Attributes:
         accepted_count, open_count: connections ever, and those that at least one side has not closed.
         answer_bytes: so many bytes of answers pass on a new connection, then nothing any more; None for no limit.
-        pause_s: after every piece of requests, so that a connection is slow.
+        pause_s: before every piece of requests, so that a connection is slow.
     """
 
     def __init__(self, target_port: int) -> None:

@@ -123,3 +123,20 @@ async def test_an_idle_link_is_kept(harness: Harness, middlebox: BrokenMiddlebox
     assert first.connected_peers() == ["m2"]
     assert middlebox.accepted_count == 1
     assert harness.received == {"m1": [], "m2": []}
+
+
+async def test_a_member_knows_how_far_away_another_one_is(harness: Harness, middlebox: BrokenMiddlebox) -> None:
+    """Measured with what keeps the link alive: not known at once, late by what is between them, and gone with the link."""
+    middlebox.pause_s = 0.2
+    first = await harness.start("m1")
+    second = await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+    assert first.round_trip_ms("m2") is None
+    await wait_until(lambda: None not in {first.round_trip_ms("m2"), second.round_trip_ms("m1")}, within_s=60)
+    far, near = first.round_trip_ms("m2"), second.round_trip_ms("m1")
+    assert far is not None
+    assert near is not None
+    assert far >= 200
+    assert near < far
+    await second.aclose()
+    await wait_until(lambda: first.round_trip_ms("m2") is None, within_s=NOTICED_WITHIN_S)
