@@ -1,7 +1,7 @@
 """A client for chunk routes that costs little itself, so that a benchmark measures the node and not the client.
 
 It speaks just enough HTTP/1.1 for `shared.contracts.chunks`: one request at a time per connection, answers with a
-Content-Length. Requests are signed as everywhere; bodies are counted, and kept only when asked for.
+Content-Length. Requests are signed as everywhere; bodies are counted, not hashed, and kept only when asked for.
 """
 
 from __future__ import annotations

@@ -18,11 +18,12 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measured run. Latencies in seconds, ascending."""
+    """One measured run. Latencies in seconds, ascending; `client_cpu_s` is what this process used for all of it."""
 
     operations: int
     duration_s: float
     latencies_s: list[float]
+    client_cpu_s: float = math.nan
 
     @property
     def per_second(self) -> float:
@@ -38,7 +39,7 @@ class Run:
 async def closed_loop(clients: int, duration_s: float, operate: Callable[[int, int], Awaitable[object]]) -> Run:
     """`clients` that each call `operate(client, number)` again as soon as it returned, for `duration_s`."""
     latencies: list[float] = []
-    began = time.perf_counter()
+    began, cpu_began_s = time.perf_counter(), time.process_time()
 
     async def client(name: int) -> None:
         number = 0
@@ -50,7 +51,7 @@ async def closed_loop(clients: int, duration_s: float, operate: Callable[[int, i
     async with asyncio.TaskGroup() as group:
         for name in range(clients):
             group.create_task(client(name))
-    return Run(len(latencies), time.perf_counter() - began, sorted(latencies))
+    return Run(len(latencies), time.perf_counter() - began, sorted(latencies), time.process_time() - cpu_began_s)
 
 
 def median_and_spread(values: Sequence[float]) -> str:

@@ -71,13 +71,15 @@ class Figures:
 
     runs: dict[str, list[Run]] = field(default_factory=dict)
     floor_per_second: list[float] = field(default_factory=list)
-    cpu_ms: dict[str, list[float]] = field(default_factory=dict)
+    node_cpu_ms: dict[str, list[float]] = field(default_factory=dict)
+    client_cpu_ms: dict[str, list[float]] = field(default_factory=dict)
     peak_rss_bytes: int = 0
 
-    def add(self, name: str, run: Run, cpu_s: float) -> None:
-        """Keep one run and the CPU that the node spent on it."""
+    def add(self, name: str, run: Run, node_cpu_s: float) -> None:
+        """Keep one run and the CPU that the node, and all clients together, spent on it."""
         self.runs.setdefault(name, []).append(run)
-        self.cpu_ms.setdefault(name, []).append(cpu_s * 1000 / max(1, run.operations))
+        for kept, cpu_s in ((self.node_cpu_ms, node_cpu_s), (self.client_cpu_ms, run.client_cpu_s)):
+            kept.setdefault(name, []).append(cpu_s * 1000 / max(1, run.operations))
 
     def median_per_second(self, name: str) -> float:
         """Operations per second, median of the runs."""
@@ -134,7 +136,7 @@ class NodeLoad:
         prepared = [self._large.make() for _ in range(count)]
         stored: list[str] = []
         latencies: list[float] = []
-        began = time.perf_counter()
+        began, cpu_began_s = time.perf_counter(), time.process_time()
 
         async def client(number: int) -> None:
             while prepared and time.perf_counter() - began < self._duration_s:
@@ -145,7 +147,8 @@ class NodeLoad:
                 stored.append(body.digest)
 
         await asyncio.gather(*map(client, range(LARGE_PUT_CLIENTS)))
-        run = Run(len(latencies), time.perf_counter() - began, sorted(latencies))
+        cpu_s = time.process_time() - cpu_began_s
+        run = Run(len(latencies), time.perf_counter() - began, sorted(latencies), cpu_s)
         await self._forget(stored)
         return run
 
@@ -291,7 +294,8 @@ def show_figures(found: dict[str, Figures], ceiling: list[Run]) -> None:
                     f"{mode}: {name}",
                     median_and_spread([run.per_second for run in runs]),
                     *(median_and_spread([run.percentile_ms(p) for run in runs]).split(" ")[0] for p in (50, 99)),
-                    median_and_spread(figures.cpu_ms[name]),
+                    median_and_spread(figures.node_cpu_ms[name]),
+                    median_and_spread(figures.client_cpu_ms[name]),
                 ]
             )
         floor = statistics.median(figures.floor_per_second)
@@ -302,7 +306,7 @@ def show_figures(found: dict[str, Figures], ceiling: list[Run]) -> None:
     rows.append(
         ["ceiling: 1 MiB out of the HTTP server's memory", median_and_spread([run.per_second for run in ceiling])]
     )
-    columns = ("one node, median (min-max)", "per second", "p50 ms", "p99 ms", "node CPU ms per call")
+    columns = ("one node, median (min-max)", "per second", "p50 ms", "p99 ms", "node CPU ms per call", "client CPU ms")
     show("Storage", columns, [row + [""] * (len(columns) - len(row)) for row in rows])
 
 
