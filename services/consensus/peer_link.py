@@ -207,6 +207,8 @@ class IncomingLink:
             if not piece:
                 raise asyncio.IncompleteReadError(b"".join(pieces), size_bytes)
             self._arrived_bytes += len(piece)
+            if len(piece) == size_bytes:
+                return piece
             missing -= len(piece)
             pieces.append(piece)
         return b"".join(pieces)
