@@ -206,6 +206,9 @@ class _Connection:
         ]
         try:
             done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            if self.is_half_open:
+                # The end of one side reaches the other no more than its bytes do.
+                done, _ = await asyncio.wait(pumps)
             # What one side sent before it closed is delivered before the close is.
             for pump in done:
                 pump.result()

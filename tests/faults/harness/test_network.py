@@ -94,7 +94,7 @@ async def test_only_the_named_link_is_touched() -> None:
 
 
 async def test_reset_and_half_open_connections_are_what_they_are_called() -> None:
-    """One is told at once, the other never; a new connection works."""
+    """One is told at once, the other never, not even that its peer has closed; a new connection works."""
     async with echo_behind_a_proxy() as (network, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await say(reader, writer, b"hello") == b"hello"
@@ -104,10 +104,12 @@ async def test_reset_and_half_open_connections_are_what_they_are_called() -> Non
             await asyncio.wait_for(reader.read(1), 0.2)
         fresh_reader, fresh_writer = await asyncio.open_connection("127.0.0.1", port)
         assert await say(fresh_reader, fresh_writer, b"hello") == b"hello"
+        writer.close()
+        await asyncio.sleep(0.1)
+        assert network.open_connections("gateway-1", CALLED) == 2, "the called side was told"
         assert network.reset("gateway-1", CALLED) == 2
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(fresh_reader.read(1), DEADLINE_S)
-        writer.close()
 
 
 async def test_delay_bandwidth_and_wrong_bits_are_as_asked() -> None:
