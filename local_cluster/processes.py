@@ -128,9 +128,11 @@ class Processes:
         return [name for name, process in running.items() if process in alive]
 
     def _forget(self, name: str) -> None:
-        child = self._children.pop(name, None)
+        child = self._children.get(name)
         if child is not None:
-            child.wait()
+            if child.poll() is None:
+                return  # Started meanwhile by another thread, and nobody told it to end: waiting for it would last for ever.
+            del self._children[name]
         self._layout.pid_file(name).unlink(missing_ok=True)
         self._layout.identity_file(name).unlink(missing_ok=True)
 

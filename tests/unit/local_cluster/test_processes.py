@@ -161,3 +161,18 @@ def test_the_log_tail_shows_a_refusal_alone(layout, processes) -> None:
     assert processes.log_tail("test-1") == ""
     layout.log_file("test-1").write_text("noise\ntrivet: refusing to start: no secret\nmore noise\n")
     assert processes.log_tail("test-1") == "trivet: refusing to start: no secret"
+
+
+def test_a_process_that_was_started_meanwhile_is_neither_waited_for_nor_forgotten(layout, processes) -> None:
+    """Another thread has started it and not written down yet who it is; nobody told it to end."""
+    processes.start(spec())
+    identity, pid_file = layout.identity_file("test-1"), layout.pid_file("test-1")
+    written = identity.read_text(), pid_file.read_text()
+    identity.unlink()
+    pid_file.unlink()
+    assert processes.find("test-1") is None
+    assert processes.wait_until_ended(["test-1"], 0.1) == []
+    identity.write_text(written[0])
+    pid_file.write_text(written[1])
+    assert processes.find("test-1") is not None
+    assert processes.exit_code("test-1") is None
