@@ -164,7 +164,7 @@ async def test_o6_a_log_that_cannot_keep_up_is_bounded_and_the_rest_is_refused(m
                 others[status] += 1
 
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=60)
     ) as session:
         with ExitStack() as stack:
             for name in slow:
