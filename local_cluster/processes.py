@@ -130,8 +130,9 @@ class Processes:
     def _forget(self, name: str) -> None:
         child = self._children.get(name)
         if child is not None:
-            if child.poll() is None:
+            if not _is_ending(child):
                 return  # Started meanwhile by another thread, and nobody told it to end: waiting for it would last for ever.
+            child.wait()
             del self._children[name]
         self._layout.pid_file(name).unlink(missing_ok=True)
         self._layout.identity_file(name).unlink(missing_ok=True)
@@ -151,6 +152,16 @@ class Processes:
         except (OSError, ValueError, TypeError):
             return None
         return identity if identity.pid == pid else None
+
+
+def _is_ending(child: subprocess.Popen[bytes]) -> bool:
+    """Whether it is dead, or a zombie of which some threads are still on their way out, with its ports."""
+    if child.poll() is not None:
+        return True
+    try:
+        return psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _check_port_is_free(port: int, name: str) -> None:

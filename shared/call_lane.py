@@ -72,6 +72,7 @@ class _Call(Generic[T]):
     began_at_s: float
     is_uncertain: bool = False
     last_error: str = "none"
+    doubt: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class Sender:
     client: PeerRequester
     tracker: LeaderTracker
     attempt_timeout_s: float
+    answered_at_s: float = 0.0
+    """Monotonic, when a leader last answered."""
 
     async def attempt(self, path: str, content: bytes) -> tuple[PeerAddress, bytes]:
         """The leader and its answer to `content`.
@@ -119,6 +122,7 @@ class Sender:
             self.note(member, error, time.monotonic() - began_at_s)
             raise
         self.tracker.led(member)
+        self.answered_at_s = time.monotonic()
         if (members := response.headers.get(MEMBERS_HEADER)) is not None:
             self.tracker.members_are(members)
         return member, response.content
@@ -190,14 +194,14 @@ class Lane(Generic[T]):
         self._waiting_bytes += len(body)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
-        doubt = loop.call_later(LOOK_AFTER_S, self._doubt, call)
+        call.doubt = loop.call_later(LOOK_AFTER_S, self._doubt, call)
         try:
             async with asyncio.timeout(deadline_s):
                 return await call.future
         except TimeoutError:
             raise self._too_late(call) from None
         finally:
-            doubt.cancel()
+            call.doubt.cancel()
 
     def close(self) -> None:
         """Fail what still waits. The drain has been cancelled before."""
@@ -211,12 +215,13 @@ class Lane(Generic[T]):
         if call.future.done():
             return
         waited_s = time.monotonic() - call.began_at_s
-        if waited_s >= PATIENCE_S and self._majority.was_lost_since(call.began_at_s):
+        # A leader that answers others is not lost, however long members take to say who they are.
+        if waited_s >= PATIENCE_S and self._majority.was_lost_since(max(call.began_at_s, self._sender.answered_at_s)):
             _fail(call, self._too_late(call))
             return
         self._majority.look()
         pause_s = LOOK_AGAIN_S if waited_s >= PATIENCE_S else min(LOOK_AGAIN_S, PATIENCE_S - waited_s)
-        asyncio.get_running_loop().call_later(pause_s, self._doubt, call)
+        call.doubt = asyncio.get_running_loop().call_later(pause_s, self._doubt, call)
 
     async def _drain(self) -> None:
         batch: list[_Call[T]] = []
@@ -276,7 +281,8 @@ class Lane(Generic[T]):
         for call, was_uncertain in zip(batch, before, strict=True):
             call.is_uncertain = was_uncertain
         for call in batch:
-            again += await self._send([call])
+            if not call.future.done():  # meanwhile it may have been told that it was not sent
+                again += await self._send([call])
         return again
 
     def _learn(self, member: PeerAddress, outcomes: list[T | Refusal]) -> None:

@@ -68,9 +68,9 @@ class ConsensusClient:
         self._tasks = BackgroundTasks(limit=8)
         tracker = LeaderTracker(members)
         sender = Sender(client, tracker, attempt_timeout_s)
-        majority = MajorityWatch(client, tracker.members, self._tasks)
-        self._proposals = Lane(_PROPOSALS, sender, majority, self._tasks, max_waiting)
-        self._reads = Lane(_READS, sender, majority, self._tasks, max_waiting)
+        self._majority = MajorityWatch(client, tracker.members, self._tasks)
+        self._proposals = Lane(_PROPOSALS, sender, self._majority, self._tasks, max_waiting)
+        self._reads = Lane(_READS, sender, self._majority, self._tasks, max_waiting)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,6 +82,7 @@ class ConsensusClient:
 
     async def aclose(self) -> None:
         """Stop sending. Calls that still wait end with the error of a passed deadline."""
+        self._majority.close()
         await self._tasks.aclose()
         self._proposals.close()
         self._reads.close()

@@ -47,23 +47,28 @@ class MajorityWatch:
         self._tasks = tasks
         self._look: asyncio.Task[None] | None = None
         self._lost_at_s: float | None = None
+        """Monotonic, when the last look began, if it found nobody."""
+        self._is_closed = False
 
     def look(self) -> None:
         """Ask all members, unless that is under way."""
-        if self._look is None or self._look.done():
+        if not self._is_closed and (self._look is None or self._look.done()):
             self._look = self._tasks.start("majority watch", self._ask_all())
 
     def was_lost_since(self, since_s: float) -> bool:
-        """Whether the last look, ended at or after `since_s` (monotonic seconds), found that no majority is possible."""
+        """Whether the last look, begun at or after `since_s` (monotonic seconds), found that no majority is possible."""
         return self._lost_at_s is not None and self._lost_at_s >= since_s
+
+    def close(self) -> None:
+        """Begin no further look."""
+        self._is_closed = True
 
     async def _ask_all(self) -> None:
         began_at_s = time.monotonic()
         answers = await asyncio.gather(*(self._may_be_in_a_majority(member) for member in self._members()))
-        ended_at_s = time.monotonic()
         # Had this process itself stood still, answers could be waiting unread.
-        is_conclusive = ended_at_s - began_at_s < ANSWER_WITHIN_S + _STALL_S
-        self._lost_at_s = ended_at_s if is_conclusive and not any(answers) else None
+        is_conclusive = time.monotonic() - began_at_s < ANSWER_WITHIN_S + _STALL_S
+        self._lost_at_s = began_at_s if is_conclusive and not any(answers) else None
 
     async def _may_be_in_a_majority(self, member: PeerAddress) -> bool:
         try:

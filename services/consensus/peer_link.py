@@ -138,7 +138,9 @@ class OutgoingLink:
             self.is_dead = True
             self.abort()
             return
-        is_probe = self._probe is None and self._sent_bytes - self._arrived_bytes <= PROBE_BACKLOG_BYTES
+        # What the last beat has not yet told of is no backlog: under load that is half a second's worth of frames.
+        backlog_bytes = self._writer.transport.get_write_buffer_size()
+        is_probe = self._probe is None and backlog_bytes <= PROBE_BACKLOG_BYTES
         if self.send(_KEEP_ALIVE) and is_probe:
             self._probe = (self._sent_bytes, asyncio.get_running_loop().time())
 

@@ -79,7 +79,7 @@ async def watch_for_slow_leader(node: RaftNode, round_trip_ms: Callable[[str], i
         successors = judge.successors(loop.time(), own_ms, others_ms)
         if successors:
             target = role.transfer(among=successors)
-            if target is None:
+            if target not in successors:  # nobody can, or another transfer is under way
                 continue
             judge.tried(loop.time())
             logger.warning(

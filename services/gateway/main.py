@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -44,6 +45,8 @@ from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.time_client import TimeClient
 
+METADATA_CONNECTIONS: Final = 16
+
 _DESCRIPTION = """A distributed file store that tells the truth about your data.
 
 Files live in buckets under keys. An answer to a change is a receipt: it comes when every chunk is durable on the write quorum
@@ -79,12 +82,15 @@ class Gateway:
         """Open the clients, serve, close them."""
         settings = self._settings
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(PeerClient(settings.cluster_keys()))
+            keys = settings.cluster_keys()
+            client = await stack.enter_async_context(PeerClient(keys))
+            # Of its own: a call for metadata must not wait until a chunk has left a connection.
+            metadata_client = await stack.enter_async_context(PeerClient(keys, max_connections=METADATA_CONNECTIONS))
             clock = await stack.enter_async_context(
                 TimeClient(settings.clock_urls, client, node_id=settings.node_id, hlc_path=None)
             )
             metadata = await stack.enter_async_context(
-                ConsensusClient(settings.consensus_urls, client, deadline_s=settings.consensus_deadline_s)
+                ConsensusClient(settings.consensus_urls, metadata_client, deadline_s=settings.consensus_deadline_s)
             )
             tasks = await stack.enter_async_context(BackgroundTasks())
             repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))

@@ -41,19 +41,20 @@ class CommitLatency:
         with self._lock:
             self._commits.append((self._now_s(), duration_s))
         median_s = self.slow_median_s()
-        if (median_s is not None) != self._was_slow:
-            self._was_slow = median_s is not None
-            if median_s is None:
-                logger.info("the disk is as quick as it should be again")
-            else:
-                logger.warning("the disk is slow", median_commit_s=round(median_s, 3), slow_s=self._slow_s)
+        if median_s is not None and not self._was_slow:
+            self._was_slow = True
+            logger.warning("the disk is slow", median_commit_s=round(median_s, 3), slow_s=self._slow_s)
+        elif median_s is None and self._was_slow and duration_s < self._slow_s:
+            self._was_slow = False
+            logger.info("the disk is as quick as it should be again")
 
     def slow_median_s(self) -> float | None:
         """How long a commit takes now, when that is too long; None when it is not, or when there were too few."""
         oldest_s = self._now_s() - WINDOW_S
         with self._lock:
             recent_s = [duration_s for at_s, duration_s in self._commits if at_s >= oldest_s]
-        if len(recent_s) < MIN_COMMITS:
+        # A disk that takes ever so long has few commits behind it, which took most of the time.
+        if len(recent_s) < MIN_COMMITS and sum(recent_s) < WINDOW_S / 3:
             return None
         median_s = statistics.median(recent_s)
         return median_s if median_s >= self._slow_s else None

@@ -6,7 +6,9 @@ open already, and `RWF_NOWAIT` makes the kernel say that a page is not in memory
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -36,6 +38,10 @@ class WarmFiles:
     """
 
     def __init__(self, limit: int) -> None:
+        # Most descriptors are for connections and for files under way.
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if allowed != resource.RLIM_INFINITY:
+            limit = min(limit, allowed // 4)
         self._limit = limit if _CAN_ASK else 0
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._removals = 0
@@ -101,4 +107,6 @@ class WarmFiles:
 
 def _close(files: Iterable[_OpenFile]) -> None:
     for opened in files:
-        os.close(opened.fd)
+        # Nothing was written through it; some file systems report errors of others here.
+        with contextlib.suppress(OSError):
+            os.close(opened.fd)

@@ -229,6 +229,33 @@ async def test_a_member_learnt_from_a_hint_is_called():
         assert len(members[1].requests) == 1
 
 
+async def test_a_call_that_was_told_that_nothing_was_sent_is_not_sent_later():
+    """Refused with its batch, it waits for its turn alone; its deadline passes before that turn."""
+    warm, gate = asyncio.Event(), asyncio.Event()
+
+    async def behaviour(path: str, batch: list[dict]) -> Reply:
+        if len(batch) > 1:
+            return problem(PayloadTooLargeError("too large together"))
+        bucket = batch[0]["command"]["bucket"]
+        await {"warm": warm, "slow": gate}[bucket].wait()
+        return decided(1)
+
+    async with cluster(behaviour, attempt_timeout_s=30, deadline_s=30) as (client, [member]):
+        first = asyncio.ensure_future(client.propose(command("warm")))
+        await wait_until(lambda: len(member.requests) == 1)
+        slow = asyncio.ensure_future(client.propose(command("slow")))
+        late = asyncio.ensure_future(client.propose(command("late"), deadline_s=0.5))
+        await asyncio.sleep(0)
+        warm.set()
+        with pytest.raises(LeaderUnavailableError) as told:
+            await late
+        assert told.value.definite
+        gate.set()
+        await asyncio.gather(first, slow)
+        await client.aclose()
+        assert [len(batch) for batch in member.requests] == [1, 2, 1]
+
+
 # --- no majority --------------------------------------------------------------------------------------------------
 
 

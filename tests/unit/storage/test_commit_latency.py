@@ -29,7 +29,7 @@ def bench() -> Bench:
 
 
 def test_a_few_slow_commits_say_nothing(bench):
-    bench.commits(MIN_COMMITS - 1, 5.0)
+    bench.commits(MIN_COMMITS - 1, 2.0)
     assert bench.latency.slow_median_s() is None
     assert bench.gauge == 0.0
 
@@ -60,3 +60,9 @@ def test_what_is_long_ago_is_not_said_of_now(bench):
     bench.now_s += WINDOW_S + 1
     assert bench.latency.slow_median_s() is None
     assert bench.gauge == 0.0
+
+
+def test_a_disk_too_slow_for_five_commits_is_slow(bench):
+    bench.now_s += 8.0
+    bench.commits(2, 8.0)
+    assert bench.latency.slow_median_s() == 8.0
