@@ -29,7 +29,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> MakeTrial:
+async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> AsyncIterator[MakeTrial]:
     """`make_trial()` has all workloads that are judged; `make_trial(Steady)` the polite clients that measure."""
     cluster, network = running
     network.heal()
@@ -38,10 +38,15 @@ async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> MakeTr
     await cluster.bring_back()
     cluster.touched_at.clear()
 
-    def make(*workloads: Callable[..., Workload]) -> Trial:
-        return Trial(cluster, network, seed, workloads=workloads or None)
+    made: list[Trial] = []
 
-    return make
+    def make(*workloads: Callable[..., Workload]) -> Trial:
+        made.append(Trial(cluster, network, seed, workloads=workloads or None))
+        return made[-1]
+
+    yield make
+    for trial in made:
+        await trial.aclose()
 
 
 async def conclusive(attempt: Callable[[], Awaitable[None]]) -> None:

@@ -120,7 +120,7 @@ async def test_r4_a_leader_that_removes_itself_is_followed_by_another(make_trial
         await trial.wait_for_answers(40)
     for workload in trial.workloads:
         await workload.read_everything()
-    await trial._close()
+    await trial.aclose()
     print("\n".join([*trial.log, trial.summary()]))
     assert not trial.safety_violations()
 

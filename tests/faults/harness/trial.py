@@ -110,7 +110,7 @@ class Trial:
         try:
             yield self.client
         finally:
-            await self._close()
+            await self.aclose()
 
     def note(self, text: str) -> None:
         """Remember what was done, and when; printed when the trial fails."""
@@ -144,7 +144,7 @@ class Trial:
                 await workload.read_everything()
             await self._measure_replicas()
         finally:
-            await self._close()
+            await self.aclose()
             print("\n".join([f"seed {self.seed}", *self.log, self.summary()]))
         wrong = self.safety_violations()
         if wrong:
@@ -270,6 +270,7 @@ class Trial:
         if asked:
             self.note(f"replicas confirmed of {asked} files: {dict(sorted(short.items()))}")
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Close all connections; idempotent."""
         await self.client.close()
         await self.peers.aclose()
