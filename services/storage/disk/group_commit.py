@@ -25,7 +25,6 @@ from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
 from shared.errors import OverloadedError, TrivetError, UnavailableError
 from shared.partitions import SetSum, partition_of
-from shared.units import MIB
 
 logger = structlog.get_logger(__name__)
 
@@ -33,7 +32,11 @@ ResultT = TypeVar("ResultT")
 
 _MAX_BATCH: Final = 256
 _MAX_PENDING: Final = 4096
-_CHECKPOINT_BYTES: Final = 8 * MIB
+_CHECKPOINT_FRAMES: Final = 2048
+"""About 8 MiB of the write-ahead file. Counted in frames, because the file is used again from its start and never shrinks:
+by its size, every commit after the first checkpoint would make one more, with three syncs."""
+_CHECKPOINT_RETRY_FRAMES: Final = 256
+"""A reader keeps the file from being used again for as long as its snapshot is in it; then it is tried again this much later."""
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ class GroupCommitter:
         self._mark = AcknowledgedMark(database)
         self._is_closed = False
         self._on_commit = on_commit
-        self._wal = database.with_name(database.name + "-wal")
+        self._checkpoint_at_frames = _CHECKPOINT_FRAMES
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._sql = open_writer(database)
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
@@ -166,17 +169,20 @@ class GroupCommitter:
             self._roll_back()
             return [error_from_commit(error, self._gate)] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
-        self._note_acknowledged()
+        frames = self._note_acknowledged()
         self._on_commit(transaction)
-        self._tidy_up(transaction)
+        self._remove_files(transaction)
+        self._checkpoint_when_long(frames)
         return answers
 
-    def _note_acknowledged(self) -> None:
+    def _note_acknowledged(self) -> int:
+        """The frames in the write-ahead file; too many, when they cannot be counted."""
         try:
-            self._mark.note()
+            return self._mark.note()
         except OSError as error:
             # Only a help against damage: what was committed is durable without it.
             logger.warning("the mark of what was acknowledged could not be written", error=str(error))
+            return self._checkpoint_at_frames
 
     def _roll_back(self) -> None:
         try:
@@ -185,17 +191,23 @@ class GroupCommitter:
         except sqlite3.Error as error:
             self._gate.close(f"a failed change could not be rolled back ({error})")
 
-    def _tidy_up(self, transaction: Transaction) -> None:
+    def _remove_files(self, transaction: Transaction) -> None:
         for path in transaction.unlinks:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 self._gate.close(f"a deleted chunk's file could not be removed ({error.strerror})")
+
+    def _checkpoint_when_long(self, frames: int) -> None:
+        if frames < _CHECKPOINT_FRAMES:
+            self._checkpoint_at_frames = _CHECKPOINT_FRAMES
+        if frames < self._checkpoint_at_frames:
+            return
+        self._checkpoint_at_frames = frames + _CHECKPOINT_RETRY_FRAMES
         try:
             # SQLite's automatic checkpoint swallows fsync errors and would retry them into success; this one reports them.
-            if self._wal.stat().st_size > _CHECKPOINT_BYTES:
-                self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except (OSError, sqlite3.Error) as error:
+            self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
             error_from_commit(error, self._gate)
 
 

@@ -11,6 +11,7 @@ fetched from a peer. Source: "WAL-mode File Format", sqlite.org/walformat.html. 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -66,13 +67,16 @@ class AcknowledgedMark:
         self._fd = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._shared_memory_fd: int | None = None
 
-    def note(self) -> None:
-        """After a commit. Raises OSError."""
+    def note(self) -> int:
+        """After a commit; the number of frames that are acknowledged now. Raises OSError."""
         if self._shared_memory_fd is None:
             self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
         found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
-        if len(found) == _SHARED_MEMORY_BYTES:
-            self._write(found[32:40], int.from_bytes(found[16:20], "little"))
+        if len(found) != _SHARED_MEMORY_BYTES:
+            raise OSError(errno.EIO, "too short", str(self._shared_memory))
+        frames = int.from_bytes(found[16:20], "little")
+        self._write(found[32:40], frames)
+        return frames
 
     def clear(self) -> None:
         """Before the last connection closes, which removes the write-ahead file. Durable. Raises OSError."""
