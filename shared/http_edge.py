@@ -15,6 +15,7 @@ import struct
 from typing import Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.loopback import send_unpaced
@@ -189,7 +190,22 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count the body for its rate."""
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        # What comes alone is handed on as it is: into an array and out of it again would be two copies. An array takes
+        # the rest, because many small pieces would be copied again and again otherwise.
+        held: bytes | bytearray = cycle.body
+        if not held:
+            held = body
+        elif isinstance(held, bytearray):
+            held += body
+        else:
+            held = bytearray(held) + body
+        cycle.body = held  # type: ignore[assignment]  # uvicorn takes its length and makes bytes of it
+        if len(held) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is whole; the wait for the next one is uvicorn's keep-alive."""
