@@ -7,7 +7,6 @@ unlinks, then the answers. A crash between two steps leaves at most a file witho
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import sqlite3
 import threading
@@ -19,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from services.storage.disk.answers import Answer, Failure, give
 from services.storage.disk.disk_errors import error_from_commit
 from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.write_gate import WriteGate
@@ -71,14 +71,14 @@ raises takes the batch down, because half an operation must not be committed."""
 @dataclass(frozen=True, slots=True)
 class _Pending:
     operation: Operation[Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    answer: Answer[Any]
+    on_failure: Callable[[], None] | None
 
 
 class GroupCommitter:
     """Runs operations in order of arrival, many per transaction.
 
-    Invariant: a future gets its result only after COMMIT returned without error.
+    Invariant: an answer is a result only after COMMIT returned without error.
     """
 
     def __init__(
@@ -107,14 +107,26 @@ class GroupCommitter:
             DiskFullError: there was no room; definite.
             UnavailableError: the gate is closed (definite) or the commit failed (not definite).
         """
+        answer = Answer[ResultT].awaited()
+        self.submit(operation, answer)
+        # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
+        return await answer.future
+
+    def submit(
+        self, operation: Operation[ResultT], answer: Answer[ResultT], on_failure: Callable[[], None] | None = None
+    ) -> None:
+        """As `run`, from any thread; whoever awaits `answer` hears what `run` would return or raise.
+
+        Args:
+            on_failure: called by the commit thread, before that answer, when the operation did not happen.
+
+        Raises:
+            OverloadedError, UnavailableError: not submitted; definite.
+        """
         self._gate.check()
         if self._queue.qsize() >= _MAX_PENDING:
             raise OverloadedError("Too many changes wait for the disk.", limit=_MAX_PENDING)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[ResultT] = loop.create_future()
-        self._queue.put(_Pending(operation, loop, future))
-        # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
-        return await future
+        self._queue.put(_Pending(operation, answer, on_failure))
 
     def close(self) -> None:
         """Finish what was queued, then end the thread. Blocks. Every reader of the catalog must be closed by then."""
@@ -132,12 +144,11 @@ class GroupCommitter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            answers = self._commit(batch)
-            for loop in {pending.loop for pending in batch}:
-                try:
-                    loop.call_soon_threadsafe(_resolve, loop, batch, answers)
-                except RuntimeError:  # the loop is closed: nobody is left to hear it
-                    continue
+            found = self._commit(batch)
+            for pending, answer in zip(batch, found, strict=True):
+                if isinstance(answer, Failure) and pending.on_failure is not None:
+                    pending.on_failure()
+            give([(pending.answer, answer) for pending, answer in zip(batch, found, strict=True)])
 
     def _next_batch(self) -> list[_Pending] | None:
         first = self._queue.get()
@@ -153,10 +164,10 @@ class GroupCommitter:
         return batch
 
     def _commit(self, batch: Sequence[_Pending]) -> list[object]:
-        """One answer per operation: its result, or the exception it ends with."""
+        """One answer per operation: its result or `Failure`."""
         if self._gate.reason is not None:
             refusal = UnavailableError(f"This node takes no writes: {self._gate.reason}.", retry_after_s=60)
-            return [refusal] * len(batch)
+            return [Failure(refusal)] * len(batch)
         transaction = Transaction(self._sql)
         began_at_s = time.monotonic()
         try:
@@ -167,7 +178,7 @@ class GroupCommitter:
             self._sql.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
             self._roll_back()
-            return [error_from_commit(error, self._gate)] * len(batch)
+            return [Failure(error_from_commit(error, self._gate))] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
         frames = self._note_acknowledged()
         self._on_commit(transaction)
@@ -224,14 +235,4 @@ def _attempt(operation: Operation[object], transaction: Transaction) -> object:
     try:
         return operation(transaction)
     except TrivetError as error:
-        return error
-
-
-def _resolve(loop: asyncio.AbstractEventLoop, batch: Sequence[_Pending], answers: Sequence[object]) -> None:
-    for pending, answer in zip(batch, answers, strict=True):
-        if pending.loop is not loop or pending.future.done():
-            continue
-        if isinstance(answer, BaseException):
-            pending.future.set_exception(answer)
-        else:
-            pending.future.set_result(answer)
+        return Failure(error)

@@ -1,6 +1,6 @@
 """The disk tier: large chunks one file each, small ones packed in the catalog; everything acknowledged is fsynced.
 
-A large chunk: temporary file, fdatasync (in a writer thread) -> rename, row, fsync of the folder, COMMIT (in the one
+A large chunk: temporary file, fdatasync (in a writing thread) -> rename, row, fsync of the folder, COMMIT (in the one
 commit thread, shared with whoever came at the same time) -> answer. A small one goes straight into the commit.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,9 @@ import structlog
 
 from services.storage.digests import digest_of, is_nearly, is_whole
 from services.storage.disk import catalog, leavers
+from services.storage.disk.answers import Answer
 from services.storage.disk.catalog import Row
-from services.storage.disk.catalog_reads import CatalogReads
+from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.commit_latency import CommitLatency
 from services.storage.disk.disk_errors import error_from_write
@@ -44,6 +44,12 @@ ResultT = TypeVar("ResultT")
 _SCRUB: Final = "scrub"
 _CATALOG_NAME: Final = "catalog.sqlite"
 _READ_ATTEMPTS: Final = 3
+_MAX_QUESTIONS: Final = 16
+"""What one reading thread answers in one hop."""
+
+
+class _HeldError(Exception):
+    """The chunk is held already; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +99,10 @@ class DiskTier:
         self._space = space
         self._metrics = metrics
         self._small_limit_bytes = small_limit_bytes
-        self._writers = ThreadPoolExecutor(writer_threads, thread_name_prefix="disk-write")
         self.gate = WriteGate()
         self._commit_latency = CommitLatency(slow_commit_s, metrics)
-        self._reads = CatalogReads(self._database, self.gate, reader_threads)
+        self._reads = CatalogThreads(self._database, self.gate, reader_threads, "disk-read", _MAX_QUESTIONS)
+        self._writes = CatalogThreads(self._database, self.gate, writer_threads, "disk-write", 1)
         self._warm = WarmFiles(max_warm_files)
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
@@ -106,6 +112,7 @@ class DiskTier:
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
         self._reads.open()
+        self._writes.open()
         await self._reads.ask(self._open)
         await self._settle()
         await self._check_salvaged()
@@ -117,14 +124,14 @@ class DiskTier:
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
         self.gate.check()
-        is_held = await self._reads.ask(self._is_held_or_has_room, chunk.digest, chunk.size_bytes)
-        if is_held and chunk.digest in await self.has([chunk.digest], start_index):
-            return PutOutcome(self.name, created=False)
-        if self.is_small(chunk.size_bytes):
-            small = SmallChunk(chunk.digest, chunk.body(), start_index)
-            created = await self._committer.run(partial(_add_small, chunks=[small])) == 1
-        else:
-            created = await self._put_file(chunk, start_index)
+        threads = self._threads_for(chunk)
+        try:
+            created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
+        except _HeldError:
+            # It may be gone again by now; then it is new.
+            if chunk.digest in await self.has([chunk.digest], start_index):
+                return PutOutcome(self.name, created=False)
+            created = await threads.hand_on(lambda _, answer: self._store(chunk, start_index, answer))
         return PutOutcome(self.name, created)
 
     def is_small(self, size_bytes: int) -> bool:
@@ -202,11 +209,11 @@ class DiskTier:
     async def restore(self, chunk: Chunk) -> bool:
         """See `ports.Tier`."""
         self.gate.check()
-        if not await self._reads.ask(self._is_lost_and_has_room, chunk.digest, chunk.size_bytes):
+        if not await self._reads.ask(catalog.is_lost, chunk.digest):
             return False
-        if self.is_small(chunk.size_bytes):
-            return await self._committer.run(partial(_restore_small, chunk=chunk))
-        return await self._put_file(chunk, 0, only_if_lost=True)
+        return await self._threads_for(chunk).hand_on(
+            lambda _, answer: self._store(chunk, 0, answer, only_if_lost=True)
+        )
 
     async def note_lost(self, digest: str, start_index: int) -> None:
         """Remember, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
@@ -245,14 +252,8 @@ class DiskTier:
         median_s = self._commit_latency.slow_median_s()
         return [] if median_s is None else [f"the disk is slow: a commit takes {1000 * median_s:.0f} ms"]
 
-    async def _put_file(self, chunk: Chunk, start_index: int, *, only_if_lost: bool = False) -> bool:
-        temporary = await self._write_in_thread(self._write, chunk)
-        try:
-            return await self._committer.run(partial(self._publish, temporary, chunk, start_index, only_if_lost))
-        except TrivetError:
-            # Not on cancellation: the operation is still queued then, and will rename this file.
-            await self._write_in_thread(partial(temporary.unlink, missing_ok=True))
-            raise
+    def _threads_for(self, chunk: Chunk) -> CatalogThreads:
+        return self._reads if self.is_small(chunk.size_bytes) else self._writes
 
     # Blocking halves, each run in one of the pools.
 
@@ -262,22 +263,38 @@ class DiskTier:
         self._sums.fill(catalog.all_sizes(sql))
 
     def _close(self) -> None:
-        self._writers.shutdown()
+        self._writes.close()
         self._reads.close()
         self._committer.close()
         self._warm.close()
-
-    def _is_lost_and_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
-        if not catalog.is_lost(sql, digest):
-            return False
-        self._space.check(size_bytes, self._sums.total.used_bytes)
-        return True
 
     def _is_held_or_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
         if catalog.find(sql, digest) is not None:
             return True
         self._space.check(size_bytes, self._sums.total.used_bytes)
         return False
+
+    def _store_unless_held(self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool]) -> None:
+        if catalog.find(sql, chunk.digest) is not None:
+            raise _HeldError
+        self._store(chunk, start_index, answer)
+
+    def _store(self, chunk: Chunk, start_index: int, answer: Answer[bool], *, only_if_lost: bool = False) -> None:
+        """Write what needs a file, and leave the rest, and the answer, to the commit thread."""
+        self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
+        if self.is_small(chunk.size_bytes):
+            pack = _restore_packed if only_if_lost else catalog.add_packed
+            self._committer.submit(
+                partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index), answer
+            )
+            return
+        temporary = self._write(chunk)
+        publish = partial(self._publish, temporary, chunk, start_index, only_if_lost)
+        try:
+            self._committer.submit(publish, answer, on_failure=partial(_discard, temporary))
+        except TrivetError:
+            _discard(temporary)
+            raise
 
     def _write(self, chunk: Chunk) -> Path:
         try:
@@ -415,21 +432,24 @@ class DiskTier:
                 bad += 1
             except ChunkNotFoundError:
                 continue  # stored anew under its own name, or listed twice
-        await self._write_in_thread(settle, self._database)
+        await asyncio.to_thread(settle, self._database)
         logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
-
-    async def _write_in_thread(self, work: Callable[..., ResultT], *args: object) -> ResultT:
-        return await asyncio.get_running_loop().run_in_executor(self._writers, work, *args)
 
 
 def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:
     return sum(catalog.add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks)
 
 
-def _restore_small(transaction: Transaction, chunk: Chunk) -> bool:
-    return catalog.is_lost(transaction.sql, chunk.digest) and catalog.add_packed(
-        transaction, chunk.digest, chunk.body(), 0
-    )
+def _restore_packed(transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
+    return catalog.is_lost(transaction.sql, digest) and catalog.add_packed(transaction, digest, body, start_index)
+
+
+def _discard(temporary: Path) -> None:
+    """A file that nothing refers to; one that cannot be removed now is at the next start."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("a temporary file could not be removed", name=temporary.name, error=str(error))
 
 
 def _lose_unless_held(transaction: Transaction, digest: str, start_index: int) -> None:

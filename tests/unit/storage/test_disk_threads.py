@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 
 import pytest
 
-from services.storage.disk.reader_threads import ReaderThreads
+from services.storage.disk.disk_threads import DiskThreads
 
 
 @pytest.fixture
 def threads():
-    found = ReaderThreads(2, "test")
+    found = DiskThreads(2, "test", 16)
     found.open()
     yield found
     found.close()
@@ -27,7 +28,9 @@ async def test_everyone_gets_the_own_answer(threads):
             raise ValueError(number)
         return number * 2
 
-    answers = await asyncio.gather(*(threads.run(half, number) for number in range(1000)), return_exceptions=True)
+    answers = await asyncio.gather(
+        *(threads.run(partial(half, number)) for number in range(1000)), return_exceptions=True
+    )
     for number, answer in enumerate(answers):
         if number % 3 == 0:
             assert isinstance(answer, ValueError)
@@ -39,14 +42,14 @@ async def test_everyone_gets_the_own_answer(threads):
 async def test_what_waits_is_shared_out_between_the_threads(threads):
     """Two slow questions run at the same time, also when they were asked together."""
     both = threading.Barrier(2)
-    await asyncio.gather(*(threads.run(both.wait, 20) for _ in range(2)))
+    await asyncio.gather(*(threads.run(partial(both.wait, 20)) for _ in range(2)))
 
 
 async def test_who_goes_away_takes_nobody_along(threads):
     """A cancelled question is not answered; the others in its batch are."""
     gate = threading.Event()
-    blocked = [asyncio.ensure_future(threads.run(gate.wait, 20)) for _ in range(2)]
-    waiting = [asyncio.ensure_future(threads.run(int, str(number))) for number in range(20)]
+    blocked = [asyncio.ensure_future(threads.run(partial(gate.wait, 20))) for _ in range(2)]
+    waiting = [asyncio.ensure_future(threads.run(partial(int, str(number)))) for number in range(20)]
     await asyncio.sleep(0)
     for task in waiting[::2]:
         task.cancel()
@@ -58,11 +61,11 @@ async def test_who_goes_away_takes_nobody_along(threads):
 
 async def test_closing_finishes_what_was_asked():
     """Nobody is left waiting; afterwards nothing is taken."""
-    threads = ReaderThreads(2, "test")
+    threads = DiskThreads(2, "test", 16)
     with pytest.raises(RuntimeError):
         await threads.run(int)
     threads.open()
-    asked = [asyncio.ensure_future(threads.run(time.sleep, 0.001)) for _ in range(30)]
+    asked = [asyncio.ensure_future(threads.run(partial(time.sleep, 0.001))) for _ in range(30)]
     await asyncio.sleep(0)
     await asyncio.to_thread(threads.close)
     await asyncio.gather(*asked)

@@ -1,15 +1,16 @@
-"""The catalog asked from the event loop: every question runs in a thread, on that thread's own connection."""
+"""Threads that may block, each with a connection of its own on which it reads the catalog."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from services.storage.disk import catalog
-from services.storage.disk.reader_threads import ReaderThreads
+from services.storage.disk.answers import Answer
+from services.storage.disk.disk_threads import DiskThreads
 from services.storage.write_gate import WriteGate
 from shared.errors import UnavailableError
 
@@ -17,13 +18,13 @@ ResultT = TypeVar("ResultT")
 Parameters = ParamSpec("Parameters")
 
 
-class CatalogReads:
+class CatalogThreads:
     """Readers never wait for each other or for the writer (WAL)."""
 
-    def __init__(self, database: Path, gate: WriteGate, thread_count: int) -> None:
+    def __init__(self, database: Path, gate: WriteGate, count: int, name: str, max_batch: int) -> None:
         self._database = database
         self._gate = gate
-        self._threads = ReaderThreads(thread_count, "disk-read")
+        self._threads = DiskThreads(count, name, max_batch)
         self._own = threading.local()
         self._connections: list[sqlite3.Connection] = []
 
@@ -50,8 +51,15 @@ class CatalogReads:
             UnavailableError: the catalog cannot be read; the node stops acknowledging.
             Exception: what the question raises otherwise.
         """
+        return await self._hear(self._threads.run(lambda: question(self._connection(), *args, **kwargs)))
+
+    async def hand_on(self, work: Callable[[sqlite3.Connection, Answer[ResultT]], None]) -> ResultT:
+        """As `ask`, and `work` leaves the answer to another thread, unless it raises."""
+        return await self._hear(self._threads.hand_on(lambda answer: work(self._connection(), answer)))
+
+    async def _hear(self, answer: Awaitable[ResultT]) -> ResultT:
         try:
-            return await self._threads.run(lambda: question(self._connection(), *args, **kwargs))
+            return await answer
         except sqlite3.Error as error:
             # What the records say is not known any more, so nothing may be promised on top of them.
             self._gate.close(f"the catalog cannot be read: {error}")
