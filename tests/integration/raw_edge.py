@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
 THINKING_S = 1.2
+LATE_S = 0.2
 """How long the route /thinks takes."""
 
 STREAMED_PIECES = 60
@@ -67,6 +69,15 @@ def make_edge(serve_app) -> Edge:
                 await asyncio.sleep(THINKING_S / STREAMED_PIECES)
 
         return StreamingResponse(pieces(), headers={"content-length": str(len(PIECE) * STREAMED_PIECES)})
+
+    @app.put("/digest")
+    async def digest(request: Request) -> dict[str, str]:
+        """Of the body, which is read late: what came by then was kept, and reading was paused."""
+        await asyncio.sleep(LATE_S)
+        hasher = hashlib.sha256()
+        async for piece in request.stream():
+            hasher.update(piece)
+        return {"sha256": hasher.hexdigest()}
 
     @app.api_route("/{path:path}", methods=["GET", "PUT"])
     async def anything(path: str, request: Request) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import time
 
 import pytest
 
 from shared import http_edge
-from tests.integration.raw_edge import PIECE, STREAMED_PIECES, THINKING_S, Edge, make_edge, receive_all, status
+from tests.integration.raw_edge import LATE_S, PIECE, STREAMED_PIECES, THINKING_S, Edge, make_edge, receive_all, status
 
 HEAD = b"PUT /x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
 UPGRADE = b"Host: test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
@@ -168,3 +171,24 @@ def test_a_refusal_is_never_taken_for_the_answer_to_the_request_before(hasty_edg
     assert status(answer) == 200
     assert answer.count(b"HTTP/1.1") == 1
     assert hasty_edge.served == ["thinks"]
+
+
+@pytest.mark.parametrize("is_at_once", [True, False], ids=["at once", "in parts"])
+@pytest.mark.parametrize("piece_bytes", [1, 7, 40_000, 700_000], ids=["1", "7", "40000", "700000"])
+def test_a_body_is_whole_however_it_is_cut(edge, piece_bytes, is_at_once) -> None:
+    """In chunks or in one length, into one packet or many, read late or while it comes."""
+    body = random.Random(7).randbytes(min(60_000 * piece_bytes, 1_500_000))
+    pieces = [body[at : at + piece_bytes] for at in range(0, len(body), piece_bytes)]
+    head = b"PUT /digest HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+    chunked = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+    for request in (
+        [head + b"Content-Length: %d\r\n\r\n" % len(body), body],
+        [head + b"Transfer-Encoding: chunked\r\n\r\n", b"".join(chunked), b"0\r\n\r\n"],
+    ):
+        with edge.connect() as connection:
+            for part in [b"".join(request)] if is_at_once else request:
+                connection.sendall(part)
+                if not is_at_once:
+                    time.sleep(LATE_S / 2)  # a packet of its own, before the route reads
+            answer = receive_all(connection)
+        assert hashlib.sha256(body).hexdigest().encode() in answer

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from services.storage.disk import catalog
 from services.storage.disk.answers import Answer
-from services.storage.disk.disk_threads import DiskThreads
+from services.storage.disk.disk_threads import DiskThreads, HandedOn
 from services.storage.write_gate import WriteGate
 from shared.errors import UnavailableError
 
@@ -19,7 +19,7 @@ Parameters = ParamSpec("Parameters")
 
 
 class CatalogThreads:
-    """Readers never wait for each other or for the writer (WAL)."""
+    """Their connections never wait for each other or for the commit thread's (WAL)."""
 
     def __init__(self, database: Path, gate: WriteGate, count: int, name: str, max_batch: int) -> None:
         self._database = database
@@ -53,8 +53,8 @@ class CatalogThreads:
         """
         return await self._hear(self._threads.run(lambda: question(self._connection(), *args, **kwargs)))
 
-    async def hand_on(self, work: Callable[[sqlite3.Connection, Answer[ResultT]], None]) -> ResultT:
-        """As `ask`, and `work` leaves the answer to another thread, unless it raises."""
+    async def hand_on(self, work: Callable[[sqlite3.Connection, Answer[ResultT]], ResultT | HandedOn]) -> ResultT:
+        """As `ask`; work that returns `HANDED_ON` has seen to it that another thread gives the answer."""
         return await self._hear(self._threads.hand_on(lambda answer: work(self._connection(), answer)))
 
     async def _hear(self, answer: Awaitable[ResultT]) -> ResultT:

@@ -10,13 +10,23 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from services.storage.disk.answers import Answer, Failure, Given, give
+from shared.errors import TrivetError
 
 ResultT = TypeVar("ResultT")
 
-_HANDED_ON: Final = object()
+
+class HandedOn(Enum):
+    """What work returns when another thread gives its answer."""
+
+    TOKEN = 0
+
+
+HANDED_ON: Final = HandedOn.TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,8 @@ class DiskThreads:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{n}", daemon=True) for n in range(count)]
         self._max_batch = max_batch
+        self._closing = threading.Lock()
+        """Held while something is queued: nothing may come behind the end."""
         self._is_open = False
 
     def open(self) -> None:
@@ -42,63 +54,77 @@ class DiskThreads:
 
     async def run(self, work: Callable[[], ResultT]) -> ResultT:
         """`work()` in one of the threads. Raises what it raises; RuntimeError after `close`."""
+        return await self.hand_on(lambda _: work())
+
+    async def hand_on(self, work: Callable[[Answer[ResultT]], ResultT | HandedOn]) -> ResultT:
+        """As `run`; work that returns `HANDED_ON` has seen to it that another thread gives `answer`."""
         answer = Answer[ResultT].awaited()
-        self._put(_Job(work, answer))
-        return await answer.future
-
-    async def hand_on(self, work: Callable[[Answer[ResultT]], None]) -> ResultT:
-        """`work(answer)` in one of the threads, which sees to it that another thread gives the answer. Raises as `run`."""
-        answer = Answer[ResultT].awaited()
-
-        def hand_on() -> object:
-            work(answer)
-            return _HANDED_ON
-
-        self._put(_Job(hand_on, answer))
-        return await answer.future
+        self._put(_Job(partial(work, answer), answer))
+        try:
+            return await answer.future
+        finally:
+            del answer  # an error holds this frame, which must not hold the error
 
     def close(self) -> None:
         """Finish what was asked, then end the threads. Blocks."""
-        if self._is_open:
+        with self._closing:
+            if not self._is_open:
+                return
             self._is_open = False
             for _ in self._threads:
                 self._queue.put(None)
-            for thread in self._threads:
-                thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _put(self, job: _Job) -> None:
-        if not self._is_open:
-            raise RuntimeError("the threads are not running")
-        self._queue.put(job)
+        with self._closing:
+            if not self._is_open:
+                raise RuntimeError("the threads are not running")
+            self._queue.put(job)
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            # A fair share: the other threads may be free for the rest.
-            share = min(self._max_batch, 1 + self._queue.qsize() // len(self._threads))
-            is_last = False
-            while len(batch) < share and not is_last:
-                try:
-                    job = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                is_last = job is None
-                if job is not None:
-                    batch.append(job)
-            _do(batch)
-            if is_last:
-                return
+        while self._run_one_batch():
+            pass
+
+    def _run_one_batch(self) -> bool:
+        """In a call of its own, so that nothing holds the bodies of a batch while the next one is waited for."""
+        first = self._queue.get()
+        if first is None:
+            return False
+        batch = [first]
+        # A fair share: the other threads may be free for the rest.
+        share = min(self._max_batch, 1 + self._queue.qsize() // len(self._threads))
+        is_last = False
+        while len(batch) < share and not is_last:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            is_last = job is None
+            if job is not None:
+                batch.append(job)
+        _do(batch)
+        return not is_last
 
 
 def _do(batch: Sequence[_Job]) -> None:
-    found: list[Given[Any]] = [(job.answer, _attempt(job)) for job in batch]
-    give([given for given in found if given[1] is not _HANDED_ON])
+    found: list[Given[Any]] = [(job.answer, _attempt(job.work)) for job in batch if not job.answer.future.cancelled()]
+    give([given for given in found if given[1] is not HANDED_ON])
 
 
-def _attempt(job: _Job) -> object:
-    if job.answer.future.cancelled():
-        return _HANDED_ON  # nobody waits
+def _attempt(work: Callable[[], Any]) -> object:
     try:
-        return job.work()
+        return work()
+    except TrivetError as error:
+        return Failure(_without_frames(error))
     except Exception as error:  # noqa: BLE001 - whatever it was, the caller must hear of it
         return Failure(error)
+
+
+def _without_frames(error: TrivetError) -> TrivetError:
+    """The frames hold the answer, which holds the error: bodies would stay in memory until the next garbage collection."""
+    part: BaseException | None = error
+    while part is not None:
+        part.__traceback__ = None
+        part = part.__context__
+    return error

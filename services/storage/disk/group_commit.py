@@ -2,7 +2,8 @@
 
 Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
 Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then
-unlinks, then the answers. A crash between two steps leaves at most a file without a row, which the start-up scan adopts.
+unlinks, then the answers, then a checkpoint now and then. A crash between two steps leaves at most a file without a
+row, which the start-up scan adopts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from services.storage.disk.disk_errors import error_from_commit
 from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
-from shared.errors import OverloadedError, TrivetError, UnavailableError
+from shared.errors import InternalError, OverloadedError, TrivetError, UnavailableError
 from shared.partitions import SetSum, partition_of
 
 logger = structlog.get_logger(__name__)
@@ -93,6 +94,10 @@ class GroupCommitter:
         self._mark = AcknowledgedMark(database)
         self._is_closed = False
         self._on_commit = on_commit
+        self._closing = threading.Lock()
+        """Held while something is queued: nothing may come behind the end."""
+        self._salts = b""
+        self._frames = 0
         self._checkpoint_at_frames = _CHECKPOINT_FRAMES
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._sql = open_writer(database)
@@ -109,8 +114,11 @@ class GroupCommitter:
         """
         answer = Answer[ResultT].awaited()
         self.submit(operation, answer)
-        # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
-        return await answer.future
+        try:
+            # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
+            return await answer.future
+        finally:
+            del answer  # an error holds this frame, which must not hold the error
 
     def submit(
         self, operation: Operation[ResultT], answer: Answer[ResultT], on_failure: Callable[[], None] | None = None
@@ -126,14 +134,18 @@ class GroupCommitter:
         self._gate.check()
         if self._queue.qsize() >= _MAX_PENDING:
             raise OverloadedError("Too many changes wait for the disk.", limit=_MAX_PENDING)
-        self._queue.put(_Pending(operation, answer, on_failure))
+        with self._closing:
+            if self._is_closed:
+                raise UnavailableError("The node is shutting down.")
+            self._queue.put(_Pending(operation, answer, on_failure))
 
     def close(self) -> None:
         """Finish what was queued, then end the thread. Blocks. Every reader of the catalog must be closed by then."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._queue.put(None)
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._queue.put(None)
         self._thread.join()
         try:
             self._mark.clear()
@@ -143,12 +155,27 @@ class GroupCommitter:
         self._mark.close()
 
     def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
+        while self._run_one_batch():
+            pass
+
+    def _run_one_batch(self) -> bool:
+        """In a call of its own, so that nothing holds the bodies of a batch while the next one is waited for."""
+        batch = self._next_batch()
+        if batch is None:
+            return False
+        try:
             found = self._commit(batch)
-            for pending, answer in zip(batch, found, strict=True):
-                if isinstance(answer, Failure) and pending.on_failure is not None:
-                    pending.on_failure()
-            give([(pending.answer, answer) for pending, answer in zip(batch, found, strict=True)])
+        except Exception:
+            # What this thread knows of the catalog may be wrong from here on; that it ends would be worse: all would wait.
+            logger.exception("defect in the commit thread")
+            self._gate.close("a defect in the commit thread")
+            found = [Failure(InternalError("A defect of ours; it has been logged."))] * len(batch)
+        for pending, answer in zip(batch, found, strict=True):
+            if isinstance(answer, Failure) and pending.on_failure is not None:
+                pending.on_failure()
+        give([(pending.answer, answer) for pending, answer in zip(batch, found, strict=True)])
+        self._checkpoint_when_long()
+        return True
 
     def _next_batch(self) -> list[_Pending] | None:
         first = self._queue.get()
@@ -180,20 +207,23 @@ class GroupCommitter:
             self._roll_back()
             return [Failure(error_from_commit(error, self._gate))] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
-        frames = self._note_acknowledged()
+        self._note_acknowledged()
         self._on_commit(transaction)
         self._remove_files(transaction)
-        self._checkpoint_when_long(frames)
         return answers
 
-    def _note_acknowledged(self) -> int:
-        """The frames in the write-ahead file; too many, when they cannot be counted."""
+    def _note_acknowledged(self) -> None:
         try:
-            return self._mark.note()
+            position = self._mark.note()
         except OSError as error:
             # Only a help against damage: what was committed is durable without it.
             logger.warning("the mark of what was acknowledged could not be written", error=str(error))
-            return self._checkpoint_at_frames
+            self._frames = self._checkpoint_at_frames  # as good as too many
+            return
+        self._frames = position.frames
+        if position.salts != self._salts:
+            self._salts = position.salts
+            self._checkpoint_at_frames = _CHECKPOINT_FRAMES
 
     def _roll_back(self) -> None:
         try:
@@ -209,12 +239,10 @@ class GroupCommitter:
             except OSError as error:
                 self._gate.close(f"a deleted chunk's file could not be removed ({error.strerror})")
 
-    def _checkpoint_when_long(self, frames: int) -> None:
-        if frames < _CHECKPOINT_FRAMES:
-            self._checkpoint_at_frames = _CHECKPOINT_FRAMES
-        if frames < self._checkpoint_at_frames:
+    def _checkpoint_when_long(self) -> None:
+        if self._frames < self._checkpoint_at_frames:
             return
-        self._checkpoint_at_frames = frames + _CHECKPOINT_RETRY_FRAMES
+        self._checkpoint_at_frames = self._frames + _CHECKPOINT_RETRY_FRAMES
         try:
             # SQLite's automatic checkpoint swallows fsync errors and would retry them into success; this one reports them.
             self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

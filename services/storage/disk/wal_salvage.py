@@ -55,6 +55,17 @@ class _Frame:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far the write-ahead file is written. The salts change each time that it is used again from its start."""
+
+    salts: bytes
+    frames: int
+
+
+_NOTHING: Final = LogPosition(bytes(8), 0)
+
+
 class AcknowledgedMark:
     """How many frames of the write-ahead file were acknowledged, in a small file of its own.
 
@@ -67,20 +78,20 @@ class AcknowledgedMark:
         self._fd = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._shared_memory_fd: int | None = None
 
-    def note(self) -> int:
-        """After a commit; the number of frames that are acknowledged now. Raises OSError."""
+    def note(self) -> LogPosition:
+        """After a commit; what is acknowledged now. Raises OSError."""
         if self._shared_memory_fd is None:
             self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
         found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
         if len(found) != _SHARED_MEMORY_BYTES:
             raise OSError(errno.EIO, "too short", str(self._shared_memory))
-        frames = int.from_bytes(found[16:20], "little")
-        self._write(found[32:40], frames)
-        return frames
+        position = LogPosition(salts=found[32:40], frames=int.from_bytes(found[16:20], "little"))
+        self._write(position)
+        return position
 
     def clear(self) -> None:
         """Before the last connection closes, which removes the write-ahead file. Durable. Raises OSError."""
-        self._write(bytes(8), 0)
+        self._write(_NOTHING)
         sync_data(self._fd)
 
     def close(self) -> None:
@@ -89,8 +100,8 @@ class AcknowledgedMark:
             if fd is not None:
                 os.close(fd)
 
-    def _write(self, salts: bytes, frames: int) -> None:
-        os.pwrite(self._fd, _pack_mark(salts, frames), 0)
+    def _write(self, position: LogPosition) -> None:
+        os.pwrite(self._fd, _pack_mark(position), 0)
 
 
 def salvage(database: Path, quarantine: Path) -> None:
@@ -100,7 +111,7 @@ def salvage(database: Path, quarantine: Path) -> None:
     """
     found = _repair(database, quarantine)
     # The first connection that closes removes the write-ahead file, and a mark without one would be an alarm.
-    replace_file(_mark_path(database), _pack_mark(bytes(8), 0))
+    replace_file(_mark_path(database), _pack_mark(_NOTHING))
     if found is not None:
         logger.error(
             "the write-ahead file of the catalog was damaged; what could be saved of it is checked",
@@ -123,15 +134,15 @@ def settle(database: Path) -> None:
 
 def _repair(database: Path, quarantine: Path) -> Salvage | None:
     wal = database.with_name(database.name + "-wal")
-    salts, acknowledged = _read_mark(_mark_path(database))
+    marked = _read_mark(_mark_path(database))
     raw = wal.read_bytes() if wal.exists() else b""
-    file = _WalFile.parse(raw, salts, database) if len(raw) >= _HEADER.size else None
+    file = _WalFile.parse(raw, marked.salts, database) if len(raw) >= _HEADER.size else None
     if file is None:
-        return _note(database, Salvage(0, acknowledged, len(raw))) if acknowledged else None
+        return _note(database, Salvage(0, marked.frames, len(raw))) if marked.frames else None
     bad = file.bad_frames()
     commits = file.commits()
     # A transaction begins only once the one before it is synced, so all but the last were acknowledged, mark or not.
-    durable = max(acknowledged if file.salts == salts else 0, commits[-2] if len(commits) >= 2 else 0)
+    durable = max(marked.frames if file.salts == marked.salts else 0, commits[-2] if len(commits) >= 2 else 0)
     if file.first_refused(bad) > durable:
         return None
     # Whole transactions only: what follows those that were acknowledged is taken as far as it is good.
@@ -263,16 +274,16 @@ def _mark_path(database: Path) -> Path:
     return database.with_name("catalog.acknowledged")
 
 
-def _pack_mark(salts: bytes, frames: int) -> bytes:
-    return _MARK.pack(salts, frames, zlib.crc32(salts + frames.to_bytes(4, "little")))
+def _pack_mark(position: LogPosition) -> bytes:
+    checksum = zlib.crc32(position.salts + position.frames.to_bytes(4, "little"))
+    return _MARK.pack(position.salts, position.frames, checksum)
 
 
-def _read_mark(path: Path) -> tuple[bytes, int]:
+def _read_mark(path: Path) -> LogPosition:
     """Nothing acknowledged when there is no mark, or a damaged one."""
     raw = path.read_bytes() if path.exists() else b""
     if len(raw) != _MARK.size:
-        return bytes(8), 0
-    salts, frames, checksum = _MARK.unpack(raw)
-    if checksum != zlib.crc32(salts + frames.to_bytes(4, "little")):
-        return bytes(8), 0
-    return salts, frames
+        return _NOTHING
+    salts, frames, _ = _MARK.unpack(raw)
+    position = LogPosition(salts, frames)
+    return position if raw == _pack_mark(position) else _NOTHING

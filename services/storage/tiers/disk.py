@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import structlog
 
@@ -25,6 +25,7 @@ from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.commit_latency import CommitLatency
 from services.storage.disk.disk_errors import error_from_write
+from services.storage.disk.disk_threads import HANDED_ON, HandedOn
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
 from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
@@ -39,17 +40,11 @@ from shared.settings import refuse_to_start
 
 logger = structlog.get_logger(__name__)
 
-ResultT = TypeVar("ResultT")
-
 _SCRUB: Final = "scrub"
 _CATALOG_NAME: Final = "catalog.sqlite"
 _READ_ATTEMPTS: Final = 3
 _MAX_QUESTIONS: Final = 16
 """What one reading thread answers in one hop."""
-
-
-class _HeldError(Exception):
-    """The chunk is held already; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +53,16 @@ class SmallChunk:
 
     digest: str
     body: bytes
+    start_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenFile:
+    """A large chunk whose bytes are durable, without its name and its row. Not the bytes: a queue of them costs no memory."""
+
+    temporary: Path
+    digest: str
+    size_bytes: int
     start_index: int
 
 
@@ -125,14 +130,12 @@ class DiskTier:
         """See `ports.Tier`."""
         self.gate.check()
         threads = self._threads_for(chunk)
-        try:
-            created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
-        except _HeldError:
-            # It may be gone again by now; then it is new.
-            if chunk.digest in await self.has([chunk.digest], start_index):
-                return PutOutcome(self.name, created=False)
+        created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
+        if created is None and chunk.digest in await self.has([chunk.digest], start_index):
+            return PutOutcome(self.name, created=False)
+        if created is None:  # it is gone again
             created = await threads.hand_on(lambda _, answer: self._store(chunk, start_index, answer))
-        return PutOutcome(self.name, created)
+        return PutOutcome(self.name, bool(created))
 
     def is_small(self, size_bytes: int) -> bool:
         """Whether a chunk of this length is packed in the catalog."""
@@ -211,9 +214,10 @@ class DiskTier:
         self.gate.check()
         if not await self._reads.ask(catalog.is_lost, chunk.digest):
             return False
-        return await self._threads_for(chunk).hand_on(
+        is_restored: bool | None = await self._threads_for(chunk).hand_on(
             lambda _, answer: self._store(chunk, 0, answer, only_if_lost=True)
         )
+        return bool(is_restored)
 
     async def note_lost(self, digest: str, start_index: int) -> None:
         """Remember, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
@@ -274,27 +278,31 @@ class DiskTier:
         self._space.check(size_bytes, self._sums.total.used_bytes)
         return False
 
-    def _store_unless_held(self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool]) -> None:
-        if catalog.find(sql, chunk.digest) is not None:
-            raise _HeldError
-        self._store(chunk, start_index, answer)
+    def _store_unless_held(
+        self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool | None]
+    ) -> HandedOn | None:
+        """None when the chunk is held; nothing was done then."""
+        return None if catalog.find(sql, chunk.digest) is not None else self._store(chunk, start_index, answer)
 
-    def _store(self, chunk: Chunk, start_index: int, answer: Answer[bool], *, only_if_lost: bool = False) -> None:
+    def _store(
+        self, chunk: Chunk, start_index: int, answer: Answer[bool | None], *, only_if_lost: bool = False
+    ) -> HandedOn:
         """Write what needs a file, and leave the rest, and the answer, to the commit thread."""
         self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
         if self.is_small(chunk.size_bytes):
             pack = _restore_packed if only_if_lost else catalog.add_packed
-            self._committer.submit(
-                partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index), answer
-            )
-            return
+            operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
+            self._committer.submit(operation, answer)
+            return HANDED_ON
         temporary = self._write(chunk)
-        publish = partial(self._publish, temporary, chunk, start_index, only_if_lost)
+        written = _WrittenFile(temporary, chunk.digest, chunk.size_bytes, start_index)
+        publish = partial(self._publish, written, only_if_lost)
         try:
             self._committer.submit(publish, answer, on_failure=partial(_discard, temporary))
         except TrivetError:
             _discard(temporary)
             raise
+        return HANDED_ON
 
     def _write(self, chunk: Chunk) -> Path:
         try:
@@ -326,15 +334,13 @@ class DiskTier:
 
     # Operations, run by the commit thread inside a transaction.
 
-    def _publish(
-        self, temporary: Path, chunk: Chunk, start_index: int, only_if_lost: bool, transaction: Transaction
-    ) -> bool:
-        is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, chunk.digest)
-        if is_unwanted or not catalog.add_file(transaction, chunk.digest, chunk.size_bytes, start_index):
-            transaction.unlinks.append(temporary)
+    def _publish(self, file: _WrittenFile, only_if_lost: bool, transaction: Transaction) -> bool:
+        is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, file.digest)
+        if is_unwanted or not catalog.add_file(transaction, file.digest, file.size_bytes, file.start_index):
+            transaction.unlinks.append(file.temporary)
             return False
-        path = self._files.path_of(chunk.digest)
-        temporary.rename(path)
+        path = self._files.path_of(file.digest)
+        file.temporary.rename(path)
         transaction.directories.add(path.parent)
         # A delete in the same batch owed the unlink of this name, which is now the new file's.
         transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]

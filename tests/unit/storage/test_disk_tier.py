@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
 import os
 import sqlite3
+import threading
+import weakref
 from contextlib import closing
 from pathlib import Path
 
@@ -13,13 +17,13 @@ import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
-from services.storage.disk import catalog, leavers
+from services.storage.disk import catalog, group_commit, leavers
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.tiers.disk import DiskTier, prepare_folder
-from shared.errors import DiskFullError, UnavailableError
+from shared.errors import DiskFullError, OverloadedError, UnavailableError
 from shared.units import KIB, MIB
 
 
@@ -127,6 +131,108 @@ async def test_operations_share_a_transaction_and_fail_alone(disk, monkeypatch):
     outcomes = await asyncio.gather(*(disk.put(make_chunk(1000), 1) for _ in range(200)))
     assert all(outcome.created for outcome in outcomes)
     assert commits < 100
+
+
+async def test_a_put_that_nobody_waits_for_any_more_leaves_no_file(disk, tmp_path, monkeypatch):
+    """Given up while its file is written, it is stored all the same; given up before that, nothing happens."""
+    may_write = threading.Event()
+    write = disk._files.write_temporary
+
+    def write_later(digest, pieces):
+        may_write.wait(20)
+        return write(digest, pieces)
+
+    monkeypatch.setattr(disk._files, "write_temporary", write_later)
+    chunks = [make_chunk(200_000) for _ in range(7)]
+    puts = [asyncio.ensure_future(disk.put(chunk, 1)) for chunk in chunks]
+    await asyncio.sleep(0.1)  # four are being written, three wait
+    for put in puts:
+        put.cancel()
+    may_write.set()
+    last = make_chunk(200_000)
+    assert (await disk.put(last, 1)).created
+    await disk.__aexit__()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    async with disk_in(tmp_path) as reopened:
+        held = await reopened.has([chunk.digest for chunk in chunks], None)
+        assert held == {chunk.digest for chunk in chunks[:4]}
+        assert await reopened.get(last.digest) == last.body()
+
+
+async def test_a_change_that_finds_the_queue_full_is_refused_and_leaves_no_file(disk, tmp_path, monkeypatch):
+    """Definitely not stored, whatever its size."""
+    monkeypatch.setattr(group_commit, "_MAX_PENDING", 0)
+    for size_bytes in (1000, 200_000):
+        with pytest.raises(OverloadedError) as caught:
+            await disk.put(make_chunk(size_bytes), 1)
+        assert caught.value.definite
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_closing_answers_everybody(tmp_path):
+    """What was asked before is done, what comes later is refused; nobody waits for ever."""
+    chunks = [make_chunk(size_bytes) for size_bytes in (1000, 200_000) * 20]
+    async with disk_in(tmp_path) as disk:
+        puts = [asyncio.ensure_future(disk.put(chunk, 1)) for chunk in chunks]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert all(outcome.created for outcome in await asyncio.gather(*puts))
+        with pytest.raises(RuntimeError):
+            await disk.put(make_chunk(1000), 1)
+        with pytest.raises(UnavailableError):
+            await disk.delete(chunks[0].digest)
+
+
+async def test_a_chunk_that_goes_away_between_the_look_and_the_change_is_stored(disk, monkeypatch):
+    """A put that finds it held, and then does not, brings it."""
+    chunk = make_chunk(200_000)
+    await disk.put(chunk, 1)
+    has = disk.has
+
+    async def has_no_more(digests, start_index):
+        await disk.delete(chunk.digest)
+        return await has(digests, start_index)
+
+    monkeypatch.setattr(disk, "has", has_no_more)
+    assert (await disk.put(chunk, 1)).created
+    assert await disk.get(chunk.digest) == chunk.body()
+
+
+def refuse_as_full(*_: object) -> None:
+    raise DiskFullError("full")
+
+
+class TracedBytes(bytearray):
+    """Bytes that can be asked whether they still exist."""
+
+
+async def test_bodies_leave_memory_with_their_answers(disk, monkeypatch):
+    """Stored, held already or refused: no thread and no error keeps them, and no collection is waited for."""
+    alive: list[weakref.ref[TracedBytes]] = []
+
+    async def put(body: bytes) -> None:
+        traced = TracedBytes(body)
+        alive.append(weakref.ref(traced))
+        await disk.put(Chunk(blake3(body).hexdigest(), len(body), (traced,)), 1)
+
+    bodies = [os.urandom(size_bytes) for size_bytes in (1000, 200_000) * 20]
+    await disk.put(make_chunk(200_000), 1)
+    gc.disable()
+    try:
+        for _ in range(2):
+            await asyncio.gather(*map(put, bodies))
+        monkeypatch.setattr(FreeSpace, "check", refuse_as_full)
+        for size_bytes in (1000, 200_000):
+            with contextlib.suppress(DiskFullError):
+                await put(os.urandom(size_bytes))
+        for _ in range(500):  # a thread drops them in the moment after it answered
+            if not any(reference() is not None for reference in alive):
+                break
+            await asyncio.sleep(0.01)
+        else:
+            pytest.fail("a body is still in memory")
+    finally:
+        gc.enable()
 
 
 def test_the_reserve_counts_granted_bytes_and_the_file_system(tmp_path, monkeypatch):

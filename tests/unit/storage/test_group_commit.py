@@ -11,11 +11,14 @@ import pytest
 
 from services.storage.disk import catalog, group_commit
 from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.wal_salvage import LogPosition
 from services.storage.write_gate import WriteGate
+from shared.errors import InternalError, UnavailableError
 from shared.units import KIB
 
 _FRAMES = 64
 _RETRY_FRAMES = 16
+_LONG_PAGES = 80
 _FRAME_BYTES = 24 + 4 * KIB
 
 
@@ -29,7 +32,13 @@ class Committed:
         self.committer = GroupCommitter(database, WriteGate(), lambda _: None, lambda _: None)
         self.committer._sql.set_trace_callback(self.statements.append)
         note = self.committer._mark.note
-        self.committer._mark.note = lambda: self.frames.append(note()) or self.frames[-1]
+
+        def note_frames() -> LogPosition:
+            position = note()
+            self.frames.append(position.frames)
+            return position
+
+        self.committer._mark.note = note_frames
 
     async def add(self, count: int) -> None:
         """So many chunks of two pages, a transaction each."""
@@ -46,6 +55,10 @@ class Committed:
 
 def _add_chunk(transaction: Transaction) -> bool:
     return catalog.add_packed(transaction, os.urandom(32).hex(), os.urandom(6 * KIB), 0)
+
+
+def _add_long(transaction: Transaction) -> bool:
+    return catalog.add_packed(transaction, os.urandom(32).hex(), os.urandom(_LONG_PAGES * 4 * KIB), 0)
 
 
 @pytest.fixture
@@ -83,12 +96,36 @@ async def test_a_reader_delays_the_reuse_and_does_not_bring_a_checkpoint_per_com
     assert committed.frames[-1] < _FRAMES
 
 
+async def test_changes_that_are_long_themselves_do_not_let_the_file_grow(committed):
+    """Each writes more frames than a checkpoint waits for, so that no commit leaves a short file."""
+    for count in (1, 2):
+        for _ in range(10 * count):
+            await committed.committer.run(_add_long)
+        assert committed.frames[-1] > _FRAMES
+        assert committed.wal.stat().st_size < 4 * max(_LONG_PAGES, _FRAMES) * _FRAME_BYTES
+
+
+async def test_a_defect_in_the_commit_thread_is_heard_and_ends_the_writes(committed, monkeypatch):
+    """Rather an error than a thread that died and callers that wait for ever."""
+
+    def fail(_: Transaction) -> None:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(committed.committer, "_on_commit", fail)
+        with pytest.raises(InternalError):
+            await committed.add(1)
+    with pytest.raises(UnavailableError):
+        await committed.add(1)
+
+
 async def test_frames_that_cannot_be_counted_are_too_many(committed):
     """Then every commit moves them: slow, and bounded."""
 
-    def fail() -> int:
+    def fail() -> LogPosition:
         raise OSError("cannot count")
 
     committed.committer._mark.note = fail
     await committed.add(5)
+    await committed.aclose()  # a checkpoint comes after the answers
     assert committed.checkpoints == 5
