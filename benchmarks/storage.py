@@ -99,6 +99,7 @@ class NodeLoad:
         self._held_small: list[str] = []
         self._held_large: list[str] = []
         self._random = random.Random(seed)
+        self._surplus: list[str] = []
 
     async def open(self) -> None:
         """Connect, and store what the reads will ask for."""
@@ -120,7 +121,7 @@ class NodeLoad:
 
         run = await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: put(client))
         if self._is_memory_bound:
-            await self._forget(stored)
+            self._surplus += stored
         return run
 
     async def get_small(self) -> Run:
@@ -148,9 +149,8 @@ class NodeLoad:
 
         await asyncio.gather(*map(client, range(LARGE_PUT_CLIENTS)))
         cpu_s = time.process_time() - cpu_began_s
-        run = Run(len(latencies), time.perf_counter() - began, sorted(latencies), cpu_s)
-        await self._forget(stored)
-        return run
+        self._surplus += stored
+        return Run(len(latencies), time.perf_counter() - began, sorted(latencies), cpu_s)
 
     async def get_large(self) -> Run:
         """1 MiB that were stored before and lie in the page cache."""
@@ -164,9 +164,18 @@ class NodeLoad:
     async def mixed(self) -> Run:
         """Puts and zipf reads, half and half; four of five chunks are small."""
         run = await closed_loop(SMALL_CLIENTS, self._duration_s, lambda client, _: self._one_of_the_mix(client))
-        surplus, self._held_large = self._held_large[:-_WARM_LARGE], self._held_large[-_WARM_LARGE:]
-        await self._forget(surplus)
+        self._surplus += self._held_large[:-_WARM_LARGE]
+        del self._held_large[:-_WARM_LARGE]
         return run
+
+    async def forget_surplus(self) -> None:
+        """Delete what a load stored beyond what the reads ask for: mode `redis` holds no more than its memory."""
+
+        async def delete(connection: ChunkConnection) -> None:
+            while self._surplus:
+                await connection.call("DELETE", self._surplus.pop())
+
+        await asyncio.gather(*map(delete, self._connections))
 
     async def _one_of_the_mix(self, client: int) -> None:
         is_small = self._random.random() < _SMALL_SHARE
@@ -189,16 +198,6 @@ class NodeLoad:
             body = self._large.make()
             await self._put(client, body)
             self._held_large.append(body.digest)
-
-    async def _forget(self, digests: list[str]) -> None:
-        """Delete, outside the clock: mode `redis` holds no more than its memory."""
-        left = list(digests)
-
-        async def delete(connection: ChunkConnection) -> None:
-            while left:
-                await connection.call("DELETE", left.pop())
-
-        await asyncio.gather(*map(delete, self._connections))
 
     async def _put_new_small(self, client: int) -> str:
         body = self._small.make()
@@ -278,6 +277,7 @@ async def measure_mode(folder: Path, mode: str, runs: int, duration_s: float, se
                 before_s = node.cpu_s()
                 run = await measure()
                 figures.add(name, run, node.cpu_s() - before_s)
+                await load.forget_surplus()
         load.close()
         figures.peak_rss_bytes = node.peak_rss_bytes()
     shutil.rmtree(folder / mode)
