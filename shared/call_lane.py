@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from httpx import Response
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from shared.errors import (
 )
 from shared.leader_tracker import LeaderTracker
 from shared.majority_watch import LOOK_AFTER_S, LOOK_AGAIN_S, PATIENCE_S, MajorityWatch
+from shared.peer_requester import PeerRequester
 from shared.settings import PeerAddress
 from shared.units import KIB, MIB
 
@@ -45,22 +46,6 @@ _REFUSED_SUSPICION_S: Final = 0.5
 _HUNG_SUSPICION_S: Final = 2.5
 
 T = TypeVar("T")
-
-
-class PeerRequester(Protocol):
-    """The part of `shared.http_client.PeerClient` that is used here."""
-
-    async def request(
-        self,
-        peer: PeerAddress,
-        method: str,
-        path: str,
-        *,
-        timeout_s: float,
-        content: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Response:
-        """One signed call; raises the peer's typed error, or PeerUnreachableError."""
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from shared.background_tasks import BackgroundTasks
-from shared.call_lane import CallKind, Lane, PeerRequester, Refusal, Sender, is_retryable
+from shared.call_lane import CallKind, Lane, Refusal, Sender, is_retryable
 from shared.contracts.metadata import (
     Answer,
     Command,
@@ -31,6 +31,7 @@ from shared.contracts.metadata import (
 from shared.errors import error_from_problem
 from shared.leader_tracker import LeaderTracker
 from shared.majority_watch import MajorityWatch
+from shared.peer_requester import PeerRequester
 from shared.settings import PeerAddress
 
 DEFAULT_DEADLINE_S: Final = 5.0

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
-
-from httpx import Response
+from typing import Final
 
 from shared.background_tasks import BackgroundTasks
 from shared.errors import PeerUnreachableError, TrivetError
+from shared.peer_requester import PeerRequester
 from shared.settings import PeerAddress
 
 STATUS_PATH: Final = "/v1/status"
@@ -29,25 +28,18 @@ ANSWER_WITHIN_S: Final = 1.0
 _STALL_S: Final = 0.5
 
 
-class StatusRequester(Protocol):
-    """The part of `shared.http_client.PeerClient` that is used here."""
-
-    async def request(self, peer: PeerAddress, method: str, path: str, *, timeout_s: float) -> Response:
-        """One signed call; raises the peer's typed error, or PeerUnreachableError."""
-
-
 class MajorityWatch:
     """What the last look found. In doubt a majority is taken for possible: then callers merely wait longer."""
 
     def __init__(
-        self, client: StatusRequester, members: Callable[[], Sequence[PeerAddress]], tasks: BackgroundTasks
+        self, client: PeerRequester, members: Callable[[], Sequence[PeerAddress]], tasks: BackgroundTasks
     ) -> None:
         self._client = client
         self._members = members
         self._tasks = tasks
         self._look: asyncio.Task[None] | None = None
-        self._lost_at_s: float | None = None
-        """Monotonic, when the last look began, if it found nobody."""
+        self._lost_as_of_s: float | None = None
+        """Monotonic: when the last look began, if it found nobody."""
         self._is_closed = False
 
     def look(self) -> None:
@@ -57,7 +49,7 @@ class MajorityWatch:
 
     def was_lost_since(self, since_s: float) -> bool:
         """Whether the last look, begun at or after `since_s` (monotonic seconds), found that no majority is possible."""
-        return self._lost_at_s is not None and self._lost_at_s >= since_s
+        return self._lost_as_of_s is not None and self._lost_as_of_s >= since_s
 
     def close(self) -> None:
         """Begin no further look."""
@@ -68,7 +60,7 @@ class MajorityWatch:
         answers = await asyncio.gather(*(self._may_be_in_a_majority(member) for member in self._members()))
         # Had this process itself stood still, answers could be waiting unread.
         is_conclusive = time.monotonic() - began_at_s < ANSWER_WITHIN_S + _STALL_S
-        self._lost_at_s = began_at_s if is_conclusive and not any(answers) else None
+        self._lost_as_of_s = began_at_s if is_conclusive and not any(answers) else None
 
     async def _may_be_in_a_majority(self, member: PeerAddress) -> bool:
         try:
