@@ -32,7 +32,7 @@ class StorageSettings(ServiceSettings):
         typical_chunk_bytes: reserved for a read before its size is known.
         max_warm_files: chunk files kept open, so that what the page cache holds is read without a thread; 0 for none.
         max_inflight_bytes: chunk bodies in memory at once.
-        write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are.
+        write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are, objects and all.
         flush_interval_s: how often those go to disk.
         scrub_period_s: in which every chunk on disk is read and checked once.
         scrub_max_bytes_per_s: but never faster than this.

@@ -1,7 +1,8 @@
 """Which flushed chunks lie in Redis as copies, which of them must leave, and which chunk has earned a place.
 
 Pure. Redis runs with `noeviction`, because it may not evict what only it has acknowledged; so the node itself keeps the
-least-recently-used order and the bound.
+least-recently-used order and the bounds. There are two: bytes, which Redis pays, and entries, which this process pays. An
+entry here takes 240 bytes of RSS at worst (right after the table grew), however small its chunk is.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from typing import Final
 
 _ENTRY_OVERHEAD_BYTES: Final = 256
 """Key, object headers and allocator slack in Redis, measured at 150-250 bytes."""
+_MAX_ENTRIES: Final = 100_000
+"""23 MiB here. Chunks of 3.5 KiB and more fill the default limit of Redis with fewer; of smaller ones less is kept hot."""
 _MAX_ONCE_READ: Final = 4096
 
 
 class HotChunks:
-    """Digests of the copies in Redis. Invariant: their sizes with overhead sum up to at most `limit_bytes`."""
+    """Digests of the copies in Redis.
 
-    def __init__(self, limit_bytes: int) -> None:
+    Invariant, once `surplus` was asked: at most `max_entries`, whose sizes with overhead sum up to at most `limit_bytes`.
+    """
+
+    def __init__(self, limit_bytes: int, max_entries: int = _MAX_ENTRIES) -> None:
         self._limit_bytes = limit_bytes
+        self._max_entries = max_entries
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._once_read: OrderedDict[bytes, None] = OrderedDict()
         self.used_bytes = 0
@@ -46,9 +53,11 @@ class HotChunks:
         self.used_bytes -= self._sizes.pop(bytes.fromhex(digest), 0)
 
     def surplus(self, reserved_bytes: int = 0) -> list[str]:
-        """Take out, least recently used first, what must leave so that `reserved_bytes` more fit; the digests."""
+        """Take out, least recently used first, what must leave to keep both bounds with `reserved_bytes` more; the digests."""
         leaving: list[str] = []
-        while self._sizes and self.used_bytes + reserved_bytes > self._limit_bytes:
+        while self._sizes and (
+            len(self._sizes) > self._max_entries or self.used_bytes + reserved_bytes > self._limit_bytes
+        ):
             key, size_bytes = self._sizes.popitem(last=False)
             self.used_bytes -= size_bytes
             leaving.append(key.hex())
