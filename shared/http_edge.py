@@ -1,4 +1,4 @@
-"""What a connection may cost and say: header size, count and time, URL length, body rate, framing, and a reader that reads.
+"""How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads.
 
 uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
 protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
@@ -18,6 +18,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shared.descriptors import max_connections
 from shared.loopback import send_unpaced
 from shared.units import KIB
 
@@ -35,6 +36,9 @@ WRITE_STALL_S: Final = 25.0
 LINGER_S: Final = 1.0
 """How long a refused client is still listened to: closing at once would make the kernel reset the connection, and the
 refusal would be lost on its way to a client that is still sending."""
+
+MAX_LINGERING: Final = 64
+"""So many connections beyond the limit are told why; further ones are cut off."""
 
 _CHECK_INTERVAL_S: Final = 1.0
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -69,6 +73,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None:
             send_unpaced(transport.get_extra_info("socket"), self.client[0])
+        surplus = len(self.connections) - max_connections()
+        if surplus > MAX_LINGERING:
+            transport.abort()
+        elif surplus > 0:
+            self._refuse(503, "Overloaded")
+        if surplus > 0:
+            return
         self._arm(HEADER_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -277,6 +288,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         body = json.dumps(problem_of_status(status, reason)).encode()
         fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
+        if status == 503:
+            fields.append((b"retry-after", b"1"))
         fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
         lines = [name + b": " + value for name, value in fields]
         self.transport.write(b"\r\n".join([f"HTTP/1.1 {status} {reason}".encode(), *lines, b"", body]))

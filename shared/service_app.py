@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.descriptors import raise_descriptor_limit
 from shared.errors import (
     InternalError,
     InvalidRequestError,
@@ -125,6 +126,7 @@ def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: boo
         has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
             ports that peers call: every connection may cost that much memory of the kernel.
     """
+    raise_descriptor_limit()
     config = uvicorn.Config(
         app,
         host=settings.host,

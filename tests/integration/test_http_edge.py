@@ -47,6 +47,27 @@ def test_an_ordinary_request_passes(edge) -> None:
     assert edge.served == ["x"]
 
 
+def test_connections_have_a_limit_and_room_is_made_again(edge, monkeypatch) -> None:
+    """One too many is told so before it says anything; many too many are cut off; who is connected goes on."""
+    monkeypatch.setattr(http_edge, "max_connections", lambda: 2)
+    monkeypatch.setattr(http_edge, "MAX_LINGERING", 1)
+    first, second, third, fourth = (edge.connect() for _ in range(4))
+    with third, fourth:
+        answer = receive_all(third)
+        assert status(answer) == 503
+        assert b"retry-after: 1" in answer
+        assert b"application/problem+json" in answer
+        assert receive_all(fourth) == b""
+    with first, second:
+        first.sendall(get())
+        assert status(receive_all(first)) == 200
+    deadline = time.monotonic() + 10
+    while status(edge.send(get())) == 503:  # those that were refused linger
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert edge.served == ["x", "x"]
+
+
 @pytest.mark.parametrize(
     ("url_bytes", "expected"), [(MAX_URL_BYTES, 200), (MAX_URL_BYTES + 1, 414), (64 * KIB, 414), (MIB, 414)]
 )

@@ -77,6 +77,9 @@ def open_reader(database: Path) -> sqlite3.Connection:
         f"file:{database}?mode=ro", uri=True, isolation_level=None, timeout=10, check_same_thread=False
     )
     sql.execute("PRAGMA query_only=ON")
+    sql.execute("PRAGMA temp_store=MEMORY")
+    # SQLite opens its files at the first question, and they stay open.
+    sql.execute("SELECT 1 FROM chunks LIMIT 1").fetchone()
     return sql
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
@@ -10,9 +12,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from services.storage.disk import catalog
 from services.storage.disk.answers import Answer
+from services.storage.disk.disk_errors import error_from_read
 from services.storage.disk.disk_threads import DiskThreads, HandedOn
 from services.storage.write_gate import WriteGate
-from shared.errors import UnavailableError
 
 ResultT = TypeVar("ResultT")
 Parameters = ParamSpec("Parameters")
@@ -24,12 +26,15 @@ class CatalogThreads:
     def __init__(self, database: Path, gate: WriteGate, count: int, name: str, max_batch: int) -> None:
         self._database = database
         self._gate = gate
+        self._count = count
         self._threads = DiskThreads(count, name, max_batch)
         self._own = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._free: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
 
-    def open(self) -> None:
-        """Start the threads."""
+    async def open(self) -> None:
+        """Connect and start the threads. Later no file has to be opened, which may fail when descriptors are short."""
+        await asyncio.to_thread(self._connect)
         self._threads.open()
 
     def close(self) -> None:
@@ -61,13 +66,16 @@ class CatalogThreads:
         try:
             return await answer
         except sqlite3.Error as error:
-            # What the records say is not known any more, so nothing may be promised on top of them.
-            self._gate.close(f"the catalog cannot be read: {error}")
-            raise UnavailableError(f"The catalog cannot be read: {error}.", retry_after_s=60) from error
+            raise error_from_read(error, self._gate) from error
+
+    def _connect(self) -> None:
+        for _ in range(self._count):
+            sql = catalog.open_reader(self._database)
+            self._connections.append(sql)
+            self._free.put(sql)
 
     def _connection(self) -> sqlite3.Connection:
         sql: sqlite3.Connection | None = getattr(self._own, "sql", None)
         if sql is None:
-            sql = self._own.sql = catalog.open_reader(self._database)
-            self._connections.append(sql)
+            sql = self._own.sql = self._free.get_nowait()
         return sql

@@ -24,7 +24,7 @@ from services.storage.disk.catalog import Row
 from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.commit_latency import CommitLatency
-from services.storage.disk.disk_errors import error_from_write
+from services.storage.disk.disk_errors import error_from_write, is_shortage
 from services.storage.disk.disk_threads import HANDED_ON, HandedOn
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
@@ -116,8 +116,8 @@ class DiskTier:
 
     async def __aenter__(self) -> Self:
         """Open the folder, and settle what a crash left between files and rows."""
-        self._reads.open()
-        self._writes.open()
+        await self._reads.open()
+        await self._writes.open()
         await self._reads.ask(self._open)
         await self._settle()
         await self._check_salvaged()
@@ -329,6 +329,9 @@ class DiskTier:
         try:
             return self._files.read(digest) if row.packed_id is None else catalog.read_packed(sql, row.packed_id)
         except (OSError, sqlite3.Error) as error:
+            if is_shortage(error):
+                # No word about the replica: taking it out of service would be wrong.
+                raise UnavailableError("This node is short of file descriptors or memory.", digest=digest) from error
             logger.warning("a chunk cannot be read", digest=digest, error=str(error))
             return None
 

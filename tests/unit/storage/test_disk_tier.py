@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import sqlite3
 import threading
 import weakref
@@ -23,7 +24,7 @@ from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.tiers.disk import DiskTier, prepare_folder
-from shared.errors import DiskFullError, OverloadedError, UnavailableError
+from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, UnavailableError
 from shared.units import KIB, MIB
 
 
@@ -64,6 +65,61 @@ async def test_one_failed_sync_ends_all_acknowledgements(call, disk, tmp_path, m
     assert await disk.has([old.digest, failed.digest], None) == {old.digest}
     assert await disk.get(old.digest) == old.body()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def use_up_descriptors():
+    """Takes every descriptor that this process may still have, until the end of the `with`."""
+
+    @contextlib.contextmanager
+    def use_up():
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 8, limits[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            yield
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    return use_up
+
+
+async def test_a_shortage_of_descriptors_passes(disk, tmp_path, use_up_descriptors):
+    """It says nothing about the disk: puts are refused while it lasts, no replica is called bad, and all is well after it."""
+    large, small, new = make_chunk(200_000), make_chunk(1000), make_chunk(200_000)
+    for chunk in (large, small):
+        await disk.put(chunk, 1)
+    with use_up_descriptors():
+        for attempt in (disk.put(new, 1), disk.get(large.digest)):
+            with pytest.raises(UnavailableError) as caught:
+                await attempt
+            assert caught.value.definite
+        assert await disk.get(small.digest) == small.body()
+        with pytest.raises(ChunkNotFoundError):
+            await disk.get(new.digest)
+    assert disk.reasons_against_writes() == []
+    assert await disk.list_lost("", 10) == []
+    assert await disk.get(large.digest) == large.body()
+    assert (await disk.put(new, 1)).created
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_a_commit_without_descriptors_fails_and_the_next_one_works(disk, monkeypatch):
+    """A folder that cannot be opened for its sync was not refused by the disk."""
+    chunk = make_chunk(200_000)
+    with monkeypatch.context() as short:
+        short.setattr(group_commit, "sync_directory", failing(errno.EMFILE))
+        with pytest.raises(UnavailableError) as caught:
+            await disk.put(chunk, 1)
+        assert caught.value.definite
+    assert disk.reasons_against_writes() == []
+    assert (await disk.put(chunk, 1)).created
+    assert await disk.get(chunk.digest) == chunk.body()
 
 
 async def test_a_disk_that_is_full_at_the_sync_refuses_one_put_only(disk, tmp_path, monkeypatch):
