@@ -39,6 +39,14 @@ return 1
 """
 """Takes what has just been recorded off the list of lost chunks, with the start index that it had."""
 
+_DROP_UNRECORDED: Final = """
+for index = 2, #KEYS do
+    if not redis.call('ZSCORE', KEYS[1], ARGV[index - 1]) then redis.call('UNLINK', KEYS[index]) end
+end
+return 1
+"""
+"""Drops bodies that have no entry in the record: a put that timed out may have arrived meanwhile."""
+
 _LOSE: Final = """
 local start_index = redis.call('ZSCORE', KEYS[2], ARGV[1])
 redis.call('UNLINK', KEYS[4])
@@ -226,6 +234,12 @@ async def drop_copies(client: Redis, digests: Iterable[str]) -> None:
     """Drop bodies only."""
     if keys := [_key(digest) for digest in digests]:
         await client.unlink(*keys)
+
+
+async def drop_unrecorded(client: Redis, digests: Iterable[str]) -> None:
+    """Drop the bodies of those that are not recorded, as one step."""
+    names = list(digests)
+    await client.eval(_DROP_UNRECORDED, len(names) + 1, RECORD_KEY, *map(_key, names), *names)
 
 
 async def first_recorded(client: Redis, count: int) -> list[tuple[str, int]]:

@@ -2,12 +2,13 @@
 
 At start, and whenever Redis comes back, its record names the chunks that were acknowledged there: those that are not in
 this process' memory are checked and moved to disk before Redis is used again. In between, removals that Redis did not hear
-are kept and done later; a removal that is forgotten leaves garbage, never a lost chunk.
+are kept and done later; a removal that is forgotten leaves garbage, never a lost chunk. Garbage is never served: a body in
+Redis counts as a copy only if the disk knows the chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -27,10 +28,14 @@ logger = structlog.get_logger(__name__)
 _PART: Final = 16
 """Chunks per step of the recovery: each may be as large as a chunk can be."""
 _MAX_OWED: Final = 10_000
+_LOST_PAGE: Final = 1000
 
 
 class Recovery:
-    """Keeps Redis and disk in step for `TieredStore`, which owns all the parts."""
+    """Keeps Redis and disk in step for `TieredStore`, which owns all the parts.
+
+    Invariant: while the record may name a chunk that is not in memory, `may_record` says so.
+    """
 
     def __init__(
         self, disk: DiskTier, link: RedisLink, unflushed: UnflushedChunks, hot: HotChunks, metrics: StorageMetrics
@@ -41,7 +46,8 @@ class Recovery:
         self._hot = hot
         self._metrics = metrics
         self._owed_removals: dict[str, None] = {}
-        self._owes_check = False
+        self._doubts: dict[str, int] = {}
+        self._doubt_count = 0
         self.has_read_record = False
         """Whether all that an earlier process left in the record is on disk; before, Redis may hold unknown chunks."""
 
@@ -51,36 +57,48 @@ class Recovery:
         Raises:
             UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
         """
+        # A doubt that arises from here on may be about a part of the record that was read before: it stays open.
+        doubts = dict(self._doubts)
         await self._remove_owed()
         moved = await self._move_recorded()
         if moved:
             logger.warning("moved acknowledged chunks from redis to disk", chunks=moved)
-        self._owes_check = False
+        for digest, number in doubts.items():
+            if self._doubts.get(digest) == number:
+                del self._doubts[digest]
         self.has_read_record = True
         await self._learn_copies()
 
-    @property
-    def may_record_more(self) -> bool:
-        """Whether the record of Redis may name chunks that are not in memory: those come back at the next recovery."""
-        return self._owes_check or (self._link.was_used_before and not self.has_read_record)
+    def may_record(self, digest: str) -> bool:
+        """Whether the record of Redis may name a chunk that is not in memory: it comes back at the next recovery."""
+        return digest in self._doubts or (self._link.was_used_before and not self.has_read_record)
 
-    def owe_check(self) -> None:
-        """A put ended without an answer: the record may name a chunk that the disk has acknowledged."""
-        self._owes_check = True
+    def doubt(self, digests: Iterable[str]) -> None:
+        """A change of the record ended without an answer: it may name these until it was read.
+
+        They are as few as fit into the buffer at a time, for without an answer Redis is soon out of use.
+        """
+        self._doubt_count += 1
+        self._doubts.update(dict.fromkeys(digests, self._doubt_count))
 
     def settle_debts(self) -> None:
         """Have what Redis did not hear, or did not answer, put right: it is taken out of use until `run` has compared."""
-        if self._link.is_usable and (self._owed_removals or self._owes_check):
+        if self._link.is_usable and (self._owed_removals or self._doubts):
             self._link.trip("an answer was lost; its record is compared with the disk")
 
     async def remove_from_redis(self, digest: str) -> bool:
-        """Take a deleted chunk out of Redis, now or as soon as it answers; whether it is out, durably."""
+        """Take a deleted chunk out of Redis, now or as soon as it answers; whether it is out, durably.
+
+        One in doubt is taken out once more before the record is read: a put that timed out may reach Redis after its
+        removal.
+        """
         self._owe([digest])
         try:
             await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         except (UnavailableError, DiskFullError):
             return False
-        self._owed_removals.pop(digest, None)
+        if digest not in self._doubts:
+            self._owed_removals.pop(digest, None)
         return True
 
     async def release_from_record(self, digests: Sequence[str]) -> bool:
@@ -88,7 +106,7 @@ class Recovery:
         try:
             await self._link.call(lambda client: chunk_keys.release(client, digests), changes=True)
         except (UnavailableError, DiskFullError):
-            self._owes_check = True
+            self.doubt(digests)
             return False
         return True
 
@@ -106,7 +124,9 @@ class Recovery:
 
     async def _remove_owed(self) -> None:
         # What was stored again since is not owed any more: then Redis may hold it rightly.
-        owed = [digest for digest in self._owed_removals if digest not in self._unflushed and digest not in self._hot]
+        for digest in [digest for digest in self._owed_removals if digest in self._unflushed or digest in self._hot]:
+            del self._owed_removals[digest]
+        owed = list(self._owed_removals)
         if owed:
             await self._link.probe(lambda client: chunk_keys.remove(client, owed))
         for digest in owed:
@@ -148,14 +168,36 @@ class Recovery:
             logger.error("redis lost an acknowledged chunk; it is to be fetched from another node", digest=digest)
 
     async def _learn_copies(self) -> None:
-        """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server."""
+        """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server.
+
+        What neither the disk nor the record knows was deleted while Redis did not hear it, and is dropped.
+        """
         cursor: int | None = None
         while cursor != 0:
             cursor, found = await self._scan(cursor or 0)
-            for digest, size_bytes in found:
-                if digest not in self._unflushed and digest not in self._hot:
-                    self._hot.add(digest, size_bytes)
+            strange = {d: size for d, size in found if d not in self._unflushed and d not in self._hot}
+            held = await self._held_or_lost(list(strange))
+            # One that was deleted since the disk was asked is owed.
+            for digest in held - self._owed_removals.keys():
+                self._hot.add(digest, strange[digest])
+            await self._drop_garbage(strange.keys() - held)
             await self._drop_now(self._hot.surplus())
+
+    async def _held_or_lost(self, digests: Sequence[str]) -> set[str]:
+        """Those that the disk holds or misses: of a chunk that it lost, the copy in Redis may be the last good replica."""
+        held = await self._disk.has(digests, None)
+        # Asked second: what was quarantined in between is on this list already.
+        missing = set(digests) - held
+        after = ""
+        while missing - held and (page := await self._disk.list_lost(after, _LOST_PAGE)):
+            held |= missing.intersection(lost.digest for lost in page)
+            after = page[-1].digest
+        return held
+
+    async def _drop_garbage(self, digests: Collection[str]) -> None:
+        if digests:
+            logger.warning("dropped copies in redis of chunks that are not held", chunks=len(digests))
+            await self._link.probe(lambda client: chunk_keys.drop_unrecorded(client, digests))
 
     async def _scan(self, cursor: int) -> tuple[int, list[tuple[str, int]]]:
         return await self._link.probe(lambda client: chunk_keys.scan_sizes(client, cursor))

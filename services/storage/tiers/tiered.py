@@ -141,6 +141,8 @@ class TieredStore:
             async with self._flushing:
                 self._unflushed.remove(digest)
                 is_out_of_redis = await self._recovery.remove_from_redis(digest)
+                if not is_out_of_redis:
+                    self._recovery.doubt([digest])  # its record is not in memory any more
                 await self._delete_flushed(digest)
                 if not is_out_of_redis:
                     raise _deletion_not_heard(digest)
@@ -192,11 +194,11 @@ class TieredStore:
         return without + self._disk.degradations()
 
     async def _delete_flushed(self, digest: str) -> bool:
-        is_in_redis = digest in self._hot or not self._link.is_usable
+        may_be_in_redis = digest in self._hot or not self._link.is_usable or self._recovery.may_record(digest)
         self._hot.remove(digest)
-        is_out_of_redis = not is_in_redis or await self._recovery.remove_from_redis(digest)
+        is_out_of_redis = not may_be_in_redis or await self._recovery.remove_from_redis(digest)
         was_held = await self._disk.delete(digest)
-        if not is_out_of_redis and self._recovery.may_record_more:
+        if not is_out_of_redis and self._recovery.may_record(digest):
             raise _deletion_not_heard(digest)
         return was_held
 
@@ -225,11 +227,11 @@ class TieredStore:
         except (UnavailableError, DiskFullError):
             # Whether Redis has it is unknown, so only the disk's word counts. If Redis does, recovery tidies up.
             self._unflushed.remove(chunk.digest)
-            self._recovery.owe_check()
+            self._recovery.doubt([chunk.digest])
             return await self._disk.put(chunk, start_index)
         except BaseException:
             self._unflushed.remove(chunk.digest)
-            self._recovery.owe_check()
+            self._recovery.doubt([chunk.digest])
             raise
         entry.is_acknowledged = True
         if self._unflushed.is_half_full():

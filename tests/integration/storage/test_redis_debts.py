@@ -1,0 +1,153 @@
+"""The tiered store on a real disk and a real Redis whose answers get lost: what was acknowledged stays so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from services.storage.disk.free_space import FreeSpace
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Chunk
+from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.tiers.disk import DiskTier, prepare_folder
+from services.storage.tiers.hot_chunks import HotChunks
+from services.storage.tiers.recovery import Recovery
+from services.storage.tiers.tiered import TieredStore
+from services.storage.tiers.unflushed import UnflushedChunks
+from shared.errors import ChunkNotFoundError
+from shared.units import KIB, MIB
+from tests.integration.storage.redis_proxy import RedisProxy
+from tests.integration.storage.support import REDIS_PASSWORD, RedisServer
+
+DEADLINE_S = 0.5
+"""Answers are held back for as long as a call lasts, so a busy machine makes no difference."""
+
+OpenStore = Callable[[], AbstractAsyncContextManager[TieredStore]]
+
+
+def make_chunk(size_bytes: int = 3000) -> Chunk:
+    body = os.urandom(size_bytes)
+    return Chunk(blake3(body).hexdigest(), len(body), (body,))
+
+
+@pytest.fixture
+async def proxy(redis: RedisServer) -> AsyncIterator[RedisProxy]:
+    async with RedisProxy(redis) as found:
+        yield found
+
+
+@pytest.fixture
+async def stranger(redis: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as client:
+        yield client
+
+
+def make_parts(root: Path, url: str) -> tuple[DiskTier, RedisLink, StorageMetrics]:
+    metrics = StorageMetrics(CollectorRegistry())
+    disk = DiskTier(root, space=FreeSpace(root, None, 99), metrics=metrics, small_limit_bytes=64 * KIB)
+    address = RedisAddress(url, REDIS_PASSWORD, "debts/test", root / "redis-claimed", root / "redis-limit")
+    return disk, RedisLink(address, deadline_s=DEADLINE_S, metrics=metrics), metrics
+
+
+@pytest.fixture
+def open_store(tmp_path: Path, proxy: RedisProxy) -> OpenStore:
+    """Opens the store on the same folder and the same Redis, as a new process would. It flushes only when it is told."""
+    prepare_folder(tmp_path)
+
+    @asynccontextmanager
+    async def open_it() -> AsyncIterator[TieredStore]:
+        disk, link, metrics = make_parts(tmp_path, proxy.url)
+        sizes = {"hot_limit_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
+        async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+            yield store
+
+    return open_it
+
+
+async def put_unheard(store: TieredStore, proxy: RedisProxy, chunk: Chunk) -> None:
+    """Redis records the chunk, and its answer comes too late."""
+    proxy.flowing.clear()
+    try:
+        assert (await store.put(chunk, 1)).tier == "disk"
+    finally:
+        proxy.flowing.set()
+
+
+async def test_a_put_that_redis_recorded_too_late_is_deleted_there_too(open_store, proxy, stranger):
+    """Redis' answer to a put is lost and the disk takes the chunk; an acknowledged deletion is not undone by the record."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        await put_unheard(store, proxy, chunk)
+        assert await stranger.zscore("trivet:record", chunk.digest) == 1
+        assert await store.delete(chunk.digest)
+        assert await stranger.zscore("trivet:record", chunk.digest) is None
+    async with open_store() as store:
+        assert await store.has([chunk.digest], None) == set()
+        with pytest.raises(ChunkNotFoundError):
+            await store.get(chunk.digest)
+
+
+async def test_a_flushed_chunk_that_redis_still_records_is_deleted_there_too(open_store, proxy, stranger):
+    """Redis' answer to the end of a flush is lost: its record goes on naming the chunk until the deletion."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        assert (await store.put(chunk, 1)).tier == "redis"
+        proxy.swallow = lambda request: b"ZREM" in request  # the end of the flush
+        assert [held.digest for held in await store.list_chunks("", "", 10)] == [chunk.digest]
+        proxy.swallow = lambda _: False
+        assert await stranger.zscore("trivet:record", chunk.digest) == 1
+        assert await store.delete(chunk.digest)
+        assert await stranger.zscore("trivet:record", chunk.digest) is None
+    async with open_store() as store:
+        assert await store.has([chunk.digest], None) == set()
+
+
+async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy, redis):
+    """While the record is read another put goes unanswered: whether that is recorded is not settled by this reading."""
+    before, both, later = (make_chunk().digest for _ in range(3))
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    async with disk, link:
+        recovery = Recovery(disk, link, UnflushedChunks(MIB), HotChunks(MIB), metrics)
+        await link.open(recovery.run)
+        recovery.doubt([before, both])
+        asked = asyncio.Event()
+        proxy.swallow = lambda request: b"ZRANGE" in request and asked.set()
+        proxy.flowing.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(recovery.run())
+            await asked.wait()
+            assert recovery.may_record(before)
+            recovery.doubt([both, later])
+            proxy.flowing.set()
+        assert [recovery.may_record(digest) for digest in (before, both, later)] == [False, True, True]
+        await recovery.run()
+        assert not any(recovery.may_record(digest) for digest in (before, both, later))
+
+
+async def test_a_chunk_deleted_while_redis_was_dead_is_not_served_from_there(open_store, redis, stranger):
+    """The removal is owed in memory only and forgotten by a restart: what the disk does not hold is no copy of anything."""
+    chunk, kept = make_chunk(), make_chunk()
+    async with open_store() as store:
+        for each in (chunk, kept):
+            assert (await store.put(each, 1)).tier == "redis"
+        assert len(await store.list_chunks("", "", 10)) == 2  # both are flushed, and stay in Redis as copies
+        redis.kill()
+        assert await store.delete(chunk.digest)
+    redis.start()
+    assert await stranger.exists(f"trivet:chunk:{chunk.digest}")
+    async with open_store() as store:
+        assert (await store.statuses())[1].chunk_count == 1
+        with pytest.raises(ChunkNotFoundError):
+            await store.get(chunk.digest)
+        assert await store.get(kept.digest) == kept.body()
+        assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
+        assert await stranger.exists(f"trivet:chunk:{kept.digest}")
