@@ -50,7 +50,7 @@ _PROBLEMS: Final = {
     413: "Larger than a chunk may be. Definite",
     416: "No byte of the range exists",
     503: "Overloaded, replica corrupt, or durability cannot be promised now; `definite` says whether it may have happened",
-    507: "No room; reads and deletes go on. Definite",
+    507: "No room; reads go on, and so do deletions, unless others took the reserve that they are written into. Definite",
 }
 _BYTES: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
@@ -117,7 +117,7 @@ def _add_head_and_delete(router: APIRouter, calls: ChunkCalls, store: ChunkStore
         summary="Forget one chunk, durably",
         status_code=204,
         response_class=Response,
-        responses={204: {"description": "Forgotten"}, **_problems(400, 404, 503)},
+        responses={204: {"description": "Forgotten"}, **_problems(400, 404, 503, 507)},
     )
     async def delete_chunk(digest: Digest) -> Response:
         """Returns after the deletion is fsynced."""
@@ -131,7 +131,7 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         tags=["chunks"],
         summary="Which of these chunks are held?",
         response_model=HasResponse,
-        responses=_problems(400, 413, 503),
+        responses=_problems(400, 413, 503, 507),
     )
     async def has_chunks(question: HasRequest) -> HasResponse:
         """With a start index, max(start index) is durable on every chunk that is reported."""

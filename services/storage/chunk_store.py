@@ -48,6 +48,7 @@ class ChunkStore:
         self._max_chunk_bytes = max_chunk_bytes
         self._typical_chunk_bytes = typical_chunk_bytes
         metrics.in_flight_bytes.set_function(lambda: budget.leased_bytes)
+        metrics.is_full.set_function(lambda: tier.shortage() is not None)
 
     async def put(
         self, digest: str, pieces: AsyncIterator[bytes], announced_bytes: int | None, start_index: int
@@ -108,7 +109,7 @@ class ChunkStore:
         return [digest for digest in digests if digest in held]
 
     async def delete(self, digest: str) -> None:
-        """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
+        """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, DiskFullError, UnavailableError."""
         if not await self._tier.delete(check_digest(digest)):
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
 
@@ -147,9 +148,15 @@ class ChunkStore:
         """Why puts are refused now; empty when they are not."""
         return self._tier.reasons_against_writes()
 
+    def is_accepting_writes(self) -> bool:
+        """Whether a typical chunk would be taken now."""
+        return not self._tier.reasons_against_writes() and self._tier.shortage() is None
+
     def degradations(self) -> list[str]:
         """What this node has to do without."""
-        return self._tier.degradations()
+        shortage = self._tier.shortage()
+        full = [] if shortage is None else [f"new chunks are refused: {shortage}"]
+        return full + self._tier.degradations()
 
     async def _receive(self, digest: str, pieces: AsyncIterator[bytes]) -> Chunk:
         hasher = blake3()

@@ -78,6 +78,22 @@ class StorageMetrics:
         self.disk_is_slow = Gauge(
             "trivet_storage_disk_slow", "1 while commits take longer than the disk should need", registry=registry
         )
+        self.capacity_bytes = Gauge(
+            "trivet_storage_capacity_bytes", "What this node may hold, as it last told", registry=registry
+        )
+        self.used_bytes = Gauge("trivet_storage_used_bytes", "Bytes of its chunks, as it last told", registry=registry)
+        self.disk_bytes = Gauge(
+            "trivet_storage_disk_bytes",
+            "The file system of the chunks at the last look: used, and free for this process",
+            ["part"],
+            registry=registry,
+        )
+        self.disk_inodes = Gauge(
+            "trivet_storage_disk_inodes", "Likewise; 0 where it reports none", ["part"], registry=registry
+        )
+        self.is_full = Gauge(
+            "trivet_storage_full", "1 while a typical chunk is refused for lack of room", registry=registry
+        )
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -51,7 +52,9 @@ class StorageNode:
     def __init__(self, settings: StorageSettings, metrics: StorageMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._space = FreeSpace(settings.data_dir, settings.capacity_bytes, settings.full_percent)
+        self._space = FreeSpace(
+            settings.data_dir, settings.capacity_bytes, settings.full_percent, settings.typical_chunk_bytes
+        )
         self._tier, weight = self._make_tiers()
         self._client = PeerClient(settings.cluster_keys(), max_connections=16)
         self._time = TimeClient(
@@ -114,12 +117,14 @@ class StorageNode:
 
     async def describe(self) -> NodeStatus:
         """The node about itself."""
-        tiers = await self.store.statuses()
+        tiers = await self.store.statuses()  # looks at the file system, too
+        self._metrics.capacity_bytes.set(_or_unknown(tiers[0].capacity_bytes))
+        self._metrics.used_bytes.set(_or_unknown(tiers[0].used_bytes))
         return NodeStatus(
             node_id=self._settings.node_id,
             cluster_id=self._settings.cluster_id,
             mode=self._settings.storage_mode,
-            is_accepting_writes=not self.store.reasons_against_writes(),
+            is_accepting_writes=self.store.is_accepting_writes(),
             capacity_bytes=tiers[0].capacity_bytes,
             used_bytes=tiers[0].used_bytes,
             chunk_count=_total([tier.sole_chunk_count for tier in tiers]),
@@ -173,6 +178,11 @@ class StorageNode:
             slow_commit_s=self._settings.slow_commit_ms / 1000,
             max_warm_files=self._settings.max_warm_files,
         )
+
+
+def _or_unknown(value: int | None) -> float:
+    """For a metric, whose 0 would be believed."""
+    return math.nan if value is None else value
 
 
 def _total(counts: list[int | None]) -> int | None:

@@ -88,6 +88,7 @@ class Tier(Protocol):
         """Those of `digests` that are held durably; with `start_index`, max(`start_index`) is durable on each of them.
 
         Raises:
+            DiskFullError: there is no room to write the start index down; definite.
             UnavailableError: the medium does not answer, or does not take the start index.
         """
 
@@ -95,6 +96,7 @@ class Tier(Protocol):
         """Forget a chunk durably, a lost one too; False when it was not held.
 
         Raises:
+            DiskFullError: not even the deletion can be written down, because others took the reserve; definite.
             UnavailableError: durability cannot be promised now; not definite once it was tried.
         """
 
@@ -134,6 +136,9 @@ class Tier(Protocol):
 
     def reasons_against_writes(self) -> list[str]:
         """Why puts are refused now, in words for /readyz; empty when they are not."""
+
+    def shortage(self) -> str | None:
+        """Why a typical chunk finds no room, as far as is known without asking; None when it does. Reads and deletes go on."""
 
     def degradations(self) -> list[str]:
         """What the tier has to do without and still keeps its promises, in words for /readyz."""

@@ -20,7 +20,7 @@ from services.storage.byte_budget import ByteBudget
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
-from shared.contracts.chunks import RefetchStatus
+from shared.contracts.chunks import RefetchStatus, TierStatus
 from shared.contracts.cluster import StorageNode
 from shared.errors import ChunkNotFoundError, TrivetError
 
@@ -59,6 +59,9 @@ class LosingTier(Protocol):
         """See `ports.Tier`."""
 
     async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`."""
+
+    async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
 
 
@@ -123,6 +126,7 @@ class Refetcher:
         """
         still_lost = 0
         after = ""
+        await self._publish_count()
         while page := await self._tier.list_lost(after, _PAGE):
             for lost in page:
                 outcome = await self._bring_back(lost.digest)
@@ -131,12 +135,18 @@ class Refetcher:
                     still_lost += 1
                     self._failed += 1
             after = page[-1].digest
-        self._metrics.lost_chunks.set(still_lost)
+            await self._publish_count()
         return still_lost
 
     def status(self, lost_chunks: int | None) -> RefetchStatus:
         """What was done since the start, beside what is lost now."""
         return RefetchStatus(lost_chunks=lost_chunks, fetched_chunks=self._fetched, failed_attempts=self._failed)
+
+    async def _publish_count(self) -> None:
+        """From the tier's own list and before anything else can fail: a walk that breaks off must not hide what is lost."""
+        status, *_ = await self._tier.statuses()
+        if status.lost_chunk_count is not None:
+            self._metrics.lost_chunks.set(status.lost_chunk_count)
 
     async def _bring_back(self, digest: str) -> Outcome:
         lease = await self._budget.lease(self._typical_chunk_bytes)

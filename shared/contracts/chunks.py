@@ -121,7 +121,11 @@ class RefetchStatus(WireModel):
 
 
 class NodeStatus(WireModel):
-    """A storage node about itself. `chunk_count` is over all tiers, and None while one of them does not know."""
+    """A storage node about itself. `chunk_count` is over all tiers, and None while one of them does not know.
+
+    `is_accepting_writes` is false while a typical chunk would be refused: durability cannot be promised, or there is no
+    room. It is for operators: who writes hears 503 or 507 and turns to another node. Reads and deletes may go on.
+    """
 
     node_id: str
     cluster_id: str

@@ -1,57 +1,113 @@
-"""Is there room? Refuses writes before the file system is really full, so that deletes and repairs still work."""
+"""Is there room? Refuses writes before the file system is really full, so that deletes and repairs still work.
+
+Asking the file system may hang with a sick disk, so only threads ask; what they heard last is kept for whoever must not wait.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from services.storage.metrics import StorageMetrics
 from shared.errors import DiskFullError
 
 
 @dataclass(frozen=True, slots=True)
+class SpaceUsage:
+    """A file system as `df` counts it: what only root may use is no room. Inodes are 0 where none are reported (btrfs)."""
+
+    size_bytes: int
+    used_bytes: int
+    free_bytes: int
+    used_inodes: int
+    free_inodes: int
+
+
 class FreeSpace:
-    """The room for chunks under `path`.
+    """The room for chunks under one folder. May be used from any thread."""
 
-    Attributes:
-        path: where chunks lie.
-        capacity_limit_bytes: what the operator grants this node, or None for the whole file system.
-        full_percent: from here on writes are refused, for bytes and for inodes alike.
-    """
+    def __init__(
+        self, path: Path, capacity_limit_bytes: int | None, full_percent: int, typical_chunk_bytes: int = 1
+    ) -> None:
+        """Ask nothing yet.
 
-    path: Path
-    capacity_limit_bytes: int | None
-    full_percent: int
+        Args:
+            path: where chunks lie.
+            capacity_limit_bytes: what the operator grants this node, or None for the whole file system.
+            full_percent: from here on writes are refused, for bytes and for inodes alike.
+            typical_chunk_bytes: a node without room for this much is called full.
+        """
+        self._path = path
+        self._capacity_limit_bytes = capacity_limit_bytes
+        self._full_percent = full_percent
+        self._typical_chunk_bytes = typical_chunk_bytes
+        self._usage: SpaceUsage | None = None
+
+    @property
+    def usage(self) -> SpaceUsage | None:
+        """What the file system said last; None before it was asked."""
+        return self._usage
+
+    def look(self) -> SpaceUsage:
+        """Ask the file system. Blocks for one system call."""
+        found = os.statvfs(self._path)
+        self._usage = SpaceUsage(
+            size_bytes=found.f_blocks * found.f_frsize,
+            used_bytes=(found.f_blocks - found.f_bfree) * found.f_frsize,
+            free_bytes=found.f_bavail * found.f_frsize,
+            used_inodes=found.f_files - found.f_ffree if found.f_files else 0,
+            free_inodes=found.f_favail if found.f_files else 0,
+        )
+        return self._usage
 
     def capacity_bytes(self) -> int:
         """What this node may hold at most. Blocks."""
-        found = os.statvfs(self.path)
-        size_bytes = found.f_blocks * found.f_frsize
-        return size_bytes if self.capacity_limit_bytes is None else min(size_bytes, self.capacity_limit_bytes)
+        size_bytes = self.look().size_bytes
+        return size_bytes if self._capacity_limit_bytes is None else min(size_bytes, self._capacity_limit_bytes)
 
     def check(self, incoming_bytes: int, used_bytes: int) -> None:
         """Pass while there is room for `incoming_bytes` more. Blocks for one system call.
 
         Args:
-            used_bytes: what this node's chunks take already; counts against `capacity_limit_bytes`.
+            used_bytes: what this node's chunks take already; counts against what the operator grants.
 
         Raises:
             DiskFullError: the reserve would be touched; definite.
         """
-        limit_bytes = self.capacity_limit_bytes
-        if limit_bytes is not None and (used_bytes + incoming_bytes) * 100 > limit_bytes * self.full_percent:
-            raise DiskFullError(
+        refusal = self._refusal(self.look(), incoming_bytes, used_bytes)
+        if refusal is not None:
+            raise refusal
+
+    def shortage(self, used_bytes: int) -> str | None:
+        """Why there was no room for a typical chunk at the last look; None if there was. Does not block."""
+        usage = self._usage
+        refusal = None if usage is None else self._refusal(usage, self._typical_chunk_bytes, used_bytes)
+        return None if refusal is None else refusal.message
+
+    def publish(self, metrics: StorageMetrics) -> None:
+        """Have `metrics` show the last look."""
+        for gauge, unit in ((metrics.disk_bytes, "bytes"), (metrics.disk_inodes, "inodes")):
+            for part in ("used", "free"):
+                gauge.labels(part=part).set_function(partial(self._shown, f"{part}_{unit}"))
+
+    def _shown(self, name: str) -> float:
+        return math.nan if self._usage is None else float(getattr(self._usage, name))
+
+    def _refusal(self, usage: SpaceUsage, incoming_bytes: int, used_bytes: int) -> DiskFullError | None:
+        limit_bytes = self._capacity_limit_bytes
+        if limit_bytes is not None and (used_bytes + incoming_bytes) * 100 > limit_bytes * self._full_percent:
+            return DiskFullError(
                 "This node holds as much as it was granted.", used_bytes=used_bytes, capacity_bytes=limit_bytes
             )
-        found = os.statvfs(self.path)
-        # As `df` counts: what only root may use is no room.
-        taken_bytes = (found.f_blocks - found.f_bfree) * found.f_frsize
-        total_bytes = taken_bytes + found.f_bavail * found.f_frsize
-        if (taken_bytes + incoming_bytes) * 100 > total_bytes * self.full_percent:
-            raise DiskFullError(
-                "The file system has reached its reserve.", used_bytes=taken_bytes, capacity_bytes=total_bytes
+        total_bytes = usage.used_bytes + usage.free_bytes
+        if (usage.used_bytes + incoming_bytes) * 100 > total_bytes * self._full_percent:
+            return DiskFullError(
+                "The file system has reached its reserve.", used_bytes=usage.used_bytes, capacity_bytes=total_bytes
             )
-        taken_inodes = found.f_files - found.f_ffree
-        # Some file systems (btrfs) make inodes as they go and report none.
-        if found.f_files and taken_inodes * 100 > (taken_inodes + found.f_favail) * self.full_percent:
-            raise DiskFullError("The file system has hardly any inodes left.", free_inodes=found.f_favail)
+        total_inodes = usage.used_inodes + usage.free_inodes
+        if usage.used_inodes * 100 > total_inodes * self._full_percent:
+            return DiskFullError("The file system has hardly any inodes left.", free_inodes=usage.free_inodes)
+        return None

@@ -251,6 +251,10 @@ class DiskTier:
         """See `ports.Tier`."""
         return [] if self.gate.reason is None else [self.gate.reason]
 
+    def shortage(self) -> str | None:
+        """See `ports.Tier`. Known since the last put, heartbeat or question for the status."""
+        return self._space.shortage(self._sums.total.used_bytes)
+
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         median_s = self._commit_latency.slow_median_s()
@@ -265,6 +269,8 @@ class DiskTier:
         self._files.open()
         self._committer = GroupCommitter(self._database, self.gate, self._take_over, self._commit_latency.observe)
         self._sums.fill(catalog.all_sizes(sql))
+        self._space.look()
+        self._space.publish(self._metrics)
 
     def _close(self) -> None:
         self._writes.close()

@@ -41,6 +41,8 @@ class RedisTier:
         self._metrics = metrics
         self._stack = AsyncExitStack()
         self._sums = RecordSums(self.list_chunks)
+        self._is_full = False
+        """Redis refused the last put for lack of room, and nothing was deleted since."""
 
     async def __aenter__(self) -> Self:
         """Connect; when Redis does not answer, go on and let /readyz say so."""
@@ -57,7 +59,12 @@ class RedisTier:
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
         with self._sums.changing(chunk.digest):
-            created = await self._batcher.put(RecordedChunk(chunk.digest, chunk.body(), start_index))
+            try:
+                created = await self._batcher.put(RecordedChunk(chunk.digest, chunk.body(), start_index))
+            except DiskFullError:
+                self._is_full = True
+                raise
+        self._is_full = False
         return PutOutcome(self.name, created)
 
     async def get(self, digest: str) -> bytes:
@@ -93,7 +100,9 @@ class RedisTier:
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
         with self._sums.changing(digest):
-            return await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True) == 1
+            removed = await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
+        self._is_full = False
+        return removed == 1
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
@@ -161,6 +170,10 @@ class RedisTier:
     def reasons_against_writes(self) -> list[str]:
         """See `ports.Tier`."""
         return [] if self._link.objection is None else [f"redis: {self._link.objection}"]
+
+    def shortage(self) -> str | None:
+        """See `ports.Tier`. By the last put: Redis is not asked in between."""
+        return "Redis has no room left." if self._is_full else None
 
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""

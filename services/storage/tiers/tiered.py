@@ -188,6 +188,10 @@ class TieredStore:
         """See `ports.Tier`."""
         return self._disk.reasons_against_writes()
 
+    def shortage(self) -> str | None:
+        """See `ports.Tier`."""
+        return self._disk.shortage()
+
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         without = [] if self._link.is_usable else ["redis is not used; the disk does its work"]

@@ -12,12 +12,14 @@ from shared.data_folder import claim_data_dir
 from shared.errors import (
     ChunkNotFoundError,
     DigestMismatchError,
+    DiskFullError,
     InvalidNameError,
     InvalidRequestError,
     PayloadTooLargeError,
     RangeNotSatisfiableError,
 )
-from tests.integration.storage.support import CLUSTER_ID, SECRET, StorageProcess, digest_of
+from shared.units import MIB
+from tests.integration.storage.support import CLUSTER_ID, SECRET, RedisServer, StorageProcess, digest_of
 
 LARGE = os.urandom(1024 * 1024)
 SMALL = os.urandom(4096)
@@ -48,6 +50,43 @@ async def test_a_chunk_goes_in_and_out_in_every_mode(node, client_of):
         with pytest.raises(ChunkNotFoundError):
             await client.get(digest)
         assert await client.has([digest]) == []
+
+
+@pytest.mark.parametrize("mode", ["disk", "redis", "tiered"])
+async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_node, client_of):
+    """From the first 507 on; a deletion is enough to have it take writes again."""
+    redis = RedisServer(tmp_path / "small-redis", maxmemory="12mb")
+    redis.start()
+    try:
+        node = start_node(mode=mode, redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(6 * MIB)})
+        client = client_of(node)
+        assert (await client.status())["is_accepting_writes"] is True
+        assert await client.metric("trivet_storage_full") == 0
+        held: list[bytes] = []
+
+        async def fill() -> None:
+            while len(held) < 20:
+                body = os.urandom(MIB)
+                await client.put(body)
+                held.append(body)
+
+        with pytest.raises(DiskFullError):
+            await fill()
+        assert (await client.status())["is_accepting_writes"] is False
+        assert await client.metric("trivet_storage_full") == 1
+        assert await client.metric("trivet_storage_used_bytes") >= len(held) * MIB
+        if mode != "redis":
+            assert await client.metric("trivet_storage_capacity_bytes") == 6 * MIB
+            assert await client.metric('trivet_storage_disk_bytes{part="free"}') > 0
+            assert await client.metric('trivet_storage_disk_inodes{part="used"}') > 0
+        assert [await client.get(digest_of(body)) for body in held] == held
+        for body in held[:2]:
+            await client.delete(digest_of(body))
+        assert (await client.status())["is_accepting_writes"] is True
+        assert await client.metric("trivet_storage_full") == 0
+        await client.put(os.urandom(MIB))
+    finally:
+        redis.kill()
 
 
 async def test_what_is_held_can_be_compared_and_listed(node, client_of):

@@ -21,6 +21,7 @@ class FakeTier:
         self.start_indexes: dict[str, int] = {}
         self.lost: dict[str, int] = {}
         self.put_error: TrivetError | None = None
+        self.full: str | None = None
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         if self.put_error is not None:
@@ -94,6 +95,9 @@ class FakeTier:
 
     def reasons_against_writes(self) -> list[str]:
         return [] if self.put_error is None else [self.put_error.message]
+
+    def shortage(self) -> str | None:
+        return self.full
 
     def degradations(self) -> list[str]:
         return []

@@ -77,6 +77,19 @@ async def test_what_the_tier_refuses_is_passed_on_and_counted(bench):
     assert bench.store.reasons_against_writes() == ["full"]
 
 
+async def test_a_node_without_room_says_so_until_there_is_room(bench):
+    """In its status, in what /readyz names, and as a metric; nothing has to be restarted."""
+    assert bench.store.is_accepting_writes()
+    assert bench.counted("trivet_storage_full") == 0
+    bench.tier.full = "There is no room."
+    assert not bench.store.is_accepting_writes()
+    assert bench.store.degradations() == ["new chunks are refused: There is no room."]
+    assert bench.store.reasons_against_writes() == [], "it still serves, so /readyz must not say 503"
+    assert bench.counted("trivet_storage_full") == 1
+    bench.tier.full = None
+    assert bench.store.is_accepting_writes()
+
+
 async def test_a_body_is_counted_until_it_is_released(bench):
     """A read occupies the budget with its true size until its sender is done; failed reads occupy nothing."""
     body = bytes(700)

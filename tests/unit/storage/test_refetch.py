@@ -148,6 +148,23 @@ async def test_the_loop_outlives_every_trouble(where, bench):
     loop.cancel()
 
 
+@pytest.mark.parametrize("trouble", ["no consensus", "no memory", "no room"])
+async def test_what_is_lost_is_shown_while_no_walk_reaches_its_end(trouble, bench):
+    """The gauge tells what the tier knows, not what the last complete walk counted: 0 after a start."""
+    for _ in range(3):
+        digest, body = bench.lose()
+        bench.peers.held["first"][digest] = body
+    if trouble == "no consensus":
+        bench.peers.error = LeaderUnavailableError("nobody leads")
+    elif trouble == "no memory":
+        await bench.budget.lease(MIB)
+    else:
+        bench.tier.put_error = DiskFullError("full")
+    with pytest.raises(TrivetError):
+        await bench.refetcher.walk()
+    assert bench.registry.get_sample_value("trivet_storage_lost_chunks") == 3
+
+
 async def test_more_lost_chunks_than_fit_on_a_page_all_come_back(bench):
     """The walk goes on where a page ended, whatever is restored on the way."""
     for number in range(200):
