@@ -23,6 +23,8 @@ from tests.integration.storage.support import CLUSTER_ID, SECRET, RedisServer, S
 
 LARGE = os.urandom(1024 * 1024)
 SMALL = os.urandom(4096)
+_PATIENT = {"TRIVET_REDIS_DEADLINE_MS": "5000", "TRIVET_REDIS_RECORD_DEADLINE_MS": "5000"}
+"""A busy test machine is no hung Redis."""
 
 
 @pytest.fixture(params=["disk", "redis", "tiered"])
@@ -58,7 +60,7 @@ async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_n
     redis = RedisServer(tmp_path / "small-redis", maxmemory="12mb")
     redis.start()
     try:
-        node = start_node(mode=mode, redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(6 * MIB)})
+        node = start_node(mode=mode, redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(6 * MIB), **_PATIENT})
         client = client_of(node)
         assert (await client.status())["is_accepting_writes"] is True
         assert await client.metric("trivet_storage_full") == 0
