@@ -12,11 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+import structlog
+
 from services.storage.redis_node.chunk_keys import RecordedChunk, get_many, put_recorded
 from services.storage.redis_node.link import RedisLink
 from shared.background_tasks import BackgroundTasks
-from shared.errors import TrivetError
+from shared.errors import TrivetError, UnavailableError
 from shared.units import KIB, MIB
+
+logger = structlog.get_logger(__name__)
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -75,16 +79,24 @@ class Batcher(Generic[ItemT, ResultT]):
             results = await self._send(
                 [waiting.item for waiting in batch], sum(waiting.size_bytes for waiting in batch)
             )
+            answered = list(zip(batch, results, strict=True))
         except TrivetError as error:
-            batch.extend(self._waiting)
-            self._waiting.clear()
-            for waiting in batch:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error)
+            self._fail(batch, error)
             return
-        for waiting, result in zip(batch, results, strict=True):
+        except Exception:
+            logger.exception("a batch for redis failed", name=self._name)
+            self._fail(batch, UnavailableError("Redis was not asked as it should be.", definite=False))
+            return
+        for waiting, result in answered:
             if not waiting.future.done():
                 waiting.future.set_result(result)
+
+    def _fail(self, batch: list[_Waiting[ItemT, ResultT]], error: TrivetError) -> None:
+        batch.extend(self._waiting)
+        self._waiting.clear()
+        for waiting in batch:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
 
     def _next_batch(self) -> list[_Waiting[ItemT, ResultT]]:
         batch = [self._waiting.popleft()]

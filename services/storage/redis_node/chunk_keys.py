@@ -12,12 +12,13 @@ record are copies of what is safe on disk, and may be dropped at any time. Score
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError
 
 RECORD_KEY: Final = "trivet:record"
 INDEX_KEY: Final = "trivet:index"
@@ -48,6 +49,8 @@ return 1
 """Drops bodies that have no entry in the record: a put that timed out may have arrived meanwhile."""
 
 _LOSE: Final = """
+local body = redis.call('GET', KEYS[4])
+if (body and redis.sha1hex(body) or '') ~= ARGV[2] then return 0 end
 local start_index = redis.call('ZSCORE', KEYS[2], ARGV[1])
 redis.call('UNLINK', KEYS[4])
 redis.call('ZREM', KEYS[3], ARGV[1])
@@ -56,7 +59,8 @@ redis.call('ZADD', KEYS[1], 'GT', start_index, ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """
-"""Moves a chunk from the record to the list of lost ones; 0 when it was not recorded."""
+"""Moves a chunk from the record to the list of lost ones, if its body is still the one that was seen; 0 when it was not
+recorded. No WATCH: its end waits for the server without a deadline when the server hangs."""
 
 _RESTORE: Final = """
 local start_index = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -119,7 +123,10 @@ async def get(client: Redis, digest: str) -> bytes | None:
 
 async def get_many(client: Redis, digests: Sequence[str]) -> list[bytes | None]:
     """The bytes of each, unchecked."""
-    return [_bytes(body) for body in await client.mget([_key(digest) for digest in digests])]
+    bodies = await client.mget([_key(digest) for digest in digests])
+    if len(bodies) != len(digests):
+        raise ResponseError("MGET gave another number of values than it was asked for")
+    return [_bytes(body) for body in bodies]
 
 
 async def get_recorded_size_bytes(client: Redis, digest: str) -> int | None:
@@ -155,18 +162,12 @@ async def remove(client: Redis, digests: Sequence[str]) -> int:
 
 async def lose_unless(client: Redis, digest: str, is_good: Callable[[bytes], bool]) -> bool:
     """Drop a chunk whose bytes are gone or not good, and remember it as lost, as one step; false when it was not recorded."""
-    async with client.pipeline(transaction=True) as pipeline:
-        await pipeline.watch(_key(digest))
-        body = _bytes(await pipeline.get(_key(digest)))
-        if body is not None and is_good(body):
-            return False
-        pipeline.multi()  # type: ignore[no-untyped-call]
-        pipeline.eval(_LOSE, 4, LOST_KEY, RECORD_KEY, INDEX_KEY, _key(digest), digest)
-        try:
-            (was_recorded,) = await pipeline.execute()
-        except WatchError:  # a good one was put in its place
-            return False
-    return bool(was_recorded)
+    body = await get(client, digest)
+    if body is not None and is_good(body):
+        return False
+    seen = "" if body is None else hashlib.sha1(body, usedforsecurity=False).hexdigest()
+    command: Any = client.eval  # typed for awaitable and not
+    return bool(await command(_LOSE, 4, LOST_KEY, RECORD_KEY, INDEX_KEY, _key(digest), digest, seen))
 
 
 async def restore(client: Redis, digest: str, body: bytes) -> bool:
@@ -270,9 +271,11 @@ async def count_recorded(client: Redis) -> tuple[int, int, int]:
     return int(count), int(lost_count), int(memory["used_memory"])
 
 
-def _bytes(value: bytes | str | None) -> bytes | None:
+def _bytes(value: object) -> bytes | None:
     """The client's types allow text, which it gives only when it is told to decode; ours is not."""
-    return value.encode() if isinstance(value, str) else value
+    if value is None or isinstance(value, bytes):
+        return value
+    raise ResponseError(f"a {type(value).__name__} came where bytes were meant")
 
 
 def _key(digest: str) -> str:

@@ -12,7 +12,14 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 OWNER_KEY: Final = "trivet:owner"
-_REQUIRED: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+_REQUIRED: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",  # else even `always` means never while the file is rewritten
+    "maxmemory-policy": "noeviction",
+}
+_PATTERNS: Final = ("append*", "no-appendfsync*", "maxmemory*")
+"""Not by name: servers before 7.0 take one per call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,16 @@ class Inspection:
 
 async def inspect(client: Redis, owner: str) -> Inspection:
     """Look at the server on behalf of `owner` (`<cluster>/<node>`). Raises RedisError, OSError."""
-    # By pattern, because servers before 7.0 take one name per call.
-    settings: dict[Any, Any] = await client.config_get("append*") | await client.config_get("maxmemory*")
+    pipeline = client.pipeline(transaction=False)
+    for pattern in _PATTERNS:
+        pipeline.config_get(pattern)
+    pipeline.get(OWNER_KEY)
+    *parts, holder = await pipeline.execute()
+    settings: dict[Any, Any] = {name: value for part in parts for name, value in part.items()}
     for name, needed in _REQUIRED.items():
         found = _text(settings.get(name, "unknown"))
         if found != needed:
             return Inspection(f"its {name} is {found!r}, and an acknowledgement needs {needed!r}")
-    holder = await client.get(OWNER_KEY)
     if holder is not None and _text(holder) != owner:
         return Inspection(f"it belongs to {_text(holder)}, not to {owner}", is_foreign=True)
     return Inspection(None, is_unclaimed=holder is None, limit_bytes=int(_text(settings["maxmemory"])))

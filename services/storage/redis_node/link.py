@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from services.storage.metrics import StorageMetrics
-from services.storage.redis_node.inspection import OWNER_KEY, claim, inspect
+from services.storage.redis_node.inspection import claim, inspect
 from shared.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
 from shared.units import MIB
@@ -86,6 +86,8 @@ class RedisLink:
         self.objection: str | None = "it was not asked yet"
         self.limit_bytes = _read_limit(address.limit_path)
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
+        self.was_used_before = address.claim_path.exists()
+        """Whether this node ever took the server for its own, in this process or an earlier one."""
         self._client = connect(address)
 
     async def __aenter__(self) -> Self:
@@ -100,11 +102,6 @@ class RedisLink:
     def is_usable(self) -> bool:
         """Whether calls are let through."""
         return self.objection is None
-
-    @property
-    def was_used_before(self) -> bool:
-        """Whether this node ever took the server for its own, in this process or an earlier one."""
-        return self._address.claim_path.exists()
 
     async def call(self, work: Work[ResultT], *, size_bytes: int = 0, changes: bool = False) -> ResultT:
         """Run `work` on the server within the deadline.
@@ -124,7 +121,8 @@ class RedisLink:
         except OutOfMemoryError as error:
             self._metrics.redis_failures.labels(reason="full").inc()
             raise DiskFullError("Redis is at its memory limit.") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Whatever it was: one flipped bit in an answer is a TypeError somewhere, and the disk has the chunk.
             self._note_failure(error)
             raise UnavailableError("Redis did not answer.", definite=not changes) from error
         self._failures = 0
@@ -134,7 +132,9 @@ class RedisLink:
         """Run `work` past the breaker; for recovery. Raises UnavailableError."""
         try:
             return await self._within(deadline_s, work)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            if not _is_expected(error):
+                logger.exception("redis answered with something else")
             raise UnavailableError(_describe(error)) from error
 
     def trip(self, objection: str) -> None:
@@ -200,18 +200,24 @@ class RedisLink:
         return True
 
     async def _watch(self) -> None:
-        """Until the next trip, but no longer than a moment; then check that the server still carries our name."""
+        """Until the next trip, but no longer than a moment; then look whether the server may still be trusted.
+
+        Anybody may change its settings while it runs: what was acknowledged since may be less durable than was promised, for
+        as long as one interval of this watch.
+        """
         try:
             async with asyncio.timeout(_WATCH_INTERVAL_S):
                 await self._tripped.wait()
         except TimeoutError:
             try:
-                holder = await self.probe(lambda client: client.get(OWNER_KEY))
+                found = await self.probe(lambda client: inspect(client, self._address.owner))
             except UnavailableError as error:
                 self.trip(error.message)
+                return
+            if found.objection is not None or found.is_unclaimed:
+                self.trip(found.objection or "it was emptied")
             else:
-                if holder != self._address.owner.encode():
-                    self.trip("it was emptied or taken over")
+                await self._note_limit(found.limit_bytes)
 
     async def _note_limit(self, limit_bytes: int | None) -> None:
         if limit_bytes == self.limit_bytes or limit_bytes is None:
@@ -232,6 +238,7 @@ class RedisLink:
         else:
             # One small file, once in a node's life.
             await asyncio.to_thread(replace_file, self._address.claim_path, self._address.owner.encode())
+            self.was_used_before = True
         is_ours = await self.probe(lambda client: claim(client, self._address.owner))
         return None if is_ours else "another node claimed it in the same moment"
 
@@ -241,7 +248,7 @@ class RedisLink:
 
     def _note_failure(self, error: Exception) -> None:
         self._metrics.redis_failures.labels(reason=_reason(error)).inc()
-        logger.warning("redis call failed", error=repr(error))
+        logger.warning("redis call failed", error=repr(error), exc_info=not _is_expected(error))
         self._failures += 1
         # One slow answer happens; a broken connection may mean a restarted, emptied server and needs a look at once.
         if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_TRIP:
@@ -255,9 +262,15 @@ def _read_limit(path: Path) -> int | None:
         return None
 
 
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, RedisError | OSError | TimeoutError)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timeout"
+    if not _is_expected(error):
+        return "nonsense"
     return "connection" if isinstance(error, RedisConnectionError | OSError) else "refused"
 
 
@@ -265,4 +278,6 @@ def _describe(error: Exception) -> str:
     """For /readyz, which anybody may ask: the kind of trouble, without addresses. The log has the rest."""
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
+    if not _is_expected(error):
+        return "its answer makes no sense"
     return "it cannot be reached" if isinstance(error, RedisConnectionError | OSError) else "it refused a command"

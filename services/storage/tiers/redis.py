@@ -72,7 +72,7 @@ class RedisTier:
         body = await self._link.call(lambda client: chunk_keys.get(client, digest))
         if body is not None and is_whole(body, digest):
             return body
-        if not await self._lose(digest) and body is None:
+        if not await self._lose(digest, is_absent=body is None) and body is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         # What Redis holds under this name is not the chunk: it is no longer held, so that a good replica can come back.
         self._metrics.corrupt.labels(tier=self.name).inc()
@@ -184,15 +184,21 @@ class RedisTier:
             lambda client: chunk_keys.recorded(client, digests, start_index), changes=start_index is not None
         )
 
-    async def _lose(self, digest: str) -> bool:
-        """Take a bad chunk out of service; whether it was recorded as held."""
+    async def _lose(self, digest: str, *, is_absent: bool) -> bool:
+        """Take a bad chunk out of service; whether it was recorded as held.
+
+        Raises:
+            UnavailableError: its bytes are absent, and whether they should be there is not known.
+        """
         try:
             with self._sums.changing(digest):
                 return await self._link.call(
                     lambda client: chunk_keys.lose_unless(client, digest, lambda body: is_whole(body, digest)),
                     changes=True,
                 )
-        except (UnavailableError, DiskFullError):
+        except (UnavailableError, DiskFullError) as error:
+            if is_absent:
+                raise UnavailableError("Redis did not say whether it holds the chunk.", digest=digest) from error
             logger.warning("a corrupt chunk could not be dropped and will be found again", digest=digest)
             return True
 
