@@ -89,7 +89,8 @@ class Tier(Protocol):
 
         Raises:
             DiskFullError: there is no room to write the start index down; definite.
-            UnavailableError: the medium does not answer, or does not take the start index.
+            UnavailableError: the medium does not answer, does not take the start index, or cannot tell of one of
+                `digests` whether it is held.
         """
 
     async def delete(self, digest: str) -> bool:

@@ -69,9 +69,17 @@ class Recovery:
         self.has_read_record = True
         await self._learn_copies()
 
+    @property
+    def is_record_unknown(self) -> bool:
+        """Whether an earlier process may have left acknowledged chunks in Redis that this one has not seen yet.
+
+        Ends when Redis was read once, also one that came back empty. Whatever happens to it later, memory has the rest.
+        """
+        return not self.has_read_record and self._link.was_used_before
+
     def may_record(self, digest: str) -> bool:
         """Whether the record of Redis may name a chunk that is not in memory: it comes back at the next recovery."""
-        return digest in self._doubts or (self._link.was_used_before and not self.has_read_record)
+        return digest in self._doubts or self.is_record_unknown
 
     def doubt(self, digests: Iterable[str]) -> None:
         """A change of the record ended without an answer: it may name these until it was read.

@@ -2,7 +2,9 @@
 
 A small chunk is acknowledged once it is fsynced in Redis' AOF, and moves to disk in a batch about a second later. A large
 one goes to disk at once. What was flushed stays in Redis as a copy while it is hot.
-Wherever Redis does not play along, the disk does the work: Redis costs speed, never a request.
+Wherever Redis does not play along, the disk does the work: Redis costs speed, never a request. Only a node that came up
+without the Redis that it used before does not know what it holds: what is on disk it serves, and beyond that it does not
+claim that anything is absent.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from services.storage.tiers.recovery import Recovery
 from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus
-from shared.errors import DiskFullError, OverloadedError, TrivetError, UnavailableError
+from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, TrivetError, UnavailableError
 from shared.partitions import SetSum
 from shared.units import MIB, NANOSECONDS_PER_SECOND
 
@@ -45,6 +47,7 @@ class TieredStore:
 
     Invariant: every acknowledged chunk is on disk, or in the record of Redis and in `_unflushed` at the same time.
     Invariant: the record of a digest is written once; until it is flushed, further puts of it go to disk.
+    Invariant: nothing is called absent, and no inventory is whole, before the record of Redis was read.
     """
 
     name = "tiered"
@@ -109,7 +112,14 @@ class TieredStore:
         if (copy := await self._get_copy(digest)) is not None:
             self._metrics.reads_by_place.labels(place="redis").inc()
             return copy
-        body = await self._disk.get(digest)
+        # Before the disk is asked: what a recovery moves there meanwhile may be missed.
+        is_record_unknown = self._recovery.is_record_unknown
+        try:
+            body = await self._disk.get(digest)
+        except ChunkNotFoundError as error:
+            if is_record_unknown:
+                raise _record_not_read() from error
+            raise
         self._metrics.reads_by_place.labels(place="disk").inc()
         if self._disk.is_small(len(body)) and self._link.is_usable and self._hot.earns_place(digest):
             self._start_promotion(digest, bytes(body))
@@ -119,17 +129,29 @@ class TieredStore:
         """See `ports.Tier`."""
         if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
             return len(unflushed.body)
-        return await self._disk.get_size_bytes(digest)
+        is_record_unknown = self._recovery.is_record_unknown
+        try:
+            return await self._disk.get_size_bytes(digest)
+        except ChunkNotFoundError as error:
+            if is_record_unknown:
+                raise _record_not_read() from error
+            raise
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
-        waiting = {digest for digest in digests if self._is_acknowledged(digest)}
+        is_record_unknown = self._recovery.is_record_unknown
+        held = {digest for digest in digests if self._is_acknowledged(digest)}
         if start_index is None:
-            return waiting | await self._disk.has(digests, None)
-        if waiting:
-            # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
-            await self._flush_all()
-        return await self._disk.has(digests, start_index)
+            held |= await self._disk.has(digests, None)
+        else:
+            if held:
+                # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
+                await self._flush_all()
+            held = await self._disk.has(digests, start_index)
+        if is_record_unknown and not held.issuperset(digests):
+            # Who asks takes what is left out for absent, and might put it, or count it as missing.
+            raise _record_not_read()
+        return held
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
@@ -143,18 +165,28 @@ class TieredStore:
                 is_out_of_redis = await self._recovery.remove_from_redis(digest)
                 if not is_out_of_redis:
                     self._recovery.doubt([digest])  # its record is not in memory any more
-                await self._delete_flushed(digest)
+                try:
+                    await self._delete_flushed(digest)
+                except TrivetError as error:
+                    if not error.definite:
+                        raise
+                    # It is gone from memory and Redis, whatever the disk refused.
+                    raise UnavailableError(
+                        "The disk did not take the deletion, of which a part is done.", definite=False, digest=digest
+                    ) from error
                 if not is_out_of_redis:
                     raise _deletion_not_heard(digest)
                 return True
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`. What only Redis has is moved to disk first, which leaves one place to look."""
+        self._check_record_is_known()
         await self._flush_all()
         return await self._disk.list_chunks(prefix, after, limit)
 
     async def sums(self, group: int | None) -> list[SetSum]:
         """See `ports.Tier`."""
+        self._check_record_is_known()
         await self._flush_all()
         return await self._disk.sums(group)
 
@@ -195,7 +227,13 @@ class TieredStore:
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         without = [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+        if self._recovery.is_record_unknown:
+            without.append("what redis has acknowledged is not known yet: only what is on disk can be read")
         return without + self._disk.degradations()
+
+    def _check_record_is_known(self) -> None:
+        if self._recovery.is_record_unknown:
+            raise _record_not_read()
 
     async def _delete_flushed(self, digest: str) -> bool:
         may_be_in_redis = digest in self._hot or not self._link.is_usable or self._recovery.may_record(digest)
@@ -326,6 +364,10 @@ class TieredStore:
 
     def _lag_s(self) -> float:
         return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
+
+
+def _record_not_read() -> UnavailableError:
+    return UnavailableError("What Redis holds is not known yet, and a chunk may be there.")
 
 
 def _deletion_not_heard(digest: str) -> UnavailableError:

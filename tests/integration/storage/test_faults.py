@@ -187,8 +187,10 @@ async def test_a_node_whose_redis_does_not_answer_never_says_that_it_is_empty(mo
     node = start_node(mode=mode, redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
     await until_redis_is(client, available=True)
-    for _ in range(3):
-        await client.put(os.urandom(3000))
+    bodies = [os.urandom(3000) for _ in range(3)]
+    for body in bodies:
+        await client.put(body)
+    digest = digest_of(bodies[0])
     status = await client.status()
     assert status["chunk_count"] == 3
     assert [tier["sole_chunk_count"] for tier in status["tiers"]] == ([3] if mode == "redis" else [0, 3])
@@ -199,9 +201,24 @@ async def test_a_node_whose_redis_does_not_answer_never_says_that_it_is_empty(mo
     assert restarted["chunk_count"] is None
     # What it can hold is remembered: a node that told 0 would lose its weight in placement.
     assert restarted["capacity_bytes"] == status["capacity_bytes"] > 0
+    client = client_of(node)
+    for ask in (client.get, lambda digest: client.has([digest]), lambda digest: client.has([digest], 7)):
+        with pytest.raises(UnavailableError):
+            await ask(digest)
+    for path in ("/v1/chunks", "/v1/partitions", "/v1/partitions/00"):
+        with pytest.raises(UnavailableError):
+            await client.ask(path)
+    if mode == "tiered":
+        # What is on disk is served as ever, and writes go on.
+        on_disk = os.urandom(4000)
+        assert (await client.put(on_disk))["tier"] == "disk"
+        assert await client.get(digest_of(on_disk)) == on_disk
+        assert await client.has([digest_of(on_disk)], 7) == [digest_of(on_disk)]
     redis.start()
-    await until_redis_is(client_of(node), available=True)
-    assert (await client_of(node).status())["chunk_count"] == 3
+    await until_redis_is(client, available=True)
+    await assert_all_there(client, {digest_of(body): len(body) for body in bodies})
+    with pytest.raises(ChunkNotFoundError):
+        await client.get("ab" * 32)
 
 
 async def test_an_emptied_redis_loses_nothing_while_the_node_lives(start_node, redis, client_of):

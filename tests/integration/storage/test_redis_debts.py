@@ -22,10 +22,10 @@ from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.recovery import Recovery
 from services.storage.tiers.tiered import TieredStore
 from services.storage.tiers.unflushed import UnflushedChunks
-from shared.errors import ChunkNotFoundError
+from shared.errors import ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
-from tests.integration.storage.support import REDIS_PASSWORD, RedisServer
+from tests.integration.storage.support import REDIS_PASSWORD, RedisServer, poll
 
 DEADLINE_S = 0.5
 """Answers are held back for as long as a call lasts, so a busy machine makes no difference."""
@@ -110,6 +110,25 @@ async def test_a_flushed_chunk_that_redis_still_records_is_deleted_there_too(ope
         assert await store.has([chunk.digest], None) == set()
 
 
+async def test_a_deletion_that_the_disk_refuses_halfway_is_not_definite(tmp_path, proxy):
+    """The chunk is gone from memory and Redis when the disk stops taking changes: that is no "certainly not deleted"."""
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    sizes = {"hot_limit_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
+    chunk, other = make_chunk(), make_chunk()
+    async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+        for each in (chunk, other):
+            assert (await store.put(each, 1)).tier == "redis"
+        proxy.swallow = lambda request: b"UNLINK" in request and disk.gate.close("a test")
+        with pytest.raises(UnavailableError) as caught:
+            await store.delete(chunk.digest)
+        assert not caught.value.definite
+        with pytest.raises(UnavailableError) as caught:  # nothing was tried
+            await store.delete(other.digest)
+        assert caught.value.definite
+        assert await store.get(other.digest) == other.body()
+
+
 async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy, redis):
     """While the record is read another put goes unanswered: whether that is recorded is not settled by this reading."""
     before, both, later = (make_chunk().digest for _ in range(3))
@@ -151,3 +170,43 @@ async def test_a_chunk_deleted_while_redis_was_dead_is_not_served_from_there(ope
         assert await store.get(kept.digest) == kept.body()
         assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
         assert await stranger.exists(f"trivet:chunk:{kept.digest}")
+
+
+async def test_a_redis_that_dies_or_is_emptied_after_it_was_read_leaves_nothing_unknown(open_store, redis):
+    """Memory has what the disk lacks, so absent is absent; and an emptied Redis has been read, too."""
+    unknown, chunk = make_chunk().digest, make_chunk()
+    async with open_store() as store:
+        assert (await store.put(chunk, 1)).tier == "redis"
+        redis.kill()
+        assert await store.has([unknown, chunk.digest], None) == {chunk.digest}
+        await assert_absence_is_certain(store, unknown)
+    redis.wipe()
+    redis.start()
+    async with open_store() as store:
+        await assert_absence_is_certain(store, unknown)
+        assert await store.get(chunk.digest) == chunk.body()
+
+
+async def assert_absence_is_certain(store: TieredStore, digest: str) -> None:
+    for ask in (store.get, store.get_size_bytes):
+        with pytest.raises(ChunkNotFoundError):
+            await ask(digest)
+    assert len(await store.list_chunks("", "", 10)) == 1
+    assert sum(found.chunk_count for found in await store.sums(None)) == 1
+    assert not any("not known" in reason for reason in store.degradations())
+
+
+async def test_a_node_that_has_not_read_its_redis_says_so(open_store, redis, monkeypatch):
+    """It is degraded, and does not take for absent what may be in Redis; it knows as soon as Redis answers."""
+    monkeypatch.setattr("services.storage.redis_node.link._START_PATIENCE_S", 0.0)
+    async with open_store():
+        pass
+    redis.kill()
+    async with open_store() as store:
+        assert any("not known" in reason for reason in store.degradations())
+        with pytest.raises(UnavailableError):
+            await store.get("ab" * 32)
+        redis.start()
+        await poll(lambda: not any("not known" in reason for reason in store.degradations()))
+        with pytest.raises(ChunkNotFoundError):
+            await store.get("ab" * 32)
