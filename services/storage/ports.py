@@ -122,6 +122,8 @@ class Tier(Protocol):
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
         """Up to `limit` lost chunks in order of digests, those after `after`. The list survives restarts.
 
+        What the tier can put back from a copy of its own is put back first, and is not lost.
+
         Raises:
             UnavailableError: the medium does not answer.
         """

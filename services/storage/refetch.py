@@ -1,6 +1,7 @@
 """Brings back the chunks of which this node found its own replica bad or gone: asks the peers in placement order.
 
 The tier remembers durably which chunks are lost (`ports.Tier.list_lost`); this loop walks over that list until it is empty.
+What a tier can restore from another copy of its own it does not list.
 What comes is checked against its digest and stored only if the chunk is still lost, so that a deleted chunk stays deleted.
 Reads never wait for it: the gateway has other replicas.
 """

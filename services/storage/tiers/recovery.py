@@ -21,7 +21,7 @@ from services.storage.redis_node.link import RedisLink
 from services.storage.tiers.disk import DiskTier, SmallChunk
 from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.unflushed import UnflushedChunks
-from shared.errors import DiskFullError, UnavailableError
+from shared.errors import DiskFullError, TrivetError, UnavailableError
 
 logger = structlog.get_logger(__name__)
 
@@ -125,6 +125,17 @@ class Recovery:
         except (UnavailableError, DiskFullError):
             self._owe(digests)
 
+    async def restore(self, digest: str, body: bytes) -> bool:
+        """Put a chunk that the disk has lost back from its copy, which is whole; whether it is not lost any more."""
+        try:
+            is_restored = await self._disk.restore(Chunk(digest, len(body), (body,)))
+        except TrivetError as error:
+            logger.warning("a lost chunk was not restored from redis", digest=digest, error=error.message)
+            return False
+        if is_restored:
+            logger.info("a lost chunk was restored from its copy in redis", digest=digest)
+        return True
+
     def _owe(self, digests: Sequence[str]) -> None:
         self._owed_removals.update(dict.fromkeys(digests))
         while len(self._owed_removals) > _MAX_OWED:
@@ -178,29 +189,37 @@ class Recovery:
     async def _learn_copies(self) -> None:
         """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server.
 
-        What neither the disk nor the record knows was deleted while Redis did not hear it, and is dropped.
+        What neither the disk nor the record knows was deleted while Redis did not hear it, and is dropped. What the disk has
+        lost is restored: the copy may be the last good replica.
         """
         cursor: int | None = None
         while cursor != 0:
             cursor, found = await self._scan(cursor or 0)
             strange = {d: size for d, size in found if d not in self._unflushed and d not in self._hot}
-            held = await self._held_or_lost(list(strange))
+            held = await self._disk.has(list(strange), None)
+            # Asked second: what was quarantined in between is lost already.
+            lost = await self._lost_of(strange.keys() - held)
+            for start in range(0, len(lost), _PART):
+                await self._restore_from_copies(lost[start : start + _PART])
             # One that was deleted since the disk was asked is owed.
-            for digest in held - self._owed_removals.keys():
+            for digest in held.union(lost) - self._owed_removals.keys():
                 self._hot.add(digest, strange[digest])
-            await self._drop_garbage(strange.keys() - held)
+            await self._drop_garbage(strange.keys() - held.union(lost))
             await self._drop_now(self._hot.surplus())
 
-    async def _held_or_lost(self, digests: Sequence[str]) -> set[str]:
-        """Those that the disk holds or misses: of a chunk that it lost, the copy in Redis may be the last good replica."""
-        held = await self._disk.has(digests, None)
-        # Asked second: what was quarantined in between is on this list already.
-        missing = set(digests) - held
+    async def _lost_of(self, missing: Collection[str]) -> list[str]:
+        lost: list[str] = []
         after = ""
-        while missing - held and (page := await self._disk.list_lost(after, _LOST_PAGE)):
-            held |= missing.intersection(lost.digest for lost in page)
+        while len(lost) < len(missing) and (page := await self._disk.list_lost(after, _LOST_PAGE)):
+            lost += [chunk.digest for chunk in page if chunk.digest in missing]
             after = page[-1].digest
-        return held
+        return lost
+
+    async def _restore_from_copies(self, digests: Sequence[str]) -> None:
+        bodies = await self._link.probe(lambda client: chunk_keys.get_many(client, digests))
+        for digest, body in zip(digests, bodies, strict=True):
+            if body is not None and is_whole(body, digest):
+                await self.restore(digest, body)
 
     async def _drop_garbage(self, digests: Collection[str]) -> None:
         if digests:

@@ -191,8 +191,12 @@ class TieredStore:
         return await self._disk.sums(group)
 
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
-        """See `ports.Tier`."""
-        return await self._disk.list_lost(after, limit)
+        """See `ports.Tier`. What a copy in Redis can replace is restored from it first, and not listed."""
+        while page := await self._disk.list_lost(after, limit):
+            if left := [lost for lost in page if not await self._restore_from_copy(lost.digest)]:
+                return left
+            after = page[-1].digest
+        return []
 
     async def restore(self, chunk: Chunk) -> bool:
         """See `ports.Tier`. To disk at once: nobody waits for it."""
@@ -286,7 +290,10 @@ class TieredStore:
 
     async def _get_copy(self, digest: str) -> bytes | None:
         """A whole copy from Redis, or None; every kind of trouble there is a miss."""
-        if digest not in self._hot or not self._link.is_usable:
+        return await self._read_copy(digest) if digest in self._hot else None
+
+    async def _read_copy(self, digest: str) -> bytes | None:
+        if not self._link.is_usable:
             return None
         try:
             body = await self._reads.get(digest)
@@ -300,6 +307,11 @@ class TieredStore:
             self._metrics.corrupt.labels(tier="redis").inc()
             logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
         return None
+
+    async def _restore_from_copy(self, digest: str) -> bool:
+        """Put a chunk that the disk has lost back from Redis; whether it is not lost any more."""
+        body = await self._read_copy(digest)
+        return body is not None and await self._recovery.restore(digest, body)
 
     def _start_promotion(self, digest: str, body: bytes) -> None:
         try:
@@ -360,7 +372,15 @@ class TieredStore:
 
     async def _shrink(self, reserved_bytes: int = 0) -> None:
         if leaving := self._hot.surplus(reserved_bytes):
-            await self._recovery.drop_copies(leaving)
+            await self._recovery.drop_copies(await self._rescue(leaving))
+
+    async def _rescue(self, leaving: Sequence[str]) -> list[str]:
+        """Restore what is about to leave Redis and is nowhere else, because the disk's replica was found bad; what may leave.
+
+        The others stay in Redis until the next recovery looks at them.
+        """
+        held = await self._disk.has(leaving, None)
+        return [digest for digest in leaving if digest in held or await self._restore_from_copy(digest)]
 
     def _lag_s(self) -> float:
         return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND

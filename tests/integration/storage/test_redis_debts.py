@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,14 @@ from redis.asyncio import Redis
 
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk
+from services.storage.ports import Chunk, LostChunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.tiers.disk import DiskTier, prepare_folder
 from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.recovery import Recovery
 from services.storage.tiers.tiered import TieredStore
 from services.storage.tiers.unflushed import UnflushedChunks
-from shared.errors import ChunkNotFoundError, UnavailableError
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
 from tests.integration.storage.support import REDIS_PASSWORD, RedisServer, poll
@@ -210,3 +212,76 @@ async def test_a_node_that_has_not_read_its_redis_says_so(open_store, redis, mon
         await poll(lambda: not any("not known" in reason for reason in store.degradations()))
         with pytest.raises(ChunkNotFoundError):
             await store.get("ab" * 32)
+
+
+def damage_packed(root: Path, digest: str) -> None:
+    """Change the replica on disk."""
+    with sqlite3.connect(root / "catalog.sqlite") as sql:
+        of_chunk = "WHERE id = (SELECT packed_id FROM chunks WHERE digest = ?)"
+        changed = sql.execute(f"UPDATE packed SET body = x'00' {of_chunk}", (bytes.fromhex(digest),))
+        assert changed.rowcount == 1
+    sql.close()
+
+
+@dataclass
+class Bench:
+    """A store, its disk, and a chunk that is flushed, hot, and bad on disk, which was found out."""
+
+    store: TieredStore
+    disk: DiskTier
+    chunk: Chunk
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, proxy: RedisProxy) -> AsyncIterator[Bench]:
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    sizes = {"hot_limit_bytes": 100 * KIB, "write_behind_bytes": 200 * KIB}
+    chunk = make_chunk()
+    async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+        assert (await store.put(chunk, 7)).tier == "redis"
+        assert len(await store.list_chunks("", "", 10)) == 1
+        damage_packed(tmp_path, chunk.digest)
+        with pytest.raises(ChunkCorruptError):
+            await disk.reread(chunk.digest)  # the scrub
+        assert await disk.list_lost("", 10) == [LostChunk(chunk.digest, 7)]
+        assert await store.get(chunk.digest) == chunk.body()
+        yield Bench(store, disk, chunk)
+
+
+async def assert_restored(bench: Bench) -> None:
+    assert await bench.disk.list_lost("", 10) == []
+    assert await bench.disk.get(bench.chunk.digest) == bench.chunk.body()
+    (held,) = [held for held in await bench.store.list_chunks("", "", 10) if held.digest == bench.chunk.digest]
+    assert held.start_index == 7
+
+
+async def test_a_chunk_that_the_disk_lost_is_restored_from_the_copy_in_redis(bench):
+    """The last good replica may be the node's own: whoever would fetch the chunk from a peer is not told that it is lost."""
+    assert await bench.store.list_lost("", 10) == []
+    await assert_restored(bench)
+
+
+async def test_the_last_good_replica_does_not_leave_redis(bench):
+    """Other chunks need the room: what the disk has lost goes back there before its copy is dropped."""
+    for chunk in [make_chunk(30_000) for _ in range(4)]:
+        assert (await bench.store.put(chunk, 1)).tier == "redis"
+    await bench.store.sums(None)  # flushes them
+    await assert_restored(bench)
+
+
+async def test_the_last_good_replica_is_found_by_a_new_process(open_store, proxy, tmp_path, stranger):
+    """What is in Redis and neither held nor recorded is garbage, unless the disk has lost it: then it is restored."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        await store.put(chunk, 7)
+    damage_packed(tmp_path, chunk.digest)
+    disk, _, _ = make_parts(tmp_path, proxy.url)
+    async with disk:
+        with pytest.raises(ChunkCorruptError):
+            await disk.reread(chunk.digest)
+    assert await stranger.exists(f"trivet:chunk:{chunk.digest}")
+    async with open_store() as store:
+        assert await store.has([chunk.digest], None) == {chunk.digest}
+        assert await store.get(chunk.digest) == chunk.body()
+        assert await store.list_lost("", 10) == []
