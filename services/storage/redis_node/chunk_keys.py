@@ -210,10 +210,9 @@ async def rebuild_index(client: Redis) -> None:
     await client.unlink(INDEX_KEY)
     cursor: int | None = None
     while cursor != 0:
-        entries: Any
-        cursor, entries = await client.zscan(RECORD_KEY, cursor or 0, count=_SCAN_COUNT)
+        cursor, entries = await scan_recorded(client, cursor or 0)
         if entries:
-            await client.zadd(INDEX_KEY, dict.fromkeys([member.decode() for member, _ in entries], 0))
+            await client.zadd(INDEX_KEY, dict.fromkeys([digest for digest, _ in entries], 0))
 
 
 async def scrub_position(client: Redis) -> str:
@@ -243,10 +242,14 @@ async def drop_unrecorded(client: Redis, digests: Iterable[str]) -> None:
     await client.eval(_DROP_UNRECORDED, len(names) + 1, RECORD_KEY, *map(_key, names), *names)
 
 
-async def first_recorded(client: Redis, count: int) -> list[tuple[str, int]]:
-    """Up to `count` digests of the record with their start indexes."""
-    entries: Any = await client.zrange(RECORD_KEY, 0, count - 1, withscores=True)
-    return [(member.decode(), int(score)) for member, score in entries]
+async def scan_recorded(client: Redis, cursor: int) -> tuple[int, list[tuple[str, int]]]:
+    """One step over the record: the next cursor (0 at the end), digests and start indexes.
+
+    A chunk that is recorded throughout the walk is met, once or more, whatever comes and goes meanwhile.
+    """
+    entries: Any
+    cursor, entries = await client.zscan(RECORD_KEY, cursor, count=_SCAN_COUNT)
+    return int(cursor), [(member.decode(), int(score)) for member, score in entries]
 
 
 async def scan_sizes(client: Redis, cursor: int) -> tuple[int, list[tuple[str, int]]]:

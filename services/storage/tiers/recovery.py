@@ -153,17 +153,21 @@ class Recovery:
 
     async def _move_recorded(self) -> int:
         """Bring every chunk of the record to disk that is neither there nor in memory; how many were moved."""
-        moved = skipped = 0
-        while entries := (await self._first_recorded(skipped + _PART))[skipped:]:
-            # Those in memory will be flushed from there.
-            foreign = {digest: start_index for digest, start_index in entries if digest not in self._unflushed}
-            skipped += len(entries) - len(foreign)
-            if foreign:
-                moved += await self._move(foreign)
+        moved = 0
+        cursor: int | None = None
+        while cursor != 0:
+            # By cursor and not by rank: an end of a flush that is under way still shortens the record.
+            cursor, entries = await self._scan_record(cursor or 0)
+            for start in range(0, len(entries), _PART):
+                part = entries[start : start + _PART]
+                # Those in memory will be flushed from there.
+                foreign = {digest: start_index for digest, start_index in part if digest not in self._unflushed}
+                if foreign:
+                    moved += await self._move(foreign)
         return moved
 
-    async def _first_recorded(self, count: int) -> list[tuple[str, int]]:
-        return await self._link.probe(lambda client: chunk_keys.first_recorded(client, count))
+    async def _scan_record(self, cursor: int) -> tuple[int, list[tuple[str, int]]]:
+        return await self._link.probe(lambda client: chunk_keys.scan_recorded(client, cursor))
 
     async def _move(self, start_indexes: Mapping[str, int]) -> int:
         digests = list(start_indexes)

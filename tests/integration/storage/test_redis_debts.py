@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from services.storage.disk.free_space import FreeSpace
@@ -23,7 +24,7 @@ from services.storage.tiers.disk import DiskTier, prepare_folder
 from services.storage.tiers.hot_chunks import HotChunks
 from services.storage.tiers.recovery import Recovery
 from services.storage.tiers.tiered import TieredStore
-from services.storage.tiers.unflushed import UnflushedChunks
+from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
@@ -141,7 +142,7 @@ async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy
         await link.open(recovery.run)
         recovery.doubt([before, both])
         asked = asyncio.Event()
-        proxy.swallow = lambda request: b"ZRANGE" in request and asked.set()
+        proxy.swallow = lambda request: b"ZSCAN" in request and asked.set()
         proxy.flowing.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(recovery.run())
@@ -152,6 +153,32 @@ async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy
         assert [recovery.may_record(digest) for digest in (before, both, later)] == [False, True, True]
         await recovery.run()
         assert not any(recovery.may_record(digest) for digest in (before, both, later))
+
+
+async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_path, proxy, redis):
+    """A flush that is under way takes its chunks out of the record between two steps of a recovery: no other is passed over."""
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    unflushed, chunk = UnflushedChunks(MIB), make_chunk()
+    in_memory = [os.urandom(32).hex() for _ in range(2000)]
+    for digest in in_memory:
+        unflushed.add(UnflushedChunk(digest, b"", 1, 0))
+    questions = 0
+
+    def flush_between(request: bytes) -> None:
+        nonlocal questions
+        questions += b"trivet:record" in request
+        if questions == 2:
+            other.zrem("trivet:record", *in_memory)
+
+    async with disk, link:
+        with BlockingRedis.from_url(redis.url, password=REDIS_PASSWORD) as other:
+            other.set(f"trivet:chunk:{chunk.digest}", chunk.body())
+            other.zadd("trivet:record", {**dict.fromkeys(in_memory, 1), chunk.digest: 2})
+            proxy.swallow = flush_between
+            await Recovery(disk, link, unflushed, HotChunks(MIB), metrics).run()
+        assert questions >= 2
+        assert await disk.get(chunk.digest) == chunk.body()
 
 
 async def test_a_chunk_deleted_while_redis_was_dead_is_not_served_from_there(open_store, redis, stranger):
