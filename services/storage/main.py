@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import structlog
 from fastapi import FastAPI
-from redis.exceptions import RedisError
 
 from services.storage.api import build_router
 from services.storage.chunk_lane import ChunkLane
@@ -24,6 +24,8 @@ from shared.request_signing import RequestVerifier
 from shared.service_app import create_app, serve
 from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
+
+logger = structlog.get_logger(__name__)
 
 _REDIS_LOOK_S = 1.0
 
@@ -74,8 +76,8 @@ def refuse_unusable_redis(settings: StorageSettings) -> None:
 
     try:
         asyncio.run(look())
-    except (RedisError, OSError, TimeoutError):
-        return
+    except Exception as error:  # noqa: BLE001 - whatever it says, the node looks again while it runs, and can do without
+        logger.warning("redis could not be looked at before the start", error=str(error))
 
 
 if __name__ == "__main__":
