@@ -8,6 +8,7 @@ Functions that change something run inside a `group_commit.Transaction`; functio
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,19 @@ from pathlib import Path
 from typing import Final
 
 from services.storage.disk.group_commit import Transaction, open_writer
+from services.storage.disk.row_damage import (
+    PACKED_ID,
+    SOUND_DIGEST,
+    SOUND_ROW,
+    SOUND_VALUES,
+    START_INDEX,
+    check_structure,
+    mend,
+)
 from services.storage.disk.wal_salvage import find_unsettled
 from services.storage.ports import LostChunk
 from shared.contracts.chunks import HeldChunk
-from shared.partitions import DIGEST_BYTES, sum_of
+from shared.partitions import DIGEST_BYTES, SetSum, sum_of
 from shared.settings import refuse_to_start
 
 _STEPS: Final = (
@@ -39,15 +49,24 @@ _STEPS: Final = (
 
 FORMAT_VERSION: Final = len(_STEPS)
 _MAX_VARIABLES: Final = 500
+_POSITION: Final = re.compile(rb"[0-9a-f]{64}")
+_FIND: Final = (
+    "SELECT CASE typeof(size_bytes) WHEN 'integer' THEN size_bytes ELSE 0 END, "  # noqa: S608 - constants
+    f"{START_INDEX}, {PACKED_ID}, {SOUND_VALUES} FROM chunks WHERE digest = ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One chunk. `packed_id` is None for a chunk with a file of its own."""
+    """One chunk. `packed_id` is None for a chunk with a file of its own.
+
+    A row that is not `is_sound` was damaged; what could not be read of it is 0 or None. Nothing may be promised on it.
+    """
 
     size_bytes: int
     start_index: int
     packed_id: int | None
+    is_sound: bool = True
 
 
 def prepare(database: Path) -> None:
@@ -62,13 +81,14 @@ def prepare(database: Path) -> None:
 def _prepare(sql: sqlite3.Connection, database: Path) -> None:
     if find_unsettled(database) is not None:
         # Pages of a damaged write-ahead file were taken in: bodies are checked by their digests, the structure here.
-        _check_structure(sql)
+        check_structure(sql)
     (version,) = sql.execute("PRAGMA user_version").fetchone()
     if version > FORMAT_VERSION:
         refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
     for number in range(version, FORMAT_VERSION):
         # One transaction per step: a crash in between leaves a catalog of one format or of the next.
         sql.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version={number + 1}; COMMIT;")
+    mend(sql)
 
 
 def open_reader(database: Path) -> sqlite3.Connection:
@@ -85,29 +105,27 @@ def open_reader(database: Path) -> sqlite3.Connection:
 
 def all_sizes(sql: sqlite3.Connection) -> Iterator[tuple[bytes, int]]:
     """Digest and length of every chunk; reads the whole table of chunks, at start only."""
-    return sql.execute("SELECT digest, size_bytes FROM chunks")
+    return sql.execute(f"SELECT digest, size_bytes FROM chunks WHERE {SOUND_ROW}")  # noqa: S608 - constants
 
 
 def find(sql: sqlite3.Connection, digest: str) -> Row | None:
-    """The row of one chunk."""
-    found = sql.execute(
-        "SELECT size_bytes, start_index, packed_id FROM chunks WHERE digest = ?", (bytes.fromhex(digest),)
-    ).fetchone()
-    return None if found is None else Row(*found)
+    """The row of one chunk, sound or not."""
+    found = sql.execute(_FIND, (bytes.fromhex(digest),)).fetchone()
+    return None if found is None else Row(found[0], found[1], found[2], bool(found[3]))
 
 
-def read_packed(sql: sqlite3.Connection, packed_id: int) -> bytes | None:
-    """The body of a small chunk; None when it was deleted since its row was read."""
-    found = sql.execute("SELECT body FROM packed WHERE id = ?", (packed_id,)).fetchone()
-    return None if found is None else bytes(found[0])
+def holds(sql: sqlite3.Connection, digest: str) -> bool:
+    """Whether the chunk has a sound row."""
+    row = find(sql, digest)
+    return row is not None and row.is_sound
 
 
 def present(sql: sqlite3.Connection, digests: Sequence[str]) -> set[str]:
-    """Those of `digests` that have a row."""
+    """Those of `digests` that have a sound row."""
     found: set[str] = set()
     for part in _batches(digests):
         marks = ",".join("?" * len(part))
-        rows = sql.execute(f"SELECT digest FROM chunks WHERE digest IN ({marks})", part)  # noqa: S608 - marks only
+        rows = sql.execute(f"SELECT digest FROM chunks WHERE digest IN ({marks}) AND {SOUND_VALUES}", part)  # noqa: S608 - marks, constants
         found.update(row[0].hex() for row in rows)
     return found
 
@@ -115,7 +133,10 @@ def present(sql: sqlite3.Connection, digests: Sequence[str]) -> set[str]:
 def large_digests(sql: sqlite3.Connection, prefix: int) -> set[str]:
     """The digests, beginning with the byte `prefix`, of chunks that have a file of their own."""
     low, high = bytes([prefix]), bytes([prefix]) + b"\xff" * 32
-    rows = sql.execute("SELECT digest FROM chunks WHERE packed_id IS NULL AND digest BETWEEN ? AND ?", (low, high))
+    rows = sql.execute(
+        f"SELECT digest FROM chunks WHERE packed_id IS NULL AND digest BETWEEN ? AND ? AND {SOUND_ROW}",  # noqa: S608 - constants
+        (low, high),
+    )
     return {digest.hex() for (digest,) in rows}
 
 
@@ -127,7 +148,8 @@ def list_chunks(sql: sqlite3.Connection, prefix: str, after: str, limit: int) ->
     else:
         where, first = "digest >= ?", low
     rows = sql.execute(
-        f"SELECT digest, size_bytes, start_index FROM chunks WHERE {where} AND digest <= ? ORDER BY digest LIMIT ?",  # noqa: S608 - one of two constants
+        f"SELECT digest, size_bytes, start_index FROM chunks WHERE {where} AND digest <= ? AND {SOUND_ROW} "  # noqa: S608 - one of two constants
+        "ORDER BY digest LIMIT ?",
         (first, high, limit),
     )
     return [HeldChunk(digest=found.hex(), size_bytes=size, start_index=index) for found, size, index in rows]
@@ -136,7 +158,8 @@ def list_chunks(sql: sqlite3.Connection, prefix: str, after: str, limit: int) ->
 def list_lost(sql: sqlite3.Connection, after: str, limit: int) -> list[LostChunk]:
     """See `ports.Tier.list_lost`."""
     rows = sql.execute(
-        "SELECT digest, start_index FROM lost WHERE digest > ? ORDER BY digest LIMIT ?", (bytes.fromhex(after), limit)
+        f"SELECT digest, {START_INDEX} FROM lost WHERE digest > ? AND {SOUND_DIGEST} ORDER BY digest LIMIT ?",  # noqa: S608 - constants
+        (bytes.fromhex(after), limit),
     )
     return [LostChunk(found.hex(), start_index) for found, start_index in rows]
 
@@ -144,16 +167,19 @@ def list_lost(sql: sqlite3.Connection, after: str, limit: int) -> list[LostChunk
 def newest_packed(sql: sqlite3.Connection, size_bytes: int) -> list[str]:
     """The packed chunks that arrived last, about `size_bytes` of them. Reads the whole table of chunks."""
     first, found_bytes = 0, 0
-    for packed_id, length in sql.execute("SELECT id, length(body) FROM packed ORDER BY id DESC"):
+    for packed_id, length in sql.execute(
+        "SELECT id, CASE typeof(body) WHEN 'blob' THEN length(body) ELSE 0 END FROM packed ORDER BY id DESC"
+    ):
         first, found_bytes = packed_id, found_bytes + length
         if found_bytes >= size_bytes:
             break
-    return [digest.hex() for (digest,) in sql.execute("SELECT digest FROM chunks WHERE packed_id >= ?", (first,))]
+    rows = sql.execute(f"SELECT digest FROM chunks WHERE packed_id >= ? AND {SOUND_ROW}", (first,))  # noqa: S608 - constants
+    return [digest.hex() for (digest,) in rows]
 
 
 def count_lost(sql: sqlite3.Connection) -> int:
     """How many chunks are lost; few, or none."""
-    return int(sql.execute("SELECT count(*) FROM lost").fetchone()[0])
+    return int(sql.execute(f"SELECT count(*) FROM lost WHERE {SOUND_DIGEST}").fetchone()[0])  # noqa: S608 - constants
 
 
 def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
@@ -162,9 +188,9 @@ def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
 
 
 def position(sql: sqlite3.Connection, name: str) -> str:
-    """Where the loop `name` was; empty at the beginning."""
-    found = sql.execute("SELECT digest FROM positions WHERE name = ?", (name,)).fetchone()
-    return "" if found is None else str(found[0])
+    """Where the loop `name` was; empty at the beginning, and when what was noted is no digest any more."""
+    found = sql.execute("SELECT CAST(digest AS BLOB) FROM positions WHERE name = ?", (name,)).fetchone()
+    return found[0].decode() if found is not None and _POSITION.fullmatch(found[0] or b"") else ""
 
 
 def save_position(transaction: Transaction, name: str, digest: str) -> None:
@@ -182,34 +208,49 @@ def raise_start_index(transaction: Transaction, digests: Iterable[str], start_in
 
 def add_packed(transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
     """Store a small chunk unless it is there, and record its start index; whether it was added."""
-    if find(transaction.sql, digest) is not None:
+    row = find(transaction.sql, digest)
+    if row is not None and row.is_sound:
         raise_start_index(transaction, [digest], start_index)
         return False
     cursor = transaction.sql.execute("INSERT INTO packed (body) VALUES (?)", (body,))
-    _add_row(transaction, digest, Row(len(body), start_index, cursor.lastrowid))
+    _add_row(transaction, digest, Row(len(body), start_index, cursor.lastrowid), row)
     return True
 
 
 def add_file(transaction: Transaction, digest: str, size_bytes: int, start_index: int) -> bool:
     """Record a chunk that has a file, unless it has a row, and its start index; whether a row was added."""
-    if find(transaction.sql, digest) is not None:
+    row = find(transaction.sql, digest)
+    if row is not None and row.is_sound:
         raise_start_index(transaction, [digest], start_index)
         return False
-    _add_row(transaction, digest, Row(size_bytes, start_index, None))
+    _add_row(transaction, digest, Row(size_bytes, start_index, None), row)
     return True
 
 
 def remove(transaction: Transaction, digest: str) -> Row | None:
-    """Take the row and a packed body out; the row that was there. A file is the caller's to unlink."""
+    """Take the row and a packed body out; the row that was there. A file is the caller's to unlink.
+
+    Of a damaged row the body stays, because which one it was is not sure, and so does its part of the used bytes until the
+    next start.
+    """
     row = find(transaction.sql, digest)
     if row is None:
         return None
     transaction.sql.execute("DELETE FROM chunks WHERE digest = ?", (bytes.fromhex(digest),))
-    if row.packed_id is not None:
+    if row.packed_id is not None and row.is_sound:
         transaction.sql.execute("DELETE FROM packed WHERE id = ?", (row.packed_id,))
-    transaction.note(-sum_of(bytes.fromhex(digest), row.size_bytes), bytes.fromhex(digest))
+    size_bytes = row.size_bytes if row.is_sound else 0
+    transaction.note(-sum_of(bytes.fromhex(digest), size_bytes), bytes.fromhex(digest))
     transaction.removed.append(digest)
     return row
+
+
+def correct(transaction: Transaction, digest: str, row: Row, size_bytes: int) -> None:
+    """Write a damaged `row`, whose chunk was found whole and `size_bytes` long, anew."""
+    key = bytes.fromhex(digest)
+    if row.is_sound:  # then its wrong length was counted; otherwise its right one, before the damage
+        transaction.note(SetSum(0, size_bytes - row.size_bytes, 0), key)
+    _write_row(transaction, key, Row(size_bytes, row.start_index, row.packed_id))
 
 
 def lose(transaction: Transaction, digest: str, start_index: int) -> Row | None:
@@ -227,17 +268,11 @@ def forget_lost(transaction: Transaction, digest: str) -> int | None:
     """Take the chunk off the list of lost ones; its start index, or None when it was not lost."""
     # Without RETURNING on purpose: a cursor that was not read to its end would keep the statement open.
     key = (bytes.fromhex(digest),)
-    found = transaction.sql.execute("SELECT start_index FROM lost WHERE digest = ?", key).fetchone()
+    found = transaction.sql.execute(f"SELECT {START_INDEX} FROM lost WHERE digest = ?", key).fetchone()  # noqa: S608 - constants
     if found is None:
         return None
     transaction.sql.execute("DELETE FROM lost WHERE digest = ?", key)
     return int(found[0])
-
-
-def _check_structure(sql: sqlite3.Connection) -> None:
-    (verdict,) = sql.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
 
 
 def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
@@ -246,12 +281,17 @@ def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
         yield [bytes.fromhex(digest) for digest in digests[start : start + _MAX_VARIABLES]]
 
 
-def _add_row(transaction: Transaction, digest: str, row: Row) -> None:
+def _add_row(transaction: Transaction, digest: str, row: Row, damaged: Row | None) -> None:
     key = bytes.fromhex(digest)
     # A lost chunk that comes back keeps the start index that was durable on it.
-    start_index = max(row.start_index, forget_lost(transaction, digest) or 0)
+    start_index = max(row.start_index, forget_lost(transaction, digest) or 0, damaged.start_index if damaged else 0)
+    _write_row(transaction, key, Row(row.size_bytes, start_index, row.packed_id))
+    if damaged is None:  # one that was damaged since the start has been counted
+        transaction.note(sum_of(key, row.size_bytes), key)
+
+
+def _write_row(transaction: Transaction, key: bytes, row: Row) -> None:
     transaction.sql.execute(
-        "INSERT INTO chunks (digest, size_bytes, start_index, packed_id) VALUES (?, ?, ?, ?)",
-        (key, row.size_bytes, start_index, row.packed_id),
+        "INSERT OR REPLACE INTO chunks (digest, size_bytes, start_index, packed_id) VALUES (?, ?, ?, ?)",
+        (key, row.size_bytes, row.start_index, row.packed_id),
     )
-    transaction.note(sum_of(key, row.size_bytes), key)

@@ -28,6 +28,7 @@ from services.storage.disk.disk_errors import error_from_write, is_shortage
 from services.storage.disk.disk_threads import HANDED_ON, HandedOn
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.row_damage import read_packed
 from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
 from services.storage.disk.warm_files import WarmFiles
 from services.storage.metrics import StorageMetrics
@@ -170,6 +171,8 @@ class DiskTier:
         row = await self.find(digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        if not row.is_sound:
+            raise ChunkCorruptError("The record of this chunk is damaged; reading it will put it right.", digest=digest)
         return row.size_bytes
 
     async def find(self, digest: str) -> Row | None:
@@ -279,7 +282,7 @@ class DiskTier:
         self._warm.close()
 
     def _is_held_or_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
-        if catalog.find(sql, digest) is not None:
+        if catalog.holds(sql, digest):
             return True
         self._space.check(size_bytes, self._sums.total.used_bytes)
         return False
@@ -288,7 +291,7 @@ class DiskTier:
         self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool | None]
     ) -> HandedOn | None:
         """None when the chunk is held; nothing was done then."""
-        return None if catalog.find(sql, chunk.digest) is not None else self._store(chunk, start_index, answer)
+        return None if catalog.holds(sql, chunk.digest) else self._store(chunk, start_index, answer)
 
     def _store(
         self, chunk: Chunk, start_index: int, answer: Answer[bool | None], *, only_if_lost: bool = False
@@ -317,12 +320,14 @@ class DiskTier:
             raise error_from_write(error, self.gate) from error
 
     def _read(self, sql: sqlite3.Connection, digest: str) -> bytes | None:
-        """The whole chunk, or None when what lies here is not it."""
+        """The whole chunk, or None when what lies here, or its record, is bad."""
         removals = self._warm.removals()
         row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         body = self._read_whole(sql, digest, row)
+        if body is not None and not (row.is_sound and len(body) == row.size_bytes):
+            return None  # the record is bad
         if body is not None and row.packed_id is None:
             self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
         return body
@@ -333,7 +338,7 @@ class DiskTier:
 
     def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
         try:
-            return self._files.read(digest) if row.packed_id is None else catalog.read_packed(sql, row.packed_id)
+            return self._files.read(digest) if row.packed_id is None else read_packed(sql, row.packed_id)
         except (OSError, sqlite3.Error) as error:
             if is_shortage(error):
                 # No word about the replica: taking it out of service would be wrong.
@@ -382,7 +387,12 @@ class DiskTier:
         # Read once more, here where nothing can change under us: inode numbers are reused, so only the bytes can tell
         # whether this is still the replica that a reader found bad.
         row = catalog.find(transaction.sql, digest)
-        if row is None or self._read_whole(transaction.sql, digest, row) is not None:
+        if row is None:
+            return False
+        if (body := self._read_whole(transaction.sql, digest, row)) is not None:
+            if not (row.is_sound and len(body) == row.size_bytes):
+                catalog.correct(transaction, digest, row, len(body))
+                logger.error("the record of a whole chunk was damaged, and is written anew", digest=digest)
             return False
         packed = None if row.packed_id is None else self._read_unchecked(transaction.sql, digest, row)
         logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
@@ -468,7 +478,7 @@ def _discard(temporary: Path) -> None:
 
 
 def _lose_unless_held(transaction: Transaction, digest: str, start_index: int) -> None:
-    if catalog.find(transaction.sql, digest) is None:
+    if not catalog.holds(transaction.sql, digest):
         catalog.lose(transaction, digest, start_index)
 
 
