@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.metrics import StorageMetrics
-from shared.contracts.chunks import START_INDEX_HEADER, ChunkStored
+from shared.contracts.chunks import START_INDEX_HEADER, START_INDEX_QUERY, ChunkStored
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.service_app import problem_response
 from shared.units import KIB, MIB
@@ -25,6 +25,7 @@ from shared.units import KIB, MIB
 PREFIX: Final = "/v1/chunks/"
 
 _START_INDEX: Final = START_INDEX_HEADER.lower().encode()
+_START_INDEX_QUERY: Final = f"{START_INDEX_QUERY}=".encode()
 _MAX_INDEX: Final = 2**63 - 1
 """What the catalog can hold."""
 _SLICE_BYTES: Final = 256 * KIB
@@ -169,11 +170,21 @@ async def _send_json(send: Send, status: int, stored: ChunkStored) -> None:
 
 
 def _start_index(scope: Scope) -> int:
-    value = _header(scope, _START_INDEX)
-    if value is None:
-        return 0
+    query: bytes = scope["query_string"]
+    if query and not query.startswith(_START_INDEX_QUERY):
+        raise InvalidRequestError(f"The only thing to say in the query is {START_INDEX_QUERY}.")
+    given = [query.removeprefix(_START_INDEX_QUERY)] if query else []
+    if (header := _header(scope, _START_INDEX)) is not None:
+        given.append(header)
+    found = {_parse_index(value) for value in given} or {0}
+    if len(found) > 1:
+        raise InvalidRequestError(f"{START_INDEX_HEADER} is not what the signed query says.")
+    return found.pop()
+
+
+def _parse_index(value: bytes) -> int:
     if not value.isdigit() or len(value) > 19 or int(value) > _MAX_INDEX:
-        raise InvalidRequestError(f"{START_INDEX_HEADER} is not a log index.")
+        raise InvalidRequestError("The start index is not a log index.")
     return int(value)
 
 

@@ -2,7 +2,7 @@
 
 Routes of a storage node (all signed, see `shared.request_signing`):
 
-    PUT    /v1/chunks/{digest}   raw body; START_INDEX_HEADER; 201 stored, 200 already there; durable before the answer
+    PUT    /v1/chunks/{digest}   raw body; START_INDEX_QUERY; 201 stored, 200 already there; durable before the answer
     GET    /v1/chunks/{digest}   200 raw body, or 206 for one byte Range; the whole is verified on the way out
     HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
     DELETE /v1/chunks/{digest}   204; 404
@@ -21,8 +21,10 @@ from pydantic import Field
 
 from shared.contracts.base import WireModel
 
+START_INDEX_QUERY: Final = "start_index"
+"""The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
 START_INDEX_HEADER: Final = "X-Trivet-Start-Index"
-"""The log index that the upload read when it began (DESIGN.md section 4, Garbage)."""
+"""The same, unsigned, for nodes of the version before; where both are given they must agree."""
 
 MAX_HAS_DIGESTS: Final = 10_000
 MAX_PAGE_CHUNKS: Final = 1000

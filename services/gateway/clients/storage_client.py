@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from shared.contracts.chunks import MAX_HAS_DIGESTS, START_INDEX_HEADER, HasRequest, HasResponse, NodeStatus
+from shared.contracts.chunks import (
+    MAX_HAS_DIGESTS,
+    START_INDEX_HEADER,
+    START_INDEX_QUERY,
+    HasRequest,
+    HasResponse,
+    NodeStatus,
+)
 from shared.contracts.cluster import StorageNode
 from shared.errors import PeerUnreachableError
 from shared.http_client import PeerClient
@@ -27,9 +34,8 @@ class StorageClient:
             START_INDEX_HEADER: str(start_index),
             "content-type": "application/octet-stream",
         }
-        await self._client.request(
-            _peer(node), "PUT", f"/v1/chunks/{digest}", timeout_s=self._timeout_s, content=data, headers=headers
-        )
+        target = f"/v1/chunks/{digest}?{START_INDEX_QUERY}={start_index}"
+        await self._client.request(_peer(node), "PUT", target, timeout_s=self._timeout_s, content=data, headers=headers)
 
     async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
         """What the node keeps under `digest`."""

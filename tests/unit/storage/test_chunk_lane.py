@@ -106,6 +106,22 @@ async def test_a_start_index_that_is_none_is_refused(nodes, index) -> None:
         assert node.tier.bodies == {}
 
 
+async def test_the_start_index_stands_in_the_query_which_is_signed(nodes) -> None:
+    """A header that says something else, or is lost on the way, does not make it smaller."""
+    path = f"/v1/chunks/{DIGEST}"
+    assert (await both(nodes, "PUT", f"{path}?start_index=7", content=BODY)).status_code == 201
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [7, 7]
+    agreed = {"x-trivet-start-index": "9"}
+    assert (await both(nodes, "PUT", f"{path}?start_index=9", content=BODY, headers=agreed)).status_code == 200
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+    smaller = {"x-trivet-start-index": "1"}
+    assert (await both(nodes, "PUT", f"{path}?start_index=12", content=BODY, headers=smaller)).status_code == 400
+    for query in ("start_index=", "start_index=-1", "start_index=x", "index=5", f"start_index={2**63}"):
+        for node in nodes:
+            assert (await node.http.put(f"{path}?{query}", content=BODY)).status_code == 400
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+
+
 async def test_the_lane_counts_what_it_answers(nodes) -> None:
     """By method and status, refusals and defects too."""
     lean, _ = nodes
