@@ -8,6 +8,7 @@ tests/integration/test_http_edge.py and test_http_framing.py probe every rule ov
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import socket
@@ -40,6 +41,9 @@ refusal would be lost on its way to a client that is still sending."""
 MAX_LINGERING: Final = 64
 """So many connections beyond the limit are told why; further ones are cut off."""
 
+_LOOKED_AT: Final = 1024
+"""Among so many connections an idle one is looked for: the look must not cost more than a request."""
+
 _CHECK_INTERVAL_S: Final = 1.0
 _RESET: Final = struct.pack("ii", 1, 0)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
@@ -67,20 +71,38 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     _header_count = 0
     _body_bytes = 0
     _body_began_at = 0.0
+    idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for a request's head."""
         super().connection_made(transport)
         if self.client is not None:
             send_unpaced(transport.get_extra_info("socket"), self.client[0])
+        self.idle_since_s = self.loop.time()
         surplus = len(self.connections) - max_connections()
-        if surplus > MAX_LINGERING:
+        if surplus <= 0 or self._take_idle_place():
+            self._arm(HEADER_TIMEOUT_S)
+        elif surplus > MAX_LINGERING:
             transport.abort()
-        elif surplus > 0:
+        else:
             self._refuse(503, "Overloaded")
-        if surplus > 0:
-            return
-        self._arm(HEADER_TIMEOUT_S)
+
+    def _take_idle_place(self) -> bool:
+        """Close the connection that has been idle for longest, if there is one: a probe must get in while others only wait."""
+        some = itertools.islice(self.connections, _LOOKED_AT)
+        others = [other for other in some if isinstance(other, GuardedHttpProtocol) and other is not self]
+        idle = min((other for other in others if other.is_idle), key=lambda other: other.idle_since_s, default=None)
+        if idle is None:
+            return False
+        idle.transport.close()
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client may be cut off without loss: no byte of a request has come, and no answer is owed."""
+        is_served = self.cycle is None or self.cycle.response_complete
+        is_over = self._is_refused or self.transport.is_closing()
+        return is_served and self._is_in_head and self._head_bytes == 0 and not is_over
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the timer with the connection."""
@@ -227,6 +249,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._head_bytes = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The client may think of its next request."""
+        self.idle_since_s = self.loop.time()
+        super().on_response_complete()
 
     def _arm(self, seconds: float) -> None:
         self._disarm()

@@ -47,11 +47,31 @@ def test_an_ordinary_request_passes(edge) -> None:
     assert edge.served == ["x"]
 
 
+def test_at_the_limit_the_longest_idle_connection_gives_way(edge, monkeypatch) -> None:
+    """A probe gets in while others only wait; who is in the middle of a request, or waited for less long, is left alone."""
+    monkeypatch.setattr(http_edge, "max_connections", lambda: 3)
+    busy, idle, kept = edge.connect(), edge.connect(), edge.connect()
+    with busy, idle, kept:
+        busy.sendall(get()[:10])
+        kept.sendall(get().replace(b"Connection: close\r\n", b""))
+        assert b"200 OK" in kept.recv(65536)
+        assert status(edge.send(get("/healthz"))) == 200
+        assert receive_all(idle) == b""
+        kept.sendall(get())
+        assert status(receive_all(kept)) == 200
+        busy.sendall(get()[10:])
+        assert status(receive_all(busy)) == 200
+
+
 def test_connections_have_a_limit_and_room_is_made_again(edge, monkeypatch) -> None:
     """One too many is told so before it says anything; many too many are cut off; who is connected goes on."""
     monkeypatch.setattr(http_edge, "max_connections", lambda: 2)
     monkeypatch.setattr(http_edge, "MAX_LINGERING", 1)
-    first, second, third, fourth = (edge.connect() for _ in range(4))
+    first, second = edge.connect(), edge.connect()
+    for connection in (first, second):
+        connection.sendall(get()[:10])
+    time.sleep(0.2)  # both are in the middle of a request
+    third, fourth = edge.connect(), edge.connect()
     with third, fourth:
         answer = receive_all(third)
         assert status(answer) == 503
@@ -59,7 +79,7 @@ def test_connections_have_a_limit_and_room_is_made_again(edge, monkeypatch) -> N
         assert b"application/problem+json" in answer
         assert receive_all(fourth) == b""
     with first, second:
-        first.sendall(get())
+        first.sendall(get()[10:])
         assert status(receive_all(first)) == 200
     deadline = time.monotonic() + 10
     while status(edge.send(get())) == 503:  # those that were refused linger

@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -48,6 +48,7 @@ class Transaction:
         sql: the catalog inside an open transaction.
         directories: whose entries changed; synced before COMMIT.
         unlinks: files that no row names any more; removed after COMMIT.
+        created: files under names that no row had before; removed if the transaction is rolled back.
         removed: digests whose row was taken out, even if another came in its place.
         differences: of the partition sums, by partition; taken over after COMMIT.
     """
@@ -55,6 +56,7 @@ class Transaction:
     sql: sqlite3.Connection
     directories: set[Path] = field(default_factory=set)
     unlinks: list[Path] = field(default_factory=list)
+    created: list[Path] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     differences: dict[int, SetSum] = field(default_factory=dict)
 
@@ -205,11 +207,15 @@ class GroupCommitter:
             self._sql.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
             self._roll_back()
-            return [Failure(error_from_commit(error, self._gate))] * len(batch)
+            failure = Failure(error_from_commit(error, self._gate))
+            if self._gate.reason is None:
+                # Nothing of the batch happened. A name that stayed would be a chunk again at the next start.
+                self._remove(transaction.created)
+            return [failure] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
         self._note_acknowledged()
         self._on_commit(transaction)
-        self._remove_files(transaction)
+        self._remove(transaction.unlinks)
         return answers
 
     def _note_acknowledged(self) -> None:
@@ -232,12 +238,12 @@ class GroupCommitter:
         except sqlite3.Error as error:
             self._gate.close(f"a failed change could not be rolled back ({error})")
 
-    def _remove_files(self, transaction: Transaction) -> None:
-        for path in transaction.unlinks:
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in paths:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                self._gate.close(f"a deleted chunk's file could not be removed ({error.strerror})")
+                self._gate.close(f"a file that no row names could not be removed ({error.strerror})")
 
     def _checkpoint_when_long(self) -> None:
         if self._frames < self._checkpoint_at_frames:

@@ -17,8 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+
+from shared.contracts.names import check_digest
+from shared.errors import InvalidNameError
+
+logger = structlog.get_logger(__name__)
 
 RECORD_KEY: Final = "trivet:record"
 INDEX_KEY: Final = "trivet:index"
@@ -249,7 +255,8 @@ async def scan_recorded(client: Redis, cursor: int) -> tuple[int, list[tuple[str
     """
     entries: Any
     cursor, entries = await client.zscan(RECORD_KEY, cursor, count=_SCAN_COUNT)
-    return int(cursor), [(member.decode(), int(score)) for member, score in entries]
+    found = [(_digest_of(member), int(score)) for member, score in entries]
+    return int(cursor), [(digest, start_index) for digest, start_index in found if digest is not None]
 
 
 async def scan_sizes(client: Redis, cursor: int) -> tuple[int, list[tuple[str, int]]]:
@@ -260,8 +267,17 @@ async def scan_sizes(client: Redis, cursor: int) -> tuple[int, list[tuple[str, i
     for key in keys:
         pipeline.strlen(key)
     sizes = await pipeline.execute()
-    names = [key.decode().removeprefix(_CHUNK_PREFIX) for key in keys]
-    return int(cursor), [(name, int(size)) for name, size in zip(names, sizes, strict=True)]
+    digests = [_digest_of(key[len(_CHUNK_PREFIX) :]) for key in keys]
+    return int(cursor), [(name, int(size)) for name, size in zip(digests, sizes, strict=True) if name is not None]
+
+
+def _digest_of(name: bytes) -> str | None:
+    """None for what is no digest: somebody else's key, or a flipped bit. It is left where it is, and not looked at."""
+    try:
+        return check_digest(name.decode("ascii", "replace"))
+    except InvalidNameError:
+        logger.warning("redis holds a name that is no digest", name=name[:100])
+        return None
 
 
 async def count_recorded(client: Redis) -> tuple[int, int, int]:

@@ -355,6 +355,8 @@ class DiskTier:
             return False
         path = self._files.path_of(file.digest)
         file.temporary.rename(path)
+        if file.digest not in transaction.removed:  # otherwise a rollback brings back a row that needs this file
+            transaction.created.append(path)
         transaction.directories.add(path.parent)
         # A delete in the same batch owed the unlink of this name, which is now the new file's.
         transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]

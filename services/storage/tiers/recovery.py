@@ -29,6 +29,7 @@ _PART: Final = 16
 """Chunks per step of the recovery: each may be as large as a chunk can be."""
 _MAX_OWED: Final = 10_000
 _LOST_PAGE: Final = 1000
+_MAX_ROUNDS: Final = 3
 
 
 class Recovery:
@@ -57,6 +58,24 @@ class Recovery:
         Raises:
             UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
         """
+        await self._compare()
+        await self._learn_copies()
+        for _ in range(_MAX_ROUNDS):
+            # Puts and a flush that were under way when Redis went out of use were refused, and left doubts. Nothing new
+            # reaches Redis now, so they can be settled here; left for later they would take it out of use again.
+            if not self._doubts and not self._owed_removals:
+                return
+            await self._compare()
+
+    @property
+    def is_record_unknown(self) -> bool:
+        """Whether an earlier process may have left acknowledged chunks in Redis that this one has not seen yet.
+
+        Ends when Redis was read once, also one that came back empty. Whatever happens to it later, memory has the rest.
+        """
+        return not self.has_read_record and self._link.was_used_before
+
+    async def _compare(self) -> None:
         # A doubt that arises from here on may be about a part of the record that was read before: it stays open.
         doubts = dict(self._doubts)
         await self._remove_owed()
@@ -67,15 +86,6 @@ class Recovery:
             if self._doubts.get(digest) == number:
                 del self._doubts[digest]
         self.has_read_record = True
-        await self._learn_copies()
-
-    @property
-    def is_record_unknown(self) -> bool:
-        """Whether an earlier process may have left acknowledged chunks in Redis that this one has not seen yet.
-
-        Ends when Redis was read once, also one that came back empty. Whatever happens to it later, memory has the rest.
-        """
-        return not self.has_read_record and self._link.was_used_before
 
     def may_record(self, digest: str) -> bool:
         """Whether the record of Redis may name a chunk that is not in memory: it comes back at the next recovery."""
@@ -209,7 +219,16 @@ class Recovery:
             for digest in held.union(lost) - self._owed_removals.keys():
                 self._hot.add(digest, strange[digest])
             await self._drop_garbage(strange.keys() - held.union(lost))
-            await self._drop_now(self._hot.surplus())
+            await self._drop_surplus()
+
+    async def _drop_surplus(self) -> None:
+        leaving = self._hot.surplus()
+        lost = await self._lost_of(set(leaving) - await self._disk.has(leaving, None))
+        for start in range(0, len(lost), _PART):
+            await self._restore_from_copies(lost[start : start + _PART])
+        # What could not be restored stays in Redis, where the next recovery looks at it again.
+        needed = set(lost) - await self._disk.has(lost, None)
+        await self._drop_now([digest for digest in leaving if digest not in needed])
 
     async def _lost_of(self, missing: Collection[str]) -> list[str]:
         lost: list[str] = []

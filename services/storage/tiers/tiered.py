@@ -270,7 +270,13 @@ class TieredStore:
         self._unflushed.add(entry)
         try:
             await self._batcher.put(RecordedChunk(chunk.digest, body, start_index))
-        except (UnavailableError, DiskFullError):
+        except DiskFullError:
+            # Redis certainly did not take it: there is nothing to compare, only room to be made.
+            self._unflushed.remove(chunk.digest)
+            outcome = await self._disk.put(chunk, start_index)
+            await self._shrink(reserved_bytes=MIB)
+            return outcome
+        except UnavailableError:
             # Whether Redis has it is unknown, so only the disk's word counts. If Redis does, recovery tidies up.
             self._unflushed.remove(chunk.digest)
             self._recovery.doubt([chunk.digest])

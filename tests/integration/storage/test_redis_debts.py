@@ -145,7 +145,7 @@ async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy
         proxy.swallow = lambda request: b"ZSCAN" in request and asked.set()
         proxy.flowing.clear()
         async with asyncio.TaskGroup() as group:
-            group.create_task(recovery.run())
+            group.create_task(recovery._compare())
             await asked.wait()
             assert recovery.may_record(before)
             recovery.doubt([both, later])
@@ -153,6 +153,73 @@ async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy
         assert [recovery.may_record(digest) for digest in (before, both, later)] == [False, True, True]
         await recovery.run()
         assert not any(recovery.may_record(digest) for digest in (before, both, later))
+
+
+async def test_doubts_of_those_who_were_under_way_are_settled_before_redis_is_used_again(tmp_path, proxy, redis):
+    """Puts and a flush that a trip refused leave doubts while the copies are learnt: left open they would trip it again."""
+    refused = make_chunk().digest
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    async with disk, link:
+        recovery = Recovery(disk, link, UnflushedChunks(MIB), HotChunks(MIB), metrics)
+        await link.open(recovery.run)
+
+        def doubt_once(request: bytes) -> None:
+            if b"STRLEN" in request or b"trivet:chunk:*" in request:
+                recovery.doubt([refused])
+                proxy.swallow = lambda _: False
+
+        proxy.swallow = doubt_once
+        await recovery.run()
+        assert proxy.swallow is not doubt_once
+        assert not recovery.may_record(refused)
+        recovery.settle_debts()
+        assert link.is_usable
+
+
+async def test_names_that_are_no_digests_are_passed_over(open_store, stranger):
+    """Somebody's key or a flipped bit costs a warning and not the use of Redis."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        assert (await store.put(chunk, 1)).tier == "redis"
+        await stranger.zadd("trivet:record", {"zz": 1, b"\xff" * 64: 2})
+        await stranger.set("trivet:chunk:zz", b"1")
+        await stranger.set(b"trivet:chunk:" + b"\xff" * 64, b"1")
+    async with open_store() as store:
+        assert store.degradations() == []
+        assert await store.get(chunk.digest) == chunk.body()
+        with pytest.raises(ChunkNotFoundError):
+            await store.get("0" * 64)
+
+
+async def test_a_full_redis_leaves_nothing_in_doubt(open_store, stranger):
+    """It certainly did not take the chunk: it is not taken out of use for a comparison, again and again."""
+    async with open_store() as store:
+        await stranger.config_set("maxmemory", 1)
+        try:
+            for _ in range(3):
+                assert (await store.put(make_chunk(), 1)).tier == "disk"
+            store._recovery.settle_debts()
+            assert store._link.is_usable
+        finally:
+            await stranger.config_set("maxmemory", 0)
+
+
+async def test_a_recovery_that_makes_room_keeps_what_the_disk_lost(tmp_path, proxy, stranger):
+    """A copy that was known before is the last good replica: it is restored before it leaves."""
+    chunk = make_chunk()
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    hot = HotChunks(1)
+    async with disk, link:
+        recovery = Recovery(disk, link, UnflushedChunks(MIB), hot, metrics)
+        await link.open(recovery.run)
+        await stranger.set(f"trivet:chunk:{chunk.digest}", chunk.body())
+        hot.add(chunk.digest, chunk.size_bytes)
+        await disk.note_lost(chunk.digest, 5)
+        await recovery.run()
+        assert await disk.get(chunk.digest) == chunk.body()
+        assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
 
 
 async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_path, proxy, redis):

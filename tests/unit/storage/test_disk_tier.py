@@ -109,7 +109,7 @@ async def test_a_shortage_of_descriptors_passes(disk, tmp_path, use_up_descripto
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_a_commit_without_descriptors_fails_and_the_next_one_works(disk, monkeypatch):
+async def test_a_commit_without_descriptors_fails_and_the_next_one_works(disk, tmp_path, monkeypatch):
     """A folder that cannot be opened for its sync was not refused by the disk."""
     chunk = make_chunk(200_000)
     with monkeypatch.context() as short:
@@ -118,8 +118,38 @@ async def test_a_commit_without_descriptors_fails_and_the_next_one_works(disk, m
             await disk.put(chunk, 1)
         assert caught.value.definite
     assert disk.reasons_against_writes() == []
+    # "Certainly not stored" stays true after a restart, which adopts files without rows.
+    assert list(tmp_path.glob("chunks/*/*")) == []
     assert (await disk.put(chunk, 1)).created
     assert await disk.get(chunk.digest) == chunk.body()
+
+
+async def test_a_rollback_leaves_the_file_of_a_row_that_comes_back(disk, monkeypatch):
+    """A chunk deleted and stored again in one transaction that fails was never deleted: its row needs the new file."""
+    chunk = make_chunk(200_000)
+    await disk.put(chunk, 1)
+    first_commit = threading.Event()
+    wait_once = [first_commit.wait]
+
+    def hold(*_: object) -> None:
+        if wait_once:
+            wait_once.pop()(20)
+
+    monkeypatch.setattr(disk._committer, "_on_commit", hold)
+    held_up = asyncio.ensure_future(disk.put(make_chunk(1000), 1))
+    await asyncio.sleep(0.1)
+    with monkeypatch.context() as short:
+        short.setattr(group_commit, "sync_directory", failing(errno.EMFILE))
+        deletion = asyncio.ensure_future(disk.delete(chunk.digest))
+        await asyncio.sleep(0.1)
+        # Its look-up still finds the row, so it is written as one that was found and then missed.
+        put = asyncio.ensure_future(disk._writes.hand_on(lambda _, answer: disk._store(chunk, 2, answer)))
+        await asyncio.sleep(0.2)
+        first_commit.set()
+        outcomes = await asyncio.gather(held_up, deletion, put, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[1:]] == [UnavailableError, UnavailableError]
+    assert await disk.get(chunk.digest) == chunk.body()
+    assert await disk.reread(chunk.digest) == chunk.body()
 
 
 async def test_a_disk_that_is_full_at_the_sync_refuses_one_put_only(disk, tmp_path, monkeypatch):
