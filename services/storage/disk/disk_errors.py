@@ -28,7 +28,7 @@ def error_from_write(error: OSError, gate: WriteGate) -> TrivetError:
     A file system that allocates late reports "full" at the sync; only this abandoned file was at stake, so the gate stays
     open for that. Every other failed sync or write closes it.
     """
-    if error.errno in _FULL:
+    if is_full(error):
         return DiskFullError("The file system is full.")
     if is_shortage(error):
         return _shortage(error)
@@ -64,6 +64,11 @@ def error_from_read(error: sqlite3.Error, gate: WriteGate) -> TrivetError:
         return _shortage(error)
     gate.close(f"the catalog cannot be read: {error}")
     return UnavailableError(f"The catalog cannot be read: {error}.", retry_after_s=60)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the file system, or the share of it, has no room left."""
+    return error.errno in _FULL
 
 
 def is_shortage(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from services.storage.disk.answers import Answer, Failure, give
-from services.storage.disk.disk_errors import error_from_commit
+from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full
 from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
@@ -213,23 +213,31 @@ class GroupCommitter:
                 self._remove(transaction.created)
             return [failure] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
-        self._note_acknowledged()
+        doubt = self._note_acknowledged()
         self._on_commit(transaction)
         self._remove(transaction.unlinks)
-        return answers
+        return answers if doubt is None else [Failure(doubt)] * len(batch)
 
-    def _note_acknowledged(self) -> None:
+    def _note_acknowledged(self) -> TrivetError | None:
+        """What speaks against the commit after all.
+
+        ext4 that turns read-only lets a sync under way report success for what it then drops. The mark is written after the
+        sync, so a file system that still takes it had not turned by then.
+        """
+        self._frames = self._checkpoint_at_frames  # as good as too many, until they are counted
         try:
             position = self._mark.note()
         except OSError as error:
-            # Only a help against damage: what was committed is durable without it.
-            logger.warning("the mark of what was acknowledged could not be written", error=str(error))
-            self._frames = self._checkpoint_at_frames  # as good as too many
-            return
-        self._frames = position.frames
-        if position.salts != self._salts:
-            self._salts = position.salts
-            self._checkpoint_at_frames = _CHECKPOINT_FRAMES
+            if is_full(error):
+                logger.warning("the mark of what was acknowledged could not be written", error=str(error))
+                return None  # no word against the sync; the mark itself is only a help against damage
+            return error_from_write(error, self._gate)
+        if position is not None:
+            self._frames = position.frames
+            if position.salts != self._salts:
+                self._salts = position.salts
+                self._checkpoint_at_frames = _CHECKPOINT_FRAMES
+        return None
 
     def _roll_back(self) -> None:
         try:

@@ -11,7 +11,6 @@ fetched from a peer. Source: "WAL-mode File Format", sqlite.org/walformat.html. 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -78,15 +77,19 @@ class AcknowledgedMark:
         self._fd = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._shared_memory_fd: int | None = None
 
-    def note(self) -> LogPosition:
-        """After a commit; what is acknowledged now. Raises OSError."""
-        if self._shared_memory_fd is None:
-            self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
-        found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
-        if len(found) != _SHARED_MEMORY_BYTES:
-            raise OSError(errno.EIO, "too short", str(self._shared_memory))
-        position = LogPosition(salts=found[32:40], frames=int.from_bytes(found[16:20], "little"))
-        self._write(position)
+    def note(self) -> LogPosition | None:
+        """After a commit; what is acknowledged now, or None when SQLite does not tell.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        try:
+            position = self._look()
+        except OSError as error:
+            # Only a help against damage: what was committed is durable without it.
+            logger.warning("what is acknowledged cannot be told from the catalog's shared memory", error=str(error))
+            position = None
+        self._write(_NOTHING if position is None else position)
         return position
 
     def clear(self) -> None:
@@ -99,6 +102,14 @@ class AcknowledgedMark:
         for fd in (self._fd, self._shared_memory_fd):
             if fd is not None:
                 os.close(fd)
+
+    def _look(self) -> LogPosition | None:
+        if self._shared_memory_fd is None:
+            self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
+        if len(found) != _SHARED_MEMORY_BYTES:
+            return None
+        return LogPosition(salts=found[32:40], frames=int.from_bytes(found[16:20], "little"))
 
     def _write(self, position: LogPosition) -> None:
         os.pwrite(self._fd, _pack_mark(position), 0)

@@ -124,6 +124,16 @@ async def test_a_commit_without_descriptors_fails_and_the_next_one_works(disk, t
     assert await disk.get(chunk.digest) == chunk.body()
 
 
+@pytest.mark.parametrize("size_bytes", [1000, 200_000])
+async def test_a_sync_that_a_read_only_file_system_let_pass_is_not_believed(size_bytes, disk, monkeypatch):
+    """ext4 that turns read-only reports success for what it drops; a write after the sync is what tells."""
+    monkeypatch.setattr(os, "pwrite", failing(errno.EROFS))
+    with pytest.raises(UnavailableError) as caught:
+        await disk.put(make_chunk(size_bytes), 1)
+    assert not caught.value.definite
+    assert disk.reasons_against_writes() != []
+
+
 async def test_a_rollback_leaves_the_file_of_a_row_that_comes_back(disk, monkeypatch):
     """A chunk deleted and stored again in one transaction that fails was never deleted: its row needs the new file."""
     chunk = make_chunk(200_000)
