@@ -257,15 +257,19 @@ async def test_two_processes_that_follow_one_service_agree_within_their_bounds(
                 await a.poll()
                 await b.poll()
                 await clock.wait_for(first, is_synced)
+            state_before = ClockState.SYNCED
             for step in range(100):
                 if step == 50:
+                    # On a busy machine the service itself may be in holdover for a round; that is not its death's doing.
+                    state_before = a.stamp().state
                     clock.stop()
                 await a.poll()
                 await b.poll()
                 before, between, after = a.stamp(), b.stamp(), a.stamp()
                 assert before.earliest_ns <= between.latest_ns
                 assert between.earliest_ns <= after.latest_ns
-            assert a.stamp().state is ClockState.SYNCED
+            assert state_before in {ClockState.SYNCED, ClockState.HOLDOVER}
+            assert a.stamp().state is state_before
 
 
 async def test_chrony_is_believed_as_a_server(start_clock: StartClock, tmp_path: Path, client: PeerClient) -> None:
