@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from services.storage.disk.answers import Answer, Failure, give
-from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full
+from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full, is_shortage
 from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.write_gate import WriteGate
 from shared.durable_files import sync_directory
@@ -215,8 +215,11 @@ class GroupCommitter:
         self._observe_s(time.monotonic() - began_at_s)
         doubt = self._note_acknowledged()
         self._on_commit(transaction)
+        if doubt is not None:
+            # Files stay: the rows that named them may be back after a restart.
+            return [Failure(doubt)] * len(batch)
         self._remove(transaction.unlinks)
-        return answers if doubt is None else [Failure(doubt)] * len(batch)
+        return answers
 
     def _note_acknowledged(self) -> TrivetError | None:
         """What speaks against the commit after all.
@@ -228,7 +231,7 @@ class GroupCommitter:
         try:
             position = self._mark.note()
         except OSError as error:
-            if is_full(error):
+            if is_full(error) or is_shortage(error):
                 logger.warning("the mark of what was acknowledged could not be written", error=str(error))
                 return None  # no word against the sync; the mark itself is only a help against damage
             return error_from_write(error, self._gate)

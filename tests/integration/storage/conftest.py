@@ -7,8 +7,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from tests.integration.storage.support import ChunkClient, RedisServer, StorageProcess
+from tests.integration.storage.redis_proxy import RedisProxy
+from tests.integration.storage.support import REDIS_PASSWORD, ChunkClient, RedisServer, StorageProcess
 
 
 @pytest.fixture
@@ -17,6 +19,20 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+async def proxy(redis: RedisServer) -> AsyncIterator[RedisProxy]:
+    """Before `redis`: what it holds back or changes is nobody's fault but the wire's."""
+    async with RedisProxy(redis) as found:
+        yield found
+
+
+@pytest.fixture
+async def stranger(redis: RedisServer) -> AsyncIterator[Redis]:
+    """A client of `redis` that knows nothing of the node."""
+    async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as client:
+        yield client
 
 
 @pytest.fixture

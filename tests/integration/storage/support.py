@@ -17,6 +17,7 @@ import httpx
 from blake3 import blake3
 
 from local_cluster.redis_server import find_redis_server
+from services.storage.ports import Chunk
 from shared.http_client import PeerClient
 from shared.request_signing import ClusterKeys
 from shared.settings import PeerAddress
@@ -54,6 +55,12 @@ async def poll(condition, timeout_s: float = 20) -> None:
 
 def digest_of(body: bytes) -> str:
     return blake3(body).hexdigest()
+
+
+def make_chunk(size_bytes: int = 3000) -> Chunk:
+    """One that exists nowhere else; small unless it is said otherwise."""
+    body = os.urandom(size_bytes)
+    return Chunk(digest_of(body), len(body), (body,))
 
 
 @dataclass

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 from prometheus_client import CollectorRegistry
 from redis import Redis as BlockingRedis
-from redis.asyncio import Redis
 
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
@@ -28,29 +26,12 @@ from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
-from tests.integration.storage.support import REDIS_PASSWORD, RedisServer, poll
+from tests.integration.storage.support import REDIS_PASSWORD, make_chunk, poll
 
 DEADLINE_S = 0.5
 """Answers are held back for as long as a call lasts, so a busy machine makes no difference."""
 
 OpenStore = Callable[[], AbstractAsyncContextManager[TieredStore]]
-
-
-def make_chunk(size_bytes: int = 3000) -> Chunk:
-    body = os.urandom(size_bytes)
-    return Chunk(blake3(body).hexdigest(), len(body), (body,))
-
-
-@pytest.fixture
-async def proxy(redis: RedisServer) -> AsyncIterator[RedisProxy]:
-    async with RedisProxy(redis) as found:
-        yield found
-
-
-@pytest.fixture
-async def stranger(redis: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as client:
-        yield client
 
 
 def make_parts(root: Path, url: str) -> tuple[DiskTier, RedisLink, StorageMetrics]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 from prometheus_client import CollectorRegistry
 from redis import Redis as BlockingRedis
-from redis.asyncio import Redis
 
 from services.storage.digests import is_whole
 from services.storage.disk.free_space import FreeSpace
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.tiers.disk import DiskTier, prepare_folder
@@ -25,26 +21,9 @@ from services.storage.tiers.tiered import TieredStore
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
-from tests.integration.storage.support import REDIS_PASSWORD, RedisServer, poll
+from tests.integration.storage.support import REDIS_PASSWORD, make_chunk, poll
 
 SIZE_BYTES = 3000
-
-
-def make_chunk() -> Chunk:
-    body = os.urandom(SIZE_BYTES)
-    return Chunk(blake3(body).hexdigest(), len(body), (body,))
-
-
-@pytest.fixture
-async def proxy(redis: RedisServer) -> AsyncIterator[RedisProxy]:
-    async with RedisProxy(redis) as found:
-        yield found
-
-
-@pytest.fixture
-async def stranger(redis: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as client:
-        yield client
 
 
 @pytest.fixture
@@ -82,7 +61,7 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE)
 async def test_a_read_that_redis_answers_with_nonsense_is_answered_by_the_disk(answer, store, link, proxy):
     """One changed byte in an answer costs nothing but the use of Redis, until that was looked at again."""
-    chunk = make_chunk()
+    chunk = make_chunk(SIZE_BYTES)
     await store.put(chunk, 1)
     assert len(await store.list_chunks("", "", 10)) == 1  # flushed, and a copy stays in Redis
     answers = []
@@ -98,14 +77,14 @@ async def test_a_read_that_redis_answers_with_nonsense_is_answered_by_the_disk(a
 
 async def test_a_put_that_redis_answers_with_nonsense_goes_to_disk(store, link, proxy):
     """Nobody's put fails for it, and what it left in Redis is put in order."""
-    chunks = [make_chunk() for _ in range(5)]
+    chunks = [make_chunk(SIZE_BYTES) for _ in range(5)]
     proxy.rewrite = lambda found: found.replace(b"*2\r\n+OK\r\n", b":2\r\n+OK\r\n")
     outcomes = await asyncio.gather(*(store.put(chunk, 1) for chunk in chunks))
     assert {outcome.tier for outcome in outcomes} == {"disk"}
     proxy.rewrite = lambda found: found
     await poll(lambda: link.is_usable)
     assert [await store.get(chunk.digest) for chunk in chunks] == [chunk.body() for chunk in chunks]
-    assert (await store.put(make_chunk(), 1)).tier == "redis"
+    assert (await store.put(make_chunk(SIZE_BYTES), 1)).tier == "redis"
 
 
 async def test_a_redis_that_does_not_fsync_while_it_rewrites_its_file_is_not_used(link, stranger):
@@ -120,13 +99,13 @@ async def test_a_redis_that_does_not_fsync_while_it_rewrites_its_file_is_not_use
 
 async def test_settings_that_change_while_redis_runs_are_noticed(record, link, stranger):
     """Redis stops fsyncing every write: within a moment it acknowledges nothing, and the node's readiness says why."""
-    chunk = make_chunk()
+    chunk = make_chunk(SIZE_BYTES)
     assert (await record.put(chunk, 1)).created
     await stranger.config_set("appendfsync", "everysec")
     await poll(lambda: not link.is_usable)
     assert any("appendfsync" in reason for reason in record.reasons_against_writes())
     with pytest.raises(UnavailableError) as caught:
-        await record.put(make_chunk(), 1)
+        await record.put(make_chunk(SIZE_BYTES), 1)
     assert caught.value.definite
     await stranger.config_set("appendfsync", "always")
     await poll(lambda: link.is_usable)
@@ -136,7 +115,7 @@ async def test_settings_that_change_while_redis_runs_are_noticed(record, link, s
 
 async def test_a_redis_that_hangs_while_a_bad_chunk_is_dropped_costs_one_deadline(record, link, proxy):
     """The call ends in time whatever Redis has been sent so far."""
-    chunk = make_chunk()
+    chunk = make_chunk(SIZE_BYTES)
     await record.put(chunk, 1)
     hung = False
 
@@ -153,7 +132,7 @@ async def test_a_redis_that_hangs_while_a_bad_chunk_is_dropped_costs_one_deadlin
 
 async def test_a_chunk_that_was_replaced_meanwhile_is_not_dropped(record, link, redis):
     """Between the look at bad bytes and their removal somebody stores good ones: those stay, and nothing is lost."""
-    chunk = make_chunk()
+    chunk = make_chunk(SIZE_BYTES)
     await record.put(chunk, 1)
     key = f"trivet:chunk:{chunk.digest}"
     with BlockingRedis.from_url(redis.url, password=REDIS_PASSWORD) as other:

@@ -134,6 +134,28 @@ async def test_a_sync_that_a_read_only_file_system_let_pass_is_not_believed(size
     assert disk.reasons_against_writes() != []
 
 
+async def test_a_deletion_in_doubt_leaves_the_file(disk, tmp_path, monkeypatch):
+    """Its row may be back after a restart, and needs it then."""
+    chunk = make_chunk(200_000)
+    await disk.put(chunk, 1)
+    monkeypatch.setattr(os, "pwrite", failing(errno.EIO))
+    with pytest.raises(UnavailableError) as caught:
+        await disk.delete(chunk.digest)
+    assert not caught.value.definite
+    assert ChunkFiles(tmp_path).read(chunk.digest) == chunk.body()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+async def test_a_mark_for_which_there_was_no_room_says_nothing_against_the_commit(number, disk, monkeypatch):
+    """The change has happened: to call it refused, and definitely, would be wrong."""
+    chunk = make_chunk(200_000)
+    with monkeypatch.context() as short:
+        short.setattr(os, "pwrite", failing(number))
+        assert (await disk.put(chunk, 1)).created
+    assert disk.reasons_against_writes() == []
+    assert await disk.get(chunk.digest) == chunk.body()
+
+
 async def test_a_rollback_leaves_the_file_of_a_row_that_comes_back(disk, monkeypatch):
     """A chunk deleted and stored again in one transaction that fails was never deleted: its row needs the new file."""
     chunk = make_chunk(200_000)
