@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from shared.loopback import make_socket
-from shared.request_signing import (
+from shared.peer_calls.loopback import make_socket
+from shared.peer_calls.request_signing import (
     BODY_DIGEST_HEADER,
     EMPTY_BODY_DIGEST,
     ClusterKeys,

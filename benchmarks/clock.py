@@ -20,10 +20,10 @@ import psutil
 from benchmarks.measuring import describe_machine, median_and_spread, show
 from services.clock.ntp import ask
 from shared.contracts.time import ClockState, TimeReport
-from shared.host_clock import SystemHostClock
-from shared.http_client import PeerClient
-from shared.hybrid_logical_clock import HybridLogicalClock
-from shared.time_client import POLL_INTERVAL_S, TimeClient
+from shared.peer_calls.http_client import PeerClient
+from shared.timekeeping.host_clock import SystemHostClock
+from shared.timekeeping.hybrid_logical_clock import HybridLogicalClock
+from shared.timekeeping.time_client import POLL_INTERVAL_S, TimeClient
 from tests.integration.clock.fake_ntp import Behaviour, FakeNtpServer
 from tests.integration.clock.support import KEYS, ClockProcess
 

@@ -30,14 +30,14 @@ from rich.progress import track
 from benchmarks.measuring import Run, closed_loop, describe_machine, median_and_spread, show
 from local_cluster.cluster import Cluster
 from local_cluster.free_ports import free_port_offset
-from services.consensus.log_store import SqliteLogStore
+from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import MemberStatus
 from shared.contracts.metadata import Durability, FileAnswer, FileContent, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import PeerAddress
 
 LENGTH = struct.Struct(">I")

@@ -17,19 +17,19 @@ from typing import Any
 import msgpack
 import uvloop
 
-from services.consensus.hard_state import FileHardState
-from services.consensus.known_disks import KnownDisks
-from services.consensus.log_store import SqliteLogStore
-from services.consensus.node import RaftNode
-from services.consensus.peers import PeerMesh
+from services.consensus.member import RaftNode
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.mesh import PeerMesh
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, Snapshot, SnapshotMeta
 from services.consensus.raft.seam import configure_raftos
-from services.consensus.runner import ThreadRunner
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import TrivetError
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.request_signing import ClusterKeys
 
 LENGTH = struct.Struct(">I")
 

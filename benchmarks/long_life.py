@@ -28,16 +28,16 @@ from benchmarks.measuring import Run, describe_machine, show
 from benchmarks.metadata import BATCH, publish_files
 from local_cluster.cluster import Cluster
 from local_cluster.free_ports import free_port_offset
-from services.consensus.hard_state import FileHardState
-from services.consensus.log_store import SqliteLogStore
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.state_files import FIRST_NAME
 from services.consensus.raft.decide import LogPosition
-from services.consensus.state_files import FIRST_NAME
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import AddMemberRequest, MembersResponse, MemberStatus
 from shared.contracts.metadata import FileAnswer, GetFile
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import PeerAddress
 from shared.units import MIB
 

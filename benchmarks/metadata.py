@@ -22,11 +22,11 @@ from typing import Any, Final
 import msgpack
 
 from benchmarks.metadata_member import LOAD_FILES, measure_member
-from services.consensus.log_upkeep import LogLimits
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
+from services.consensus.persistence.compaction import LogLimits
 from shared.contracts.metadata import (
     Command,
     DeleteFile,

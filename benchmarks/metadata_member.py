@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 
 from services.consensus.rescue.new_cluster import make_folder
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import ConsensusMember
 from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.settings import PeerAddress
 from shared.units import MIB
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from shared.service_app import serve
 from shared.settings import ServiceSettings, load_settings
 from shared.units import KIB, MIB
+from shared.web.service_app import serve
 
 _BODY: Final = memoryview(os.urandom(MIB))
 _SLICE_BYTES: Final = 256 * KIB

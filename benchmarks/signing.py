@@ -18,7 +18,7 @@ from typing import Final
 from blake3 import blake3
 
 from benchmarks.measuring import describe_machine, median_and_spread, show
-from shared.request_signing import EMPTY_BODY_DIGEST, ClusterKeys, RequestSigner, RequestVerifier
+from shared.peer_calls.request_signing import EMPTY_BODY_DIGEST, ClusterKeys, RequestSigner, RequestVerifier
 from shared.units import KIB, MIB
 
 NODE_ID: Final = "storage-1"

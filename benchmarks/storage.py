@@ -26,7 +26,7 @@ from blake3 import blake3
 from benchmarks.chunk_wire import ChunkConnection, make_signer
 from benchmarks.measuring import Run, closed_loop, describe_machine, median_and_spread, show
 from benchmarks.storage_node import RunningNode, running_node
-from shared.request_signing import RequestSigner
+from shared.peer_calls.request_signing import RequestSigner
 from shared.units import KIB, MIB
 
 MODES: Final = ("disk", "redis", "tiered")

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from local_cluster.plan import HOST, Kind, ProcessSpec
 from shared.errors import NotReadyError, PeerUnreachableError, TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 
 PROBE_TIMEOUT_S: Final = 1.0
 

@@ -44,7 +44,7 @@
 
 `definite` follows Maelstrom: true means the requested change certainly did not happen. A timeout, a leader lost in
 mid-proposal or one partial acknowledgement is not definite. Facts are fields of the problem document, never only prose.
-Only the HTTP edge (`shared.service_app`, `shared.http_client`) speaks status codes.
+Only the HTTP edge (`shared.web.service_app`, `shared.peer_calls.http_client`) speaks status codes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
-from shared.request_signing import MIN_SECRET_BYTES, ClusterKeys
+from shared.peer_calls.request_signing import MIN_SECRET_BYTES, ClusterKeys
 
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the supervisor should not try again without a change."""

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from shared.http_edge import GuardedHttpProtocol
+from shared.web.http_edge import GuardedHttpProtocol
 
 START_DEADLINE_S = 10.0
 

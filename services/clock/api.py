@@ -1,6 +1,6 @@
 """The routes of a clock service.
 
-All are signed but the probes (`shared.service_app`): the time is no secret, but it is the cluster's own to ask for.
+All are signed but the probes (`shared.web.service_app`): the time is no secret, but it is the cluster's own to ask for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from services.clock.service import ClockService
 from shared.contracts.base import WireModel
 from shared.contracts.time import TimeReport
-from shared.time_client import TIME_PATH
+from shared.timekeeping.time_client import TIME_PATH
 
 
 class HlcReport(WireModel):

@@ -12,9 +12,9 @@ from typing import Final
 
 from services.clock.intersection import Interval, majority_interval, majority_of
 from shared.contracts.time import ClockState
-from shared.followed_clock import MAX_BOUND_NS, MAX_JUMP_NS, Reading
-from shared.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator
-from shared.software_clock import SoftwareClock
+from shared.timekeeping.followed_clock import MAX_BOUND_NS, MAX_JUMP_NS, Reading
+from shared.timekeeping.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator
+from shared.timekeeping.software_clock import SoftwareClock
 from shared.units import NANOSECONDS_PER_SECOND
 
 MAX_SYNCED_BOUND_NS: Final = 100_000_000

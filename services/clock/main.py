@@ -13,12 +13,12 @@ from services.clock.identity import claim_data_dir
 from services.clock.metrics import SourceMetrics
 from services.clock.service import ClockService
 from services.clock.settings import ClockSettings
-from shared.host_clock import HostClock, SystemHostClock
-from shared.request_signing import RequestVerifier
-from shared.service_app import create_app, serve
+from shared.peer_calls.request_signing import RequestVerifier
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
-from shared.time_metrics import TimeMetrics
+from shared.timekeeping.host_clock import HostClock, SystemHostClock
+from shared.timekeeping.time_metrics import TimeMetrics
+from shared.web.service_app import create_app, serve
 
 DESCRIPTION = "Turns several NTP servers into one time with an error bound, and falls back to logical time."
 

@@ -13,7 +13,7 @@ from typing import Final
 import ntplib
 
 from services.clock.ntp_answer import Answer, Outcome, Question, SampleVerdict, judge
-from shared.host_clock import HostClock
+from shared.timekeeping.host_clock import HostClock
 from shared.units import NANOSECONDS_PER_SECOND
 
 _VERSION: Final = 4

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from services.clock.settings import NtpServer
-from shared.host_clock import HostClock
+from shared.timekeeping.host_clock import HostClock
 from shared.units import NANOSECONDS_PER_SECOND
 
 logger = structlog.get_logger(__name__)

@@ -14,10 +14,10 @@ from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.time import ClockState, SourceCounts, SourceVerdict, TimeReport, TimeSourceReport
-from shared.durable_hybrid_clock import RENEWAL_INTERVAL_S, DurableHybridClock
-from shared.followed_clock import Reading
-from shared.host_clock import HostClock
-from shared.time_metrics import NowTimer, TimeStatistics
+from shared.timekeeping.durable_hybrid_clock import RENEWAL_INTERVAL_S, DurableHybridClock
+from shared.timekeeping.followed_clock import Reading
+from shared.timekeeping.host_clock import HostClock
+from shared.timekeeping.time_metrics import NowTimer, TimeStatistics
 
 HLC_FILE: Final = "hlc"
 _FALSE: Final = frozenset({SourceVerdict.FALSETICKER})

@@ -12,7 +12,7 @@ from services.clock.intersection import Interval
 from services.clock.ntp_answer import Outcome, SampleVerdict
 from services.clock.sample_filter import SampleFilter
 from shared.contracts.time import SourceVerdict, TimeSourceReport
-from shared.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator
+from shared.timekeeping.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator
 from shared.units import NANOSECONDS_PER_SECOND
 
 MAX_POLL_NS: Final = 1024 * NANOSECONDS_PER_SECOND

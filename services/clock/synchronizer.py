@@ -25,8 +25,8 @@ from services.clock.resolver import Resolver
 from services.clock.settings import ClockSettings, NtpServer
 from services.clock.source import Source
 from shared.contracts.time import ClockState, SourceVerdict, TimeSourceReport
-from shared.followed_clock import Reading
-from shared.host_clock import HostClock
+from shared.timekeeping.followed_clock import Reading
+from shared.timekeeping.host_clock import HostClock
 from shared.units import NANOSECONDS_PER_SECOND
 
 logger = structlog.get_logger(__name__)

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from services.consensus.backup_source import BackupCopy, BackupSource
-from services.consensus.membership import Membership
-from services.consensus.nodes import StorageNodes
+from services.consensus.duties.membership import Membership
+from services.consensus.duties.storage_nodes import StorageNodes
+from services.consensus.persistence.backup_source import BackupCopy, BackupSource
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import (
     DIGEST_HEADER,

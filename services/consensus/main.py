@@ -17,41 +17,41 @@ import structlog
 from fastapi import FastAPI
 
 from services.consensus.api import create_router
-from services.consensus.applier import MetadataMachine
-from services.consensus.backup_source import BackupSource
-from services.consensus.disk_watch import watch_disk
-from services.consensus.failure_detector import FailureDetector
-from services.consensus.hard_state import FileHardState
-from services.consensus.known_disks import KnownDisks
-from services.consensus.log_store import SqliteLogStore
-from services.consensus.log_upkeep import LogLimits
-from services.consensus.member_metrics import MemberMetrics
-from services.consensus.membership import Membership
+from services.consensus.duties.disk_watch import watch_disk
+from services.consensus.duties.failure_detector import FailureDetector
+from services.consensus.duties.log_clock import Upkeep
+from services.consensus.duties.membership import Membership
+from services.consensus.duties.slow_leader import watch_for_slow_leader
+from services.consensus.duties.state_comparison import StateComparison
+from services.consensus.duties.storage_nodes import StorageNodes
+from services.consensus.duties.upgrades import Upgrades
+from services.consensus.member import RaftNode
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.node import RaftNode
-from services.consensus.nodes import StorageNodes
-from services.consensus.peers import PeerMesh
+from services.consensus.metrics import MemberMetrics
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.mesh import PeerMesh
+from services.consensus.persistence.adapter import MetadataMachine
+from services.consensus.persistence.backup_source import BackupSource
+from services.consensus.persistence.compaction import LogLimits
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.runner import ThreadRunner
+from services.consensus.persistence.state_damage import StateScrub, is_damage, mark_damaged, unmark, was_marked
+from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.ports import LogDamagedError, LogUnavailableError
 from services.consensus.raft.seam import configure_raftos, verify_raftos
-from services.consensus.runner import ThreadRunner
 from services.consensus.service import ConsensusService
 from services.consensus.settings import ConsensusSettings
-from services.consensus.slow_leader import watch_for_slow_leader
-from services.consensus.state_comparison import StateComparison
-from services.consensus.state_damage import StateScrub, is_damage, mark_damaged, unmark, was_marked
-from services.consensus.state_files import StateFiles
-from services.consensus.upgrades import Upgrades
-from services.consensus.upkeep import Upkeep
 from shared.background_tasks import BackgroundTasks
-from shared.data_folder import claim_data_dir
+from shared.disk.data_folder import claim_data_dir
 from shared.errors import NotReadyError
-from shared.http_client import PeerClient
-from shared.request_signing import RequestVerifier
-from shared.service_app import create_app, serve
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import RequestVerifier
 from shared.settings import EXIT_CONFIGURATION, load_settings
 from shared.telemetry import configure_logging
-from shared.time_client import TimeClient
+from shared.timekeeping.time_client import TimeClient
+from shared.web.service_app import create_app, serve
 
 logger = structlog.get_logger(__name__)
 

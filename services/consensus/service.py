@@ -7,14 +7,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
+from services.consensus.duties.state_comparison import StateComparison
+from services.consensus.member import RaftNode
 from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, encode_proposal, entry_version_of
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.node import RaftNode
+from services.consensus.persistence.runner import ThreadRunner
+from services.consensus.persistence.state_damage import is_damage
 from services.consensus.raft.configuration import Configuration
-from services.consensus.runner import ThreadRunner
-from services.consensus.state_comparison import StateComparison
-from services.consensus.state_damage import is_damage
 from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from services.gateway.ports import ChunkNodes, Metadata
-from shared.consensus_client import ReadContext
+from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.contracts.metadata import AdmitNode, ClusterAnswer, GetCluster, RemoveNode, SetNodeState
 from shared.contracts.names import check_member_id

@@ -16,7 +16,7 @@ from typing import Final
 from blake3 import blake3
 
 from shared.errors import InvalidRequestError
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.request_signing import ClusterKeys
 
 _FORMAT: Final = 1
 _SEAL_BYTES: Final = 16

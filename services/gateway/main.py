@@ -9,41 +9,41 @@ from typing import Final
 from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
-from services.gateway.admission import TransferSlots
 from services.gateway.api import buckets, cluster, files
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.freshness import AlwaysAsked
 from services.gateway.api.parts import Parts
 from services.gateway.api.problems import install as install_problems
 from services.gateway.byte_budget import ByteBudget
-from services.gateway.chunking import ReservationWaits
-from services.gateway.clients.storage_client import StorageClient
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cursors import CursorSealer
-from services.gateway.downloads import DownloadLimits, Downloads
-from services.gateway.gateway_metrics import GatewayMetrics
-from services.gateway.idempotency import OnceKeeper
 from services.gateway.listings import Listings
-from services.gateway.node_directory import NodeDirectory
-from services.gateway.node_health import NodeHealth
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import ChunkNodes, Clock, Metadata
-from services.gateway.quorum import Quorums
-from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX
-from services.gateway.read_repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.readiness import ReadinessWatch
-from services.gateway.replica_census import ReplicaCensus
-from services.gateway.replica_reader import ReplicaReader
-from services.gateway.replica_writer import ReplicaWriter, ReplicaWriterLimits
+from services.gateway.replicas.check import ReplicaCensus
+from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.node_directory import NodeDirectory
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.replicas.reader import ReplicaReader
+from services.gateway.replicas.repair import MAX_REPAIR_TASKS, ReadRepair
+from services.gateway.replicas.storage_client import StorageClient
+from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
+from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX
 from services.gateway.settings import GatewaySettings
-from services.gateway.uploads import UploadLimits, Uploads
+from services.gateway.transfers.admission import TransferSlots
+from services.gateway.transfers.chunking import ReservationWaits
+from services.gateway.transfers.downloads import DownloadLimits, Downloads
+from services.gateway.transfers.idempotency import OnceKeeper
+from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.errors import NotReadyError
-from shared.http_client import PeerClient
-from shared.service_app import create_app, serve
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
-from shared.time_client import TimeClient
+from shared.timekeeping.time_client import TimeClient
+from shared.web.service_app import create_app, serve
 
 METADATA_CONNECTIONS: Final = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shared.consensus_client import DEFAULT_RETAIN_S, ReadContext
+from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import Answer, Command, ProposalResult, Query
@@ -13,7 +13,7 @@ from shared.contracts.time import TimeSource
 
 
 class Metadata(Protocol):
-    """The ordered truth. `shared.consensus_client.ConsensusClient` is the real one."""
+    """The ordered truth. `shared.consensus_calls.client.ConsensusClient` is the real one."""
 
     async def propose(
         self,
@@ -50,7 +50,7 @@ class ChunkNodes(Protocol):
 
 
 class Clock(TimeSource, Protocol):
-    """`shared.time_client.TimeClient` is the real one. A gateway has no disk: what it reads back raises its floor."""
+    """`shared.timekeeping.time_client.TimeClient` is the real one. A gateway has no disk: what it reads back raises its floor."""
 
     def receive(self, hlc: int) -> object:
         """Later stamps are greater than `hlc`."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from services.gateway.node_directory import NodeDirectory
 from services.gateway.ports import Metadata
+from services.gateway.replicas.node_directory import NodeDirectory
 from shared.contracts.metadata import ListBuckets
 from shared.errors import TrivetError
 from shared.placement import can_take_chunks

@@ -19,8 +19,8 @@ from services.storage.node import redis_address
 from services.storage.redis_node.inspection import OWNER_KEY
 from services.storage.redis_node.link import RedisAddress, connect
 from services.storage.settings import StorageSettings
-from shared.data_folder import hand_over_data_dir, lock_data_dir
-from shared.durable_files import replace_file
+from shared.disk.data_folder import hand_over_data_dir, lock_data_dir
+from shared.disk.durable_files import replace_file
 from shared.settings import load_settings, refuse_to_start
 
 _PATIENCE_S = 5.0

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.storage.chunk_lane import Call, ChunkCalls
 from services.storage.chunk_store import ChunkStore
+from services.storage.fast_path import Call, ChunkCalls
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import (
     MAX_PAGE_CHUNKS,

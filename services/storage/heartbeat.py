@@ -15,10 +15,10 @@ from typing import Final
 import structlog
 
 from services.storage.metrics import StorageMetrics
+from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
 from shared.errors import ClusterMismatchError, NotLeaderError, TrivetError
-from shared.http_client import PeerClient
-from shared.leader_tracker import LeaderTracker
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import PeerAddress
 
 logger = structlog.get_logger(__name__)

@@ -12,18 +12,18 @@ import structlog
 from fastapi import FastAPI
 
 from services.storage.api import build_router
-from services.storage.chunk_lane import ChunkLane
+from services.storage.disk.tier import prepare_folder
+from services.storage.fast_path import ChunkLane
 from services.storage.metrics import StorageMetrics
 from services.storage.node import StorageNode, redis_address
 from services.storage.redis_node.inspection import inspect
 from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
-from services.storage.tiers.disk import prepare_folder
-from shared.data_folder import claim_data_dir
-from shared.request_signing import RequestVerifier
-from shared.service_app import create_app, serve
+from shared.disk.data_folder import claim_data_dir
+from shared.peer_calls.request_signing import RequestVerifier
 from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
+from shared.web.service_app import create_app, serve
 
 logger = structlog.get_logger(__name__)
 

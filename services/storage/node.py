@@ -11,23 +11,23 @@ from fastapi import FastAPI
 from services.storage.byte_budget import ByteBudget
 from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.tier import DiskTier
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.metrics import StorageMetrics
 from services.storage.peers import Peers
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.redis_node.tier import RedisTier
 from services.storage.refetch import Refetcher, RefetchPace
 from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
-from services.storage.tiers.disk import DiskTier
-from services.storage.tiers.redis import RedisTier
-from services.storage.tiers.tiered import TieredStore
+from services.storage.tiered.tier import TieredStore
 from shared.background_tasks import BackgroundTasks
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import Heartbeat
 from shared.errors import UnavailableError
-from shared.http_client import PeerClient
-from shared.time_client import TimeClient
+from shared.peer_calls.http_client import PeerClient
+from shared.timekeeping.time_client import TimeClient
 from shared.units import MIB
 
 _BUDGET_WAIT_S = 2.0

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import NodeMap, StorageNode
 from shared.contracts.metadata import ClusterAnswer, GetCluster
 from shared.errors import InternalError, PeerUnreachableError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.placement import read_order
 from shared.settings import PeerAddress
 

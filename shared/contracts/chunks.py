@@ -1,6 +1,6 @@
 """What gateways and storage nodes say to each other about chunks.
 
-Routes of a storage node (all signed, see `shared.request_signing`):
+Routes of a storage node (all signed, see `shared.peer_calls.request_signing`):
 
     PUT    /v1/chunks/{digest}   raw body; START_INDEX_QUERY; 201 stored, 200 already there; durable before the answer
     GET    /v1/chunks/{digest}   200 raw body, or 206 for one byte Range; the whole is verified on the way out

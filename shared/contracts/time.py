@@ -145,7 +145,7 @@ class TimeReport(WireModel):
 
 
 class TimeSource(Protocol):
-    """Who stamps operations. `shared.time_client.TimeClient` is the real one; it never makes a call per stamp."""
+    """Who stamps operations. `shared.timekeeping.time_client.TimeClient` is the real one; it never makes a call per stamp."""
 
     def stamp(self) -> Stamp:
         """A stamp whose hlc is greater than that of every stamp this process gave or received before."""

@@ -1,7 +1,7 @@
 """Writes what this version of Trivet leaves on a member's disk, for every later version to read.
 
 `python -m tests.golden.make NAME` makes `tests/golden/NAME/`: run it once for a version whose formats changed, commit the folder,
-never change it again. `tests/unit/consensus/test_golden_files.py` reads all of them.
+never change it again. `tests/unit/consensus/persistence/test_golden_files.py` reads all of them.
 
     entries.json    one payload of every kind of command, in the order in which they are applied from an empty state
     member/         log (cut once), term and vote, disk ids and tables of a member that applied them
@@ -18,14 +18,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from services.consensus.applier import committed_entries
-from services.consensus.hard_state import FileHardState
-from services.consensus.known_disks import KnownDisks
-from services.consensus.log_store import SqliteLogStore
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.schema import CHECKED_TABLES
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.persistence.adapter import committed_entries
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup

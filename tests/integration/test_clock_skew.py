@@ -19,9 +19,9 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from shared.contracts.time import TimeReport
-from shared.host_clock import SystemHostClock
-from shared.http_client import PeerClient
-from shared.time_client import TIME_PATH
+from shared.peer_calls.http_client import PeerClient
+from shared.timekeeping.host_clock import SystemHostClock
+from shared.timekeeping.time_client import TIME_PATH
 from shared.units import KIB, MIB
 from tests.free_ports import free_port_offset
 from tests.integration.clock.fake_ntp import FakeNtpServer

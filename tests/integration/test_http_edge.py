@@ -1,4 +1,4 @@
-"""`shared.http_edge` over raw sockets: what one connection may cost, probed at both sides of every limit.
+"""`shared.web.http_edge` over raw sockets: what one connection may cost, probed at both sides of every limit.
 
 The guard leans on the inside of uvicorn. When uvicorn changes there, these probes are what notices.
 """
@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from shared import http_edge
-from shared.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from shared.units import KIB, MIB
+from shared.web import http_edge
+from shared.web.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from tests.integration.raw_edge import THINKING_S, Edge, get, make_edge, receive_all, status
 
 TIMEOUT_S = THINKING_S / 3

@@ -1,4 +1,4 @@
-"""`shared.http_edge` over raw sockets: where one request ends and the next begins, and whose bytes an answer is made of."""
+"""`shared.web.http_edge` over raw sockets: where one request ends and the next begins, and whose bytes an answer is made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from shared import http_edge
+from shared.web import http_edge
 from tests.integration.raw_edge import LATE_S, PIECE, STREAMED_PIECES, THINKING_S, Edge, make_edge, receive_all, status
 
 HEAD = b"PUT /x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from shared.errors import ChunkCorruptError, ChunkNotFoundError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.units import KIB, MIB
 from tests.integration.storage.support import poll
 

@@ -11,7 +11,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from services.consensus.log_upkeep import LogLimits
+from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft import decide
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.consensus.node import RaftNode
+from services.consensus.member import RaftNode
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.ports import Entry

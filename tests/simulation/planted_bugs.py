@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.consensus import node
+from services.consensus import member as node
 from services.consensus.raft import decide
 from services.consensus.raft.candidate import CandidateRole
 from services.consensus.raft.configuration import Configuration

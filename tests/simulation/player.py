@@ -13,8 +13,8 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.log_upkeep import LogLimits
-from services.consensus.node import RaftNode
+from services.consensus.member import RaftNode
+from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.candidate import CandidateRole
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.log_upkeep import LogLimits
+from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import MAX_BATCH_BYTES
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind

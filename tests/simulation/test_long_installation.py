@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.consensus.log_upkeep import LogLimits
+from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.ports import BlockingRunner
 from tests.simulation.disk import Process, SimulatedRunner
 from tests.simulation.virtual_loop import run_simulation

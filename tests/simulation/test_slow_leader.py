@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from services.consensus.slow_leader import REIGN_S, watch_for_slow_leader
+from services.consensus.duties.slow_leader import REIGN_S, watch_for_slow_leader
 from shared.errors import TrivetError
 from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import SimulatedMember, World, put

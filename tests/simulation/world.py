@@ -8,8 +8,8 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.log_upkeep import LogLimits
-from services.consensus.node import RaftNode
+from services.consensus.member import RaftNode
+from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind

@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from shared.durable_files import sync_file
+from shared.disk.durable_files import sync_file
 from shared.units import KIB, MIB
 
 SMALL_FRAMES: Final = 256

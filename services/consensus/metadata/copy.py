@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from shared.durable_files import sync_directory, sync_file
+from shared.disk.durable_files import sync_directory, sync_file
 from shared.units import KIB, MIB
 
 PIECE_BYTES: Final = MIB

@@ -3,7 +3,7 @@
 The first byte is the entry's version. A member that meets a version or a command it does not know must stop applying
 (DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. So a command that is
 added, or gets a field or a meaning that it did not have, is written as an entry of the next version (`NEWER_KINDS`), and such
-entries are proposed only when every member has announced that it can apply them (`services.consensus.upgrades`); everything
+entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
 so that a default that changes later cannot change what an old entry means. The exceptions are `fingerprint` and
 `unmodified_since_s`, which came before anything was released: they are left out when there are none.

@@ -27,9 +27,9 @@ from blake3 import blake3
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.consensus.initialise import parse_members
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError
+from services.consensus.persistence.state_files import StateFiles
 from services.consensus.rescue.backup_files import (
     METADATA_NAME,
     BackupDamagedError,
@@ -46,11 +46,11 @@ from services.consensus.rescue.survivors import (
     inspect,
     what_may_be_missing,
 )
-from services.consensus.state_files import StateFiles
+from services.consensus.tools.initialise import parse_members
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.settings import PeerAddress, PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0

@@ -23,7 +23,7 @@ from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import verify
 from shared.contracts.base import WireModel
 from shared.contracts.time import ClockState, Stamp, rfc3339
-from shared.durable_files import replace_file, sync_directory, sync_file
+from shared.disk.durable_files import replace_file, sync_directory, sync_file
 from shared.units import MIB
 
 METADATA_NAME: Final = "metadata.sqlite"

@@ -17,18 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from services.consensus.hard_state import FileHardState
-from services.consensus.known_disks import KnownDisks
-from services.consensus.log_store import SqliteLogStore
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.state_files import FIRST_NAME
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
-from services.consensus.state_files import FIRST_NAME
 from shared.contracts.cluster import ConsensusMember
-from shared.data_folder import claim_data_dir
-from shared.durable_files import replace_file, sync_directory
+from shared.disk.data_folder import claim_data_dir
+from shared.disk.durable_files import replace_file, sync_directory
 
 INDEX_GAP: Final = 1_000_000
 """Between the last index that is known and the first of the new cluster: far more than the lost members can have had."""

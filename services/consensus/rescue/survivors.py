@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.consensus.applier import committed_entries
-from services.consensus.hard_state import FileHardState
-from services.consensus.log_store import SqliteLogStore
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import UnknownEntryError
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.persistence.adapter import committed_entries
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import majority
 from services.consensus.raft.ports import LogDamagedError
-from services.consensus.state_files import StateFiles
 from shared.units import MIB
 
 _READ_BYTES: Final = 4 * MIB

@@ -10,8 +10,8 @@ from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, F
 from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, refuse_query, requested_bucket
-from services.gateway.idempotency import OnceOnly
-from services.gateway.raw_names import FILES_PREFIX, bucket_name, query_values
+from services.gateway.semantics.raw_names import FILES_PREFIX, bucket_name, query_values
+from services.gateway.transfers.idempotency import OnceOnly
 from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
 from shared.errors import InternalError
 

@@ -10,7 +10,7 @@ from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted
 from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import json_body, refuse_query
-from services.gateway.raw_names import query_values
+from services.gateway.semantics.raw_names import query_values
 from shared.contracts.cluster import NodeState
 from shared.errors import InvalidRequestError
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from services.gateway.api.problems import Responses, header
 from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION
-from services.gateway.byte_ranges import MAX_RANGES
+from services.gateway.semantics.byte_ranges import MAX_RANGES
 
 _ETAG: Final = '"60c0e811737deb00f76b3479be928656"'
 _DATE: Final = "Wed, 25 Nov 2026 16:35:12 GMT"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
-from services.gateway.byte_ranges import ByteSpan
-from services.gateway.client_connection import while_connected
-from services.gateway.downloads import Downloads, FoundFile
-from services.gateway.file_headers import content_headers
-from services.gateway.quorum import Quorums
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.byte_ranges import ByteSpan
+from services.gateway.semantics.file_headers import content_headers
+from services.gateway.transfers.downloads import Downloads, FoundFile
 
 
 class FileStream(Response):

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from services.gateway.api.client_connection import body_of
 from services.gateway.api.file_descriptions import (
     ANSWERS_OF_HEAD,
     ANSWERS_OF_READ,
@@ -24,6 +25,7 @@ from services.gateway.api.file_descriptions import (
     form_parameters,
 )
 from services.gateway.api.file_stream import FileStream
+from services.gateway.api.form_upload import open_form
 from services.gateway.api.models import Receipt
 from services.gateway.api.parts import Parts, RunningGateway
 from services.gateway.api.problems import header, problems
@@ -34,17 +36,15 @@ from services.gateway.api.requests import (
     requested_file,
     requested_form_bucket,
 )
-from services.gateway.body_digests import BodyDigests
-from services.gateway.byte_ranges import requested_spans
-from services.gateway.client_connection import body_of
-from services.gateway.conditions import Present, ReadConditions, write_preconditions
-from services.gateway.downloads import FoundFile
-from services.gateway.file_headers import content_headers, content_type, user_metadata, version_headers
-from services.gateway.form_upload import open_form
-from services.gateway.idempotency import OnceOnly
-from services.gateway.quorum import Quorums
-from services.gateway.raw_names import FileName
-from services.gateway.uploads import Published, UploadOrder
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.byte_ranges import requested_spans
+from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
+from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
+from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.downloads import FoundFile
+from services.gateway.transfers.idempotency import OnceOnly
+from services.gateway.transfers.uploads import Published, UploadOrder
 from shared.contracts.metadata import DeleteFile, Preconditions
 from shared.contracts.names import check_key
 from shared.errors import InvalidRequestError

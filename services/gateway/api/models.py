@@ -7,8 +7,8 @@ from typing import Any, Final
 from pydantic import ConfigDict, Field
 
 from services.gateway.listings import Page
-from services.gateway.uploads import Published
-from shared.consensus_client import ReadContext
+from services.gateway.transfers.uploads import Published
+from shared.consensus_calls.client import ReadContext
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
 from shared.contracts.metadata import Bucket, ClusterAnswer, Durability, FileEntry

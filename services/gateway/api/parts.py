@@ -7,12 +7,12 @@ from typing import Protocol
 
 from services.gateway.admin_token import AdminToken
 from services.gateway.cluster_admin import ClusterAdmin
-from services.gateway.downloads import Downloads
-from services.gateway.idempotency import OnceKeeper
 from services.gateway.listings import Listings
 from services.gateway.ports import Clock, Metadata
-from services.gateway.quorum import Quorums
-from services.gateway.uploads import Uploads
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.transfers.downloads import Downloads
+from services.gateway.transfers.idempotency import OnceKeeper
+from services.gateway.transfers.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)

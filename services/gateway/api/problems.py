@@ -37,8 +37,8 @@ from shared.errors import (
     TrivetError,
     UnauthenticatedError,
 )
-from shared.problem_schema import describe_problems, described_problem
-from shared.service_app import problem_response
+from shared.web.problem_schema import describe_problems, described_problem
+from shared.web.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
 Subject = Literal["files", "buckets", "cluster"]

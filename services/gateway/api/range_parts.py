@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from services.gateway.byte_ranges import ByteSpan
+from services.gateway.semantics.byte_ranges import ByteSpan
 
 
 class RangeParts:

@@ -8,9 +8,9 @@ from typing import Final, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from services.gateway.client_connection import body_of
-from services.gateway.quorum import Quorums
-from services.gateway.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
+from services.gateway.api.client_connection import body_of
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import MIB
 

@@ -14,7 +14,7 @@ from services.storage.disk import catalog
 from services.storage.disk.answers import Answer
 from services.storage.disk.disk_errors import error_from_read
 from services.storage.disk.disk_threads import DiskThreads, HandedOn
-from services.storage.write_gate import WriteGate
+from services.storage.disk.write_gate import WriteGate
 
 ResultT = TypeVar("ResultT")
 Parameters = ParamSpec("Parameters")

@@ -20,7 +20,7 @@ import structlog
 
 from services.storage.disk.direct_writer import DirectWriter
 from shared.contracts.names import check_digest
-from shared.durable_files import sync_directory
+from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidNameError
 
 logger = structlog.get_logger(__name__)

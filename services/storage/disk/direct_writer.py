@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from shared.durable_files import sync_data, write_new_file
+from shared.disk.durable_files import sync_data, write_new_file
 from shared.units import KIB, MIB
 
 logger = structlog.get_logger(__name__)

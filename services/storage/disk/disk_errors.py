@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from services.storage.write_gate import WriteGate
-from shared.durable_files import SyncFailedError
+from services.storage.disk.write_gate import WriteGate
+from shared.disk.durable_files import SyncFailedError
 from shared.errors import DiskFullError, InternalError, TrivetError, UnavailableError
 
 logger = structlog.get_logger(__name__)

@@ -22,8 +22,8 @@ import structlog
 from services.storage.disk.answers import Answer, Failure, give
 from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full, is_shortage
 from services.storage.disk.wal_salvage import AcknowledgedMark
-from services.storage.write_gate import WriteGate
-from shared.durable_files import sync_directory
+from services.storage.disk.write_gate import WriteGate
+from shared.disk.durable_files import sync_directory
 from shared.errors import InternalError, OverloadedError, TrivetError, UnavailableError
 from shared.partitions import SetSum, partition_of
 

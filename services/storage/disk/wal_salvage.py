@@ -22,7 +22,7 @@ from typing import Final
 
 import structlog
 
-from shared.durable_files import replace_file, sync_data, sync_directory
+from shared.disk.durable_files import replace_file, sync_data, sync_directory
 
 logger = structlog.get_logger(__name__)
 

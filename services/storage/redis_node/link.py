@@ -23,7 +23,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node.inspection import claim, inspect
-from shared.durable_files import replace_file
+from shared.disk.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
 from shared.units import MIB
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.consensus.log_store import SqliteLogStore
+from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.ports import SIZE_MARK_ENTRIES, Entry, EntryKind, LogDamagedError, LogStore
 from tests.simulation.disk import SimulatedDisk, SimulatedLogStore

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Tier
 from services.storage.redis_node.link import RedisAddress, RedisLink
-from services.storage.tiers.disk import DiskTier, prepare_folder
-from services.storage.tiers.redis import RedisTier
-from services.storage.tiers.tiered import TieredStore
+from services.storage.redis_node.tier import RedisTier
+from services.storage.tiered.tier import TieredStore
 from shared.units import KIB, MIB
 from tests.integration.storage.support import REDIS_PASSWORD, RedisServer
 from tests.unit.storage.fake_tier import FakeTier

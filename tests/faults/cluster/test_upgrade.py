@@ -14,8 +14,8 @@ import pytest
 from local_cluster.local_secrets import write_private
 from shared.contracts.cluster import MembersResponse
 from shared.errors import ConflictError, TrivetError
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from tests.faults.cluster.conftest import steady_of
 from tests.faults.harness.fault_cluster import CLOCK, GATEWAYS, MEMBERS, STORAGE, FaultCluster
 from tests.faults.harness.trial import Trial

@@ -9,11 +9,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.consensus.hard_state import FileHardState
-from services.consensus.log_store import SqliteLogStore
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.units import MIB
 from tests.faults.tools.mounts import Mounts
 from tests.integration.consensus.members import Members

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.metadata import FileAnswer, GetFile
 from shared.errors import LeaderUnavailableError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from tests.faults.disk.member_disks import QUICK
 from tests.faults.tools.bit_rot import flip_bit
 from tests.integration.consensus.history import Registers

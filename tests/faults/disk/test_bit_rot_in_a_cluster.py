@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from shared.errors import PeerUnreachableError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.units import KIB, MIB
 from tests.faults.tools.bit_rot import flip_bit, flip_bits
 from tests.free_ports import free_port_offset

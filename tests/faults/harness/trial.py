@@ -17,7 +17,7 @@ import httpx
 
 from shared.contracts.cluster import MemberStatus
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from tests.faults.checkers.history import Outcome
 from tests.faults.checkers.honesty import Answer, honesty_violations
 from tests.faults.harness.canary import Canary

@@ -24,20 +24,20 @@ class Bug:
 
 
 def _no_directory_fsync() -> None:
-    import shared.durable_files
+    import shared.disk.durable_files
 
     # Before anybody imports it by its name.
-    shared.durable_files.sync_directory = lambda _path: None
+    shared.disk.durable_files.sync_directory = lambda _path: None
 
 
 def _acknowledge_at_one() -> None:
-    from services.gateway.quorum import WriteTally
+    from services.gateway.replicas.quorum import WriteTally
 
     WriteTally.is_counted = property(lambda self: len(self.acknowledged) >= 1)  # type: ignore[method-assign,assignment]
 
 
 def _read_without_asking() -> None:
-    from services.consensus.node import RaftNode
+    from services.consensus.member import RaftNode
 
     async def read_barrier(self: RaftNode) -> int:
         return self.log.last_applied
@@ -46,8 +46,8 @@ def _read_without_asking() -> None:
 
 
 def _believe_bytes() -> None:
-    import services.gateway.replica_reader as reader
     import services.storage.digests
+    from services.gateway.replicas import reader
 
     services.storage.digests.is_whole = lambda _body, _digest: True
     original = reader._Race
@@ -72,7 +72,7 @@ def _believe_bytes() -> None:
 
 
 def _forget_votes() -> None:
-    from services.consensus import hard_state
+    from services.consensus.persistence import hard_state
 
     def write(path: Any, body: bytes) -> None:
         temporary = path.with_name(f".{path.name}.new")
@@ -83,7 +83,7 @@ def _forget_votes() -> None:
 
 
 def _ignore_idempotency_keys() -> None:
-    from services.gateway.idempotency import OnceOnly
+    from services.gateway.transfers.idempotency import OnceOnly
 
     OnceOnly.of = classmethod(lambda _cls, *_args, **_facts: None)  # type: ignore[method-assign,assignment]
 
@@ -115,7 +115,7 @@ def _last_clock_wins() -> None:
 
 
 def _cache_without_asking() -> None:
-    from services.gateway.downloads import Downloads
+    from services.gateway.transfers.downloads import Downloads
 
     original = Downloads.find
     known: dict[Any, tuple[float, Any]] = {}
@@ -131,8 +131,8 @@ def _cache_without_asking() -> None:
 
 
 def _shorten_the_log() -> None:
-    from services.consensus import node
-    from services.consensus.log_store import SqliteLogStore
+    from services.consensus import member as node
+    from services.consensus.persistence.log_store import SqliteLogStore
     from services.consensus.raft.ports import LogDamagedError
 
     original = SqliteLogStore._load
@@ -163,8 +163,8 @@ def _shorten_the_log() -> None:
 def _sync_again_after_a_failure() -> None:
     import os
 
-    import shared.durable_files
-    from services.storage.write_gate import WriteGate
+    import shared.disk.durable_files
+    from services.storage.disk.write_gate import WriteGate
 
     def sync_data(fd: int) -> None:
         for _ in range(2):
@@ -174,12 +174,12 @@ def _sync_again_after_a_failure() -> None:
                 continue
             return
 
-    shared.durable_files.sync_data = sync_data
+    shared.disk.durable_files.sync_data = sync_data
     WriteGate.close = lambda _self, _reason: None  # type: ignore[method-assign]
 
 
 def _clock_behind() -> None:
-    from shared.time_client import TimeClient
+    from shared.timekeeping.time_client import TimeClient
 
     original = TimeClient.stamp
     # 48 bits of 2^-16 s above 16 bits of counter.

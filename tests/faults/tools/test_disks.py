@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.durable_files import sync_directory
+from shared.disk.durable_files import sync_directory
 from shared.units import MIB
 from tests.faults.tools.bit_rot import flip_bit
 from tests.faults.tools.mounts import Mounts, remove_what_the_dead_left

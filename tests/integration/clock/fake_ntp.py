@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from shared.host_clock import SystemHostClock
+from shared.timekeeping.host_clock import SystemHostClock
 
 NTP_TO_UNIX_S = 2_208_988_800
 SECOND_NS = 1_000_000_000

@@ -17,10 +17,10 @@ import httpx
 import pytest
 
 from shared.contracts.time import TimeReport
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.settings import PeerAddress
-from shared.time_client import TIME_PATH
+from shared.timekeeping.time_client import TIME_PATH
 
 SECRET = "clock tests: thirty-two bytes or more"
 KEYS = ClusterKeys.parse(SECRET)

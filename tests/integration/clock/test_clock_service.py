@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from shared.contracts.time import ClockState, SourceVerdict, TimeReport
-from shared.host_clock import SystemHostClock
-from shared.http_client import PeerClient
-from shared.time_client import TimeClient
+from shared.peer_calls.http_client import PeerClient
+from shared.timekeeping.host_clock import SystemHostClock
+from shared.timekeeping.time_client import TimeClient
 from tests.integration.clock.fake_ntp import Behaviour, FakeNtpServer
 from tests.integration.clock.support import KEYS, Chronyd, ClockProcess, need_commands
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.clock.ntp import ask
 from services.clock.ntp_answer import SampleVerdict
-from shared.host_clock import SystemHostClock
+from shared.timekeeping.host_clock import SystemHostClock
 from tests.integration.clock.fake_ntp import SECOND_NS, Behaviour, FakeNtpServer, ntp_timestamp
 
 HOST = SystemHostClock()

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.metadata import Durability, FileAnswer, FileContent, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgpack
 
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import (
     AddMemberRequest,
@@ -28,8 +28,8 @@ from shared.contracts.cluster import (
     MemberStatus,
 )
 from shared.errors import ConflictError, NotLeaderError, TrivetError
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.settings import PeerAddress
 from tests.free_ports import free_port_offset
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from services.consensus.known_disks import KnownDisks
-from services.consensus.peer_link import BEAT_INTERVAL_S
-from services.consensus.peers import PeerMesh
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.link import BEAT_INTERVAL_S
+from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import ConsensusMember
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.units import KIB
 
 PIECE_BYTES = 8 * KIB

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from services.consensus import main
-from services.consensus.applier import MetadataMachine
-from services.consensus.log_store import SqliteLogStore
+from services.consensus.persistence.adapter import MetadataMachine
+from services.consensus.persistence.log_store import SqliteLogStore
 
 STEP = int(os.environ["TRIVET_TEST_DIE_AT_STEP"])  # noqa: TID251 a setting of the test, not of the service
 

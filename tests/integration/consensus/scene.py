@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.errors import TrivetError
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from tests.integration.consensus.history import Registers
 from tests.integration.consensus.members import Members
 

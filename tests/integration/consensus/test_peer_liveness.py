@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.consensus import peers
-from services.consensus.known_disks import DISK_ID_BYTES
-from services.consensus.peer_link import BEAT_INTERVAL_S, SILENT_BEATS
+from services.consensus.peering import mesh as peers
+from services.consensus.peering.disk_identities import DISK_ID_BYTES
+from services.consensus.peering.link import BEAT_INTERVAL_S, SILENT_BEATS
 from tests.integration.consensus.meshes import BrokenMiddlebox, Harness, wait_until
 
 BEAT_S = 0.05

@@ -19,8 +19,8 @@ import msgpack
 import pytest
 from blake3 import blake3
 
-from services.consensus.peer_link import SILENT_BEATS
-from shared.request_signing import ClusterKeys
+from services.consensus.peering.link import SILENT_BEATS
+from shared.peer_calls.request_signing import ClusterKeys
 from tests.integration.consensus.meshes import SECRET, Harness, wait_until
 
 BEAT_S = 0.02

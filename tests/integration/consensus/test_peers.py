@@ -11,12 +11,12 @@ from typing import Self
 import msgpack
 import pytest
 
-from services.consensus.known_disks import KnownDisks
-from services.consensus.peer_link import MAX_FRAME_BYTES, SILENT_BEATS
-from services.consensus.peers import PeerMesh
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.link import MAX_FRAME_BYTES, SILENT_BEATS
+from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.contracts.cluster import ConsensusMember
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.request_signing import ClusterKeys
 from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, wait_until
 
 BEAT_BYTES = 8 + 16

@@ -15,9 +15,9 @@ import pytest
 
 from services.consensus.rescue.__main__ import ACCEPT_LOSS
 from services.consensus.rescue.new_cluster import INDEX_GAP
-from shared.consensus_client import ConsensusClient
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.metadata import FileAnswer, GetFile
-from shared.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import EXIT_CONFIGURATION
 from tests.integration.consensus.history import Registers
 from tests.integration.consensus.members import REPOSITORY, Members

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.consensus.hard_state import FileHardState
-from services.consensus.known_disks import KnownDisks
-from services.consensus.log_store import SqliteLogStore
+from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.persistence.hard_state import FileHardState
+from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
 from shared.settings import EXIT_CONFIGURATION
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.consensus.main import EXIT_NOT_DURABLE
-from services.consensus.state_damage import MARK_NAME
+from services.consensus.persistence.state_damage import MARK_NAME
 from shared.contracts.metadata import FileAnswer, GetFile
 from tests.integration.consensus.scene import PROGRESS_WITHIN_S, Scene, running_scene
 

@@ -16,8 +16,8 @@ import pytest
 from blake3 import blake3
 
 from local_cluster.cluster import Cluster
-from services.gateway.chunking import Chunk
-from shared.http_client import PeerClient
+from services.gateway.transfers.chunking import Chunk
+from shared.peer_calls.http_client import PeerClient
 from shared.settings import PeerAddress
 from shared.units import MIB
 

@@ -16,7 +16,7 @@ import requests
 import schemathesis
 from blake3 import blake3
 
-from shared.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestSigner, parse_challenge
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestSigner, parse_challenge
 
 PEER_FILE = Path("peer.json")
 STATUSES_FILE = Path("statuses.json")

@@ -18,8 +18,8 @@ from blake3 import blake3
 
 from local_cluster.redis_server import find_redis_server
 from services.storage.ports import Chunk
-from shared.http_client import PeerClient
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
 from shared.settings import PeerAddress
 
 ROOT = Path(__file__).parents[3]

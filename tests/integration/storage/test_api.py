@@ -8,7 +8,7 @@ import os
 import httpx
 import pytest
 
-from shared.data_folder import claim_data_dir
+from shared.disk.data_folder import claim_data_dir
 from shared.errors import (
     ChunkNotFoundError,
     DigestMismatchError,

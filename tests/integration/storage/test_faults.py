@@ -25,7 +25,7 @@ from shared.errors import (
     TrivetError,
     UnavailableError,
 )
-from shared.request_signing import (
+from shared.peer_calls.request_signing import (
     BODY_DIGEST_HEADER,
     EMPTY_BODY_DIGEST,
     ClusterKeys,

@@ -15,14 +15,14 @@ from prometheus_client import CollectorRegistry
 from redis import Redis as BlockingRedis
 
 from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
-from services.storage.tiers.disk import DiskTier, prepare_folder
-from services.storage.tiers.hot_chunks import HotChunks
-from services.storage.tiers.recovery import Recovery
-from services.storage.tiers.tiered import TieredStore
-from services.storage.tiers.unflushed import UnflushedChunk, UnflushedChunks
+from services.storage.tiered.read_cache import HotChunks
+from services.storage.tiered.recovery import Recovery
+from services.storage.tiered.tier import TieredStore
+from services.storage.tiered.write_behind import UnflushedChunk, UnflushedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy

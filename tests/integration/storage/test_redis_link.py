@@ -12,12 +12,12 @@ from redis import Redis as BlockingRedis
 
 from services.storage.digests import is_whole
 from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
-from services.storage.tiers.disk import DiskTier, prepare_folder
-from services.storage.tiers.redis import RedisTier
-from services.storage.tiers.tiered import TieredStore
+from services.storage.redis_node.tier import RedisTier
+from services.storage.tiered.tier import TieredStore
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy

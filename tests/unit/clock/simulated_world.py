@@ -16,8 +16,8 @@ from services.clock.ntp_answer import Answer, Outcome, Question, SampleVerdict, 
 from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
 from shared.contracts.time import ClockState
-from shared.followed_clock import Reading
-from shared.host_clock import HostClock
+from shared.timekeeping.followed_clock import Reading
+from shared.timekeeping.host_clock import HostClock
 from tests.integration.clock.fake_ntp import ntp_timestamp, short_format
 
 SECOND_NS = 1_000_000_000

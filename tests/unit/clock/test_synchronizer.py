@@ -11,7 +11,7 @@ import pytest
 
 from services.clock.discipline import MAX_SLEWED_NS, STEP_CONFIRMATIONS
 from shared.contracts.time import ClockState, SourceVerdict
-from shared.followed_clock import MAX_BOUND_NS
+from shared.timekeeping.followed_clock import MAX_BOUND_NS
 from tests.unit.clock.simulated_world import MS, SECOND_NS, SimulatedHost, SimulatedServer, World
 
 LAN = {"min_delay_ns": 100_000, "max_delay_ns": 400_000, "root_dispersion_ns": 100_000}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from services.gateway.api.parts import Parts
-from services.gateway.gateway_metrics import GatewayMetrics
 from services.gateway.main import assemble
-from services.gateway.read_repair import MAX_REPAIR_TASKS
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
 from shared.settings import PeerAddress

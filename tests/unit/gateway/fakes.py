@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
-from shared.consensus_client import DEFAULT_RETAIN_S, ReadContext
+from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (

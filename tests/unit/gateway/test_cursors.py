@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.gateway.cursors import Cursor, CursorSealer
 from shared.errors import InvalidRequestError
-from shared.request_signing import ClusterKeys
+from shared.peer_calls.request_signing import ClusterKeys
 
 CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
 OLD, NEW = "o" * 32, "n" * 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.raw_names import FileName
+from services.gateway.semantics.raw_names import FileName
 from shared.contracts.metadata import CreateBucket, DeleteFile
 from shared.errors import BucketNotFoundError, InvalidRequestError
-from tests.unit.gateway.test_transfers import put
+from tests.unit.gateway.transfers.test_transfers import put
 
 
 async def pages(world, **values: str) -> tuple[list[str], list[str], set[int]]:

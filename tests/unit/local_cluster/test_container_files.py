@@ -16,8 +16,8 @@ from local_cluster.container_secrets import NAMES, make_container_secrets
 from local_cluster.plan import ALLOCATOR_ENVIRONMENT
 from local_cluster.settings import PROJECT_ROOT
 from services.clock.settings import ClockSettings
-from services.consensus.initialise import InitialiseSettings
 from services.consensus.settings import ConsensusSettings
+from services.consensus.tools.initialise import InitialiseSettings
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
 from shared.settings import load_settings

@@ -9,10 +9,10 @@ from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
 from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.scrub import Scrubber, ScrubPace
-from services.storage.tiers.disk import DiskTier, prepare_folder
 from shared.units import KIB, MIB
 
 PACE = ScrubPace(period_s=1000, max_bytes_per_s=MIB)

@@ -1,0 +1,90 @@
+"""Leaves leadership when another member is far nearer to a majority: a gray leader is slow, and nobody elects another.
+
+Its heartbeats arrive late but regularly, so followers keep it, and its majority answers, so it keeps itself, while each
+proposal and each read waits for its links. Every member therefore measures how long a majority takes to answer it (the peer
+links say so) and tells the leader, which compares: where all links are slow nobody is much better, and nothing moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
+
+import structlog
+
+from services.consensus.member import RaftNode
+from services.consensus.raft import decide
+
+logger = structlog.get_logger(__name__)
+
+CHECK_INTERVAL_S: Final = 1.0
+PATIENCE_S: Final = 5.0
+"""A leader must have been the slower one for so long, without a break."""
+REIGN_S: Final = 20.0
+"""It leads for so long before it hands over, and lets so much pass between two tries: an election costs more than slowness."""
+TIMES_QUICKER: Final = 2
+
+
+class SlowLeader:
+    """Decides when one leadership should end. Pure: monotonic seconds are given.
+
+    Args:
+        limit_ms: a majority that answers sooner than this is soon enough.
+    """
+
+    def __init__(self, limit_ms: int, began_s: float) -> None:
+        self._limit_ms = limit_ms
+        self._rests_until_s = began_s + REIGN_S
+        self._slow_since_s: float | None = None
+
+    def successors(self, now_s: float, own_ms: int | None, others_ms: Mapping[str, int | None]) -> list[str]:
+        """Who should lead instead, now; nobody, mostly. What is not known is never better, and never worse."""
+        if own_ms is None or own_ms < self._limit_ms:
+            self._slow_since_s = None
+            return []
+        quicker = sorted(member for member, ms in others_ms.items() if ms is not None and ms * TIMES_QUICKER <= own_ms)
+        if not quicker:
+            self._slow_since_s = None
+            return []
+        if self._slow_since_s is None:
+            self._slow_since_s = now_s
+        return quicker if now_s >= max(self._rests_until_s, self._slow_since_s + PATIENCE_S) else []
+
+    def tried(self, now_s: float) -> None:
+        """A hand-over has begun. If it fails, the next one waits."""
+        self._rests_until_s = now_s + REIGN_S
+
+
+async def watch_for_slow_leader(node: RaftNode, round_trip_ms: Callable[[str], int | None], limit_ms: int) -> NoReturn:
+    """Run for ever: tell the engine what this member measures, and hand over when it leads and should not.
+
+    `limit_ms` of 0 only measures.
+    """
+    loop = asyncio.get_running_loop()
+    judge: SlowLeader | None = None
+    judged_term = 0
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL_S)
+        raft = node.raft
+        measured = {peer: ms for peer in raft.voters if (ms := round_trip_ms(peer)) is not None}
+        own_ms = raft.majority_round_trip_ms = decide.majority_round_trip_ms(node.id, raft.voters, measured)
+        role = node.leader_role
+        if role is None or limit_ms == 0:
+            judge = None
+            continue
+        if judge is None or judged_term != role.term:
+            judge, judged_term = SlowLeader(limit_ms, loop.time()), role.term
+        others_ms = {peer: progress.majority_round_trip_ms for peer, progress in role.progress.items()}
+        successors = judge.successors(loop.time(), own_ms, others_ms)
+        if successors:
+            target = role.transfer(among=successors)
+            if target not in successors:  # nobody can, or another transfer is under way
+                continue
+            judge.tried(loop.time())
+            logger.warning(
+                "handing over leadership, because others are nearer to a majority",
+                to=target,
+                own_ms=own_ms,
+                others_ms=others_ms,
+            )

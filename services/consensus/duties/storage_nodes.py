@@ -1,0 +1,118 @@
+"""The leader's care for storage nodes: who has dialled in, who went silent, who came back.
+
+The log decides what a node's state is; this module only notices and proposes. Silence is measured on the leader's monotonic
+clock, so that no node's wall clock matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+import structlog
+
+from services.consensus.duties.failure_detector import FailureDetector
+from services.consensus.service import ConsensusService
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
+from shared.contracts.metadata import Command, SetNodeState, UpdateNode
+from shared.contracts.time import TimeSource
+from shared.errors import ClusterMismatchError, TrivetError
+
+logger = structlog.get_logger(__name__)
+
+CHECK_INTERVAL_S: Final = 1.0
+MAX_PENDING_NODES: Final = 64
+"""Nodes that dialled in without being admitted; the oldest is forgotten."""
+
+
+class StorageNodes:
+    """Heartbeats in, state changes proposed. Acts only while this member leads."""
+
+    def __init__(
+        self, service: ConsensusService, detector: FailureDetector, clock: TimeSource, *, cluster_id: str
+    ) -> None:
+        self._service = service
+        self._detector = detector
+        self._clock = clock
+        self._cluster_id = cluster_id
+        self._pending: dict[str, Heartbeat] = {}
+        self._led_term = 0
+
+    async def heard(self, node_id: str, beat: Heartbeat) -> HeartbeatResponse:
+        """One heartbeat. The node is `active` in the log before this returns, if it is admitted.
+
+        Raises:
+            ClusterMismatchError: it belongs to another cluster; definite.
+            NotLeaderError: definite.
+        """
+        if beat.cluster_id != self._cluster_id:
+            raise ClusterMismatchError("The node belongs to another cluster.", cluster_id=self._cluster_id)
+        await self._service.node.read_barrier()
+        known = self._find(node_id)
+        if known is None:
+            self._remember_pending(node_id, beat)
+        else:
+            self._detector.heard(node_id, time.monotonic())
+            self._pending.pop(node_id, None)
+            await self._follow(known, beat)
+        return HeartbeatResponse(
+            is_admitted=known is not None, cluster_id=self._cluster_id, epoch=self._service.store.node_map().epoch
+        )
+
+    def pending(self) -> dict[str, Heartbeat]:
+        """Nodes that dialled in and wait for an operator to admit them."""
+        return dict(self._pending)
+
+    async def watch(self) -> None:
+        """Run for ever: mark silent nodes inactive, while leading."""
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            role = self._service.node.leader_role
+            if role is None:
+                continue
+            try:
+                await self._check(role.term)
+            except TrivetError as error:
+                logger.info("node check put off", reason=error.message)
+
+    async def _check(self, term: int) -> None:
+        now_s = time.monotonic()
+        nodes = {node.id: node for node in self._service.store.node_map().nodes}
+        if term != self._led_term:
+            self._led_term = term
+            self._detector.became_leader(now_s, nodes)
+        self._detector.watch(now_s, nodes.keys())
+        for node_id in self._detector.overdue(now_s):
+            node = nodes.get(node_id)
+            if node is not None and node.state == NodeState.ACTIVE:
+                logger.warning("storage node is silent", storage_node=node_id)
+                await self._propose(SetNodeState(node_id=node_id, state=NodeState.INACTIVE, stamp=self._clock.stamp()))
+
+    async def _follow(self, known: StorageNode, beat: Heartbeat) -> None:
+        if (known.url, known.zone, known.capacity_bytes) != (beat.url, beat.zone, beat.capacity_bytes):
+            await self._propose(
+                UpdateNode(
+                    node_id=known.id,
+                    url=beat.url,
+                    zone=beat.zone,
+                    capacity_bytes=beat.capacity_bytes,
+                    stamp=self._clock.stamp(),
+                )
+            )
+        if known.state == NodeState.INACTIVE:
+            await self._propose(SetNodeState(node_id=known.id, state=NodeState.ACTIVE, stamp=self._clock.stamp()))
+
+    def _find(self, node_id: str) -> StorageNode | None:
+        return next((node for node in self._service.store.node_map().nodes if node.id == node_id), None)
+
+    def _remember_pending(self, node_id: str, beat: Heartbeat) -> None:
+        if node_id not in self._pending:
+            logger.warning("an unknown storage node has dialled in; admit it by id", storage_node=node_id)
+            while len(self._pending) >= MAX_PENDING_NODES:
+                del self._pending[next(iter(self._pending))]
+        self._pending[node_id] = beat
+
+    async def _propose(self, command: Command) -> None:
+        await self._service.propose_one(secrets.token_hex(16), command)

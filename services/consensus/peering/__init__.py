@@ -1,0 +1,1 @@
+"""Carries Raft messages between members: `mesh` (all links), `link` (one connection), `disk_identities` (who is who)."""

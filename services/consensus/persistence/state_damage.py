@@ -1,0 +1,89 @@
+"""A state machine whose file turns out to be damaged while the member runs: it is marked, the process says so and ends.
+
+The state machine is disposable (DESIGN.md section 12). At the next start what is marked is set aside and made anew, from the log
+or from a snapshot of the leader; until then this member serves nothing and does not campaign. Ending the process is the one
+clean-up that forgets no answer that was made of damaged rows.
+
+Damage is found when a row is read, by whoever reads it, and by `StateScrub`, which reads all of them from time to time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+import structlog
+
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.verification import Scrub
+from shared.disk.durable_files import replace_file
+from shared.units import MIB
+
+logger = structlog.get_logger(__name__)
+
+MARK_NAME: Final = "metadata.damaged"
+SCRUB_PAUSE_S: Final = 1.0
+"""Between two pages of rows: a million files are read in an hour, for half a percent of a processor."""
+
+_CACHE_BYTES: Final = 2 * MIB
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether `error` says that the file is wrong, and not that it cannot be written just now."""
+    return isinstance(error, RowDamagedError | UnknownTablesError | sqlite3.IntegrityError) or (
+        # SQLITE_CORRUPT and SQLITE_NOTADB; want of room and failed reads are subclasses.
+        type(error) is sqlite3.DatabaseError
+    )
+
+
+def mark_damaged(folder: Path, error: BaseException) -> None:
+    """Remember over the end of this process that the tables in `folder` must be made anew. Raises OSError."""
+    replace_file(folder / MARK_NAME, f"{error}\n".encode())
+
+
+def was_marked(folder: Path) -> bool:
+    """Whether an earlier life, or an operator, found the tables damaged."""
+    return (folder / MARK_NAME).exists()
+
+
+def unmark(folder: Path) -> None:
+    """They were set aside."""
+    (folder / MARK_NAME).unlink(missing_ok=True)
+
+
+class StateScrub:
+    """Reads every row again and again, a page at a time."""
+
+    def __init__(self, store: MetadataStore, on_damage: Callable[[BaseException], None]) -> None:
+        self._store = store
+        self._on_damage = on_damage
+
+    async def watch(self) -> NoReturn:
+        """Run for ever."""
+        while True:
+            try:
+                await self._pass_once()
+            except (RowDamagedError, UnknownTablesError, sqlite3.Error) as error:
+                if is_damage(error):
+                    self._on_damage(error)
+                logger.warning("the scrub of the metadata was put off", reason=str(error))
+            await asyncio.sleep(SCRUB_PAUSE_S)
+
+    async def _pass_once(self) -> None:
+        """All rows of the file that is in force; ends early when a snapshot takes its place."""
+        path = self._store.path
+        tables = await asyncio.to_thread(Tables.open, path, cache_bytes=_CACHE_BYTES)
+        try:
+            scrub = Scrub(tables)
+            has_more = True
+            while has_more and self._store.path == path:
+                # Rests between pages: others need the disk and the processor more.
+                await asyncio.sleep(SCRUB_PAUSE_S)
+                has_more = await asyncio.to_thread(scrub.next_page) > 0
+        finally:
+            await asyncio.to_thread(tables.database.close)

@@ -1,0 +1,1 @@
+"""Commands for operators: make the first cluster, change its members."""

@@ -1,0 +1,103 @@
+"""Makes a new cluster, once: `python -m services.consensus.tools.initialise`.
+
+For containers and Kubernetes, where a one-shot job runs it; safe to run again. It signs one request to the first member
+named, which writes the cluster's first entry, and follows to whichever member leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse
+from shared.errors import NotLeaderError, TrivetError
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import ClusterKeys
+from shared.settings import PeerAddress, load_settings, read_secret, refuse_to_start
+
+PATIENCE_S = 120.0
+
+
+def parse_members(value: str) -> list[ConsensusMember]:
+    """The members named in `value`: id=http://host:port=peer-host:peer-port,... Raises ValueError."""
+    members = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        fields = part.split("=")
+        if len(fields) != 3:
+            raise ValueError(f"{part!r} is not of the form id=http://host:port=peer-host:peer-port")
+        members.append(ConsensusMember(id=fields[0], url=fields[1].rstrip("/"), peer_address=fields[2]))
+    if not members:
+        raise ValueError("no member is named")
+    return members
+
+
+def _parse_members(value: object) -> object:
+    return parse_members(value) if isinstance(value, str) else value
+
+
+def _parse_names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class InitialiseSettings(BaseSettings):
+    """Whom to make a cluster of."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
+
+    cluster_id: str
+    cluster_secret: SecretStr | None = None
+    cluster_secret_file: Path | None = None
+    init_members: Annotated[list[ConsensusMember], NoDecode, BeforeValidator(_parse_members)]
+    init_nodes: Annotated[list[str], NoDecode, BeforeValidator(_parse_names)] = Field(default_factory=list)
+
+
+async def initialise(settings: InitialiseSettings, keys: ClusterKeys) -> InitResponse:
+    """Ask until a leader says that the cluster exists. Raises TimeoutError or a definite TrivetError."""
+    request = InitRequest(
+        cluster_id=settings.cluster_id, members=settings.init_members, admitted_nodes=settings.init_nodes
+    )
+    first = settings.init_members[0]
+    member = PeerAddress(first.id, first.url)
+    created = False
+    async with PeerClient(keys) as client, asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                answer = await client.call(
+                    member, "POST", "/v1/cluster/init", InitResponse, body=request, timeout_s=10.0
+                )
+                return InitResponse(cluster_id=answer.cluster_id, created=answer.created or created)
+            except NotLeaderError as error:
+                if "leader_url" in error.facts:
+                    member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+            except TrivetError as error:
+                if error.status not in {500, 503}:
+                    raise
+                sys.stderr.write(f"trivet: waiting for {member.id}: {error.message}\n")
+                # The first member stays the one to start from: another one must not begin a cluster of its own.
+                member = PeerAddress(first.id, first.url)
+            await asyncio.sleep(1.0)
+
+
+def main() -> None:
+    """Entry point."""
+    settings = load_settings(InitialiseSettings)
+    try:
+        secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+        if secret is None:
+            refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
+        answer = asyncio.run(initialise(settings, ClusterKeys.parse(secret)))
+    except (ValueError, TrivetError) as error:
+        refuse_to_start(str(error))
+    except TimeoutError:
+        refuse_to_start(f"no leader within {PATIENCE_S:.0f} s; are the members running?")
+    state = "initialised" if answer.created else "was initialised before"
+    sys.stdout.write(f"cluster {answer.cluster_id} {state}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Adapters to the services behind the gateway; each fulfils one Protocol of `services.gateway.ports`."""

@@ -1,0 +1,58 @@
+"""What a gateway shows on /metrics besides its requests: budgets, avoided nodes, repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from services.gateway.byte_budget import ByteBudget
+from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.repair import ReadRepair
+from services.gateway.transfers.admission import TransferSlots
+
+
+class GatewayMetrics(Collector):
+    """Reads the parts when it is scraped, so that nothing is counted twice and the data path pays nothing."""
+
+    def __init__(
+        self,
+        budget: ByteBudget,
+        slots: TransferSlots,
+        health: NodeHealth,
+        repair: ReadRepair,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._budget = budget
+        self._slots = slots
+        self._health = health
+        self._repair = repair
+        self._registry = registry
+
+    def open(self) -> None:
+        """Be scraped from now on."""
+        self._registry.register(self)
+
+    def close(self) -> None:
+        """Be scraped no more."""
+        self._registry.unregister(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield GaugeMetricFamily(
+            "trivet_gateway_inflight_bytes", "Chunk bytes reserved now.", value=self._budget.used_bytes
+        )
+        yield GaugeMetricFamily("trivet_gateway_transfers", "File transfers under way.", value=self._slots.used)
+        avoided = GaugeMetricFamily(
+            "trivet_gateway_node_avoided", "1 while requests avoid the storage node.", labels=["storage_node"]
+        )
+        for node_id, is_barred in self._health.statistics().items():
+            avoided.add_metric([node_id], float(is_barred))
+        yield avoided
+        repairs = self._repair.statistics()
+        yield CounterMetricFamily(
+            "trivet_gateway_replicas_repaired", "Replicas put back by reads.", value=repairs["repaired"]
+        )
+        yield GaugeMetricFamily("trivet_gateway_repairs_queued", "Repairs that wait.", value=repairs["queued"])

@@ -1,0 +1,169 @@
+"""Which storage nodes a request should turn to first, and the probes that bring failed nodes back.
+
+One record per node: its circuit breaker, and until when it takes no writes because it is full. A barred node is probed
+in the background; a change of the node in the node map (a new address, active again) probes it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import structlog
+
+from services.gateway.replicas.circuit_breaker import CircuitBreaker
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.cluster import NodeMap, StorageNode
+from shared.errors import DiskFullError, OverloadedError, TrivetError
+
+logger = structlog.get_logger(__name__)
+
+FULL_NODE_PAUSE_S: Final = 10.0
+PROBE_TIMEOUT_S: Final = 1.0
+
+
+class NodeProbe(Protocol):
+    """Asks a node whether it can serve."""
+
+    async def probe(self, node: StorageNode, *, timeout_s: float) -> None:
+        """Returns when the node says that it is ready; raises TrivetError otherwise."""
+
+
+@dataclass(slots=True)
+class _Record:
+    breaker: CircuitBreaker
+    node: StorageNode
+    full_until_s: float = 0.0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    probing: asyncio.Task[object] | None = None
+
+    def is_probed(self) -> bool:
+        return self.probing is not None and not self.probing.done()
+
+
+class NodeHealth:
+    """Shared by everything in a gateway that talks to storage nodes."""
+
+    def __init__(
+        self, probe: NodeProbe, tasks: BackgroundTasks, *, reconnect_base_s: float, reconnect_limit_s: float
+    ) -> None:
+        self._probe = probe
+        self._tasks = tasks
+        self._base_s = reconnect_base_s
+        self._limit_s = reconnect_limit_s
+        self._records: dict[str, _Record] = {}
+
+    def statistics(self) -> dict[str, bool]:
+        """Whether requests avoid the node, by node id."""
+        return {node_id: record.breaker.is_barred for node_id, record in self._records.items()}
+
+    def split(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
+        """`order` as (nodes to turn to, nodes only for need), each in the order given."""
+        admitted: list[StorageNode] = []
+        barred: list[StorageNode] = []
+        for node in order:
+            record = self._records.get(node.id)
+            (barred if record is not None and record.breaker.is_barred else admitted).append(node)
+        return admitted, barred
+
+    def split_for_write(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
+        """As `split`; nodes that said a moment ago that they are full are only for need, too."""
+        admitted, barred = self.split(order)
+        now_s = time.monotonic()
+        full = [node for node in admitted if (known := self._records.get(node.id)) and known.full_until_s > now_s]
+        return [node for node in admitted if node not in full], full + barred
+
+    def answered(self, node: StorageNode) -> None:
+        """A request to `node` succeeded."""
+        if (record := self._records.get(node.id)) is not None:
+            record.breaker.answered()
+            record.wake.set()
+
+    def failed(self, node: StorageNode, error: TrivetError) -> None:
+        """A request to `node` ended in `error`."""
+        record = self._record(node)
+        if isinstance(error, DiskFullError):
+            record.full_until_s = time.monotonic() + FULL_NODE_PAUSE_S
+        if record.breaker.failed(error):
+            logger.warning("storage node avoided", storage_node=node.id, reason=error.code)
+        self._probe_while_barred(record)
+
+    def hung(self, node: StorageNode) -> None:
+        """`node` took far longer than usual for a request while others answered."""
+        record = self._record(node)
+        self._bar(record, "too slow")
+        self._probe_while_barred(record)
+
+    def suspect(self, node: StorageNode) -> None:
+        """`node` lost a race; ask it whether it lives, and bar it if it does not say so."""
+        record = self._record(node)
+        if not record.is_probed():
+            self._start(record, self._check(record))
+
+    def node_map_changed(self, node_map: NodeMap) -> None:
+        """Forget nodes that left; probe at once those that changed: they have just been heard of."""
+        known = {node.id: node for node in node_map.nodes}
+        for node_id, record in list(self._records.items()):
+            node = known.get(node_id)
+            if node is None:
+                del self._records[node_id]
+                record.breaker.readmitted()
+                record.wake.set()
+            elif (node.url, node.state) != (record.node.url, record.node.state):
+                record.node = node
+                record.wake.set()
+
+    def _record(self, node: StorageNode) -> _Record:
+        record = self._records.get(node.id)
+        if record is None:
+            breaker = CircuitBreaker(base_s=self._base_s, limit_s=self._limit_s)
+            record = self._records[node.id] = _Record(breaker, node)
+        return record
+
+    def _probe_while_barred(self, record: _Record) -> None:
+        if record.breaker.is_barred and not record.is_probed():
+            self._start(record, self._bring_back(record))
+
+    def _start(self, record: _Record, work: Coroutine[Any, Any, None]) -> None:
+        # Here and not in the task: what happens before its first step must wake it, too.
+        record.wake.clear()
+        try:
+            record.probing = self._tasks.start(f"probe {record.node.id}", work)
+        except OverloadedError:
+            # Without a prober nobody would ever readmit the node.
+            record.breaker.readmitted()
+
+    async def _check(self, record: _Record) -> None:
+        if not await self._is_ready(record):
+            self._bar(record, "slow, and not ready when asked")
+        # Even when it is ready: a request that failed while it was asked barred it, and left the probing to this task.
+        await self._bring_back(record)
+
+    def _bar(self, record: _Record, reason: str) -> None:
+        if record.breaker.bar():
+            logger.warning("storage node avoided", storage_node=record.node.id, reason=reason)
+
+    async def _bring_back(self, record: _Record) -> None:
+        while record.breaker.is_barred:
+            # Spreads the probes of many gateways; nothing secret depends on it.
+            pause_s = record.breaker.next_probe_s(random.random())  # noqa: S311
+            try:
+                async with asyncio.timeout(pause_s):
+                    await record.wake.wait()
+            except TimeoutError:
+                pass
+            record.wake.clear()
+            if record.breaker.is_barred and await self._is_ready(record):
+                record.breaker.readmitted()
+                logger.info("storage node used again", storage_node=record.node.id)
+
+    async def _is_ready(self, record: _Record) -> bool:
+        try:
+            await self._probe.probe(record.node, timeout_s=PROBE_TIMEOUT_S)
+        except TrivetError:
+            return False
+        return True

@@ -1,0 +1,38 @@
+"""The node map of an epoch, asked for once per epoch and not once per request."""
+
+from __future__ import annotations
+
+from services.gateway.ports import Metadata
+from services.gateway.replicas.health import NodeHealth
+from shared.contracts.cluster import NodeMap
+from shared.contracts.metadata import ClusterAnswer, GetCluster
+from shared.errors import InternalError
+
+
+class NodeDirectory:
+    """Invariant: the cached map's epoch never falls. Every linearizable read names the epoch that is current then."""
+
+    def __init__(self, metadata: Metadata, health: NodeHealth) -> None:
+        self._metadata = metadata
+        self._health = health
+        self._cached: NodeMap | None = None
+
+    async def at(self, epoch: int) -> NodeMap:
+        """The node map at `epoch`, or at a later one when it has moved on.
+
+        Raises what a metadata read raises.
+        """
+        if self._cached is None or self._cached.epoch < epoch:
+            # No lock: concurrent misses share one batch of the consensus client, and a slow one holds up nobody else.
+            await self._fetch()
+        if self._cached is None:
+            raise InternalError("There is no node map after it was fetched.")
+        return self._cached
+
+    async def _fetch(self) -> None:
+        answer, _ = await self._metadata.read(GetCluster())
+        if not isinstance(answer, ClusterAnswer):
+            raise InternalError("Consensus answered another question than was asked.")
+        if self._cached is None or answer.node_map.epoch > self._cached.epoch:
+            self._cached = answer.node_map
+            self._health.node_map_changed(answer.node_map)

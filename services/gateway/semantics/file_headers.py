@@ -1,0 +1,106 @@
+"""What a client's headers say about a file on the way in, and what ours say on the way out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from blake3 import blake3
+
+from services.gateway.semantics.http_dates import http_date, whole_s
+from shared.contracts.metadata import FileVersion
+from shared.errors import InvalidRequestError
+from shared.units import KIB
+
+META_PREFIX: Final = "x-trivet-meta-"
+DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
+MAX_METADATA_VALUE_BYTES: Final = 2 * KIB
+MAX_METADATA_BYTES: Final = 8 * KIB
+_MAX_CONTENT_TYPE_BYTES: Final = 255
+_ETAG_HEX_DIGITS: Final = 32
+
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
+_META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
+
+
+def content_type(values: Sequence[str]) -> str:
+    """The type to keep for a file, from its Content-Type headers; it is stored and given back, and never interpreted.
+
+    Raises:
+        InvalidRequestError: there are several, or it is too long, or not printable ASCII; definite.
+    """
+    if len(values) > 1:
+        raise InvalidRequestError("Content-Type is given twice.", header="Content-Type")
+    value = values[0] if values else ""
+    if not value.strip():
+        return DEFAULT_CONTENT_TYPE
+    if len(value) > _MAX_CONTENT_TYPE_BYTES or not _PRINTABLE.fullmatch(value):
+        raise InvalidRequestError(f"Content-Type has at most {_MAX_CONTENT_TYPE_BYTES} printable ASCII characters.")
+    return value.strip()
+
+
+def user_metadata(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The X-Trivet-Meta-* headers of an upload, by name without the prefix, in lower case.
+
+    Raises:
+        InvalidRequestError: one is malformed, given twice or too large, or all are; definite.
+    """
+    found: dict[str, str] = {}
+    size_bytes = 0
+    for raw_name, raw_value in raw_headers:
+        name = raw_name.decode("latin-1").lower()
+        if not name.startswith(META_PREFIX):
+            continue
+        name, value = name.removeprefix(META_PREFIX), raw_value.decode("latin-1").strip()
+        size_bytes += len(name) + len(value)
+        if not _META_NAME.fullmatch(name) or not _PRINTABLE.fullmatch(value):
+            raise InvalidRequestError("User metadata has a name of 1-128 token characters and printable ASCII values.")
+        if name in found:
+            raise InvalidRequestError("A user metadata header is given twice.", header=META_PREFIX + name)
+        if len(value) > MAX_METADATA_VALUE_BYTES or size_bytes > MAX_METADATA_BYTES:
+            raise InvalidRequestError(
+                "User metadata is too large.",
+                header=META_PREFIX + name,
+                value_limit_bytes=MAX_METADATA_VALUE_BYTES,
+                total_limit_bytes=MAX_METADATA_BYTES,
+            )
+        found[name] = value
+    return found
+
+
+def etag_of(digest: str, media_type: str, metadata: dict[str, str]) -> str:
+    """The strong entity tag of a version, without quotes: any difference that a reader could see changes it."""
+    identity = json.dumps([digest, media_type, sorted(metadata.items())], separators=(",", ":"))
+    return blake3(identity.encode()).hexdigest()[:_ETAG_HEX_DIGITS]
+
+
+def version_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
+    """The headers of every answer that shows `version`, those of 304 included.
+
+    Last-Modified may not lie after Date (RFC 9110 section 8.8.2.1), and another date would not be this version's alone:
+    it is left out while its second is still to come. `now_ns` may be behind the clock that stamped the version.
+    """
+    headers = {
+        "etag": f'"{version.etag}"',
+        "x-trivet-version": str(version.version),
+        "accept-ranges": "bytes",
+    }
+    if whole_s(version.modified_ns) <= whole_s(max(now_ns, version.stamp.approximate_ns)):
+        headers["last-modified"] = http_date(version.modified_ns)
+    return headers
+
+
+def content_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
+    """`version_headers` and what describes the bytes.
+
+    A stored file is somebody's data on our origin: it is never sniffed, and as a page it runs in a sandbox.
+    """
+    headers = version_headers(version, now_ns=now_ns) | {
+        "content-type": version.content_type,
+        "x-trivet-digest": version.content.digest,
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'; sandbox",
+    }
+    return headers | {META_PREFIX + name: value for name, value in version.user_metadata.items()}

@@ -1,0 +1,269 @@
+"""One upload: read the bucket, send the chunks in parallel windows, publish one log entry.
+
+Nothing is visible before the entry is applied, so an upload that breaks off at any step leaves the old version as it was;
+its chunks are garbage that the cluster collects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from services.gateway.byte_budget import ByteBudget, Lease
+from services.gateway.ports import Clock, Metadata
+from services.gateway.replicas.node_directory import NodeDirectory
+from services.gateway.replicas.quorum import Quorums, durability, require_enough_nodes
+from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter
+from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.conditions import Present, check_write
+from services.gateway.semantics.file_headers import etag_of
+from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.admission import TransferSlots
+from services.gateway.transfers.chunking import Chunk, ReservationWaits, cut
+from services.gateway.transfers.idempotency import OnceKeeper, OnceOnly, Remembered
+from shared.consensus_calls.client import ReadContext
+from shared.contracts.cluster import NodeMap
+from shared.contracts.metadata import (
+    BucketAnswer,
+    FileAnswer,
+    FileContent,
+    FileVersion,
+    GetBucket,
+    GetFile,
+    Preconditions,
+    ProposalResult,
+    PublishFile,
+)
+from shared.errors import BucketNotFoundError, InternalError, PayloadTooLargeError
+from shared.placement import can_take_chunks, write_order
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """See `GatewaySettings`."""
+
+    chunk_size_bytes: int
+    max_file_bytes: int
+    window_chunks: int
+    waits: ReservationWaits
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOrder:
+    """What a client asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
+
+    name: FileName
+    content_type: str
+    user_metadata: dict[str, str]
+    quorums: Quorums
+    preconditions: Preconditions
+    digests: BodyDigests
+    announced_bytes: int | None
+    once: OnceOnly | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of an upload."""
+
+    version: FileVersion
+    is_created: bool
+    log_index: int
+    term: int
+
+
+class Uploads:
+    """All uploads of a gateway."""
+
+    def __init__(
+        self,
+        *,
+        metadata: Metadata,
+        keeper: OnceKeeper,
+        directory: NodeDirectory,
+        writer: ReplicaWriter,
+        budget: ByteBudget,
+        slots: TransferSlots,
+        clock: Clock,
+        limits: UploadLimits,
+    ) -> None:
+        self._metadata = metadata
+        self._keeper = keeper
+        self._directory = directory
+        self._writer = writer
+        self._budget = budget
+        self._slots = slots
+        self._clock = clock
+        self._limits = limits
+
+    async def put(self, order: UploadOrder, body: AsyncIterable[bytes]) -> Published:
+        """Store `body` under its name. Everything that can be refused is refused before `body` is touched.
+
+        Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members. Under an
+        Idempotency-Key that is known the body is only compared, and the first receipt is given again.
+
+        Raises:
+            TrivetError: typed; `definite` says whether the file certainly did not change.
+        """
+        self._check_size(order.announced_bytes or 0)
+        with self._slots.take(), self._keeper.running(order.once):
+            # Before the preconditions: the first time may be the very reason why they no longer hold.
+            if order.once is not None and (known := await self._keeper.recall(order.once)) is not None:
+                return await self._repeat(order, order.once, known, body)
+            incarnation, context = await self._open_bucket(order)
+            node_map = await self._directory.at(context.epoch)
+            require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), order.quorums)
+            sending = _Sending(self._writer, node_map, order.quorums, context.log_index, self._limits.window_chunks)
+            await self._send(order, body, sending)
+            return await self._publish(order, sending, incarnation)
+
+    async def _repeat(
+        self, order: UploadOrder, once: OnceOnly, known: Remembered, body: AsyncIterable[bytes]
+    ) -> Published:
+        """Hash `body`, store nothing of it, and answer as the first time."""
+        hasher = blake3()
+        size_bytes = 0
+        async for piece in body:
+            size_bytes += len(piece)
+            self._check_size(size_bytes)
+            hasher.update(piece)
+            order.digests.update(piece)
+        order.digests.check()
+        once.check(known.fingerprint, hasher.hexdigest())
+        return _published(known.replay())
+
+    async def _open_bucket(self, order: UploadOrder) -> tuple[int, ReadContext]:
+        """The bucket's incarnation; early refusals are decided here."""
+        name = order.name
+        if order.preconditions == Preconditions():
+            # The file itself is not asked for: its list of chunks may be megabytes.
+            bucket_answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
+            if isinstance(bucket_answer, BucketAnswer) and bucket_answer.bucket is not None:
+                return bucket_answer.bucket.incarnation, context
+        answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
+        if not isinstance(answer, FileAnswer):
+            raise InternalError("Consensus answered another question than was asked.", definite=True)
+        if not answer.has_bucket:
+            raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
+        check_write(order.preconditions, Present.of(answer))
+        return answer.incarnation, context
+
+    async def _send(self, order: UploadOrder, body: AsyncIterable[bytes], sending: _Sending) -> None:
+        chunks = cut(
+            body, chunk_size_bytes=self._limits.chunk_size_bytes, budget=self._budget, waits=self._limits.waits
+        )
+        try:
+            async with aclosing(chunks):
+                async for chunk, lease in chunks:
+                    order.digests.update(chunk.data)
+                    await sending.add(chunk, lease)
+                    self._check_size(sending.size_bytes)
+            order.digests.check()
+            await sending.finish()
+        except BaseException:
+            sending.abandon()
+            raise
+        if order.announced_bytes is not None and order.announced_bytes != sending.size_bytes:
+            raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
+
+    async def _publish(self, order: UploadOrder, sending: _Sending, incarnation: int) -> Published:
+        digest = sending.hasher.hexdigest()
+        content = FileContent(
+            size_bytes=sending.size_bytes,
+            chunk_size_bytes=self._limits.chunk_size_bytes,
+            chunk_digests=bytes(sending.chunk_digests),
+            digest=digest,
+        )
+        outcome = await self._keeper.propose(
+            PublishFile(
+                bucket=order.name.bucket,
+                incarnation=incarnation,
+                key=order.name.key,
+                content=content,
+                content_type=order.content_type,
+                user_metadata=order.user_metadata,
+                etag=etag_of(digest, order.content_type, order.user_metadata),
+                start_index=sending.start_index,
+                epoch=sending.node_map.epoch,
+                durability=durability((write.tally for write in sending.writes.values()), order.quorums.replica_count),
+                preconditions=order.preconditions,
+                stamp=self._clock.stamp(),
+            ),
+            order.once,
+            body_digest=digest,
+        )
+        published = _published(outcome)
+        self._clock.receive(published.version.stamp.hlc)
+        return published
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._limits.max_file_bytes:
+            raise PayloadTooLargeError(
+                "The file is larger than this cluster takes.", limit_bytes=self._limits.max_file_bytes
+            )
+
+
+class _Sending:
+    """The chunks of one upload. Equal chunks of a file are sent once.
+
+    Invariant: at most `window` chunks are sent and not yet counted.
+    """
+
+    def __init__(
+        self, writer: ReplicaWriter, node_map: NodeMap, quorums: Quorums, start_index: int, window: int
+    ) -> None:
+        self._writer = writer
+        self._quorums = quorums
+        self._window = window
+        self._uncounted: deque[ChunkWrite] = deque()
+        self.node_map = node_map
+        self.start_index = start_index
+        self.writes: dict[str, ChunkWrite] = {}
+        self.chunk_digests = bytearray()
+        self.hasher = blake3()
+        self.size_bytes = 0
+
+    async def add(self, chunk: Chunk, lease: Lease) -> None:
+        """Send `chunk`, after waiting for room in the window. Raises when an earlier chunk missed its quorum."""
+        self.chunk_digests += bytes.fromhex(chunk.digest)
+        self.hasher.update(chunk.data)
+        self.size_bytes += len(chunk.data)
+        if chunk.digest in self.writes:
+            lease.release()
+            return
+        try:
+            while len(self._uncounted) >= self._window:
+                await self._uncounted[0].wait_until_counted()
+                self._uncounted.popleft()
+        except BaseException:
+            lease.release()
+            raise
+        order = write_order(chunk.digest, self.node_map)
+        write = await self._writer.start(chunk, lease, order, self._quorums, self.start_index)
+        self.writes[chunk.digest] = write
+        self._uncounted.append(write)
+
+    async def finish(self) -> None:
+        """Wait until every chunk is counted."""
+        while self._uncounted:
+            await self._uncounted[0].wait_until_counted()
+            self._uncounted.popleft()
+
+    def abandon(self) -> None:
+        """Stop sending what is not yet counted."""
+        for write in self._uncounted:
+            write.abandon()
+
+
+def _published(outcome: ProposalResult) -> Published:
+    result = outcome.result or {}
+    return Published(
+        version=FileVersion.model_validate(result.get("version")),
+        is_created=bool(result.get("created")),
+        log_index=outcome.log_index,
+        term=outcome.term,
+    )

@@ -1,0 +1,491 @@
+"""The disk tier: large chunks one file each, small ones packed in the catalog; everything acknowledged is fsynced.
+
+A large chunk: temporary file, fdatasync (in a writing thread) -> rename, row, fsync of the folder, COMMIT (in the one
+commit thread, shared with whoever came at the same time) -> answer. A small one goes straight into the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from services.storage.digests import digest_of, is_nearly, is_whole
+from services.storage.disk import catalog
+from services.storage.disk import pending_unlinks as leavers
+from services.storage.disk.answers import Answer
+from services.storage.disk.catalog import Row
+from services.storage.disk.catalog_threads import CatalogThreads
+from services.storage.disk.chunk_files import ChunkFiles
+from services.storage.disk.commit_latency import CommitLatency
+from services.storage.disk.disk_errors import error_from_write, is_shortage
+from services.storage.disk.disk_threads import HANDED_ON, HandedOn
+from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.row_damage import read_packed
+from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
+from services.storage.disk.warm_files import WarmFiles
+from services.storage.disk.write_gate import WriteGate
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
+from shared.contracts.chunks import HeldChunk, TierStatus
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
+from shared.partitions import PartitionTable, SetSum
+from shared.settings import refuse_to_start
+
+logger = structlog.get_logger(__name__)
+
+_SCRUB: Final = "scrub"
+_CATALOG_NAME: Final = "catalog.sqlite"
+_READ_ATTEMPTS: Final = 3
+_MAX_QUESTIONS: Final = 16
+"""What one reading thread answers in one hop."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmallChunk:
+    """A small chunk on its way to disk in a batch."""
+
+    digest: str
+    body: bytes
+    start_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenFile:
+    """A large chunk whose bytes are durable, without its name and its row. Not the bytes: a queue of them costs no memory."""
+
+    temporary: Path
+    digest: str
+    size_bytes: int
+    start_index: int
+
+
+def prepare_folder(root: Path) -> None:
+    """Make what a disk tier needs under `root`, durably; at start, before anything else uses it. Blocks.
+
+    Ends the process with one sentence when the folder cannot be used.
+    """
+    try:
+        ChunkFiles(root).prepare()
+        salvage(root / _CATALOG_NAME, root / "quarantine")
+    except OSError as error:
+        refuse_to_start(f"the data folder {root} cannot be used: {error}")
+    catalog.prepare(root / _CATALOG_NAME)
+
+
+class DiskTier:
+    """Implements `ports.Tier` on one folder that `prepare_folder` has made ready.
+
+    Invariant: a row is committed only after the bytes that it names are durable; bytes leave only after their row is gone.
+    """
+
+    name = "disk"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        space: FreeSpace,
+        metrics: StorageMetrics,
+        small_limit_bytes: int,
+        slow_commit_s: float = 0.1,
+        reader_threads: int = 4,
+        writer_threads: int = 4,
+        max_warm_files: int = 256,
+    ) -> None:
+        self._database = root / _CATALOG_NAME
+        self._files = ChunkFiles(root)
+        self._space = space
+        self._metrics = metrics
+        self._small_limit_bytes = small_limit_bytes
+        self.gate = WriteGate()
+        self._commit_latency = CommitLatency(slow_commit_s, metrics)
+        self._reads = CatalogThreads(self._database, self.gate, reader_threads, "disk-read", _MAX_QUESTIONS)
+        self._writes = CatalogThreads(self._database, self.gate, writer_threads, "disk-write", 1)
+        self._warm = WarmFiles(max_warm_files)
+        self._sums = PartitionTable()
+        self._sums_lock = threading.Lock()
+        """The commit thread changes the sums while others read them."""
+        self._leaver_count = 0  # the commit thread's own
+
+    async def __aenter__(self) -> Self:
+        """Open the folder, and settle what a crash left between files and rows."""
+        await self._reads.open()
+        await self._writes.open()
+        await self._reads.ask(self._open)
+        await self._settle()
+        await self._check_salvaged()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._close)
+
+    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        """See `ports.Tier`."""
+        self.gate.check()
+        threads = self._threads_for(chunk)
+        created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
+        if created is None and chunk.digest in await self.has([chunk.digest], start_index):
+            return PutOutcome(self.name, created=False)
+        if created is None:  # it is gone again
+            created = await threads.hand_on(lambda _, answer: self._store(chunk, start_index, answer))
+        return PutOutcome(self.name, bool(created))
+
+    def is_small(self, size_bytes: int) -> bool:
+        """Whether a chunk of this length is packed in the catalog."""
+        return size_bytes <= self._small_limit_bytes
+
+    async def put_batch(self, chunks: Sequence[SmallChunk]) -> None:
+        """Store many small chunks in one transaction; all are durable on return. Raises what `put` raises."""
+        if chunks:
+            await self._committer.run(partial(_add_small, chunks=chunks))
+
+    async def get(self, digest: str) -> Body:
+        """See `ports.Tier`."""
+        body = self._warm.read(digest)
+        if body is not None and is_whole(body, digest):
+            self._metrics.warm_reads.inc()
+            return body
+        return await self.reread(digest)
+
+    async def reread(self, digest: str) -> bytes:
+        """As `get`, and by the file that now lies under the name, whatever is open from earlier reads."""
+        for _ in range(_READ_ATTEMPTS):
+            body = await self._reads.ask(self._read, digest)
+            if body is not None:
+                return body
+            if await self._quarantine(digest):
+                self._metrics.corrupt.labels(tier=self.name).inc()
+                raise ChunkCorruptError("This replica does not match its digest; it was quarantined.", digest=digest)
+        raise UnavailableError("The chunk is being replaced.", digest=digest)
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        row = await self.find(digest)
+        if row is None:
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        if not row.is_sound:
+            raise ChunkCorruptError("The record of this chunk is damaged; reading it will put it right.", digest=digest)
+        return row.size_bytes
+
+    async def find(self, digest: str) -> Row | None:
+        """The chunk's row."""
+        return await self._reads.ask(catalog.find, digest)
+
+    async def find_or_check_room(self, digest: str, size_bytes: int) -> bool:
+        """Whether the chunk is held; if not, whether it could be.
+
+        Raises:
+            DiskFullError: it is not held and there is no room for it; definite.
+        """
+        return await self._reads.ask(self._is_held_or_has_room, digest, size_bytes)
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
+        """See `ports.Tier`."""
+        found = await self._reads.ask(catalog.present, digests)
+        if start_index is None or not found:
+            return found
+        # Looked up again in the transaction: a delete may have come in between.
+        return await self._committer.run(partial(_raise_and_list, digests=sorted(found), start_index=start_index))
+
+    async def delete(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        return await self._committer.run(partial(self._delete, digest=digest))
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`."""
+        return await self._reads.ask(catalog.list_chunks, prefix, after, limit)
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """See `ports.Tier`."""
+        with self._sums_lock:
+            return list(self._sums.groups()) if group is None else self._sums.group(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """See `ports.Tier`."""
+        return await self._reads.ask(catalog.list_lost, after, limit)
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`."""
+        self.gate.check()
+        if not await self._reads.ask(catalog.is_lost, chunk.digest):
+            return False
+        is_restored: bool | None = await self._threads_for(chunk).hand_on(
+            lambda _, answer: self._store(chunk, 0, answer, only_if_lost=True)
+        )
+        return bool(is_restored)
+
+    async def note_lost(self, digest: str, start_index: int) -> None:
+        """Remember, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
+        await self._committer.run(partial(_lose_unless_held, digest=digest, start_index=start_index))
+
+    async def scrub_position(self) -> str:
+        """The last digest that the scrub has read in this pass; empty before the first."""
+        return await self._reads.ask(catalog.position, _SCRUB)
+
+    async def save_scrub_position(self, digest: str) -> None:
+        """Remember it across restarts. Raises UnavailableError."""
+        await self._committer.run(partial(catalog.save_position, name=_SCRUB, digest=digest))
+
+    async def statuses(self) -> list[TierStatus]:
+        """See `ports.Tier`."""
+        with self._sums_lock:
+            total = self._sums.total
+        return [
+            TierStatus(
+                name=self.name,
+                is_available=self.gate.reason is None,
+                chunk_count=total.chunk_count,
+                sole_chunk_count=total.chunk_count,
+                used_bytes=total.used_bytes,
+                capacity_bytes=await self._reads.ask(lambda _: self._space.capacity_bytes()),
+                lost_chunk_count=await self._reads.ask(catalog.count_lost),
+            )
+        ]
+
+    def reasons_against_writes(self) -> list[str]:
+        """See `ports.Tier`."""
+        return [] if self.gate.reason is None else [self.gate.reason]
+
+    def shortage(self) -> str | None:
+        """See `ports.Tier`. Known since the last put, heartbeat or question for the status."""
+        return self._space.shortage(self._sums.total.used_bytes)
+
+    def degradations(self) -> list[str]:
+        """See `ports.Tier`."""
+        median_s = self._commit_latency.slow_median_s()
+        return [] if median_s is None else [f"the disk is slow: a commit takes {1000 * median_s:.0f} ms"]
+
+    def _threads_for(self, chunk: Chunk) -> CatalogThreads:
+        return self._reads if self.is_small(chunk.size_bytes) else self._writes
+
+    # Blocking halves, each run in one of the pools.
+
+    def _open(self, sql: sqlite3.Connection) -> None:
+        self._files.open()
+        self._committer = GroupCommitter(self._database, self.gate, self._take_over, self._commit_latency.observe)
+        self._sums.fill(catalog.all_sizes(sql))
+        self._space.look()
+        self._space.publish(self._metrics)
+
+    def _close(self) -> None:
+        self._writes.close()
+        self._reads.close()
+        self._committer.close()
+        self._warm.close()
+
+    def _is_held_or_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
+        if catalog.holds(sql, digest):
+            return True
+        self._space.check(size_bytes, self._sums.total.used_bytes)
+        return False
+
+    def _store_unless_held(
+        self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool | None]
+    ) -> HandedOn | None:
+        """None when the chunk is held; nothing was done then."""
+        return None if catalog.holds(sql, chunk.digest) else self._store(chunk, start_index, answer)
+
+    def _store(
+        self, chunk: Chunk, start_index: int, answer: Answer[bool | None], *, only_if_lost: bool = False
+    ) -> HandedOn:
+        """Write what needs a file, and leave the rest, and the answer, to the commit thread."""
+        self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
+        if self.is_small(chunk.size_bytes):
+            pack = _restore_packed if only_if_lost else catalog.add_packed
+            operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
+            self._committer.submit(operation, answer)
+            return HANDED_ON
+        temporary = self._write(chunk)
+        written = _WrittenFile(temporary, chunk.digest, chunk.size_bytes, start_index)
+        publish = partial(self._publish, written, only_if_lost)
+        try:
+            self._committer.submit(publish, answer, on_failure=partial(_discard, temporary))
+        except TrivetError:
+            _discard(temporary)
+            raise
+        return HANDED_ON
+
+    def _write(self, chunk: Chunk) -> Path:
+        try:
+            return self._files.write_temporary(chunk.digest, chunk.pieces)
+        except OSError as error:
+            raise error_from_write(error, self.gate) from error
+
+    def _read(self, sql: sqlite3.Connection, digest: str) -> bytes | None:
+        """The whole chunk, or None when what lies here, or its record, is bad."""
+        removals = self._warm.removals()
+        row = catalog.find(sql, digest)
+        if row is None:
+            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        body = self._read_whole(sql, digest, row)
+        if body is not None and not (row.is_sound and len(body) == row.size_bytes):
+            return None  # the record is bad
+        if body is not None and row.packed_id is None:
+            self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
+        return body
+
+    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
+        body = self._read_unchecked(sql, digest, row)
+        return body if body is not None and is_whole(body, digest) else None
+
+    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
+        try:
+            return self._files.read(digest) if row.packed_id is None else read_packed(sql, row.packed_id)
+        except (OSError, sqlite3.Error) as error:
+            if is_shortage(error):
+                # No word about the replica: taking it out of service would be wrong.
+                raise UnavailableError("This node is short of file descriptors or memory.", digest=digest) from error
+            logger.warning("a chunk cannot be read", digest=digest, error=str(error))
+            return None
+
+    # Operations, run by the commit thread inside a transaction.
+
+    def _publish(self, file: _WrittenFile, only_if_lost: bool, transaction: Transaction) -> bool:
+        is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, file.digest)
+        if is_unwanted or not catalog.add_file(transaction, file.digest, file.size_bytes, file.start_index):
+            transaction.unlinks.append(file.temporary)
+            return False
+        path = self._files.path_of(file.digest)
+        file.temporary.rename(path)
+        if file.digest not in transaction.removed:  # otherwise a rollback brings back a row that needs this file
+            transaction.created.append(path)
+        transaction.directories.add(path.parent)
+        # A delete in the same batch owed the unlink of this name, which is now the new file's.
+        transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]
+        return True
+
+    def _delete(self, transaction: Transaction, digest: str) -> bool:
+        catalog.forget_lost(transaction, digest)
+        row = catalog.remove(transaction, digest)
+        if row is None:
+            return False
+        if row.packed_id is None:
+            if self._leaver_count >= leavers.MAX_NOTES:
+                leavers.settle(transaction, self._files)
+                self._leaver_count = 0
+            leavers.note(transaction, digest)
+            self._leaver_count += 1
+            transaction.unlinks.append(self._files.path_of(digest))
+        return True
+
+    async def _quarantine(self, digest: str) -> bool:
+        """Take a bad replica out of service; False when there is none any more: it was deleted or replaced meanwhile."""
+        try:
+            return await self._committer.run(partial(self._imprison, digest))
+        except TrivetError:
+            # The node takes no changes any more. The replica stays, and is found bad again at every read.
+            logger.exception("a bad replica could not be quarantined", digest=digest)
+            return True
+
+    def _imprison(self, digest: str, transaction: Transaction) -> bool:
+        # Read once more, here where nothing can change under us: inode numbers are reused, so only the bytes can tell
+        # whether this is still the replica that a reader found bad.
+        row = catalog.find(transaction.sql, digest)
+        if row is None:
+            return False
+        if (body := self._read_whole(transaction.sql, digest, row)) is not None:
+            if not (row.is_sound and len(body) == row.size_bytes):
+                catalog.correct(transaction, digest, row, len(body))
+                logger.error("the record of a whole chunk was damaged, and is written anew", digest=digest)
+            return False
+        packed = None if row.packed_id is None else self._read_unchecked(transaction.sql, digest, row)
+        logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
+        catalog.lose(transaction, digest, row.start_index)
+        if packed is not None and is_nearly(actual := digest_of(packed), digest):
+            # Damage hit the name in the catalog and not the bytes: they are a whole chunk, and it is missing here.
+            catalog.add_packed(transaction, actual, packed, row.start_index)
+            logger.warning("a packed chunk lay under a damaged name", digest=digest, actual=actual)
+        path = self._files.path_of(digest)
+        if row.packed_id is None and path.exists():
+            path.rename(self._files.quarantine_path(digest))
+            transaction.directories.add(path.parent)
+        return True
+
+    def _take_over(self, transaction: Transaction) -> None:
+        # By the commit thread only, after COMMIT and before any answer of the batch goes out.
+        if transaction.removed:
+            self._warm.forget(transaction.removed)
+        with self._sums_lock:
+            for partition, difference in transaction.differences.items():
+                self._sums.change(partition, difference)
+
+    # Start.
+
+    async def _settle(self) -> None:
+        """Make rows and files agree: a crash leaves files without rows, damage from outside rows without files."""
+        adopted, lost = await self._committer.run(self._reconcile_names)
+        await self._committer.run(partial(leavers.settle, files=self._files))
+        if adopted or lost:
+            logger.warning("settled the chunk folders", adopted_files=adopted, rows_without_file=lost)
+
+    def _reconcile_names(self, transaction: Transaction) -> tuple[int, int]:
+        adopted = lost = 0
+        for prefix in range(256):  # folder by folder: memory stays small however many chunks there are
+            files = self._files.files_under(prefix)
+            named = catalog.large_digests(transaction.sql, prefix)
+            for digest in files - named:
+                path = self._files.path_of(digest)
+                if leavers.is_noted(transaction, digest):
+                    transaction.unlinks.append(path)
+                    continue
+                # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
+                adopted += catalog.add_file(transaction, digest, path.stat().st_size, 0)
+                transaction.directories.add(path.parent)
+            for digest in named - files:
+                catalog.lose(transaction, digest, 0)
+                lost += 1
+        return adopted, lost
+
+    async def _check_salvaged(self) -> None:
+        """Read what lay in a damaged write-ahead file: what is bad is lost from here on, and fetched from the peers."""
+        found = await self._reads.ask(lambda _: find_unsettled(self._database))
+        if found is None:
+            return
+        self._metrics.catalog_salvages.inc()
+        digests = await self._reads.ask(catalog.newest_packed, 2 * found.wal_bytes)
+        bad = 0
+        for digest in digests:
+            try:
+                await self.get(digest)
+            except ChunkCorruptError:
+                bad += 1
+            except ChunkNotFoundError:
+                continue  # stored anew under its own name, or listed twice
+        await asyncio.to_thread(settle, self._database)
+        logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
+
+
+def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:
+    return sum(catalog.add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks)
+
+
+def _restore_packed(transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
+    return catalog.is_lost(transaction.sql, digest) and catalog.add_packed(transaction, digest, body, start_index)
+
+
+def _discard(temporary: Path) -> None:
+    """A file that nothing refers to; one that cannot be removed now is at the next start."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("a temporary file could not be removed", name=temporary.name, error=str(error))
+
+
+def _lose_unless_held(transaction: Transaction, digest: str, start_index: int) -> None:
+    if not catalog.holds(transaction.sql, digest):
+        catalog.lose(transaction, digest, start_index)
+
+
+def _raise_and_list(transaction: Transaction, digests: Sequence[str], start_index: int) -> set[str]:
+    held = catalog.present(transaction.sql, digests)
+    catalog.raise_start_index(transaction, held, start_index)
+    return held

@@ -1,0 +1,216 @@
+"""The short way for put, get and head of one chunk: straight from the signature check to the store.
+
+A chunk of 4 KiB is stored in less CPU than routing, dependency solving and generic instrumentation take, so these three
+calls are answered before FastAPI sees them (benchmarks/storage.py has the figures). `api` declares the same calls for
+OpenAPI and shares their code. Everything else passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.storage.chunk_store import ChunkStore, LeasedBody
+from services.storage.metrics import StorageMetrics
+from shared.contracts.chunks import START_INDEX_HEADER, START_INDEX_QUERY, ChunkStored
+from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
+from shared.units import KIB, MIB
+from shared.web.service_app import problem_response
+
+PREFIX: Final = "/v1/chunks/"
+
+_START_INDEX: Final = START_INDEX_HEADER.lower().encode()
+_START_INDEX_QUERY: Final = f"{START_INDEX_QUERY}=".encode()
+_MAX_INDEX: Final = 2**63 - 1
+"""What the catalog can hold."""
+_SLICE_BYTES: Final = 256 * KIB
+_QUESTIONS: Final = ("/v1/chunks", "/v1/partitions")
+_QUESTION_BYTES: Final = 512 * KIB
+"""A page of the inventory, as objects and as text."""
+_BYTES_PER_BODY_BYTE: Final = 8
+_SMALL_BYTES: Final = 64 * KIB
+"""What a connection buffers anyway: not worth a second wait."""
+_SEND_DEADLINE_S: Final = 60.0
+_RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
+_OCTETS: Final = (b"content-type", b"application/octet-stream")
+
+Call = Callable[[Scope, Receive, Send, str], Awaitable[int]]
+"""Answers one request for one digest; gives the status that it sent. Raises TrivetError before it sent anything."""
+
+
+class ChunkLane:
+    """ASGI middleware behind the signature check. What a call raises leaves as a problem document, as everywhere."""
+
+    def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: StorageMetrics) -> None:
+        self._app = app
+        self._store = store
+        self._metrics = metrics
+        calls = ChunkCalls(store)
+        self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request here or pass it on."""
+        call = self._calls.get(scope["method"]) if scope["type"] == "http" else None
+        path: str = scope.get("path", "")
+        digest = path[len(PREFIX) :]
+        if call is None or not path.startswith(PREFIX) or "/" in digest:
+            await self._pass_on(scope, receive, send)
+            return
+        began_s = time.perf_counter()
+        status = 500
+        try:
+            status = await call(scope, receive, send, digest)
+        except TrivetError as error:
+            status = error.status
+            await problem_response(error, path)(scope, receive, send)
+        finally:
+            self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Questions about many chunks take memory, too: as parsed objects several times what crosses the wire."""
+        is_question = scope["type"] == "http" and scope["method"] in {"GET", "POST"}
+        if not is_question or not scope["path"].startswith(_QUESTIONS):
+            await self._app(scope, receive, send)
+            return
+        length = _header(scope, b"content-length") or b""
+        body_bytes = int(length) if length.isdigit() else MIB if scope["method"] == "POST" else 0
+        try:
+            lease = await self._store.lease(_QUESTION_BYTES + _BYTES_PER_BODY_BYTE * body_bytes)
+        except TrivetError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            lease.release()
+
+
+class ChunkCalls:
+    """The three calls, over `store`, as ASGI."""
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+
+    async def put(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:
+        """Answer after the bytes, their name and max(start index) are fsynced in at least one tier. Idempotent."""
+        length = _header(scope, b"content-length")
+        if length is not None and not length.isdigit():
+            raise InvalidRequestError("Content-Length is not a number.")
+        announced_bytes = None if length is None else int(length)
+        stored = await self._store.put(digest, _pieces(receive), announced_bytes, _start_index(scope))
+        status = 201 if stored.created else 200
+        await _send_json(send, status, stored)
+        return status
+
+    async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+        """Send the whole chunk, or one range of it. All of it is verified even then.
+
+        The connection is waited for before each slice and after the last, so that the budget covers what is unsent. A
+        reader that stops reading loses its connection: what it holds, others wait for.
+        """
+        leased = await self._store.get(digest)
+        try:
+            status, headers, view = _cut(leased, _header(scope, b"range"))
+            async with asyncio.timeout(_SEND_DEADLINE_S):
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await _send_body(send, view)
+        finally:
+            leased.lease.release()
+        return status
+
+    async def head(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+        """Answer from the records; the bytes are not read."""
+        size_bytes = await self._store.get_size_bytes(digest)
+        headers = [(b"content-length", b"%d" % size_bytes), _OCTETS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return 200
+
+
+async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise InvalidRequestError("The body broke off.")
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+
+
+def _cut(leased: LeasedBody, byte_range: bytes | None) -> tuple[int, list[tuple[bytes, bytes]], memoryview]:
+    """Status, headers and bytes of the answer to a get. Raises RangeNotSatisfiableError."""
+    size_bytes = len(leased.body)
+    start, end = _parse_range(byte_range, size_bytes) or (0, size_bytes)
+    headers = [(b"content-length", b"%d" % (end - start)), _OCTETS, (b"accept-ranges", b"bytes")]
+    is_partial = (start, end) != (0, size_bytes)
+    if is_partial:
+        headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size_bytes)))
+    return 206 if is_partial else 200, headers, memoryview(leased.body)[start:end]
+
+
+async def _send_body(send: Send, view: memoryview) -> None:
+    if len(view) <= _SMALL_BYTES:
+        await send({"type": "http.response.body", "body": view})
+        return
+    for at in range(0, len(view), _SLICE_BYTES):
+        await send({"type": "http.response.body", "body": view[at : at + _SLICE_BYTES], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_json(send: Send, status: int, stored: ChunkStored) -> None:
+    body = stored.model_dump_json().encode()
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start_index(scope: Scope) -> int:
+    query: bytes = scope["query_string"]
+    if query and not query.startswith(_START_INDEX_QUERY):
+        raise InvalidRequestError(f"The only thing to say in the query is {START_INDEX_QUERY}.")
+    given = [query.removeprefix(_START_INDEX_QUERY)] if query else []
+    if (header := _header(scope, _START_INDEX)) is not None:
+        given.append(header)
+    found = {_parse_index(value) for value in given} or {0}
+    if len(found) > 1:
+        raise InvalidRequestError(f"{START_INDEX_HEADER} is not what the signed query says.")
+    return found.pop()
+
+
+def _parse_index(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 19 or int(value) > _MAX_INDEX:
+        raise InvalidRequestError("The start index is not a log index.")
+    return int(value)
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    for found, value in scope["headers"]:
+        if found == name:
+            return bytes(value)
+    return None
+
+
+def _parse_range(header: bytes | None, size_bytes: int) -> tuple[int, int] | None:
+    """Start and end (exclusive) of a single range, or None when there is none to honour (RFC 9110 section 14.2).
+
+    Raises:
+        RangeNotSatisfiableError: no byte of it exists.
+    """
+    match = _RANGE.fullmatch(header) if header else None
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, size_bytes - int(last)), size_bytes
+    else:
+        start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
+        if last and int(last) < int(first):
+            return None
+    if start >= end:
+        raise RangeNotSatisfiableError("No byte of the range exists.", size_bytes=size_bytes)
+    return start, end

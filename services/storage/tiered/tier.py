@@ -1,0 +1,403 @@
+"""The tiered store: Redis takes the write, disk takes the weight.
+
+A small chunk is acknowledged once it is fsynced in Redis' AOF, and moves to disk in a batch about a second later. A large
+one goes to disk at once. What was flushed stays in Redis as a copy while it is hot.
+Wherever Redis does not play along, the disk does the work: Redis costs speed, never a request. Only a node that came up
+without the Redis that it used before does not know what it holds: what is on disk it serves, and beyond that it does not
+claim that anything is absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+import structlog
+
+from services.storage.digests import is_whole
+from services.storage.disk.tier import DiskTier, SmallChunk
+from services.storage.metrics import StorageMetrics
+from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
+from services.storage.redis_node import chunk_keys
+from services.storage.redis_node.batcher import GetBatcher, PutBatcher
+from services.storage.redis_node.chunk_keys import RecordedChunk
+from services.storage.redis_node.link import RedisLink
+from services.storage.tiered.keyed_locks import KeyedLocks
+from services.storage.tiered.read_cache import HotChunks
+from services.storage.tiered.recovery import Recovery
+from services.storage.tiered.write_behind import UnflushedChunk, UnflushedChunks
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.chunks import HeldChunk, TierStatus
+from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, TrivetError, UnavailableError
+from shared.partitions import SetSum
+from shared.units import MIB, NANOSECONDS_PER_SECOND
+
+logger = structlog.get_logger(__name__)
+
+_FLUSH_BATCH_BYTES: Final = 4 * MIB
+_FLUSH_RETRY_S: Final = 1.0
+_MAX_PROMOTIONS: Final = 16
+
+
+class TieredStore:
+    """Implements `ports.Tier` on a disk tier and a Redis.
+
+    Invariant: every acknowledged chunk is on disk, or in the record of Redis and in `_unflushed` at the same time.
+    Invariant: the record of a digest is written once; until it is flushed, further puts of it go to disk.
+    Invariant: nothing is called absent, and no inventory is whole, before the record of Redis was read.
+    """
+
+    name = "tiered"
+
+    def __init__(
+        self,
+        disk: DiskTier,
+        link: RedisLink,
+        *,
+        metrics: StorageMetrics,
+        hot_limit_bytes: int,
+        write_behind_bytes: int,
+        flush_interval_s: float,
+    ) -> None:
+        self._disk = disk
+        self._link = link
+        self._metrics = metrics
+        self._flush_interval_s = flush_interval_s
+        self._unflushed = UnflushedChunks(write_behind_bytes)
+        self._hot = HotChunks(hot_limit_bytes)
+        self._recovery = Recovery(disk, link, self._unflushed, self._hot, metrics)
+        self._changes = KeyedLocks()
+        self._flushing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Open the disk, take over what an earlier process left in Redis; without Redis, go on with the disk alone."""
+        self._metrics.unflushed_bytes.set_function(lambda: self._unflushed.size_bytes)
+        self._metrics.flush_lag_s.set_function(self._lag_s)
+        await self._stack.enter_async_context(self._disk)
+        await self._stack.enter_async_context(self._link)
+        self._promotions = await self._stack.enter_async_context(BackgroundTasks(_MAX_PROMOTIONS))
+        tasks = await self._stack.enter_async_context(BackgroundTasks())
+        self._batcher = PutBatcher(self._link, tasks)
+        self._reads = GetBatcher(self._link, tasks)
+        await self._link.open(self._recovery.run)
+        tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
+        tasks.start("flush", self._flush_for_ever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Flush what can be flushed; the rest is in Redis and is taken over at the next start."""
+        try:
+            await self._flush_all()
+        except TrivetError as error:
+            logger.warning("could not flush before the end", error=error.message, chunks=len(self._unflushed))
+        await self._stack.aclose()
+
+    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        """See `ports.Tier`."""
+        if not self._disk.is_small(chunk.size_bytes):
+            return await self._disk.put(chunk, start_index)
+        async with self._changes.hold(chunk.digest):
+            return await self._put_small(chunk, start_index)
+
+    async def get(self, digest: str) -> Body:
+        """See `ports.Tier`. In order: memory, Redis, disk; a chunk only ever moves in that order too."""
+        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
+            self._metrics.reads_by_place.labels(place="memory").inc()
+            return unflushed.body
+        if (copy := await self._get_copy(digest)) is not None:
+            self._metrics.reads_by_place.labels(place="redis").inc()
+            return copy
+        # Before the disk is asked: what a recovery moves there meanwhile may be missed.
+        is_record_unknown = self._recovery.is_record_unknown
+        try:
+            body = await self._disk.get(digest)
+        except ChunkNotFoundError as error:
+            if is_record_unknown:
+                raise _record_not_read() from error
+            raise
+        self._metrics.reads_by_place.labels(place="disk").inc()
+        if self._disk.is_small(len(body)) and self._link.is_usable and self._hot.earns_place(digest):
+            self._start_promotion(digest, bytes(body))
+        return body
+
+    async def get_size_bytes(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
+            return len(unflushed.body)
+        is_record_unknown = self._recovery.is_record_unknown
+        try:
+            return await self._disk.get_size_bytes(digest)
+        except ChunkNotFoundError as error:
+            if is_record_unknown:
+                raise _record_not_read() from error
+            raise
+
+    async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
+        """See `ports.Tier`."""
+        is_record_unknown = self._recovery.is_record_unknown
+        held = {digest for digest in digests if self._is_acknowledged(digest)}
+        if start_index is None:
+            held |= await self._disk.has(digests, None)
+        else:
+            if held:
+                # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
+                await self._flush_all()
+            held = await self._disk.has(digests, start_index)
+        if is_record_unknown and not held.issuperset(digests):
+            # Who asks takes what is left out for absent, and might put it, or count it as missing.
+            raise _record_not_read()
+        return held
+
+    async def delete(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        self._disk.gate.check()
+        async with self._changes.hold(digest):
+            if digest not in self._unflushed:
+                return await self._delete_flushed(digest)
+            # Not while a flush has it in hand: it would bring back on disk what is deleted here.
+            async with self._flushing:
+                self._unflushed.remove(digest)
+                is_out_of_redis = await self._recovery.remove_from_redis(digest)
+                if not is_out_of_redis:
+                    self._recovery.doubt([digest])  # its record is not in memory any more
+                try:
+                    await self._delete_flushed(digest)
+                except TrivetError as error:
+                    if not error.definite:
+                        raise
+                    # It is gone from memory and Redis, whatever the disk refused.
+                    raise UnavailableError(
+                        "The disk did not take the deletion, of which a part is done.", definite=False, digest=digest
+                    ) from error
+                if not is_out_of_redis:
+                    raise _deletion_not_heard(digest)
+                return True
+
+    async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
+        """See `ports.Tier`. What only Redis has is moved to disk first, which leaves one place to look."""
+        self._check_record_is_known()
+        await self._flush_all()
+        return await self._disk.list_chunks(prefix, after, limit)
+
+    async def sums(self, group: int | None) -> list[SetSum]:
+        """See `ports.Tier`."""
+        self._check_record_is_known()
+        await self._flush_all()
+        return await self._disk.sums(group)
+
+    async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
+        """See `ports.Tier`. What a copy in Redis can replace is restored from it first, and not listed."""
+        while page := await self._disk.list_lost(after, limit):
+            if left := [lost for lost in page if not await self._restore_from_copy(lost.digest)]:
+                return left
+            after = page[-1].digest
+        return []
+
+    async def restore(self, chunk: Chunk) -> bool:
+        """See `ports.Tier`. To disk at once: nobody waits for it."""
+        return await self._disk.restore(chunk)
+
+    async def statuses(self) -> list[TierStatus]:
+        """See `ports.Tier`."""
+        # Counted before the disk: a chunk that moves meanwhile is counted twice rather than not at all.
+        unflushed_count = len(self._unflushed)
+        (disk,) = await self._disk.statuses()
+        is_record_known = self._recovery.has_read_record
+        return [
+            disk,
+            TierStatus(
+                name="redis",
+                is_available=self._link.is_usable,
+                chunk_count=len(self._hot) + len(self._unflushed) if is_record_known else None,
+                sole_chunk_count=unflushed_count if is_record_known else None,
+                used_bytes=self._hot.used_bytes + self._unflushed.size_bytes if is_record_known else None,
+                capacity_bytes=self._link.limit_bytes or None,
+            ),
+        ]
+
+    def reasons_against_writes(self) -> list[str]:
+        """See `ports.Tier`."""
+        return self._disk.reasons_against_writes()
+
+    def shortage(self) -> str | None:
+        """See `ports.Tier`."""
+        return self._disk.shortage()
+
+    def degradations(self) -> list[str]:
+        """See `ports.Tier`."""
+        without = [] if self._link.is_usable else ["redis is not used; the disk does its work"]
+        if self._recovery.is_record_unknown:
+            without.append("what redis has acknowledged is not known yet: only what is on disk can be read")
+        return without + self._disk.degradations()
+
+    def _check_record_is_known(self) -> None:
+        if self._recovery.is_record_unknown:
+            raise _record_not_read()
+
+    async def _delete_flushed(self, digest: str) -> bool:
+        may_be_in_redis = digest in self._hot or not self._link.is_usable or self._recovery.may_record(digest)
+        self._hot.remove(digest)
+        is_out_of_redis = not may_be_in_redis or await self._recovery.remove_from_redis(digest)
+        was_held = await self._disk.delete(digest)
+        if not is_out_of_redis and self._recovery.may_record(digest):
+            raise _deletion_not_heard(digest)
+        return was_held
+
+    async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        self._disk.gate.check()
+        unflushed = self._unflushed.get(chunk.digest)
+        if unflushed is not None:
+            if unflushed.start_index < start_index:
+                await self._disk.put(chunk, start_index)
+            return PutOutcome("redis", created=False)
+        if not self._link.is_usable or not self._unflushed.has_room(chunk.size_bytes):
+            self._wake.set()
+            return await self._disk.put(chunk, start_index)
+        if await self._disk.find_or_check_room(chunk.digest, chunk.size_bytes):
+            return await self._disk.put(chunk, start_index)
+        if not self._unflushed.has_room(chunk.size_bytes):  # others came while the disk was asked
+            return await self._disk.put(chunk, start_index)
+        return await self._put_through_redis(chunk, start_index)
+
+    async def _put_through_redis(self, chunk: Chunk, start_index: int) -> PutOutcome:
+        body = chunk.body()
+        entry = UnflushedChunk(chunk.digest, body, start_index, time.monotonic_ns())
+        self._unflushed.add(entry)
+        try:
+            await self._batcher.put(RecordedChunk(chunk.digest, body, start_index))
+        except DiskFullError:
+            # Redis certainly did not take it: there is nothing to compare, only room to be made.
+            self._unflushed.remove(chunk.digest)
+            outcome = await self._disk.put(chunk, start_index)
+            await self._shrink(reserved_bytes=MIB)
+            return outcome
+        except UnavailableError:
+            # Whether Redis has it is unknown, so only the disk's word counts. If Redis does, recovery tidies up.
+            self._unflushed.remove(chunk.digest)
+            self._recovery.doubt([chunk.digest])
+            return await self._disk.put(chunk, start_index)
+        except BaseException:
+            self._unflushed.remove(chunk.digest)
+            self._recovery.doubt([chunk.digest])
+            raise
+        entry.is_acknowledged = True
+        if self._unflushed.is_half_full():
+            self._wake.set()
+        return PutOutcome("redis", created=True)
+
+    def _is_acknowledged(self, digest: str) -> bool:
+        unflushed = self._unflushed.get(digest)
+        return unflushed is not None and unflushed.is_acknowledged
+
+    async def _get_copy(self, digest: str) -> bytes | None:
+        """A whole copy from Redis, or None; every kind of trouble there is a miss."""
+        return await self._read_copy(digest) if digest in self._hot else None
+
+    async def _read_copy(self, digest: str) -> bytes | None:
+        if not self._link.is_usable:
+            return None
+        try:
+            body = await self._reads.get(digest)
+        except (UnavailableError, DiskFullError):
+            return None
+        if body is not None and is_whole(body, digest):
+            self._hot.touch(digest)
+            return body
+        self._hot.remove(digest)
+        if body is not None:
+            self._metrics.corrupt.labels(tier="redis").inc()
+            logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
+        return None
+
+    async def _restore_from_copy(self, digest: str) -> bool:
+        """Put a chunk that the disk has lost back from Redis; whether it is not lost any more."""
+        body = await self._read_copy(digest)
+        return body is not None and await self._recovery.restore(digest, body)
+
+    def _start_promotion(self, digest: str, body: bytes) -> None:
+        try:
+            self._promotions.start("promote", self._promote(digest, body))
+        except OverloadedError:
+            return  # a copy is a favour
+
+    async def _promote(self, digest: str, body: bytes) -> None:
+        async with self._changes.hold(digest):
+            # It may have been deleted since it was read.
+            if digest in self._hot or await self._disk.find(digest) is None:
+                return
+            try:
+                await self._link.call(lambda client: chunk_keys.put_copy(client, digest, body), changes=True)
+            except DiskFullError:
+                await self._shrink(reserved_bytes=MIB)
+                return
+            except UnavailableError:
+                return
+            self._hot.add(digest, len(body))
+        await self._shrink()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._flush_interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._flush_all()
+                self._recovery.settle_debts()
+            except Exception as error:
+                # The chunks stay in memory and in Redis; puts find the buffer full and hear it from the disk itself.
+                # Whatever it was, this loop must not end: without it nothing leaves memory.
+                logger.exception("flush failed", error=str(error), chunks=len(self._unflushed))
+                await asyncio.sleep(_FLUSH_RETRY_S)
+
+    async def _flush_all(self) -> None:
+        """Move to disk what was acknowledged before this call."""
+        async with self._flushing:
+            until_ns = time.monotonic_ns()
+            while (batch := self._unflushed.oldest(_FLUSH_BATCH_BYTES)) and batch[0].since_ns <= until_ns:
+                await self._flush(batch)
+
+    async def _flush(self, batch: Sequence[UnflushedChunk]) -> None:
+        await self._disk.put_batch([SmallChunk(chunk.digest, chunk.body, chunk.start_index) for chunk in batch])
+        digests = [chunk.digest for chunk in batch]
+        self._metrics.flushed.inc(len(batch))
+        released = await self._recovery.release_from_record(digests)
+        for chunk in batch:
+            # From here on it is on disk; the copy in Redis only makes it faster.
+            self._unflushed.remove(chunk.digest)
+            if released:
+                self._hot.add(chunk.digest, len(chunk.body))
+        await self._shrink()
+
+    async def _shrink(self, reserved_bytes: int = 0) -> None:
+        if leaving := self._hot.surplus(reserved_bytes):
+            await self._recovery.drop_copies(await self._rescue(leaving))
+
+    async def _rescue(self, leaving: Sequence[str]) -> list[str]:
+        """Restore what is about to leave Redis and is nowhere else, because the disk's replica was found bad; what may leave.
+
+        The others stay in Redis until the next recovery looks at them.
+        """
+        held = await self._disk.has(leaving, None)
+        return [digest for digest in leaving if digest in held or await self._restore_from_copy(digest)]
+
+    def _lag_s(self) -> float:
+        return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
+
+
+def _record_not_read() -> UnavailableError:
+    return UnavailableError("What Redis holds is not known yet, and a chunk may be there.")
+
+
+def _deletion_not_heard(digest: str) -> UnavailableError:
+    """Not acknowledged: what Redis owes this process to remove is forgotten in a crash, and its record would bring it back."""
+    return UnavailableError(
+        "Redis did not hear of the deletion and may bring the chunk back.", definite=False, digest=digest
+    )

@@ -1,0 +1,342 @@
+"""Coalesces concurrent calls to the consensus leader into batches, and retries each until its caller's deadline.
+
+One batch is under way at a time while the next collects. Every call knows whether any attempt may have had an effect, so
+that a deadline ends it with an honest error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from httpx import Response
+from pydantic import ValidationError
+
+from shared.background_tasks import BackgroundTasks
+from shared.consensus_calls.leader_tracker import LeaderTracker
+from shared.consensus_calls.majority_watch import LOOK_AFTER_S, LOOK_AGAIN_S, PATIENCE_S, MajorityWatch
+from shared.contracts.cluster import MEMBERS_HEADER
+from shared.contracts.metadata import MAX_BATCH
+from shared.errors import (
+    InternalError,
+    LeaderUnavailableError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    OverloadedError,
+    PeerUnreachableError,
+    SignatureRejectedError,
+    TrivetError,
+    UnavailableError,
+)
+from shared.peer_calls.peer_requester import PeerRequester
+from shared.settings import PeerAddress
+from shared.units import KIB, MIB
+
+MAX_WAITING_BYTES: Final = 32 * MIB
+MAX_BATCH_BYTES: Final = MIB - 4 * KIB
+"""A larger call goes alone. With its framing a batch stays below 1 MiB, from where aiohttp warns of one large write; a
+member takes several times that in one body."""
+
+_REFUSED_SUSPICION_S: Final = 0.5
+_HUNG_SUSPICION_S: Final = 2.5
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[T]):
+    """One waiting caller. Invariant: `is_uncertain` is true while and after any attempt may have been appended."""
+
+    body: bytes
+    future: asyncio.Future[T]
+    began_at_s: float
+    is_uncertain: bool = False
+    last_error: str = "none"
+    doubt: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error instead of a value. `is_final` when asking again would not change it.
+
+    `is_decided` when it stands in the log: then it is the fate of every attempt. Otherwise it is that of this one only.
+    """
+
+    error: TrivetError
+    is_final: bool
+    is_decided: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallKind(Generic[T]):
+    """What differs between proposals and reads. `parse` gives one outcome per call of the batch."""
+
+    name: str
+    path: str
+    field: str
+    parse: Callable[[bytes], list[T | Refusal]]
+    has_effect: bool
+
+
+@dataclass(slots=True)
+class Sender:
+    """One attempt at a time per lane: choose a member, send, tell the tracker what came of it."""
+
+    client: PeerRequester
+    tracker: LeaderTracker
+    attempt_timeout_s: float
+    answered_at_s: float = 0.0
+    """Monotonic, when a leader last answered."""
+
+    async def attempt(self, path: str, content: bytes) -> tuple[PeerAddress, bytes]:
+        """The leader and its answer to `content`.
+
+        Raises:
+            TrivetError: as the member answered, or PeerUnreachableError; `definite` says whether it may have happened.
+        """
+        began_at_s = time.monotonic()
+        member = self.tracker.choose(began_at_s)
+        try:
+            response = await self._request(member, path, content)
+        except TrivetError as error:
+            self.note(member, error, time.monotonic() - began_at_s)
+            raise
+        self.tracker.led(member)
+        self.answered_at_s = time.monotonic()
+        if (members := response.headers.get(MEMBERS_HEADER)) is not None:
+            self.tracker.members_are(members)
+        return member, response.content
+
+    async def _request(self, member: PeerAddress, path: str, content: bytes) -> Response:
+        timeout_s = self.attempt_timeout_s
+        headers = {"content-type": "application/json"}
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.client.request(
+                    member, "POST", path, timeout_s=timeout_s, content=content, headers=headers
+                )
+        except TimeoutError as error:
+            raise PeerUnreachableError(f"{member.id} did not answer in time.", peer=member.id) from error
+
+    def note(self, member: PeerAddress, error: TrivetError, cost_s: float = 0.0) -> None:
+        """Learn from a member's error; one that was long in coming is avoided for long."""
+        if isinstance(error, NotLeaderError):
+            facts = error.facts
+            self.tracker.redirected(member, facts.get("leader_id"), facts.get("leader_url"), time.monotonic())
+        elif isinstance(error, OverloadedError):
+            self.tracker.was_busy()
+        elif is_retryable(error):
+            suspicion_s = _REFUSED_SUSPICION_S if cost_s < self.attempt_timeout_s / 2 else _HUNG_SUSPICION_S
+            self.tracker.failed(member, time.monotonic(), suspicion_s)
+
+    async def pause(self) -> None:
+        """Full jitter, once every member has been asked in vain."""
+        if (limit_s := self.tracker.pause_s()) > 0:
+            # Spreads retries; nothing secret depends on it.
+            await asyncio.sleep(random.uniform(0, limit_s))  # noqa: S311
+
+
+class Lane(Generic[T]):
+    """Collects calls of one kind and sends them in batches, one batch at a time.
+
+    Invariant: a call is in `_waiting`, in the batch under way, or its future is done.
+    Invariant: `_waiting_bytes` is the sum of the bodies in `_waiting`.
+    """
+
+    def __init__(
+        self, kind: CallKind[T], sender: Sender, majority: MajorityWatch, tasks: BackgroundTasks, max_waiting: int
+    ) -> None:
+        self._kind = kind
+        self._sender = sender
+        self._majority = majority
+        self._tasks = tasks
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Call[T]] = deque()
+        self._waiting_bytes = 0
+        self._task: asyncio.Task[Any] | None = None
+        self.request_count = 0
+        self.call_count = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are not under way."""
+        return len(self._waiting)
+
+    async def call(self, body: bytes, deadline_s: float) -> T:
+        """The outcome of one call, or the honest error of a passed deadline or of a majority that is not there."""
+        if len(self._waiting) >= self._max_waiting or self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
+            raise OverloadedError(
+                f"Too many {self._kind.name}s wait for the consensus leader.", limit=self._max_waiting
+            )
+        loop = asyncio.get_running_loop()
+        call = _Call[T](body, loop.create_future(), time.monotonic())
+        self._waiting.append(call)
+        self._waiting_bytes += len(body)
+        if self._task is None or self._task.done():
+            self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
+        call.doubt = loop.call_later(LOOK_AFTER_S, self._doubt, call)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await call.future
+        except TimeoutError:
+            raise self._too_late(call) from None
+        finally:
+            call.doubt.cancel()
+
+    def close(self) -> None:
+        """Fail what still waits. The drain has been cancelled before."""
+        while self._waiting:
+            call = self._waiting.popleft()
+            _fail(call, self._too_late(call))
+        self._waiting_bytes = 0
+
+    def _doubt(self, call: _Call[T]) -> None:
+        """`call` takes long: find out whether waiting is in vain, again and again while it waits."""
+        if call.future.done():
+            return
+        waited_s = time.monotonic() - call.began_at_s
+        # A leader that answers others is not lost, however long members take to say who they are.
+        if waited_s >= PATIENCE_S and self._majority.was_lost_since(max(call.began_at_s, self._sender.answered_at_s)):
+            _fail(call, self._too_late(call))
+            return
+        self._majority.look()
+        pause_s = LOOK_AGAIN_S if waited_s >= PATIENCE_S else min(LOOK_AGAIN_S, PATIENCE_S - waited_s)
+        call.doubt = asyncio.get_running_loop().call_later(pause_s, self._doubt, call)
+
+    async def _drain(self) -> None:
+        batch: list[_Call[T]] = []
+        try:
+            while batch := self._take():
+                if again := await self._send(batch):
+                    self._waiting.extendleft(reversed(again))
+                    self._waiting_bytes += sum(len(call.body) for call in again)
+                    batch = []
+                    await self._sender.pause()
+        finally:
+            for call in batch:
+                _fail(call, self._too_late(call))
+
+    def _take(self) -> list[_Call[T]]:
+        """The next batch, oldest first, without those whose caller has gone."""
+        batch: list[_Call[T]] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < MAX_BATCH:
+            call = self._waiting[0]
+            if batch and size_bytes + len(call.body) > MAX_BATCH_BYTES:
+                break
+            self._waiting.popleft()
+            self._waiting_bytes -= len(call.body)
+            if not call.future.done():
+                batch.append(call)
+                size_bytes += len(call.body)
+        return batch
+
+    async def _send(self, batch: list[_Call[T]]) -> list[_Call[T]]:
+        """Send once; settle what was decided and return the calls to send again."""
+        before = [call.is_uncertain for call in batch]
+        for call in batch:
+            call.is_uncertain = True
+        self.request_count += 1
+        self.call_count += len(batch)
+        content = b'{"%s":[%s]}' % (self._kind.field.encode(), b",".join(call.body for call in batch))
+        try:
+            member, answer = await self._sender.attempt(self._kind.path, content)
+        except TrivetError as error:
+            refusal = Refusal(error, is_final=not is_retryable(error))
+            if refusal.is_final and len(batch) > 1:
+                return await self._send_singly(batch, before)
+            outcomes: list[T | Refusal] = [refusal] * len(batch)
+        else:
+            outcomes = self._parse(answer, len(batch))
+            self._learn(member, outcomes)
+        return [
+            call
+            for call, was_uncertain, outcome in zip(batch, before, outcomes, strict=True)
+            if not _settle(call, outcome, was_uncertain and self._kind.has_effect)
+        ]
+
+    async def _send_singly(self, batch: list[_Call[T]], before: list[bool]) -> list[_Call[T]]:
+        """A batch was refused as a whole: find the one to blame instead of failing its neighbours."""
+        again: list[_Call[T]] = []
+        for call, was_uncertain in zip(batch, before, strict=True):
+            call.is_uncertain = was_uncertain
+        for call in batch:
+            if not call.future.done():  # meanwhile it may have been told that it was not sent
+                again += await self._send([call])
+        return again
+
+    def _learn(self, member: PeerAddress, outcomes: list[T | Refusal]) -> None:
+        """A leader that steps down in mid-batch says so for single calls.
+
+        One that answered some and calls itself overloaded for the rest had no room left in its answer: no reason to pause.
+        """
+        is_answering = any(not isinstance(outcome, Refusal) for outcome in outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Refusal) and not outcome.is_final:
+                if is_answering and isinstance(outcome.error, OverloadedError):
+                    return
+                self._sender.note(member, outcome.error)
+                return
+
+    def _parse(self, content: bytes, count: int) -> list[T | Refusal]:
+        """One outcome per call. An answer that cannot be read leaves every outcome unknown."""
+        try:
+            outcomes = self._kind.parse(content)
+        except ValidationError:
+            outcomes = []
+        if len(outcomes) != count:
+            error = InternalError("A consensus member sent an answer that cannot be understood.")
+            return [Refusal(error, is_final=False)] * count
+        return outcomes
+
+    def _too_late(self, call: _Call[T]) -> TrivetError:
+        if self._kind.has_effect and call.is_uncertain:
+            return OutcomeUnknownError(
+                "The proposal was sent and its outcome was not learnt in time; a retry with the same id is safe.",
+                last_error=call.last_error,
+            )
+        return LeaderUnavailableError(
+            "No consensus leader answered in time; nothing was changed.", last_error=call.last_error
+        )
+
+
+def _settle(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
+    """Give the caller its outcome; false when the call must be sent again."""
+    if not isinstance(outcome, Refusal):
+        if not call.future.done():
+            call.future.set_result(outcome)
+        return True
+    call.last_error = outcome.error.code
+    if not outcome.is_final:
+        call.is_uncertain = was_uncertain or not outcome.error.definite
+        return call.future.done()
+    if was_uncertain and not outcome.is_decided:
+        # This attempt was refused before the log saw it (a full disk, say); an earlier one may have got there.
+        _fail(call, _unknown_after(outcome.error))
+    else:
+        _fail(call, outcome.error)
+    return True
+
+
+def _unknown_after(refusal: TrivetError) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "An earlier attempt may have happened, and the last one was refused; a retry with the same id is safe.",
+        last_error=refusal.code,
+    )
+
+
+def _fail(call: _Call[T], error: TrivetError) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+        # A caller that was cancelled in this very turn never fetches it.
+        call.future.exception()
+
+
+def is_retryable(error: TrivetError) -> bool:
+    """Whether another attempt or member may do better. 401 is: a member that restarts has a new boot id."""
+    return isinstance(error, NotLeaderError | UnavailableError | InternalError | SignatureRejectedError)

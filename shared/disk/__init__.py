@@ -1,0 +1,1 @@
+"""Durable files, and folders that know whose they are."""

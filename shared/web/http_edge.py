@@ -1,0 +1,340 @@
+"""How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads.
+
+uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
+protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
+tests/integration/test_http_edge.py and test_http_framing.py probe every rule over a raw socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import socket
+import struct
+from typing import Final
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.peer_calls.loopback import send_unpaced
+from shared.units import KIB
+from shared.web.descriptors import max_connections
+
+MAX_HEADER_BYTES: Final = 32 * KIB
+MAX_HEADERS: Final = 128
+MAX_URL_BYTES: Final = 8 * KIB
+HEADER_TIMEOUT_S: Final = 9.0
+"""Below the ten seconds that a client is promised, by what a timer may be late when hundreds end together."""
+
+BODY_GRACE_S: Final = 10.0
+MIN_BODY_BYTES_PER_S: Final = KIB
+WRITE_STALL_S: Final = 25.0
+"""How often a full send buffer is looked at: a client that drains it at less than `MIN_BODY_BYTES_PER_S` is cut off."""
+
+LINGER_S: Final = 1.0
+"""How long a refused client is still listened to: closing at once would make the kernel reset the connection, and the
+refusal would be lost on its way to a client that is still sending."""
+
+MAX_LINGERING: Final = 64
+"""So many connections beyond the limit are told why; further ones are cut off."""
+
+_LOOKED_AT: Final = 1024
+"""Among so many connections an idle one is looked for: the look must not cost more than a request."""
+
+_CHECK_INTERVAL_S: Final = 1.0
+_RESET: Final = struct.pack("ii", 1, 0)
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_NOT_REPLAYED: Final = {b"upgrade", b"http2-settings"}
+
+
+class _RefusedError(Exception):
+    """Ends the parser's callback after the answer was written; uvicorn turns it into a closed connection."""
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_stall_timer` is armed
+    exactly while writing is paused.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _is_refused = False
+    _is_upgrade = False
+    _is_in_head = True
+    _head_bytes = 0
+    _header_bytes = 0
+    _header_count = 0
+    _body_bytes = 0
+    _body_began_at = 0.0
+    idle_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait for a request's head."""
+        super().connection_made(transport)
+        if self.client is not None:
+            send_unpaced(transport.get_extra_info("socket"), self.client[0])
+        self.idle_since_s = self.loop.time()
+        surplus = len(self.connections) - max_connections()
+        if surplus <= 0 or self._take_idle_place():
+            self._arm(HEADER_TIMEOUT_S)
+        elif surplus > MAX_LINGERING:
+            transport.abort()
+        else:
+            self._refuse(503, "Overloaded")
+
+    def _take_idle_place(self) -> bool:
+        """Close the connection that has been idle for longest, if there is one: a probe must get in while others only wait."""
+        some = itertools.islice(self.connections, _LOOKED_AT)
+        others = [other for other in some if isinstance(other, GuardedHttpProtocol) and other is not self]
+        idle = min((other for other in others if other.is_idle), key=lambda other: other.idle_since_s, default=None)
+        if idle is None:
+            return False
+        idle.transport.close()
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client may be cut off without loss: no byte of a request has come, and no answer is owed."""
+        is_served = self.cycle is None or self.cycle.response_complete
+        is_over = self._is_refused or self.transport.is_closing()
+        return is_served and self._is_in_head and self._head_bytes == 0 and not is_over
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop the timer with the connection."""
+        self._disarm()
+        self._disarm_stall()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The send buffer is full: from now on the client must drain it."""
+        super().pause_writing()
+        self._disarm_stall()
+        self._watch_drain()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._disarm_stall()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Bound the bytes of a head before the parser keeps them. Nothing is heard after a refusal."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        if self._is_in_head:
+            if self._head_bytes == 0:
+                self._arm(HEADER_TIMEOUT_S)
+            if self._head_bytes > MAX_HEADER_BYTES + MAX_URL_BYTES:
+                self._refuse(431, "Request Header Fields Too Large")
+                return
+            self._head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A wish to upgrade is ignored, as RFC 9110 section 7.8 allows.
+
+        The parser stops at such a head, takes its body for another protocol and, gone on, for the next request; common
+        clients send one with every first request (h2c). So the head is parsed again without the wish.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                data = self._head_without_upgrade() + data[stop.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError:
+                self._refuse(400, "Bad Request")
+                return
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = [name + b": " + value for name, value in self.headers if name not in _NOT_REPLAYED]
+        version = self.parser.get_http_version().encode()
+        return b"\r\n".join([b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version), *fields, b"", b""])
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._is_in_head = True
+        self._header_bytes = 0
+        self._header_count = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Bound the URL."""
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._refuse(414, "URI Too Long")
+            raise _RefusedError
+        # A request target has no fragment (RFC 9112 section 3.2); the parser would cut a name off there without a word.
+        if b"#" in url:
+            self._refuse(400, "Bad Request")
+            raise _RefusedError
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Bound size and number of the header fields. Trailers are read and dropped: they must not pass for headers."""
+        self._header_bytes += len(name) + len(value) + 4
+        self._header_count += 1
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
+            self._refuse(431, "Request Header Fields Too Large")
+            raise _RefusedError
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Refuse what could be read in two ways (RFC 9112 sections 2.3, 3.2 and 6.1), then the body's clock starts."""
+        if (refusal := self._framing_problem()) is not None:
+            self._refuse(*refusal)
+            raise _RefusedError
+        if self.parser.should_upgrade():
+            self._is_upgrade = True  # `_feed` comes back with the same head
+            return
+        self._is_in_head = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._body_began_at = self.loop.time()
+        self._arm(BODY_GRACE_S)
+        super().on_headers_complete()
+
+    def _framing_problem(self) -> tuple[int, str] | None:
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            return 505, "HTTP Version Not Supported"
+        hosts = [value for name, value in self.headers if name == b"host"]
+        # HTTP/1.0 knows no Host; some health checks still speak it.
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+            return 400, "Bad Request"
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if (codings and version == "1.0") or self.parser.get_method() == b"CONNECT":
+            return 400, "Bad Request"
+        # A coding that is not undone here would be stored as if it were the file.
+        if any(coding.strip().lower() != b"chunked" for coding in codings):
+            return 501, "Not Implemented"
+        if version == "1.0":
+            self.expect_100_continue = False  # such a client does not know the interim answer
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        """Count the body for its rate, and hand it on in place of uvicorn's `on_body`; an upgrade never comes this far."""
+        self._body_bytes += len(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        # What comes alone is handed on as it is: into an array and out of it again would be two copies. An array takes
+        # the rest, because many small pieces would be copied again and again otherwise.
+        held: bytes | bytearray = cycle.body
+        if not held:
+            held = body
+        elif isinstance(held, bytearray):
+            held += body
+        else:
+            held = bytearray(held) + body
+        cycle.body = held  # type: ignore[assignment]  # uvicorn takes its length and makes bytes of it
+        if len(held) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The request is whole; the wait for the next one is uvicorn's keep-alive."""
+        if self._is_upgrade:
+            self._is_upgrade = False
+            return
+        self._disarm()
+        self._is_in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The client may think of its next request."""
+        self.idle_since_s = self.loop.time()
+        super().on_response_complete()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._on_timer)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch_drain(self) -> None:
+        self._stall_timer = self.loop.call_later(
+            WRITE_STALL_S, self._on_stall_timer, self.transport.get_write_buffer_size()
+        )
+
+    def _on_stall_timer(self, size_bytes: int) -> None:
+        if size_bytes - self.transport.get_write_buffer_size() >= MIN_BODY_BYTES_PER_S * WRITE_STALL_S:
+            self._watch_drain()
+        else:
+            # close() would wait for the very buffer that is stuck, and the kernel would keep its own for minutes.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+
+    def _disarm_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self._is_in_head:
+            if self._head_bytes == 0:
+                self.transport.close()  # connected and said nothing: no request to answer
+            else:
+                self._refuse(408, "Request Timeout")
+            return
+        elapsed_s = self.loop.time() - self._body_began_at
+        # A body that we ourselves hold back (flow control) is not a slow client.
+        if self.flow.read_paused or self._body_bytes >= MIN_BODY_BYTES_PER_S * (elapsed_s - BODY_GRACE_S):
+            self._arm(_CHECK_INTERVAL_S)
+        else:
+            self._refuse(408, "Request Timeout")
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer with `status` and close, unless the client would take that for the answer to an earlier request."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        self._disarm()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (self._is_in_head or cycle.response_started):
+            # What is owed is finished, and the connection ends with it: bytes of ours within it would be wrong ones.
+            cycle.keep_alive = False
+            return
+        if self.pipeline:
+            self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
+            return
+        body = json.dumps(problem_of_status(status, reason)).encode()
+        fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
+        if status == 503:
+            fields.append((b"retry-after", b"1"))
+        fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
+        lines = [name + b": " + value for name, value in fields]
+        self.transport.write(b"\r\n".join([f"HTTP/1.1 {status} {reason}".encode(), *lines, b"", body]))
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+
+def problem_of_status(status: int, reason: str) -> dict[str, object]:
+    """The problem document of a refusal that says no more than its status does."""
+    code = reason.lower().replace(" ", "_")
+    return {
+        "type": f"urn:trivet:problem:{code}",
+        "title": reason,
+        "status": status,
+        "detail": f"{reason}. Nothing was done.",
+        "code": code,
+        "definite": True,
+    }

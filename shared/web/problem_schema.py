@@ -1,0 +1,99 @@
+"""How OpenAPI describes the answers that are the same everywhere: problem documents, and no 422 of the framework's own.
+
+FastAPI would describe its own validation answer, which no service gives: what is malformed is a 400 problem document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import ERRORS_BY_CODE, TrivetError
+from shared.web.contract_examples import EXAMPLES
+
+PROBLEM_TYPE: Final = "application/problem+json"
+PROBLEM_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
+
+COMMON_INTERNAL: Final = {
+    400: "Malformed name, header, parameter or body. Nothing was done.",
+    401: "Missing, wrong or replayed signature. Nothing was done.",
+    413: "The body is larger than this service takes.",
+    500: "A defect of ours.",
+    503: "Cannot be done now; see Retry-After. `definite` says whether it certainly did not happen.",
+}
+"""What every signed route may answer besides its own."""
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document. `definite` is true when the requested change certainly did not happen."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:trivet:problem:file_not_found"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    definite: bool
+    instance: str | None = None
+    retry_after_s: int | None = None
+
+
+def described_problem(
+    description: str, examples: Sequence[TrivetError], headers: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """An answer of OpenAPI that is a problem document, with one example of each kind."""
+    answer: dict[str, Any] = {"description": description, "content": {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE}}}
+    if examples:
+        answer["content"][PROBLEM_TYPE]["examples"] = {
+            error.code: {"summary": error.to_problem()["title"], "value": error.to_problem()} for error in examples
+        }
+    if headers:
+        answer["headers"] = dict(headers)
+    return answer
+
+
+def describe_problems(
+    app: FastAPI, common: Mapping[int, str], *, security_schemes: Mapping[str, Any] | None = None
+) -> None:
+    """Add `common` to every route under /v1, make every error answer a problem document, and give models their examples."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = describe()
+        components = schema.setdefault("components", {})
+        if security_schemes is not None:
+            components["securitySchemes"] = dict(security_schemes)
+        models = components.setdefault("schemas", {})
+        models["Problem"] = Problem.model_json_schema()
+        for name in models.keys() & EXAMPLES.keys():
+            models[name].setdefault("examples", [EXAMPLES[name]])
+        for name in ("HTTPValidationError", "ValidationError"):
+            models.pop(name, None)
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                _describe(operation["responses"], common if path.startswith("/v1/") else {})
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe(answers: dict[str, Any], common: Mapping[int, str]) -> None:
+    if "application/json" in answers.get("422", {}).get("content", {}):
+        del answers["422"]
+    for status, description in common.items():
+        answers.setdefault(str(status), {"description": description})
+    for code, answer in answers.items():
+        if int(code) >= 400 and "examples" not in answer.get("content", {}).get(PROBLEM_TYPE, {}):
+            answer.update(described_problem(answer["description"], [_error_of(int(code))(answer["description"])]))
+
+
+def _error_of(status: int) -> type[TrivetError]:
+    """The general error of a status: the one nearest to the root of the tree."""
+    kinds = [kind for kind in ERRORS_BY_CODE.values() if kind.status == status and kind is not TrivetError]
+    return min(kinds, key=lambda kind: len(kind.__mro__))

@@ -1,0 +1,375 @@
+"""How every service becomes a web application: problem documents, health, metrics, docs from package assets, signatures.
+
+The order around a request: edge guard (sizes and time, `shared.web.http_edge`) -> `_InternalOnly` (signature, body limit) ->
+metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 9457 problem document.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from blake3 import blake3
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import (
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotReadyError,
+    PayloadTooLargeError,
+    SignatureRejectedError,
+    TrivetError,
+)
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestVerifier
+from shared.settings import ServiceSettings
+from shared.units import MIB
+from shared.web.descriptors import raise_descriptor_limit
+from shared.web.http_edge import GuardedHttpProtocol, problem_of_status
+from shared.web.http_methods import HeadAsGet, allowed_methods
+from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
+from shared.web.raw_paths import RawPaths
+
+logger = structlog.get_logger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Readiness = Callable[[], list[str]]
+"""Says why the service cannot serve now; an empty list means ready."""
+
+OPEN_PATHS: Final = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json", "/docs-assets/")
+"""What an internal port answers without a signature: probes and the description of the API. No data, no settings."""
+
+DOCS_POLICY: Final = (
+    "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src blob:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+"""Nobody else is asked by our pages. ReDoc has a logo of its maker's in its code, which the browser must not fetch; the
+pages start by a script in the page itself and style themselves, which is why both may be inline."""
+
+KEEP_ALIVE_S: Final = 75
+_PASSED_ON: Final = "trivet.passed_on"
+_SEND_BUFFER_BYTES: Final = MIB
+_BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
+
+
+def create_app(
+    *,
+    title: str,
+    description: str,
+    lifespan: Lifespan,
+    readiness: Readiness,
+    degradations: Readiness = list,
+    verifier: RequestVerifier | None,
+    max_body_bytes: int = 8 * MIB,
+    lane: Callable[[ASGIApp], ASGIApp] | None = None,
+    named_below: tuple[bytes, ...] = (),
+) -> FastAPI:
+    """A FastAPI application with everything that the services have in common.
+
+    Args:
+        readiness: asked by /readyz.
+        degradations: asked by /readyz when ready: what the service has to do without. No settings, no data.
+        verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
+        max_body_bytes: of internal requests; the gateway bounds its own bodies.
+        lane: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
+        named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
+    """
+    app = _Service(
+        title=title,
+        description=description,
+        version="0.1.0",
+        lifespan=_with_health(lifespan),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.state.is_started = False
+    _add_error_handlers(app)
+    _add_health(app, readiness, degradations)
+    _add_docs(app, title)
+    # A registry per process is what one service has; tests that make several apps get the metrics of all of them.
+    Instrumentator(excluded_handlers=["/healthz", "/readyz", "/metrics"]).instrument(app).expose(
+        app, include_in_schema=False
+    )
+    app.add_middleware(HeadAsGet, routes=app)
+    front: ASGIApp = app.answer
+    if lane is not None:
+        front = lane(front)
+    if verifier is not None:
+        describe_problems(app, COMMON_INTERNAL)
+        front = _InternalOnly(front, verifier=verifier, max_body_bytes=max_body_bytes)
+    app.front = RawPaths(front, decoded_prefixes=named_below)
+    return app
+
+
+def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
+    """Run `app` until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`.
+
+    Args:
+        has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
+            ports that peers call: every connection may cost that much memory of the kernel.
+    """
+    raise_descriptor_limit()
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=GuardedHttpProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=[_wide_listener(config)] if has_wide_send_buffers else None)
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        sys.exit(1)
+
+
+def _wide_listener(config: uvicorn.Config) -> socket.socket:
+    """A bound socket whose connections inherit a wide send buffer, where the kernel allows one; it listens later."""
+    listener = config.bind_socket()
+    try:
+        allowed_bytes = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    except (OSError, ValueError):
+        return listener
+    # A size once set is never grown by the kernel again, so less than wanted would be a loss.
+    if allowed_bytes >= _SEND_BUFFER_BYTES:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return listener
+
+
+def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
+    """`error` as an HTTP answer, with Retry-After where a retry makes sense."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    problem = error.to_problem()
+    if instance is not None:
+        problem["instance"] = instance
+    return JSONResponse(problem, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def _with_health(lifespan: Lifespan) -> Lifespan:
+    @asynccontextmanager
+    async def wrapped(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            app.state.is_started = True
+            yield
+            app.state.is_started = False
+
+    return wrapped
+
+
+def _add_health(app: FastAPI, readiness: Readiness, degradations: Readiness) -> None:
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?", responses=_json_example({"status": "alive"}))
+    async def healthz() -> dict[str, str]:
+        """It answers, whatever it can or cannot do. For liveness probes."""
+        return {"status": "alive"}
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Can it serve, and if not, why?",
+        responses={
+            **_json_example({"status": "ready", "degraded": ["clock: LOGICAL"]}),
+            503: {"description": "Not now; `reasons` says why."},
+        },
+    )
+    async def readyz() -> dict[str, str | list[str]]:
+        """`degraded` names what it has to do without, if anything. For readiness probes."""
+        reasons = readiness() if app.state.is_started else ["starting"]
+        if reasons:
+            raise NotReadyError("; ".join(reasons), reasons=reasons)
+        degraded = degradations()
+        return {"status": "ready", "degraded": degraded} if degraded else {"status": "ready"}
+
+
+def _json_example(value: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": value}}}}
+
+
+def _add_docs(app: FastAPI, title: str) -> None:
+    app.mount("/docs-assets", StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def swagger_ui() -> HTMLResponse:
+        page = get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{title}: API",
+            swagger_js_url="/docs-assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs-assets/swagger-ui.css",
+            swagger_favicon_url="/docs-assets/favicon.png",
+        )
+        page.headers["content-security-policy"] = DOCS_POLICY
+        return page
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc() -> HTMLResponse:
+        page = get_redoc_html(
+            openapi_url="/openapi.json",
+            title=f"{title}: API",
+            redoc_js_url="/docs-assets/redoc.standalone.js",
+            redoc_favicon_url="/docs-assets/favicon.png",
+            with_google_fonts=False,
+        )
+        page.headers["content-security-policy"] = DOCS_POLICY
+        return page
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(TrivetError)
+    async def on_trivet_error(request: Request, error: TrivetError) -> Response:
+        return problem_response(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = [
+            {"where": ".".join(str(part) for part in detail["loc"]), "what": detail["msg"]}
+            for detail in error.errors()[:20]
+        ]
+        return problem_response(InvalidRequestError("The request is malformed.", problems=problems), request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        # FastAPI calls whatever goes wrong while it reads a body a 400; what our own edge refused says it better.
+        if isinstance(error.__cause__, TrivetError):
+            return problem_response(error.__cause__, path)
+        if error.status_code == 404:
+            return problem_response(NotFoundError("There is nothing at this path."), path)
+        if error.status_code == 405:
+            allowed = ", ".join(allowed_methods(app, request.scope)) or (error.headers or {}).get("allow", "GET, HEAD")
+            answer = problem_response(MethodNotAllowedError(f"This path takes {allowed}."), path)
+            answer.headers["allow"] = allowed
+            return answer
+        if error.status_code == 400:
+            return problem_response(InvalidRequestError(str(error.detail)), path)
+        problem = problem_of_status(error.status_code, "HTTP error") | {"detail": str(error.detail), "instance": path}
+        return JSONResponse(problem, error.status_code, headers=dict(error.headers or {}), media_type=PROBLEM_TYPE)
+
+    @app.exception_handler(Exception)
+    async def on_defect(request: Request, error: Exception) -> Response:
+        logger.error("unhandled error", path=request.url.path, exc_info=error)
+        return problem_response(InternalError("A defect of ours; it has been logged."), request.url.path)
+
+
+class _Service(FastAPI):
+    """FastAPI behind what answers before it: its own outermost layers cost as much as a small chunk's way through a lane."""
+
+    front: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self.front is None:
+            await self.answer(scope, receive, send)
+            return
+        passed_on: list[Scope] = []
+        scope[_PASSED_ON] = passed_on  # the list, because the scope itself may be copied on the way
+        try:
+            await self.front(scope, receive, send)
+        except Exception:
+            if passed_on:  # FastAPI has answered
+                raise
+            logger.exception("unhandled error", path=scope["path"])
+            # If an answer has begun already the server refuses a second one, and breaks the connection.
+            answer = problem_response(InternalError("A defect of ours; it has been logged."), scope["path"])
+            await answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What FastAPI itself makes of a request."""
+        scope.get(_PASSED_ON, []).append(scope)
+        await super().__call__(scope, receive, send)
+
+
+class _InternalOnly:
+    """Lets only signed requests through, and only with the body that was signed.
+
+    The body is hashed as it passes, and the last piece is withheld until the digest fits, so that no route can act on
+    a body that was tampered with. A chunk's digest stands in its path and the chunk store checks it anyway, so it is not
+    hashed here a second time.
+    """
+
+    def __init__(self, app: ASGIApp, verifier: RequestVerifier, max_body_bytes: int) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        digest = headers.get(_BODY_DIGEST, b"").decode("latin-1")
+        target = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        try:
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            self._verifier.verify(scope["method"], target, authorization, digest)
+            self._check_length(headers.get(b"content-length"))
+        except SignatureRejectedError as error:
+            answer = problem_response(error, scope["path"])
+            answer.headers["www-authenticate"] = self._verifier.challenge()
+            await answer(scope, receive, send)
+            return
+        except TrivetError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
+        await self._app(scope, self._bounded(receive, None if is_named_by_digest else digest), send)
+
+    def _check_length(self, content_length: bytes | None) -> None:
+        if content_length is not None and content_length.isdigit() and int(content_length) > self._max_body_bytes:
+            raise PayloadTooLargeError("The body is larger than this service takes.", limit_bytes=self._max_body_bytes)
+
+    def _bounded(self, receive: Receive, digest: str | None) -> Receive:
+        received_bytes = 0
+        hasher = blake3()
+
+        async def checked() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body = message.get("body", b"")
+            received_bytes += len(body)
+            if received_bytes > self._max_body_bytes:
+                raise PayloadTooLargeError(
+                    "The body is larger than this service takes.", limit_bytes=self._max_body_bytes
+                )
+            if digest is not None:
+                hasher.update(body)
+                if not message.get("more_body", False) and hasher.hexdigest() != digest:
+                    # As a wrong signature, which callers send again: it is damaged, not malformed.
+                    raise SignatureRejectedError("The body is not the one that was signed.")
+            return message
+
+        return checked
+
+
+def _is_open(path: str) -> bool:
+    return any(path == prefix or (prefix.endswith("/") and path.startswith(prefix)) for prefix in OPEN_PATHS)

@@ -1,0 +1,114 @@
+"""Which nodes requests turn to, and how a failed one comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from services.gateway.replicas.health import NodeHealth
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.cluster import NodeMap, NodeState
+from shared.errors import DiskFullError
+from tests.unit.gateway.fakes import FakeNodes, node, node_map, unreachable
+
+
+class Bench:
+    """Health over fake nodes; `base_s` is long, so that nothing comes back by itself unless a test wants it."""
+
+    def __init__(self, tasks: BackgroundTasks) -> None:
+        self.nodes = FakeNodes()
+        self.tasks = tasks
+        self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=1000, reconnect_limit_s=1000)
+
+    def admitted(self) -> list[str]:
+        return [known.id for known in self.health.split([node("a"), node("b")])[0]]
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with BackgroundTasks() as tasks:
+        yield Bench(tasks)
+
+
+async def test_a_dead_node_is_avoided_and_kept_for_need(bench) -> None:
+    """It moves from the first list to the second, in the same order."""
+    bench.health.failed(node("a"), unreachable("a"))
+    admitted, barred = bench.health.split([node("a"), node("b")])
+    assert ([known.id for known in admitted], [known.id for known in barred]) == (["b"], ["a"])
+
+
+async def test_a_full_node_is_avoided_for_writes_only(bench) -> None:
+    """It answers, so reads still go to it first."""
+    bench.health.failed(node("a"), DiskFullError("full"))
+    assert bench.admitted() == ["a", "b"]
+    assert [known.id for known in bench.health.split_for_write([node("a"), node("b")])[0]] == ["b"]
+
+
+async def test_a_suspect_that_answers_its_probe_stays(bench) -> None:
+    """Losing one race is no proof."""
+    bench.health.suspect(node("a"))
+    await bench.wait_until(lambda: len(bench.tasks) == 0)
+    assert bench.nodes.calls["probe", "a"] == 1
+    assert bench.admitted() == ["a", "b"]
+
+
+async def test_a_suspect_that_does_not_answer_is_avoided(bench, monkeypatch) -> None:
+    """A hung node is found by one probe, and only one at a time."""
+    monkeypatch.setattr("services.gateway.replicas.health.PROBE_TIMEOUT_S", 0.05)
+    bench.nodes.hanging.add("a")
+    for _ in range(5):
+        bench.health.suspect(node("a"))
+    await bench.wait_until(lambda: bench.admitted() == ["b"])
+    assert bench.nodes.calls["probe", "a"] == 1
+
+
+async def test_a_node_barred_while_a_suspicion_is_checked_comes_back() -> None:
+    """A request fails while the probe of a suspect is under way; the probe finds the node ready, and so does the next."""
+    async with BackgroundTasks() as tasks:
+        bench = Bench(tasks)
+        bench.health = NodeHealth(bench.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.02)
+        bench.nodes.hanging.add("a")
+        bench.health.suspect(node("a"))
+        await bench.wait_until(lambda: bench.nodes.under_way == 1)
+        bench.health.failed(node("a"), unreachable("a"))
+        assert bench.admitted() == ["b"]
+        bench.nodes.hanging.clear()
+        bench.nodes.released.set()
+        await bench.wait_until(lambda: bench.admitted() == ["a", "b"])
+        assert bench.nodes.calls["probe", "a"] == 2, "ready once is an old answer: it failed since"
+
+
+async def test_news_in_the_node_map_are_probed_at_once(bench) -> None:
+    """A node that the log calls active again is used within moments, whatever the backoff."""
+    bench.health.failed(node("a"), unreachable("a"))
+    bench.health.node_map_changed(node_map("a", "b"))
+    assert bench.admitted() == ["b"], "nothing is new about it"
+    changed = [node("a", state=NodeState.INACTIVE), node("b")]
+    bench.health.node_map_changed(NodeMap(epoch=2, nodes=changed))
+    await bench.wait_until(lambda: bench.admitted() == ["a", "b"])
+
+
+async def test_a_real_answer_ends_the_probing(bench) -> None:
+    """A request that had to use the node and succeeded is the best proof."""
+    bench.health.failed(node("a"), unreachable("a"))
+    assert len(bench.tasks) == 1
+    bench.health.answered(node("a"))
+    assert bench.admitted() == ["a", "b"]
+    await bench.wait_until(lambda: len(bench.tasks) == 0)
+
+
+async def test_a_node_that_left_is_forgotten(bench) -> None:
+    """No probe goes to it for ever."""
+    bench.health.failed(node("a"), unreachable("a"))
+    bench.health.node_map_changed(node_map("b"))
+    await bench.wait_until(lambda: len(bench.tasks) == 0)
+    assert "a" not in bench.health.statistics()

@@ -1,0 +1,117 @@
+"""One chunk from its replicas: the first right answer wins, a wrong byte never does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
+from services.gateway.transfers.chunking import Chunk
+from shared.background_tasks import BackgroundTasks
+from shared.errors import ChunkCorruptError, DataUnavailableError
+from tests.unit.gateway.fakes import FakeNodes, node, unreachable
+
+CHUNK = Chunk.of(b"some bytes")
+
+
+class Bench:
+    """A reader over fake nodes a, b and c that all hold the chunk."""
+
+    def __init__(self, tasks: BackgroundTasks) -> None:
+        self.nodes = FakeNodes()
+        for name in "abc":
+            self.nodes.of(name)[CHUNK.digest] = CHUNK.data
+        self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=5, reconnect_limit_s=60)
+        self.reader = ReplicaReader(self.nodes, self.health, timeout_s=0.3)
+
+    async def fetch(self, *node_ids: str) -> FetchedChunk:
+        return await self.reader.fetch(CHUNK.digest, len(CHUNK.data), [node(node_id) for node_id in node_ids])
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with BackgroundTasks() as tasks:
+        yield Bench(tasks)
+
+
+async def test_one_replica_is_asked_when_it_answers(bench) -> None:
+    """No second copy crosses the network for nothing."""
+    fetched = await bench.fetch("a", "b", "c")
+    assert fetched == FetchedChunk(CHUNK.data, "a", ())
+    assert sum(bench.nodes.calls.values()) == 1
+
+
+FAULTS = {
+    "missing": lambda bench: bench.nodes.of("a").clear(),
+    "spoiled": lambda bench: bench.nodes.spoiled.add("a"),
+    "corrupt": lambda bench: bench.nodes.errors.update(a=ChunkCorruptError("x")),
+    "unreachable": lambda bench: bench.nodes.errors.update(a=unreachable("a")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_next_replica_is_asked_at_once_after_a_failure(bench, fault) -> None:
+    """Right bytes come from another node, and a faulty replica is reported for repair, an unreachable one is not."""
+    FAULTS[fault](bench)
+    began = time.monotonic()
+    fetched = await bench.fetch("a", "b", "c")
+    assert time.monotonic() - began < 0.05
+    assert fetched.data == CHUNK.data
+    assert fetched.node_id == "b"
+    assert [faulty.id for faulty in fetched.faulty_nodes] == ([] if fault == "unreachable" else ["a"])
+
+
+async def test_a_hung_replica_is_overtaken_after_the_hedge_delay(bench) -> None:
+    """The reader waits for the usual time and no longer, and the loser is cancelled."""
+    bench.nodes.hanging.add("a")
+    began = time.monotonic()
+    fetched = await bench.fetch("a", "b", "c")
+    assert 0.04 < time.monotonic() - began < 0.25
+    assert fetched.node_id == "b"
+    assert bench.nodes.calls["get", "c"] == 0
+
+
+async def test_every_node_is_tried_before_giving_up(bench) -> None:
+    """One good replica, last in the list, behind a hung, a lying and a dead one."""
+    bench.nodes.hanging.add("a")
+    bench.nodes.spoiled.add("b")
+    bench.nodes.errors["d"] = unreachable("d")
+    fetched = await bench.fetch("a", "b", "d", "c")
+    assert fetched.data == CHUNK.data
+    assert fetched.node_id == "c"
+
+
+async def test_an_avoided_node_is_asked_last_but_asked(bench) -> None:
+    """Its replica may be the only good one."""
+    bench.health.failed(node("a"), unreachable("a"))
+    assert (await bench.fetch("a", "b")).node_id == "b"
+    bench.nodes.of("b").clear()
+    assert (await bench.fetch("a", "b")).node_id == "a"
+
+
+async def test_without_a_good_replica_the_error_says_why_node_by_node(bench) -> None:
+    """Explicit, and never a wrong byte."""
+    bench.nodes.spoiled.add("a")
+    bench.nodes.of("b").clear()
+    bench.nodes.errors["c"] = unreachable("c")
+    with pytest.raises(DataUnavailableError) as caught:
+        await bench.fetch("a", "b", "c")
+    assert caught.value.facts["outcomes"] == {"a": "chunk_corrupt", "b": "chunk_not_found", "c": "peer_unreachable"}
+
+
+async def test_hung_replicas_are_given_up_within_the_timeout(bench) -> None:
+    """All hang: the error comes after the hedges and one timeout."""
+    bench.nodes.hanging |= {"a", "b", "c"}
+    began = time.monotonic()
+    with pytest.raises(DataUnavailableError):
+        await bench.fetch("a", "b", "c")
+    assert time.monotonic() - began < 1.5
+
+
+async def test_without_nodes_there_is_no_data(bench) -> None:
+    """An empty map is an answer, not a hang."""
+    with pytest.raises(DataUnavailableError):
+        await bench.fetch()

@@ -1,0 +1,244 @@
+"""One chunk to its nodes: counted at W, replaced when slow or failed, never waiting longer than it must."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.gateway.byte_budget import ByteBudget, Lease
+from services.gateway.replicas import writer as replica_writer
+from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
+from services.gateway.transfers.chunking import Chunk
+from shared.background_tasks import BackgroundTasks
+from shared.errors import DiskFullError, QuorumNotReachedError
+from tests.unit.gateway.fakes import FakeNodes, node, unreachable
+
+CHUNK = Chunk.of(b"some bytes")
+QUORUMS = Quorums(replica_count=3, write_quorum=2, read_quorum=2)
+
+
+class Bench:
+    """A writer over fake nodes."""
+
+    def __init__(self, tasks: BackgroundTasks) -> None:
+        self.nodes = FakeNodes()
+        self.tasks = tasks
+        self.budget = ByteBudget(1000)
+        self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.05)
+        self.writer = ReplicaWriter(self.nodes, self.health, tasks, ReplicaWriterLimits(0.5, max_parallel_chunks=4))
+
+    def lease(self) -> Lease:
+        lease = self.budget.lease()
+        assert lease.try_grow(len(CHUNK.data))
+        return lease
+
+    async def start(self, *node_ids: str, quorums: Quorums = QUORUMS) -> ChunkWrite:
+        return await self.writer.start(CHUNK, self.lease(), [node(node_id) for node_id in node_ids], quorums, 7)
+
+    async def settled(self, write: ChunkWrite) -> None:
+        """The background part has ended, and with it the reservation."""
+        assert write.task is not None
+        await asyncio.wait_for(asyncio.wait([write.task]), 5)
+        await asyncio.sleep(0)
+        assert self.budget.used_bytes == 0
+
+
+@pytest.fixture
+async def bench(monkeypatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(replica_writer, "SLOW_FLOOR_S", 0.05)
+    monkeypatch.setattr(replica_writer, "_SLOW_FACTOR", 0.0)
+    async with BackgroundTasks() as tasks:
+        yield Bench(tasks)
+
+
+async def test_all_n_replicas_are_made(bench) -> None:
+    """With every node well, N nodes have the chunk and the bytes are given back."""
+    write = await bench.start("a", "b", "c", "d")
+    await write.wait_until_counted()
+    assert write.tally.is_counted
+    await bench.settled(write)
+    assert write.tally.acknowledged == {"a", "b", "c"}, "the first N of the preference list, and no others"
+    assert bench.nodes.holders(CHUNK.digest) == {"a", "b", "c"}
+
+
+async def test_the_answer_does_not_wait_for_the_slowest_replica(bench) -> None:
+    """W of N is enough; the third is given a grace and its bytes stay reserved until then."""
+    bench.nodes.hanging.add("c")
+    write = await bench.start("a", "b", "c")
+    began = time.monotonic()
+    await write.wait_until_counted()
+    assert time.monotonic() - began < 0.05
+    assert bench.budget.used_bytes == len(CHUNK.data), "the straggler still needs the bytes"
+    await bench.settled(write)
+    assert write.tally.acknowledged == {"a", "b"}
+    assert write.tally.refusals.keys() == {"c"}
+
+
+async def test_a_straggler_that_ends_in_time_still_counts(bench) -> None:
+    """Durability grows after the chunk was counted."""
+    bench.nodes.hanging.add("c")
+    write = await bench.start("a", "b", "c")
+    await write.wait_until_counted()
+    bench.nodes.released.set()
+    await bench.settled(write)
+    assert write.tally.acknowledged == {"a", "b", "c"}
+
+
+async def test_a_failed_replica_is_replaced_by_the_next_node(bench) -> None:
+    """The preference list is walked until N have it."""
+    bench.nodes.errors["a"] = unreachable("a")
+    write = await bench.start("a", "b", "c", "d")
+    await write.wait_until_counted()
+    await bench.settled(write)
+    assert write.tally.acknowledged == {"b", "c", "d"}
+
+
+async def test_a_slow_replica_is_replaced_while_it_may_still_answer(bench) -> None:
+    """W nodes hang: after the hedge delay others are asked, long before the hung ones time out."""
+    bench.nodes.hanging |= {"a", "b"}
+    write = await bench.start("a", "b", "c", "d")
+    began = time.monotonic()
+    await write.wait_until_counted()
+    assert 0.04 < time.monotonic() - began < 0.4
+    assert write.tally.acknowledged == {"c", "d"}
+    await bench.settled(write)
+
+
+async def test_a_hung_node_costs_later_chunks_nothing(bench) -> None:
+    """Once it is avoided, it is not even asked."""
+    bench.nodes.hanging.add("a")
+    first = await bench.start("a", "b", "c")
+    await first.wait_until_counted()
+    await bench.settled(first)
+    asked = bench.nodes.calls["put", "a"]
+    second = await bench.start("a", "b", "c")
+    await second.wait_until_counted()
+    await bench.settled(second)
+    assert bench.nodes.calls["put", "a"] == asked
+
+
+async def test_an_avoided_node_is_used_when_nothing_else_is_left(bench) -> None:
+    """The breaker is never the reason of a failure."""
+    bench.nodes.errors["probe-only"] = unreachable()
+    for name in ("a", "b"):
+        bench.health.hung(node(name))
+    write = await bench.start("a", "b", "c")
+    await write.wait_until_counted()
+    assert len(write.tally.acknowledged) == 2
+    await bench.settled(write)
+
+
+async def test_a_node_that_comes_back_is_used_again(bench) -> None:
+    """A probe readmits it within its backoff."""
+    bench.nodes.errors["a"] = unreachable("a")
+    first = await bench.start("a", "b", "c")
+    await first.wait_until_counted()
+    await bench.settled(first)
+    assert bench.health.statistics()["a"]
+    del bench.nodes.errors["a"]
+    deadline = time.monotonic() + 5
+    while bench.health.statistics()["a"]:
+        assert time.monotonic() < deadline, "not readmitted"
+        await asyncio.sleep(0.005)
+    second = await bench.start("a", "b", "c")
+    await second.wait_until_counted()
+    await bench.settled(second)
+    assert second.tally.acknowledged == {"a", "b", "c"}
+
+
+async def test_a_missed_quorum_fails_soon_with_its_counts(bench) -> None:
+    """Two of three nodes refuse: after short retries the upload hears why."""
+    bench.nodes.errors |= {"a": unreachable("a"), "b": unreachable("b")}
+    write = await bench.start("a", "b", "c")
+    began = time.monotonic()
+    with pytest.raises(QuorumNotReachedError) as caught:
+        await write.wait_until_counted()
+    assert time.monotonic() - began < 2
+    assert caught.value.facts["needed"] == 2
+    assert caught.value.facts["acknowledged"] == 1
+    assert caught.value.facts["outcomes"].keys() == {"a", "b"}
+    assert bench.nodes.calls["put", "a"] > 1, "a momentary refusal is retried"
+    await bench.settled(write)
+
+
+async def test_a_momentary_refusal_is_ridden_out(bench) -> None:
+    """A node that comes back between two rounds makes the quorum."""
+    bench.nodes.errors |= {"a": unreachable("a"), "b": unreachable("b")}
+
+    def heal(what: str, node_id: str) -> None:
+        if what == "put" and node_id == "b" and bench.nodes.calls["put", "b"] == 2:
+            del bench.nodes.errors["b"]
+
+    bench.nodes.on_call = heal
+    write = await bench.start("a", "b", "c")
+    await write.wait_until_counted()
+    assert write.tally.acknowledged == {"b", "c"}
+    await bench.settled(write)
+
+
+async def test_hung_nodes_miss_the_quorum_within_the_timeout(bench) -> None:
+    """No write waits longer than its deadline, and a bit."""
+    bench.nodes.hanging |= {"a", "b"}
+    write = await bench.start("a", "b", "c")
+    began = time.monotonic()
+    with pytest.raises(QuorumNotReachedError):
+        await write.wait_until_counted()
+    assert 0.4 < time.monotonic() - began < 1.5
+    await bench.settled(write)
+
+
+async def test_full_nodes_are_a_507_and_not_asked_again_for_a_while(bench) -> None:
+    """The next chunk goes to others first."""
+    bench.nodes.errors |= {"a": DiskFullError("full"), "b": DiskFullError("full")}
+    write = await bench.start("a", "b", "c")
+    with pytest.raises(DiskFullError):
+        await write.wait_until_counted()
+    await bench.settled(write)
+    asked = bench.nodes.calls["put", "a"]
+    second = await bench.start("a", "c", "d", "e")
+    await second.wait_until_counted()
+    await bench.settled(second)
+    assert bench.nodes.calls["put", "a"] == asked
+
+
+async def test_an_abandoned_write_stops_and_gives_its_bytes_back(bench) -> None:
+    """The client has gone: so have the attempts."""
+    bench.nodes.hanging |= {"a", "b", "c"}
+    write = await bench.start("a", "b", "c")
+    await asyncio.sleep(0.01)
+    assert bench.nodes.under_way == 3
+    write.abandon()
+    await bench.settled(write)
+    assert bench.nodes.under_way == 0
+    with pytest.raises(asyncio.CancelledError):
+        await write.wait_until_counted()
+
+
+async def test_a_write_abandoned_before_its_first_step_leaks_nothing(bench) -> None:
+    """The task never ran, and still its slot and bytes come back."""
+    for _ in range(20):
+        write = await bench.start("a", "b", "c")
+        write.abandon()
+        await bench.settled(write)
+
+
+async def test_no_more_chunks_than_allowed_are_on_their_way(bench) -> None:
+    """The fifth waits for one of the four."""
+    bench.nodes.hanging |= {"a", "b", "c"}
+    writes = [await bench.start("a", "b", "c") for _ in range(4)]
+    fifth = asyncio.ensure_future(bench.start("a", "b", "c"))
+    await asyncio.sleep(0.02)
+    assert not fifth.done()
+    bench.nodes.released.set()
+    writes.append(await asyncio.wait_for(fifth, 5))
+    for write in writes:
+        await write.wait_until_counted()
+    for write in writes:
+        await asyncio.wait([write.task])
+    await asyncio.sleep(0)
+    assert bench.budget.used_bytes == 0

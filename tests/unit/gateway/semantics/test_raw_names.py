@@ -1,0 +1,87 @@
+"""Names from the raw path: decoded once, strictly."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.gateway.semantics.raw_names import FileName, bucket_name, file_name, query_values
+from shared.errors import InvalidNameError, InvalidRequestError
+
+
+@pytest.mark.parametrize(
+    ("raw", "bucket", "key"),
+    [
+        (b"/v1/files/default/a", "default", "a"),
+        (b"/v1/files/default/a/b", "default", "a/b"),
+        (b"/v1/files/default/a%2Fb", "default", "a/b"),
+        (b"/v1/files/default%2fa", "default", "a"),
+        (b"/v1/files/default//a/", "default", "/a/"),
+        (b"/v1/files/default/%C3%A4", "default", "ä"),
+        (b"/v1/files/default/a%25b", "default", "a%b"),
+        (b"/v1/files/default/a%252Fb", "default", "a%2Fb"),
+        (b"/v1/files/default/a+b", "default", "a+b"),
+        (b"/v1/files/default/..a/...", "default", "..a/..."),
+        (b"/v1/files/default/" + b"k" * 1024, "default", "k" * 1024),
+    ],
+)
+def test_a_name_is_decoded_once(raw, bucket, key) -> None:
+    """`%2F` equals `/`, `%25` is a percent sign and nothing is decoded twice."""
+    assert file_name(raw) == FileName(bucket, key)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"/v1/files/default/",
+        b"/v1/files/default",
+        b"/v1/files//a",
+        b"/v1/files/UPPER/a",
+        b"/v1/files/../default/a",
+        b"/v1/files/default/..",
+        b"/v1/files/default/a/../b",
+        b"/v1/files/default/%2e%2e/b",
+        b"/v1/files/default/.",
+        b"/v1/files/default/a%00b",
+        b"/v1/files/default/a%0Ab",
+        b"/v1/files/default/%ff",
+        b"/v1/files/default/%fe",
+        b"/v1/files/default/%C3",
+        b"/v1/files/default/%ED%A0%80",
+        b"/v1/files/default/%",
+        b"/v1/files/default/%4",
+        b"/v1/files/default/%zz",
+        b"/v1/files/default/" + b"k" * 1025,
+        b"/v1/files/default/" + b"%C3%A4" * 513,
+        b"/v1/files%2Fdefault/a",
+        b"/v1//files/default/a",
+    ],
+)
+def test_a_malformed_path_is_refused(raw) -> None:
+    """Nothing is guessed, replaced or collapsed."""
+    with pytest.raises(InvalidNameError):
+        file_name(raw)
+
+
+def test_a_bucket_may_not_have_a_slash_in_any_spelling() -> None:
+    """`%2F` equals `/` there, too."""
+    assert bucket_name(b"/v1/buckets/my-bucket", b"/v1/buckets/") == "my-bucket"
+    for raw in (b"/v1/buckets/a%2Fb", b"/v1/buckets/abc/", b"/v1/buckets/ab", b"/v1/buckets/"):
+        with pytest.raises(InvalidNameError):
+            bucket_name(raw, b"/v1/buckets/")
+
+
+def test_a_query_is_strict_utf_8_and_each_parameter_comes_once() -> None:
+    """A `+` is a blank there, as forms write it."""
+    known = frozenset({"prefix", "limit"})
+    assert query_values(b"prefix=a%2Fb+%C3%A4&limit=", known) == {"prefix": "a/b ä", "limit": ""}
+    assert query_values(b"", known) == {}
+    for bad in (
+        b"prefix=%ff",
+        b"prefix=a&prefix=b",
+        b"unknown=1",
+        b"prefix=%4",
+        b"prefix=\xff",
+        b"&".join([b"a=1"] * 99),
+    ):
+        with pytest.raises(InvalidRequestError):
+            query_values(bad, known)

@@ -1,0 +1,175 @@
+"""A request under an Idempotency-Key happens once: over the real state machine, with answers that get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.idempotency import OnceKeeper, OnceOnly
+from services.gateway.transfers.uploads import UploadOrder
+from shared.contracts.metadata import CreateBucket, DeleteFile, GetFile, Preconditions
+from shared.errors import (
+    FileNotFoundInBucketError,
+    IdempotencyKeyReusedError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+    RequestInProgressError,
+)
+
+CREATE_ONLY = Preconditions(if_none_match=["*"])
+KEY = {"idempotency-key": "order-17"}
+
+
+async def bytes_of(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 1000):
+        yield body[start : start + 1000]
+
+
+def order(world: Any, **changes: Any) -> UploadOrder:
+    facts: dict[str, Any] = {"key": "k", "preconditions": Preconditions(), "content": ["text/plain", {}]} | changes
+    return UploadOrder(
+        name=FileName("default", facts["key"]),
+        content_type=facts["content"][0],
+        user_metadata=facts["content"][1],
+        quorums=world.parts.quorums,
+        preconditions=facts["preconditions"],
+        digests=BodyDigests.announced({}),
+        announced_bytes=None,
+        once=OnceOnly.of(KEY, method="PUT", bucket="default", **facts),
+    )
+
+
+async def put(world: Any, body: bytes, **changes: Any):
+    return await world.parts.uploads.put(order(world, **changes), bytes_of(body))
+
+
+async def test_a_repeat_gets_the_first_receipt_and_stores_nothing(world, seed) -> None:
+    """Not even the chunks are sent again; a condition that the first one made false does not matter."""
+    body = random.Random(seed).randbytes(20_000)
+    first = await put(world, body, preconditions=CREATE_ONLY)
+    sent = world.nodes.calls.total()
+    proposed = len(world.metadata.proposed)
+    assert await put(world, body, preconditions=CREATE_ONLY) == first
+    assert world.nodes.calls.total() == sent
+    assert len(world.metadata.proposed) == proposed
+
+
+async def test_a_retry_after_a_lost_answer_yields_one_version(world) -> None:
+    """The entry is committed and its answer never comes: the retry finds what happened."""
+    world.metadata.lost_answers.append(OutcomeUnknownError("lost"))
+    with pytest.raises(OutcomeUnknownError):
+        await put(world, b"x")
+    answer, _ = await world.metadata.read(GetFile(bucket="default", key="k"))
+    retried = await put(world, b"x")
+    assert retried.is_created
+    assert retried.version == answer.file
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body": b"y"},
+        {"content": ["text/html", {}]},
+        {"content": ["text/plain", {"colour": "red"}]},
+        {"preconditions": Preconditions(if_match=["*"])},
+    ],
+    ids=["body", "content type", "user metadata", "preconditions"],
+)
+async def test_a_key_is_not_lent_to_another_request(world, changes) -> None:
+    """Another body, description or condition is refused, and the file stays as it was."""
+    await put(world, b"x")
+    with pytest.raises(IdempotencyKeyReusedError):
+        await put(world, changes.pop("body", b"x"), **changes)
+    answer, _ = await world.metadata.read(GetFile(bucket="default", key="k"))
+    assert answer.file.content.size_bytes == 1
+
+
+async def test_the_same_key_for_another_file_is_another_request(world) -> None:
+    """The scope holds the file's name."""
+    first, second = await put(world, b"x"), await put(world, b"y", key="other")
+    assert first.version.version != second.version.version
+
+
+async def test_a_twin_of_a_running_upload_is_told_to_come_back(world) -> None:
+    """409 with Retry-After while the first one runs, the receipt when it is done."""
+    gate = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await gate.wait()
+        yield b"x"
+
+    running = asyncio.ensure_future(world.parts.uploads.put(order(world), slow()))
+    once = order(world).once
+    await world.wait_until(lambda: _is_running(world.parts.keeper, once), "the first upload runs")
+    with pytest.raises(RequestInProgressError) as refusal:
+        await put(world, b"x")
+    assert refusal.value.retry_after_s is not None
+    gate.set()
+    assert await running == await put(world, b"x")
+
+
+def _is_running(keeper: OnceKeeper, once: OnceOnly) -> bool:
+    try:
+        with keeper.running(once):
+            return False
+    except RequestInProgressError:
+        return True
+
+
+async def test_twins_at_two_gateways_yield_one_version(world) -> None:
+    """Each gateway knows its own running requests only; the log decides, and both get the same receipt."""
+    keepers = OnceKeeper(world.metadata), OnceKeeper(world.metadata)
+    once = OnceOnly.of(KEY, method="PUT", bucket="photos")
+    command = CreateBucket(bucket="photos", stamp=world.clock.stamp())
+    first, second = await asyncio.gather(*(keeper.propose(command, once) for keeper in keepers))
+    assert first == second
+    assert first.result == {"created": True, "incarnation": first.log_index}
+
+
+async def test_a_refusal_of_the_log_is_repeated_too(world) -> None:
+    """A deletion that found nothing stays one, though a file came since: it was said that nothing happened."""
+    keeper = world.parts.keeper
+    once = OnceOnly.of(KEY, method="DELETE", bucket="default", key="k", preconditions=Preconditions())
+    command = DeleteFile(bucket="default", key="k", stamp=world.clock.stamp())
+    with pytest.raises(FileNotFoundInBucketError):
+        await keeper.propose(command, once)
+    await put(world, b"x")
+    with pytest.raises(FileNotFoundInBucketError):
+        await keeper.propose(command, once)
+
+
+async def test_an_early_refusal_is_not_remembered(world) -> None:
+    """What never reached the log may be tried again under the same key."""
+    with pytest.raises(PreconditionFailedError):
+        await put(world, b"x", preconditions=Preconditions(if_match=["*"]))
+    await put(world, b"x")
+
+
+@pytest.mark.parametrize("value", ["", " ", "a b", "a, b", "ä", "k" * 256])
+def test_a_malformed_key_is_refused(value) -> None:
+    """1-255 visible ASCII characters; two header fields are joined by a comma and a space."""
+    with pytest.raises(InvalidRequestError):
+        OnceOnly.of({"idempotency-key": value}, method="PUT", bucket="b")
+
+
+@pytest.mark.parametrize("value", ["k", "k" * 255, '"8e03978e"'])
+def test_a_longest_and_a_quoted_key_are_taken(value) -> None:
+    """The other side of the edge, and the form of the IETF's draft."""
+    assert OnceOnly.of({"idempotency-key": value}, method="PUT", bucket="b") is not None
+
+
+@pytest.mark.parametrize("field", ["method", "bucket", "key", "value"])
+def test_every_part_of_the_scope_counts(field) -> None:
+    """Requests that differ in one of them do not know each other."""
+    make: Callable[..., OnceOnly | None] = lambda value="v", **scope: OnceOnly.of(  # noqa: E731
+        {"idempotency-key": value}, **({"method": "PUT", "bucket": "abc", "key": "k"} | scope)
+    )
+    assert make().request_id != make(**{field: "other"}).request_id
+    assert make().request_id == make().request_id

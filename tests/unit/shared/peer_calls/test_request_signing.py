@@ -1,0 +1,193 @@
+"""`shared.peer_calls.request_signing`: a request is accepted once, by the one it was signed for, as it was signed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import SignatureRejectedError
+from shared.peer_calls.request_signing import (
+    _MAX_SENDERS,
+    _WINDOW,
+    EMPTY_BODY_DIGEST,
+    ClusterKeys,
+    RequestSigner,
+    RequestVerifier,
+    SigningKey,
+    parse_challenge,
+)
+
+OLD, NEW, FOREIGN = ("old-secret-" + "o" * 32, "new-secret-" + "n" * 32, "foreign-secret-" + "f" * 32)
+TARGET = "/v1/chunks/abc?x=%2F"
+
+
+def pair(
+    signing: str = OLD, verifying: str = OLD, destination: str = "storage-2"
+) -> tuple[RequestSigner, RequestVerifier]:
+    """A signer that knows the verifier's boot id."""
+    verifier = RequestVerifier(ClusterKeys.parse(verifying), "storage-2")
+    signer = RequestSigner(ClusterKeys.parse(signing))
+    signer.learn_boot(destination, verifier.boot_id)
+    return signer, verifier
+
+
+def test_a_signed_request_is_accepted_once_and_its_replay_is_refused() -> None:
+    """The same header a second time is a replay."""
+    signer, verifier = pair()
+    header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "digest"),
+    [
+        ("DELETE", TARGET, EMPTY_BODY_DIGEST),
+        ("PUT", TARGET.replace("%2F", "/"), EMPTY_BODY_DIGEST),
+        ("PUT", TARGET, "0" * 64),
+    ],
+)
+def test_what_was_signed_cannot_be_changed(method: str, target: str, digest: str) -> None:
+    """Method, raw target and body digest are all covered by the signature."""
+    signer, verifier = pair()
+    header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify(method, target, header, digest)
+    verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)  # a forgery does not use up the nonce
+
+
+def test_a_request_for_another_destination_is_refused() -> None:
+    """What was signed for storage-1 is worth nothing at storage-2."""
+    signer, verifier = pair(destination="storage-1")
+    header = signer.authorization("GET", TARGET, "storage-1", EMPTY_BODY_DIGEST)
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+def test_a_request_from_before_a_restart_is_refused_and_the_challenge_says_how_to_sign_anew() -> None:
+    """A recorded request is worthless after a restart; the 401 names the new boot."""
+    signer, before = pair()
+    header = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    after = RequestVerifier(ClusterKeys.parse(OLD), "storage-2")
+    assert before.boot_id != after.boot_id
+    with pytest.raises(SignatureRejectedError):
+        after.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+    boot = parse_challenge(after.challenge())
+    assert boot is not None
+    signer.learn_boot("storage-2", boot)
+    after.verify("GET", TARGET, signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("signing", "verifying", "is_accepted"),
+    [
+        (OLD, f"{OLD}\n{NEW}", True),
+        (f"{NEW}\n{OLD}", f"{OLD}\n{NEW}", True),
+        (f"{NEW}\n{OLD}", NEW, True),
+        (OLD, NEW, False),
+        (FOREIGN, f"{OLD}\n{NEW}", False),
+    ],
+)
+def test_two_keys_let_the_secret_be_rotated(signing: str, verifying: str, is_accepted: bool) -> None:
+    """Every step of old -> old+new -> new+old -> new is accepted; a foreign secret never is."""
+    signer, verifier = pair(signing, verifying)
+    header = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    if is_accepted:
+        verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+    else:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+@given(st.permutations(range(12)))
+def test_requests_may_overtake_each_other(order: list[int]) -> None:
+    """Parallel connections deliver out of order; each arrival is accepted once, whatever the order."""
+    signer, verifier = pair()
+    headers = [signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST) for _ in order]
+    for index in order:
+        verifier.verify("GET", TARGET, headers[index], EMPTY_BODY_DIGEST)
+    for header in headers:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+@pytest.mark.parametrize(("overtaken_by", "is_accepted"), [(_WINDOW - 1, True), (_WINDOW, False)])
+def test_the_replay_window_has_an_exact_edge(overtaken_by: int, is_accepted: bool) -> None:
+    """A request overtaken by as many others as the window holds is refused, one fewer is not."""
+    signer, verifier = pair()
+    late = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    for _ in range(overtaken_by - 1):
+        signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)  # signed, lost on the way
+    newest = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    verifier.verify("GET", TARGET, newest, EMPTY_BODY_DIGEST)
+    if is_accepted:
+        verifier.verify("GET", TARGET, late, EMPTY_BODY_DIGEST)
+    else:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, late, EMPTY_BODY_DIGEST)
+
+
+def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_replays_in() -> None:
+    """Memory is bounded, and forgetting a sender never makes its old requests good again."""
+    signer, verifier = pair()
+    recorded = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    verifier.verify("GET", TARGET, recorded, EMPTY_BODY_DIGEST)
+    boot = verifier.boot_id
+    for _ in range(_MAX_SENDERS - 1):
+        other = RequestSigner(ClusterKeys.parse(OLD))
+        other.learn_boot("storage-2", boot)
+        verifier.verify("GET", TARGET, other.authorization("GET", TARGET, "storage-2", ""), "")
+    one_too_many = RequestSigner(ClusterKeys.parse(OLD))
+    one_too_many.learn_boot("storage-2", boot)
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("GET", TARGET, one_too_many.authorization("GET", TARGET, "storage-2", ""), "")
+    assert verifier.boot_id != boot
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("GET", TARGET, recorded, EMPTY_BODY_DIGEST)
+
+
+@given(st.one_of(st.none(), st.text(max_size=600), st.text(max_size=100).map(lambda text: f"Trivet-HMAC {text}")))
+def test_no_header_is_accepted_by_chance_and_none_breaks_the_verifier(header: str | None) -> None:
+    """Whatever stands in Authorization, the answer is a refusal and never another error."""
+    with pytest.raises(SignatureRejectedError):
+        RequestVerifier(ClusterKeys.parse(OLD), "storage-2").verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+def test_a_signature_that_is_not_ascii_is_refused_and_not_an_error() -> None:
+    """Headers are bytes from anybody; knowing a key's public id must not be enough to cause a 500."""
+    signer, verifier = pair()
+    header = signer.authorization("GET", TARGET, "storage-2", "")
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("GET", TARGET, header.replace("mac=", "mac=é"), "")
+
+
+@pytest.mark.parametrize("nonce_counter", ["", "-1", "1.5", "x", "9" * 21])
+def test_a_nonce_that_is_no_small_number_is_refused(nonce_counter: str) -> None:
+    """Even when it is signed with the right key: a broken sender must not become an exception of ours."""
+    signer, verifier = pair()
+    signer._counter = iter([nonce_counter])  # type: ignore[assignment]
+    header = signer.authorization("GET", TARGET, "storage-2", "")
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("GET", TARGET, header, "")
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 31, f"{OLD}\n{NEW}\n{FOREIGN}", f"{OLD}\nshort"])
+def test_a_weak_or_missing_secret_is_refused(text: str) -> None:
+    """There is no default secret, and no line of it may be short."""
+    with pytest.raises(ValueError, match="cluster secret"):
+        ClusterKeys.parse(text)
+
+
+def test_a_secret_of_the_shortest_permitted_length_is_taken() -> None:
+    """The other side of the edge."""
+    assert ClusterKeys.parse("x" * 32).signing.secret == b"x" * 32
+
+
+def test_a_key_does_not_print_its_secret() -> None:
+    """Logs and tracebacks show the key's id only."""
+    key = SigningKey.from_secret(OLD)
+    assert OLD not in repr(key)
+    assert key.id in repr(key)
+    assert OLD not in repr(ClusterKeys.parse(OLD))
