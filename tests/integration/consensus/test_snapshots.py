@@ -13,7 +13,7 @@ from tests.integration.consensus.test_membership import assert_caught_up, wait_u
 
 SHORT_LOG = {"TRIVET_CHECKPOINT_ENTRIES": "20", "TRIVET_LOG_KEEP_ENTRIES": "10"}
 SAMPLED_STEPS = (2, 6, 9, 13)
-"""Each step is broken off in tests/unit/consensus/persistence/test_state_files.py; with processes a few, and all of them in `slow`."""
+"""tests/unit/consensus/persistence/test_state_files.py breaks off each step; processes a few, and all of them in `slow`."""
 STEPS = 20
 RUNS = 50
 
