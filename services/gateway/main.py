@@ -14,7 +14,6 @@ from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.freshness import AlwaysAsked
 from services.gateway.api.parts import Parts
 from services.gateway.api.problems import install as install_problems
-from services.gateway.byte_budget import ByteBudget
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
@@ -37,6 +36,7 @@ from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import OnceKeeper
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient

@@ -8,10 +8,10 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from services.gateway.byte_budget import ByteBudget
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.repair import ReadRepair
 from services.gateway.transfers.admission import TransferSlots
+from shared.byte_budget import ByteBudget
 
 
 class GatewayMetrics(Collector):

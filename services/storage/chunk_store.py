@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from services.storage.byte_budget import ByteBudget, Lease
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Body, Chunk, PutOutcome, Tier
+from shared.byte_budget import ByteBudget, ByteLease
 from shared.contracts.chunks import ChunkStored, InventoryPage, PartitionSum, PartitionSums, TierStatus
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
@@ -24,7 +24,7 @@ class LeasedBody:
     """A chunk's bytes and the share of the byte budget that they occupy; whoever sends them releases it."""
 
     body: Body
-    lease: Lease
+    lease: ByteLease
 
 
 class ChunkStore:
@@ -47,7 +47,7 @@ class ChunkStore:
         self._metrics = metrics
         self._max_chunk_bytes = max_chunk_bytes
         self._typical_chunk_bytes = typical_chunk_bytes
-        metrics.in_flight_bytes.set_function(lambda: budget.leased_bytes)
+        metrics.in_flight_bytes.set_function(lambda: budget.used_bytes)
         metrics.is_full.set_function(lambda: tier.shortage() is not None)
 
     async def put(
@@ -68,7 +68,7 @@ class ChunkStore:
         check_digest(digest)
         if announced_bytes is not None and announced_bytes > self._max_chunk_bytes:
             raise self._too_large()
-        lease = await self._budget.lease(self._max_chunk_bytes if announced_bytes is None else announced_bytes)
+        lease = await self._budget.acquire(self._max_chunk_bytes if announced_bytes is None else announced_bytes)
         try:
             chunk = await self._receive(digest, pieces)
             outcome = await self._store(chunk, start_index)
@@ -85,7 +85,7 @@ class ChunkStore:
             OverloadedError: no room in memory.
         """
         check_digest(digest)
-        lease = await self._budget.lease(self._typical_chunk_bytes)
+        lease = await self._budget.acquire(self._typical_chunk_bytes)
         try:
             body = await self._tier.get(digest)
         except BaseException as error:
@@ -113,9 +113,9 @@ class ChunkStore:
         if not await self._tier.delete(check_digest(digest)):
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
 
-    async def lease(self, size_bytes: int) -> Lease:
+    async def lease(self, size_bytes: int) -> ByteLease:
         """Room for a question and its answer. Raises OverloadedError."""
-        return await self._budget.lease(size_bytes)
+        return await self._budget.acquire(size_bytes)
 
     async def inventory(self, prefix: str, after: str, limit: int) -> InventoryPage:
         """One page of what is held; `prefix` and `after` are lower-case hex digits. Raises UnavailableError."""

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.storage.byte_budget import ByteBudget
 from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier
@@ -22,6 +21,7 @@ from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
 from services.storage.tiered.tier import TieredStore
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import Heartbeat
@@ -72,7 +72,7 @@ class StorageNode:
             interval_s=settings.heartbeat_interval_s,
             retry_base_s=settings.heartbeat_retry_base_s,
         )
-        budget = ByteBudget(settings.max_inflight_bytes, _BUDGET_WAIT_S)
+        budget = ByteBudget(settings.max_inflight_bytes, max_wait_s=_BUDGET_WAIT_S)
         self._consensus = ConsensusClient(list(settings.consensus_urls), self._client)
         self._refetcher = Refetcher(
             self._tier,

@@ -17,10 +17,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.storage.byte_budget import ByteBudget
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
+from shared.byte_budget import ByteBudget
 from shared.contracts.chunks import RefetchStatus, TierStatus
 from shared.contracts.cluster import StorageNode
 from shared.errors import ChunkNotFoundError, TrivetError
@@ -150,7 +150,7 @@ class Refetcher:
             self._metrics.lost_chunks.set(status.lost_chunk_count)
 
     async def _bring_back(self, digest: str) -> Outcome:
-        lease = await self._budget.lease(self._typical_chunk_bytes)
+        lease = await self._budget.acquire(self._typical_chunk_bytes)
         try:
             body, outcome = await self._fetch(digest)
             if body is None:

@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from services.gateway.byte_budget import ByteBudget
 from services.gateway.ports import ChunkNodes
 from services.gateway.replicas.reader import ReplicaReader
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteBudget
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.errors import OverloadedError, TrivetError
 from shared.placement import preference_list, read_order

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.gateway.byte_budget import Lease
 from services.gateway.ports import ChunkNodes
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from services.gateway.replicas.quorum import Quorums, WriteTally
 from services.gateway.transfers.chunking import Chunk
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteLease
 from shared.contracts.cluster import StorageNode
 from shared.errors import (
     DiskFullError,
@@ -84,7 +84,7 @@ class ReplicaWriter:
         self._parallel = asyncio.Semaphore(limits.max_parallel_chunks)
 
     async def start(
-        self, chunk: Chunk, lease: Lease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
+        self, chunk: Chunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
     ) -> ChunkWrite:
         """Begin to send `chunk` along `order`; takes over `lease`. Waits while too many chunks are on their way."""
         try:
@@ -107,7 +107,7 @@ class ReplicaWriter:
         write.task.add_done_callback(lambda _: self._ended(write, lease))
         return write
 
-    def _ended(self, write: ChunkWrite, lease: Lease) -> None:
+    def _ended(self, write: ChunkWrite, lease: ByteLease) -> None:
         self._parallel.release()
         lease.release()
         if write.counted.done():

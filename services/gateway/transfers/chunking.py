@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.settings import FIRST_RESERVATION_BYTES
+from shared.byte_budget import ByteBudget, ByteLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ReservationWaits:
 
 async def cut(
     body: AsyncIterable[bytes], *, chunk_size_bytes: int, budget: ByteBudget, waits: ReservationWaits
-) -> AsyncGenerator[tuple[Chunk, Lease], None]:
+) -> AsyncGenerator[tuple[Chunk, ByteLease], None]:
     """The chunks of `body` in order; all have `chunk_size_bytes` but the last. The taker releases each lease.
 
     The next piece is not asked for while the last one waits for its reservation. A chunk is joined once from its pieces.
@@ -86,7 +86,7 @@ class _Buffer:
         self._pieces.append(part)
         self.size_bytes += len(part)
 
-    def take(self) -> tuple[Chunk, Lease]:
+    def take(self) -> tuple[Chunk, ByteLease]:
         """The chunk as it stands, with its lease; begins the next one."""
         chunk, lease = Chunk.of(b"".join(self._pieces)), self.lease
         lease.shrink_to(len(chunk.data))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.ports import Metadata
 from services.gateway.replicas.check import Census, ReplicaCensus
 from services.gateway.replicas.node_directory import NodeDirectory
@@ -24,6 +23,7 @@ from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import TransferSlots, Turns
 from services.gateway.transfers.chunking import ReservationWaits
+from shared.byte_budget import ByteBudget, ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import Answer, FileAnswer, FileVersion, GetFile
@@ -249,8 +249,8 @@ class _Pipeline:
         self._budget = budget
         self._limits = limits
         self._group = group
-        self._ahead: deque[tuple[ChunkPart, Lease, asyncio.Task[FetchedChunk | TrivetError]]] = deque()
-        self._leases: set[Lease] = set()
+        self._ahead: deque[tuple[ChunkPart, ByteLease, asyncio.Task[FetchedChunk | TrivetError]]] = deque()
+        self._leases: set[ByteLease] = set()
         self._wait_s = limits.waits.first_s
 
     async def require_next(self) -> None:
@@ -270,7 +270,7 @@ class _Pipeline:
         """The next chunk, without taking it."""
         return _unwrap(await self._ahead[0][2])
 
-    async def take(self) -> tuple[ChunkPart, FetchedChunk, Lease] | None:
+    async def take(self) -> tuple[ChunkPart, FetchedChunk, ByteLease] | None:
         """The next chunk, which the caller releases; None after the last one."""
         if not self._ahead:
             return None
@@ -289,13 +289,13 @@ class _Pipeline:
         for lease in self._leases:
             lease.release()
 
-    def _new_lease(self) -> Lease:
+    def _new_lease(self) -> ByteLease:
         self._leases = {lease for lease in self._leases if lease.size_bytes}
         lease = self._budget.lease()
         self._leases.add(lease)
         return lease
 
-    def _begin(self, lease: Lease) -> None:
+    def _begin(self, lease: ByteLease) -> None:
         part = self._parts.popleft()
         self._ahead.append((part, lease, self._group.create_task(self._fetch(part))))
 

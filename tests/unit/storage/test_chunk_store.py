@@ -6,9 +6,9 @@ import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
-from services.storage.byte_budget import ByteBudget
 from services.storage.chunk_store import ChunkStore
 from services.storage.metrics import StorageMetrics
+from shared.byte_budget import ByteBudget
 from shared.errors import (
     ChunkCorruptError,
     ChunkNotFoundError,
@@ -42,7 +42,7 @@ class Bench:
 def bench():
     found = Bench()
     yield found
-    assert found.budget.leased_bytes == 0, "a lease was not given back"
+    assert found.budget.used_bytes == 0, "a lease was not given back"
 
 
 async def test_a_chunk_of_the_largest_size_is_taken_and_one_byte_more_is_not(bench):
@@ -97,7 +97,7 @@ async def test_a_body_is_counted_until_it_is_released(bench):
     await bench.store.put(digest, stream(body), 700, 0)
     leased = await bench.store.get(digest)
     assert leased.body == body
-    assert bench.budget.leased_bytes == 700
+    assert bench.budget.used_bytes == 700
     leased.lease.release()
     bench.tier.bodies[digest] = b"rot"
     with pytest.raises(ChunkCorruptError):

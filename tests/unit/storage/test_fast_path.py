@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.storage.api import build_router
-from services.storage.byte_budget import ByteBudget
 from services.storage.chunk_store import ChunkStore
 from services.storage.fast_path import ChunkLane
 from services.storage.metrics import StorageMetrics
+from shared.byte_budget import ByteBudget
 from shared.errors import DiskFullError
 from shared.web.service_app import create_app
 from tests.unit.storage.fake_tier import FakeTier
@@ -63,7 +63,7 @@ async def nodes() -> AsyncIterator[tuple[Node, Node]]:
     yield found
     for node in found:
         await node.http.aclose()
-        assert node.budget.leased_bytes == 0, "a lease was not given back"
+        assert node.budget.used_bytes == 0, "a lease was not given back"
 
 
 async def both(nodes: tuple[Node, Node], method: str, path: str, **facts: object) -> httpx.Response:

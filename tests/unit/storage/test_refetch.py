@@ -10,10 +10,10 @@ import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
-from services.storage.byte_budget import ByteBudget
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.refetch import Refetcher, RefetchPace
+from shared.byte_budget import ByteBudget
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.errors import (
     ChunkCorruptError,
@@ -100,7 +100,7 @@ async def test_the_first_peer_that_has_it_whole_gives_it_back(bench):
     assert bench.tier.lost == {}
     assert bench.outcomes("fetched") == 4
     assert bench.refetcher.status(0).fetched_chunks == 4
-    assert bench.budget.leased_bytes == 0
+    assert bench.budget.used_bytes == 0
     # A peer that stands first in placement order is asked first, and nobody is asked twice.
     assert [name for name, digest in bench.peers.asked] == ["first", "second"] * 4
 
@@ -157,7 +157,7 @@ async def test_what_is_lost_is_shown_while_no_walk_reaches_its_end(trouble, benc
     if trouble == "no consensus":
         bench.peers.error = LeaderUnavailableError("nobody leads")
     elif trouble == "no memory":
-        await bench.budget.lease(MIB)
+        await bench.budget.acquire(MIB)
     else:
         bench.tier.put_error = DiskFullError("full")
     with pytest.raises(TrivetError):

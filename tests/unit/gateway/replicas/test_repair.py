@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from blake3 import blake3
 
-from services.gateway.byte_budget import ByteBudget
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.repair import MAX_QUEUED_REPAIRS, MAX_REPAIR_TASKS, ReadRepair, Repair
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteBudget
 from shared.units import MIB
 from tests.unit.gateway.conftest import wait_until
 from tests.unit.gateway.fakes import FakeNodes, node_map

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.replicas import writer as replica_writer
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
 from services.gateway.transfers.chunking import Chunk
 from shared.background_tasks import BackgroundTasks
+from shared.byte_budget import ByteBudget, ByteLease
 from shared.errors import DiskFullError, QuorumNotReachedError
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
 
@@ -32,7 +32,7 @@ class Bench:
         self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.05)
         self.writer = ReplicaWriter(self.nodes, self.health, tasks, ReplicaWriterLimits(0.5, max_parallel_chunks=4))
 
-    def lease(self) -> Lease:
+    def lease(self) -> ByteLease:
         lease = self.budget.lease()
         assert lease.try_grow(len(CHUNK.data))
         return lease

@@ -10,8 +10,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.byte_budget import ByteBudget, Lease
 from services.gateway.transfers.chunking import ReservationWaits, cut
+from shared.byte_budget import ByteBudget, ByteLease
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
 
@@ -23,7 +23,7 @@ async def pieces_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def take_all(body: AsyncIterator[bytes], budget: ByteBudget, take: Callable[[Lease], None]) -> None:
+async def take_all(body: AsyncIterator[bytes], budget: ByteBudget, take: Callable[[ByteLease], None]) -> None:
     async for _, lease in cut(body, chunk_size_bytes=MIB, budget=budget, waits=WAITS):
         take(lease)
 
@@ -98,5 +98,5 @@ async def test_a_body_that_breaks_off_gives_its_budget_back() -> None:
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await take_all(body(), budget, Lease.release)
+        await take_all(body(), budget, ByteLease.release)
     assert budget.used_bytes == 0

@@ -1,23 +1,28 @@
-"""One budget for the chunk bytes that a gateway holds, so that its memory does not depend on its clients.
+"""A limit on the bytes that a process holds in memory at once, so that memory does not depend on its clients.
 
-Bytes are reserved before they are read from a socket. Whoever cannot reserve waits in line: that is the backpressure.
-A wait is bounded, and its end is an honest 503 before memory grows.
+Bytes are reserved before they are read from a socket or a disk. A request that finds no room waits in line, which is
+the backpressure; the wait and the line are bounded, so overload is an early 503 and never growing memory.
 
-Why it cannot deadlock: a transfer reserves `FIRST_RESERVATION_BYTES`, then once the rest of its chunk, and a full chunk
-always moves on in bounded time; the settings refuse a budget in which first reservations alone could fill it.
+Pattern of use::
+
+    with budget.lease() as lease:
+        await lease.grow(size_bytes, wait_s=1.0)
+        ...
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Self
+from typing import Final, Self
 
 from shared.errors import OverloadedError
 
+_MAX_WAITING: Final = 1024
 
-class Lease:
-    """Bytes reserved from a budget, returned once by `release`."""
+
+class ByteLease:
+    """Bytes reserved from a budget. `release`, or leaving the `with` block, gives them back."""
 
     __slots__ = ("_budget", "_size_bytes")
 
@@ -30,11 +35,11 @@ class Lease:
         """Bytes reserved now."""
         return self._size_bytes
 
-    async def grow(self, size_bytes: int, *, wait_s: float) -> None:
-        """Reserve `size_bytes` more.
+    async def grow(self, size_bytes: int, *, wait_s: float | None = None) -> None:
+        """Reserve `size_bytes` more, waiting in line for at most `wait_s` (default: the budget's `max_wait_s`).
 
         Raises:
-            OverloadedError: they were not free within `wait_s`.
+            OverloadedError: they were not free in time, can never be, or too many wait already; definite.
         """
         await self._budget.reserve(size_bytes, wait_s=wait_s)
         self._size_bytes += size_bytes
@@ -46,11 +51,16 @@ class Lease:
         self._size_bytes += size_bytes
         return True
 
+    def resize(self, size_bytes: int) -> None:
+        """Account for what is held in fact. Grows without waiting and past the limit, for bytes that are here already."""
+        change_bytes = size_bytes - self._size_bytes
+        self._size_bytes = size_bytes
+        self._budget.give_back(-change_bytes)
+
     def shrink_to(self, size_bytes: int) -> None:
         """Give back what lies above `size_bytes`."""
         if size_bytes < self._size_bytes:
-            surplus, self._size_bytes = self._size_bytes - size_bytes, size_bytes
-            self._budget.give_back(surplus)
+            self.resize(size_bytes)
 
     def release(self) -> None:
         """Give everything back. Idempotent."""
@@ -64,13 +74,14 @@ class Lease:
 
 
 class ByteBudget:
-    """First come, first served; a small request never overtakes a large one, so nobody starves.
+    """First come, first served: a small request never overtakes a large one, so no request starves.
 
-    Invariant: 0 <= used_bytes <= limit_bytes.
+    Invariant: 0 <= used_bytes <= limit_bytes, except after `ByteLease.resize` to more.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, max_wait_s: float = 1.0) -> None:
         self._limit_bytes = limit_bytes
+        self._max_wait_s = max_wait_s
         self._used_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -81,12 +92,22 @@ class ByteBudget:
 
     @property
     def is_plentiful(self) -> bool:
-        """Less than half is in use and nobody waits: extra read-ahead does no harm."""
+        """Less than half is in use and nothing waits: extra read-ahead does no harm."""
         return not self._waiting and self._used_bytes * 2 < self._limit_bytes
 
-    def lease(self) -> Lease:
+    def lease(self) -> ByteLease:
         """An empty lease."""
-        return Lease(self)
+        return ByteLease(self)
+
+    async def acquire(self, size_bytes: int) -> ByteLease:
+        """A lease of `size_bytes`, or of the whole budget for a request larger than that.
+
+        Raises:
+            OverloadedError: see `ByteLease.grow`.
+        """
+        lease = ByteLease(self)
+        await lease.grow(min(size_bytes, self._limit_bytes))
+        return lease
 
     def try_reserve(self, size_bytes: int) -> bool:
         """Reserve at once, or not at all."""
@@ -95,39 +116,35 @@ class ByteBudget:
         self._used_bytes += size_bytes
         return True
 
-    async def reserve(self, size_bytes: int, *, wait_s: float) -> None:
-        """Reserve, waiting in line for at most `wait_s`.
-
-        Raises:
-            OverloadedError: the bytes were not free in time, or can never be.
-        """
+    async def reserve(self, size_bytes: int, *, wait_s: float | None = None) -> None:
+        """Reserve, waiting in line for at most `wait_s`; see `ByteLease.grow`."""
         if self.try_reserve(size_bytes):
             return
         if size_bytes > self._limit_bytes:
             raise OverloadedError("More bytes than the whole budget were asked for.", limit_bytes=self._limit_bytes)
+        if len(self._waiting) >= _MAX_WAITING:
+            raise self._refusal()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, granted)
         self._waiting.append(entry)
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(self._max_wait_s if wait_s is None else wait_s):
                 await granted
         except BaseException as error:
             self._withdraw(entry)
             if isinstance(error, TimeoutError):
-                raise OverloadedError(
-                    "The gateway holds as many bytes as it may; try again.", limit_bytes=self._limit_bytes
-                ) from error
+                raise self._refusal() from error
             raise
 
     def give_back(self, size_bytes: int) -> None:
-        """Return reserved bytes and serve those who wait."""
+        """Return reserved bytes and serve the requests that wait."""
         self._used_bytes -= size_bytes
         self._grant()
 
     def _withdraw(self, entry: tuple[int, asyncio.Future[None]]) -> None:
         size_bytes, granted = entry
         if granted.done() and not granted.cancelled():
-            self._used_bytes -= size_bytes  # granted in the same turn in which the wait ended
+            self._used_bytes -= size_bytes  # granted in the same turn of the loop in which the wait ended
         else:
             self._waiting.remove(entry)
         self._grant()
@@ -136,10 +153,13 @@ class ByteBudget:
         while self._waiting:
             size_bytes, granted = self._waiting[0]
             if granted.cancelled():
-                # Its owner is on the way out and withdraws the entry itself.
+                # Its owner has not run yet; it withdraws the entry itself and calls this again.
                 return
             if self._used_bytes + size_bytes > self._limit_bytes:
                 return
             self._waiting.popleft()
             self._used_bytes += size_bytes
             granted.set_result(None)
+
+    def _refusal(self) -> OverloadedError:
+        return OverloadedError("This process holds as many bytes as it may; try again.", limit_bytes=self._limit_bytes)

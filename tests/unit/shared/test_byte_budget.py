@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from services.gateway.byte_budget import ByteBudget
+from shared import byte_budget
+from shared.byte_budget import ByteBudget
 from shared.errors import OverloadedError
 
 
@@ -91,3 +92,56 @@ async def test_plenty_ends_at_half() -> None:
     assert budget.is_plentiful
     lease.try_grow(1)
     assert not budget.is_plentiful
+
+
+async def test_a_waiter_that_gives_up_leaves_no_trace() -> None:
+    """After timeouts and cancellations the whole budget is free again, and nobody behind is stuck."""
+    budget = ByteBudget(100, max_wait_s=0.02)
+    held = await budget.acquire(90)
+    waiting = asyncio.gather(*(budget.acquire(50) for _ in range(3)), return_exceptions=True)
+    refused = await waiting
+    assert all(isinstance(error, OverloadedError) for error in refused)
+    async with asyncio.TaskGroup() as group:
+        cancelled = group.create_task(budget.acquire(50))
+        await asyncio.sleep(0)
+        behind = group.create_task(budget.acquire(10))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+    (await behind).release()
+    held.release()
+    assert budget.used_bytes == 0
+    (await budget.acquire(100)).release()
+
+
+async def test_a_lease_may_be_resized_and_released_twice() -> None:
+    """What is really held is counted; releasing again gives nothing away."""
+    budget = ByteBudget(100, max_wait_s=0.01)
+    lease = await budget.acquire(10)
+    lease.resize(70)
+    assert budget.used_bytes == 70
+    lease.release()
+    lease.release()
+    assert budget.used_bytes == 0
+
+
+async def test_more_than_the_limit_is_treated_as_all_of_it() -> None:
+    """A request larger than the whole budget gets it alone instead of waiting for ever."""
+    budget = ByteBudget(100, max_wait_s=0.01)
+    lease = await budget.acquire(1000)
+    assert budget.used_bytes == 100
+    lease.release()
+
+
+async def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last place in line is given; one request more is refused at once."""
+    monkeypatch.setattr(byte_budget, "_MAX_WAITING", 2)
+    budget = ByteBudget(1, max_wait_s=60)
+    held = await budget.acquire(1)
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(budget.acquire(1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await asyncio.wait_for(budget.acquire(1), timeout=1)
+        held.release()
+        (await waiting[0]).release()
+        (await waiting[1]).release()
