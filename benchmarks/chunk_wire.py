@@ -12,15 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from shared.cluster_keys import ClusterKeys
+from shared.peer_address import PeerAddress
 from shared.peer_calls.loopback import make_socket
-from shared.peer_calls.request_signing import (
-    BODY_DIGEST_HEADER,
-    EMPTY_BODY_DIGEST,
-    ClusterKeys,
-    RequestSigner,
-    parse_challenge,
-)
-from shared.settings import PeerAddress
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
 
 _HEAD_END: Final = b"\r\n\r\n"
 _ANSWER_DEADLINE_S: Final = 30.0

@@ -37,8 +37,8 @@ from shared.contracts.cluster import MemberStatus
 from shared.contracts.metadata import Durability, FileAnswer, FileContent, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 
 LENGTH = struct.Struct(">I")
 PAYLOAD = b"x" * 120

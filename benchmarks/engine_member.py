@@ -27,9 +27,9 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, Snapshot, SnapshotMeta
 from services.consensus.raft.seam import configure_raftos
 from shared.background_tasks import BackgroundTasks
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import TrivetError
-from shared.peer_calls.request_signing import ClusterKeys
 
 LENGTH = struct.Struct(">I")
 

@@ -37,8 +37,8 @@ from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import AddMemberRequest, MembersResponse, MemberStatus
 from shared.contracts.metadata import FileAnswer, GetFile
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 from shared.units import MIB
 
 PACE_PER_S: Final = 200

@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 
 from services.consensus.rescue.new_cluster import make_folder
+from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import ConsensusMember
 from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 from shared.units import MIB
 
 CLUSTER_ID = "benchmark-member"

@@ -18,7 +18,8 @@ from typing import Final
 from blake3 import blake3
 
 from benchmarks.measuring import describe_machine, median_and_spread, show
-from shared.peer_calls.request_signing import EMPTY_BODY_DIGEST, ClusterKeys, RequestSigner, RequestVerifier
+from shared.cluster_keys import ClusterKeys
+from shared.peer_calls.request_signing import EMPTY_BODY_DIGEST, RequestSigner, RequestVerifier
 from shared.units import KIB, MIB
 
 NODE_ID: Final = "storage-1"

@@ -19,7 +19,7 @@ import psutil
 
 from local_cluster.plan import STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.redis_server import find_redis_server
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 _START_DEADLINE_S: Final = 60.0
 NODE_ID: Final = "storage-1"

@@ -30,9 +30,9 @@ from local_cluster.plan import (
 from local_cluster.processes import Processes
 from local_cluster.readiness import why_not_ready
 from local_cluster.redis_server import find_redis_server
+from shared.cluster_keys import ClusterKeys
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0

@@ -11,8 +11,8 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.plan import ClusterPlan
 from shared.contracts.cluster import InitRequest, InitResponse
 from shared.errors import InternalError, NotLeaderError, PeerUnreachableError, TrivetError, UnavailableError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 
 ATTEMPT_TIMEOUT_S: Final = 10.0
 

@@ -15,11 +15,10 @@ from typing import Final
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import LocalSecrets
 from shared.contracts.cluster import ConsensusMember
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 HOST: Final = "127.0.0.1"
 MEMBER_COUNT: Final = 3
-CLOCK_ID: Final = "clock-1"
 
 ALLOCATOR_ENVIRONMENT: Final = {
     # 1 MiB bodies stay in the heap instead of being mapped, zeroed and unmapped one by one (DESIGN.md section 5).

@@ -28,7 +28,6 @@
     ├── RangeNotSatisfiableError 416
     ├── NotLeaderError 421
     ├── IdempotencyKeyReusedError 422
-    ├── TooManyRequestsError 429
     ├── InternalError 500
     ├── UnavailableError 503
     │   ├── QuorumNotReachedError
@@ -265,13 +264,6 @@ class IdempotencyKeyReusedError(TrivetError):
 
     code = "idempotency_key_reused"
     status = 422
-
-
-class TooManyRequestsError(TrivetError):
-    """The caller's own budget is used up."""
-
-    code = "too_many_requests"
-    status = 429
 
 
 class InternalError(TrivetError):

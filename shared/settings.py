@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NamedTuple, NoReturn, Self, TypeVar
+from typing import Annotated, NoReturn, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.cluster_keys import MIN_SECRET_BYTES, ClusterKeys
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
-from shared.peer_calls.request_signing import MIN_SECRET_BYTES, ClusterKeys
+from shared.peer_address import PeerAddress
 
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the supervisor should not try again without a change."""
@@ -91,13 +92,6 @@ class QuorumSettings(BaseSettings):
                 "set TRIVET_ALLOW_NON_OVERLAPPING_QUORUMS=true if that is meant"
             )
         return self
-
-
-class PeerAddress(NamedTuple):
-    """Another service: the id that requests are signed for, and its base URL."""
-
-    id: str
-    url: str
 
 
 def _parse_peers(value: object) -> object:

@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.clock.api import create_router
-from services.clock.identity import claim_data_dir
 from services.clock.metrics import SourceMetrics
 from services.clock.service import ClockService
 from services.clock.settings import ClockSettings
+from shared.disk.data_folder import claim_data_dir
 from shared.peer_calls.request_signing import RequestVerifier
 from shared.settings import load_settings
 from shared.telemetry import configure_logging

@@ -67,7 +67,6 @@ class ClockService:
             sources=_count(reports),
             source_reports=reports,
             leap=self.synchronizer.leap.announced,
-            smear_group="utc" if self.synchronizer.leap.is_in_window(reading.physical_ns) else "any",
             reasons=self.reasons(),
         )
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from blake3 import blake3
 
+from shared.cluster_keys import ClusterKeys
 from shared.errors import InvalidRequestError
-from shared.peer_calls.request_signing import ClusterKeys
 
 _FORMAT: Final = 1
 _SEAL_BYTES: Final = 16

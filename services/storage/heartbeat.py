@@ -18,8 +18,8 @@ from services.storage.metrics import StorageMetrics
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
 from shared.errors import ClusterMismatchError, NotLeaderError, TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 
 logger = structlog.get_logger(__name__)
 

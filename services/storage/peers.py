@@ -11,9 +11,9 @@ from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import NodeMap, StorageNode
 from shared.contracts.metadata import ClusterAnswer, GetCluster
 from shared.errors import InternalError, PeerUnreachableError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.placement import read_order
-from shared.settings import PeerAddress
 
 _MAP_AGE_S: Final = 30.0
 _GET_DEADLINE_S: Final = 10.0

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import LOOK_AFTER_S, LOOK_AGAIN_S, PATIENCE_S, MajorityWatch
+from shared.consensus_calls.peer_requester import PeerRequester
 from shared.contracts.cluster import MEMBERS_HEADER
 from shared.contracts.metadata import MAX_BATCH
 from shared.errors import (
@@ -33,8 +34,7 @@ from shared.errors import (
     TrivetError,
     UnavailableError,
 )
-from shared.peer_calls.peer_requester import PeerRequester
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 from shared.units import KIB, MIB
 
 MAX_WAITING_BYTES: Final = 32 * MIB

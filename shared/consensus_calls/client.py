@@ -21,6 +21,7 @@ from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.batching import CallKind, Lane, Refusal, Sender, is_retryable
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import MajorityWatch
+from shared.consensus_calls.peer_requester import PeerRequester
 from shared.contracts.metadata import (
     Answer,
     Command,
@@ -31,8 +32,7 @@ from shared.contracts.metadata import (
     ReadResults,
 )
 from shared.errors import error_from_problem
-from shared.peer_calls.peer_requester import PeerRequester
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 DEFAULT_DEADLINE_S: Final = 5.0
 DEFAULT_RETAIN_S: Final = 600

@@ -11,7 +11,7 @@ from typing import Final
 
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 _BACKOFF_BASE_S: Final = 0.05
 _BACKOFF_LIMIT_S: Final = 0.25

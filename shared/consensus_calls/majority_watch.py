@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shared.background_tasks import BackgroundTasks
+from shared.consensus_calls.peer_requester import PeerRequester
 from shared.errors import PeerUnreachableError, TrivetError
-from shared.peer_calls.peer_requester import PeerRequester
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 STATUS_PATH: Final = "/v1/status"
 LOOK_AFTER_S: Final = 0.5

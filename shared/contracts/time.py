@@ -125,7 +125,6 @@ class TimeReport(WireModel):
         hlc: a new hybrid logical timestamp of the service.
         hlc_lead_ns: how far `hlc` leads because the service started above its persisted bound; 0 otherwise.
         epoch: grows with every discontinuity of `utc_ns`: first synchronisation, step, return from LOGICAL.
-        smear_group: `utc` while smearing sources are left out, `any` otherwise.
         reasons: why the state is not SYNCED, in sentences for people.
     """
 
@@ -140,7 +139,6 @@ class TimeReport(WireModel):
     sources: SourceCounts
     source_reports: list[TimeSourceReport] = Field(default_factory=list, max_length=64)
     leap: Leap = Leap.NONE
-    smear_group: str = "any"
     reasons: list[str] = Field(default_factory=list, max_length=64)
 
 

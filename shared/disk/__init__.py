@@ -1,1 +1,1 @@
-"""Durable files, and folders that know whose they are."""
+"""Durable files (`durable_files`), and data folders that know which cluster and node they belong to (`data_folder`)."""

@@ -20,16 +20,11 @@ from httpx_aiohttp.transport import AiohttpResponseStream
 from pydantic import BaseModel
 from yarl import URL
 
+from shared.cluster_keys import ClusterKeys
 from shared.errors import InternalError, PeerUnreachableError, TrivetError, error_from_problem
+from shared.peer_address import PeerAddress
 from shared.peer_calls.loopback import make_socket
-from shared.peer_calls.request_signing import (
-    BODY_DIGEST_HEADER,
-    EMPTY_BODY_DIGEST,
-    ClusterKeys,
-    RequestSigner,
-    parse_challenge,
-)
-from shared.settings import PeerAddress
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
 from shared.units import MIB
 
 KEEPALIVE_EXPIRY_S: Final = 30.0

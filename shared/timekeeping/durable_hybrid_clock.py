@@ -7,7 +7,6 @@ restarted clock starts above the bound it finds. Without a disk (the gateway) th
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import structlog
 from blake3 import blake3
 
+from shared.disk.durable_files import replace_file
 from shared.timekeeping.hybrid_logical_clock import MAX_HLC, HybridLogicalClock, Reception, hlc_from_ns, ns_from_hlc
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -122,7 +122,8 @@ class DurableHybridClock:
             if self._path is None or (bound <= self._durable and not is_last):
                 return
             try:
-                _replace_file(self._path, f"{_FORMAT} {bound:016x}")
+                body = f"{_FORMAT} {bound:016x}"
+                replace_file(self._path, f"{body} {_checksum(body)}\n".encode())
             except OSError as error:
                 if self.failure is None:
                     logger.exception("the hlc bound cannot be made durable", path=str(self._path))
@@ -147,24 +148,5 @@ class DurableHybridClock:
         return int(bound, 16)
 
 
-def _replace_file(path: Path, body: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
-        file.write(f"{body} {_checksum(body)}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _fsync_directory(path.parent)
-
-
 def _checksum(body: str) -> str:
     return blake3(body.encode()).hexdigest()[:8]
-
-
-def _fsync_directory(path: Path) -> None:
-    # Without this the rename, and with it the bound, can be lost in a power cut.
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

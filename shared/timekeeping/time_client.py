@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeVar
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.time import Stamp, TimeReport
 from shared.errors import TrivetError
-from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 from shared.timekeeping.durable_hybrid_clock import RENEWAL_INTERVAL_S, DurableHybridClock
 from shared.timekeeping.followed_clock import Exchange, FollowedClock, Reading
 from shared.timekeeping.host_clock import HostClock, SystemHostClock
@@ -34,6 +33,17 @@ POLL_INTERVAL_S: Final = 2.0
 POLL_TIMEOUT_S: Final = 1.0
 WARNING_INTERVAL_NS: Final = 60 * NANOSECONDS_PER_SECOND
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class PeerCaller(Protocol):
+    """Calls a clock service; `shared.peer_calls.http_client.PeerClient` does."""
+
+    async def call(
+        self, peer: PeerAddress, method: str, path: str, answer: type[ModelT], *, timeout_s: float
+    ) -> ModelT:
+        """One signed call. Raises TrivetError."""
+
 
 class TimeClient:
     """Stamps operations; see `shared.contracts.time.TimeSource`.
@@ -45,7 +55,7 @@ class TimeClient:
     def __init__(
         self,
         clocks: list[PeerAddress],
-        client: PeerClient,
+        client: PeerCaller,
         *,
         node_id: str,
         hlc_path: Path | None = None,

@@ -1,1 +1,6 @@
-"""The HTTP server side of every service: the app, the edge that bounds requests, problem documents."""
+"""The HTTP server side of every service.
+
+One request: uvicorn with the protocol of `http_edge` bounds headers, time and open `descriptors`; `service_app` checks
+`raw_paths`, `http_methods` and the signature, calls the route, and answers errors as problem documents.
+`problem_schema` and `contract_examples` describe both in OpenAPI.
+"""

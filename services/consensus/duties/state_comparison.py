@@ -18,8 +18,8 @@ from services.consensus.member import RaftNode
 from services.consensus.metadata.store import MetadataStore, StateMark
 from shared.contracts.cluster import MemberStatus
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 
 logger = structlog.get_logger(__name__)
 

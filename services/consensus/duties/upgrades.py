@@ -20,8 +20,8 @@ from services.consensus.service import ConsensusService
 from shared.contracts.metadata import AnnounceMember, Proposal, ProposalBatch, ProposalResults, RaiseEntryVersion
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 
 logger = structlog.get_logger(__name__)
 

@@ -47,7 +47,7 @@ from services.consensus.peering.link import (
 )
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
-from shared.peer_calls.request_signing import ClusterKeys, SigningKey
+from shared.cluster_keys import ClusterKeys, SigningKey
 from shared.units import KIB, MIB
 
 logger = structlog.get_logger(__name__)

@@ -47,11 +47,12 @@ from services.consensus.rescue.survivors import (
     what_may_be_missing,
 )
 from services.consensus.tools.initialise import parse_members
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
 from shared.errors import TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress, PeerList, load_settings, read_secret, refuse_to_start
+from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0
 ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"

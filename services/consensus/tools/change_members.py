@@ -14,12 +14,13 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import AddMemberRequest, MembersResponse
 from shared.errors import ConflictError, NotLeaderError, TrivetError, UnavailableError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress, PeerList, load_settings, read_secret, refuse_to_start
+from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0
 

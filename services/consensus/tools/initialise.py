@@ -14,11 +14,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse
 from shared.errors import NotLeaderError, TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress, load_settings, read_secret, refuse_to_start
+from shared.settings import load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 120.0
 

@@ -15,9 +15,9 @@ from shared.contracts.chunks import (
 )
 from shared.contracts.cluster import StorageNode
 from shared.errors import PeerUnreachableError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
-from shared.settings import PeerAddress
 
 
 class StorageClient:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import pytest
 
 from local_cluster.local_secrets import write_private
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import MembersResponse
 from shared.errors import ConflictError, TrivetError
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
 from tests.faults.cluster.conftest import steady_of
 from tests.faults.harness.fault_cluster import CLOCK, GATEWAYS, MEMBERS, STORAGE, FaultCluster
 from tests.faults.harness.trial import Trial

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.time import TimeReport
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 from shared.timekeeping.time_client import TIME_PATH
 
 SECRET = "clock tests: thirty-two bytes or more"

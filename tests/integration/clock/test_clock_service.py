@@ -203,7 +203,7 @@ async def test_sigterm_ends_it_at_once_and_leaves_no_lead(start_clock: StartCloc
         ({"cluster_secret": "short"}, "secret"),
         ({"ntp_servers": "host:port:more:"}, "NTP_SERVERS"),
         ({"ntp_servers": "pool.ntp.org", "ntp_poll_interval_s": 10}, "abuse"),
-        ({"data_dir": "/proc/nowhere"}, "TRIVET_DATA_DIR"),
+        ({"data_dir": "/proc/nowhere"}, "data folder /proc/nowhere"),
     ],
 )
 def test_a_wrong_setting_refuses_the_start_in_one_sentence(

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import msgpack
 
+from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import (
@@ -28,9 +29,8 @@ from shared.contracts.cluster import (
     MemberStatus,
 )
 from shared.errors import ConflictError, NotLeaderError, TrivetError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"

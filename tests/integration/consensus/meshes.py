@@ -12,8 +12,8 @@ from services.consensus.peering.disk_identities import KnownDisks
 from services.consensus.peering.link import BEAT_INTERVAL_S
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
-from shared.peer_calls.request_signing import ClusterKeys
 from shared.units import KIB
 
 PIECE_BYTES = 8 * KIB

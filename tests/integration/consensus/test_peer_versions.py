@@ -20,7 +20,7 @@ import pytest
 from blake3 import blake3
 
 from services.consensus.peering.link import SILENT_BEATS
-from shared.peer_calls.request_signing import ClusterKeys
+from shared.cluster_keys import ClusterKeys
 from tests.integration.consensus.meshes import SECRET, Harness, wait_until
 
 BEAT_S = 0.02

@@ -15,8 +15,8 @@ from services.consensus.peering.disk_identities import KnownDisks
 from services.consensus.peering.link import MAX_FRAME_BYTES, SILENT_BEATS
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
-from shared.peer_calls.request_signing import ClusterKeys
 from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, wait_until
 
 BEAT_BYTES = 8 + 16

@@ -11,10 +11,10 @@ import pytest
 from services.gateway.ports import ChunkNodes
 from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.transfers.chunking import Chunk
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
 from shared.units import GIB, MIB
 from tests.integration.storage.support import SECRET, StorageProcess
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable

@@ -17,8 +17,8 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from services.gateway.transfers.chunking import Chunk
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.settings import PeerAddress
 from shared.units import MIB
 
 pytestmark = pytest.mark.cluster

@@ -16,7 +16,8 @@ import requests
 import schemathesis
 from blake3 import blake3
 
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestSigner, parse_challenge
+from shared.cluster_keys import ClusterKeys
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, parse_challenge
 
 PEER_FILE = Path("peer.json")
 STATUSES_FILE = Path("statuses.json")

@@ -18,9 +18,9 @@ from blake3 import blake3
 
 from local_cluster.redis_server import find_redis_server
 from services.storage.ports import Chunk
+from shared.cluster_keys import ClusterKeys
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 
 ROOT = Path(__file__).parents[3]
 SECRET = "storage-test-secret-" + "x" * 20

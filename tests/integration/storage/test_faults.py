@@ -16,6 +16,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from shared.cluster_keys import ClusterKeys
 from shared.errors import (
     ChunkCorruptError,
     ChunkNotFoundError,
@@ -25,13 +26,7 @@ from shared.errors import (
     TrivetError,
     UnavailableError,
 )
-from shared.peer_calls.request_signing import (
-    BODY_DIGEST_HEADER,
-    EMPTY_BODY_DIGEST,
-    ClusterKeys,
-    RequestSigner,
-    parse_challenge,
-)
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
 from shared.units import MIB
 from tests.integration.storage.support import (
     REDIS_PASSWORD,

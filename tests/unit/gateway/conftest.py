@@ -17,7 +17,7 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 from shared.units import KIB, MIB
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
 

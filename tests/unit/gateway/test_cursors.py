@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.cursors import Cursor, CursorSealer
+from shared.cluster_keys import ClusterKeys
 from shared.errors import InvalidRequestError
-from shared.peer_calls.request_signing import ClusterKeys
 
 CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
 OLD, NEW = "o" * 32, "n" * 32

@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr, ValidationError
 
-from shared.settings import (
-    EXIT_CONFIGURATION,
-    PeerAddress,
-    PeerList,
-    QuorumSettings,
-    ServiceSettings,
-    load_settings,
-    read_secret,
-)
+from shared.peer_address import PeerAddress
+from shared.settings import EXIT_CONFIGURATION, PeerList, QuorumSettings, ServiceSettings, load_settings, read_secret
 
 SECRET = "s" * 32
 

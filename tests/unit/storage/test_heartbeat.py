@@ -9,7 +9,7 @@ from services.storage.heartbeat import HeartbeatSender
 from services.storage.metrics import StorageMetrics
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
 from shared.errors import ClusterMismatchError, NotLeaderError, PeerUnreachableError, UnavailableError
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}") for n in (1, 2, 3)]
 ADMITTED = HeartbeatResponse(is_admitted=True, cluster_id="test-cluster", epoch=3)

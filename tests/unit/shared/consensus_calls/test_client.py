@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import uvicorn
 
+from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls import batching as call_lane
 from shared.consensus_calls import leader_tracker
 from shared.consensus_calls.batching import MAX_WAITING_BYTES
@@ -34,9 +35,8 @@ from shared.errors import (
     PayloadTooLargeError,
     TrivetError,
 )
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 
 ATTEMPT_TIMEOUT_S = 0.25
 DEADLINE_S = 5.0

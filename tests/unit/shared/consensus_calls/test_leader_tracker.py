@@ -3,7 +3,7 @@
 import pytest
 
 from shared.consensus_calls.leader_tracker import LeaderTracker
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:{8200 + n}") for n in (1, 2, 3)]
 

@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 from fastapi import FastAPI, Request, Response
 
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import InitResponse
 from shared.errors import (
     ChunkNotFoundError,
@@ -18,9 +19,9 @@ from shared.errors import (
     PeerUnreachableError,
     SignatureRejectedError,
 )
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestVerifier
-from shared.settings import PeerAddress
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestVerifier
 from shared.units import MIB
 from shared.web.service_app import create_app
 

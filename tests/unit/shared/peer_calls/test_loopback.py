@@ -12,10 +12,10 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
+from shared.cluster_keys import ClusterKeys
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.loopback import is_loopback, send_unpaced
-from shared.peer_calls.request_signing import ClusterKeys
-from shared.settings import PeerAddress
 from shared.web.service_app import create_app
 
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")

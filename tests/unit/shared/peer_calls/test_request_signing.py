@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.cluster_keys import ClusterKeys, SigningKey
 from shared.errors import SignatureRejectedError
 from shared.peer_calls.request_signing import (
     _MAX_SENDERS,
     _WINDOW,
     EMPTY_BODY_DIGEST,
-    ClusterKeys,
     RequestSigner,
     RequestVerifier,
-    SigningKey,
     parse_challenge,
 )
 

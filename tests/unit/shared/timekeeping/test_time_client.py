@@ -12,10 +12,11 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
 
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.time import ClockState, SourceCounts, Stamp, TimeReport
+from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ClusterKeys, RequestVerifier
-from shared.settings import PeerAddress
+from shared.peer_calls.request_signing import RequestVerifier
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.hybrid_logical_clock import Reception, hlc_from_ns
 from shared.timekeeping.time_client import TimeClient

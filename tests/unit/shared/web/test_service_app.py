@@ -14,8 +14,9 @@ from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY
 from pydantic import BaseModel
 
+from shared.cluster_keys import ClusterKeys
 from shared.errors import QuorumNotReachedError
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, ClusterKeys, RequestSigner, RequestVerifier
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier
 from shared.web.service_app import create_app
 
 KEYS = ClusterKeys.parse("k" * 32)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from httpx import Response
 
-from shared.settings import PeerAddress
+from shared.peer_address import PeerAddress
 
 
 class PeerRequester(Protocol):
