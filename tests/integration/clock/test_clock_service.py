@@ -221,8 +221,8 @@ def test_a_wrong_setting_refuses_the_start_in_one_sentence(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"cluster_id": "quite-another-cluster"}, "cluster_id"),
-        ({"node_id": "clock-2"}, "node_id"),
+        ({"cluster_id": "quite-another-cluster"}, "belongs to cluster"),
+        ({"node_id": "clock-2"}, "belongs to node"),
     ],
 )
 def test_the_data_folder_of_somebody_else_is_refused(
