@@ -36,8 +36,10 @@ class StorageMetrics:
         self.warm_reads = Counter(
             "trivet_storage_warm_reads_total", "Chunk files read from memory, without a thread", registry=registry
         )
-        self.unflushed_bytes = Gauge(
-            "trivet_storage_unflushed_bytes", "Memory of what Redis acknowledged and the disk lacks", registry=registry
+        self.write_behind_bytes = Gauge(
+            "trivet_storage_write_behind_bytes",
+            "Memory of the write-behind buffer: what Redis acknowledged and the disk lacks",
+            registry=registry,
         )
         self.flush_lag_s = Gauge(
             "trivet_storage_flush_lag_seconds", "Age of the oldest chunk that is not yet on disk", registry=registry

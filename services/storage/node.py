@@ -19,7 +19,7 @@ from services.storage.redis_node.tier import RedisTier
 from services.storage.refetch import Refetcher, RefetchPace
 from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
-from services.storage.tiered.tier import TieredStore
+from services.storage.tiered.tier import TieredTier
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
@@ -147,7 +147,7 @@ class StorageNode:
             chunk_count=status.chunk_count,
         )
 
-    def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredStore, DiskTier | RedisTier]:
+    def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredTier, DiskTier | RedisTier]:
         """What answers for the node, and the tier that holds the weight, which the scrub reads."""
         settings = self._settings
         address = redis_address(settings)
@@ -159,11 +159,11 @@ class StorageNode:
         if address is None:
             return disk, disk
         link = RedisLink(address, deadline_s=settings.redis_deadline_ms / 1000, metrics=self._metrics)
-        tiered = TieredStore(
+        tiered = TieredTier(
             disk,
             link,
             metrics=self._metrics,
-            hot_limit_bytes=max(MIB, settings.redis_limit_bytes - settings.write_behind_bytes),
+            read_cache_bytes=max(MIB, settings.redis_limit_bytes - settings.write_behind_bytes),
             write_behind_bytes=settings.write_behind_bytes,
             flush_interval_s=settings.flush_interval_s,
         )

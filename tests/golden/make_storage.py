@@ -34,7 +34,7 @@ from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.tier import RedisTier
-from services.storage.tiered.tier import TieredStore
+from services.storage.tiered.tier import TieredTier
 from shared.disk.data_folder import claim_data_dir
 from shared.errors import ChunkCorruptError
 from shared.units import KIB, MIB
@@ -69,16 +69,16 @@ def open_disk(data: Path, metrics: StorageMetrics) -> DiskTier:
     return DiskTier(data, space=FreeSpace(data, None, 99), metrics=metrics, small_limit_bytes=SMALL_LIMIT_BYTES)
 
 
-def open_tiered(data: Path, url: str, *, flush_interval_s: float = NEVER_S) -> TieredStore:
+def open_tiered(data: Path, url: str, *, flush_interval_s: float = NEVER_S) -> TieredTier:
     """The tiered store of a claimed folder and a Redis."""
     metrics = StorageMetrics(CollectorRegistry())
     link = RedisLink(redis_address(data, url), deadline_s=2.0, metrics=metrics)
     disk = open_disk(data, metrics)
-    return TieredStore(
+    return TieredTier(
         disk,
         link,
         metrics=metrics,
-        hot_limit_bytes=MIB,
+        read_cache_bytes=MIB,
         write_behind_bytes=MIB,
         flush_interval_s=flush_interval_s,
     )

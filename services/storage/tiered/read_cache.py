@@ -1,8 +1,8 @@
-"""Which flushed chunks lie in Redis as copies, which of them must leave, and which chunk has earned a place.
+"""The index of the read cache (LRU): which flushed chunks have a copy in Redis, which to evict, which to promote.
 
 Pure. Redis runs with `noeviction`, because it may not evict what only it has acknowledged; so the node itself keeps the
-least-recently-used order and the bounds. There are two: bytes, which Redis pays, and entries, which this process pays. An
-entry here takes 240 bytes of RSS at worst (right after the table grew), however small its chunk is.
+least-recently-used order and both bounds: bytes, in Redis, and entries, in this process. An entry takes 240 bytes of RSS at
+worst (right after the table grew), however small its chunk is.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 _ENTRY_OVERHEAD_BYTES: Final = 256
 """Key, object headers and allocator slack in Redis, measured at 150-250 bytes."""
 _MAX_ENTRIES: Final = 100_000
-"""23 MiB here. Chunks of 3.5 KiB and more fill the default limit of Redis with fewer; of smaller ones less is kept hot."""
+"""23 MiB here. Chunks of 3.5 KiB and more fill the default limit of Redis with fewer entries."""
 _MAX_ONCE_READ: Final = 4096
 
 
-class HotChunks:
+class ReadCache:
     """Digests of the copies in Redis.
 
-    Invariant, once `surplus` was asked: at most `max_entries`, whose sizes with overhead sum up to at most `limit_bytes`.
+    Invariant, after `evict`: at most `max_entries`, whose sizes with overhead sum up to at most `limit_bytes`.
     """
 
     def __init__(self, limit_bytes: int, max_entries: int = _MAX_ENTRIES) -> None:
@@ -37,13 +37,13 @@ class HotChunks:
         return bytes.fromhex(digest) in self._sizes
 
     def add(self, digest: str, size_bytes: int) -> None:
-        """Note that Redis holds a copy, as the most recently used."""
+        """Record that Redis holds a copy, as the most recently used."""
         self.remove(digest)
         self._sizes[bytes.fromhex(digest)] = size_bytes + _ENTRY_OVERHEAD_BYTES
         self.used_bytes += size_bytes + _ENTRY_OVERHEAD_BYTES
 
     def touch(self, digest: str) -> None:
-        """Note a read of a copy."""
+        """Record a hit."""
         key = bytes.fromhex(digest)
         if key in self._sizes:
             self._sizes.move_to_end(key)
@@ -52,19 +52,19 @@ class HotChunks:
         """Forget a copy."""
         self.used_bytes -= self._sizes.pop(bytes.fromhex(digest), 0)
 
-    def surplus(self, reserved_bytes: int = 0) -> list[str]:
-        """Take out, least recently used first, what must leave to keep both bounds with `reserved_bytes` more; the digests."""
-        leaving: list[str] = []
+    def evict(self, reserved_bytes: int = 0) -> list[str]:
+        """Remove, least recently used first, until both bounds hold with `reserved_bytes` more; the removed digests."""
+        evicted: list[str] = []
         while self._sizes and (
             len(self._sizes) > self._max_entries or self.used_bytes + reserved_bytes > self._limit_bytes
         ):
             key, size_bytes = self._sizes.popitem(last=False)
             self.used_bytes -= size_bytes
-            leaving.append(key.hex())
-        return leaving
+            evicted.append(key.hex())
+        return evicted
 
-    def earns_place(self, digest: str) -> bool:
-        """Note a read that missed; True when it is the second within the last few thousand."""
+    def should_promote(self, digest: str) -> bool:
+        """Record a miss; True when it is the second within the last few thousand misses."""
         key = bytes.fromhex(digest)
         if key in self._once_read:
             del self._once_read[key]

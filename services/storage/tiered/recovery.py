@@ -1,9 +1,14 @@
-"""What the tiered store owes Redis, and what Redis owes the disk, after either was away.
+"""Reconciles Redis and disk at start and after an outage of either.
 
-At start, and whenever Redis comes back, its record names the chunks that were acknowledged there: those that are not in
-this process' memory are checked and moved to disk before Redis is used again. In between, removals that Redis did not hear
-are kept and done later; a removal that is forgotten leaves garbage, never a lost chunk. Garbage is never served: a body in
-Redis counts as a copy only if the disk knows the chunk.
+The record of Redis names the chunks that were acknowledged there. Those that are not in this process' memory are checked and
+moved to disk before Redis is used again. A delete that Redis did not confirm is kept in memory and repeated; one that is
+forgotten leaves garbage, never a lost chunk. Garbage is never served: a body in Redis is a copy only if the disk knows the
+chunk.
+
+`TieredTier` and `Recovery` share the disk tier, the link, the write-behind buffer and the read cache, all owned by the tier.
+The tier adds to buffer and cache and reports changes of Redis that failed (`mark_unconfirmed`, `remove_from_redis`,
+`release_from_record`, `drop_copies`). Recovery alone keeps the unconfirmed changes and pending deletes, and answers from
+them (`may_record`, `is_record_unknown`).
 """
 
 from __future__ import annotations
@@ -19,53 +24,54 @@ from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisLink
-from services.storage.tiered.read_cache import HotChunks
-from services.storage.tiered.write_behind import UnflushedChunks
+from services.storage.tiered.read_cache import ReadCache
+from services.storage.tiered.write_behind import WriteBehindBuffer
 from shared.errors import DiskFullError, TrivetError, UnavailableError
 
 logger = structlog.get_logger(__name__)
 
 _PART: Final = 16
-"""Chunks per step of the recovery: each may be as large as a chunk can be."""
-_MAX_OWED: Final = 10_000
+"""Chunks per step: each may be as large as a chunk can be."""
+_MAX_PENDING_DELETES: Final = 10_000
 _LOST_PAGE: Final = 1000
 _MAX_ROUNDS: Final = 3
 
 
 class Recovery:
-    """Keeps Redis and disk in step for `TieredStore`, which owns all the parts.
+    """Keeps Redis and disk consistent for one `TieredTier`.
 
     Invariant: while the record may name a chunk that is not in memory, `may_record` says so.
     """
 
     def __init__(
-        self, disk: DiskTier, link: RedisLink, unflushed: UnflushedChunks, hot: HotChunks, metrics: StorageMetrics
+        self, disk: DiskTier, link: RedisLink, buffer: WriteBehindBuffer, read_cache: ReadCache, metrics: StorageMetrics
     ) -> None:
         self._disk = disk
         self._link = link
-        self._unflushed = unflushed
-        self._hot = hot
+        self._buffer = buffer
+        self._read_cache = read_cache
         self._metrics = metrics
-        self._owed_removals: dict[str, None] = {}
-        self._doubts: dict[str, int] = {}
-        self._doubt_count = 0
+        self._pending_deletes: dict[str, None] = {}
+        self._unconfirmed: dict[str, int] = {}
+        """Digest -> number of the last unconfirmed change of its entry in the record."""
+        self._unconfirmed_count = 0
         self.has_read_record = False
         """Whether all that an earlier process left in the record is on disk; before, Redis may hold unknown chunks."""
 
     async def run(self) -> None:
-        """Move to disk what only Redis has, then learn which copies it holds. Called while no request uses Redis.
+        """Move to disk what only Redis has, then fill the read cache from what it holds. No request uses Redis meanwhile.
 
         Raises:
             UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
         """
-        await self._compare()
+        await self._reconcile()
         await self._learn_copies()
         for _ in range(_MAX_ROUNDS):
-            # Puts and a flush that were under way when Redis went out of use were refused, and left doubts. Nothing new
-            # reaches Redis now, so they can be settled here; left for later they would take it out of use again.
-            if not self._doubts and not self._owed_removals:
+            # Puts and a flush that were under way when the circuit opened failed and left unconfirmed changes. Nothing new
+            # reaches Redis now, so they are reconciled here; left for later they would open the circuit again.
+            if not self._unconfirmed and not self._pending_deletes:
                 return
-            await self._compare()
+            await self._reconcile()
 
     @property
     def is_record_unknown(self) -> bool:
@@ -75,65 +81,64 @@ class Recovery:
         """
         return not self.has_read_record and self._link.was_used_before
 
-    async def _compare(self) -> None:
-        # A doubt that arises from here on may be about a part of the record that was read before: it stays open.
-        doubts = dict(self._doubts)
-        await self._remove_owed()
+    async def _reconcile(self) -> None:
+        # A change that is marked from here on may concern a part of the record that was read before: it stays unconfirmed.
+        unconfirmed = dict(self._unconfirmed)
+        await self._apply_pending_deletes()
         moved = await self._move_recorded()
         if moved:
             logger.warning("moved acknowledged chunks from redis to disk", chunks=moved)
-        for digest, number in doubts.items():
-            if self._doubts.get(digest) == number:
-                del self._doubts[digest]
+        for digest, number in unconfirmed.items():
+            if self._unconfirmed.get(digest) == number:
+                del self._unconfirmed[digest]
         self.has_read_record = True
 
     def may_record(self, digest: str) -> bool:
         """Whether the record of Redis may name a chunk that is not in memory: it comes back at the next recovery."""
-        return digest in self._doubts or self.is_record_unknown
+        return digest in self._unconfirmed or self.is_record_unknown
 
-    def doubt(self, digests: Iterable[str]) -> None:
-        """A change of the record ended without an answer: it may name these until it was read.
+    def mark_unconfirmed(self, digests: Iterable[str]) -> None:
+        """A change of the record got no answer: the record may name `digests` until it was read.
 
-        They are as few as fit into the buffer at a time, for without an answer Redis is soon out of use.
+        Bounded by what fits into the write-behind buffer, because without answers the circuit soon opens.
         """
-        self._doubt_count += 1
-        self._doubts.update(dict.fromkeys(digests, self._doubt_count))
+        self._unconfirmed_count += 1
+        self._unconfirmed.update(dict.fromkeys(digests, self._unconfirmed_count))
 
-    def settle_debts(self) -> None:
-        """Have what Redis did not hear, or did not answer, put right: it is taken out of use until `run` has compared."""
-        if self._link.is_usable and (self._owed_removals or self._doubts):
+    def request_reconciliation(self) -> None:
+        """Open the circuit until `run` has reconciled, if changes of Redis are unconfirmed or pending."""
+        if self._link.is_usable and (self._pending_deletes or self._unconfirmed):
             self._link.trip("an answer was lost; its record is compared with the disk")
 
     async def remove_from_redis(self, digest: str) -> bool:
-        """Take a deleted chunk out of Redis, now or as soon as it answers; whether it is out, durably.
+        """Delete a chunk from Redis, now or as soon as it answers; whether it is gone, durably.
 
-        One in doubt is taken out once more before the record is read: a put that timed out may reach Redis after its
-        removal.
+        An unconfirmed one is deleted once more before the record is read: a put that timed out may arrive after the delete.
         """
-        self._owe([digest])
+        self._defer_deletes([digest])
         try:
             await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         except (UnavailableError, DiskFullError):
             return False
-        if digest not in self._doubts:
-            self._owed_removals.pop(digest, None)
+        if digest not in self._unconfirmed:
+            self._pending_deletes.pop(digest, None)
         return True
 
     async def release_from_record(self, digests: Sequence[str]) -> bool:
-        """Tell Redis that the disk has these; whether it heard. If not, the next recovery finds them on disk."""
+        """Take chunks that the disk has out of the record; whether Redis confirmed. If not, the next recovery finds them."""
         try:
             await self._link.call(lambda client: chunk_keys.release(client, digests), changes=True)
         except (UnavailableError, DiskFullError):
-            self.doubt(digests)
+            self.mark_unconfirmed(digests)
             return False
         return True
 
     async def drop_copies(self, digests: Sequence[str]) -> None:
-        """Let copies go, now or as soon as Redis answers."""
+        """Delete copies, now or as soon as Redis answers."""
         try:
             await self._link.call(lambda client: chunk_keys.drop_copies(client, digests), changes=True)
         except (UnavailableError, DiskFullError):
-            self._owe(digests)
+            self._defer_deletes(digests)
 
     async def restore(self, digest: str, body: bytes) -> bool:
         """Put a chunk that the disk has lost back from its copy, which is whole; whether it is not lost any more."""
@@ -146,32 +151,34 @@ class Recovery:
             logger.info("a lost chunk was restored from its copy in redis", digest=digest)
         return True
 
-    def _owe(self, digests: Sequence[str]) -> None:
-        self._owed_removals.update(dict.fromkeys(digests))
-        while len(self._owed_removals) > _MAX_OWED:
-            self._owed_removals.pop(next(iter(self._owed_removals)))
+    def _defer_deletes(self, digests: Sequence[str]) -> None:
+        self._pending_deletes.update(dict.fromkeys(digests))
+        while len(self._pending_deletes) > _MAX_PENDING_DELETES:
+            self._pending_deletes.pop(next(iter(self._pending_deletes)))
 
-    async def _remove_owed(self) -> None:
-        # What was stored again since is not owed any more: then Redis may hold it rightly.
-        for digest in [digest for digest in self._owed_removals if digest in self._unflushed or digest in self._hot]:
-            del self._owed_removals[digest]
-        owed = list(self._owed_removals)
-        if owed:
-            await self._link.probe(lambda client: chunk_keys.remove(client, owed))
-        for digest in owed:
-            self._owed_removals.pop(digest, None)
+    async def _apply_pending_deletes(self) -> None:
+        # What was stored again since is not deleted: Redis holds it again.
+        for digest in [
+            digest for digest in self._pending_deletes if digest in self._buffer or digest in self._read_cache
+        ]:
+            del self._pending_deletes[digest]
+        pending = list(self._pending_deletes)
+        if pending:
+            await self._link.probe(lambda client: chunk_keys.remove(client, pending))
+        for digest in pending:
+            self._pending_deletes.pop(digest, None)
 
     async def _move_recorded(self) -> int:
         """Bring every chunk of the record to disk that is neither there nor in memory; how many were moved."""
         moved = 0
         cursor: int | None = None
         while cursor != 0:
-            # By cursor and not by rank: an end of a flush that is under way still shortens the record.
+            # By cursor and not by rank: a flush that is under way may still shorten the record.
             cursor, entries = await self._scan_record(cursor or 0)
             for start in range(0, len(entries), _PART):
                 part = entries[start : start + _PART]
                 # Those in memory will be flushed from there.
-                foreign = {digest: start_index for digest, start_index in part if digest not in self._unflushed}
+                foreign = {digest: start_index for digest, start_index in part if digest not in self._buffer}
                 if foreign:
                     moved += await self._move(foreign)
         return moved
@@ -188,7 +195,7 @@ class Recovery:
         for digest, body in whole.items():
             if not self._disk.is_small(len(body)):
                 await self._disk.put(Chunk(digest, len(body), (body,)), start_indexes[digest])
-            self._hot.add(digest, len(body))
+            self._read_cache.add(digest, len(body))
         for digest in start_indexes.keys() - whole.keys():
             await self._report_if_lost(digest, start_indexes[digest])
         await self._link.probe(lambda client: chunk_keys.release(client, digests))
@@ -201,34 +208,34 @@ class Recovery:
             logger.error("redis lost an acknowledged chunk; it is to be fetched from another node", digest=digest)
 
     async def _learn_copies(self) -> None:
-        """Fill the least-recently-used order with what Redis holds: an earlier process may have filled the server.
+        """Fill the read cache from what Redis holds: an earlier process may have filled the server.
 
-        What neither the disk nor the record knows was deleted while Redis did not hear it, and is dropped. What the disk has
+        A body that neither the disk nor the record knows belongs to a deleted chunk and is dropped. A chunk that the disk has
         lost is restored: the copy may be the last good replica.
         """
         cursor: int | None = None
         while cursor != 0:
             cursor, found = await self._scan(cursor or 0)
-            strange = {d: size for d, size in found if d not in self._unflushed and d not in self._hot}
-            held = await self._disk.has(list(strange), None)
+            unknown = {d: size for d, size in found if d not in self._buffer and d not in self._read_cache}
+            held = await self._disk.has(list(unknown), None)
             # Asked second: what was quarantined in between is lost already.
-            lost = await self._lost_of(strange.keys() - held)
+            lost = await self._lost_of(unknown.keys() - held)
             for start in range(0, len(lost), _PART):
                 await self._restore_from_copies(lost[start : start + _PART])
-            # One that was deleted since the disk was asked is owed.
-            for digest in held.union(lost) - self._owed_removals.keys():
-                self._hot.add(digest, strange[digest])
-            await self._drop_garbage(strange.keys() - held.union(lost))
-            await self._drop_surplus()
+            # One that was deleted since the disk was asked has a pending delete.
+            for digest in held.union(lost) - self._pending_deletes.keys():
+                self._read_cache.add(digest, unknown[digest])
+            await self._drop_garbage(unknown.keys() - held.union(lost))
+            await self._evict()
 
-    async def _drop_surplus(self) -> None:
-        leaving = self._hot.surplus()
-        lost = await self._lost_of(set(leaving) - await self._disk.has(leaving, None))
+    async def _evict(self) -> None:
+        evicted = self._read_cache.evict()
+        lost = await self._lost_of(set(evicted) - await self._disk.has(evicted, None))
         for start in range(0, len(lost), _PART):
             await self._restore_from_copies(lost[start : start + _PART])
-        # What could not be restored stays in Redis, where the next recovery looks at it again.
+        # What could not be restored stays in Redis for the next recovery.
         needed = set(lost) - await self._disk.has(lost, None)
-        await self._drop_now([digest for digest in leaving if digest not in needed])
+        await self._drop_now([digest for digest in evicted if digest not in needed])
 
     async def _lost_of(self, missing: Collection[str]) -> list[str]:
         lost: list[str] = []

@@ -1,10 +1,9 @@
-"""The tiered store: Redis takes the write, disk takes the weight.
+"""The tiered tier: write-behind through Redis, and a read cache in it.
 
-A small chunk is acknowledged once it is fsynced in Redis' AOF, and moves to disk in a batch about a second later. A large
-one goes to disk at once. What was flushed stays in Redis as a copy while it is hot.
-Wherever Redis does not play along, the disk does the work: Redis costs speed, never a request. Only a node that came up
-without the Redis that it used before does not know what it holds: what is on disk it serves, and beyond that it does not
-claim that anything is absent.
+A small chunk is acknowledged once it is fsynced in the AOF of Redis, and is flushed to disk in a batch about a second later.
+A large one goes to disk at once. A flushed chunk stays in Redis as a copy until the read cache evicts it.
+Where Redis fails, the disk does its work: an outage of Redis costs speed, never a request. Only a node that started without
+the Redis that it used before does not know all that it holds: it serves what is on disk and calls nothing else absent.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from services.storage.redis_node.batcher import GetBatcher, PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
 from services.storage.tiered.keyed_locks import KeyedLocks
-from services.storage.tiered.read_cache import HotChunks
+from services.storage.tiered.read_cache import ReadCache
 from services.storage.tiered.recovery import Recovery
-from services.storage.tiered.write_behind import UnflushedChunk, UnflushedChunks
+from services.storage.tiered.write_behind import BufferedChunk, WriteBehindBuffer
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, TrivetError, UnavailableError
@@ -42,10 +41,10 @@ _FLUSH_RETRY_S: Final = 1.0
 _MAX_PROMOTIONS: Final = 16
 
 
-class TieredStore:
+class TieredTier:
     """Implements `ports.Tier` on a disk tier and a Redis.
 
-    Invariant: every acknowledged chunk is on disk, or in the record of Redis and in `_unflushed` at the same time.
+    Invariant: every acknowledged chunk is on disk, or both in the record of Redis and in `_buffer`.
     Invariant: the record of a digest is written once; until it is flushed, further puts of it go to disk.
     Invariant: nothing is called absent, and no inventory is whole, before the record of Redis was read.
     """
@@ -58,7 +57,7 @@ class TieredStore:
         link: RedisLink,
         *,
         metrics: StorageMetrics,
-        hot_limit_bytes: int,
+        read_cache_bytes: int,
         write_behind_bytes: int,
         flush_interval_s: float,
     ) -> None:
@@ -66,17 +65,17 @@ class TieredStore:
         self._link = link
         self._metrics = metrics
         self._flush_interval_s = flush_interval_s
-        self._unflushed = UnflushedChunks(write_behind_bytes)
-        self._hot = HotChunks(hot_limit_bytes)
-        self._recovery = Recovery(disk, link, self._unflushed, self._hot, metrics)
+        self._buffer = WriteBehindBuffer(write_behind_bytes)
+        self._read_cache = ReadCache(read_cache_bytes)
+        self._recovery = Recovery(disk, link, self._buffer, self._read_cache, metrics)
         self._changes = KeyedLocks()
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Open the disk, take over what an earlier process left in Redis; without Redis, go on with the disk alone."""
-        self._metrics.unflushed_bytes.set_function(lambda: self._unflushed.size_bytes)
+        """Open the disk and recover what an earlier process left in Redis; without Redis, go on with the disk alone."""
+        self._metrics.write_behind_bytes.set_function(lambda: self._buffer.size_bytes)
         self._metrics.flush_lag_s.set_function(self._lag_s)
         await self._stack.enter_async_context(self._disk)
         await self._stack.enter_async_context(self._link)
@@ -90,11 +89,11 @@ class TieredStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Flush what can be flushed; the rest is in Redis and is taken over at the next start."""
+        """Flush what can be flushed; the rest is in Redis and is recovered at the next start."""
         try:
             await self._flush_all()
         except TrivetError as error:
-            logger.warning("could not flush before the end", error=error.message, chunks=len(self._unflushed))
+            logger.warning("could not flush before the end", error=error.message, chunks=len(self._buffer))
         await self._stack.aclose()
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
@@ -106,9 +105,9 @@ class TieredStore:
 
     async def get(self, digest: str) -> Body:
         """See `ports.Tier`. In order: memory, Redis, disk; a chunk only ever moves in that order too."""
-        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
+        if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:
             self._metrics.reads_by_place.labels(place="memory").inc()
-            return unflushed.body
+            return buffered.body
         if (copy := await self._get_copy(digest)) is not None:
             self._metrics.reads_by_place.labels(place="redis").inc()
             return copy
@@ -121,14 +120,14 @@ class TieredStore:
                 raise _record_not_read() from error
             raise
         self._metrics.reads_by_place.labels(place="disk").inc()
-        if self._disk.is_small(len(body)) and self._link.is_usable and self._hot.earns_place(digest):
+        if self._disk.is_small(len(body)) and self._link.is_usable and self._read_cache.should_promote(digest):
             self._start_promotion(digest, bytes(body))
         return body
 
     async def get_size_bytes(self, digest: str) -> int:
         """See `ports.Tier`."""
-        if (unflushed := self._unflushed.get(digest)) is not None and unflushed.is_acknowledged:
-            return len(unflushed.body)
+        if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:
+            return len(buffered.body)
         is_record_unknown = self._recovery.is_record_unknown
         try:
             return await self._disk.get_size_bytes(digest)
@@ -149,7 +148,7 @@ class TieredStore:
                 await self._flush_all()
             held = await self._disk.has(digests, start_index)
         if is_record_unknown and not held.issuperset(digests):
-            # Who asks takes what is left out for absent, and might put it, or count it as missing.
+            # The caller takes what is left out for absent, and might put it or count it as missing.
             raise _record_not_read()
         return held
 
@@ -157,14 +156,14 @@ class TieredStore:
         """See `ports.Tier`."""
         self._disk.gate.check()
         async with self._changes.hold(digest):
-            if digest not in self._unflushed:
+            if digest not in self._buffer:
                 return await self._delete_flushed(digest)
-            # Not while a flush has it in hand: it would bring back on disk what is deleted here.
+            # Not during a flush of this chunk, which would store on disk what is deleted here.
             async with self._flushing:
-                self._unflushed.remove(digest)
+                self._buffer.remove(digest)
                 is_out_of_redis = await self._recovery.remove_from_redis(digest)
                 if not is_out_of_redis:
-                    self._recovery.doubt([digest])  # its record is not in memory any more
+                    self._recovery.mark_unconfirmed([digest])  # its record is not in memory any more
                 try:
                     await self._delete_flushed(digest)
                 except TrivetError as error:
@@ -175,11 +174,11 @@ class TieredStore:
                         "The disk did not take the deletion, of which a part is done.", definite=False, digest=digest
                     ) from error
                 if not is_out_of_redis:
-                    raise _deletion_not_heard(digest)
+                    raise _deletion_not_confirmed(digest)
                 return True
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
-        """See `ports.Tier`. What only Redis has is moved to disk first, which leaves one place to look."""
+        """See `ports.Tier`. What only Redis has is flushed first, so that the disk has all of it."""
         self._check_record_is_known()
         await self._flush_all()
         return await self._disk.list_chunks(prefix, after, limit)
@@ -199,13 +198,13 @@ class TieredStore:
         return []
 
     async def restore(self, chunk: Chunk) -> bool:
-        """See `ports.Tier`. To disk at once: nobody waits for it."""
+        """See `ports.Tier`. To disk at once: no request waits for it."""
         return await self._disk.restore(chunk)
 
     async def statuses(self) -> list[TierStatus]:
         """See `ports.Tier`."""
         # Counted before the disk: a chunk that moves meanwhile is counted twice rather than not at all.
-        unflushed_count = len(self._unflushed)
+        buffered_count = len(self._buffer)
         (disk,) = await self._disk.statuses()
         is_record_known = self._recovery.has_read_record
         return [
@@ -213,9 +212,9 @@ class TieredStore:
             TierStatus(
                 name="redis",
                 is_available=self._link.is_usable,
-                chunk_count=len(self._hot) + len(self._unflushed) if is_record_known else None,
-                sole_chunk_count=unflushed_count if is_record_known else None,
-                used_bytes=self._hot.used_bytes + self._unflushed.size_bytes if is_record_known else None,
+                chunk_count=len(self._read_cache) + len(self._buffer) if is_record_known else None,
+                sole_chunk_count=buffered_count if is_record_known else None,
+                used_bytes=self._read_cache.used_bytes + self._buffer.size_bytes if is_record_known else None,
                 capacity_bytes=self._link.limit_bytes or None,
             ),
         ]
@@ -240,63 +239,63 @@ class TieredStore:
             raise _record_not_read()
 
     async def _delete_flushed(self, digest: str) -> bool:
-        may_be_in_redis = digest in self._hot or not self._link.is_usable or self._recovery.may_record(digest)
-        self._hot.remove(digest)
+        may_be_in_redis = digest in self._read_cache or not self._link.is_usable or self._recovery.may_record(digest)
+        self._read_cache.remove(digest)
         is_out_of_redis = not may_be_in_redis or await self._recovery.remove_from_redis(digest)
         was_held = await self._disk.delete(digest)
         if not is_out_of_redis and self._recovery.may_record(digest):
-            raise _deletion_not_heard(digest)
+            raise _deletion_not_confirmed(digest)
         return was_held
 
     async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
         self._disk.gate.check()
-        unflushed = self._unflushed.get(chunk.digest)
-        if unflushed is not None:
-            if unflushed.start_index < start_index:
+        buffered = self._buffer.get(chunk.digest)
+        if buffered is not None:
+            if buffered.start_index < start_index:
                 await self._disk.put(chunk, start_index)
             return PutOutcome("redis", created=False)
-        if not self._link.is_usable or not self._unflushed.has_room(chunk.size_bytes):
+        if not self._link.is_usable or not self._buffer.has_room(chunk.size_bytes):
             self._wake.set()
             return await self._disk.put(chunk, start_index)
         if await self._disk.find_or_check_room(chunk.digest, chunk.size_bytes):
             return await self._disk.put(chunk, start_index)
-        if not self._unflushed.has_room(chunk.size_bytes):  # others came while the disk was asked
+        if not self._buffer.has_room(chunk.size_bytes):  # others came while the disk was asked
             return await self._disk.put(chunk, start_index)
         return await self._put_through_redis(chunk, start_index)
 
     async def _put_through_redis(self, chunk: Chunk, start_index: int) -> PutOutcome:
         body = chunk.body()
-        entry = UnflushedChunk(chunk.digest, body, start_index, time.monotonic_ns())
-        self._unflushed.add(entry)
+        entry = BufferedChunk(chunk.digest, body, start_index, time.monotonic_ns())
+        self._buffer.add(entry)
         try:
             await self._batcher.put(RecordedChunk(chunk.digest, body, start_index))
         except DiskFullError:
             # Redis certainly did not take it: there is nothing to compare, only room to be made.
-            self._unflushed.remove(chunk.digest)
+            self._buffer.remove(chunk.digest)
             outcome = await self._disk.put(chunk, start_index)
-            await self._shrink(reserved_bytes=MIB)
+            await self._evict(reserved_bytes=MIB)
             return outcome
         except UnavailableError:
-            # Whether Redis has it is unknown, so only the disk's word counts. If Redis does, recovery tidies up.
-            self._unflushed.remove(chunk.digest)
-            self._recovery.doubt([chunk.digest])
+            # Whether Redis has it is unknown, so the disk must acknowledge. If Redis has it, recovery takes it out.
+            self._buffer.remove(chunk.digest)
+            self._recovery.mark_unconfirmed([chunk.digest])
             return await self._disk.put(chunk, start_index)
         except BaseException:
-            self._unflushed.remove(chunk.digest)
-            self._recovery.doubt([chunk.digest])
+            self._buffer.remove(chunk.digest)
+            self._recovery.mark_unconfirmed([chunk.digest])
             raise
         entry.is_acknowledged = True
-        if self._unflushed.is_half_full():
+        if self._buffer.is_half_full():
             self._wake.set()
         return PutOutcome("redis", created=True)
 
     def _is_acknowledged(self, digest: str) -> bool:
-        unflushed = self._unflushed.get(digest)
-        return unflushed is not None and unflushed.is_acknowledged
+        buffered = self._buffer.get(digest)
+        return buffered is not None and buffered.is_acknowledged
 
     async def _get_copy(self, digest: str) -> bytes | None:
         """A whole copy from Redis, or None; every kind of trouble there is a miss."""
-        return await self._read_copy(digest) if digest in self._hot else None
+        return await self._read_copy(digest) if digest in self._read_cache else None
 
     async def _read_copy(self, digest: str) -> bytes | None:
         if not self._link.is_usable:
@@ -306,9 +305,9 @@ class TieredStore:
         except (UnavailableError, DiskFullError):
             return None
         if body is not None and is_whole(body, digest):
-            self._hot.touch(digest)
+            self._read_cache.touch(digest)
             return body
-        self._hot.remove(digest)
+        self._read_cache.remove(digest)
         if body is not None:
             self._metrics.corrupt.labels(tier="redis").inc()
             logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
@@ -323,22 +322,22 @@ class TieredStore:
         try:
             self._promotions.start("promote", self._promote(digest, body))
         except OverloadedError:
-            return  # a copy is a favour
+            return  # a copy only saves time
 
     async def _promote(self, digest: str, body: bytes) -> None:
         async with self._changes.hold(digest):
             # It may have been deleted since it was read.
-            if digest in self._hot or await self._disk.find(digest) is None:
+            if digest in self._read_cache or await self._disk.find(digest) is None:
                 return
             try:
                 await self._link.call(lambda client: chunk_keys.put_copy(client, digest, body), changes=True)
             except DiskFullError:
-                await self._shrink(reserved_bytes=MIB)
+                await self._evict(reserved_bytes=MIB)
                 return
             except UnavailableError:
                 return
-            self._hot.add(digest, len(body))
-        await self._shrink()
+            self._read_cache.add(digest, len(body))
+        await self._evict()
 
     async def _flush_for_ever(self) -> None:
         while True:
@@ -350,54 +349,54 @@ class TieredStore:
             self._wake.clear()
             try:
                 await self._flush_all()
-                self._recovery.settle_debts()
+                self._recovery.request_reconciliation()
             except Exception as error:
-                # The chunks stay in memory and in Redis; puts find the buffer full and hear it from the disk itself.
+                # The chunks stay in memory and in Redis; once the buffer is full, puts go to the disk and get its error.
                 # Whatever it was, this loop must not end: without it nothing leaves memory.
-                logger.exception("flush failed", error=str(error), chunks=len(self._unflushed))
+                logger.exception("flush failed", error=str(error), chunks=len(self._buffer))
                 await asyncio.sleep(_FLUSH_RETRY_S)
 
     async def _flush_all(self) -> None:
         """Move to disk what was acknowledged before this call."""
         async with self._flushing:
             until_ns = time.monotonic_ns()
-            while (batch := self._unflushed.oldest(_FLUSH_BATCH_BYTES)) and batch[0].since_ns <= until_ns:
+            while (batch := self._buffer.oldest(_FLUSH_BATCH_BYTES)) and batch[0].since_ns <= until_ns:
                 await self._flush(batch)
 
-    async def _flush(self, batch: Sequence[UnflushedChunk]) -> None:
+    async def _flush(self, batch: Sequence[BufferedChunk]) -> None:
         await self._disk.put_batch([SmallChunk(chunk.digest, chunk.body, chunk.start_index) for chunk in batch])
         digests = [chunk.digest for chunk in batch]
         self._metrics.flushed.inc(len(batch))
         released = await self._recovery.release_from_record(digests)
         for chunk in batch:
-            # From here on it is on disk; the copy in Redis only makes it faster.
-            self._unflushed.remove(chunk.digest)
+            # From here on the disk has it; the copy in Redis only saves time.
+            self._buffer.remove(chunk.digest)
             if released:
-                self._hot.add(chunk.digest, len(chunk.body))
-        await self._shrink()
+                self._read_cache.add(chunk.digest, len(chunk.body))
+        await self._evict()
 
-    async def _shrink(self, reserved_bytes: int = 0) -> None:
-        if leaving := self._hot.surplus(reserved_bytes):
-            await self._recovery.drop_copies(await self._rescue(leaving))
+    async def _evict(self, reserved_bytes: int = 0) -> None:
+        if evicted := self._read_cache.evict(reserved_bytes):
+            await self._recovery.drop_copies(await self._restore_before_eviction(evicted))
 
-    async def _rescue(self, leaving: Sequence[str]) -> list[str]:
-        """Restore what is about to leave Redis and is nowhere else, because the disk's replica was found bad; what may leave.
+    async def _restore_before_eviction(self, evicted: Sequence[str]) -> list[str]:
+        """Restore chunks whose only good replica is the copy about to be evicted; the digests that may be evicted.
 
-        The others stay in Redis until the next recovery looks at them.
+        The others stay in Redis until the next recovery.
         """
-        held = await self._disk.has(leaving, None)
-        return [digest for digest in leaving if digest in held or await self._restore_from_copy(digest)]
+        held = await self._disk.has(evicted, None)
+        return [digest for digest in evicted if digest in held or await self._restore_from_copy(digest)]
 
     def _lag_s(self) -> float:
-        return self._unflushed.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
+        return self._buffer.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
 
 
 def _record_not_read() -> UnavailableError:
     return UnavailableError("What Redis holds is not known yet, and a chunk may be there.")
 
 
-def _deletion_not_heard(digest: str) -> UnavailableError:
-    """Not acknowledged: what Redis owes this process to remove is forgotten in a crash, and its record would bring it back."""
+def _deletion_not_confirmed(digest: str) -> UnavailableError:
+    """Not acknowledged: pending deletes are forgotten in a crash, and the record of Redis would then bring the chunk back."""
     return UnavailableError(
-        "Redis did not hear of the deletion and may bring the chunk back.", definite=False, digest=digest
+        "Redis did not confirm the deletion and may bring the chunk back.", definite=False, digest=digest
     )

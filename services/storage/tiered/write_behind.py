@@ -1,7 +1,7 @@
-"""The chunks that Redis has acknowledged and the disk does not have yet, kept whole in memory until it does.
+"""The write-behind buffer: chunks that Redis has acknowledged and the disk does not have yet, whole, in memory.
 
-Pure. The buffer is why a Redis that dies, or is emptied, right after its acknowledgement loses nothing while this process
-lives: the flush takes the bytes from here. After a crash of the process they are found in Redis instead.
+Pure. A Redis that dies, or is emptied, right after its acknowledgement loses nothing while this process lives: the flush
+takes the bytes from here. After a crash of the process they are found in Redis instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ENTRY_OVERHEAD_BYTES: Final = 512
 
 
 @dataclass(slots=True)
-class UnflushedChunk:
+class BufferedChunk:
     """One chunk on its way to disk. Until `is_acknowledged`, its own put still answers for it."""
 
     digest: str
@@ -30,12 +30,12 @@ class UnflushedChunk:
         return len(self.body) + _ENTRY_OVERHEAD_BYTES
 
 
-class UnflushedChunks:
+class WriteBehindBuffer:
     """In order of arrival. Invariant: bodies and overhead sum up to `size_bytes`, which is at most `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._chunks: dict[str, UnflushedChunk] = {}
+        self._chunks: dict[str, BufferedChunk] = {}
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -52,11 +52,11 @@ class UnflushedChunks:
         """Time to flush before the interval is over."""
         return self.size_bytes * 2 > self._limit_bytes
 
-    def get(self, digest: str) -> UnflushedChunk | None:
+    def get(self, digest: str) -> BufferedChunk | None:
         """The chunk, acknowledged or not."""
         return self._chunks.get(digest)
 
-    def add(self, chunk: UnflushedChunk) -> None:
+    def add(self, chunk: BufferedChunk) -> None:
         """Keep `chunk`; there must be room, and none of its digest."""
         if chunk.digest in self._chunks or not self.has_room(len(chunk.body)):
             raise ValueError("the caller checks for room and for the digest first")
@@ -71,9 +71,9 @@ class UnflushedChunks:
         self.size_bytes -= chunk.cost_bytes
         return True
 
-    def oldest(self, max_bytes: int) -> Sequence[UnflushedChunk]:
+    def oldest(self, max_bytes: int) -> Sequence[BufferedChunk]:
         """Acknowledged chunks in order of arrival, up to about `max_bytes`, at least one if there is one."""
-        batch: list[UnflushedChunk] = []
+        batch: list[BufferedChunk] = []
         size_bytes = 0
         for chunk in self._chunks.values():
             if chunk.is_acknowledged:

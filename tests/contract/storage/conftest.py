@@ -19,7 +19,7 @@ from services.storage.metrics import StorageMetrics
 from services.storage.ports import Tier
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.tier import RedisTier
-from services.storage.tiered.tier import TieredStore
+from services.storage.tiered.tier import TieredTier
 from shared.units import KIB, MIB
 from tests.integration.storage.support import REDIS_PASSWORD, RedisServer
 from tests.unit.storage.fake_tier import FakeTier
@@ -92,8 +92,8 @@ def build(kind: str, root: Path, redis: RedisServer) -> Any:
     link = RedisLink(address, deadline_s=2.0, metrics=metrics)
     if kind == "redis":
         return RedisTier(link, metrics=metrics, unlimited_bytes=8 * MIB)
-    return TieredStore(
-        disk, link, metrics=metrics, hot_limit_bytes=8 * MIB, write_behind_bytes=4 * MIB, flush_interval_s=0.05
+    return TieredTier(
+        disk, link, metrics=metrics, read_cache_bytes=8 * MIB, write_behind_bytes=4 * MIB, flush_interval_s=0.05
     )
 
 

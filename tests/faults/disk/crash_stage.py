@@ -140,7 +140,7 @@ class CrashStage:
         await self._put(client, "new", promises)
         await self._put(client, "new small", promises)
         async with asyncio.timeout(20):
-            while await client.metric("trivet_storage_unflushed_bytes") > 0:  # noqa: ASYNC110 another process
+            while await client.metric("trivet_storage_write_behind_bytes") > 0:  # noqa: ASYNC110 another process
                 await asyncio.sleep(0.01)
         try:
             await client.get(self._digest("rotten"))

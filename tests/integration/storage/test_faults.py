@@ -134,7 +134,7 @@ async def test_what_was_acknowledged_survives_kill_9_of_node_and_redis(mode, sta
     await assert_all_there(client_of(node), load.acknowledged)
 
 
-async def test_unflushed_chunks_are_found_in_redis_after_a_restart(start_node, redis, client_of):
+async def test_buffered_chunks_are_found_in_redis_after_a_restart(start_node, redis, client_of):
     """With a flush that never comes, a killed node still has every chunk, because Redis has them."""
     node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)

@@ -17,7 +17,7 @@ from services.storage.metrics import StorageMetrics
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.tier import RedisTier
-from services.storage.tiered.tier import TieredStore
+from services.storage.tiered.tier import TieredTier
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
@@ -33,12 +33,12 @@ def link(tmp_path: Path, proxy: RedisProxy) -> RedisLink:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, link: RedisLink) -> AsyncIterator[TieredStore]:
+async def store(tmp_path: Path, link: RedisLink) -> AsyncIterator[TieredTier]:
     prepare_folder(tmp_path)
     metrics = StorageMetrics(CollectorRegistry())
     disk = DiskTier(tmp_path, space=FreeSpace(tmp_path, None, 99), metrics=metrics, small_limit_bytes=64 * KIB)
-    sizes = {"hot_limit_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
-    async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as found:
+    sizes = {"read_cache_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
+    async with TieredTier(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as found:
         yield found
 
 

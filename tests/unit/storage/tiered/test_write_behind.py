@@ -4,20 +4,20 @@ import tracemalloc
 
 import pytest
 
-from services.storage.tiered.write_behind import UnflushedChunk, UnflushedChunks
+from services.storage.tiered.write_behind import BufferedChunk, WriteBehindBuffer
 from shared.units import MIB
 
 ENTRY = 512
 """What an entry is counted with, beside its body."""
 
 
-def chunk(name: str, size_bytes: int, since_ns: int = 0, *, is_acknowledged: bool = True) -> UnflushedChunk:
-    return UnflushedChunk(name, bytes(size_bytes), 1, since_ns, is_acknowledged)
+def chunk(name: str, size_bytes: int, since_ns: int = 0, *, is_acknowledged: bool = True) -> BufferedChunk:
+    return BufferedChunk(name, bytes(size_bytes), 1, since_ns, is_acknowledged)
 
 
 def test_room_ends_exactly_at_the_limit():
     """The limit may be reached and not passed; what leaves makes room."""
-    chunks = UnflushedChunks(100 + 2 * ENTRY)
+    chunks = WriteBehindBuffer(100 + 2 * ENTRY)
     chunks.add(chunk("a", 60))
     assert chunks.has_room(40)
     assert not chunks.has_room(41)
@@ -33,12 +33,12 @@ def test_room_ends_exactly_at_the_limit():
 
 def test_tiny_chunks_do_not_take_more_memory_than_the_limit():
     """A disk that hangs while chunks of a few bytes come in: objects and table are part of what is bounded."""
-    chunks = UnflushedChunks(4 * MIB)
+    chunks = WriteBehindBuffer(4 * MIB)
     tracemalloc.start()
     try:
         number = 0
         while chunks.has_room(20):
-            chunks.add(UnflushedChunk(f"{number:064x}", number.to_bytes(20), number, number + 2**40))
+            chunks.add(BufferedChunk(f"{number:064x}", number.to_bytes(20), number, number + 2**40))
             number += 1
         taken_bytes, _ = tracemalloc.get_traced_memory()
     finally:
@@ -49,7 +49,7 @@ def test_tiny_chunks_do_not_take_more_memory_than_the_limit():
 
 def test_the_oldest_acknowledged_leave_first():
     """A flush takes acknowledged chunks in order, at least one, and about as many bytes as asked."""
-    chunks = UnflushedChunks(10_000)
+    chunks = WriteBehindBuffer(10_000)
     chunks.add(chunk("pending", 10, 1, is_acknowledged=False))
     for number, name in enumerate("abcd"):
         chunks.add(chunk(name, 100, 10 + number))

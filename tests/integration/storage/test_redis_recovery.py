@@ -19,10 +19,10 @@ from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
-from services.storage.tiered.read_cache import HotChunks
+from services.storage.tiered.read_cache import ReadCache
 from services.storage.tiered.recovery import Recovery
-from services.storage.tiered.tier import TieredStore
-from services.storage.tiered.write_behind import UnflushedChunk, UnflushedChunks
+from services.storage.tiered.tier import TieredTier
+from services.storage.tiered.write_behind import BufferedChunk, WriteBehindBuffer
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
@@ -31,13 +31,13 @@ from tests.integration.storage.support import REDIS_PASSWORD, make_chunk, poll
 DEADLINE_S = 0.5
 """Answers are held back for as long as a call lasts, so a busy machine makes no difference."""
 
-OpenStore = Callable[[], AbstractAsyncContextManager[TieredStore]]
+OpenStore = Callable[[], AbstractAsyncContextManager[TieredTier]]
 
 
 def make_parts(root: Path, url: str) -> tuple[DiskTier, RedisLink, StorageMetrics]:
     metrics = StorageMetrics(CollectorRegistry())
     disk = DiskTier(root, space=FreeSpace(root, None, 99), metrics=metrics, small_limit_bytes=64 * KIB)
-    address = RedisAddress(url, REDIS_PASSWORD, "debts/test", root / "redis-claimed", root / "redis-limit")
+    address = RedisAddress(url, REDIS_PASSWORD, "recovery/test", root / "redis-claimed", root / "redis-limit")
     return disk, RedisLink(address, deadline_s=DEADLINE_S, metrics=metrics), metrics
 
 
@@ -47,16 +47,16 @@ def open_store(tmp_path: Path, proxy: RedisProxy) -> OpenStore:
     prepare_folder(tmp_path)
 
     @asynccontextmanager
-    async def open_it() -> AsyncIterator[TieredStore]:
+    async def open_it() -> AsyncIterator[TieredTier]:
         disk, link, metrics = make_parts(tmp_path, proxy.url)
-        sizes = {"hot_limit_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
-        async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+        sizes = {"read_cache_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
+        async with TieredTier(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
             yield store
 
     return open_it
 
 
-async def put_unheard(store: TieredStore, proxy: RedisProxy, chunk: Chunk) -> None:
+async def put_unheard(store: TieredTier, proxy: RedisProxy, chunk: Chunk) -> None:
     """Redis records the chunk, and its answer comes too late."""
     proxy.flowing.clear()
     try:
@@ -98,9 +98,9 @@ async def test_a_deletion_that_the_disk_refuses_halfway_is_not_definite(tmp_path
     """The chunk is gone from memory and Redis when the disk stops taking changes: that is no "certainly not deleted"."""
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
-    sizes = {"hot_limit_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
+    sizes = {"read_cache_bytes": 8 * MIB, "write_behind_bytes": 4 * MIB}
     chunk, other = make_chunk(), make_chunk()
-    async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+    async with TieredTier(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
         for each in (chunk, other):
             assert (await store.put(each, 1)).tier == "redis"
         proxy.swallow = lambda request: b"UNLINK" in request and disk.gate.close("a test")
@@ -113,48 +113,48 @@ async def test_a_deletion_that_the_disk_refuses_halfway_is_not_definite(tmp_path
         assert await store.get(other.digest) == other.body()
 
 
-async def test_a_doubt_that_arises_during_a_recovery_outlives_it(tmp_path, proxy, redis):
-    """While the record is read another put goes unanswered: whether that is recorded is not settled by this reading."""
+async def test_an_unconfirmed_change_during_a_recovery_outlives_it(tmp_path, proxy, redis):
+    """While the record is read another put goes unanswered: this reading does not tell whether that is recorded."""
     before, both, later = (make_chunk().digest for _ in range(3))
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
     async with disk, link:
-        recovery = Recovery(disk, link, UnflushedChunks(MIB), HotChunks(MIB), metrics)
+        recovery = Recovery(disk, link, WriteBehindBuffer(MIB), ReadCache(MIB), metrics)
         await link.open(recovery.run)
-        recovery.doubt([before, both])
+        recovery.mark_unconfirmed([before, both])
         asked = asyncio.Event()
         proxy.swallow = lambda request: b"ZSCAN" in request and asked.set()
         proxy.flowing.clear()
         async with asyncio.TaskGroup() as group:
-            group.create_task(recovery._compare())
+            group.create_task(recovery._reconcile())
             await asked.wait()
             assert recovery.may_record(before)
-            recovery.doubt([both, later])
+            recovery.mark_unconfirmed([both, later])
             proxy.flowing.set()
         assert [recovery.may_record(digest) for digest in (before, both, later)] == [False, True, True]
         await recovery.run()
         assert not any(recovery.may_record(digest) for digest in (before, both, later))
 
 
-async def test_doubts_of_those_who_were_under_way_are_settled_before_redis_is_used_again(tmp_path, proxy, redis):
-    """Puts and a flush that a trip refused leave doubts while the copies are learnt: left open they would trip it again."""
+async def test_unconfirmed_changes_are_reconciled_before_redis_is_used_again(tmp_path, proxy, redis):
+    """Puts and a flush that failed leave unconfirmed changes while copies are listed: left open they would trip it again."""
     refused = make_chunk().digest
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
     async with disk, link:
-        recovery = Recovery(disk, link, UnflushedChunks(MIB), HotChunks(MIB), metrics)
+        recovery = Recovery(disk, link, WriteBehindBuffer(MIB), ReadCache(MIB), metrics)
         await link.open(recovery.run)
 
-        def doubt_once(request: bytes) -> None:
+        def mark_once(request: bytes) -> None:
             if b"STRLEN" in request or b"trivet:chunk:*" in request:
-                recovery.doubt([refused])
+                recovery.mark_unconfirmed([refused])
                 proxy.swallow = lambda _: False
 
-        proxy.swallow = doubt_once
+        proxy.swallow = mark_once
         await recovery.run()
-        assert proxy.swallow is not doubt_once
+        assert proxy.swallow is not mark_once
         assert not recovery.may_record(refused)
-        recovery.settle_debts()
+        recovery.request_reconciliation()
         assert link.is_usable
 
 
@@ -173,14 +173,14 @@ async def test_names_that_are_no_digests_are_passed_over(open_store, stranger):
             await store.get("0" * 64)
 
 
-async def test_a_full_redis_leaves_nothing_in_doubt(open_store, stranger):
+async def test_a_full_redis_leaves_nothing_unconfirmed(open_store, stranger):
     """It certainly did not take the chunk: it is not taken out of use for a comparison, again and again."""
     async with open_store() as store:
         await stranger.config_set("maxmemory", 1)
         try:
             for _ in range(3):
                 assert (await store.put(make_chunk(), 1)).tier == "disk"
-            store._recovery.settle_debts()
+            store._recovery.request_reconciliation()
             assert store._link.is_usable
         finally:
             await stranger.config_set("maxmemory", 0)
@@ -191,12 +191,12 @@ async def test_a_recovery_that_makes_room_keeps_what_the_disk_lost(tmp_path, pro
     chunk = make_chunk()
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
-    hot = HotChunks(1)
+    read_cache = ReadCache(1)
     async with disk, link:
-        recovery = Recovery(disk, link, UnflushedChunks(MIB), hot, metrics)
+        recovery = Recovery(disk, link, WriteBehindBuffer(MIB), read_cache, metrics)
         await link.open(recovery.run)
         await stranger.set(f"trivet:chunk:{chunk.digest}", chunk.body())
-        hot.add(chunk.digest, chunk.size_bytes)
+        read_cache.add(chunk.digest, chunk.size_bytes)
         await disk.note_lost(chunk.digest, 5)
         await recovery.run()
         assert await disk.get(chunk.digest) == chunk.body()
@@ -207,10 +207,10 @@ async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_pat
     """A flush that is under way takes its chunks out of the record between two steps of a recovery: no other is passed over."""
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
-    unflushed, chunk = UnflushedChunks(MIB), make_chunk()
+    buffer, chunk = WriteBehindBuffer(MIB), make_chunk()
     in_memory = [os.urandom(32).hex() for _ in range(2000)]
     for digest in in_memory:
-        unflushed.add(UnflushedChunk(digest, b"", 1, 0))
+        buffer.add(BufferedChunk(digest, b"", 1, 0))
     questions = 0
 
     def flush_between(request: bytes) -> None:
@@ -224,13 +224,13 @@ async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_pat
             other.set(f"trivet:chunk:{chunk.digest}", chunk.body())
             other.zadd("trivet:record", {**dict.fromkeys(in_memory, 1), chunk.digest: 2})
             proxy.swallow = flush_between
-            await Recovery(disk, link, unflushed, HotChunks(MIB), metrics).run()
+            await Recovery(disk, link, buffer, ReadCache(MIB), metrics).run()
         assert questions >= 2
         assert await disk.get(chunk.digest) == chunk.body()
 
 
 async def test_a_chunk_deleted_while_redis_was_dead_is_not_served_from_there(open_store, redis, stranger):
-    """The removal is owed in memory only and forgotten by a restart: what the disk does not hold is no copy of anything."""
+    """The pending delete is in memory only and forgotten by a restart: what the disk does not hold is no copy of anything."""
     chunk, kept = make_chunk(), make_chunk()
     async with open_store() as store:
         for each in (chunk, kept):
@@ -264,7 +264,7 @@ async def test_a_redis_that_dies_or_is_emptied_after_it_was_read_leaves_nothing_
         assert await store.get(chunk.digest) == chunk.body()
 
 
-async def assert_absence_is_certain(store: TieredStore, digest: str) -> None:
+async def assert_absence_is_certain(store: TieredTier, digest: str) -> None:
     for ask in (store.get, store.get_size_bytes):
         with pytest.raises(ChunkNotFoundError):
             await ask(digest)
@@ -300,9 +300,9 @@ def damage_packed(root: Path, digest: str) -> None:
 
 @dataclass
 class Bench:
-    """A store, its disk, and a chunk that is flushed, hot, and bad on disk, which was found out."""
+    """A store, its disk, and a chunk that is flushed, cached in Redis, and bad on disk, which was found out."""
 
-    store: TieredStore
+    store: TieredTier
     disk: DiskTier
     chunk: Chunk
 
@@ -311,9 +311,9 @@ class Bench:
 async def bench(tmp_path: Path, proxy: RedisProxy) -> AsyncIterator[Bench]:
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
-    sizes = {"hot_limit_bytes": 100 * KIB, "write_behind_bytes": 200 * KIB}
+    sizes = {"read_cache_bytes": 100 * KIB, "write_behind_bytes": 200 * KIB}
     chunk = make_chunk()
-    async with TieredStore(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+    async with TieredTier(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
         assert (await store.put(chunk, 7)).tier == "redis"
         assert len(await store.list_chunks("", "", 10)) == 1
         damage_packed(tmp_path, chunk.digest)
