@@ -1,4 +1,27 @@
-"""The parts that the disk tier is made of: durable files, the catalog in SQLite, group commit, free space.
+"""The disk tier: large chunks one file each, small ones packed in a SQLite catalog; everything acknowledged is fsynced.
 
-Promise: what a function here reports as done survives power loss; what failed is never reported as done later.
+`tier` implements `ports.Tier`. Blocking work crosses to threads here and nowhere else. One large put:
+
+    event loop           writing thread            commit thread (one, for all puts)
+    ----------           --------------            ---------------------------------
+    DiskTier.put
+      await hand_on ---> _store_unless_held
+           .               room? held?
+           .               temporary file, fdatasync
+           .               submit(publish) ------> next batch: BEGIN
+           .               HANDED_ON               _publish: rename, row
+           .             (free for the next put)   fsync of the folders, COMMIT (fsync of the WAL)
+           .                                       mark, sums, unlinks, or on_failure: remove the temporary file
+      put returns <------------------------------- deliver(replies), one hop for the batch
+
+A small put skips the temporary file; a read ends in its reading thread, or in `warm_files` without one.
+
+    disk_threads, catalog_threads, replies    threads, their connections, and results back to the loop
+    group_commit, catalog, pending_unlinks    one transaction for many changes; the rows; files still to be unlinked
+    chunk_files, direct_writer, warm_files    files and folders; writes past the page cache; files kept open for reads
+    reconciliation, row_damage, wal_salvage   at start: files against rows, damaged rows, a damaged write-ahead file
+    disk_errors, write_gate                   what an error means; no acknowledgement after a failed fsync
+    free_space, commit_latency                is it full, is it slow
+
+Promise: what is reported as done survives power loss; what failed is never reported as done later.
 """

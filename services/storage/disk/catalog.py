@@ -25,7 +25,7 @@ from services.storage.disk.row_damage import (
     check_structure,
     mend,
 )
-from services.storage.disk.wal_salvage import find_unsettled
+from services.storage.disk.wal_salvage import find_unchecked
 from services.storage.ports import LostChunk
 from shared.contracts.chunks import HeldChunk
 from shared.partitions import DIGEST_BYTES, SetSum, sum_of
@@ -44,6 +44,7 @@ _STEPS: Final = (
     "CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;",
     "CREATE TABLE lost (digest BLOB PRIMARY KEY, start_index INTEGER NOT NULL) WITHOUT ROWID;",
     "CREATE TABLE leaving (digest BLOB PRIMARY KEY) WITHOUT ROWID;",
+    "ALTER TABLE leaving RENAME TO pending_unlinks;",
 )
 """Step n brings the catalog from format n to format n + 1; a step that was released never changes."""
 
@@ -79,7 +80,7 @@ def prepare(database: Path) -> None:
 
 
 def _prepare(sql: sqlite3.Connection, database: Path) -> None:
-    if find_unsettled(database) is not None:
+    if find_unchecked(database) is not None:
         # Pages of a damaged write-ahead file were taken in: bodies are checked by their digests, the structure here.
         check_structure(sql)
     (version,) = sql.execute("PRAGMA user_version").fetchone()
@@ -188,13 +189,13 @@ def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
 
 
 def position(sql: sqlite3.Connection, name: str) -> str:
-    """Where the loop `name` was; empty at the beginning, and when what was noted is no digest any more."""
+    """Where the loop `name` was; empty at the beginning, and when what was recorded is no digest any more."""
     found = sql.execute("SELECT CAST(digest AS BLOB) FROM positions WHERE name = ?", (name,)).fetchone()
     return found[0].decode() if found is not None and _POSITION.fullmatch(found[0] or b"") else ""
 
 
 def save_position(transaction: Transaction, name: str, digest: str) -> None:
-    """Remember where the loop `name` is."""
+    """Record where the loop `name` is."""
     transaction.sql.execute("INSERT OR REPLACE INTO positions (name, digest) VALUES (?, ?)", (name, digest))
 
 
@@ -240,7 +241,7 @@ def remove(transaction: Transaction, digest: str) -> Row | None:
     if row.packed_id is not None and row.is_sound:
         transaction.sql.execute("DELETE FROM packed WHERE id = ?", (row.packed_id,))
     size_bytes = row.size_bytes if row.is_sound else 0
-    transaction.note(-sum_of(bytes.fromhex(digest), size_bytes), bytes.fromhex(digest))
+    transaction.change_sums(-sum_of(bytes.fromhex(digest), size_bytes), bytes.fromhex(digest))
     transaction.removed.append(digest)
     return row
 
@@ -249,12 +250,12 @@ def correct(transaction: Transaction, digest: str, row: Row, size_bytes: int) ->
     """Write a damaged `row`, whose chunk was found whole and `size_bytes` long, anew."""
     key = bytes.fromhex(digest)
     if row.is_sound:  # then its wrong length was counted; otherwise its right one, before the damage
-        transaction.note(SetSum(0, size_bytes - row.size_bytes, 0), key)
+        transaction.change_sums(SetSum(0, size_bytes - row.size_bytes, 0), key)
     _write_row(transaction, key, Row(size_bytes, row.start_index, row.packed_id))
 
 
 def lose(transaction: Transaction, digest: str, start_index: int) -> Row | None:
-    """Take the chunk out and remember it as lost; the row that was there, if any."""
+    """Take the chunk out and record it as lost; the row that was there, if any."""
     row = remove(transaction, digest)
     transaction.sql.execute(
         "INSERT INTO lost (digest, start_index) VALUES (?1, ?2) "
@@ -287,7 +288,7 @@ def _add_row(transaction: Transaction, digest: str, row: Row, damaged: Row | Non
     start_index = max(row.start_index, forget_lost(transaction, digest) or 0, damaged.start_index if damaged else 0)
     _write_row(transaction, key, Row(row.size_bytes, start_index, row.packed_id))
     if damaged is None:  # one that was damaged since the start has been counted
-        transaction.note(sum_of(key, row.size_bytes), key)
+        transaction.change_sums(sum_of(key, row.size_bytes), key)
 
 
 def _write_row(transaction: Transaction, key: bytes, row: Row) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from services.storage.disk import catalog
-from services.storage.disk.answers import Answer
 from services.storage.disk.disk_errors import error_from_read
 from services.storage.disk.disk_threads import DiskThreads, HandedOn
+from services.storage.disk.replies import Reply
 from services.storage.disk.write_gate import WriteGate
 
 ResultT = TypeVar("ResultT")
@@ -58,13 +58,13 @@ class CatalogThreads:
         """
         return await self._hear(self._threads.run(lambda: question(self._connection(), *args, **kwargs)))
 
-    async def hand_on(self, work: Callable[[sqlite3.Connection, Answer[ResultT]], ResultT | HandedOn]) -> ResultT:
-        """As `ask`; work that returns `HANDED_ON` has seen to it that another thread gives the answer."""
-        return await self._hear(self._threads.hand_on(lambda answer: work(self._connection(), answer)))
+    async def hand_on(self, work: Callable[[sqlite3.Connection, Reply[ResultT]], ResultT | HandedOn]) -> ResultT:
+        """As `ask`; work that returns `HANDED_ON` has passed the reply to another thread."""
+        return await self._hear(self._threads.hand_on(lambda reply: work(self._connection(), reply)))
 
-    async def _hear(self, answer: Awaitable[ResultT]) -> ResultT:
+    async def _hear(self, reply: Awaitable[ResultT]) -> ResultT:
         try:
-            return await answer
+            return await reply
         except sqlite3.Error as error:
             raise error_from_read(error, self._gate) from error
 

@@ -70,9 +70,9 @@ class ChunkFiles:
             return file.readall()
 
     def quarantine_path(self, digest: str) -> Path:
-        """A free name in the quarantine; the oldest prisoners leave when it is full."""
-        prisoners = sorted(self._quarantine.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for path in prisoners[: max(0, len(prisoners) - _MAX_QUARANTINED + 1)]:
+        """A free name in the quarantine; the oldest files are removed when it is full."""
+        quarantined = sorted(self._quarantine.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in quarantined[: max(0, len(quarantined) - _MAX_QUARANTINED + 1)]:
             path.unlink(missing_ok=True)
         return self._quarantine / f"{digest}.{os.getpid()}-{next(self._numbers)}"
 

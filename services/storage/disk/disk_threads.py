@@ -1,7 +1,7 @@
-"""Threads for what blocks: what waits together may be done together, and its answers reach the loop in one hop.
+"""Threads for blocking work that answer many calls in one hop to the loop.
 
-A hop to a thread and back costs more than looking up a row. An executor of the standard library makes one per call; under
-load, here, a thread takes its share of all that waits.
+A hop to a thread and back costs more than looking up a row. An executor of the standard library makes one per call; here a
+thread takes a fair share of all calls that wait.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from services.storage.disk.answers import Answer, Failure, Given, give
+from services.storage.disk.replies import Delivery, Failure, Reply, deliver
 from shared.errors import TrivetError
 
 ResultT = TypeVar("ResultT")
 
 
 class HandedOn(Enum):
-    """What work returns when another thread gives its answer."""
+    """What work returns when another thread delivers its reply."""
 
     TOKEN = 0
 
@@ -32,7 +32,7 @@ HANDED_ON: Final = HandedOn.TOKEN
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Callable[[], Any]
-    answer: Answer[Any]
+    reply: Reply[Any]
 
 
 class DiskThreads:
@@ -56,14 +56,14 @@ class DiskThreads:
         """`work()` in one of the threads. Raises what it raises; RuntimeError after `close`."""
         return await self.hand_on(lambda _: work())
 
-    async def hand_on(self, work: Callable[[Answer[ResultT]], ResultT | HandedOn]) -> ResultT:
-        """As `run`; work that returns `HANDED_ON` has seen to it that another thread gives `answer`."""
-        answer = Answer[ResultT].awaited()
-        self._put(_Job(partial(work, answer), answer))
+    async def hand_on(self, work: Callable[[Reply[ResultT]], ResultT | HandedOn]) -> ResultT:
+        """As `run`; work that returns `HANDED_ON` has passed `reply` to another thread."""
+        reply = Reply[ResultT].awaited()
+        self._put(_Job(partial(work, reply), reply))
         try:
-            return await answer.future
+            return await reply.future
         finally:
-            del answer  # an error holds this frame, which must not hold the error
+            del reply  # an error holds this frame, which must not hold the error
 
     def close(self) -> None:
         """Finish what was asked, then end the threads. Blocks."""
@@ -108,8 +108,8 @@ class DiskThreads:
 
 
 def _do(batch: Sequence[_Job]) -> None:
-    found: list[Given[Any]] = [(job.answer, _attempt(job.work)) for job in batch if not job.answer.future.cancelled()]
-    give([given for given in found if given[1] is not HANDED_ON])
+    found: list[Delivery[Any]] = [(job.reply, _attempt(job.work)) for job in batch if not job.reply.future.cancelled()]
+    deliver([delivery for delivery in found if delivery[1] is not HANDED_ON])
 
 
 def _attempt(work: Callable[[], Any]) -> object:
@@ -117,12 +117,12 @@ def _attempt(work: Callable[[], Any]) -> object:
         return work()
     except TrivetError as error:
         return Failure(_without_frames(error))
-    except Exception as error:  # noqa: BLE001 - whatever it was, the caller must hear of it
+    except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
         return Failure(error)
 
 
 def _without_frames(error: TrivetError) -> TrivetError:
-    """The frames hold the answer, which holds the error: bodies would stay in memory until the next garbage collection."""
+    """The frames hold the reply, which holds the error: bodies would stay in memory until the next garbage collection."""
     part: BaseException | None = error
     while part is not None:
         part.__traceback__ = None

@@ -51,7 +51,7 @@ class FreeSpace:
         """What the file system said last; None before it was asked."""
         return self._usage
 
-    def look(self) -> SpaceUsage:
+    def measure(self) -> SpaceUsage:
         """Ask the file system. Blocks for one system call."""
         found = os.statvfs(self._path)
         self._usage = SpaceUsage(
@@ -65,7 +65,7 @@ class FreeSpace:
 
     def capacity_bytes(self) -> int:
         """What this node may hold at most. Blocks."""
-        size_bytes = self.look().size_bytes
+        size_bytes = self.measure().size_bytes
         return size_bytes if self._capacity_limit_bytes is None else min(size_bytes, self._capacity_limit_bytes)
 
     def check(self, incoming_bytes: int, used_bytes: int) -> None:
@@ -77,18 +77,18 @@ class FreeSpace:
         Raises:
             DiskFullError: the reserve would be touched; definite.
         """
-        refusal = self._refusal(self.look(), incoming_bytes, used_bytes)
+        refusal = self._refusal(self.measure(), incoming_bytes, used_bytes)
         if refusal is not None:
             raise refusal
 
     def shortage(self, used_bytes: int) -> str | None:
-        """Why there was no room for a typical chunk at the last look; None if there was. Does not block."""
+        """Why there was no room for a typical chunk at the last measurement; None if there was. Does not block."""
         usage = self._usage
         refusal = None if usage is None else self._refusal(usage, self._typical_chunk_bytes, used_bytes)
         return None if refusal is None else refusal.message
 
     def publish(self, metrics: StorageMetrics) -> None:
-        """Have `metrics` show the last look."""
+        """Have `metrics` show the last measurement."""
         for gauge, unit in ((metrics.disk_bytes, "bytes"), (metrics.disk_inodes, "inodes")):
             for part in ("used", "free"):
                 gauge.labels(part=part).set_function(partial(self._shown, f"{part}_{unit}"))

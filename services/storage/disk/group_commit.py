@@ -2,7 +2,7 @@
 
 Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
 Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then
-unlinks, then the answers, then a checkpoint now and then. A crash between two steps leaves at most a file without a
+unlinks, then the replies, then a checkpoint now and then. A crash between two steps leaves at most a file without a
 row, which the start-up scan adopts.
 """
 
@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from services.storage.disk.answers import Answer, Failure, give
 from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full, is_shortage
+from services.storage.disk.replies import Failure, Reply, deliver
 from services.storage.disk.wal_salvage import AcknowledgedMark
 from services.storage.disk.write_gate import WriteGate
 from shared.disk.durable_files import sync_directory
@@ -60,8 +60,8 @@ class Transaction:
     removed: list[str] = field(default_factory=list)
     differences: dict[int, SetSum] = field(default_factory=dict)
 
-    def note(self, difference: SetSum, digest: bytes) -> None:
-        """A chunk comes (its sum) or goes (its sum, negated)."""
+    def change_sums(self, difference: SetSum, digest: bytes) -> None:
+        """A chunk is added (its sum) or removed (its sum, negated)."""
         partition = partition_of(digest)
         self.differences[partition] = self.differences.get(partition, SetSum()) + difference
 
@@ -74,14 +74,14 @@ raises takes the batch down, because half an operation must not be committed."""
 @dataclass(frozen=True, slots=True)
 class _Pending:
     operation: Operation[Any]
-    answer: Answer[Any]
+    reply: Reply[Any]
     on_failure: Callable[[], None] | None
 
 
 class GroupCommitter:
     """Runs operations in order of arrival, many per transaction.
 
-    Invariant: an answer is a result only after COMMIT returned without error.
+    Invariant: an reply is a result only after COMMIT returned without error.
     """
 
     def __init__(
@@ -114,21 +114,21 @@ class GroupCommitter:
             DiskFullError: there was no room; definite.
             UnavailableError: the gate is closed (definite) or the commit failed (not definite).
         """
-        answer = Answer[ResultT].awaited()
-        self.submit(operation, answer)
+        reply = Reply[ResultT].awaited()
+        self.submit(operation, reply)
         try:
-            # A caller that goes away does not take its change back: it is in the queue, its outcome is simply not heard.
-            return await answer.future
+            # A cancelled caller does not take its change back: it is in the queue.
+            return await reply.future
         finally:
-            del answer  # an error holds this frame, which must not hold the error
+            del reply  # an error holds this frame, which must not hold the error
 
     def submit(
-        self, operation: Operation[ResultT], answer: Answer[ResultT], on_failure: Callable[[], None] | None = None
+        self, operation: Operation[ResultT], reply: Reply[ResultT], on_failure: Callable[[], None] | None = None
     ) -> None:
-        """As `run`, from any thread; whoever awaits `answer` hears what `run` would return or raise.
+        """As `run`, from any thread; `reply` gets what `run` would return or raise.
 
         Args:
-            on_failure: called by the commit thread, before that answer, when the operation did not happen.
+            on_failure: called by the commit thread, before that reply, when the operation did not happen.
 
         Raises:
             OverloadedError, UnavailableError: not submitted; definite.
@@ -139,7 +139,7 @@ class GroupCommitter:
         with self._closing:
             if self._is_closed:
                 raise UnavailableError("The node is shutting down.")
-            self._queue.put(_Pending(operation, answer, on_failure))
+            self._queue.put(_Pending(operation, reply, on_failure))
 
     def close(self) -> None:
         """Finish what was queued, then end the thread. Blocks. Every reader of the catalog must be closed by then."""
@@ -172,10 +172,10 @@ class GroupCommitter:
             logger.exception("defect in the commit thread")
             self._gate.close("a defect in the commit thread")
             found = [Failure(InternalError("A defect of ours; it has been logged."))] * len(batch)
-        for pending, answer in zip(batch, found, strict=True):
-            if isinstance(answer, Failure) and pending.on_failure is not None:
+        for pending, reply in zip(batch, found, strict=True):
+            if isinstance(reply, Failure) and pending.on_failure is not None:
                 pending.on_failure()
-        give([(pending.answer, answer) for pending, answer in zip(batch, found, strict=True)])
+        deliver([(pending.reply, reply) for pending, reply in zip(batch, found, strict=True)])
         self._checkpoint_when_long()
         return True
 
@@ -193,7 +193,7 @@ class GroupCommitter:
         return batch
 
     def _commit(self, batch: Sequence[_Pending]) -> list[object]:
-        """One answer per operation: its result or `Failure`."""
+        """One reply per operation: its result or `Failure`."""
         if self._gate.reason is not None:
             refusal = UnavailableError(f"This node takes no writes: {self._gate.reason}.", retry_after_s=60)
             return [Failure(refusal)] * len(batch)
@@ -201,11 +201,11 @@ class GroupCommitter:
         began_at_s = time.monotonic()
         try:
             self._sql.execute("BEGIN IMMEDIATE")
-            answers = [_attempt(pending.operation, transaction) for pending in batch]
+            replies = [_attempt(pending.operation, transaction) for pending in batch]
             for directory in transaction.directories:
                 sync_directory(directory)
             self._sql.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it was, every operation of the batch fails with it
             self._roll_back()
             failure = Failure(error_from_commit(error, self._gate))
             if self._gate.reason is None:
@@ -213,23 +213,23 @@ class GroupCommitter:
                 self._remove(transaction.created)
             return [failure] * len(batch)
         self._observe_s(time.monotonic() - began_at_s)
-        doubt = self._note_acknowledged()
+        doubt = self._record_acknowledged()
         self._on_commit(transaction)
         if doubt is not None:
             # Files stay: the rows that named them may be back after a restart.
             return [Failure(doubt)] * len(batch)
         self._remove(transaction.unlinks)
-        return answers
+        return replies
 
-    def _note_acknowledged(self) -> TrivetError | None:
-        """What speaks against the commit after all.
+    def _record_acknowledged(self) -> TrivetError | None:
+        """Write the mark; the error that makes this commit doubtful after all, if any.
 
         ext4 that turns read-only lets a sync under way report success for what it then drops. The mark is written after the
         sync, so a file system that still takes it had not turned by then.
         """
         self._frames = self._checkpoint_at_frames  # as good as too many, until they are counted
         try:
-            position = self._mark.note()
+            position = self._mark.record()
         except OSError as error:
             if is_full(error) or is_shortage(error):
                 logger.warning("the mark of what was acknowledged could not be written", error=str(error))

@@ -1,8 +1,8 @@
-"""Files whose deletion was acknowledged and whose unlink may not be durable: after a power cut they would be adopted again.
+"""Pending unlinks: files whose deletion was acknowledged and whose unlink may not be durable yet.
 
-A file is unlinked after COMMIT and its directory is not synced for it: that would cost every deletion an fsync of its own.
-Instead the same transaction notes the digest here. At start, such a file is removed and not adopted; a note is dropped
-once the unlink is durable. A row of the catalog outranks a note: what was stored again stays.
+A file is unlinked after COMMIT, and its directory is not fsynced for it: that would cost every deletion an fsync of its own.
+Instead the same transaction records the digest here. At start such a file is removed and not adopted; a record is dropped
+once the unlink is durable. A row of the catalog outranks a pending unlink: what was stored again stays.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.group_commit import Transaction
 from services.storage.disk.row_damage import SOUND_DIGEST
 
-MAX_NOTES: Final = 4096
-"""From here on the notes are settled: one fsync for each directory among them, whatever their number."""
+MAX_PENDING: Final = 4096
+"""From here on finished ones are dropped: one fsync for each directory among them, whatever their number."""
 
 
-def note(transaction: Transaction, digest: str) -> None:
+def record(transaction: Transaction, digest: str) -> None:
     """The file of `digest` is unlinked after this transaction."""
-    transaction.sql.execute("INSERT OR IGNORE INTO leaving (digest) VALUES (?)", (bytes.fromhex(digest),))
+    transaction.sql.execute("INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", (bytes.fromhex(digest),))
 
 
-def is_noted(transaction: Transaction, digest: str) -> bool:
-    """Whether the deletion of `digest` was acknowledged since it was last settled."""
-    found = transaction.sql.execute("SELECT 1 FROM leaving WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()
+def is_recorded(transaction: Transaction, digest: str) -> bool:
+    """Whether the deletion of `digest` was acknowledged and its unlink may not be durable."""
+    key = bytes.fromhex(digest)
+    found = transaction.sql.execute("SELECT 1 FROM pending_unlinks WHERE digest = ?", (key,)).fetchone()
     return found is not None
 
 
-def settle(transaction: Transaction, files: ChunkFiles) -> None:
-    """Drop the notes of files that are gone, and have that made durable with this transaction."""
-    noted = [digest.hex() for (digest,) in transaction.sql.execute(f"SELECT digest FROM leaving WHERE {SOUND_DIGEST}")]  # noqa: S608 - constants
+def drop_finished(transaction: Transaction, files: ChunkFiles) -> None:
+    """Drop the records of files that are gone, and have their unlinks made durable with this transaction."""
+    rows = transaction.sql.execute(f"SELECT digest FROM pending_unlinks WHERE {SOUND_DIGEST}")  # noqa: S608 - constants
+    recorded = [digest.hex() for (digest,) in rows]
     # A file that is still there and has no row was deleted in this very transaction.
-    gone = [digest for digest in noted if not files.path_of(digest).exists() or find(transaction.sql, digest)]
+    gone = [digest for digest in recorded if not files.path_of(digest).exists() or find(transaction.sql, digest)]
     transaction.directories.update(files.path_of(digest).parent for digest in gone)
-    transaction.sql.executemany("DELETE FROM leaving WHERE digest = ?", [(bytes.fromhex(digest),) for digest in gone])
+    keys = [(bytes.fromhex(digest),) for digest in gone]
+    transaction.sql.executemany("DELETE FROM pending_unlinks WHERE digest = ?", keys)

@@ -29,7 +29,7 @@ START_INDEX: Final = f"CASE WHEN {SOUND_INDEX} THEN start_index ELSE 0 END"
 _SMALL_TABLES: Final = (
     f"DELETE FROM lost WHERE NOT {SOUND_DIGEST}",  # noqa: S608 - constants
     f"UPDATE lost SET start_index = 0 WHERE NOT {SOUND_INDEX}",  # noqa: S608 - constants
-    f"DELETE FROM leaving WHERE NOT {SOUND_DIGEST}",  # noqa: S608 - constants
+    f"DELETE FROM pending_unlinks WHERE NOT {SOUND_DIGEST}",  # noqa: S608 - constants
     "DELETE FROM positions WHERE typeof(name) <> 'text' OR typeof(digest) <> 'text'",
 )
 """What is dropped costs little: a file adopted as garbage, a chunk found missing later, a pass of the scrub."""

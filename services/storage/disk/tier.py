@@ -1,8 +1,4 @@
-"""The disk tier: large chunks one file each, small ones packed in the catalog; everything acknowledged is fsynced.
-
-A large chunk: temporary file, fdatasync (in a writing thread) -> rename, row, fsync of the folder, COMMIT (in the one
-commit thread, shared with whoever came at the same time) -> answer. A small one goes straight into the commit.
-"""
+"""Implements `ports.Tier` on one folder; the package docstring draws the threads of a put."""
 
 from __future__ import annotations
 
@@ -18,9 +14,7 @@ from typing import Final, Self
 import structlog
 
 from services.storage.digests import digest_of, is_nearly, is_whole
-from services.storage.disk import catalog
-from services.storage.disk import pending_unlinks as leavers
-from services.storage.disk.answers import Answer
+from services.storage.disk import catalog, pending_unlinks
 from services.storage.disk.catalog import Row
 from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
@@ -29,8 +23,10 @@ from services.storage.disk.disk_errors import error_from_write, is_shortage
 from services.storage.disk.disk_threads import HANDED_ON, HandedOn
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.reconciliation import reconcile
+from services.storage.disk.replies import Reply
 from services.storage.disk.row_damage import read_packed
-from services.storage.disk.wal_salvage import find_unsettled, salvage, settle
+from services.storage.disk.wal_salvage import find_unchecked, mark_checked, salvage
 from services.storage.disk.warm_files import WarmFiles
 from services.storage.disk.write_gate import WriteGate
 from services.storage.metrics import StorageMetrics
@@ -46,7 +42,7 @@ _SCRUB: Final = "scrub"
 _CATALOG_NAME: Final = "catalog.sqlite"
 _READ_ATTEMPTS: Final = 3
 _MAX_QUESTIONS: Final = 16
-"""What one reading thread answers in one hop."""
+"""What one reading thread replies in one hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +110,14 @@ class DiskTier:
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
-        self._leaver_count = 0  # the commit thread's own
+        self._pending_unlink_count = 0  # the commit thread's own
 
     async def __aenter__(self) -> Self:
-        """Open the folder, and settle what a crash left between files and rows."""
+        """Open the folder, and reconcile what a crash left between files and rows."""
         await self._reads.open()
         await self._writes.open()
         await self._reads.ask(self._open)
-        await self._settle()
+        await self._reconcile()
         await self._check_salvaged()
         return self
 
@@ -136,7 +132,7 @@ class DiskTier:
         if created is None and chunk.digest in await self.has([chunk.digest], start_index):
             return PutOutcome(self.name, created=False)
         if created is None:  # it is gone again
-            created = await threads.hand_on(lambda _, answer: self._store(chunk, start_index, answer))
+            created = await threads.hand_on(lambda _, reply: self._store(chunk, start_index, reply))
         return PutOutcome(self.name, bool(created))
 
     def is_small(self, size_bytes: int) -> bool:
@@ -219,12 +215,12 @@ class DiskTier:
         if not await self._reads.ask(catalog.is_lost, chunk.digest):
             return False
         is_restored: bool | None = await self._threads_for(chunk).hand_on(
-            lambda _, answer: self._store(chunk, 0, answer, only_if_lost=True)
+            lambda _, reply: self._store(chunk, 0, reply, only_if_lost=True)
         )
         return bool(is_restored)
 
-    async def note_lost(self, digest: str, start_index: int) -> None:
-        """Remember, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
+    async def record_lost(self, digest: str, start_index: int) -> None:
+        """Record, durably, that a chunk was acknowledged and is nowhere here; nothing happens while it is held."""
         await self._committer.run(partial(_lose_unless_held, digest=digest, start_index=start_index))
 
     async def scrub_position(self) -> str:
@@ -232,7 +228,7 @@ class DiskTier:
         return await self._reads.ask(catalog.position, _SCRUB)
 
     async def save_scrub_position(self, digest: str) -> None:
-        """Remember it across restarts. Raises UnavailableError."""
+        """Record it durably. Raises UnavailableError."""
         await self._committer.run(partial(catalog.save_position, name=_SCRUB, digest=digest))
 
     async def statuses(self) -> list[TierStatus]:
@@ -271,9 +267,9 @@ class DiskTier:
 
     def _open(self, sql: sqlite3.Connection) -> None:
         self._files.open()
-        self._committer = GroupCommitter(self._database, self.gate, self._take_over, self._commit_latency.observe)
+        self._committer = GroupCommitter(self._database, self.gate, self._after_commit, self._commit_latency.observe)
         self._sums.fill(catalog.all_sizes(sql))
-        self._space.look()
+        self._space.measure()
         self._space.publish(self._metrics)
 
     def _close(self) -> None:
@@ -289,26 +285,26 @@ class DiskTier:
         return False
 
     def _store_unless_held(
-        self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, answer: Answer[bool | None]
+        self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, reply: Reply[bool | None]
     ) -> HandedOn | None:
         """None when the chunk is held; nothing was done then."""
-        return None if catalog.holds(sql, chunk.digest) else self._store(chunk, start_index, answer)
+        return None if catalog.holds(sql, chunk.digest) else self._store(chunk, start_index, reply)
 
     def _store(
-        self, chunk: Chunk, start_index: int, answer: Answer[bool | None], *, only_if_lost: bool = False
+        self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool = False
     ) -> HandedOn:
-        """Write what needs a file, and leave the rest, and the answer, to the commit thread."""
+        """Write what needs a file; the commit thread does the rest and delivers the reply."""
         self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
         if self.is_small(chunk.size_bytes):
             pack = _restore_packed if only_if_lost else catalog.add_packed
             operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
-            self._committer.submit(operation, answer)
+            self._committer.submit(operation, reply)
             return HANDED_ON
         temporary = self._write(chunk)
         written = _WrittenFile(temporary, chunk.digest, chunk.size_bytes, start_index)
         publish = partial(self._publish, written, only_if_lost)
         try:
-            self._committer.submit(publish, answer, on_failure=partial(_discard, temporary))
+            self._committer.submit(publish, reply, on_failure=partial(_discard, temporary))
         except TrivetError:
             _discard(temporary)
             raise
@@ -359,7 +355,7 @@ class DiskTier:
         if file.digest not in transaction.removed:  # otherwise a rollback brings back a row that needs this file
             transaction.created.append(path)
         transaction.directories.add(path.parent)
-        # A delete in the same batch owed the unlink of this name, which is now the new file's.
+        # A delete in the same batch asked for the unlink of this name, which is now the new file's.
         transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]
         return True
 
@@ -369,26 +365,26 @@ class DiskTier:
         if row is None:
             return False
         if row.packed_id is None:
-            if self._leaver_count >= leavers.MAX_NOTES:
-                leavers.settle(transaction, self._files)
-                self._leaver_count = 0
-            leavers.note(transaction, digest)
-            self._leaver_count += 1
+            if self._pending_unlink_count >= pending_unlinks.MAX_PENDING:
+                pending_unlinks.drop_finished(transaction, self._files)
+                self._pending_unlink_count = 0
+            pending_unlinks.record(transaction, digest)
+            self._pending_unlink_count += 1
             transaction.unlinks.append(self._files.path_of(digest))
         return True
 
     async def _quarantine(self, digest: str) -> bool:
-        """Take a bad replica out of service; False when there is none any more: it was deleted or replaced meanwhile."""
+        """Quarantine a bad replica; False when there is none any more: it was deleted or replaced meanwhile."""
         try:
-            return await self._committer.run(partial(self._imprison, digest))
+            return await self._committer.run(partial(self._take_out_of_service, digest))
         except TrivetError:
             # The node takes no changes any more. The replica stays, and is found bad again at every read.
             logger.exception("a bad replica could not be quarantined", digest=digest)
             return True
 
-    def _imprison(self, digest: str, transaction: Transaction) -> bool:
-        # Read once more, here where nothing can change under us: inode numbers are reused, so only the bytes can tell
-        # whether this is still the replica that a reader found bad.
+    def _take_out_of_service(self, digest: str, transaction: Transaction) -> bool:
+        # Read again here, where nothing can change meanwhile: inode numbers are reused, so only the bytes can tell whether
+        # this is still the replica that a reader found bad.
         row = catalog.find(transaction.sql, digest)
         if row is None:
             return False
@@ -410,8 +406,8 @@ class DiskTier:
             transaction.directories.add(path.parent)
         return True
 
-    def _take_over(self, transaction: Transaction) -> None:
-        # By the commit thread only, after COMMIT and before any answer of the batch goes out.
+    def _after_commit(self, transaction: Transaction) -> None:
+        # By the commit thread only, after COMMIT and before any reply of the batch goes out.
         if transaction.removed:
             self._warm.forget(transaction.removed)
         with self._sums_lock:
@@ -420,34 +416,15 @@ class DiskTier:
 
     # Start.
 
-    async def _settle(self) -> None:
-        """Make rows and files agree: a crash leaves files without rows, damage from outside rows without files."""
-        adopted, lost = await self._committer.run(self._reconcile_names)
-        await self._committer.run(partial(leavers.settle, files=self._files))
+    async def _reconcile(self) -> None:
+        adopted, lost = await self._committer.run(partial(reconcile, files=self._files))
+        await self._committer.run(partial(pending_unlinks.drop_finished, files=self._files))
         if adopted or lost:
-            logger.warning("settled the chunk folders", adopted_files=adopted, rows_without_file=lost)
-
-    def _reconcile_names(self, transaction: Transaction) -> tuple[int, int]:
-        adopted = lost = 0
-        for prefix in range(256):  # folder by folder: memory stays small however many chunks there are
-            files = self._files.files_under(prefix)
-            named = catalog.large_digests(transaction.sql, prefix)
-            for digest in files - named:
-                path = self._files.path_of(digest)
-                if leavers.is_noted(transaction, digest):
-                    transaction.unlinks.append(path)
-                    continue
-                # Its bytes were synced before the rename, but nobody was told of it: no upload counts on it, so 0.
-                adopted += catalog.add_file(transaction, digest, path.stat().st_size, 0)
-                transaction.directories.add(path.parent)
-            for digest in named - files:
-                catalog.lose(transaction, digest, 0)
-                lost += 1
-        return adopted, lost
+            logger.warning("reconciled the chunk folders", adopted_files=adopted, rows_without_file=lost)
 
     async def _check_salvaged(self) -> None:
         """Read what lay in a damaged write-ahead file: what is bad is lost from here on, and fetched from the peers."""
-        found = await self._reads.ask(lambda _: find_unsettled(self._database))
+        found = await self._reads.ask(lambda _: find_unchecked(self._database))
         if found is None:
             return
         self._metrics.catalog_salvages.inc()
@@ -460,7 +437,7 @@ class DiskTier:
                 bad += 1
             except ChunkNotFoundError:
                 continue  # stored anew under its own name, or listed twice
-        await asyncio.to_thread(settle, self._database)
+        await asyncio.to_thread(mark_checked, self._database)
         logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
 
 

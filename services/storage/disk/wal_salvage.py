@@ -1,4 +1,4 @@
-"""Notices when SQLite's write-ahead file lost what was acknowledged, and saves what can be saved before SQLite opens it.
+"""Detects that SQLite's write-ahead file lost what was acknowledged, and repairs it before SQLite opens it.
 
 After a crash SQLite replays its write-ahead file up to the first frame whose checksum does not fit, and silently forgets the
 rest: right after a torn write, wrong after a changed bit in the middle, because what lies behind was acknowledged. Two
@@ -55,14 +55,14 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class LogPosition:
+class WalPosition:
     """How far the write-ahead file is written. The salts change each time that it is used again from its start."""
 
     salts: bytes
     frames: int
 
 
-_NOTHING: Final = LogPosition(bytes(8), 0)
+_NOTHING: Final = WalPosition(bytes(8), 0)
 
 
 class AcknowledgedMark:
@@ -77,14 +77,14 @@ class AcknowledgedMark:
         self._fd = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._shared_memory_fd: int | None = None
 
-    def note(self) -> LogPosition | None:
+    def record(self) -> WalPosition | None:
         """After a commit; what is acknowledged now, or None when SQLite does not tell.
 
         Raises:
             OSError: it could not be written.
         """
         try:
-            position = self._look()
+            position = self._read_shared_memory()
         except OSError as error:
             # Only a help against damage: what was committed is durable without it.
             logger.warning("what is acknowledged cannot be told from the catalog's shared memory", error=str(error))
@@ -103,22 +103,22 @@ class AcknowledgedMark:
             if fd is not None:
                 os.close(fd)
 
-    def _look(self) -> LogPosition | None:
+    def _read_shared_memory(self) -> WalPosition | None:
         if self._shared_memory_fd is None:
             self._shared_memory_fd = os.open(self._shared_memory, os.O_RDONLY | os.O_CLOEXEC)
         found = os.pread(self._shared_memory_fd, _SHARED_MEMORY_BYTES, 0)
         if len(found) != _SHARED_MEMORY_BYTES:
             return None
-        return LogPosition(salts=found[32:40], frames=int.from_bytes(found[16:20], "little"))
+        return WalPosition(salts=found[32:40], frames=int.from_bytes(found[16:20], "little"))
 
-    def _write(self, position: LogPosition) -> None:
+    def _write(self, position: WalPosition) -> None:
         os.pwrite(self._fd, _pack_mark(position), 0)
 
 
 def salvage(database: Path, quarantine: Path) -> None:
     """Repair the write-ahead file of `database`, before anything opens it, if something acknowledged is missing there.
 
-    The damaged file is kept in `quarantine`, and what was found until `settle` is called. Raises OSError.
+    The damaged file is kept in `quarantine`, the findings until `mark_checked` is called. Raises OSError.
     """
     found = _repair(database, quarantine)
     # The first connection that closes removes the write-ahead file, and a mark without one would be an alarm.
@@ -131,15 +131,15 @@ def salvage(database: Path, quarantine: Path) -> None:
         )
 
 
-def find_unsettled(database: Path) -> Salvage | None:
+def find_unchecked(database: Path) -> Salvage | None:
     """What the last `salvage` that found damage left to be checked. Raises OSError."""
-    path = _note_path(database)
+    path = _findings_path(database)
     return Salvage(**json.loads(path.read_text())) if path.exists() else None
 
 
-def settle(database: Path) -> None:
+def mark_checked(database: Path) -> None:
     """Everything that may have been damaged was checked. Raises OSError."""
-    _note_path(database).unlink(missing_ok=True)
+    _findings_path(database).unlink(missing_ok=True)
     sync_directory(database.parent)
 
 
@@ -149,7 +149,7 @@ def _repair(database: Path, quarantine: Path) -> Salvage | None:
     raw = wal.read_bytes() if wal.exists() else b""
     file = _WalFile.parse(raw, marked.salts, database) if len(raw) >= _HEADER.size else None
     if file is None:
-        return _note(database, Salvage(0, marked.frames, len(raw))) if marked.frames else None
+        return _record(database, Salvage(0, marked.frames, len(raw))) if marked.frames else None
     bad = file.bad_frames()
     commits = file.commits()
     # A transaction begins only once the one before it is synced, so all but the last were acknowledged, mark or not.
@@ -163,18 +163,18 @@ def _repair(database: Path, quarantine: Path) -> Salvage | None:
     shutil.copyfile(wal, quarantine / f"{wal.name}.{os.getpid()}")
     # The note first: a crash in between repairs again, or checks once too often.
     damaged = sum(number <= durable for number in bad)
-    found = _note(database, Salvage(damaged, max(0, durable - len(file.frames)), len(raw)))
+    found = _record(database, Salvage(damaged, max(0, durable - len(file.frames)), len(raw)))
     replace_file(wal, file.write(kept, bad))
     database.with_name(database.name + "-shm").unlink(missing_ok=True)
     return found
 
 
-def _note(database: Path, found: Salvage) -> Salvage:
-    replace_file(_note_path(database), json.dumps(asdict(found)).encode())
+def _record(database: Path, found: Salvage) -> Salvage:
+    replace_file(_findings_path(database), json.dumps(asdict(found)).encode())
     return found
 
 
-def _note_path(database: Path) -> Path:
+def _findings_path(database: Path) -> Path:
     return database.with_name("catalog.salvaged")
 
 
@@ -285,16 +285,16 @@ def _mark_path(database: Path) -> Path:
     return database.with_name("catalog.acknowledged")
 
 
-def _pack_mark(position: LogPosition) -> bytes:
+def _pack_mark(position: WalPosition) -> bytes:
     checksum = zlib.crc32(position.salts + position.frames.to_bytes(4, "little"))
     return _MARK.pack(position.salts, position.frames, checksum)
 
 
-def _read_mark(path: Path) -> LogPosition:
+def _read_mark(path: Path) -> WalPosition:
     """Nothing acknowledged when there is no mark, or a damaged one."""
     raw = path.read_bytes() if path.exists() else b""
     if len(raw) != _MARK.size:
         return _NOTHING
     salts, frames, _ = _MARK.unpack(raw)
-    position = LogPosition(salts, frames)
+    position = WalPosition(salts, frames)
     return position if raw == _pack_mark(position) else _NOTHING

@@ -31,7 +31,7 @@ class _OpenFile:
 
 
 class WarmFiles:
-    """At most `limit` open files, least recently read ones leave first. The event loop reads; the disk's threads do the rest.
+    """At most `limit` open files, the least recently read closed first. The event loop reads; disk threads do the rest.
 
     Invariant: a file in here had a row in the catalog when it came, and leaves between the COMMIT that takes the row away
     and the answer that tells of it. So what was deleted or found bad is not served from here.
@@ -66,7 +66,7 @@ class WarmFiles:
             return body if read_bytes == found.size_bytes else None
 
     def removals(self) -> int:
-        """A number to take before a row is looked up, for `keep`."""
+        """A number to read before a row is looked up, for `keep`."""
         with self._lock:
             return self._removals
 
@@ -80,27 +80,27 @@ class WarmFiles:
             return
         with self._lock:
             if self._removals != removals_before:  # it may have been this one
-                leaving = [opened]
+                closing = [opened]
             else:
                 # One that is here already may be another file of that name, which was replaced.
-                leaving = self._take([digest])
+                closing = self._pop([digest])
                 self._files[digest] = opened
                 if len(self._files) > self._limit:
-                    leaving.append(self._files.popitem(last=False)[1])
-        _close(leaving)
+                    closing.append(self._files.popitem(last=False)[1])
+        _close(closing)
 
     def forget(self, digests: Iterable[str]) -> None:
         """Rows were removed. Blocks: the last descriptor of an unlinked file frees its space."""
         with self._lock:
             self._removals += 1
-            leaving = self._take(digests)
-        _close(leaving)
+            closing = self._pop(digests)
+        _close(closing)
 
     def close(self) -> None:
         """Close all of them. Blocks."""
         self.forget(list(self._files))
 
-    def _take(self, digests: Iterable[str]) -> list[_OpenFile]:
+    def _pop(self, digests: Iterable[str]) -> list[_OpenFile]:
         found = (self._files.pop(digest, None) for digest in digests)
         return [opened for opened in found if opened is not None]
 

@@ -203,7 +203,7 @@ class Recovery:
 
     async def _report_if_lost(self, digest: str, start_index: int) -> None:
         if not await self._disk.has([digest], start_index):
-            await self._disk.note_lost(digest, start_index)
+            await self._disk.record_lost(digest, start_index)
             self._metrics.lost_in_redis.inc()
             logger.error("redis lost an acknowledged chunk; it is to be fetched from another node", digest=digest)
 

@@ -197,7 +197,7 @@ async def test_a_recovery_that_makes_room_keeps_what_the_disk_lost(tmp_path, pro
         await link.open(recovery.run)
         await stranger.set(f"trivet:chunk:{chunk.digest}", chunk.body())
         read_cache.add(chunk.digest, chunk.size_bytes)
-        await disk.note_lost(chunk.digest, 5)
+        await disk.record_lost(chunk.digest, 5)
         await recovery.run()
         assert await disk.get(chunk.digest) == chunk.body()
         assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")

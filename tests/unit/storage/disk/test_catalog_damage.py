@@ -51,7 +51,7 @@ async def original(tmp_path) -> Original:
         for digest, body in chunks.items():
             await disk.put(Chunk(digest, len(body), (body,)), 1)
         for number in range(3):
-            await disk.note_lost(f"{number:064x}", 1)
+            await disk.record_lost(f"{number:064x}", 1)
     assert not (folder / "catalog.sqlite-wal").exists(), "an orderly end leaves all of it in one file"
     return Original(folder, chunks, (folder / "catalog.sqlite").read_bytes())
 
@@ -204,11 +204,11 @@ async def test_a_wrong_length_in_a_row_is_found_by_reading_and_put_right(tmp_pat
 
 
 async def test_nonsense_in_the_small_tables_hinders_nothing(tmp_path):
-    """Lost chunks, leaving files and the position of the scrub; at the start and later."""
+    """Lost chunks, pending unlinks and the position of the scrub; at the start and later."""
     nonsense = [
         "INSERT INTO lost VALUES ('text', 'x'), (x'00', NULL), (17, 1), (CAST(x'ff' AS TEXT), 1)",
         "INSERT INTO lost VALUES (zeroblob(32), 'x')",
-        "INSERT INTO leaving VALUES ('text'), (x'00'), (17), (CAST(x'ff' AS TEXT))",
+        "INSERT INTO pending_unlinks VALUES ('text'), (x'00'), (17), (CAST(x'ff' AS TEXT))",
         "INSERT OR REPLACE INTO positions VALUES ('scrub', CAST(x'ff' AS TEXT))",
     ]
 

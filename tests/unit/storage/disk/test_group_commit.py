@@ -11,7 +11,7 @@ import pytest
 
 from services.storage.disk import catalog, group_commit
 from services.storage.disk.group_commit import GroupCommitter, Transaction
-from services.storage.disk.wal_salvage import LogPosition
+from services.storage.disk.wal_salvage import WalPosition
 from services.storage.disk.write_gate import WriteGate
 from shared.errors import InternalError, UnavailableError
 from shared.units import KIB
@@ -33,7 +33,7 @@ class Committed:
         self.committer._sql.set_trace_callback(self.statements.append)
         note = self.committer._mark.note
 
-        def note_frames() -> LogPosition | None:
+        def note_frames() -> WalPosition | None:
             position = note()
             assert position is not None
             self.frames.append(position.frames)

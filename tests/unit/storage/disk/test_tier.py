@@ -18,8 +18,7 @@ import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
-from services.storage.disk import catalog, group_commit
-from services.storage.disk import pending_unlinks as leavers
+from services.storage.disk import catalog, group_commit, pending_unlinks
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
@@ -472,12 +471,12 @@ async def test_a_deleted_file_that_a_power_cut_brings_back_is_removed_and_not_ad
         assert await reopened.get(deleted.digest) == deleted.body()
 
 
-async def test_notes_of_deletions_are_bounded(disk, tmp_path, monkeypatch):
+async def test_pending_unlinks_are_bounded(disk, tmp_path, monkeypatch):
     """Every so often they are made durable and dropped; those of unlinks that are still to come stay."""
-    monkeypatch.setattr(leavers, "MAX_NOTES", 5)
+    monkeypatch.setattr(pending_unlinks, "MAX_PENDING", 5)
     for number in range(13):
         chunk = make_chunk(70_000 + number)
         await disk.put(chunk, 1)
         await disk.delete(chunk.digest)
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as sql:
-        assert sql.execute("SELECT count(*) FROM leaving").fetchone() == (3,)
+        assert sql.execute("SELECT count(*) FROM pending_unlinks").fetchone() == (3,)

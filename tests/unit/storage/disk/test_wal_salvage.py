@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
-from services.storage.disk.wal_salvage import find_unsettled
+from services.storage.disk.wal_salvage import find_unchecked
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from shared.errors import ChunkCorruptError
@@ -133,7 +133,7 @@ async def test_a_changed_bit_loses_nothing_silently(has_mark, crashed):
         assert whole | lost >= set(crashed.chunks), f"offset {offset}"
         assert len(set(crashed.chunks) - whole) <= 2, f"offset {offset}"
         outcomes["whole" if len(whole) == len(crashed.chunks) else "lost"] += 1
-        assert find_unsettled(damaged.folder / "catalog.sqlite") is None
+        assert find_unchecked(damaged.folder / "catalog.sqlite") is None
         assert await reopen(damaged) == (whole, lost)
     print(outcomes)
     assert outcomes["lost"] > 0  # the body, at least
@@ -156,7 +156,7 @@ async def test_acknowledged_frames_that_are_gone_are_noticed(crashed):
     short = copy_of(crashed, "short")
     os.truncate(short.wal, short.wal.stat().st_size - 3 * FRAME_BYTES)
     prepare_folder(short.folder)
-    found = find_unsettled(short.folder / "catalog.sqlite")
+    found = find_unchecked(short.folder / "catalog.sqlite")
     assert found is not None
     assert found.missing_frames == 3
     whole, _ = await reopen(short)
@@ -164,7 +164,7 @@ async def test_acknowledged_frames_that_are_gone_are_noticed(crashed):
     gone = copy_of(crashed, "gone")
     gone.wal.unlink()
     prepare_folder(gone.folder)
-    found = find_unsettled(gone.folder / "catalog.sqlite")
+    found = find_unchecked(gone.folder / "catalog.sqlite")
     assert found is not None
     assert found.missing_frames > 0
 
