@@ -75,6 +75,19 @@ lock: install ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock
 	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
 
+ROUNDS ?= 5
+.PHONY: bench
+bench: install ## Measure the whole cluster: ROWS="get-4k-x16 idle" ROUNDS=5 BASE=revision (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks.cluster --rounds "$(ROUNDS)" --rows "$(ROWS)" $(if $(BASE),--base "$(BASE)")
+
+.PHONY: bench-publish
+bench-publish: install ## Hand the tables of the last `make bench` over to benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks.cluster.publish
+
+.PHONY: profile
+profile: install ## Profile gateway, storage node and leader while ROW=get-4k-x16 runs (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks.cluster.profiler "$(ROW)"
+
 .PHONY: bench-consensus
 bench-consensus: install ## Measure commits, publishes, reads and failover of the consensus service
 	@$(BIN)/python -m benchmarks.consensus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import platform
@@ -36,14 +37,17 @@ class Run:
         return self.latencies_s[rank - 1] * 1000
 
 
-async def closed_loop(clients: int, duration_s: float, operate: Callable[[int, int], Awaitable[object]]) -> Run:
-    """`clients` that each call `operate(client, number)` again as soon as it returned, for `duration_s`."""
+async def closed_loop(
+    clients: int, duration_s: float, operate: Callable[[int, int], Awaitable[object]], at_most: int | None = None
+) -> Run:
+    """`clients` that each call `operate(client, number)` again as soon as it returned, for `duration_s` or `at_most` calls."""
     latencies: list[float] = []
+    left = itertools.repeat(True) if at_most is None else itertools.repeat(True, at_most)
     began, cpu_began_s = time.perf_counter(), time.process_time()
 
     async def client(name: int) -> None:
         number = 0
-        while (start := time.perf_counter()) - began < duration_s:
+        while (start := time.perf_counter()) - began < duration_s and next(left, False):
             await operate(name, number)
             latencies.append(time.perf_counter() - start)
             number += 1

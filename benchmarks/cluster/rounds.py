@@ -1,0 +1,126 @@
+"""The order of a run: idle, then rounds of all rows, each row on every tree in turn and the trees in turn first.
+
+Drift of the machine over minutes hits both trees alike, and what one row leaves behind for the next tree changes
+sides every round. So ratios of one round are pairs, and their median is what to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from benchmarks.cluster.disk_floor import REPLICAS
+from benchmarks.cluster.floors import ServeFloor, disk_bodies, floors_of, measure_floor
+from benchmarks.cluster.measure import measure_idle, measure_memory, measure_row
+from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
+from benchmarks.cluster.running_cluster import RunningCluster
+from benchmarks.cluster.samples import FloorSample, GroupMemory, IdleSample, RowSample
+from benchmarks.cluster.workload import Stock, Workload
+from shared.units import MIB
+
+IDLE_S: Final = 60.0
+_SETTLE_BEFORE_IDLE_S: Final = 8.0
+_WARM_UP_S: Final = 1.0
+_SMALL_PER_ROUND_BYTES: Final = 64 * MIB
+"""More than all small files of one round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. `idle_s` is None when idle CPU is not; `listed_keys` is how many a list shows."""
+
+    rows: list[Row]
+    rounds: int
+    idle_s: float | None = IDLE_S
+    listed_keys: int = LISTED_KEYS
+
+    def steps(self, trees: int) -> int:
+        """Calls of `on_step` in a run of so many trees."""
+        idle = 0 if self.idle_s is None else int(self.idle_s)
+        return trees + idle + self.rounds * (len(self.rows) * trees + len(floors_of(self.rows)))
+
+    def needed_bytes(self, trees: int) -> int:
+        """The most that a run of so many trees leaves on the disk until its end."""
+        large = sum(
+            row.size_bytes * row.at_most
+            for row in self.rows
+            if row.operation is Operation.PUT and row.size_bytes >= MIB
+        )
+        floor = max((row.size_bytes * disk_bodies(row) for row in self.rows), default=0)
+        return REPLICAS * (trees * (self.rounds + 1) * (large + _SMALL_PER_ROUND_BYTES) + floor)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All samples of a run."""
+
+    rows: list[RowSample]
+    floors: list[FloorSample]
+    idle: list[IdleSample]
+    memory: list[GroupMemory]
+
+
+OnStep = Callable[[str], object]
+"""Told what comes next; it may take its time, for nothing is measured then."""
+
+
+async def run_rounds(
+    plan: Plan, clusters: Sequence[RunningCluster], server: ServeFloor, scratch: Path, on_step: OnStep
+) -> Measured:
+    """Measure everything. `scratch` is a folder in memory for bodies.
+
+    Raises:
+        BenchmarkError: a cluster does not answer or has lost a process.
+    """
+    workloads = {
+        cluster.tree.name: Workload(cluster.address, scratch / "large.bin", plan.listed_keys) for cluster in clusters
+    }
+    for cluster in clusters:
+        on_step(f"warm-up {cluster.tree.name}")
+        await warm_up(plan.rows, workloads[cluster.tree.name])
+    idle: list[IdleSample] = []
+    if plan.idle_s is not None:
+        await asyncio.sleep(min(_SETTLE_BEFORE_IDLE_S, plan.idle_s))
+        idle = await measure_idle(clusters, plan.idle_s, lambda: on_step("idle"))
+    rows: list[RowSample] = []
+    floors: list[FloorSample] = []
+    for number in range(1, plan.rounds + 1):
+        turns = order_of_round(clusters, number)
+        stocks = {cluster.tree.name: Stock(f"round-{number}") for cluster in clusters}
+        measured_floors = floors_of(plan.rows)
+        for row in plan.rows:
+            for cluster in turns:
+                name = cluster.tree.name
+                on_step(f"round {number}: {row.name} {name if len(turns) > 1 else ''}")
+                others = [other for other in clusters if other is not cluster]
+                rows.append(await measure_row(row, number, stocks[name], workloads[name], [cluster, *others]))
+            if row in measured_floors:
+                on_step(f"round {number}: {row.floor}")
+                floors.append(await measure_floor(row, number, server, clusters[0].local_dir.parent))
+    memory = [group for cluster in clusters for group in measure_memory(cluster)]
+    return Measured(rows, floors, idle, memory)
+
+
+_T = TypeVar("_T")
+
+
+def order_of_round(clusters: Sequence[_T], number: int) -> list[_T]:
+    """The clusters in the order of a round: the other one first every time."""
+    return list(clusters) if number % 2 else list(reversed(clusters))
+
+
+async def warm_up(rows: Sequence[Row], workload: Workload) -> None:
+    """Every row once, shorter, so that connections, caches and code paths of all are there in round 1."""
+    await workload.fill_listed("listed")
+    stock = Stock("warm-up")
+    for row in rows:
+        shorter = row if row.is_curl else _shorter(row)
+        await workload.prepare(shorter, stock)
+        await workload.run(shorter, stock)
+
+
+def _shorter(row: Row) -> Row:
+    return replace(row, duration_s=min(row.duration_s, _WARM_UP_S), at_most=min(row.at_most, 200))

@@ -1,0 +1,102 @@
+"""The rows of the benchmark: which requests, how large, from how many clients, for how long. Pure.
+
+A row lasts a time and not a number of requests, so that a tree three times as fast does not end within the noise, and
+a run keeps its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from benchmarks.cluster.errors import BenchmarkError
+from shared.units import KIB, MIB
+
+LISTED_KEYS: Final = 1000
+IDLE: Final = "idle"
+"""The row without requests: CPU of the cluster while nothing is asked of it."""
+
+
+class Operation(StrEnum):
+    """What the requests of a row do; the value is the HTTP method but for a list."""
+
+    PUT = "PUT"
+    GET = "GET"
+    HEAD = "HEAD"
+    DELETE = "DELETE"
+    LIST = "LIST"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
+
+    Attributes:
+        size_bytes: of each file.
+        clients: connections, each with one request at a time.
+        duration_s: how long requests are sent; ignored for one file through curl.
+        at_most: requests, after which the row ends early; bounds what one round writes.
+        is_curl: one file in one request by curl; figures are then per MiB.
+        floor: the name of the floor that bounds it, see `floors`.
+    """
+
+    name: str
+    operation: Operation
+    size_bytes: int
+    clients: int
+    duration_s: float
+    at_most: int
+    floor: str | None = None
+    is_curl: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What one operation is, in tables."""
+        return "MiB" if self.is_curl else "op"
+
+    def count_operations(self, requests: int) -> int:
+        """Operations in that many requests."""
+        return requests * (self.size_bytes // MIB) if self.is_curl else requests
+
+
+_SMALL: Final = 4 * KIB
+_LARGE: Final = 256 * MIB
+
+ROWS: Final = (
+    Row("put-256m", Operation.PUT, _LARGE, 1, 0, 1, "disk-256m", is_curl=True),
+    Row("get-256m", Operation.GET, _LARGE, 1, 0, 1, "serve-256m", is_curl=True),
+    Row("put-1m-x8", Operation.PUT, MIB, 8, 2.5, 240, "disk-1m"),
+    Row("get-1m-x8", Operation.GET, MIB, 8, 2.5, 10**6, "serve-1m-x8"),
+    Row("put-4k-x16", Operation.PUT, _SMALL, 16, 3.0, 10**6, "disk-4k"),
+    Row("get-4k-x16", Operation.GET, _SMALL, 16, 3.0, 10**6, "serve-4k-x16"),
+    Row("head-4k-x16", Operation.HEAD, _SMALL, 16, 2.5, 10**6),
+    Row("put-4k-x1", Operation.PUT, _SMALL, 1, 2.5, 10**6, "disk-4k"),
+    Row("get-4k-x1", Operation.GET, _SMALL, 1, 2.5, 10**6, "serve-4k-x1"),
+    Row("list-1000", Operation.LIST, _SMALL, 1, 2.0, 10**6),
+    Row("delete-4k-x16", Operation.DELETE, _SMALL, 16, 2.0, 1200),
+)
+"""In the order of running: rows that read find what rows that write have left, and the deletions come last."""
+
+ROW_NAMES: Final = (*(row.name for row in ROWS), IDLE)
+
+
+def choose(names: Sequence[str], *, is_tiny: bool = False) -> tuple[list[Row], bool]:
+    """The rows of those names in the order of running, all for no name, and whether idle CPU is measured.
+
+    Raises:
+        BenchmarkError: there is no row of that name.
+    """
+    unknown = sorted(set(names) - set(ROW_NAMES))
+    if unknown:
+        raise BenchmarkError(f"There is no row {', '.join(unknown)}. Rows: {' '.join(ROW_NAMES)}")
+    wanted = set(names or ROW_NAMES)
+    chosen = [row for row in ROWS if row.name in wanted]
+    return [_tiny(row) for row in chosen] if is_tiny else chosen, IDLE in wanted
+
+
+def _tiny(row: Row) -> Row:
+    """A row that only shows that everything works."""
+    size_bytes = 4 * MIB if row.is_curl else row.size_bytes
+    return replace(row, size_bytes=size_bytes, duration_s=0.2, at_most=min(row.at_most, 20))

@@ -1,0 +1,254 @@
+"""Sends the requests of a row: a closed loop over connections that stay open, or one file through curl.
+
+Rows that read, list or delete find files of the right size in the `Stock`; what is missing there is put before the
+row and not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from benchmarks.cluster.bodies import BodyMaker, numbered, restamp, write_body
+from benchmarks.cluster.connection import Address, Answer, Connection
+from benchmarks.cluster.errors import BenchmarkError
+from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
+from benchmarks.measuring import Run, closed_loop
+from shared.units import KIB
+
+FILES: Final = "/v1/files/default"
+_GRACE_S: Final = 60.0
+"""A row that takes so much longer than it should has hung."""
+
+_LARGE_STOCK: Final = 64
+_SMALL_STOCK: Final = 400
+_STOCK_CLIENTS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that was put. `start` are the first bytes of its body."""
+
+    key: str
+    start: bytes
+
+
+@dataclass(slots=True)
+class Stock:
+    """Files that are in the store, by size; `folder` is a prefix of its own for each round."""
+
+    folder: str
+    files: dict[int, list[StoredFile]] = field(default_factory=dict)
+
+    def of_size(self, size_bytes: int) -> list[StoredFile]:
+        """The files of one size; the list is the stock's own."""
+        return self.files.setdefault(size_bytes, [])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a row did. Requests that failed are counted in `run` too; the first one's reason is kept."""
+
+    run: Run
+    failed: int = 0
+    first_failure: str = ""
+
+
+class UnexpectedAnswerError(Exception):
+    """The answer was not what the row asked for."""
+
+
+Request = Callable[[Connection, int], Awaitable[None]]
+
+
+class Workload:
+    """Sends rows to one address. `listed_folder` holds `LISTED_KEYS` files once `fill_listed` has been called."""
+
+    def __init__(self, address: Address, large_file: Path, listed_keys: int = LISTED_KEYS) -> None:
+        self._address = address
+        self._large_file = large_file
+        self._listed_keys = listed_keys
+        self._listed_folder = "listed"
+        self._folders = 0
+
+    async def fill_listed(self, name: str) -> None:
+        """Put the files that a list shows."""
+        self._listed_folder = name
+        stock = Stock(name)
+        await self._fill(stock, 4 * KIB, self._listed_keys)
+
+    async def prepare(self, row: Row, stock: Stock) -> None:
+        """Put what the row needs and the stock lacks.
+
+        Raises:
+            BenchmarkError: a put failed.
+        """
+        if row.is_curl:
+            await self._prepare_large(row, stock)
+        elif row.operation in {Operation.GET, Operation.HEAD, Operation.DELETE}:
+            wanted = _LARGE_STOCK if row.size_bytes > 4 * KIB else _SMALL_STOCK
+            if row.operation is Operation.DELETE:
+                wanted = row.at_most
+            await self._fill(stock, row.size_bytes, min(wanted, row.at_most))
+
+    async def run(self, row: Row, stock: Stock) -> Outcome:
+        """Send the row's requests.
+
+        Raises:
+            BenchmarkError: it hangs.
+        """
+        if row.is_curl:
+            return await asyncio.to_thread(self._curl, row, stock)
+        async with self._connections(row.clients) as connections:
+            return await self._loop(row, self._requests(row, stock), connections)
+
+    def _requests(self, row: Row, stock: Stock) -> Request:
+        match row.operation:
+            case Operation.PUT:
+                return self._put(stock, row.size_bytes)
+            case Operation.GET | Operation.HEAD:
+                return _read(row.operation, stock.of_size(row.size_bytes), row.size_bytes)
+            case Operation.DELETE:
+                return _delete(stock.of_size(row.size_bytes))
+            case Operation.LIST:
+                return _list(self._listed_folder, self._listed_keys)
+
+    async def _fill(self, stock: Stock, size_bytes: int, count: int) -> None:
+        missing = count - len(stock.of_size(size_bytes))
+        if missing <= 0:
+            return
+        row = Row("fill", Operation.PUT, size_bytes, min(_STOCK_CLIENTS, missing), 600, missing)
+        outcome = await self.run(row, stock)
+        if outcome.failed:
+            raise BenchmarkError(f"Files for the rows cannot be put: {outcome.first_failure}")
+
+    def _put(self, stock: Stock, size_bytes: int) -> Request:
+        maker, stored = BodyMaker(size_bytes), stock.of_size(size_bytes)
+        self._folders += 1
+        keys = numbered(f"{stock.folder}/{size_bytes}-{self._folders}")
+
+        async def request(connection: Connection, _number: int) -> None:
+            key, body = next(keys), maker.make()
+            answer = await connection.request("PUT", f"{FILES}/{key}", body)
+            _check(answer, {200, 201, 204})
+            stored.append(StoredFile(key, bytes(body[0])))
+
+        return request
+
+    async def _loop(self, row: Row, request: Request, connections: list[Connection]) -> Outcome:
+        outcome = Outcome(Run(0, 0.0, []))
+
+        async def operate(client: int, number: int) -> None:
+            try:
+                if connections[client].is_closed:
+                    connections[client] = await Connection.open(self._address)
+                await request(connections[client], number)
+            except (OSError, UnexpectedAnswerError) as error:
+                outcome.failed += 1
+                outcome.first_failure = outcome.first_failure or str(error)
+
+        try:
+            async with asyncio.timeout(row.duration_s + _GRACE_S):
+                outcome.run = await closed_loop(row.clients, row.duration_s, operate, at_most=row.at_most)
+        except TimeoutError as error:
+            raise BenchmarkError(f"{row.name} hangs: {row.duration_s + _GRACE_S:.0f} s have passed.") from error
+        return outcome
+
+    @asynccontextmanager
+    async def _connections(self, count: int) -> AsyncIterator[list[Connection]]:
+        """Opened before the row, so that it measures requests."""
+        connections = [await Connection.open(self._address) for _ in range(count)]
+        try:
+            yield connections
+        finally:
+            for connection in connections:
+                connection.close()
+
+    async def _prepare_large(self, row: Row, stock: Stock) -> None:
+        if row.operation is Operation.PUT or not stock.of_size(row.size_bytes):
+            if not self._large_file.exists():
+                write_body(self._large_file, BodyMaker(row.size_bytes).make())
+            restamp(self._large_file)
+        if row.operation is Operation.GET and not stock.of_size(row.size_bytes):
+            put = Row("fill", Operation.PUT, row.size_bytes, 1, 0, 1, is_curl=True)
+            outcome = await self.run(put, stock)
+            if outcome.failed:
+                raise BenchmarkError(f"A large file cannot be put: {outcome.first_failure}")
+
+    def _curl(self, row: Row, stock: Stock) -> Outcome:
+        stored = stock.of_size(row.size_bytes)
+        if row.operation is Operation.PUT:
+            key, arguments = f"{stock.folder}/large", ["-T", str(self._large_file)]
+        else:
+            key, arguments = stored[-1].key, []
+        facts = _call_curl([*arguments, f"{self._address.url}{FILES}/{key}"], self._address.authorization)
+        moved = facts["size_upload"] if row.operation is Operation.PUT else facts["size_download"]
+        is_good = facts["http_code"] in {200, 201} and moved == row.size_bytes
+        if is_good and row.operation is Operation.PUT:
+            stored.append(StoredFile(key, b""))
+        run = Run(1, facts["time_total"], [facts["time_total"]])
+        return Outcome(run, int(not is_good), "" if is_good else f"curl: {facts}")
+
+
+def _call_curl(arguments: list[str], authorization: str) -> dict[str, float]:
+    """Run curl and give its figures. The key goes over standard input, where no list of processes shows it."""
+    command = ["curl", "--silent", "--show-error", "--output", "/dev/null", "--header", "Expect:", "--config", "-"]
+    command += ["--write-out", "%{json}", *arguments]
+    config = f'header = "Authorization: {authorization}"\n' if authorization else ""
+    try:
+        done = subprocess.run(command, input=config, capture_output=True, text=True, check=True, timeout=600)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BenchmarkError(f"curl failed: {error}") from error
+    facts = json.loads(done.stdout)
+    return {name: float(facts[name]) for name in ("http_code", "time_total", "size_upload", "size_download")}
+
+
+def _read(operation: Operation, stored: list[StoredFile], size_bytes: int) -> Request:
+    shuffled = random.sample(stored, len(stored))
+    numbers = _count()
+
+    async def request(connection: Connection, _number: int) -> None:
+        file = shuffled[numbers() % len(shuffled)]
+        answer = await connection.request(operation.value, f"{FILES}/{file.key}")
+        _check(answer, {200})
+        if operation is Operation.GET and (answer.size_bytes, answer.start) != (size_bytes, file.start):
+            raise UnexpectedAnswerError(f"{file.key}: other bytes came back than were put")
+
+    return request
+
+
+def _delete(stored: list[StoredFile]) -> Request:
+    async def request(connection: Connection, _number: int) -> None:
+        _check(await connection.request("DELETE", f"{FILES}/{stored.pop().key}"), {200, 204})
+
+    return request
+
+
+def _list(folder: str, wanted: int) -> Request:
+    target = f"{FILES}?limit={wanted}&prefix={quote(folder + '/', safe='')}"
+
+    async def request(connection: Connection, _number: int) -> None:
+        answer = await connection.request("GET", target, is_kept=True)
+        _check(answer, {200})
+        if (found := answer.body.count(b'"key":')) != wanted:
+            raise UnexpectedAnswerError(f"a list of {wanted} keys has {found}")
+
+    return request
+
+
+def _check(answer: Answer, expected: set[int]) -> None:
+    if answer.status not in expected:
+        raise UnexpectedAnswerError(f"status {answer.status}")
+
+
+def _count() -> Callable[[], int]:
+    counter = iter(range(10**9))
+    return lambda: next(counter)

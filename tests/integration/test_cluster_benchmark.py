@@ -1,0 +1,64 @@
+"""The benchmark and the profiler of the whole cluster, with rows so small that they only show that all of it works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.cluster.commands import clean_environment
+from benchmarks.cluster.output import LATEST, RESULT, read_result
+from benchmarks.cluster.process_groups import GROUPS
+from benchmarks.cluster.rows import ROWS
+from local_cluster.settings import PROJECT_ROOT
+
+TIMEOUT_S = 110
+
+
+def run(module: str, *arguments: str) -> str:
+    """What a command of the benchmark prints; it must succeed, and nothing of this test's environment reaches it."""
+    command = [sys.executable, "-m", module, "--tiny", *arguments]
+    done = subprocess.run(
+        command,
+        cwd=PROJECT_ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_row_is_measured_on_a_real_cluster(tmp_path: Path) -> None:
+    """Every row has figures of every process group, floors and no failed request; the report and the plots are there."""
+    printed = run("benchmarks.cluster", "--rounds", "1", "--out", str(tmp_path))
+    folder = tmp_path / LATEST
+    result = read_result(folder)
+    assert {sample.row for sample in result.rows} == {row.name for row in ROWS}
+    assert {floor.floor for floor in result.floors} == {row.floor for row in ROWS if row.floor}
+    for sample in result.rows:
+        assert (sample.failed, sample.first_failure) == (0, ""), sample
+        assert set(sample.cpu_ms) == set(GROUPS), sample
+        assert sample.cpu_ms["gateway"] > 0, sample
+        assert 0 < sample.p50_ms <= sample.p99_ms, sample
+        assert sample.per_second > 0, sample
+    assert [set(idle.cores) for idle in result.idle] == [set(GROUPS)]
+    assert {memory.group for memory in result.memory} == set(GROUPS)
+    assert all(memory.rss_mib > 1 for memory in result.memory)
+    assert (folder / "report.md").read_text().count("**") >= 8
+    assert {file.stem for file in (folder / "plots").iterdir()} == {row.name for row in ROWS}
+    assert json.loads((folder / RESULT).read_text())["version"] == 1
+    assert "Speed of" in printed
+
+
+def test_a_row_is_profiled(tmp_path: Path) -> None:
+    """Gateway, one storage node and the leader each have samples of our own modules, and a graph."""
+    printed = run("benchmarks.cluster.profiler", "--out", str(tmp_path), "put-4k-x16")
+    (folder,) = (tmp_path / "profiles").iterdir()
+    graphs = sorted(file.stem for file in folder.glob("*.svg"))
+    assert [name.rsplit("-", 1)[0] for name in graphs] == ["consensus", "gateway", "storage"]
+    for package in ("services.gateway", "services.storage", "services.consensus"):
+        assert package in printed
