@@ -17,8 +17,8 @@ from typing import Any
 import msgpack
 import uvloop
 
-from services.consensus.member import RaftNode
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.member import Member
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
@@ -65,7 +65,7 @@ class NoOpMachine:
 class ClientPort:
     """Answers clients on one socket each; requests of one client may overlap."""
 
-    def __init__(self, node: RaftNode, tasks: BackgroundTasks) -> None:
+    def __init__(self, node: Member, tasks: BackgroundTasks) -> None:
         self._node = node
         self._tasks = tasks
 
@@ -105,14 +105,16 @@ async def run(number: int, ports: list[int], folder: Path, secret: str) -> None:
         ConsensusMember(id=f"m{i + 1}", url="http://unused", peer_address=f"127.0.0.1:{port}")
         for i, port in enumerate(ports)
     )
-    mesh = PeerMesh(name, "bench", ClusterKeys.parse(secret), KnownDisks(folder), host="127.0.0.1", port=ports[number])
-    node = RaftNode(
+    mesh = PeerMesh(
+        name, "bench", ClusterKeys.parse(secret), DiskIdentities(folder), host="127.0.0.1", port=ports[number]
+    )
+    node = Member(
         name,
         log_store=SqliteLogStore(folder),
         hard_state=FileHardState(folder),
         log_runner=ThreadRunner("log"),
         apply_runner=ThreadRunner("apply"),
-        upkeep_runner=ThreadRunner("upkeep"),
+        compaction_runner=ThreadRunner("upkeep"),
         network=mesh,
         state_machine=NoOpMachine(),
         on_fatal=_fail,

@@ -1,5 +1,9 @@
 """Orders all metadata in one replicated log, and finds failed storage nodes.
 
-One proposal: `api` -> `node` -> `raft` (decide, append) -> `log` (fsync on a majority) -> `metadata` (apply) -> answer.
-`raft` decides and knows no socket or disk; `peers` carries its messages; `metadata` is a deterministic state machine.
+One proposal: `api` -> `service` -> `member` -> `raft.leader` (append) -> `peering` (to the other members) and
+`persistence.log_store` (fsync, on a majority) -> `persistence.adapter` -> `metadata.store` (apply) -> answer.
+
+`raft` decides and knows no socket or disk; `peering` carries its messages; `persistence` is a member's disk; `metadata` is a
+deterministic state machine; `duties` are the background loops of a member; `rescue` and `tools` are commands for operators.
+`main` puts a member together.
 """

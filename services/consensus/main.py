@@ -19,19 +19,19 @@ from fastapi import FastAPI
 from services.consensus.api import create_router
 from services.consensus.duties.disk_watch import watch_disk
 from services.consensus.duties.failure_detector import FailureDetector
-from services.consensus.duties.log_clock import Upkeep
+from services.consensus.duties.log_clock import LogClock
 from services.consensus.duties.membership import Membership
 from services.consensus.duties.slow_leader import watch_for_slow_leader
 from services.consensus.duties.state_comparison import StateComparison
 from services.consensus.duties.storage_nodes import StorageNodes
 from services.consensus.duties.upgrades import Upgrades
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metrics import MemberMetrics
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.mesh import PeerMesh
-from services.consensus.persistence.adapter import MetadataMachine
+from services.consensus.persistence.adapter import StateMachineAdapter
 from services.consensus.persistence.backup_source import BackupSource
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.persistence.hard_state import FileHardState
@@ -62,12 +62,12 @@ _HAND_OVER_S: Final = 1.0
 _MEND: Final = "nothing was changed; mend the cause (permissions, a lock, the disk) and start it again"
 
 
-class Member:
-    """The parts of a running member, between start-up and shutdown."""
+class MemberProcess:
+    """What a running member consists of, between start-up and shutdown."""
 
     def __init__(self, settings: ConsensusSettings) -> None:
         self._settings = settings
-        self.node: RaftNode | None = None
+        self.member: Member | None = None
         self._service: ConsensusService | None = None
         self._nodes: StorageNodes | None = None
         self._members: Membership | None = None
@@ -105,8 +105,8 @@ class Member:
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now: the first reason, which explains the others."""
-        node, mesh, comparison = self.node, self._mesh, self._comparison
-        if node is None or mesh is None or comparison is None:
+        member, mesh, comparison = self.member, self._mesh, self._comparison
+        if member is None or mesh is None or comparison is None:
             return ["starting"]
         reasons = (
             (
@@ -114,15 +114,15 @@ class Member:
                 "the other members know this id with another disk: remove it and start this member under a new id",
             ),
             (
-                node.log.is_behind_base,
+                member.log.is_behind_base,
                 "rebuilding: the state of this member is lost; it waits for a snapshot from the leader",
             ),
-            (not node.configuration.members, "not initialised: no cluster has been made yet"),
+            (not member.configuration.members, "not initialised: no cluster has been made yet"),
             (
-                node.stopped_applying is not None,
-                f"this member cannot apply the log any more, upgrade it: {node.stopped_applying}",
+                member.stopped_applying is not None,
+                f"this member cannot apply the log any more, upgrade it: {member.stopped_applying}",
             ),
-            (node.leader is None, "no leader is known"),
+            (member.leader is None, "no leader is known"),
             (
                 comparison.is_outvoted,
                 "the other members agree on another state: stop this member and rebuild it",
@@ -150,78 +150,78 @@ class Member:
             stack.callback(log_store.close)
             store, files = _open_state(settings)
             stack.callback(store.close)
-            names = ("raft-log", "apply", "upkeep", "read")
-            log_runner, apply_runner, upkeep_runner, reader = (ThreadRunner(name) for name in names)
-            for runner in (log_runner, apply_runner, upkeep_runner, reader):
+            names = ("raft-log", "apply", "compaction", "read")
+            log_runner, apply_runner, compaction_runner, reader = (ThreadRunner(name) for name in names)
+            for runner in (log_runner, apply_runner, compaction_runner, reader):
                 stack.callback(runner.close)
-            node = _open_node(
+            member = _open_member(
                 settings.node_id,
                 log_store=log_store,
                 hard_state=hard_state,
                 log_runner=log_runner,
                 apply_runner=apply_runner,
-                upkeep_runner=upkeep_runner,
+                compaction_runner=compaction_runner,
                 network=mesh,
-                state_machine=MetadataMachine(store, files, reserve_bytes=settings.disk_reserve_bytes),
+                state_machine=StateMachineAdapter(store, files, reserve_bytes=settings.disk_reserve_bytes),
                 on_fatal=partial(_end_process, settings.data_dir),
                 limits=LogLimits(
                     checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
                 ),
             )
-            mesh.on_message = node.receive
-            mesh.on_link_change = node.link_changed
+            mesh.on_message = member.receive
+            mesh.on_link_change = member.link_changed
             await mesh.start()
             clock.seed(store.highest_hlc())
-            comparison = StateComparison(node, store, client)
+            comparison = StateComparison(member, store, client)
             service = ConsensusService(
-                node,
+                member,
                 store,
                 reader,
                 clock,
-                comparison,
                 connected_peers=mesh.connected_peers,
                 cluster_id=settings.cluster_id,
                 deadline_s=settings.proposal_deadline_s,
+                differing_members=lambda: sorted(comparison.differing),
             )
             nodes = StorageNodes(
                 service, FailureDetector(grace_s=settings.heartbeat_grace_s), clock, cluster_id=settings.cluster_id
             )
-            metrics = MemberMetrics(node, mesh, store, comparison)
+            metrics = MemberMetrics(member, mesh, store, comparison)
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
-            members = Membership(node, store, disks, deadline_s=settings.proposal_deadline_s)
+            members = Membership(member, store, disks, deadline_s=settings.proposal_deadline_s)
             tasks.start("learner watch", members.watch())
-            upkeep = Upkeep(
+            log_clock = LogClock(
                 service,
                 clock,
                 cursor_retention_s=settings.cursor_retention_s,
                 tombstone_retention_s=settings.tombstone_retention_s,
             )
-            tasks.start("upkeep", upkeep.watch())
+            tasks.start("log clock", log_clock.watch())
             tasks.start("upgrades", Upgrades(service, clock, client).watch())
             tasks.start("state comparison", comparison.watch())
-            tasks.start("state scrub", StateScrub(store, node.fatal).watch())
-            tasks.start("disk watch", watch_disk(node, settings.data_dir, settings.disk_reserve_bytes))
-            tasks.start("slow leader watch", watch_for_slow_leader(node, mesh.round_trip_ms, settings.slow_leader_ms))
-            node.start()
-            self.node, self._service, self._nodes, self._members, self._mesh = node, service, nodes, members, mesh
+            tasks.start("state scrub", StateScrub(store, member.fatal).watch())
+            tasks.start("disk watch", watch_disk(member, settings.data_dir, settings.disk_reserve_bytes))
+            tasks.start("slow leader watch", watch_for_slow_leader(member, mesh.round_trip_ms, settings.slow_leader_ms))
+            member.start()
+            self.member, self._service, self._nodes, self._members, self._mesh = member, service, nodes, members, mesh
             self._comparison, self._backups = comparison, BackupSource(store, settings.data_dir)
-            logger.info("member started", last_log_index=node.log.last_log_index, applied=node.log.last_applied)
+            logger.info("member started", last_log_index=member.log.last_log_index, applied=member.log.last_applied)
             yield
-            await _hand_over(node)
-            self.node = self._service = self._nodes = self._members = self._mesh = self._comparison = self._backups = (
-                None
-            )
-            node.stop()
+            await _hand_over(member)
+            self.member = self._service = self._nodes = self._members = self._mesh = self._comparison = (
+                self._backups
+            ) = None
+            member.stop()
 
 
-def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState, KnownDisks]:
+def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState, DiskIdentities]:
     folder = settings.data_dir
     try:
-        has_id = KnownDisks.exists(folder)
+        has_id = DiskIdentities.exists(folder)
         log_store, hard_state = SqliteLogStore(folder, must_exist=has_id), FileHardState(folder, must_exist=has_id)
-        return log_store, hard_state, KnownDisks(folder)
+        return log_store, hard_state, DiskIdentities(folder)
     except LogDamagedError as error:
         _refuse(error)
     except LogUnavailableError as error:
@@ -252,10 +252,10 @@ def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]
         return MetadataStore.open(files.current), files
 
 
-def _open_node(member_id: str, **parts: Any) -> RaftNode:
-    """The node over what is on disk; a member whose disk does not tell one story must not take part."""
+def _open_member(member_id: str, **dependencies: Any) -> Member:
+    """The member over what is on disk; a member whose disk does not tell one story must not take part."""
     try:
-        return RaftNode(member_id, **parts)
+        return Member(member_id, **dependencies)
     except LogDamagedError as error:
         _refuse(error)
     except LogUnavailableError as error:
@@ -269,20 +269,20 @@ def _refuse(error: Exception, advice: str = "replace this member, do not repair 
     os._exit(EXIT_CONFIGURATION)
 
 
-async def _hand_over(node: RaftNode) -> None:
+async def _hand_over(member: Member) -> None:
     """Before a planned stop: let another member lead, so that nobody waits for an election timeout."""
-    role = node.leader_role
+    role = member.leader_role
     target = None if role is None else role.transfer()
     if target is None:
         return
     handed_over = asyncio.Event()
-    node.on_role_change(handed_over.set)
+    member.on_role_change(handed_over.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_HAND_OVER_S):
-            while node.leader_role is not None:
+            while member.leader_role is not None:
                 handed_over.clear()
                 await handed_over.wait()
-    logger.info("leadership handed over", to=target, done=node.leader_role is None)
+    logger.info("leadership handed over", to=target, done=member.leader_role is None)
 
 
 def _end_process(folder: Path, error: BaseException) -> None:
@@ -297,15 +297,15 @@ def _end_process(folder: Path, error: BaseException) -> None:
 
 def build_app(settings: ConsensusSettings) -> FastAPI:
     """The application of one member; it opens its files when it starts."""
-    member = Member(settings)
+    process = MemberProcess(settings)
     app = create_app(
         title="Trivet consensus",
         description="Orders all metadata in one replicated log. Internal: every call is signed.",
-        lifespan=member.running,
-        readiness=member.readiness,
+        lifespan=process.running,
+        readiness=process.readiness,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
     )
-    app.include_router(create_router(member))
+    app.include_router(create_router(process))
     return app
 
 

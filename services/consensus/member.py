@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from services.consensus.persistence.compaction import LogLimits, LogUpkeep
+from services.consensus.persistence.compaction import LogCompaction, LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
@@ -31,7 +31,7 @@ from services.consensus.raft.ports import (
 )
 from services.consensus.raft.snapshot_receiving import SnapshotReceiver
 from services.consensus.raft.snapshot_sending import SnapshotSender
-from services.consensus.raft.state import RaftState, create_member
+from services.consensus.raft.state import RaftState, create_raft_state
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import ClusterMismatchError, NotLeaderError
 from shared.units import MIB
@@ -44,7 +44,7 @@ HEARD_WITHIN_S = 10.0
 """The log keeps what a follower needs that spoke within this time, up to a limit."""
 
 
-class RaftNode:
+class Member:
     """A consensus member.
 
     Invariant: a proposal's future resolves only after its entry was committed and applied here; a read's only when
@@ -59,7 +59,7 @@ class RaftNode:
         hard_state: HardStateStore,
         log_runner: BlockingRunner,
         apply_runner: BlockingRunner,
-        upkeep_runner: BlockingRunner,
+        compaction_runner: BlockingRunner,
         network: Network,
         state_machine: StateMachine,
         on_fatal: Callable[[BaseException], None],
@@ -79,7 +79,7 @@ class RaftNode:
         log = RaftLog(log_store, log_runner, last_applied=state_machine.last_applied, installed=state_machine.installed)
         _check_agreement(log, hard_state, state_machine)
         self.log = log
-        self._upkeep = LogUpkeep(log, state_machine, upkeep_runner, limits, self._kept_from)
+        self._compaction = LogCompaction(log, state_machine, compaction_runner, limits, self._kept_from)
         self._snapshots = SnapshotReceiver(
             log,
             state_machine,
@@ -88,7 +88,7 @@ class RaftNode:
             on_installed=self._installed,
             on_fatal=on_fatal,
         )
-        self._raft = create_member(
+        self._raft = create_raft_state(
             member_id,
             log=log,
             hard_state=_GuardedHardState(hard_state, on_fatal),
@@ -96,7 +96,7 @@ class RaftNode:
             observer=self,
             snapshots=self._snapshots,
             send_snapshots=lambda role: SnapshotSender(
-                role, state_machine, upkeep_runner, piece_bytes=limits.snapshot_piece_bytes
+                role, state_machine, compaction_runner, piece_bytes=limits.snapshot_piece_bytes
             ),
         )
 
@@ -125,7 +125,7 @@ class RaftNode:
     @property
     def checkpointed_index(self) -> int:
         """Up to here the state machine survives a power cut without the log."""
-        return self._upkeep.checkpointed_index
+        return self._compaction.checkpointed_index
 
     def start(self) -> None:
         """Start the timers."""
@@ -273,7 +273,7 @@ class RaftNode:
             for index, result in enumerate(results, first):
                 role.applied(index, result)
         self._wake_readers()
-        self._upkeep.applied(entries[: len(results)])
+        self._compaction.applied(entries[: len(results)])
         self._apply_next()
 
     def _wake_readers(self) -> None:

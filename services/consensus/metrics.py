@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.consensus.duties.state_comparison import StateComparison
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.metadata.store import MetadataStore, StateMark
 from services.consensus.peering.mesh import PeerMesh
 
@@ -32,7 +32,7 @@ _GAUGES: Final = (
         "raft_majority_round_trip_ms",
         "Until a majority of the voters can have answered this member; NaN when not known.",
     ),
-    ("metadata_state_mark_index", "Log index of the last state hash that all members note."),
+    ("metadata_state_mark_index", "Log index of the last state hash that all members record."),
     ("metadata_state_mark", "The first 48 bits of that hash: equal on all members with an equal index."),
     ("metadata_differing_members", "Members found to have another state than this one at the same index."),
 )
@@ -41,10 +41,10 @@ _GAUGES: Final = (
 class MemberMetrics(Collector):
     """Registers itself; `close` takes it out again."""
 
-    def __init__(self, node: RaftNode, mesh: PeerMesh, store: MetadataStore, comparison: StateComparison) -> None:
+    def __init__(self, member: Member, mesh: PeerMesh, store: MetadataStore, comparison: StateComparison) -> None:
         self._store = store
         self._comparison = comparison
-        self._node = node
+        self._member = member
         self._mesh = mesh
         REGISTRY.register(self)
 
@@ -54,20 +54,20 @@ class MemberMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One sample per gauge."""
-        node, log = self._node, self._node.log
+        member, log = self._member, self._member.log
         mark = (self._store.marks() or (StateMark(0, "0"),))[-1]
         values = (
-            node.raft.storage.term,
-            int(node.leader_role is not None),
+            member.raft.storage.term,
+            int(member.leader_role is not None),
             log.commit_index,
             log.last_applied,
             log.last_log_index,
             log.durable_index,
             log.base.index + 1,
-            node.checkpointed_index,
+            member.checkpointed_index,
             log.uncommitted_bytes,
             len(self._mesh.connected_peers()),
-            float("nan") if node.raft.majority_round_trip_ms is None else node.raft.majority_round_trip_ms,
+            float("nan") if member.raft.majority_round_trip_ms is None else member.raft.majority_round_trip_ms,
             mark.index,
             int(mark.state_hash[:_MARK_DIGITS], 16),
             len(self._comparison.differing),

@@ -7,14 +7,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-from services.consensus.duties.state_comparison import StateComparison
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, encode_proposal, entry_version_of
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.persistence.state_damage import is_damage
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.decide import has_majority
 from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,
@@ -54,24 +54,24 @@ class ConsensusService:
 
     def __init__(
         self,
-        node: RaftNode,
+        member: Member,
         store: MetadataStore,
         reader: ThreadRunner,
         clock: TimeSource,
-        comparison: StateComparison,
         *,
         connected_peers: Callable[[], Sequence[str]],
         cluster_id: str,
         deadline_s: float,
+        differing_members: Callable[[], list[str]],
     ) -> None:
-        self.node = node
+        self.member = member
         self.store = store
         self._reader = reader
         self._clock = clock
-        self._comparison = comparison
         self._connected_peers = connected_peers
         self._cluster_id = cluster_id
         self._deadline_s = deadline_s
+        self._differing_members = differing_members
 
     async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
         """Order and apply; one result per proposal, in order.
@@ -82,7 +82,7 @@ class ConsensusService:
         payloads = [encode_proposal(proposal) for proposal in proposals]
         refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
         fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
-        waiting = iter(self.node.propose(fitting) if fitting else [])
+        waiting = iter(self.member.propose(fitting) if fitting else [])
         entries = [next(waiting) if refusal is None else None for refusal in refusals]
         if pending := [entry for entry in entries if entry is not None]:
             await asyncio.wait(pending, timeout=self._deadline_s)
@@ -109,11 +109,11 @@ class ConsensusService:
         """
         try:
             async with asyncio.timeout(self._deadline_s):
-                await self.node.read_barrier()
+                await self.member.read_barrier()
         except TimeoutError as error:
             raise LeaderUnavailableError("Leadership could not be proven within the deadline.") from error
-        term = self.node.raft.storage.term
-        configuration, leader_id = self.node.configuration, self.node.raft.get_leader()
+        term = self.member.raft.storage.term
+        configuration, leader_id = self.member.configuration, self.member.raft.get_leader()
 
         def answer() -> bytes:
             results = self.store.answer(queries, term=term, max_bytes=MAX_ANSWER_BYTES)
@@ -124,7 +124,7 @@ class ConsensusService:
             answered: bytes = await self._reader.run(answer)
         except (RowDamagedError, sqlite3.DatabaseError) as error:
             if is_damage(error):
-                self.node.fatal(error)
+                self.member.fatal(error)
             raise
         return answered
 
@@ -138,9 +138,9 @@ class ConsensusService:
         if request.cluster_id != self._cluster_id:
             raise ClusterMismatchError("This member was started for another cluster.", cluster_id=self._cluster_id)
         configuration = Configuration(request.cluster_id, tuple(request.members))
-        if configuration.find(self.node.id) is None:
-            raise ClusterMismatchError("This member is not among the first members.", id=self.node.id)
-        self.node.bootstrap(configuration)
+        if configuration.find(self.member.id) is None:
+            raise ClusterMismatchError("This member is not among the first members.", id=self.member.id)
+        self.member.bootstrap(configuration)
         await self._wait_until_leader_known()
         result = await self.propose_one(
             f"init-{request.cluster_id}",
@@ -154,39 +154,39 @@ class ConsensusService:
     @property
     def members(self) -> str:
         """The members in force, as `MEMBERS_HEADER` says them."""
-        return ",".join(f"{member.id}={member.url}" for member in self.node.configuration.members)
+        return ",".join(f"{member.id}={member.url}" for member in self.member.configuration.members)
 
     def status(self) -> MemberStatus:
         """This member about itself; nothing linearizable."""
-        node, leader, state = self.node, self.node.leader, self.store.summary()
+        member, leader, state = self.member, self.member.leader, self.store.summary()
         return MemberStatus(
-            id=node.id,
-            cluster_id=node.configuration.cluster_id or None,
-            role=type(node.raft.state).__name__.removesuffix("Role").lower(),
-            term=node.raft.storage.term,
+            id=member.id,
+            cluster_id=member.configuration.cluster_id or None,
+            role=type(member.raft.state).__name__.removesuffix("Role").lower(),
+            term=member.raft.storage.term,
             leader_id=leader.id if leader else None,
             leader_url=leader.url if leader else None,
-            commit_index=node.log.commit_index,
+            commit_index=member.log.commit_index,
             last_applied=state.last_applied,
-            last_log_index=node.log.last_log_index,
+            last_log_index=member.log.last_log_index,
             state_hash=state.digest(),
             state_marks={mark.index: mark.state_hash for mark in self.store.marks()},
-            differs_from=sorted(self._comparison.differing),
-            first_log_index=node.log.base.index + 1,
-            is_rebuilding=node.log.is_behind_base,
+            differs_from=self._differing_members(),
+            first_log_index=member.log.base.index + 1,
+            is_rebuilding=member.log.is_behind_base,
             entry_version=state.entry_version,
             known_entry_version=KNOWN_ENTRY_VERSION,
-            stopped_applying=node.stopped_applying,
+            stopped_applying=member.stopped_applying,
             reaches_majority=self._reaches_majority(),
-            members=list(node.configuration.members),
+            members=list(member.configuration.members),
         )
 
     def _reaches_majority(self) -> bool:
         """Learners and members that were never initialised do not know who counts: they say yes."""
-        voters = self.node.configuration.voters
-        if self.node.id not in voters:
+        voters = self.member.configuration.voters
+        if self.member.id not in voters:
             return True
-        return 1 + len(voters.intersection(self._connected_peers())) > len(voters) // 2
+        return has_majority([self.member.id, *self._connected_peers()], voters)
 
     def _why_refused(self, proposal: Proposal, payload: bytes) -> TrivetError | None:
         if len(payload) > MAX_ENTRY_BYTES:
@@ -200,23 +200,23 @@ class ConsensusService:
                 "A consensus member does not know this kind of change yet; upgrade all of them first.",
                 kind=proposal.command.kind,
             )
-        if self.node.raft.is_low_on_disk and isinstance(proposal.command, _GROWING):
+        if self.member.raft.is_low_on_disk and isinstance(proposal.command, _GROWING):
             # What is left of the disk is for deletions and for the cluster's own entries.
             return DiskFullError("The consensus members are short of disk space; deletions go on.")
         return None
 
     async def _wait_until_leader_known(self) -> None:
         known = asyncio.Event()
-        self.node.on_role_change(known.set)
+        self.member.on_role_change(known.set)
         try:
             async with asyncio.timeout(self._deadline_s):
-                while self.node.leader is None:
+                while self.member.leader is None:
                     known.clear()
                     await known.wait()
         except TimeoutError as error:
             raise LeaderUnavailableError("No leader was elected yet; are the other members running?") from error
         finally:
-            self.node.off_role_change(known.set)
+            self.member.off_role_change(known.set)
 
 
 def _with_members(result: ReadResult, configuration: Configuration, leader_id: str | None) -> ReadResult:

@@ -22,7 +22,7 @@ from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.schema import CHECKED_TABLES
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.adapter import committed_entries
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
@@ -131,7 +131,7 @@ def make(folder: Path) -> None:
     log_store.close()
     hard_state = FileHardState(member)
     hard_state.update({"term": 3, "voted_for": "consensus-2"})
-    KnownDisks(member).learn({"consensus-2": "ab" * 16})
+    DiskIdentities(member).learn({"consensus-2": "ab" * 16})
     store = MetadataStore.open(member / "metadata.sqlite")
     results = store.apply_batch(committed_entries(1, log))
     expected = describe(store) | {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.ports import Entry
@@ -48,7 +48,7 @@ class Invariants:
     _lives: dict[int, _Life] = field(default_factory=dict)
     _led: set[tuple[str, int]] = field(default_factory=set)
 
-    def watch(self, node: RaftNode, disk: SimulatedDisk) -> None:
+    def watch(self, node: Member, disk: SimulatedDisk) -> None:
         term = node.raft.storage.term
         if term < self.terms_on_disk.get(node.id, 0):
             self._violated(f"{node.id} came back with term {term}, it had seen {self.terms_on_disk[node.id]}")
@@ -56,7 +56,7 @@ class Invariants:
         node.on_role_change(lambda: self.check(node))
         self._watch_commits(node)
 
-    def unwatch(self, node: RaftNode) -> None:
+    def unwatch(self, node: Member) -> None:
         self._lives.pop(id(node), None)
 
     def forget_disk(self, member: str) -> None:
@@ -92,7 +92,7 @@ class Invariants:
 
     # --- what a member says -------------------------------------------------------------------------------------
 
-    def sent(self, node: RaftNode, disk: SimulatedDisk, receiver: RaftNode | None, message: dict[str, Any]) -> None:
+    def sent(self, node: Member, disk: SimulatedDisk, receiver: Member | None, message: dict[str, Any]) -> None:
         """A message leaves: whatever it promises must be on the sender's disk by now."""
         kind, term = message["type"], message["term"]
         if kind.startswith("request_pre_vote"):
@@ -108,7 +108,7 @@ class Invariants:
             self._check_acknowledgement(node.id, disk, receiver, message)
 
     def _check_acknowledgement(
-        self, member: str, disk: SimulatedDisk, leader: RaftNode | None, message: dict[str, Any]
+        self, member: str, disk: SimulatedDisk, leader: Member | None, message: dict[str, Any]
     ) -> None:
         index = message["last_log_index"]
         if index > disk.last_index:
@@ -122,7 +122,7 @@ class Invariants:
 
     # --- what a member is ---------------------------------------------------------------------------------------
 
-    def check(self, node: RaftNode) -> None:
+    def check(self, node: Member) -> None:
         life = self._lives.get(id(node))
         if life is None:
             return
@@ -165,7 +165,7 @@ class Invariants:
         if known not in {None, vote}:
             self._violated(f"{member} voted for {known} in term {term}, now its disk says {vote}")
 
-    def _check_leader(self, node: RaftNode, role: LeaderRole, life: _Life) -> None:
+    def _check_leader(self, node: Member, role: LeaderRole, life: _Life) -> None:
         other = self.leader_of_term.setdefault(role.term, node.id)
         if other != node.id:
             self._violated(f"election safety: {other} and {node.id} both lead term {role.term}")
@@ -180,7 +180,7 @@ class Invariants:
         elif life.commit_index < node.log.commit_index < role.first_index:
             self._violated(f"{node.id} commits {node.log.commit_index} by counting, before any entry of its own term")
 
-    def _watch_commits(self, node: RaftNode) -> None:
+    def _watch_commits(self, node: Member) -> None:
         """At the instant itself: a moment later another membership may be in force."""
         tell, known = node.commit_advanced, node.log.commit_index
 
@@ -193,14 +193,14 @@ class Invariants:
 
         node.commit_advanced = commit_advanced
 
-    def _check_commit(self, node: RaftNode, index: int) -> None:
+    def _check_commit(self, node: Member, index: int) -> None:
         """What a leader commits is on the disks of a true majority at that instant (section 5.3)."""
         disks = self.disks_of(_true_voters(node))
         holders = [name for name, disk in disks.items() if _holds(disk, index, node.log.term_at(index))]
         if 2 * len(holders) <= len(disks):
             self._violated(f"{node.id} commits {index}, which only {holders} of {sorted(disks)} hold")
 
-    def _check_election(self, node: RaftNode, role: LeaderRole) -> None:
+    def _check_election(self, node: Member, role: LeaderRole) -> None:
         """At the instant of an election: a true majority voted, and the log holds everything that was ever applied."""
         disks = self.disks_of(_true_voters(node))
         votes = [name for name, disk in disks.items() if disk.hard_state == (role.term, node.id)]
@@ -221,7 +221,7 @@ class Invariants:
         self.violations.append(InvariantViolatedError(f"t={now_s:.3f} s: {what}"))
 
 
-def _true_voters(node: RaftNode) -> list[str]:
+def _true_voters(node: Member) -> list[str]:
     """Counted here, and not by what is watched."""
     return [member.id for member in node.configuration.members if member.is_voter]
 

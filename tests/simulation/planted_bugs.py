@@ -25,7 +25,7 @@ from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
 from services.consensus.raft.ports import LogDamagedError
-from services.consensus.raft.progress import Progress
+from services.consensus.raft.progress import FollowerProgress
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseCandidate
 from services.consensus.raft.state import RaftState
@@ -62,7 +62,7 @@ class PlantedBug:
 
 
 def _vote_not_durable(patch: pytest.MonkeyPatch) -> None:
-    create_member = node.create_member
+    create_raft_state = node.create_raft_state
 
     class ForgetfulVotes:
         """Remembers the vote in memory, and writes the term only."""
@@ -81,8 +81,10 @@ def _vote_not_durable(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(
         node,
-        "create_member",
-        lambda member, *, hard_state, **parts: create_member(member, hard_state=ForgetfulVotes(hard_state), **parts),
+        "create_raft_state",
+        lambda member, *, hard_state, **parts: create_raft_state(
+            member, hard_state=ForgetfulVotes(hard_state), **parts
+        ),
     )
 
 
@@ -149,10 +151,12 @@ def _old_term_committed_by_counting(patch: pytest.MonkeyPatch) -> None:
 
 
 def _read_served_after_step_down(patch: pytest.MonkeyPatch) -> None:
-    def fail(self: ReadRounds) -> None:
-        self._proving[0] = self._collecting + [w for group in self._proving.values() for w in group]
-        self._collecting = []
-        self.proven(max(self._proving))
+    right = ReadRounds.fail
+
+    def fail(self: ReadRounds) -> list[Any]:
+        for read in right(self):
+            read.set_result(None)
+        return []
 
     patch.setattr(ReadRounds, "fail", fail)
 
@@ -182,7 +186,7 @@ def _transfer_ignores_the_log(patch: pytest.MonkeyPatch) -> None:
 
 
 def _transfer_does_not_wait(patch: pytest.MonkeyPatch) -> None:
-    def hand_over(self: LeaderRole, peer: str, progress: Progress) -> None:
+    def hand_over(self: LeaderRole, peer: str, progress: FollowerProgress) -> None:
         if peer == self.transfer_target:
             self.state.post({"type": "timeout_now", "term": self.term}, peer)
 
@@ -190,10 +194,10 @@ def _transfer_does_not_wait(patch: pytest.MonkeyPatch) -> None:
 
 
 def _flow_is_not_counted(patch: pytest.MonkeyPatch) -> None:
-    def sent(self: Progress, last_index: int, size_bytes: int) -> None:
+    def sent(self: FollowerProgress, last_index: int, size_bytes: int) -> None:
         self.next_index = last_index + 1
 
-    patch.setattr(Progress, "sent", sent)
+    patch.setattr(FollowerProgress, "sent", sent)
 
 
 def _repeated_proposal_applied_twice(patch: pytest.MonkeyPatch) -> None:
@@ -216,14 +220,14 @@ def _end_of_an_overtaken_fsync_counts(patch: pytest.MonkeyPatch) -> None:
 
 
 def _applied_before_durable_here(patch: pytest.MonkeyPatch) -> None:
-    right = node.RaftNode._apply_next
+    right = node.Member._apply_next
 
-    def apply_next(self: node.RaftNode) -> None:
+    def apply_next(self: node.Member) -> None:
         durable, self.log.durable_index = self.log.durable_index, self.log.last_log_index
         right(self)
         self.log.durable_index = durable
 
-    patch.setattr(node.RaftNode, "_apply_next", apply_next)
+    patch.setattr(node.Member, "_apply_next", apply_next)
 
 
 def _snapshot_index_off_by_one(patch: pytest.MonkeyPatch) -> None:

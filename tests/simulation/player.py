@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.candidate import CandidateRole
 from services.consensus.raft.follower import FollowerRole
@@ -353,7 +353,7 @@ def _seconds(duration: str) -> float:
     return int(duration.removesuffix("ms")) / 1000
 
 
-def _status(node: RaftNode) -> str:
+def _status(node: Member) -> str:
     role = type(node.raft.state).__name__.removesuffix("Role").lower()
     log = node.log
     return (
@@ -362,7 +362,7 @@ def _status(node: RaftNode) -> str:
     )
 
 
-def _terms(node: RaftNode) -> list[int]:
+def _terms(node: Member) -> list[int]:
     return [node.log.term_at(index) for index in range(node.log.base.index + 1, node.log.last_log_index + 1)]
 
 

@@ -129,7 +129,7 @@ class Stage(World):
     def apply_runner(self, process: Process) -> BlockingRunner:
         return HeldRunner(process)
 
-    def upkeep_runner(self, process: Process) -> BlockingRunner:
+    def compaction_runner(self, process: Process) -> BlockingRunner:
         return HeldRunner(process)
 
     async def settle(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
@@ -35,7 +35,7 @@ class SimulatedMember:
         self.id = member
         self.disk = SimulatedDisk()
         self.process: Process | None = None
-        self.node: RaftNode | None = None
+        self.node: Member | None = None
         self.machine: RegisterMachine | None = None
         self.was_started = False
 
@@ -48,13 +48,13 @@ class SimulatedMember:
         self.was_started = True
         process = self.process = Process(self.disk)
         self.machine = RegisterMachine(self.id, self.world.invariants, self.disk)
-        self.node = RaftNode(
+        self.node = Member(
             self.id,
             log_store=SimulatedLogStore(self.disk),
             hard_state=self.world.hard_state_class(self.disk),
             log_runner=self.world.log_runner(self.id, process),
             apply_runner=self.world.apply_runner(process),
-            upkeep_runner=self.world.upkeep_runner(process),
+            compaction_runner=self.world.compaction_runner(process),
             network=Endpoint(self.world.network, self.id, lambda: process.is_alive),
             state_machine=self.machine,
             on_fatal=self.world.failed,
@@ -123,7 +123,7 @@ class World:
         """Where a member applies."""
         return SimulatedRunner(process, (0.0, 0.001))
 
-    def upkeep_runner(self, process: Process) -> BlockingRunner:
+    def compaction_runner(self, process: Process) -> BlockingRunner:
         """Where a member checkpoints and copies."""
         return SimulatedRunner(process, self.disk_latency_s)
 
@@ -150,7 +150,7 @@ class World:
     def leaders(self) -> list[SimulatedMember]:
         return [m for m in self.up() if m.node is not None and isinstance(m.node.raft.state, LeaderRole)]
 
-    def node(self, name: str) -> RaftNode:
+    def node(self, name: str) -> Member:
         node = self.members[name].node
         assert node is not None
         return node

@@ -1,6 +1,6 @@
 """Leaves leadership before the disk is full: a leader that cannot write stops the whole cluster, a follower only itself.
 
-A write that fails all the same ends the process (`RaftNode.fatal`), and the others elect a leader.
+A write that fails all the same ends the process (`Member.fatal`), and the others elect a leader.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final, NoReturn
 
 import structlog
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 
 logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
 
 
-async def watch_disk(node: RaftNode, folder: Path, reserve_bytes: int) -> NoReturn:
+async def watch_disk(member: Member, folder: Path, reserve_bytes: int) -> NoReturn:
     """Run for ever: compare the free space of `folder`'s file system with the reserve."""
     while True:
         try:
@@ -29,10 +29,10 @@ async def watch_disk(node: RaftNode, folder: Path, reserve_bytes: int) -> NoRetu
             await asyncio.sleep(CHECK_INTERVAL_S)
             continue
         is_low = free_bytes < reserve_bytes
-        if is_low != node.raft.is_low_on_disk:
+        if is_low != member.raft.is_low_on_disk:
             logger.warning("disk space", is_low=is_low, free_bytes=free_bytes, reserve_bytes=reserve_bytes)
-            node.raft.is_low_on_disk = is_low
-        role = node.leader_role
+            member.raft.is_low_on_disk = is_low
+        role = member.leader_role
         if is_low and role is not None:
             target = role.transfer()
             logger.warning("handing over leadership for want of disk space", to=target)

@@ -1,4 +1,4 @@
-"""The leader's upkeep of the state machine: it tells the log that time has passed, so that what is old enough is forgotten.
+"""The log clock: the leader logs how much time has passed, so that every member expires old state at the same entry.
 
 Only what passed on this process' monotonic clock between two answers of one leadership is told: intervals of two leaders
 cannot overlap, because an entry of the older one that commits was appended before the newer one was elected.
@@ -42,7 +42,7 @@ class ElapsedTime:
         self._since_s = now_s
 
 
-class Upkeep:
+class LogClock:
     """Proposes `PassTime` while this member leads."""
 
     def __init__(
@@ -63,16 +63,16 @@ class Upkeep:
             try:
                 await self._pass_time()
             except TrivetError as error:
-                logger.info("upkeep put off", reason=error.message)
+                logger.info("log clock put off", reason=error.message)
 
     async def _pass_time(self) -> None:
-        role = self._service.node.leader_role
+        role = self._service.member.leader_role
         if role is None:
             return
         elapsed_ms = self._elapsed.elapsed_ms(role.term, time.monotonic())
         if elapsed_ms < self._interval_ms:
             return
-        while await self._forget(elapsed_ms) and self._service.node.leader_role is role:
+        while await self._forget(elapsed_ms) and self._service.member.leader_role is role:
             elapsed_ms = 0
 
     async def _forget(self, elapsed_ms: int) -> bool:

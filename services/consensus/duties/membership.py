@@ -11,10 +11,10 @@ from typing import Final
 
 import structlog
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.metadata.entries import FIRST_ENTRY_VERSION
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.progress import Mode
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
@@ -30,13 +30,13 @@ MAX_MEMBERS: Final = 9
 class Membership:
     """Changes of the membership, on the leader."""
 
-    def __init__(self, node: RaftNode, store: MetadataStore, disks: KnownDisks, *, deadline_s: float) -> None:
-        self._node = node
+    def __init__(self, member: Member, store: MetadataStore, disks: DiskIdentities, *, deadline_s: float) -> None:
+        self._member = member
         self._store = store
         self._disks = disks
         self._deadline_s = deadline_s
-        self._last_look: tuple[int, int] | None = None
-        """(term, commit index) when this member last looked for learners to promote."""
+        self._last_check: tuple[int, int] | None = None
+        """(term, commit index) when this member last checked for learners to promote."""
 
     async def add(self, request: AddMemberRequest) -> MembersResponse:
         """Add a learner; returns when that is committed. Adding the same member again changes nothing.
@@ -46,8 +46,8 @@ class Membership:
             NotLeaderError: definite.
             OutcomeUnknownError: not committed within the deadline; it may still be.
         """
-        await self._node.read_barrier()
-        configuration = self._node.configuration
+        await self._member.read_barrier()
+        configuration = self._member.configuration
         new = ConsensusMember(
             id=check_member_id(request.id), url=request.url, peer_address=request.peer_address, is_voter=False
         )
@@ -71,8 +71,8 @@ class Membership:
             ConflictError: another change is under way, or it is the last voter; definite.
             NotLeaderError, OutcomeUnknownError: as in `add`.
         """
-        await self._node.read_barrier()
-        configuration = self._node.configuration
+        await self._member.read_barrier()
+        configuration = self._member.configuration
         if configuration.find(member_id) is None:
             raise NodeNotFoundError("There is no consensus member of that id.", id=member_id)
         rest = tuple(member for member in configuration.members if member.id != member_id)
@@ -91,13 +91,13 @@ class Membership:
                 logger.info("promotion put off", reason=error.message)
 
     async def _promote_one(self) -> None:
-        role = self._node.leader_role
-        last_look, self._last_look = self._last_look, role and (role.term, self._node.log.commit_index)
-        if role is None or last_look is None or last_look[0] != role.term or last_look[1] < role.first_index:
+        role = self._member.leader_role
+        last_check, self._last_check = self._last_check, role and (role.term, self._member.log.commit_index)
+        if role is None or last_check is None or last_check[0] != role.term or last_check[1] < role.first_index:
             return
-        configuration = self._node.configuration
-        # What was committed one look ago: under load a learner is never level with this very moment.
-        goal = last_look[1]
+        configuration = self._member.configuration
+        # What was committed at the previous check: under load a learner is never level with this very moment.
+        goal = last_check[1]
         for learner in configuration.members:
             progress = role.progress.get(learner.id)
             if (
@@ -122,7 +122,7 @@ class Membership:
         return announced >= self._store.summary().entry_version
 
     async def _change(self, configuration: Configuration) -> None:
-        committed = self._node.propose_configuration(configuration)
+        committed = self._member.propose_configuration(configuration)
         try:
             async with asyncio.timeout(self._deadline_s):
                 await committed
@@ -130,5 +130,5 @@ class Membership:
             raise OutcomeUnknownError("The change was not committed within the deadline; it may still be.") from error
 
     def _response(self) -> MembersResponse:
-        index, configuration = self._node.log.configuration()
+        index, configuration = self._member.log.configuration()
         return MembersResponse(members=list(configuration.members), log_index=index)

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.raft import decide
 
 logger = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class SlowLeader:
         self._rests_until_s = now_s + REIGN_S
 
 
-async def watch_for_slow_leader(node: RaftNode, round_trip_ms: Callable[[str], int | None], limit_ms: int) -> NoReturn:
+async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], int | None], limit_ms: int) -> NoReturn:
     """Run for ever: tell the engine what this member measures, and hand over when it leads and should not.
 
     `limit_ms` of 0 only measures.
@@ -66,10 +66,10 @@ async def watch_for_slow_leader(node: RaftNode, round_trip_ms: Callable[[str], i
     judged_term = 0
     while True:
         await asyncio.sleep(CHECK_INTERVAL_S)
-        raft = node.raft
+        raft = member.raft
         measured = {peer: ms for peer in raft.voters if (ms := round_trip_ms(peer)) is not None}
-        own_ms = raft.majority_round_trip_ms = decide.majority_round_trip_ms(node.id, raft.voters, measured)
-        role = node.leader_role
+        own_ms = raft.majority_round_trip_ms = decide.majority_round_trip_ms(member.id, raft.voters, measured)
+        role = member.leader_role
         if role is None or limit_ms == 0:
             judge = None
             continue

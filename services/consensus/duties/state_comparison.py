@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from services.consensus.member import RaftNode
+from services.consensus.member import Member
 from services.consensus.metadata.store import MetadataStore, StateMark
 from shared.contracts.cluster import MemberStatus
 from shared.errors import TrivetError
@@ -51,8 +51,8 @@ def differing(own: Mapping[int, str], others: Mapping[str, Mapping[int, str]]) -
 class StateComparison:
     """Asks the others for their state hashes, for as long as this member runs."""
 
-    def __init__(self, node: RaftNode, store: MetadataStore, client: PeerClient) -> None:
-        self._node = node
+    def __init__(self, member: Member, store: MetadataStore, client: PeerClient) -> None:
+        self._member = member
         self._store = store
         self._client = client
         self.differing: dict[str, StateMark] = {}
@@ -66,8 +66,8 @@ class StateComparison:
 
     async def _compare(self) -> None:
         found: dict[str, dict[int, str]] = {}
-        for member in self._node.configuration.members:
-            if member.id == self._node.id:
+        for member in self._member.configuration.members:
+            if member.id == self._member.id:
                 continue
             try:
                 status = await self._client.call(

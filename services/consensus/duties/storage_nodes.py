@@ -49,7 +49,7 @@ class StorageNodes:
         """
         if beat.cluster_id != self._cluster_id:
             raise ClusterMismatchError("The node belongs to another cluster.", cluster_id=self._cluster_id)
-        await self._service.node.read_barrier()
+        await self._service.member.read_barrier()
         known = self._find(node_id)
         if known is None:
             self._remember_pending(node_id, beat)
@@ -69,7 +69,7 @@ class StorageNodes:
         """Run for ever: mark silent nodes inactive, while leading."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
-            role = self._service.node.leader_role
+            role = self._service.member.leader_role
             if role is None:
                 continue
             try:

@@ -55,40 +55,40 @@ class Upgrades:
 
     def _step_aside(self) -> None:
         """A leader that cannot apply lets another one lead, as soon as there is one that can."""
-        role = self._service.node.leader_role
-        if role is not None and self._service.node.stopped_applying is not None:
+        role = self._service.member.leader_role
+        if role is not None and self._service.member.stopped_applying is not None:
             role.transfer()
 
     async def _announce(self) -> None:
         """To whoever leads: a follower cannot propose."""
-        node = self._service.node
-        leader = node.leader
-        known = self._service.store.announced().get(node.id)
+        own = self._service.member
+        leader = own.leader
+        known = self._service.store.announced().get(own.id)
         if (
             leader is None
             or self._service.store.cluster_id is None
             or known == KNOWN_ENTRY_VERSION
-            or node.configuration.find(node.id) is None
+            or own.configuration.find(own.id) is None
         ):
             return
-        command = AnnounceMember(member_id=node.id, entry_version=KNOWN_ENTRY_VERSION, stamp=self._clock.stamp())
+        command = AnnounceMember(member_id=own.id, entry_version=KNOWN_ENTRY_VERSION, stamp=self._clock.stamp())
         batch = ProposalBatch(proposals=[Proposal(request_id=secrets.token_hex(16), retain_s=0, command=command)])
-        if leader.id == node.id:
+        if leader.id == own.id:
             await self._service.propose(batch.proposals)
             return
         address = PeerAddress(leader.id, leader.url)
         await self._client.call(address, "POST", "/v1/proposals", ProposalResults, body=batch, timeout_s=_TIMEOUT_S)
 
     async def _raise(self) -> None:
-        node, store = self._service.node, self._service.store
-        if node.leader_role is None:
+        own, store = self._service.member, self._service.store
+        if own.leader_role is None:
             return
-        members = [member.id for member in node.configuration.members]
+        members = [member.id for member in own.configuration.members]
         version = min(common_version(store.announced(), members), KNOWN_ENTRY_VERSION)
         if members and version > store.summary().entry_version:
             logger.info("every member knows newer entries", entry_version=version)
             command = RaiseEntryVersion(entry_version=version, stamp=self._clock.stamp())
             await self._service.propose_one(secrets.token_hex(16), command, retain_s=0)
         for gone in store.announced().keys() - set(members):
-            leaving = AnnounceMember(member_id=gone, entry_version=None, stamp=self._clock.stamp())
-            await self._service.propose_one(secrets.token_hex(16), leaving, retain_s=0)
+            removal = AnnounceMember(member_id=gone, entry_version=None, stamp=self._clock.stamp())
+            await self._service.propose_one(secrets.token_hex(16), removal, retain_s=0)

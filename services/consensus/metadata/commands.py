@@ -54,7 +54,7 @@ from shared.errors import (
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishResult:
     """The result of a publish; the version itself is kept once, in its table."""
 
     created: bool
@@ -65,12 +65,12 @@ class Published:
         return {"created": self.created, "version": self.version.model_dump(mode="json")}
 
 
-Result = dict[str, Any] | Published
+Result = dict[str, Any] | PublishResult
 
 
 @dataclass(slots=True)
-class Turn:
-    """One entry's turn: where in the log it stands, its applied stamp, the tables, and the state that it may replace.
+class ApplyContext:
+    """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
 
     Invariant: `nodes` and `announced` equal the tables of nodes and members, and `buckets` what the table of buckets says of
     some names.
@@ -94,66 +94,66 @@ class Turn:
 
 
 NO_STAMP: Final = Stamp(hlc=0, state=ClockState.INIT)
-"""Of a turn that has not begun."""
+"""Before the first entry of a batch."""
 
 
-def run(turn: Turn, command: Command) -> Result:
+def run(context: ApplyContext, command: Command) -> Result:
     """Apply one command.
 
     Raises:
         TrivetError: the rejection; nothing was changed.
     """
     if isinstance(command, InitCluster):
-        return _init_cluster(turn, command)
-    if turn.state.cluster_id is None:
+        return _init_cluster(context, command)
+    if context.state.cluster_id is None:
         raise NotReadyError("The cluster is not initialised yet.")
-    return _HANDLERS[type(command)](turn, command)
+    return _HANDLERS[type(command)](context, command)
 
 
-def _init_cluster(turn: Turn, command: InitCluster) -> Result:
-    if turn.state.cluster_id is not None:
-        if turn.state.cluster_id != command.cluster_id:
+def _init_cluster(context: ApplyContext, command: InitCluster) -> Result:
+    if context.state.cluster_id is not None:
+        if context.state.cluster_id != command.cluster_id:
             raise ClusterMismatchError(
-                "This cluster was initialised under another id.", cluster_id=turn.state.cluster_id
+                "This cluster was initialised under another id.", cluster_id=context.state.cluster_id
             )
         return {"created": False}
     node_ids = sorted({check_member_id(node_id) for node_id in command.admitted_nodes})
-    turn.state = replace(turn.state, cluster_id=command.cluster_id)
-    _insert_bucket(turn, DEFAULT_BUCKET)
+    context.state = replace(context.state, cluster_id=command.cluster_id)
+    _insert_bucket(context, DEFAULT_BUCKET)
     for node_id in node_ids:
-        _admit(turn, node_id)
+        _admit(context, node_id)
     return {"created": True}
 
 
 # --- buckets ------------------------------------------------------------------------------------------------------
 
 
-def _create_bucket(turn: Turn, command: CreateBucket) -> Result:
+def _create_bucket(context: ApplyContext, command: CreateBucket) -> Result:
     name = check_bucket_name(command.bucket)
-    if (bucket := turn.bucket(name)) is not None:
+    if (bucket := context.bucket(name)) is not None:
         return {"created": False, "incarnation": bucket.incarnation}
-    _insert_bucket(turn, name)
-    return {"created": True, "incarnation": turn.index}
+    _insert_bucket(context, name)
+    return {"created": True, "incarnation": context.index}
 
 
-def _delete_bucket(turn: Turn, command: DeleteBucket) -> Result:
+def _delete_bucket(context: ApplyContext, command: DeleteBucket) -> Result:
     if command.bucket == DEFAULT_BUCKET:
         raise BucketProtectedError(f"The bucket {DEFAULT_BUCKET!r} always exists.", bucket=DEFAULT_BUCKET)
-    bucket = _bucket(turn, command.bucket)
-    if turn.tables.has_files(bucket.incarnation):
+    bucket = _bucket(context, command.bucket)
+    if context.tables.has_files(bucket.incarnation):
         raise BucketNotEmptyError("The bucket still holds files; delete them first.", bucket=bucket.name)
-    turn.tables.end_bucket(bucket, turn.index)
-    turn.buckets[bucket.name] = None
+    context.tables.end_bucket(bucket, context.index)
+    context.buckets[bucket.name] = None
     return {}
 
 
-def _insert_bucket(turn: Turn, name: str) -> None:
-    turn.buckets[name] = bucket = BucketRow(turn.index, name, turn.stamp.approximate_ns)
-    turn.tables.insert_bucket(bucket)
+def _insert_bucket(context: ApplyContext, name: str) -> None:
+    context.buckets[name] = bucket = BucketRow(context.index, name, context.stamp.approximate_ns)
+    context.tables.insert_bucket(bucket)
 
 
-def _bucket(turn: Turn, name: str) -> BucketRow:
-    bucket = turn.bucket(check_bucket_name(name))
+def _bucket(context: ApplyContext, name: str) -> BucketRow:
+    bucket = context.bucket(check_bucket_name(name))
     if bucket is None:
         raise BucketNotFoundError("There is no such bucket.", bucket=name)
     return bucket
@@ -162,101 +162,101 @@ def _bucket(turn: Turn, name: str) -> BucketRow:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def _publish_file(turn: Turn, command: PublishFile) -> Result:
+def _publish_file(context: ApplyContext, command: PublishFile) -> Result:
     key = check_key(command.key).encode()
     check_content(command.content)
-    bucket = _bucket_of_file(turn, command.bucket, key)
+    bucket = _bucket_of_file(context, command.bucket, key)
     if bucket.incarnation != command.incarnation:
         raise BucketRecreatedError(
             "The bucket was deleted and made again while this upload was under way; start it again.",
             bucket=bucket.name,
             incarnation=bucket.incarnation,
         )
-    check_acknowledging_nodes(command.durability.nodes, command.epoch, turn.nodes)
-    file = turn.tables.file(bucket.incarnation, key)
-    tombstone = turn.history.tombstone(bucket.name, key) if file is None else None
+    check_acknowledging_nodes(command.durability.nodes, command.epoch, context.nodes)
+    file = context.tables.file(bucket.incarnation, key)
+    tombstone = context.history.tombstone(bucket.name, key) if file is None else None
     check_preconditions(command.preconditions, file, tombstone)
     version = FileVersion(
         bucket=bucket.name,
         key=command.key,
-        version=turn.index,
-        term=turn.term,
+        version=context.index,
+        term=context.term,
         etag=command.etag,
         content=command.content,
         content_type=command.content_type,
         user_metadata=command.user_metadata,
         epoch=command.epoch,
         durability=command.durability,
-        stamp=turn.stamp,
-        modified_ns=next_modified_ns(tombstone or file, turn.stamp),
+        stamp=context.stamp,
+        modified_ns=next_modified_ns(tombstone or file, context.stamp),
     )
     if file is not None:
-        turn.tables.remove_file(bucket.incarnation, file)
-        turn.history.add(bucket.incarnation, file, turn.index)
+        context.tables.remove_file(bucket.incarnation, file)
+        context.history.add(bucket.incarnation, file, context.index)
     if tombstone is not None:
-        turn.history.remove_tombstone(tombstone)
-    turn.tables.insert_version(bucket.incarnation, version)
-    return Published(file is None, version)
+        context.history.remove_tombstone(tombstone)
+    context.tables.insert_version(bucket.incarnation, version)
+    return PublishResult(file is None, version)
 
 
-def _delete_file(turn: Turn, command: DeleteFile) -> Result:
+def _delete_file(context: ApplyContext, command: DeleteFile) -> Result:
     key = check_key(command.key).encode()
-    bucket = _bucket_of_file(turn, command.bucket, key)
-    file = turn.tables.file(bucket.incarnation, key)
+    bucket = _bucket_of_file(context, command.bucket, key)
+    file = context.tables.file(bucket.incarnation, key)
     if file is None:
         # Before the preconditions: they count only where the answer would otherwise be a success (RFC 9110, 13.2.1).
         raise FileNotFoundInBucketError(
             "There is no such file.",
             bucket=bucket.name,
             key=command.key,
-            version=_deleted_index(turn, bucket.name, key),
+            version=_deleted_index(context, bucket.name, key),
         )
     check_preconditions(command.preconditions, file, None)
-    turn.tables.remove_file(bucket.incarnation, file)
-    turn.history.add(bucket.incarnation, file, turn.index)
-    turn.history.insert_tombstone(TombstoneRow(bucket.name, key, turn.index, file.modified_ns))
-    return {"version": turn.index}
+    context.tables.remove_file(bucket.incarnation, file)
+    context.history.add(bucket.incarnation, file, context.index)
+    context.history.insert_tombstone(TombstoneRow(bucket.name, key, context.index, file.modified_ns))
+    return {"version": context.index}
 
 
-def _bucket_of_file(turn: Turn, name: str, key: bytes) -> BucketRow:
+def _bucket_of_file(context: ApplyContext, name: str, key: bytes) -> BucketRow:
     """The bucket; a rejection says when `key` was last changed, in an earlier bucket of that name."""
     try:
-        return _bucket(turn, name)
+        return _bucket(context, name)
     except BucketNotFoundError as error:
-        error.facts["version"] = _deleted_index(turn, name, key)
+        error.facts["version"] = _deleted_index(context, name, key)
         raise
 
 
-def _deleted_index(turn: Turn, bucket_name: str, key: bytes) -> int:
-    tombstone = turn.history.tombstone(bucket_name, key)
+def _deleted_index(context: ApplyContext, bucket_name: str, key: bytes) -> int:
+    tombstone = context.history.tombstone(bucket_name, key)
     return 0 if tombstone is None else tombstone.deleted_index
 
 
 # --- nodes --------------------------------------------------------------------------------------------------------
 
 
-def _admit_node(turn: Turn, command: AdmitNode) -> Result:
+def _admit_node(context: ApplyContext, command: AdmitNode) -> Result:
     node_id = check_member_id(command.node_id)
-    if node_id in turn.nodes:
+    if node_id in context.nodes:
         return {"created": False}
-    _admit(turn, node_id)
+    _admit(context, node_id)
     return {"created": True}
 
 
-def _admit(turn: Turn, node_id: str) -> None:
+def _admit(context: ApplyContext, node_id: str) -> None:
     """A node that has not dialled in is away: it becomes active with its first announcement."""
-    turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
-    node = NodeRow(node_id, "", "", NodeState.INACTIVE, 0, turn.state.epoch)
-    turn.nodes[node_id] = node
-    turn.tables.insert_node(node)
+    context.state = replace(context.state, epoch=context.state.epoch + 1)
+    node = NodeRow(node_id, "", "", NodeState.INACTIVE, 0, context.state.epoch)
+    context.nodes[node_id] = node
+    context.tables.insert_node(node)
 
 
-def _update_node(turn: Turn, command: UpdateNode) -> Result:
-    node = _node(turn, command.node_id)
+def _update_node(context: ApplyContext, command: UpdateNode) -> Result:
+    node = _node(context, command.node_id)
     check_stored_integer("capacity_bytes", command.capacity_bytes)
     is_first = not node.url and node.state == NodeState.INACTIVE
     return _replace_node(
-        turn,
+        context,
         replace(
             node,
             url=command.url,
@@ -267,31 +267,31 @@ def _update_node(turn: Turn, command: UpdateNode) -> Result:
     )
 
 
-def _set_node_state(turn: Turn, command: SetNodeState) -> Result:
-    return _replace_node(turn, replace(_node(turn, command.node_id), state=command.state))
+def _set_node_state(context: ApplyContext, command: SetNodeState) -> Result:
+    return _replace_node(context, replace(_node(context, command.node_id), state=command.state))
 
 
-def _remove_node(turn: Turn, command: RemoveNode) -> Result:
-    node = _node(turn, command.node_id)
-    turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
-    del turn.nodes[node.node_id]
-    turn.tables.remove_node(node)
-    return {"epoch": turn.state.epoch}
+def _remove_node(context: ApplyContext, command: RemoveNode) -> Result:
+    node = _node(context, command.node_id)
+    context.state = replace(context.state, epoch=context.state.epoch + 1)
+    del context.nodes[node.node_id]
+    context.tables.remove_node(node)
+    return {"epoch": context.state.epoch}
 
 
-def _replace_node(turn: Turn, node: NodeRow) -> Result:
+def _replace_node(context: ApplyContext, node: NodeRow) -> Result:
     """Every column is one that placement can see, so the epoch grows exactly when the row changes."""
-    before = turn.nodes[node.node_id]
+    before = context.nodes[node.node_id]
     if node != before:
-        turn.state = replace(turn.state, epoch=turn.state.epoch + 1)
-        turn.nodes[node.node_id] = node
-        turn.tables.remove_node(before)
-        turn.tables.insert_node(node)
-    return {"epoch": turn.state.epoch}
+        context.state = replace(context.state, epoch=context.state.epoch + 1)
+        context.nodes[node.node_id] = node
+        context.tables.remove_node(before)
+        context.tables.insert_node(node)
+    return {"epoch": context.state.epoch}
 
 
-def _node(turn: Turn, node_id: str) -> NodeRow:
-    node = turn.nodes.get(check_member_id(node_id))
+def _node(context: ApplyContext, node_id: str) -> NodeRow:
+    node = context.nodes.get(check_member_id(node_id))
     if node is None:
         raise NodeNotFoundError("There is no such storage node.", node_id=node_id)
     return node
@@ -300,30 +300,30 @@ def _node(turn: Turn, node_id: str) -> NodeRow:
 # --- the cluster's own entries --------------------------------------------------------------------------------------
 
 
-def _pass_time(turn: Turn, command: PassTime) -> Result:
-    turn.state, result = pass_time(command, turn.index, turn.state, turn.tables, turn.history)
+def _pass_time(context: ApplyContext, command: PassTime) -> Result:
+    context.state, result = pass_time(command, context.index, context.state, context.tables, context.history)
     return result
 
 
-def _announce_member(turn: Turn, command: AnnounceMember) -> Result:
+def _announce_member(context: ApplyContext, command: AnnounceMember) -> Result:
     member_id = check_member_id(command.member_id)
     if command.entry_version is not None:
         check_stored_integer("entry_version", command.entry_version)
-    turn.tables.set_member(member_id, command.entry_version)
+    context.tables.set_member(member_id, command.entry_version)
     # Replaced and not changed: the store shows the one from before until this batch is committed.
-    others = {known: version for known, version in turn.announced.items() if known != member_id}
-    turn.announced = others if command.entry_version is None else others | {member_id: command.entry_version}
+    others = {known: version for known, version in context.announced.items() if known != member_id}
+    context.announced = others if command.entry_version is None else others | {member_id: command.entry_version}
     return {}
 
 
-def _raise_entry_version(turn: Turn, command: RaiseEntryVersion) -> Result:
-    if command.entry_version > max(turn.announced.values(), default=0):
+def _raise_entry_version(context: ApplyContext, command: RaiseEntryVersion) -> Result:
+    if command.entry_version > max(context.announced.values(), default=0):
         raise InvalidRequestError("No member announced that it knows entries of that version.", name="entry_version")
-    turn.state = replace(turn.state, entry_version=max(turn.state.entry_version, command.entry_version))
-    return {"entry_version": turn.state.entry_version}
+    context.state = replace(context.state, entry_version=max(context.state.entry_version, command.entry_version))
+    return {"entry_version": context.state.entry_version}
 
 
-_HANDLERS: Final[dict[type[Any], Callable[[Turn, Any], Result]]] = {
+_HANDLERS: Final[dict[type[Any], Callable[[ApplyContext, Any], Result]]] = {
     CreateBucket: _create_bucket,
     DeleteBucket: _delete_bucket,
     PublishFile: _publish_file,

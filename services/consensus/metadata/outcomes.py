@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgpack
 
-from services.consensus.metadata.commands import Published, Result
+from services.consensus.metadata.commands import PublishResult, Result
 from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.metadata import ProposalResult
@@ -26,7 +26,7 @@ def encode_outcome(outcome: Result | TrivetError, fingerprint: str | None = None
     value: tuple[Any, ...]
     if isinstance(outcome, TrivetError):
         value = (_PROBLEM, outcome.to_problem())
-    elif isinstance(outcome, Published):
+    elif isinstance(outcome, PublishResult):
         value = (_PUBLISHED, outcome.created)
     else:
         value = (_RESULT, outcome)
@@ -40,7 +40,7 @@ def first_result(index: int, term: int, outcome: Result | TrivetError) -> Propos
     """The answer to a proposal that was just applied."""
     if isinstance(outcome, TrivetError):
         return ProposalResult(log_index=index, term=term, problem=outcome.to_problem())
-    result = outcome.to_result() if isinstance(outcome, Published) else outcome
+    result = outcome.to_result() if isinstance(outcome, PublishResult) else outcome
     return ProposalResult(log_index=index, term=term, result=result)
 
 
@@ -50,7 +50,7 @@ def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
     if form == _PROBLEM:
         return ProposalResult(log_index=row.log_index, term=row.term, problem=value)
     if form == _PUBLISHED:
-        value = Published(value, tables.version(row.log_index)).to_result()
+        value = PublishResult(value, tables.version(row.log_index)).to_result()
     elif form != _RESULT:
         raise InternalError("A stored result has an unknown form.")
     return ProposalResult(log_index=row.log_index, term=row.term, result=value)

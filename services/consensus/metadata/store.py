@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Final, Self
 
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
-from services.consensus.metadata.commands import NO_STAMP, Result, Turn, run
+from services.consensus.metadata.commands import NO_STAMP, ApplyContext, Result, run
 from services.consensus.metadata.decisions import next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.history import History
@@ -34,7 +34,7 @@ MARKS_KEPT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class StateMark:
-    """The state hash at an index that all members note, so that they can be compared while entries keep coming."""
+    """The state hash at an index that all members record, so that they can be compared while entries keep coming."""
 
     index: int
     state_hash: str
@@ -42,7 +42,7 @@ class StateMark:
 
 @dataclass(frozen=True, slots=True)
 class _Committed:
-    """What the last committed transaction left; replaced whole, so any thread may look at it."""
+    """What the last committed transaction left; replaced whole, so any thread may read it."""
 
     state: State
     node_map: NodeMap
@@ -121,14 +121,14 @@ class MetadataStore:
             if not entries:
                 return []
             before = self._committed
-            turns = _Batch(self._writer, before)
+            batch = _Batch(self._writer, before)
             with self._writer.database.transaction(write=True):
-                results = [turns.apply(entry) for entry in entries]
-                state = turns.state()
+                results = [batch.apply(entry) for entry in entries]
+                state = batch.state()
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
-            self._committed = _Committed(state, node_map, turns.marks[-MARKS_KEPT:], turns.announced())
+            self._committed = _Committed(state, node_map, batch.marks[-MARKS_KEPT:], batch.announced())
             return results
 
     def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
@@ -246,7 +246,7 @@ class _Batch:
         self._last_applied, self._last_term = state.last_applied, state.last_term
         self._highest_hlc = state.highest_hlc
         nodes = {node.node_id: node for node in tables.nodes()}
-        self._turn = Turn(0, 0, NO_STAMP, tables, History(tables), state, nodes, {}, before.announced)
+        self._context = ApplyContext(0, 0, NO_STAMP, tables, History(tables), state, nodes, {}, before.announced)
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
         assert entry.index == self._last_applied + 1, "entries come once and in order"
@@ -258,12 +258,12 @@ class _Batch:
 
     def announced(self) -> dict[str, int]:
         """What the table of members says."""
-        return self._turn.announced
+        return self._context.announced
 
     def state(self) -> State:
         """What the tables say, but for the row `state`, at the end of the entry applied last."""
         return replace(
-            self._turn.state,
+            self._context.state,
             last_applied=self._last_applied,
             last_term=self._last_term,
             highest_hlc=self._highest_hlc,
@@ -271,21 +271,21 @@ class _Batch:
         )
 
     def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
-        proposal, turn = decode_proposal(payload), self._turn
-        if (known := turn.tables.request(proposal.request_id)) is not None:
+        proposal, context = decode_proposal(payload), self._context
+        if (known := context.tables.request(proposal.request_id)) is not None:
             if fingerprint_of(known) != proposal.fingerprint:
                 return reused(entry.index, entry.term)
-            return repeated_result(known, turn.tables)
-        turn.index, turn.term = entry.index, entry.term
-        turn.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
-        self._highest_hlc = turn.stamp.hlc
+            return repeated_result(known, context.tables)
+        context.index, context.term = entry.index, entry.term
+        context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
+        self._highest_hlc = context.stamp.hlc
         outcome: Result | TrivetError
         try:
-            outcome = run(turn, proposal.command)
+            outcome = run(context, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
         if proposal.retain_s > 0:
             stored = encode_outcome(outcome, proposal.fingerprint)
             retain_s = retention_class(proposal.retain_s)
-            turn.tables.insert_request(RequestRow(proposal.request_id, entry.index, entry.term, retain_s, stored))
+            context.tables.insert_request(RequestRow(proposal.request_id, entry.index, entry.term, retain_s, stored))
         return first_result(entry.index, entry.term, outcome)

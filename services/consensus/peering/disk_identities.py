@@ -23,7 +23,7 @@ DISK_ID_BYTES: Final = 16
 _CHECKSUM_BYTES: Final = 4
 
 
-class KnownDisks:
+class DiskIdentities:
     """This member's own disk id, and those of the others as first seen. Invariant: what `accept` returned True for is on disk."""
 
     @staticmethod

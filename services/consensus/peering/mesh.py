@@ -36,7 +36,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import structlog
 
-from services.consensus.peering.disk_identities import DISK_ID_BYTES, KnownDisks
+from services.consensus.peering.disk_identities import DISK_ID_BYTES, DiskIdentities
 from services.consensus.peering.link import (
     BEAT_INTERVAL_S,
     MAX_FRAME_BYTES,
@@ -100,7 +100,7 @@ class PeerMesh:
         member_id: str,
         cluster_id: str,
         keys: ClusterKeys,
-        disks: KnownDisks,
+        disks: DiskIdentities,
         *,
         host: str,
         port: int,

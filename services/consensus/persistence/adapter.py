@@ -40,11 +40,11 @@ COPY_BYTES_PER_S: Final = 96 * MIB
 _READ_BYTES: Final = 4 * MIB
 
 
-class MetadataMachine:
+class StateMachineAdapter:
     """The engine's `StateMachine` over the metadata store.
 
     `apply`, `receive` and `install` belong to the applying thread, `checkpoint`, `take_snapshot` and what is done with a
-    snapshot to the upkeep thread.
+    snapshot to the compaction thread.
     """
 
     def __init__(self, store: MetadataStore, files: StateFiles, *, reserve_bytes: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the log as long as the living need it, and no longer: checkpoint the state machine, then cut the log below.
+"""Log compaction: cuts the log below the last durable checkpoint, keeping what live followers still need.
 
 Disk use and restart time then depend on what exists, not on what ever happened. The order is the whole point: an entry leaves
 the log only when its effect survives a power cut without it.
@@ -37,7 +37,7 @@ class LogLimits:
     snapshot_piece_bytes: int = PIECE_BYTES
 
 
-class LogUpkeep:
+class LogCompaction:
     """Checkpoints and cuts of one member.
 
     Invariant: the log is never cut above `checkpointed_index`, and the state up to there survives a power cut.

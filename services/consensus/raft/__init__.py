@@ -5,7 +5,7 @@ on disk before anybody hears of them; a member that is not current sends nothing
 
 The path of one proposal: `LeaderRole.propose` -> `RaftLog.append` (queued for the group commit) -> `LeaderRole.replicate`
 -> a follower's `FollowerRole.on_receive_append_entries` -> fsync there -> its answer -> `decide.commit_index` ->
-`RaftState.commit_advanced` -> the applier outside this package.
+`RaftState.commit` -> `member` and `persistence.adapter` outside this package, which apply it.
 
 What it refuses to do: open sockets, read clocks (raftos' timers and `loop.time()` excepted, which a simulator replaces),
 or interpret commands. Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (the paper), and

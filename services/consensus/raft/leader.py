@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from services.consensus.raft import decide
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
-from services.consensus.raft.progress import Mode, Progress
+from services.consensus.raft.progress import FollowerProgress, Mode
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseLeader, config
 from services.consensus.raft.snapshot_sending import SnapshotSender
@@ -38,12 +38,12 @@ class LeaderRole(BaseLeader):
         super().__init__(state)
         self.term: int = self.storage.term
         self.first_index = self.log.last_log_index + 1
-        self.progress: dict[str, Progress] = {}
+        self.progress: dict[str, FollowerProgress] = {}
         self.transfer_target: str | None = None
         self._transfer_deadline: asyncio.TimerHandle | None = None
         self._proposals: dict[int, asyncio.Future[Any]] = {}
         self.snapshots: SnapshotSender = state.send_snapshots(self)
-        self._reads = ReadRounds()
+        self._reads = ReadRounds[asyncio.Future[None]]()
         self._term_committed: list[asyncio.Future[None]] = []
         self._is_flush_scheduled = False
 
@@ -52,7 +52,7 @@ class LeaderRole(BaseLeader):
     def start(self) -> None:
         """raftos starts timers and the first heartbeat; a no-op of this term makes earlier entries committable."""
         super().start()
-        self.progress = {peer: Progress(next_index) for peer, next_index in self.log.next_index.items()}
+        self.progress = {peer: FollowerProgress(next_index) for peer, next_index in self.log.next_index.items()}
         self.log.append([Entry(self.term, EntryKind.NO_OP, b"")])
         self._flush_soon()
 
@@ -67,10 +67,10 @@ class LeaderRole(BaseLeader):
                 waiting.set_exception(OutcomeUnknownError("Leadership was lost before the entry was committed."))
                 waiting.exception()  # whoever asked may have gone; then nobody fetches it
         self._proposals.clear()
-        for read in self._term_committed:
+        # A read that failed certainly changed nothing.
+        for read in [*self._term_committed, *self._reads.fail()]:
             if not read.done():
                 read.set_exception(LeaderUnavailableError("This member stopped leading."))
-        self._reads.fail()
 
     @property
     def is_current(self) -> bool:
@@ -82,7 +82,9 @@ class LeaderRole(BaseLeader):
         peers = self.state.cluster
         for gone in set(self.progress).difference(peers):
             self.snapshots.end(gone)
-        self.progress = {peer: self.progress.get(peer) or Progress(self.log.last_log_index + 1) for peer in peers}
+        self.progress = {
+            peer: self.progress.get(peer) or FollowerProgress(self.log.last_log_index + 1) for peer in peers
+        }
 
     # --- proposals ----------------------------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ class LeaderRole(BaseLeader):
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
         if index == self.log.configuration()[0] and self.id not in self.state.voters:
-            # In a later turn, so that whoever asked for it is answered first.
+            # In a later iteration of the loop, so that whoever asked for it is answered first.
             self.loop.call_soon(self._leave)
 
     # --- replication --------------------------------------------------------------------------------------------
@@ -281,13 +283,11 @@ class LeaderRole(BaseLeader):
         )
         if index > self.log.commit_index:
             self.state.commit(index)
-            for waiting in self._term_committed:
-                if not waiting.done():
-                    waiting.set_result(None)
+            _resolve(self._term_committed)
             self._term_committed.clear()
 
     def _flush_soon(self) -> None:
-        """Once per turn of the loop: proposals of the same turn share their messages."""
+        """Once per iteration of the loop: proposals of the same iteration share their messages."""
         if not self._is_flush_scheduled:
             self._is_flush_scheduled = True
             self.loop.call_soon(self._flush)
@@ -324,11 +324,12 @@ class LeaderRole(BaseLeader):
             waiting: asyncio.Future[None] = self.loop.create_future()
             self._term_committed.append(waiting)
             await waiting
-            # Leadership may have gone between the commit and this turn of the loop; nobody would end the read then.
+            # Leadership may have gone between the commit and this iteration of the loop; nobody would end the read then.
             if not self.is_current:
                 raise LeaderUnavailableError("This member stopped leading.")
         index: int = self.log.commit_index
-        proof = self._reads.join()
+        proof: asyncio.Future[None] = self.loop.create_future()
+        self._reads.join(proof)
         self._begin_read_round()
         await proof
         return index
@@ -352,7 +353,7 @@ class LeaderRole(BaseLeader):
             self.step_down_timer.reset()
         for number in [number for number in self.response_map if number <= request_id]:
             del self.response_map[number]
-        self._reads.proven(request_id)
+        _resolve(self._reads.proven(request_id))
         self._begin_read_round()
 
     # --- transfer -----------------------------------------------------------------------------------------------
@@ -385,9 +386,15 @@ class LeaderRole(BaseLeader):
         self._hand_over_if_ready(target, self.progress[target])
         return target
 
-    def _hand_over_if_ready(self, peer: str, progress: Progress) -> None:
+    def _hand_over_if_ready(self, peer: str, progress: FollowerProgress) -> None:
         if peer == self.transfer_target and progress.match_index == self.log.last_log_index:
             self.state.post({"type": "timeout_now", "term": self.term}, peer)
 
     def _give_up_transfer(self) -> None:
         self.transfer_target = None
+
+
+def _resolve(reads: Iterable[asyncio.Future[None]]) -> None:
+    for read in reads:
+        if not read.done():
+            read.set_result(None)

@@ -1,7 +1,7 @@
 """What the engine asks of the world, as protocols: durable storage, blocking work, the network, the state machine.
 
-The real adapters stand in `services.consensus` (`log_store`, `peers`, `applier`); the simulator brings its own, which pass
-the same contract tests.
+The real ones are in `services.consensus.persistence` (`log_store`, `hard_state`, `runner`, `adapter`) and `peering.mesh`; the
+simulator has its own, which pass the same contract tests.
 """
 
 from __future__ import annotations

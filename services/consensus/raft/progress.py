@@ -25,7 +25,7 @@ class Mode(Enum):
     SNAPSHOT = "snapshot"
 
 
-class Progress:
+class FollowerProgress:
     """One follower's place.
 
     Invariant: match_index < next_index, and match_index never goes back within a leadership.

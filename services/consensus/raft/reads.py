@@ -1,4 +1,4 @@
-"""ReadIndex (thesis, section 6.4): a read is linearizable when leadership was proven after it arrived.
+"""ReadIndex (thesis, section 6.4): a read is linearizable when leadership was proven after it arrived. Pure.
 
 One heartbeat round proves it for every read that waited when the round began; reads that arrive meanwhile wait for the next
 one. No lease, because a lease would let a clock decide.
@@ -6,23 +6,21 @@ one. No lease, because a lease would let a clock decide.
 
 from __future__ import annotations
 
-import asyncio
+from typing import Generic, TypeVar
 
-from shared.errors import LeaderUnavailableError
+ReadT = TypeVar("ReadT")
 
 
-class ReadRounds:
+class ReadRounds(Generic[ReadT]):
     """Reads that wait for a proof of leadership, grouped by the heartbeat round that will bring it."""
 
     def __init__(self) -> None:
-        self._collecting: list[asyncio.Future[None]] = []
-        self._proving: dict[int, list[asyncio.Future[None]]] = {}
+        self._collecting: list[ReadT] = []
+        self._proving: dict[int, list[ReadT]] = {}
 
-    def join(self) -> asyncio.Future[None]:
-        """Wait for the next round."""
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._collecting.append(waiting)
-        return waiting
+    def join(self, read: ReadT) -> None:
+        """Let `read` wait for the next round."""
+        self._collecting.append(read)
 
     @property
     def wants_round(self) -> bool:
@@ -34,17 +32,14 @@ class ReadRounds:
         self._proving[request_id] = self._collecting
         self._collecting = []
 
-    def proven(self, request_id: int) -> None:
-        """A majority answered round `request_id`; it proves every earlier round too."""
-        for begun in [number for number in self._proving if number <= request_id]:
-            for waiting in self._proving.pop(begun):
-                if not waiting.done():
-                    waiting.set_result(None)
+    def proven(self, request_id: int) -> list[ReadT]:
+        """A majority answered round `request_id`. Returns the reads that it proves: its own and those of earlier rounds."""
+        begun = [number for number in self._proving if number <= request_id]
+        return [read for number in begun for read in self._proving.pop(number)]
 
-    def fail(self) -> None:
-        """Leadership was lost; a read that failed certainly changed nothing."""
-        for waiting in [*self._collecting, *(w for group in self._proving.values() for w in group)]:
-            if not waiting.done():
-                waiting.set_exception(LeaderUnavailableError("This member stopped leading."))
-        self._collecting.clear()
+    def fail(self) -> list[ReadT]:
+        """Leadership was lost. Returns every read that waits, and forgets them."""
+        waiting = [*self._collecting, *(read for reads in self._proving.values() for read in reads)]
+        self._collecting = []
         self._proving.clear()
+        return waiting

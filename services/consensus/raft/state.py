@@ -1,7 +1,7 @@
 """One member: raftos' `State` with the term rule before its dispatch, and the roles of this package.
 
 raftos checks terms inside each handler, runs the handler on a role that has just been replaced, and swallows the message
-that deposes a leader (RAFT.md A2, A3). Here the term is settled, durably, before the current role sees anything.
+that deposes a leader (RAFT.md A2, A3). Here the term is updated, durably, before the current role sees anything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Mesh:
 
 
 class RaftState(BaseState):
-    """Role, log, term and vote of one member. Make it with `create_member`.
+    """Role, log, term and vote of one member. Make it with `create_raft_state`.
 
     Invariants:
         storage.term never goes back, and is durable before any message of that term leaves;
@@ -115,20 +115,20 @@ class RaftState(BaseState):
         self.server.network.post(message, destination if isinstance(destination, str) else destination[0])
 
     def request_handler(self, message: Message) -> None:
-        """One message from an authenticated member: settle the term, then raftos' dispatch to the current role."""
+        """One message from an authenticated member: update the term, then raftos' dispatch to the current role."""
         kind = message["type"]
         if kind == "request_pre_vote":
             self._answer_pre_vote(message)
             return
         is_promise = kind == "request_pre_vote_response" and message["vote_granted"]
-        if not is_promise and not self._settle_term(kind, message):
+        if not is_promise and not self._update_term(kind, message):
             return
         if kind in _OF_A_LEADER and isinstance(self.state, CandidateRole):
             self.to_follower()
         if hasattr(self.state, f"on_receive_{kind}") and not self._is_inherited_only(kind):
             super().request_handler(message)
 
-    def _settle_term(self, kind: str, message: Message) -> bool:
+    def _update_term(self, kind: str, message: Message) -> bool:
         """Figure 2, "All servers". False when the message is not for the current role."""
         current = self.storage.term
         if message["term"] > current:
@@ -212,11 +212,11 @@ class RaftState(BaseState):
         self._observer.commit_advanced(self.log.commit_index)
 
 
-def create_member(member_id: str, **parts: Any) -> RaftState:
+def create_raft_state(member_id: str, **dependencies: Any) -> RaftState:
     """A member with a class of its own, because raftos keeps the leader and the loop on the class.
 
-    `parts` are those of `RaftState`.
+    `dependencies` are those of `RaftState`.
     """
     own_class = type(f"RaftState[{member_id}]", (RaftState,), {})
-    member: RaftState = own_class(member_id, **parts)
+    member: RaftState = own_class(member_id, **dependencies)
     return member

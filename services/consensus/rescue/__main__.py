@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--from", dest="source", type=Path, required=True, help="the folder of the backup")
     _add_target(restore)
     restore.set_defaults(run=_restore)
-    look = acts.add_parser("inspect", help="what stopped members have")
-    look.add_argument("folders", type=Path, nargs="+")
-    look.set_defaults(run=_inspect)
+    survivors = acts.add_parser("inspect", help="what stopped members have")
+    survivors.add_argument("folders", type=Path, nargs="+")
+    survivors.set_defaults(run=_inspect)
     rescue = acts.add_parser("new-cluster", help="the first member of a new cluster, from what survived")
     rescue.add_argument(
         "folders", type=Path, nargs="+", help="the data folders of all survivors; the best one is taken"
@@ -178,12 +178,12 @@ async def _download_from(member: PeerAddress, keys: ClusterKeys, target: Path) -
     hasher = blake3()
     with target.open("wb") as file:
 
-        def take(piece: bytes) -> None:
+        def write(piece: bytes) -> None:
             hasher.update(piece)
             file.write(piece)
 
         async with PeerClient(keys) as client:
-            headers = await client.download(member, "/v1/backup", take, timeout_s=PATIENCE_S)
+            headers = await client.download(member, "/v1/backup", write, timeout_s=PATIENCE_S)
     if headers.get(DIGEST_HEADER) != hasher.hexdigest():
         raise BackupDamagedError(f"what {member.id} sent is not what it announced")
     return int(headers[LOG_INDEX_HEADER])
@@ -230,7 +230,7 @@ def _unpacked(backup: Path, target: Path) -> Iterator[Path]:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as work:
-        found = _look_at(arguments.folders, Path(work))
+        found = _inspect_all(arguments.folders, Path(work))
     _print_survivors(found)
 
 
@@ -239,7 +239,7 @@ def _new_cluster(arguments: argparse.Namespace) -> None:
     check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rescue-") as work, ExitStack() as stack:
-        found = _look_at(arguments.folders, Path(work))
+        found = _inspect_all(arguments.folders, Path(work))
         best = _print_survivors(found)
         missing = what_may_be_missing(best, found)
         if not arguments.accepts_loss:
@@ -274,7 +274,7 @@ def _new_cluster(arguments: argparse.Namespace) -> None:
     _print_record(record, arguments)
 
 
-def _look_at(folders: list[Path], work: Path) -> list[Survivor]:
+def _inspect_all(folders: list[Path], work: Path) -> list[Survivor]:
     """All that can be used; the others are named, and stop nobody."""
     found = []
     for folder in folders:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.persistence.state_files import FIRST_NAME
@@ -80,7 +80,7 @@ def make_folder(
         finally:
             log.close()
         # Last of all: a folder with an id must have log, term and vote.
-        KnownDisks(work)
+        DiskIdentities(work)
         made = record | {"cluster_id": cluster_id, "first_log_index": position.index + 1, "term": position.term}
         replace_file(work / RECORD_NAME, json.dumps(made, indent=1).encode())
         sync_directory(work)

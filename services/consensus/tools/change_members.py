@@ -39,7 +39,7 @@ async def change(
     keys: ClusterKeys, members: list[PeerAddress], method: str, path: str, body: WireModel | None
 ) -> MembersResponse:
     """One change, at whoever leads. Raises TimeoutError, or the definite TrivetError of a change that makes no sense."""
-    turn = 0
+    attempt = 0
     member = members[0]
     async with PeerClient(keys) as client, asyncio.timeout(PATIENCE_S):
         while True:
@@ -47,18 +47,18 @@ async def change(
                 return await client.call(member, method, path, MembersResponse, body=body, timeout_s=10.0)
             except NotLeaderError as error:
                 known = "leader_url" in error.facts
-                turn += 1
+                attempt += 1
                 member = (
                     PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
                     if known
-                    else members[turn % len(members)]
+                    else members[attempt % len(members)]
                 )
             except (ConflictError, UnavailableError) as error:
                 if isinstance(error, ConflictError) and error.retry_after_s is None:
                     raise
                 sys.stderr.write(f"trivet: trying again: {error.message}\n")
-                turn += 1
-                member = members[turn % len(members)]
+                attempt += 1
+                member = members[attempt % len(members)]
             await asyncio.sleep(0.5)
 
 

@@ -37,12 +37,12 @@ def _acknowledge_at_one() -> None:
 
 
 def _read_without_asking() -> None:
-    from services.consensus.member import RaftNode
+    from services.consensus.member import Member
 
-    async def read_barrier(self: RaftNode) -> int:
+    async def read_barrier(self: Member) -> int:
         return self.log.last_applied
 
-    RaftNode.read_barrier = read_barrier  # type: ignore[method-assign]
+    Member.read_barrier = read_barrier  # type: ignore[method-assign]
 
 
 def _believe_bytes() -> None:

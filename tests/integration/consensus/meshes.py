@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import BEAT_INTERVAL_S
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
@@ -66,7 +66,7 @@ class Harness:
         knows_peers: bool = True,
         disk: str | None = None,
     ) -> PeerMesh:
-        disks = KnownDisks(self.folder / (disk or name))
+        disks = DiskIdentities(self.folder / (disk or name))
         mesh = PeerMesh(
             name,
             cluster_id,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.consensus import main
-from services.consensus.persistence.adapter import MetadataMachine
+from services.consensus.persistence.adapter import StateMachineAdapter
 from services.consensus.persistence.log_store import SqliteLogStore
 
 STEP = int(os.environ["TRIVET_TEST_DIE_AT_STEP"])  # noqa: TID251 a setting of the test, not of the service
@@ -54,7 +54,7 @@ def patch() -> None:
     for name in ("rename", "unlink"):
         setattr(Path, name, steps.before(getattr(Path, name)))
     SqliteLogStore._write_start = steps.before(SqliteLogStore._write_start)
-    MetadataMachine.install = steps.during(MetadataMachine.install, ends=False)
+    StateMachineAdapter.install = steps.during(StateMachineAdapter.install, ends=False)
     SqliteLogStore.reset = steps.during(SqliteLogStore.reset, ends=True)
 
 

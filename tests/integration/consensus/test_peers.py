@@ -11,7 +11,7 @@ from typing import Self
 import msgpack
 import pytest
 
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import MAX_FRAME_BYTES, SILENT_BEATS
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.raft.configuration import Configuration
@@ -132,7 +132,7 @@ async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness,
         return data.replace(b"m" * 50, b"n" * 50) if attack == "flip" else data + data
 
     async with TamperingRelay(harness.ports["m2"], change) as relay:
-        disks = KnownDisks(harness.folder / "m1")
+        disks = DiskIdentities(harness.folder / "m1")
         mesh = PeerMesh("m1", "cluster-1", ClusterKeys.parse(SECRET), disks, host="127.0.0.1", port=free_port())
         await mesh.start()
         harness.meshes["m1"] = mesh

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
@@ -100,7 +100,7 @@ def test_a_member_that_lost_a_file_but_kept_its_disk_id_is_refused(tmp_path: Pat
     store.write(None, 1, [Entry(0, EntryKind.NO_OP, b"")])
     store.close()
     FileHardState(data)
-    KnownDisks(data)
+    DiskIdentities(data)
     (data / lost).unlink()
     ended = start(data)
     assert ended.returncode == EXIT_CONFIGURATION, ended.stderr

@@ -437,7 +437,7 @@ def test_a_lying_clock_cannot_stop_the_log(log):
 
 
 def test_hybrid_timestamps_beyond_2038_keep_their_order(log):
-    """They pass 2^63, where a signed column would turn them around."""
+    """They pass 2^63, where a signed column would context them around."""
     seconds = 1 << 31
     log.apply(publish("a", stamp=stamp(seconds - 10)))
     log.apply(publish("b", stamp=stamp(seconds + 10)))

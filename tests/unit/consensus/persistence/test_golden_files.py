@@ -10,7 +10,7 @@ import pytest
 
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.adapter import committed_entries
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
@@ -85,7 +85,7 @@ def test_the_log_of_then_is_read(golden):
     store.close()
     hard_state = FileHardState(member, must_exist=True)
     assert (hard_state.term, hard_state.voted_for) == (expected["term"], expected["voted_for"])
-    assert KnownDisks(member).known == {"consensus-2": "ab" * 16}
+    assert DiskIdentities(member).known == {"consensus-2": "ab" * 16}
 
 
 def test_a_backup_of_then_can_be_restored(golden):

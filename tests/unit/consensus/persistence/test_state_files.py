@@ -13,7 +13,7 @@ import pytest
 
 from services.consensus.metadata import store as metadata_store
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.persistence.adapter import FileSnapshot, MetadataMachine
+from services.consensus.persistence.adapter import FileSnapshot, StateMachineAdapter
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
@@ -76,7 +76,7 @@ class Member:
     def __init__(self, folder: Path) -> None:
         self.files = StateFiles(folder)
         self.store = MetadataStore.open(self.files.current)
-        self.machine = MetadataMachine(self.store, self.files)
+        self.machine = StateMachineAdapter(self.store, self.files)
         self.log_store = SqliteLogStore(folder)
         self.log = RaftLog(
             self.log_store, Immediate(), last_applied=self.machine.last_applied, installed=self.machine.installed
@@ -106,7 +106,7 @@ def snapshot(tmp_path: Path) -> Iterator[tuple[FileSnapshot, SnapshotMeta]]:
     leader = tmp_path / "leader"
     leader.mkdir()
     store, index = filled(leader / "metadata.sqlite", NEW_FILES)
-    taken = MetadataMachine(store, StateFiles(leader)).take_snapshot()
+    taken = StateMachineAdapter(store, StateFiles(leader)).take_snapshot()
     meta = SnapshotMeta(LogPosition(term=1, index=index), 0, b"", taken.size_bytes, taken.digest)
     yield taken, meta
     taken.close()
@@ -298,7 +298,7 @@ def test_a_snapshot_takes_none_of_the_room_that_the_log_needs(folder: Path, snap
     """Neither the copy of a leader nor the pieces that a follower keeps."""
     taken, meta = snapshot
     member = Member(folder)
-    machine = MetadataMachine(member.store, member.files, reserve_bytes=1 << 60)
+    machine = StateMachineAdapter(member.store, member.files, reserve_bytes=1 << 60)
     with pytest.raises(OSError, match="not enough room"):
         machine.take_snapshot()
     with pytest.raises(OSError, match="not enough room"):

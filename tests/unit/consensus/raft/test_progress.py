@@ -5,21 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.consensus.raft.progress import MAX_IN_FLIGHT_BATCHES, MAX_IN_FLIGHT_BYTES, Mode, Progress
+from services.consensus.raft.progress import MAX_IN_FLIGHT_BATCHES, MAX_IN_FLIGHT_BYTES, FollowerProgress, Mode
 
 BATCH_BYTES = 1000
 
 
-def replicating(match_index: int = 5) -> Progress:
+def replicating(match_index: int = 5) -> FollowerProgress:
     """A follower that has confirmed everything up to `match_index`."""
-    progress = Progress(match_index + 1)
+    progress = FollowerProgress(match_index + 1)
     progress.accepted(match_index)
     return progress
 
 
 def test_a_new_leader_probes_with_a_single_batch() -> None:
     """It does not know where the follower's log ends, so it does not pour its log out."""
-    progress = Progress(6)
+    progress = FollowerProgress(6)
     assert progress.mode is Mode.PROBE
     assert progress.may_send()
     progress.sent(8, BATCH_BYTES)
@@ -29,7 +29,7 @@ def test_a_new_leader_probes_with_a_single_batch() -> None:
 
 def test_an_acceptance_opens_the_pipeline() -> None:
     """From then on batches go out without waiting."""
-    progress = Progress(6)
+    progress = FollowerProgress(6)
     progress.sent(8, BATCH_BYTES)
     assert progress.accepted(8)
     assert progress.mode is Mode.REPLICATE
@@ -121,7 +121,7 @@ def test_a_lost_connection_begins_again_behind_what_is_known() -> None:
 
 def test_a_connection_lost_before_anything_matched_leaves_the_place() -> None:
     """Otherwise a new leader would send its whole log to whoever reconnects."""
-    progress = Progress(100)
+    progress = FollowerProgress(100)
     progress.connection_lost()
     assert progress.next_index == 100
 
@@ -140,7 +140,7 @@ steps = st.lists(
 @given(steps)
 def test_whatever_happens_match_stays_below_next_and_the_window_is_kept(script: list[tuple[str, int, int]]) -> None:
     """The class's invariant, and at most one batch beyond the limit in bytes."""
-    progress = Progress(4)
+    progress = FollowerProgress(4)
     known = 0
     for what, first, second in script:
         if what == "send" and progress.may_send():

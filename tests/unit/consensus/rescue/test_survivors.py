@@ -12,7 +12,7 @@ import pytest
 
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
-from services.consensus.peering.disk_identities import KnownDisks
+from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.adapter import committed_entries
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
@@ -57,7 +57,7 @@ def member(folder: Path, member_id: str, entries: list[Entry], *, applied: int) 
     log.write(None, 1, entries)
     log.close()
     FileHardState(path).update({"term": entries[-1].term})
-    KnownDisks(path)
+    DiskIdentities(path)
     store = MetadataStore.open(path / "metadata.sqlite")
     store.apply_batch(committed_entries(1, entries[:applied]))
     store.close()
@@ -136,7 +136,7 @@ def test_a_new_folder_has_everything_that_the_log_holds(tmp_path, work):
 
 
 @pytest.mark.parametrize(
-    "step", ["write_copy", "_begin_anew", "SqliteLogStore", "KnownDisks", "replace_file", "sync_directory"]
+    "step", ["write_copy", "_begin_anew", "SqliteLogStore", "DiskIdentities", "replace_file", "sync_directory"]
 )
 def test_a_crash_at_any_step_leaves_no_folder_and_can_be_repeated(tmp_path, work, monkeypatch, step):
     """The name appears last; what is left beside it is removed by the next try."""
