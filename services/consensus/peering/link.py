@@ -78,13 +78,10 @@ class OutgoingLink:
     Invariant: `_arrived_bytes` <= `_sent_bytes`, and neither goes back.
     """
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys, *, has_beats: bool
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys) -> None:
         self._reader = reader
         self._writer = writer
         self._keys = keys
-        self._has_beats = has_beats
         self._pulse = Pulse()
         self._frame_count = 0
         self._sent_bytes = 0
@@ -95,15 +92,15 @@ class OutgoingLink:
 
     @property
     def round_trip_ms(self) -> int | None:
-        """The median of the last few; None while there are too few, or without beats."""
+        """The median of the last few; None while there are too few."""
         if len(self._round_trips_s) < ROUND_TRIPS:
             return None
         return round(1000 * statistics.median(self._round_trips_s))
 
     @property
     def has_carried(self) -> bool:
-        """Whether the other side ever said that something arrived (or, without beats, cannot say so)."""
-        return self._arrived_bytes > 0 or not self._has_beats
+        """Whether the other side ever said that something arrived."""
+        return self._arrived_bytes > 0
 
     def send(self, payload: bytes) -> bool:
         """False when the other side takes nothing; the message is dropped, as a network may."""
@@ -122,12 +119,8 @@ class OutgoingLink:
         Raises:
             LinkError: a beat is not authentic.
         """
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            if not self._has_beats:
-                await self._reader.read(1)
-                return
-            with _every(beat_interval_s, self._beat):
-                await self._read_beats()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), _every(beat_interval_s, self._beat):
+            await self._read_beats()
 
     def abort(self) -> None:
         """End it now; what stands in buffers is lost."""
@@ -163,13 +156,10 @@ class OutgoingLink:
 class IncomingLink:
     """The acceptor's end: takes frames, and says with every beat how many bytes of them have arrived."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys, *, has_beats: bool
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: LinkKeys) -> None:
         self._reader = reader
         self._writer = writer
         self._keys = keys
-        self._has_beats = has_beats
         self._pulse = Pulse()
         self._beat_count = 0
         self._arrived_bytes = 0
@@ -182,7 +172,7 @@ class IncomingLink:
             LinkError: a frame is too long or not authentic.
             OSError, IncompleteReadError: the connection ended, with `is_dead` if it was this side that gave it up.
         """
-        with _every(beat_interval_s, self._beat) if self._has_beats else contextlib.nullcontext():
+        with _every(beat_interval_s, self._beat):
             await self._read_frames(deliver)
 
     async def _read_frames(self, deliver: Callable[[bytes], None]) -> None:

@@ -5,19 +5,16 @@ not wait for a connection, and a frame here costs microseconds.
 
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
 
-    acceptor -> dialler   nonce (32 bytes, the first 8 of which announce the newest version that the acceptor speaks)
+    acceptor -> dialler   nonce (32 bytes, the first 8 of which name the protocol and its version)
     dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, known disks, nonce} + HMAC over it and the
                           acceptor's nonce
     acceptor -> dialler   verdict, disk + HMAC over them and both nonces, so that the dialler knows whom it talks to
 
-Both sides refuse a member whose disk is not the one they know under its name (`known_disks`).
+Both sides refuse a member whose disk is not the one they know under its name (`disk_identities`), and one that speaks another
+version: the log says what it was, and nothing is guessed.
 
-Then frames of msgpack go one way and beats the other (`peer_link`). A connection that ends, or over which nothing gets through
+Then frames of msgpack go one way and beats the other (`link`). A connection that ends, or over which nothing gets through
 any more, is replaced after a random wait, whose bound doubles for as long as that does not help.
-
-The dialler speaks the older of its own version and the announced one. A member of version 1 announced nothing, and neither
-sends beats nor expects any: with it, a half-open connection is noticed by nobody, until both sides are upgraded. The nonce is
-part of what both proofs cover, so nobody on the way can talk two members into an older version.
 """
 
 from __future__ import annotations
@@ -57,10 +54,9 @@ Message = dict[str, Any]
 RECONNECT_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
 HANDSHAKE_TIMEOUT_S: Final = 2.0
-_VERSION: Final = 2
-_WITH_BEATS: Final = 2
+PROTOCOL_VERSION: Final = 1
 _ANNOUNCEMENT: Final = struct.Struct(">6sH")
-_ANNOUNCING: Final = b"trivet"
+_PROTOCOL_NAME: Final = b"trivet"
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 32
 _ACCEPTED: Final = b"\x00"
@@ -84,9 +80,19 @@ def _link_keys(key: SigningKey, acceptor_nonce: bytes, dialler_nonce: bytes) -> 
     )
 
 
-def _announced_version(nonce: bytes) -> int:
-    announcing, version = _ANNOUNCEMENT.unpack_from(nonce)
-    return version if announcing == _ANNOUNCING else 1
+def _check_announcement(peer: str, nonce: bytes) -> None:
+    name, version = _ANNOUNCEMENT.unpack_from(nonce)
+    if name != _PROTOCOL_NAME:
+        raise HandshakeError(f"what listens at the address of {peer} does not speak the peer protocol")
+    _check_version(peer, version)
+
+
+def _check_version(peer: str, version: object) -> None:
+    if version != PROTOCOL_VERSION:
+        raise HandshakeError(
+            f"{peer} speaks version {version} of the peer protocol, this member only {PROTOCOL_VERSION}: "
+            "run the same version of Trivet on both"
+        )
 
 
 class PeerMesh:
@@ -201,7 +207,7 @@ class PeerMesh:
             link.abort()
 
     async def _keep_connected(self, peer: str, address: str) -> None:
-        pause_s = RECONNECT_S
+        pause_s, complaint = RECONNECT_S, ""
         host, _, port = address.rpartition(":")
         while True:
             try:
@@ -213,14 +219,15 @@ class PeerMesh:
                         await _close(writer)
                         raise
                 has_carried = await self._hold(peer, link, writer)
-            except LinkError as error:
-                logger.warning("peer link refused", peer=peer, reason=str(error))
-                has_carried = False
-            except (OSError, TimeoutError, HandshakeError, asyncio.IncompleteReadError) as error:
+            except (LinkError, HandshakeError) as error:
+                if str(error) != complaint:  # once, not at every attempt
+                    logger.warning("peer link refused", peer=peer, reason=str(error))
+                has_carried, complaint = False, str(error)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
                 logger.debug("peer not reachable", peer=peer, error=repr(error))
                 has_carried = False
             if has_carried:
-                pause_s = RECONNECT_S
+                pause_s, complaint = RECONNECT_S, ""
             # Full jitter: members that lost each other in one instant do not come back in one.
             await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 jitter is not a secret
             pause_s = min(RECONNECT_MAX_S, pause_s * 2)
@@ -243,12 +250,12 @@ class PeerMesh:
     async def _introduce(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> OutgoingLink:
         key = self._keys.signing
         their_nonce = await reader.readexactly(_NONCE_BYTES)
-        version = min(_VERSION, _announced_version(their_nonce))
+        _check_announcement(peer, their_nonce)
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
         hello = bytes(
             msgpack.packb(
                 [
-                    version,
+                    PROTOCOL_VERSION,
                     key.id,
                     self._cluster_id,
                     self._id,
@@ -272,7 +279,7 @@ class PeerMesh:
         if not self._disks.accept(peer, disk):
             raise HandshakeError(f"{peer} has another disk than before")
         keys = _link_keys(key, their_nonce, own_nonce)
-        return OutgoingLink(reader, writer, keys, has_beats=version >= _WITH_BEATS)
+        return OutgoingLink(reader, writer, keys)
 
     # --- accepting ----------------------------------------------------------------------------------------------
 
@@ -305,7 +312,9 @@ class PeerMesh:
             await _close(writer)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, IncomingLink]:
-        own_nonce = _ANNOUNCEMENT.pack(_ANNOUNCING, _VERSION) + secrets.token_bytes(_NONCE_BYTES - _ANNOUNCEMENT.size)
+        own_nonce = _ANNOUNCEMENT.pack(_PROTOCOL_NAME, PROTOCOL_VERSION) + secrets.token_bytes(
+            _NONCE_BYTES - _ANNOUNCEMENT.size
+        )
         writer.write(own_nonce)
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > _MAX_HELLO_BYTES:
@@ -316,8 +325,8 @@ class PeerMesh:
         key = self._keys.find(caller.key_id)
         if key is None or not hmac.compare_digest(proof, _proof(key, b"hello", own_nonce, hello)):
             raise HandshakeError("the caller does not know the cluster secret")
-        is_ours = (caller.cluster_id, caller.destination) == (self._cluster_id, self._id)
-        if not is_ours or caller.version not in range(1, _VERSION + 1):
+        _check_version(caller.member, caller.version)
+        if (caller.cluster_id, caller.destination) != (self._cluster_id, self._id):
             raise HandshakeError(f"a stranger called: {caller}")
         is_known = self._disks.accept(caller.member, caller.disk)
         verdict = _ACCEPTED if is_known else _UNKNOWN_DISK
@@ -332,7 +341,7 @@ class PeerMesh:
             # A member that was never initialised learns from its callers whom it can answer.
             self._dial(caller.member, caller.address)
         keys = _link_keys(key, own_nonce, caller.nonce)
-        return caller.member, IncomingLink(reader, writer, keys, has_beats=caller.version >= _WITH_BEATS)
+        return caller.member, IncomingLink(reader, writer, keys)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from blake3 import blake3
 
 from services.consensus.metadata.copy import PIECE_BYTES, write_copy
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError, decode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
+from services.consensus.persistence.file_digest import hash_file
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.ports import (
@@ -36,8 +36,6 @@ logger = structlog.get_logger(__name__)
 
 COPY_BYTES_PER_S: Final = 96 * MIB
 """A copy shares disk and processor with the log; nobody waits for it but a follower that is far behind."""
-
-_READ_BYTES: Final = 4 * MIB
 
 
 class StateMachineAdapter:
@@ -142,8 +140,7 @@ class FileSnapshot:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.last_applied = last_applied
-        self.size_bytes = os.fstat(self._descriptor).st_size
-        self.digest = self._hash()
+        self.digest, self.size_bytes = hash_file(path)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """See `Snapshot`."""
@@ -154,12 +151,6 @@ class FileSnapshot:
         os.close(self._descriptor)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-
-    def _hash(self) -> bytes:
-        digest = blake3()
-        for offset in range(0, self.size_bytes, _READ_BYTES):
-            digest.update(self.read(offset, _READ_BYTES))
-        return digest.digest()
 
 
 def committed_entries(first_index: int, entries: Sequence[Entry]) -> list[CommittedEntry]:

@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from blake3 import blake3
-
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.persistence.file_digest import hash_file
 from shared.errors import OverloadedError
 from shared.units import MIB
 
@@ -69,8 +68,4 @@ class BackupSource:
 
     def _make(self) -> tuple[int, str]:
         last_applied = write_copy(self._store.path, self._path)
-        hasher = blake3()
-        with self._path.open("rb") as file:
-            while piece := file.read(MIB):
-                hasher.update(piece)
-        return last_applied, hasher.hexdigest()
+        return last_applied, hash_file(self._path)[0].hex()

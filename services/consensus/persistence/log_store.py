@@ -48,11 +48,10 @@ CREATE TABLE IF NOT EXISTS start (
     configuration BLOB NOT NULL,
     checksum INTEGER NOT NULL
 ) STRICT;
-DROP TABLE IF EXISTS base;
 """
 _FORMAT_VERSION: Final = 2
-_READABLE_VERSIONS: Final = frozenset({0, 1, _FORMAT_VERSION})
-"""0 is a new file. Format 1 was never cut; its table of where the log starts was always empty."""
+_READABLE_VERSIONS: Final = frozenset({0, _FORMAT_VERSION})
+"""0 is a new file."""
 _CUT_ENTRIES: Final = 512
 _CUT_BYTES: Final = 8 * MIB
 """What one cut takes away at most: a group commit waits for it."""

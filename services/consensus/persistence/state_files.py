@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
-from blake3 import blake3
 
+from services.consensus.persistence.file_digest import hash_file
 from services.consensus.raft.ports import LogDamagedError, SnapshotDamagedError, SnapshotMeta
-from shared.disk.durable_files import replace_file, sync_data, sync_directory
-from shared.units import MIB
+from shared.disk.durable_files import replace_file, sync_directory, sync_file
 
 FIRST_NAME: Final = "metadata.sqlite"
 _POINTER: Final = "current_metadata"
 _FORMAT_VERSION: Final = 1
-_READ_BYTES: Final = 4 * MIB
 
 
 class StateFiles:
@@ -121,14 +119,9 @@ class StateFiles:
         return self._folder / f"snapshot-{meta.position.index}-{meta.digest.hex()[:16]}.part"
 
     def _check(self, part: Path, meta: SnapshotMeta) -> None:
-        digest, size_bytes = blake3(), 0
-        with part.open("rb") as file:
-            # Synced first: what is checked is then what a power cut leaves.
-            sync_data(file.fileno())
-            while piece := file.read(_READ_BYTES):
-                digest.update(piece)
-                size_bytes += len(piece)
-        if size_bytes != meta.size_bytes or digest.digest() != meta.digest:
+        # Synced first: what is checked is then what a power cut leaves.
+        sync_file(part)
+        if hash_file(part) != (meta.digest, meta.size_bytes):
             part.unlink()
             raise SnapshotDamagedError(f"{part.name} does not have the digest that the leader announced")
 

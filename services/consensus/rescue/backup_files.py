@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from blake3 import blake3
 from pydantic import ValidationError
 
 from services.consensus.metadata.database import RowDamagedError
@@ -21,10 +20,10 @@ from services.consensus.metadata.rows import State
 from services.consensus.metadata.schema import TABLE_VERSION
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import verify
+from services.consensus.persistence.file_digest import hash_file
 from shared.contracts.base import WireModel
 from shared.contracts.time import ClockState, Stamp, rfc3339
 from shared.disk.durable_files import replace_file, sync_directory, sync_file
-from shared.units import MIB
 
 METADATA_NAME: Final = "metadata.sqlite"
 CHUNKS_NAME: Final = "chunks.txt"
@@ -127,19 +126,8 @@ def check_backup(folder: Path) -> Manifest:
 
 def prove(path: Path) -> FileProof:
     """Size and digest of a file."""
-    hasher = blake3()
-    size_bytes = 0
-    for piece in pieces_of(path):
-        hasher.update(piece)
-        size_bytes += len(piece)
-    return FileProof(size_bytes=size_bytes, digest=hasher.hexdigest())
-
-
-def pieces_of(path: Path) -> Iterator[bytes]:
-    """The file, a piece at a time."""
-    with path.open("rb") as file:
-        while piece := file.read(MIB):
-            yield piece
+    digest, size_bytes = hash_file(path)
+    return FileProof(size_bytes=size_bytes, digest=digest.hex())
 
 
 def _verified(tables: Path) -> State:

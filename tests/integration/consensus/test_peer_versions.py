@@ -1,6 +1,6 @@
-"""Members of two versions of the peer protocol understand each other, and nobody on the way can choose the older one.
+"""One version of the peer protocol is spoken; a member of another version is refused with a sentence that says so.
 
-The first version is spoken here by hand, from its description: what shipped members say must not drift with our code.
+Both sides are spoken here by hand, from the protocol's description, so that it cannot change unnoticed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 from blake3 import blake3
+from structlog.testing import capture_logs
 
-from services.consensus.peering.link import SILENT_BEATS
 from shared.cluster_keys import ClusterKeys
 from tests.integration.consensus.meshes import SECRET, Harness, wait_until
 
-BEAT_S = 0.02
-FAR_BEYOND_SILENCE_S = 3 * SILENT_BEATS * BEAT_S
+VERSION = 1
 DISK = b"d" * 16
 KEY = ClusterKeys.parse(SECRET).signing
 
@@ -40,11 +39,16 @@ def frame(session: bytes, number: int, message: dict[str, Any]) -> bytes:
     )
 
 
+def announcement(version: int) -> bytes:
+    return b"trivet" + struct.pack(">H", version) + secrets.token_bytes(24)
+
+
 async def dial(port: int, *, version: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """As the member m1 of that version; returns the connection and its key, or raises IncompleteReadError when refused."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         nonce, own_nonce = await reader.readexactly(32), secrets.token_bytes(32)
+        assert nonce.startswith(b"trivet" + struct.pack(">H", VERSION))
         hello = msgpack.packb([version, KEY.id, "cluster-1", "m1", "m2", "", DISK, {}, own_nonce])
         writer.write(struct.pack(">I", len(hello)) + hello + proof(b"hello", nonce, hello))
         verdict, disk, shown = await reader.readexactly(1), await reader.readexactly(16), await reader.readexactly(32)
@@ -57,90 +61,97 @@ async def dial(port: int, *, version: int) -> tuple[asyncio.StreamReader, asynci
 
 
 class Acceptor:
-    """The member m2, spoken by hand: keeps every hello and all that comes after it."""
+    """The member m2, spoken by hand: announces `nonce`, keeps every hello."""
 
-    def __init__(self, nonce: Callable[[], bytes]) -> None:
+    def __init__(self, nonce: bytes) -> None:
         self._nonce = nonce
+        self.calls = 0
         self.versions: list[int] = []
-        self.after = b""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.calls += 1
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            nonce = self._nonce()
-            writer.write(nonce)
+            writer.write(self._nonce)
             (length,) = struct.unpack(">I", await reader.readexactly(4))
             hello = await reader.readexactly(length)
-            assert await reader.readexactly(32) == proof(b"hello", nonce, hello)
+            assert await reader.readexactly(32) == proof(b"hello", self._nonce, hello)
             version, *_, their_nonce = msgpack.unpackb(hello)
             self.versions.append(version)
-            writer.write(b"\0" + DISK + proof(b"welcome", nonce, their_nonce, b"\0", DISK))
-            while data := await reader.read(65536):
-                self.after += data
+            writer.write(b"\0" + DISK + proof(b"welcome", self._nonce, their_nonce, b"\0", DISK))
+            await reader.read()
         writer.close()
 
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    made = Harness(tmp_path, beat_interval_s=BEAT_S)
+    made = Harness(tmp_path)
     yield made
     for mesh in made.meshes.values():
         await mesh.aclose()
 
 
-async def test_an_old_dialler_is_heard_and_gets_no_beats(harness: Harness) -> None:
-    """Any byte from the acceptor ends a link of version 1, and its silence proves nothing: it has no empty frames."""
+async def test_a_dialler_of_this_version_is_heard(harness: Harness) -> None:
+    """Hello, frames and their keys are as described."""
     await harness.start("m2", knows_peers=False)
-    reader, writer, session = await dial(harness.ports["m2"], version=1)
-    writer.write(frame(session, 0, {"type": "first"}))
-    await wait_until(lambda: len(harness.received["m2"]) == 1)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(FAR_BEYOND_SILENCE_S):
-            await reader.read(1)
-    writer.write(frame(session, 1, {"type": "second"}))
+    _, writer, session = await dial(harness.ports["m2"], version=VERSION)
+    writer.write(frame(session, 0, {"type": "first"}) + frame(session, 1, {"type": "second"}))
     await wait_until(lambda: [one["type"] for one in harness.received["m2"]] == ["first", "second"])
     writer.close()
 
 
-async def test_an_old_acceptor_is_spoken_to_in_its_own_version(harness: Harness) -> None:
-    """It announces nothing and refuses every version but its own; the link is kept though no beat ever comes."""
-    acceptor = Acceptor(lambda: secrets.token_bytes(32))
+async def test_an_acceptor_of_this_version_is_spoken_to(harness: Harness) -> None:
+    """Its announcement and its proof are as described."""
+    acceptor = Acceptor(announcement(VERSION))
     async with await asyncio.start_server(acceptor.serve, "127.0.0.1", harness.ports["m2"]):
         first = await harness.start("m1")
         await wait_until(lambda: first.connected_peers() == ["m2"])
-        await asyncio.sleep(FAR_BEYOND_SILENCE_S)
-        assert acceptor.versions == [1]
-        assert acceptor.after == b"", "an old acceptor would take an empty frame for a broken message"
-        first.post({"type": "message"}, "m2")
-        await wait_until(lambda: b"message" in acceptor.after)
+        assert acceptor.versions == [VERSION]
         await first.aclose()
 
 
-async def test_a_newer_acceptor_is_spoken_to_in_the_newest_version_known_here(harness: Harness) -> None:
-    """So that the next version can be rolled out as this one was."""
-    acceptor = Acceptor(lambda: b"trivet" + struct.pack(">H", 7) + secrets.token_bytes(24))
-    async with await asyncio.start_server(acceptor.serve, "127.0.0.1", harness.ports["m2"]):
-        first = await harness.start("m1")
-        await wait_until(lambda: acceptor.versions == [2])
-        await first.aclose()
-
-
-@pytest.mark.parametrize("version", [0, 3])
-async def test_a_version_that_is_not_known_here_is_refused(harness: Harness, version: int) -> None:
-    """A newer dialler has read the announcement, so one that does not keep to it is no member of ours."""
+@pytest.mark.parametrize("version", [0, 2])
+async def test_a_dialler_of_another_version_is_refused_with_a_sentence(harness: Harness, version: int) -> None:
+    """It is a member, by its proof; the log names both versions."""
     await harness.start("m2", knows_peers=False)
-    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await dial(harness.ports["m2"], version=version)
+    with capture_logs() as logs:
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await dial(harness.ports["m2"], version=version)
+        await wait_until(lambda: bool(logs))
+    assert f"m1 speaks version {version} of the peer protocol, this member only {VERSION}" in logs[0]["reason"]
 
 
-async def test_nobody_on_the_way_can_choose_the_older_version(harness: Harness) -> None:
-    """The announcement is part of the challenge: who changes it makes the dialler's proof wrong."""
+@pytest.mark.parametrize(
+    ("nonce", "sentence"),
+    [
+        (announcement(2), f"m2 speaks version 2 of the peer protocol, this member only {VERSION}"),
+        (b"nonsense" * 4, "does not speak the peer protocol"),
+    ],
+    ids=["newer", "stranger"],
+)
+async def test_an_acceptor_of_another_version_gets_no_hello_and_one_warning(
+    harness: Harness, nonce: bytes, sentence: str
+) -> None:
+    """However often it is dialled."""
+    acceptor = Acceptor(nonce)
+    with capture_logs() as logs:
+        async with await asyncio.start_server(acceptor.serve, "127.0.0.1", harness.ports["m2"]):
+            first = await harness.start("m1")
+            await wait_until(lambda: acceptor.calls >= 3)
+            await first.aclose()
+    assert acceptor.versions == []
+    warnings = [log["reason"] for log in logs if log["log_level"] == "warning"]
+    assert len(warnings) == 1
+    assert sentence in warnings[0]
+
+
+async def test_the_announcement_is_part_of_the_challenge(harness: Harness) -> None:
+    """Who changes it on the way makes the dialler's proof wrong, so nobody can choose a version for two members."""
     second = await harness.start("m2", knows_peers=False)
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_second, to_second = await asyncio.open_connection("127.0.0.1", harness.ports["m2"])
         nonce = await from_second.readexactly(32)
-        assert nonce.startswith(b"trivet")
-        writer.write(secrets.token_bytes(8) + nonce[8:])
+        writer.write(nonce[:31] + bytes([nonce[31] ^ 1]))
         with contextlib.suppress(OSError):
             to_second.write(await reader.read(65536))
             writer.write(await from_second.read(65536))
