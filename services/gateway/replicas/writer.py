@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.gateway.ports import ChunkNodes
+from services.gateway.ports import ChunkNodes, FileChunk
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from services.gateway.replicas.quorum import Quorums, WriteTally
-from services.gateway.transfers.chunking import Chunk
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import StorageNode
@@ -84,7 +83,7 @@ class ReplicaWriter:
         self._parallel = asyncio.Semaphore(limits.max_parallel_chunks)
 
     async def start(
-        self, chunk: Chunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
+        self, chunk: FileChunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
     ) -> ChunkWrite:
         """Begin to send `chunk` along `order`; takes over `lease`. Waits while too many chunks are on their way."""
         try:
@@ -208,7 +207,7 @@ class _Run:
     """
 
     write: ChunkWrite
-    chunk: Chunk
+    chunk: FileChunk
     start_index: int
     ready: deque[StorageNode]
     reserve: deque[StorageNode]

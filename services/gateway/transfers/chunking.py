@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 
-from blake3 import blake3
-
+from services.gateway.ports import FileChunk
 from services.gateway.settings import FIRST_RESERVATION_BYTES
 from shared.byte_budget import ByteBudget, ByteLease
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Immutable bytes and their name."""
-
-    digest: str
-    data: bytes
-
-    @classmethod
-    def of(cls, data: bytes) -> Chunk:
-        """Name `data`. 0.12 ms per MiB: less than handing it to a thread and back would cost."""
-        return cls(blake3(data).hexdigest(), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +20,7 @@ class ReservationWaits:
 
 async def cut(
     body: AsyncIterable[bytes], *, chunk_size_bytes: int, budget: ByteBudget, waits: ReservationWaits
-) -> AsyncGenerator[tuple[Chunk, ByteLease], None]:
+) -> AsyncGenerator[tuple[FileChunk, ByteLease], None]:
     """The chunks of `body` in order; all have `chunk_size_bytes` but the last. The taker releases each lease.
 
     The next piece is not asked for while the last one waits for its reservation. A chunk is joined once from its pieces.
@@ -86,9 +72,9 @@ class _Buffer:
         self._pieces.append(part)
         self.size_bytes += len(part)
 
-    def take(self) -> tuple[Chunk, ByteLease]:
+    def take(self) -> tuple[FileChunk, ByteLease]:
         """The chunk as it stands, with its lease; begins the next one."""
-        chunk, lease = Chunk.of(b"".join(self._pieces)), self.lease
+        chunk, lease = FileChunk.of(b"".join(self._pieces)), self.lease
         lease.shrink_to(len(chunk.data))
         self._pieces, self.size_bytes, self.lease = [], 0, self._budget.lease()
         return chunk, lease

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from services.gateway.ports import Clock, Metadata
+from services.gateway.ports import Clock, FileChunk, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, require_enough_nodes
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter
@@ -22,7 +22,7 @@ from services.gateway.semantics.conditions import Present, check_write
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import TransferSlots
-from services.gateway.transfers.chunking import Chunk, ReservationWaits, cut
+from services.gateway.transfers.chunking import ReservationWaits, cut
 from services.gateway.transfers.idempotency import OnceKeeper, OnceOnly, Remembered
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.consensus_calls.client import ReadContext
@@ -227,7 +227,7 @@ class _Sending:
         self.hasher = blake3()
         self.size_bytes = 0
 
-    async def add(self, chunk: Chunk, lease: ByteLease) -> None:
+    async def add(self, chunk: FileChunk, lease: ByteLease) -> None:
         """Send `chunk`, after waiting for room in the window. Raises when an earlier chunk missed its quorum."""
         self.chunk_digests += bytes.fromhex(chunk.digest)
         self.hasher.update(chunk.data)

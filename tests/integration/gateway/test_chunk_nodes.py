@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.ports import ChunkNodes
+from services.gateway.ports import ChunkNodes, FileChunk
 from services.gateway.replicas.storage_client import StorageClient
-from services.gateway.transfers.chunking import Chunk
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError
@@ -56,7 +55,7 @@ def at(node_id: str, url: str) -> StorageNode:
 @pytest.mark.parametrize("size_bytes", [1, 100, MIB])
 async def test_a_chunk_that_was_put_is_there(subject, size_bytes) -> None:
     """Put, get, has and status agree; putting it again changes nothing."""
-    chunk = Chunk.of(b"x" * size_bytes)
+    chunk = FileChunk.of(b"x" * size_bytes)
     for _ in range(2):
         await subject.nodes.put_chunk(subject.alive, chunk.digest, chunk.data, start_index=3)
     assert await subject.nodes.get_chunk(subject.alive, chunk.digest) == chunk.data
@@ -75,7 +74,7 @@ async def test_a_missing_chunk_is_a_typed_error(subject) -> None:
 
 async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
     """Nothing is stored under a digest that it does not have."""
-    chunk = Chunk.of(b"right")
+    chunk = FileChunk.of(b"right")
     with pytest.raises(DigestMismatchError):
         await subject.nodes.put_chunk(subject.alive, chunk.digest, b"wrong", start_index=0)
     assert await subject.nodes.has_chunks(subject.alive, [chunk.digest]) == set()
@@ -83,7 +82,7 @@ async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
 
 async def test_a_dead_node_is_unreachable_for_sure(subject) -> None:
     """A refused connection is definite: nothing can have happened there."""
-    chunk = Chunk.of(b"x")
+    chunk = FileChunk.of(b"x")
     with pytest.raises(PeerUnreachableError) as caught:
         await subject.nodes.put_chunk(subject.dead, chunk.digest, chunk.data, start_index=0)
     assert caught.value.definite

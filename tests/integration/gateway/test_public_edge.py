@@ -16,7 +16,7 @@ import pytest
 from blake3 import blake3
 
 from local_cluster.cluster import Cluster
-from services.gateway.transfers.chunking import Chunk
+from services.gateway.ports import FileChunk
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.units import MIB
@@ -78,7 +78,7 @@ async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket
     """The client sees an incomplete answer, and what it got is a right prefix."""
     chunks = [random.Random(seed + number).randbytes(MIB) for number in range(12)]
     assert gateway.put(f"/v1/files/{bucket}/k", content=b"".join(chunks)).status_code == 201
-    lost = Chunk.of(chunks[10]).digest
+    lost = FileChunk.of(chunks[10]).digest
     async with PeerClient(cluster.keys) as client:
         for number in (1, 2, 3):
             peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"))

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.gateway.ports import FileChunk
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
-from services.gateway.transfers.chunking import Chunk
 from shared.background_tasks import BackgroundTasks
 from shared.errors import ChunkCorruptError, DataUnavailableError
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
 
-CHUNK = Chunk.of(b"some bytes")
+CHUNK = FileChunk.of(b"some bytes")
 
 
 class Bench:

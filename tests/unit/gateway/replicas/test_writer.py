@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.gateway.ports import FileChunk
 from services.gateway.replicas import writer as replica_writer
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
-from services.gateway.transfers.chunking import Chunk
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.errors import DiskFullError, QuorumNotReachedError
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
 
-CHUNK = Chunk.of(b"some bytes")
+CHUNK = FileChunk.of(b"some bytes")
 QUORUMS = Quorums(replica_count=3, write_quorum=2, read_quorum=2)
 
 
