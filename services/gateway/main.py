@@ -33,7 +33,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.transfers.admission import TransferSlots
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
-from services.gateway.transfers.idempotency import OnceKeeper
+from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
@@ -123,7 +123,7 @@ def assemble(
         nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
     )
     directory = NodeDirectory(metadata, health)
-    keeper = OnceKeeper(metadata)
+    idempotency = IdempotencyStore(metadata)
     writer_limits = ReplicaWriterLimits(settings.replica_timeout_s, settings.max_parallel_chunks)
     writer = ReplicaWriter(nodes, health, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
@@ -136,7 +136,7 @@ def assemble(
     parts = Parts(
         uploads=Uploads(
             metadata=metadata,
-            keeper=keeper,
+            idempotency=idempotency,
             directory=directory,
             writer=writer,
             budget=budget,
@@ -158,7 +158,7 @@ def assemble(
         admin=ClusterAdmin(metadata, nodes, clock),
         admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,
-        keeper=keeper,
+        idempotency=idempotency,
         clock=clock,
         quorums=quorums,
     )

@@ -11,7 +11,7 @@ from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, refuse_query, requested_bucket
 from services.gateway.semantics.raw_names import FILES_PREFIX, bucket_name, query_values
-from services.gateway.transfers.idempotency import OnceOnly
+from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
 from shared.errors import InternalError
 
@@ -40,9 +40,11 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
         parts = gateway.parts
         name = requested_bucket(request)
-        once = OnceOnly.of(headers_of(request), method="PUT", bucket=name)
-        with parts.keeper.running(once):
-            outcome = await parts.keeper.propose(CreateBucket(bucket=name, stamp=parts.clock.stamp()), once)
+        idempotency_key = IdempotencyKey.of(headers_of(request), method="PUT", bucket=name)
+        with parts.idempotency.running(idempotency_key):
+            outcome = await parts.idempotency.propose(
+                CreateBucket(bucket=name, stamp=parts.clock.stamp()), idempotency_key
+            )
         result = outcome.result or {}
         created = bool(result.get("created"))
         response.status_code = 201 if created else 200
@@ -60,9 +62,9 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """409 while it holds a file. The bucket `default` always exists."""
         parts = gateway.parts
         name = requested_bucket(request)
-        once = OnceOnly.of(headers_of(request), method="DELETE", bucket=name)
-        with parts.keeper.running(once):
-            await parts.keeper.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), once)
+        idempotency_key = IdempotencyKey.of(headers_of(request), method="DELETE", bucket=name)
+        with parts.idempotency.running(idempotency_key):
+            await parts.idempotency.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), idempotency_key)
         return Response(status_code=204)
 
     @router.get("/buckets", summary="List all buckets", responses=problems(400, 503, about="buckets"))

@@ -32,7 +32,7 @@ from services.gateway.api.problems import header, problems
 from services.gateway.api.requests import (
     headers_of,
     quorums_of,
-    remember_version,
+    record_version,
     requested_file,
     requested_form_bucket,
 )
@@ -43,7 +43,7 @@ from services.gateway.semantics.conditions import Present, ReadConditions, write
 from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.downloads import FoundFile
-from services.gateway.transfers.idempotency import OnceOnly
+from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import Published, UploadOrder
 from shared.contracts.metadata import DeleteFile, Preconditions
 from shared.contracts.names import check_key
@@ -198,10 +198,13 @@ def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
         name = requested_file(request)
         headers = headers_of(request)
         conditions = write_preconditions(headers)
-        once = OnceOnly.of(headers, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions)
-        with parts.keeper.running(once):
-            outcome = await parts.keeper.propose(
-                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=parts.clock.stamp()), once
+        idempotency_key = IdempotencyKey.of(
+            headers, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions
+        )
+        with parts.idempotency.running(idempotency_key):
+            outcome = await parts.idempotency.propose(
+                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=parts.clock.stamp()),
+                idempotency_key,
             )
         version = (outcome.result or {}).get("version", outcome.log_index)
         return Response(status_code=204, headers={"x-trivet-version": str(version)})
@@ -234,7 +237,7 @@ class _Asked:
             preconditions=write_preconditions(headers),
             quorums=quorums_of(request, parts.quorums),
         )
-        OnceOnly.of(headers, method=request.method, bucket="")
+        IdempotencyKey.of(headers, method=request.method, bucket="")
         return asked
 
     def order(self, name: FileName, media_type: str, announced_bytes: int | None, digests: BodyDigests) -> UploadOrder:
@@ -247,7 +250,7 @@ class _Asked:
             preconditions=self.preconditions,
             digests=digests,
             announced_bytes=announced_bytes,
-            once=OnceOnly.of(
+            idempotency_key=IdempotencyKey.of(
                 self.headers,
                 method=self.method,
                 bucket=name.bucket,
@@ -271,7 +274,7 @@ async def _find(request: Request, parts: Parts) -> tuple[FoundFile, Quorums, Res
     quorums = quorums_of(request, parts.quorums)
     found = await parts.downloads.find(name)
     version = found.version
-    remember_version(request, version.version)
+    record_version(request, version.version)
     if not conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns)):
         return found, quorums, None
     headers = version_headers(version, now_ns=parts.clock.stamp().approximate_ns)

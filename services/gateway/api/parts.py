@@ -11,7 +11,7 @@ from services.gateway.listings import Listings
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.transfers.downloads import Downloads
-from services.gateway.transfers.idempotency import OnceKeeper
+from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.uploads import Uploads
 
 
@@ -25,7 +25,7 @@ class Parts:
     admin: ClusterAdmin
     admin_token: AdminToken
     metadata: Metadata
-    keeper: OnceKeeper
+    idempotency: IdempotencyStore
     clock: Clock
     quorums: Quorums
 

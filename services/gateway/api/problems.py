@@ -49,7 +49,7 @@ _DESCRIPTIONS: Final = {
     403: "Not allowed.",
     404: "There is no such bucket, file or node.",
     408: "The body came too slowly or broke off. Nothing was stored.",
-    409: "The state of the bucket or cluster forbids this now, or a twin of this request is still running.",
+    409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
     410: "The cursor is too old; list again from the start.",
     412: "If-Match, If-None-Match or If-Unmodified-Since does not hold. Nothing was done.",
     413: "The body is larger than this cluster takes.",
@@ -150,7 +150,7 @@ _HEADERS: Final = {
             "900",
         )
     },
-    409: {"Retry-After": header("Of `request_in_progress`: seconds until the twin may have ended.", "1")},
+    409: {"Retry-After": header("Of `request_in_progress`: seconds until the first request may have ended.", "1")},
     412: _VERSION,
     416: _VERSION | {"Content-Range": header("The size of the file.", "bytes */10")},
     503: _RETRY_AFTER,

@@ -65,7 +65,7 @@ def refuse_query(request: Request) -> None:
         raise InvalidRequestError("This path takes no query; a '?' in a key is written as %3F.")
 
 
-def remember_version(request: Request, version: int) -> None:
+def record_version(request: Request, version: int) -> None:
     """Have every answer to this request say what was found out about the file, errors included."""
     request.state.file_version = version
 

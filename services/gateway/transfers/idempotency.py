@@ -1,9 +1,9 @@
 """Idempotency-Key: a request that is sent again happens once and gets the same answer (DESIGN.md section 12).
 
-The key becomes the request id under which the change is proposed, so the one mechanism that makes internal proposals
-happen once serves clients too, over all gateways and across their deaths. What is kept here is only which keys are being
-worked on now: a twin is told to come back instead of moving the same gigabytes in parallel. A twin at another gateway
-moves them and is then given the first one's receipt by the log.
+The key becomes the request id under which the change is proposed: the log stores the result of every request id, so the
+mechanism that applies internal proposals once serves clients too, across gateways and their restarts. This module only
+holds the keys of the requests that run here now: a duplicate request is refused with Retry-After instead of moving the
+same gigabytes in parallel. A duplicate at another gateway moves them, and the log then answers it with the stored result.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ ANYBODY: Final = "public"
 """The principal of every request, until there are several."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_TWIN_RETRY_AFTER_S: Final = 1
+_DUPLICATE_RETRY_AFTER_S: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class OnceOnly:
+class IdempotencyKey:
     """A request under an Idempotency-Key.
 
     Attributes:
         request_id: derived from the scope: principal, method, bucket, key of the file, and the Idempotency-Key.
-        asked: digest of what was asked for, but for the body, which is not known yet.
+        parameters_digest: digest of everything that was asked for but the body, which is not known yet.
     """
 
     request_id: str
-    asked: str
+    parameters_digest: str
 
     @classmethod
     def of(
@@ -57,7 +57,7 @@ class OnceOnly:
         key: str = "",
         preconditions: Preconditions | None = None,
         content: object = None,
-    ) -> OnceOnly | None:
+    ) -> IdempotencyKey | None:
         """From the header, or None without one. `content` is what describes the body: its type and user metadata.
 
         Raises:
@@ -70,22 +70,23 @@ class OnceOnly:
             raise InvalidRequestError(
                 "Idempotency-Key has 1-255 visible ASCII characters and is given once.", header="Idempotency-Key"
             )
-        asked = [None if preconditions is None else preconditions.model_dump(), content]
-        return cls(f"once-{_digest([ANYBODY, method, bucket, key, value])}", _digest(asked)[:32])
+        parameters = [None if preconditions is None else preconditions.model_dump(), content]
+        # The prefix stands in logs written before; with another one a duplicate across an upgrade would not be seen.
+        return cls(f"once-{_digest([ANYBODY, method, bucket, key, value])}", _digest(parameters)[:32])
 
     def fingerprint(self, body_digest: str = "") -> str:
         """What the log compares; `body_digest` is 64 hex digits, or nothing where there is no body."""
-        return f"{self.asked}-{body_digest}"
+        return f"{self.parameters_digest}-{body_digest}"
 
     def check(self, fingerprint: str | None, body_digest: str) -> None:
-        """Raises IdempotencyKeyReusedError unless the remembered request asked for the same."""
+        """Raises IdempotencyKeyReusedError unless the first request asked for the same."""
         if fingerprint != self.fingerprint(body_digest):
             raise IdempotencyKeyReusedError("This Idempotency-Key was used for a different request; use a new one.")
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """What the log knows of a request that was made before."""
+class StoredResult:
+    """What the log stores about a request that was made before."""
 
     result: ProposalResult
     fingerprint: str | None
@@ -97,50 +98,50 @@ class Remembered:
         return self.result
 
 
-class OnceKeeper:
-    """Makes requests with an Idempotency-Key happen once. Invariant: `_running` holds what this gateway works on now."""
+class IdempotencyStore:
+    """Results by Idempotency-Key, which the log stores. Invariant: `_running` holds the request ids in progress here."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
         self._running: set[str] = set()
 
-    def running(self, once: OnceOnly | None) -> AbstractContextManager[None]:
-        """A context in which `once` is being worked on; nothing to enter without a key.
+    def running(self, key: IdempotencyKey | None) -> AbstractContextManager[None]:
+        """Marks the request as in progress while the context lasts; does nothing without a key.
 
         Raises:
-            RequestInProgressError: this gateway works on it already; definite for the twin.
+            RequestInProgressError: the same request is in progress here; definite for the duplicate.
         """
-        return nullcontext() if once is None else self._hold(once.request_id)
+        return nullcontext() if key is None else self._mark_running(key.request_id)
 
-    async def recall(self, once: OnceOnly) -> Remembered | None:
-        """The request's first answer, if there was one.
+    async def stored_result(self, key: IdempotencyKey) -> StoredResult | None:
+        """The stored result of an earlier request with this key, or None.
 
         Raises:
             LeaderUnavailableError: it cannot be found out now.
         """
-        answer, _ = await self._metadata.read(GetRequest(request_id=once.request_id))
+        answer, _ = await self._metadata.read(GetRequest(request_id=key.request_id))
         if not isinstance(answer, RequestAnswer):
             raise InternalError("Consensus answered another question than was asked.", definite=True)
-        return None if answer.result is None else Remembered(answer.result, answer.fingerprint)
+        return None if answer.result is None else StoredResult(answer.result, answer.fingerprint)
 
-    async def propose(self, command: Command, once: OnceOnly | None, *, body_digest: str = "") -> ProposalResult:
+    async def propose(self, command: Command, key: IdempotencyKey | None, *, body_digest: str = "") -> ProposalResult:
         """Have `command` ordered: under the key's request id for a day, or under a random one without a key.
 
         Raises:
             IdempotencyKeyReusedError: the key was used for something else; definite.
             TrivetError: as `Metadata.propose`, or as the first time.
         """
-        if once is None:
+        if key is None:
             return await self._metadata.propose(command)
         return await self._metadata.propose(
-            command, request_id=once.request_id, retain_s=RETENTION_S, fingerprint=once.fingerprint(body_digest)
+            command, request_id=key.request_id, retain_s=RETENTION_S, fingerprint=key.fingerprint(body_digest)
         )
 
     @contextmanager
-    def _hold(self, request_id: str) -> Iterator[None]:
+    def _mark_running(self, request_id: str) -> Iterator[None]:
         if request_id in self._running:
             raise RequestInProgressError(
-                "A request with this Idempotency-Key is still running.", retry_after_s=_TWIN_RETRY_AFTER_S
+                "A request with this Idempotency-Key is still running.", retry_after_s=_DUPLICATE_RETRY_AFTER_S
             )
         self._running.add(request_id)
         try:

@@ -23,7 +23,7 @@ from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import TransferSlots
 from services.gateway.transfers.chunking import ReservationWaits, cut
-from services.gateway.transfers.idempotency import OnceKeeper, OnceOnly, Remembered
+from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
@@ -63,7 +63,7 @@ class UploadOrder:
     preconditions: Preconditions
     digests: BodyDigests
     announced_bytes: int | None
-    once: OnceOnly | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Uploads:
         self,
         *,
         metadata: Metadata,
-        keeper: OnceKeeper,
+        idempotency: IdempotencyStore,
         directory: NodeDirectory,
         writer: ReplicaWriter,
         budget: ByteBudget,
@@ -92,7 +92,7 @@ class Uploads:
         limits: UploadLimits,
     ) -> None:
         self._metadata = metadata
-        self._keeper = keeper
+        self._idempotency = idempotency
         self._directory = directory
         self._writer = writer
         self._budget = budget
@@ -110,10 +110,11 @@ class Uploads:
             TrivetError: typed; `definite` says whether the file certainly did not change.
         """
         self._check_size(order.announced_bytes or 0)
-        with self._slots.take(), self._keeper.running(order.once):
+        with self._slots.take(), self._idempotency.running(order.idempotency_key):
             # Before the preconditions: the first time may be the very reason why they no longer hold.
-            if order.once is not None and (known := await self._keeper.recall(order.once)) is not None:
-                return await self._repeat(order, order.once, known, body)
+            key = order.idempotency_key
+            if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
+                return await self._answer_duplicate(order, key, stored, body)
             incarnation, context = await self._open_bucket(order)
             node_map = await self._directory.at(context.epoch)
             require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), order.quorums)
@@ -121,10 +122,10 @@ class Uploads:
             await self._send(order, body, sending)
             return await self._publish(order, sending, incarnation)
 
-    async def _repeat(
-        self, order: UploadOrder, once: OnceOnly, known: Remembered, body: AsyncIterable[bytes]
+    async def _answer_duplicate(
+        self, order: UploadOrder, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
     ) -> Published:
-        """Hash `body`, store nothing of it, and answer as the first time."""
+        """Hash `body` to compare it, store nothing of it, and give the stored result."""
         hasher = blake3()
         size_bytes = 0
         async for piece in body:
@@ -133,8 +134,8 @@ class Uploads:
             hasher.update(piece)
             order.digests.update(piece)
         order.digests.check()
-        once.check(known.fingerprint, hasher.hexdigest())
-        return _published(known.replay())
+        key.check(stored.fingerprint, hasher.hexdigest())
+        return _published(stored.replay())
 
     async def _open_bucket(self, order: UploadOrder) -> tuple[int, ReadContext]:
         """The bucket's incarnation; early refusals are decided here."""
@@ -178,7 +179,7 @@ class Uploads:
             chunk_digests=bytes(sending.chunk_digests),
             digest=digest,
         )
-        outcome = await self._keeper.propose(
+        outcome = await self._idempotency.propose(
             PublishFile(
                 bucket=order.name.bucket,
                 incarnation=incarnation,
@@ -193,7 +194,7 @@ class Uploads:
                 preconditions=order.preconditions,
                 stamp=self._clock.stamp(),
             ),
-            order.once,
+            order.idempotency_key,
             body_digest=digest,
         )
         published = _published(outcome)

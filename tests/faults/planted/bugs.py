@@ -83,9 +83,9 @@ def _forget_votes() -> None:
 
 
 def _ignore_idempotency_keys() -> None:
-    from services.gateway.transfers.idempotency import OnceOnly
+    from services.gateway.transfers.idempotency import IdempotencyKey
 
-    OnceOnly.of = classmethod(lambda _cls, *_args, **_facts: None)  # type: ignore[method-assign,assignment]
+    IdempotencyKey.of = classmethod(lambda _cls, *_args, **_facts: None)  # type: ignore[method-assign,assignment]
 
 
 def _last_clock_wins() -> None:

@@ -76,7 +76,7 @@ def test_a_retry_after_the_gateway_died_yields_one_version(
     assert gateway.head(url).headers["x-trivet-version"] == version
 
 
-def test_concurrent_twins_yield_one_version(gateway, gateway_urls, bucket, seed) -> None:
+def test_concurrent_duplicates_yield_one_version(gateway, gateway_urls, bucket, seed) -> None:
     """At two gateways at once: everybody hears the same receipt, or 409 with Retry-After from the busy one."""
     body = random.Random(seed).randbytes(4 * MIB)
     url = f"/v1/files/{bucket}/k"

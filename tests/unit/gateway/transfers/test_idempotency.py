@@ -11,7 +11,7 @@ import pytest
 
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.idempotency import OnceKeeper, OnceOnly
+from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.uploads import UploadOrder
 from shared.contracts.metadata import CreateBucket, DeleteFile, GetFile, Preconditions
 from shared.errors import (
@@ -42,7 +42,7 @@ def order(world: Any, **changes: Any) -> UploadOrder:
         preconditions=facts["preconditions"],
         digests=BodyDigests.announced({}),
         announced_bytes=None,
-        once=OnceOnly.of(KEY, method="PUT", bucket="default", **facts),
+        idempotency_key=IdempotencyKey.of(KEY, method="PUT", bucket="default", **facts),
     )
 
 
@@ -97,7 +97,7 @@ async def test_the_same_key_for_another_file_is_another_request(world) -> None:
     assert first.version.version != second.version.version
 
 
-async def test_a_twin_of_a_running_upload_is_told_to_come_back(world) -> None:
+async def test_a_duplicate_of_a_running_upload_is_told_to_come_back(world) -> None:
     """409 with Retry-After while the first one runs, the receipt when it is done."""
     gate = asyncio.Event()
 
@@ -106,8 +106,8 @@ async def test_a_twin_of_a_running_upload_is_told_to_come_back(world) -> None:
         yield b"x"
 
     running = asyncio.ensure_future(world.parts.uploads.put(order(world), slow()))
-    once = order(world).once
-    await world.wait_until(lambda: _is_running(world.parts.keeper, once), "the first upload runs")
+    idempotency_key = order(world).idempotency_key
+    await world.wait_until(lambda: _is_running(world.parts.idempotency, idempotency_key), "the first upload runs")
     with pytest.raises(RequestInProgressError) as refusal:
         await put(world, b"x")
     assert refusal.value.retry_after_s is not None
@@ -115,37 +115,37 @@ async def test_a_twin_of_a_running_upload_is_told_to_come_back(world) -> None:
     assert await running == await put(world, b"x")
 
 
-def _is_running(keeper: OnceKeeper, once: OnceOnly) -> bool:
+def _is_running(idempotency: IdempotencyStore, idempotency_key: IdempotencyKey) -> bool:
     try:
-        with keeper.running(once):
+        with idempotency.running(idempotency_key):
             return False
     except RequestInProgressError:
         return True
 
 
-async def test_twins_at_two_gateways_yield_one_version(world) -> None:
+async def test_duplicates_at_two_gateways_yield_one_version(world) -> None:
     """Each gateway knows its own running requests only; the log decides, and both get the same receipt."""
-    keepers = OnceKeeper(world.metadata), OnceKeeper(world.metadata)
-    once = OnceOnly.of(KEY, method="PUT", bucket="photos")
+    stores = IdempotencyStore(world.metadata), IdempotencyStore(world.metadata)
+    idempotency_key = IdempotencyKey.of(KEY, method="PUT", bucket="photos")
     command = CreateBucket(bucket="photos", stamp=world.clock.stamp())
-    first, second = await asyncio.gather(*(keeper.propose(command, once) for keeper in keepers))
+    first, second = await asyncio.gather(*(store.propose(command, idempotency_key) for store in stores))
     assert first == second
     assert first.result == {"created": True, "incarnation": first.log_index}
 
 
 async def test_a_refusal_of_the_log_is_repeated_too(world) -> None:
     """A deletion that found nothing stays one, though a file came since: it was said that nothing happened."""
-    keeper = world.parts.keeper
-    once = OnceOnly.of(KEY, method="DELETE", bucket="default", key="k", preconditions=Preconditions())
+    idempotency = world.parts.idempotency
+    idempotency_key = IdempotencyKey.of(KEY, method="DELETE", bucket="default", key="k", preconditions=Preconditions())
     command = DeleteFile(bucket="default", key="k", stamp=world.clock.stamp())
     with pytest.raises(FileNotFoundInBucketError):
-        await keeper.propose(command, once)
+        await idempotency.propose(command, idempotency_key)
     await put(world, b"x")
     with pytest.raises(FileNotFoundInBucketError):
-        await keeper.propose(command, once)
+        await idempotency.propose(command, idempotency_key)
 
 
-async def test_an_early_refusal_is_not_remembered(world) -> None:
+async def test_an_early_refusal_is_not_stored(world) -> None:
     """What never reached the log may be tried again under the same key."""
     with pytest.raises(PreconditionFailedError):
         await put(world, b"x", preconditions=Preconditions(if_match=["*"]))
@@ -156,19 +156,19 @@ async def test_an_early_refusal_is_not_remembered(world) -> None:
 def test_a_malformed_key_is_refused(value) -> None:
     """1-255 visible ASCII characters; two header fields are joined by a comma and a space."""
     with pytest.raises(InvalidRequestError):
-        OnceOnly.of({"idempotency-key": value}, method="PUT", bucket="b")
+        IdempotencyKey.of({"idempotency-key": value}, method="PUT", bucket="b")
 
 
 @pytest.mark.parametrize("value", ["k", "k" * 255, '"8e03978e"'])
 def test_a_longest_and_a_quoted_key_are_taken(value) -> None:
     """The other side of the edge, and the form of the IETF's draft."""
-    assert OnceOnly.of({"idempotency-key": value}, method="PUT", bucket="b") is not None
+    assert IdempotencyKey.of({"idempotency-key": value}, method="PUT", bucket="b") is not None
 
 
 @pytest.mark.parametrize("field", ["method", "bucket", "key", "value"])
 def test_every_part_of_the_scope_counts(field) -> None:
     """Requests that differ in one of them do not know each other."""
-    make: Callable[..., OnceOnly | None] = lambda value="v", **scope: OnceOnly.of(  # noqa: E731
+    make: Callable[..., IdempotencyKey | None] = lambda value="v", **scope: IdempotencyKey.of(  # noqa: E731
         {"idempotency-key": value}, **({"method": "PUT", "bucket": "abc", "key": "k"} | scope)
     )
     assert make().request_id != make(**{field: "other"}).request_id
