@@ -1,4 +1,4 @@
-"""The composition root of a gateway: settings, clients, parts, routes. Importing it does nothing."""
+"""The composition root of a gateway: settings, clients, services, routes. Importing it does nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from services.gateway.admin_token import AdminToken
 from services.gateway.api import buckets, cluster, files
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.freshness import AlwaysAsked
-from services.gateway.api.parts import Parts
 from services.gateway.api.problems import install as install_problems
+from services.gateway.api.services import Services
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
@@ -59,19 +59,19 @@ false, that only a repeat under the same `Idempotency-Key` is safe. Caches must 
 
 
 class Gateway:
-    """The parts of a running gateway, between start and stop."""
+    """The services of a running gateway, between start and stop."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._parts: Parts | None = None
+        self._services: Services | None = None
         self._watch: ReadinessWatch | None = None
 
     @property
-    def parts(self) -> Parts:
+    def services(self) -> Services:
         """See `api.parts.RunningGateway`."""
-        if self._parts is None:
+        if self._services is None:
             raise NotReadyError("The gateway is starting or stopping.")
-        return self._parts
+        return self._services
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now."""
@@ -95,14 +95,14 @@ class Gateway:
             tasks = await stack.enter_async_context(BackgroundTasks())
             repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))
             nodes = StorageClient(client, timeout_s=settings.replica_timeout_s)
-            self._parts, self._watch, metrics = assemble(
+            self._services, self._watch, metrics = assemble(
                 settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks
             )
             metrics.open()
             stack.callback(metrics.close)
             tasks.start("readiness", self._watch.watch())
             yield
-            self._parts = self._watch = None
+            self._services = self._watch = None
 
 
 def assemble(
@@ -113,8 +113,8 @@ def assemble(
     *,
     tasks: BackgroundTasks,
     repair_tasks: BackgroundTasks,
-) -> tuple[Parts, ReadinessWatch, GatewayMetrics]:
-    """Wire the parts over the three ports."""
+) -> tuple[Services, ReadinessWatch, GatewayMetrics]:
+    """Wire the services over the three ports."""
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
     budget = ByteBudget(settings.max_inflight_bytes)
@@ -133,7 +133,7 @@ def assemble(
     upload_limits = UploadLimits(
         settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits
     )
-    parts = Parts(
+    services = Services(
         uploads=Uploads(
             metadata=metadata,
             idempotency=idempotency,
@@ -163,7 +163,7 @@ def assemble(
         quorums=quorums,
     )
     watch = ReadinessWatch(metadata, directory, write_quorum=settings.write_quorum)
-    return parts, watch, GatewayMetrics(budget, slots, health, repair)
+    return services, watch, GatewayMetrics(budget, slots, health, repair)
 
 
 def build_app(settings: GatewaySettings) -> FastAPI:

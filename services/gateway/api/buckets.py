@@ -7,9 +7,9 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, FileList
-from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, refuse_query, requested_bucket
+from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import FILES_PREFIX, bucket_name, query_values
 from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
@@ -38,12 +38,12 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     )
     async def put_bucket(request: Request, response: Response) -> BucketCreated:
         """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
-        parts = gateway.parts
+        services = gateway.services
         name = requested_bucket(request)
         idempotency_key = IdempotencyKey.of(headers_of(request), method="PUT", bucket=name)
-        with parts.idempotency.running(idempotency_key):
-            outcome = await parts.idempotency.propose(
-                CreateBucket(bucket=name, stamp=parts.clock.stamp()), idempotency_key
+        with services.idempotency.running(idempotency_key):
+            outcome = await services.idempotency.propose(
+                CreateBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key
             )
         result = outcome.result or {}
         created = bool(result.get("created"))
@@ -60,18 +60,18 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     )
     async def delete_bucket(request: Request) -> Response:
         """409 while it holds a file. The bucket `default` always exists."""
-        parts = gateway.parts
+        services = gateway.services
         name = requested_bucket(request)
         idempotency_key = IdempotencyKey.of(headers_of(request), method="DELETE", bucket=name)
-        with parts.idempotency.running(idempotency_key):
-            await parts.idempotency.propose(DeleteBucket(bucket=name, stamp=parts.clock.stamp()), idempotency_key)
+        with services.idempotency.running(idempotency_key):
+            await services.idempotency.propose(DeleteBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key)
         return Response(status_code=204)
 
     @router.get("/buckets", summary="List all buckets", responses=problems(400, 503, about="buckets"))
     async def list_buckets(request: Request) -> BucketList:
         """By name."""
         refuse_query(request)
-        answer, context = await gateway.parts.metadata.read(ListBuckets())
+        answer, context = await gateway.services.metadata.read(ListBuckets())
         if not isinstance(answer, BucketsAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         return BucketList(buckets=[BucketInfo.of(bucket) for bucket in answer.buckets], log_index=context.log_index)
@@ -86,7 +86,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """One page, keys in UTF-8 byte order. All pages of one cursor show the bucket at one log index."""
         name = bucket_name(request.scope["raw_path"], FILES_PREFIX)
         values = query_values(request.scope["query_string"], _LIST_PARAMETERS)
-        return FileList.of(await gateway.parts.listings.page(name, values))
+        return FileList.of(await gateway.services.listings.page(name, values))
 
     return router
 

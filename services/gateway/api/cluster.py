@@ -7,9 +7,9 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted, NodeDraining, TimeNow
-from services.gateway.api.parts import RunningGateway
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import json_body, refuse_query
+from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import query_values
 from shared.contracts.cluster import NodeState
 from shared.errors import InvalidRequestError
@@ -23,7 +23,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def get_cluster(request: Request) -> ClusterInfo:
         """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
         refuse_query(request)
-        return ClusterInfo.of(*await gateway.parts.admin.cluster())
+        return ClusterInfo.of(*await gateway.services.admin.cluster())
 
     @router.post(
         "/cluster/nodes",
@@ -38,11 +38,11 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs the admin token."""
-        parts = gateway.parts
-        parts.admin_token.require(request.headers.get("authorization"))
+        services = gateway.services
+        services.admin_token.require(request.headers.get("authorization"))
         refuse_query(request)
         admission = await json_body(request, NodeAdmission)
-        created = await parts.admin.admit(admission.id)
+        created = await services.admin.admit(admission.id)
         response.status_code = 201 if created else 200
         return NodeAdmitted(id=admission.id, created=created)
 
@@ -56,12 +56,12 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     )
     async def remove_node(request: Request, node_id: str) -> Response | NodeDraining:
         """The first call drains; once the node is empty, a call removes it. Repeat until 204. Needs the admin token."""
-        parts = gateway.parts
-        parts.admin_token.require(request.headers.get("authorization"))
+        services = gateway.services
+        services.admin_token.require(request.headers.get("authorization"))
         lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
         if lost not in {"true", "false"}:
             raise InvalidRequestError("lost is true or false.", parameter="lost")
-        progress = await parts.admin.remove(node_id, is_lost=lost == "true")
+        progress = await services.admin.remove(node_id, is_lost=lost == "true")
         if progress.is_removed:
             return Response(status_code=204)
         return NodeDraining(id=node_id, state=NodeState.DRAINING, chunks_left=progress.chunks_left)
@@ -77,7 +77,7 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
     async def get_time(request: Request) -> TimeNow:
         """Timestamps describe; the log's order decides."""
         refuse_query(request)
-        return TimeNow.of(gateway.parts.clock.stamp())
+        return TimeNow.of(gateway.services.clock.stamp())
 
     return router
 

@@ -27,7 +27,6 @@ from services.gateway.api.file_descriptions import (
 from services.gateway.api.file_stream import FileStream
 from services.gateway.api.form_upload import open_form
 from services.gateway.api.models import Receipt
-from services.gateway.api.parts import Parts, RunningGateway
 from services.gateway.api.problems import header, problems
 from services.gateway.api.requests import (
     headers_of,
@@ -36,6 +35,7 @@ from services.gateway.api.requests import (
     requested_file,
     requested_form_bucket,
 )
+from services.gateway.api.services import RunningGateway, Services
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import requested_spans
@@ -88,9 +88,9 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
         The answer comes when every chunk is fsynced on the write quorum and the version on a majority of the consensus
         members. An upload that breaks off changes nothing.
         """
-        parts = gateway.parts
+        services = gateway.services
         name = requested_file(request)
-        asked = _Asked.of(request, parts)
+        asked = _Asked.of(request, services)
         if "content-range" in asked.headers:
             raise InvalidRequestError("A part of a file cannot be stored; send the whole.", header="Content-Range")
         announced = asked.headers.get("content-length")
@@ -102,7 +102,7 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
             announced_bytes,
             BodyDigests.announced(asked.headers),
         )
-        return _receipt(await parts.uploads.put(order, body_of(request)), response)
+        return _receipt(await services.uploads.put(order, body_of(request)), response)
 
     @router.post(
         _BUCKET,
@@ -125,16 +125,16 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
     )
     async def post_file(request: Request, response: Response) -> Receipt:
         """For browsers: the field `file` of a multipart form. Its file name becomes the key; everything else is as in PUT."""
-        parts = gateway.parts
+        services = gateway.services
         bucket = requested_form_bucket(request)
-        asked = _Asked.of(request, parts)
+        asked = _Asked.of(request, services)
         for name in ("content-digest", "content-md5"):
             if name in asked.headers:
                 raise InvalidRequestError("A digest of a whole form cannot be checked; use PUT.", header=name)
         form = await open_form(request.headers.get("content-type"), body_of(request))
         file = FileName(bucket, check_key(form.file_name))
         media_type = content_type([] if form.content_type is None else [form.content_type])
-        published = await parts.uploads.put(asked.order(file, media_type, None, BodyDigests([])), form.body)
+        published = await services.uploads.put(asked.order(file, media_type, None, BodyDigests([])), form.body)
         response.headers["location"] = f"/v1/files/{bucket}/{quote(file.key, safe='/')}"
         return _receipt(published, response)
 
@@ -152,13 +152,13 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
 
         Several ranges come as `multipart/byteranges`. If the bytes are lost on the way, the connection breaks off.
         """
-        parts = gateway.parts
-        found, quorums, not_modified = await _find(request, parts)
+        services = gateway.services
+        found, quorums, not_modified = await _find(request, services)
         if not_modified is not None:
             return not_modified
         version = found.version
         spans = requested_spans(headers_of(request), version.content.size_bytes, version.etag)
-        return FileStream(parts.downloads, found, spans, quorums, now_ns=parts.clock.stamp().approximate_ns)
+        return FileStream(services.downloads, found, spans, quorums, now_ns=services.clock.stamp().approximate_ns)
 
     @router.head(
         _PATH,
@@ -169,12 +169,12 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
     )
     async def head_file(request: Request) -> Response:
         """Asks the storage nodes about every chunk: `X-Trivet-Replicas-Confirmed` is the weakest chunk's replica count."""
-        parts = gateway.parts
-        found, quorums, not_modified = await _find(request, parts)
+        services = gateway.services
+        found, quorums, not_modified = await _find(request, services)
         if not_modified is not None:
             return not_modified
-        confirmed = await parts.downloads.confirm(found, quorums)
-        headers = content_headers(found.version, now_ns=parts.clock.stamp().approximate_ns)
+        confirmed = await services.downloads.confirm(found, quorums)
+        headers = content_headers(found.version, now_ns=services.clock.stamp().approximate_ns)
         headers["content-length"] = str(found.version.content.size_bytes)
         headers["x-trivet-replicas-confirmed"] = str(confirmed)
         return Response(headers=headers)
@@ -194,16 +194,16 @@ def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
     )
     async def delete_file(request: Request) -> Response:
         """The file is gone for every reader that asks after this answer. Its chunks are collected later."""
-        parts = gateway.parts
+        services = gateway.services
         name = requested_file(request)
         headers = headers_of(request)
         conditions = write_preconditions(headers)
         idempotency_key = IdempotencyKey.of(
             headers, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions
         )
-        with parts.idempotency.running(idempotency_key):
-            outcome = await parts.idempotency.propose(
-                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=parts.clock.stamp()),
+        with services.idempotency.running(idempotency_key):
+            outcome = await services.idempotency.propose(
+                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=services.clock.stamp()),
                 idempotency_key,
             )
         version = (outcome.result or {}).get("version", outcome.log_index)
@@ -227,7 +227,7 @@ class _Asked:
     quorums: Quorums
 
     @classmethod
-    def of(cls, request: Request, parts: Parts) -> Self:
+    def of(cls, request: Request, services: Services) -> Self:
         """Raises InvalidRequestError when one of them is malformed."""
         headers = headers_of(request)
         asked = cls(
@@ -235,7 +235,7 @@ class _Asked:
             headers=headers,
             metadata=user_metadata(request.headers.raw),
             preconditions=write_preconditions(headers),
-            quorums=quorums_of(request, parts.quorums),
+            quorums=quorums_of(request, services.quorums),
         )
         IdempotencyKey.of(headers, method=request.method, bucket="")
         return asked
@@ -268,14 +268,14 @@ def _receipt(published: Published, response: Response) -> Receipt:
     return Receipt.of(published)
 
 
-async def _find(request: Request, parts: Parts) -> tuple[FoundFile, Quorums, Response | None]:
+async def _find(request: Request, services: Services) -> tuple[FoundFile, Quorums, Response | None]:
     """The file, the quorums of the request, and the whole answer where that is 304. What is malformed is refused first."""
     name, conditions = requested_file(request), ReadConditions.of(headers_of(request))
-    quorums = quorums_of(request, parts.quorums)
-    found = await parts.downloads.find(name)
+    quorums = quorums_of(request, services.quorums)
+    found = await services.downloads.find(name)
     version = found.version
     record_version(request, version.version)
     if not conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns)):
         return found, quorums, None
-    headers = version_headers(version, now_ns=parts.clock.stamp().approximate_ns)
+    headers = version_headers(version, now_ns=services.clock.stamp().approximate_ns)
     return found, quorums, Response(status_code=304, headers=headers)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.api.parts import Parts
+from services.gateway.api.services import Services
 from services.gateway.main import assemble
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
@@ -59,7 +59,7 @@ class World:
     nodes: FakeNodes
     metadata: LocalMetadata
     clock: FakeClock
-    parts: Parts
+    services: Services
     metrics: GatewayMetrics
     tasks: BackgroundTasks
 
@@ -82,8 +82,8 @@ async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
             settings, nodes, clock = make_settings(**changes), FakeNodes(), FakeClock()
             metadata = LocalMetadata(tmp_path / "metadata.sqlite")
             await metadata.make_cluster(clock, *(node_ids or NODES))
-            parts, _, metrics = assemble(settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks)
-            return World(settings, nodes, metadata, clock, parts, metrics, tasks)
+            services, _, metrics = assemble(settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks)
+            return World(settings, nodes, metadata, clock, services, metrics, tasks)
 
         yield make
 

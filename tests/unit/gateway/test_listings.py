@@ -18,7 +18,7 @@ async def pages(world, **values: str) -> tuple[list[str], list[str], set[int]]:
     cursor: str | None = None
     for _ in range(100):
         asked = values | ({} if cursor is None else {"cursor": cursor})
-        page = await world.parts.listings.page("default", asked)
+        page = await world.services.listings.page("default", asked)
         keys += [row.key for row in page.rows.files]
         prefixes += page.rows.prefixes
         indexes.add(page.log_index)
@@ -47,11 +47,11 @@ async def test_later_pages_show_the_bucket_as_it_was_at_the_first(world) -> None
     """A file that comes and one that goes in between change nothing in a list under way."""
     for key in ("a", "b", "c"):
         await put(world, b"", name=FileName("default", key))
-    first = await world.parts.listings.page("default", {"limit": "1"})
+    first = await world.services.listings.page("default", {"limit": "1"})
     assert first.cursor is not None
     await put(world, b"", name=FileName("default", "bb"))
     await world.metadata.propose(DeleteFile(bucket="default", key="c", stamp=world.clock.stamp()))
-    second = await world.parts.listings.page("default", {"cursor": first.cursor})
+    second = await world.services.listings.page("default", {"cursor": first.cursor})
     assert [row.key for row in second.rows.files] == ["b", "c"]
     assert second.log_index == first.log_index
 
@@ -61,9 +61,9 @@ async def test_a_cursor_of_another_list_is_refused(world) -> None:
     for key in KEYS:
         await put(world, b"", name=FileName("default", key))
     await world.metadata.propose(CreateBucket(bucket="other", stamp=world.clock.stamp()))
-    cursor = (await world.parts.listings.page("default", {"limit": "1", "prefix": "a"})).cursor
+    cursor = (await world.services.listings.page("default", {"limit": "1", "prefix": "a"})).cursor
     assert cursor is not None
-    await world.parts.listings.page("default", {"cursor": cursor, "prefix": "a", "limit": "7"})
+    await world.services.listings.page("default", {"cursor": cursor, "prefix": "a", "limit": "7"})
     for bucket, values in (
         ("other", {}),
         ("default", {"prefix": "b"}),
@@ -72,7 +72,7 @@ async def test_a_cursor_of_another_list_is_refused(world) -> None:
         ("default", {"cursor": ""}),
     ):
         with pytest.raises(InvalidRequestError):
-            await world.parts.listings.page(bucket, {"cursor": cursor} | values)
+            await world.services.listings.page(bucket, {"cursor": cursor} | values)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ async def test_a_cursor_of_another_list_is_refused(world) -> None:
 async def test_a_malformed_parameter_is_refused(world, values) -> None:
     """Each is a 400 and not a guess."""
     with pytest.raises(InvalidRequestError):
-        await world.parts.listings.page("default", values)
+        await world.services.listings.page("default", values)
 
 
 async def test_a_list_of_no_bucket_is_a_404(world) -> None:
     """An empty list would be a lie."""
     with pytest.raises(BucketNotFoundError):
-        await world.parts.listings.page("nowhere", {})
+        await world.services.listings.page("nowhere", {})

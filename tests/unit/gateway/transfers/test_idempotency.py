@@ -38,7 +38,7 @@ def order(world: Any, **changes: Any) -> UploadOrder:
         name=FileName("default", facts["key"]),
         content_type=facts["content"][0],
         user_metadata=facts["content"][1],
-        quorums=world.parts.quorums,
+        quorums=world.services.quorums,
         preconditions=facts["preconditions"],
         digests=BodyDigests.announced({}),
         announced_bytes=None,
@@ -47,7 +47,7 @@ def order(world: Any, **changes: Any) -> UploadOrder:
 
 
 async def put(world: Any, body: bytes, **changes: Any):
-    return await world.parts.uploads.put(order(world, **changes), bytes_of(body))
+    return await world.services.uploads.put(order(world, **changes), bytes_of(body))
 
 
 async def test_a_repeat_gets_the_first_receipt_and_stores_nothing(world, seed) -> None:
@@ -105,9 +105,9 @@ async def test_a_duplicate_of_a_running_upload_is_told_to_come_back(world) -> No
         await gate.wait()
         yield b"x"
 
-    running = asyncio.ensure_future(world.parts.uploads.put(order(world), slow()))
+    running = asyncio.ensure_future(world.services.uploads.put(order(world), slow()))
     idempotency_key = order(world).idempotency_key
-    await world.wait_until(lambda: _is_running(world.parts.idempotency, idempotency_key), "the first upload runs")
+    await world.wait_until(lambda: _is_running(world.services.idempotency, idempotency_key), "the first upload runs")
     with pytest.raises(RequestInProgressError) as refusal:
         await put(world, b"x")
     assert refusal.value.retry_after_s is not None
@@ -135,7 +135,7 @@ async def test_duplicates_at_two_gateways_yield_one_version(world) -> None:
 
 async def test_a_refusal_of_the_log_is_repeated_too(world) -> None:
     """A deletion that found nothing stays one, though a file came since: it was said that nothing happened."""
-    idempotency = world.parts.idempotency
+    idempotency = world.services.idempotency
     idempotency_key = IdempotencyKey.of(KEY, method="DELETE", bucket="default", key="k", preconditions=Preconditions())
     command = DeleteFile(bucket="default", key="k", stamp=world.clock.stamp())
     with pytest.raises(FileNotFoundInBucketError):

@@ -47,7 +47,7 @@ def order_for(world: World, **changes: object) -> UploadOrder:
         name=NAME,
         content_type="text/plain",
         user_metadata={"colour": "red"},
-        quorums=world.parts.quorums,
+        quorums=world.services.quorums,
         preconditions=Preconditions(),
         digests=BodyDigests.announced({}),
         announced_bytes=None,
@@ -61,7 +61,7 @@ async def pieces_of(body: bytes, size_bytes: int = 3000) -> AsyncIterator[bytes]
 
 
 async def put(world: World, body: bytes, **changes: object) -> Published:
-    return await world.parts.uploads.put(order_for(world, **changes), pieces_of(body))
+    return await world.services.uploads.put(order_for(world, **changes), pieces_of(body))
 
 
 class Received:
@@ -84,12 +84,12 @@ async def get(
     world: World, received: Received | None = None, *, span: ByteSpan | None = None, quorums: Quorums | None = None
 ) -> Received:
     received = received or Received()
-    found = await world.parts.downloads.find(NAME)
+    found = await world.services.downloads.find(NAME)
     async with asyncio.TaskGroup() as group:
-        await world.parts.downloads.send(
+        await world.services.downloads.send(
             found,
             None if span is None else [span],
-            quorums or world.parts.quorums,
+            quorums or world.services.quorums,
             start=received.start,
             sink=received.sink,
             group=group,
@@ -131,7 +131,9 @@ async def test_a_file_comes_back_whole_with_the_truth_about_it(world, seed, size
     received = await get(world)
     assert bytes(received.body) == body
     assert received.confirmed == (2 if size_bytes else 3)
-    assert await world.parts.downloads.confirm(await world.parts.downloads.find(NAME), world.parts.quorums) == 3
+    assert (
+        await world.services.downloads.confirm(await world.services.downloads.find(NAME), world.services.quorums) == 3
+    )
     await is_idle(world)
 
 
@@ -175,7 +177,7 @@ async def test_an_upload_that_breaks_off_publishes_nothing(world, seed) -> None:
         raise RequestTimeoutError("gone")
 
     with pytest.raises(RequestTimeoutError):
-        await world.parts.uploads.put(order_for(world), body())
+        await world.services.uploads.put(order_for(world), body())
     assert published_count(world) == 1
     assert bytes((await get(world)).body) == old
     await is_idle(world)
@@ -205,7 +207,7 @@ async def test_a_missed_write_quorum_publishes_nothing(world) -> None:
 async def test_a_request_may_ask_for_less_and_the_receipt_says_so(world) -> None:
     """W=1 goes through with one node, and the receipt tells the durability that was reached."""
     world.nodes.errors |= {"storage-1": unreachable(), "storage-3": unreachable()}
-    published = await put(world, b"x", quorums=world.parts.quorums.for_request("1", None))
+    published = await put(world, b"x", quorums=world.services.quorums.for_request("1", None))
     assert published.version.durability.acknowledged == 1
     assert published.version.durability.nodes == ["storage-2"]
 
@@ -237,7 +239,7 @@ async def test_bytes_are_served_from_one_replica_and_strict_reads_are_not(world)
     assert len(received.body) == 2 * CHUNK_SIZE_BYTES
     strict = Received()
     with pytest.raises(BaseExceptionGroup) as caught:
-        await get(world, strict, quorums=world.parts.quorums.for_request(None, "2"))
+        await get(world, strict, quorums=world.services.quorums.for_request(None, "2"))
     assert isinstance(only(caught.value), QuorumNotReachedError)
     assert strict.confirmed is None
     await is_idle(world)
@@ -249,13 +251,13 @@ async def test_head_counts_the_weakest_chunk_and_may_be_strict(world, seed) -> N
     await is_idle(world)
     del world.nodes.of("storage-1")[published.version.content.chunks()[1][0]]
     world.nodes.errors["storage-2"] = unreachable()
-    found = await world.parts.downloads.find(NAME)
+    found = await world.services.downloads.find(NAME)
     # Without room for repairs, so that the answer stays what it is.
-    world.parts.downloads._repair._queue |= {(str(number), ""): None for number in range(MAX_QUEUED_REPAIRS)}
-    assert await world.parts.downloads.confirm(found, world.parts.quorums) == 1
-    assert await world.parts.downloads.confirm(found, world.parts.quorums.for_request(None, "1")) == 1
+    world.services.downloads._repair._queue |= {(str(number), ""): None for number in range(MAX_QUEUED_REPAIRS)}
+    assert await world.services.downloads.confirm(found, world.services.quorums) == 1
+    assert await world.services.downloads.confirm(found, world.services.quorums.for_request(None, "1")) == 1
     with pytest.raises(QuorumNotReachedError):
-        await world.parts.downloads.confirm(found, world.parts.quorums.for_request(None, "2"))
+        await world.services.downloads.confirm(found, world.services.quorums.for_request(None, "2"))
 
 
 async def test_lost_bytes_before_the_first_one_are_a_clean_error(world) -> None:
@@ -304,7 +306,7 @@ async def test_a_read_repairs_what_it_finds(world, seed, fault) -> None:
         first.clear()
     assert bytes((await get(world)).body) == body
     # A download asks R nodes about each chunk; HEAD asks all N.
-    await world.parts.downloads.confirm(await world.parts.downloads.find(NAME), world.parts.quorums)
+    await world.services.downloads.confirm(await world.services.downloads.find(NAME), world.services.quorums)
     if fault == "missing":
         await world.wait_until(lambda: first == wanted, "all replicas repaired")
     else:
@@ -396,7 +398,7 @@ async def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(make
             yield bytes(CHUNK_SIZE_BYTES)
 
     with pytest.raises(PayloadTooLargeError):
-        await world.parts.uploads.put(order_for(world, announced_bytes=limit + 1 if announced else None), body())
+        await world.services.uploads.put(order_for(world, announced_bytes=limit + 1 if announced else None), body())
     assert taken == (0 if announced else 4)
     assert published_count(world) == 1
     await is_idle(world)
@@ -410,7 +412,7 @@ async def test_refusals_come_before_the_first_byte(world) -> None:
         yield b""
 
     async def refused(**changes: object) -> None:
-        await world.parts.uploads.put(order_for(world, **changes), untouchable())
+        await world.services.uploads.put(order_for(world, **changes), untouchable())
 
     with pytest.raises(BucketNotFoundError):
         await refused(name=FileName("nowhere", "k"))
@@ -432,7 +434,7 @@ async def test_conditions_are_decided_in_the_log_too(world) -> None:
         yield b"second"
 
     with pytest.raises(PreconditionFailedError):
-        await world.parts.uploads.put(order_for(world, preconditions=Preconditions(if_none_match=["*"])), body())
+        await world.services.uploads.put(order_for(world, preconditions=Preconditions(if_none_match=["*"])), body())
     assert bytes((await get(world)).body) == b"first"
 
 
@@ -447,7 +449,7 @@ async def test_a_bucket_made_anew_during_an_upload_is_a_conflict(world) -> None:
         await world.metadata.propose(CreateBucket(bucket="bucket", stamp=world.clock.stamp()))
 
     with pytest.raises(BucketRecreatedError):
-        await world.parts.uploads.put(order_for(world, name=name), body())
+        await world.services.uploads.put(order_for(world, name=name), body())
 
 
 async def test_an_unknown_outcome_is_passed_on_as_it_is(world) -> None:
@@ -462,12 +464,12 @@ async def test_an_unknown_outcome_is_passed_on_as_it_is(world) -> None:
 async def test_a_missing_file_carries_the_index_that_last_changed_it(world) -> None:
     """0 when it never was, the deletion's index afterwards."""
     with pytest.raises(FileNotFoundInBucketError) as never:
-        await world.parts.downloads.find(NAME)
+        await world.services.downloads.find(NAME)
     assert never.value.facts["version"] == 0
     await put(world, b"x")
     deleted = await world.metadata.propose(DeleteFile(bucket=NAME.bucket, key=NAME.key, stamp=world.clock.stamp()))
     with pytest.raises(FileNotFoundInBucketError) as gone:
-        await world.parts.downloads.find(NAME)
+        await world.services.downloads.find(NAME)
     assert gone.value.facts["version"] == deleted.log_index
 
 
@@ -480,7 +482,7 @@ async def test_one_transfer_too_many_is_refused_at_once(make_world) -> None:
         yield b"x"
         await gate.wait()
 
-    running = [asyncio.ensure_future(world.parts.uploads.put(order_for(world), body())) for _ in range(2)]
+    running = [asyncio.ensure_future(world.services.uploads.put(order_for(world), body())) for _ in range(2)]
     await world.wait_until(lambda: world.metric("trivet_gateway_transfers") == 2, "two transfers")
     with pytest.raises(OverloadedError) as caught:
         await put(world, b"y")
@@ -516,14 +518,14 @@ async def test_a_file_is_not_looked_up_without_a_slot(make_world, monkeypatch) -
     world = await make_world(max_concurrent_requests=2)
     await put(world, b"x")
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(2)]
+    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(2)]
     await world.wait_until(lambda: slow.under_way == 2, "two look-ups")
     with pytest.raises(OverloadedError):
-        await world.parts.downloads.find(NAME)
+        await world.services.downloads.find(NAME)
     assert slow.most_under_way == 2
     slow.gate.set()
     await asyncio.gather(*running)
-    await world.parts.downloads.find(NAME)
+    await world.services.downloads.find(NAME)
     await is_idle(world)
 
 
@@ -532,7 +534,7 @@ async def test_look_ups_are_bounded_and_wait_their_turn(make_world, monkeypatch)
     world = await make_world(max_concurrent_requests=3 * MAX_FINDS)
     await put(world, b"x")
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(3 * MAX_FINDS)]
+    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(3 * MAX_FINDS)]
     await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
     slow.gate.set()
     assert {found.version.content.size_bytes for found in await asyncio.gather(*running)} == {1}
@@ -544,10 +546,10 @@ async def test_a_look_up_without_a_turn_in_time_is_refused(make_world, monkeypat
     """While no leader answers, those who wait are told so in the time that metadata may take."""
     world = await make_world(max_concurrent_requests=2 * MAX_FINDS, consensus_deadline_s=0.05)
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.parts.downloads.find(NAME)) for _ in range(MAX_FINDS)]
+    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(MAX_FINDS)]
     await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
     with pytest.raises(OverloadedError):
-        await world.parts.downloads.find(NAME)
+        await world.services.downloads.find(NAME)
     slow.gate.set()
     await asyncio.gather(*running, return_exceptions=True)
     await is_idle(world)
@@ -557,12 +559,12 @@ async def test_head_takes_a_slot(make_world) -> None:
     """It asks about every chunk of a file, which is work like any transfer."""
     world = await make_world(max_concurrent_requests=1)
     await put(world, b"x")
-    found = await world.parts.downloads.find(NAME)
+    found = await world.services.downloads.find(NAME)
     world.nodes.hanging.update(("storage-1", "storage-2", "storage-3"))
-    first = asyncio.ensure_future(world.parts.downloads.confirm(found, world.parts.quorums))
+    first = asyncio.ensure_future(world.services.downloads.confirm(found, world.services.quorums))
     await world.wait_until(lambda: world.metric("trivet_gateway_transfers") == 1, "the slot taken")
     with pytest.raises(OverloadedError):
-        await world.parts.downloads.confirm(found, world.parts.quorums)
+        await world.services.downloads.confirm(found, world.services.quorums)
     world.nodes.hanging.clear()
     world.nodes.released.set()
     assert await first == 3

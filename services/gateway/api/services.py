@@ -16,7 +16,7 @@ from services.gateway.transfers.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Services:
     """Made by `main` at start."""
 
     uploads: Uploads
@@ -31,8 +31,8 @@ class Parts:
 
 
 class RunningGateway(Protocol):
-    """Hands out the parts."""
+    """Hands out the services."""
 
     @property
-    def parts(self) -> Parts:
+    def services(self) -> Services:
         """Raises NotReadyError while the gateway starts or stops."""
