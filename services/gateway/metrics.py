@@ -1,4 +1,4 @@
-"""What a gateway shows on /metrics besides its requests: budgets, avoided nodes, repairs."""
+"""What a gateway shows on /metrics besides its requests: budgets, open circuits, repairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.byte_budget import ByteBudget
 
 
 class GatewayMetrics(Collector):
-    """Reads the parts when it is scraped, so that nothing is counted twice and the data path pays nothing."""
+    """Reads the services when it is scraped, so that nothing is counted twice and the data path pays nothing."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class GatewayMetrics(Collector):
         self._registry = registry
 
     def open(self) -> None:
-        """Be scraped from now on."""
+        """Register for scraping."""
         self._registry.register(self)
 
     def close(self) -> None:
-        """Be scraped no more."""
+        """Undo `open`."""
         self._registry.unregister(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -45,12 +45,14 @@ class GatewayMetrics(Collector):
             "trivet_gateway_inflight_bytes", "Chunk bytes reserved now.", value=self._budget.used_bytes
         )
         yield GaugeMetricFamily("trivet_gateway_transfers", "File transfers under way.", value=self._slots.used)
-        avoided = GaugeMetricFamily(
-            "trivet_gateway_node_avoided", "1 while requests avoid the storage node.", labels=["storage_node"]
+        circuits = GaugeMetricFamily(
+            "trivet_gateway_circuit_open",
+            "1 while the circuit of the storage node is open and requests avoid it.",
+            labels=["storage_node"],
         )
-        for node_id, is_barred in self._health.statistics().items():
-            avoided.add_metric([node_id], float(is_barred))
-        yield avoided
+        for node_id, is_open in self._health.statistics().items():
+            circuits.add_metric([node_id], float(is_open))
+        yield circuits
         repairs = self._repair.statistics()
         yield CounterMetricFamily(
             "trivet_gateway_replicas_repaired", "Replicas put back by reads.", value=repairs["repaired"]

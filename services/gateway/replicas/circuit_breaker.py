@@ -1,12 +1,14 @@
-"""When a storage node is left alone, and when it is tried again. Pure: time and chance come from the caller.
+"""When requests avoid a storage node, and when it is probed. Pure: time and chance come from the caller.
 
-A node that failed is *barred*: requests go to others and only a probe goes to it, after full-jitter exponential backoff
-(DESIGN.md section 8). Requests themselves never serve as probes, so a dead or hung node costs none of them anything.
-A barred node is still used when nothing else is left: a breaker must not be the reason of a failure.
+The circuit of a node that failed is open: requests go to other nodes, and only probes go to it, after exponential backoff
+with full jitter (DESIGN.md section 8). So a dead or hung node costs no request anything. A probe that is answered makes
+the circuit half-open: requests go to the node again, and the first one that it answers closes the circuit.
+A node whose circuit is open is still asked when no other is left: a breaker must not be the reason of a failure.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from shared.errors import InternalError, NotReadyError, PeerUnreachableError, SignatureRejectedError, TrivetError
@@ -14,57 +16,70 @@ from shared.errors import InternalError, NotReadyError, PeerUnreachableError, Si
 DOUBLINGS: Final = 5
 """Backoffs double this often; after that every probe waits for the limit."""
 
-_SOFT_FAILURES_TO_BAR: Final = 2
+_BROKEN_CONNECTIONS_TO_OPEN: Final = 2
+
+
+class CircuitState(StrEnum):
+    """Requests avoid a node while its circuit is open."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 class CircuitBreaker:
     """One node as one gateway sees it.
 
-    Invariant: `attempts` counts the probes since the last real answer, so a node that only answers probes does not
-    flap at full speed.
+    Invariant: `_attempts` counts the probes since the last answer to a request, so a node that answers only probes is
+    not tried more and more often.
     """
 
     def __init__(self, *, base_s: float, limit_s: float) -> None:
         self._base_s = base_s
         self._limit_s = limit_s
-        self._soft_failures = 0
+        self._broken_connections = 0
         self._attempts = 0
-        self.is_barred = False
+        self.state = CircuitState.CLOSED
+
+    @property
+    def is_open(self) -> bool:
+        """Requests avoid the node."""
+        return self.state is CircuitState.OPEN
 
     def answered(self) -> None:
-        """A real request was answered: everything is forgiven."""
-        self.is_barred = False
-        self._soft_failures = 0
+        """A request was answered: close the circuit."""
+        self.state = CircuitState.CLOSED
+        self._broken_connections = 0
         self._attempts = 0
 
     def failed(self, error: TrivetError) -> bool:
-        """A request failed; whether the node is newly barred by it.
+        """A request failed; returns whether that opened the circuit.
 
-        A connection that could not be made bars at once. One that broke may have been an idle one that its server was
-        just closing, so it takes a second. An answer, even a refusal, is a sign of life.
+        A connection that could not be made opens it at once. One that broke may have been an idle one that its server was
+        just closing, so it takes two in a row. An answer, even a refusal, shows that the node is alive.
         """
         if not isinstance(error, PeerUnreachableError | InternalError | NotReadyError | SignatureRejectedError):
-            self._soft_failures = 0
+            self._broken_connections = 0
             return False
-        self._soft_failures += 1
+        self._broken_connections += 1
         if (
             isinstance(error, PeerUnreachableError)
             and not error.definite
-            and self._soft_failures < _SOFT_FAILURES_TO_BAR
+            and self._broken_connections < _BROKEN_CONNECTIONS_TO_OPEN
         ):
             return False
-        return self.bar()
+        return self.open()
 
-    def bar(self) -> bool:
-        """Leave the node alone from now on; whether that is new."""
-        is_new = not self.is_barred
-        self.is_barred = True
-        return is_new
+    def open(self) -> bool:
+        """Have requests avoid the node; returns whether they did not before."""
+        was_open = self.is_open
+        self.state = CircuitState.OPEN
+        return not was_open
 
-    def readmitted(self) -> None:
-        """A probe was answered. The backoff is kept until a real request is."""
-        self.is_barred = False
-        self._soft_failures = 0
+    def half_open(self) -> None:
+        """A probe was answered. The backoff stays as it is until a request is answered."""
+        self.state = CircuitState.HALF_OPEN
+        self._broken_connections = 0
 
     def next_probe_s(self, chance: float) -> float:
         """Seconds until the next probe; `chance` is uniform in [0, 1) and gives the full jitter."""

@@ -1,7 +1,7 @@
-"""Which storage nodes a request should turn to first, and the probes that bring failed nodes back.
+"""Which storage nodes a request asks first, and the probes that find failed nodes ready again.
 
-One record per node: its circuit breaker, and until when it takes no writes because it is full. A barred node is probed
-in the background; a change of the node in the node map (a new address, active again) probes it at once.
+One record per node: its circuit breaker, and until when it is asked last for writes because it is full. A node whose
+circuit is open is probed in the background; a change of the node in the node map (a new address, active again) probes it at once.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ class NodeHealth:
         self._records: dict[str, _Record] = {}
 
     def statistics(self) -> dict[str, bool]:
-        """Whether requests avoid the node, by node id."""
-        return {node_id: record.breaker.is_barred for node_id, record in self._records.items()}
+        """Whether the circuit of a node is open, by node id."""
+        return {node_id: record.breaker.is_open for node_id, record in self._records.items()}
 
     def split(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
-        """`order` as (nodes to turn to, nodes only for need), each in the order given."""
-        admitted: list[StorageNode] = []
-        barred: list[StorageNode] = []
+        """`order` as (preferred nodes, nodes whose circuit is open: the last resort), each in the order given."""
+        preferred: list[StorageNode] = []
+        avoided: list[StorageNode] = []
         for node in order:
             record = self._records.get(node.id)
-            (barred if record is not None and record.breaker.is_barred else admitted).append(node)
-        return admitted, barred
+            (avoided if record is not None and record.breaker.is_open else preferred).append(node)
+        return preferred, avoided
 
     def split_for_write(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
-        """As `split`; nodes that said a moment ago that they are full are only for need, too."""
-        admitted, barred = self.split(order)
+        """As `split`; nodes that said a moment ago that they are full are a last resort, too."""
+        preferred, avoided = self.split(order)
         now_s = time.monotonic()
-        full = [node for node in admitted if (known := self._records.get(node.id)) and known.full_until_s > now_s]
-        return [node for node in admitted if node not in full], full + barred
+        full = [node for node in preferred if (record := self._records.get(node.id)) and record.full_until_s > now_s]
+        return [node for node in preferred if node not in full], full + avoided
 
     def answered(self, node: StorageNode) -> None:
         """A request to `node` succeeded."""
@@ -89,29 +89,29 @@ class NodeHealth:
         if isinstance(error, DiskFullError):
             record.full_until_s = time.monotonic() + FULL_NODE_PAUSE_S
         if record.breaker.failed(error):
-            logger.warning("storage node avoided", storage_node=node.id, reason=error.code)
-        self._probe_while_barred(record)
+            logger.warning("circuit of a storage node opened", storage_node=node.id, reason=error.code)
+        self._probe_while_open(record)
 
     def hung(self, node: StorageNode) -> None:
         """`node` took far longer than usual for a request while others answered."""
         record = self._record(node)
-        self._bar(record, "too slow")
-        self._probe_while_barred(record)
+        self._open(record, "too slow")
+        self._probe_while_open(record)
 
     def suspect(self, node: StorageNode) -> None:
-        """`node` lost a race; ask it whether it lives, and bar it if it does not say so."""
+        """`node` was slower than another one: probe it, and open its circuit unless it answers."""
         record = self._record(node)
         if not record.is_probed():
             self._start(record, self._check(record))
 
     def node_map_changed(self, node_map: NodeMap) -> None:
-        """Forget nodes that left; probe at once those that changed: they have just been heard of."""
+        """Forget removed nodes; probe at once those whose address or state changed."""
         known = {node.id: node for node in node_map.nodes}
         for node_id, record in list(self._records.items()):
             node = known.get(node_id)
             if node is None:
                 del self._records[node_id]
-                record.breaker.readmitted()
+                record.breaker.half_open()
                 record.wake.set()
             elif (node.url, node.state) != (record.node.url, record.node.state):
                 record.node = node
@@ -124,9 +124,9 @@ class NodeHealth:
             record = self._records[node.id] = _Record(breaker, node)
         return record
 
-    def _probe_while_barred(self, record: _Record) -> None:
-        if record.breaker.is_barred and not record.is_probed():
-            self._start(record, self._bring_back(record))
+    def _probe_while_open(self, record: _Record) -> None:
+        if record.breaker.is_open and not record.is_probed():
+            self._start(record, self._probe_until_answered(record))
 
     def _start(self, record: _Record, work: Coroutine[Any, Any, None]) -> None:
         # Here and not in the task: what happens before its first step must wake it, too.
@@ -134,21 +134,21 @@ class NodeHealth:
         try:
             record.probing = self._tasks.start(f"probe {record.node.id}", work)
         except OverloadedError:
-            # Without a prober nobody would ever readmit the node.
-            record.breaker.readmitted()
+            # Without a probe the circuit would stay open for ever.
+            record.breaker.half_open()
 
     async def _check(self, record: _Record) -> None:
         if not await self._is_ready(record):
-            self._bar(record, "slow, and not ready when asked")
-        # Even when it is ready: a request that failed while it was asked barred it, and left the probing to this task.
-        await self._bring_back(record)
+            self._open(record, "slow, and not ready when asked")
+        # Even when it is ready: a request that failed meanwhile opened the circuit and left the probing to this task.
+        await self._probe_until_answered(record)
 
-    def _bar(self, record: _Record, reason: str) -> None:
-        if record.breaker.bar():
-            logger.warning("storage node avoided", storage_node=record.node.id, reason=reason)
+    def _open(self, record: _Record, reason: str) -> None:
+        if record.breaker.open():
+            logger.warning("circuit of a storage node opened", storage_node=record.node.id, reason=reason)
 
-    async def _bring_back(self, record: _Record) -> None:
-        while record.breaker.is_barred:
+    async def _probe_until_answered(self, record: _Record) -> None:
+        while record.breaker.is_open:
             # Spreads the probes of many gateways; nothing secret depends on it.
             pause_s = record.breaker.next_probe_s(random.random())  # noqa: S311
             try:
@@ -157,9 +157,9 @@ class NodeHealth:
             except TimeoutError:
                 pass
             record.wake.clear()
-            if record.breaker.is_barred and await self._is_ready(record):
-                record.breaker.readmitted()
-                logger.info("storage node used again", storage_node=record.node.id)
+            if record.breaker.is_open and await self._is_ready(record):
+                record.breaker.half_open()
+                logger.info("circuit of a storage node half-open", storage_node=record.node.id)
 
     async def _is_ready(self, record: _Record) -> bool:
         try:

@@ -56,8 +56,8 @@ class ReplicaReader:
 
     def first_choice(self, order: Sequence[StorageNode]) -> str:
         """The id of the node that `fetch` would ask first; empty when there is none."""
-        admitted, barred = self._health.split(order)
-        return next((node.id for node in [*admitted, *barred]), "")
+        preferred, avoided = self._health.split(order)
+        return next((node.id for node in [*preferred, *avoided]), "")
 
     async def fetch(self, digest: str, size_bytes: int, order: Sequence[StorageNode]) -> FetchedChunk:
         """The bytes of `digest`, asked for along `order`.
@@ -65,8 +65,8 @@ class ReplicaReader:
         Raises:
             DataUnavailableError: no node gave the right bytes; `outcomes` says why, node by node.
         """
-        admitted, barred = self._health.split(order)
-        race = _Race(digest, size_bytes, deque([*admitted, *barred]))
+        preferred, avoided = self._health.split(order)
+        race = _Race(digest, size_bytes, deque([*preferred, *avoided]))
         async with asyncio.TaskGroup() as group:
             while race.winner is None:
                 node = race.next_node()

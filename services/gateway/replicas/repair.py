@@ -74,19 +74,19 @@ class ReadRepair:
         return {"repaired": self._repaired_count, "queued": len(self._queue)}
 
     def ask(self, repair: Repair) -> None:
-        """Queue `repair` if its node is one of those that should hold the chunk; drop it when the queue is full."""
+        """Queue `repair` if its node is an expected holder of the chunk; drop it when the queue is full."""
         key = (repair.digest, repair.node.id)
         if key in self._queue or key in self._under_way or len(self._queue) >= MAX_QUEUED_REPAIRS:
             return
-        if not self._is_rightful(repair):
+        if not self._is_at_expected_holder(repair):
             return
         self._queue[key] = repair
         if self._workers < _WORKERS:
             self._start_worker(key)
 
-    def _is_rightful(self, repair: Repair) -> bool:
-        rightful = preference_list(repair.digest, repair.node_map.nodes)[: self._replica_count]
-        return any(node.id == repair.node.id and node.state == NodeState.ACTIVE for node in rightful)
+    def _is_at_expected_holder(self, repair: Repair) -> bool:
+        expected_holders = preference_list(repair.digest, repair.node_map.nodes)[: self._replica_count]
+        return any(node.id == repair.node.id and node.state == NodeState.ACTIVE for node in expected_holders)
 
     def _start_worker(self, key: tuple[str, str]) -> None:
         self._workers += 1

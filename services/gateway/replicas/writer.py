@@ -92,9 +92,9 @@ class ReplicaWriter:
             lease.release()
             raise
         write = ChunkWrite(WriteTally(target=quorums.replica_count, needed=quorums.write_quorum))
-        admitted, reserve = self._health.split_for_write(order)
+        preferred, avoided = self._health.split_for_write(order)
         run = _Run(
-            write, chunk, start_index, deque(admitted), deque(reserve), time.monotonic() + self._limits.timeout_s
+            write, chunk, start_index, deque(preferred), deque(avoided), time.monotonic() + self._limits.timeout_s
         )
         try:
             write.task = self._tasks.start("write chunk", self._carry(run))

@@ -1,4 +1,4 @@
-"""When a node is left alone, and the rhythm in which it is tried again."""
+"""When a circuit opens, and after which pauses its node is probed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def breaker() -> CircuitBreaker:
     return CircuitBreaker(base_s=5.0, limit_s=60.0)
 
 
-def test_a_refused_connection_bars_at_once() -> None:
+def test_a_refused_connection_opens_the_circuit_at_once() -> None:
     """A dead node costs one request one attempt."""
     node = breaker()
     assert node.failed(PeerUnreachableError("refused", definite=True))
-    assert node.is_barred
+    assert node.is_open
     assert not node.failed(PeerUnreachableError("refused", definite=True)), "it is new only once"
 
 
-def test_a_broken_connection_bars_the_second_time() -> None:
+def test_a_broken_connection_opens_the_circuit_the_second_time() -> None:
     """The first may have been an idle connection that its server was just closing."""
     node = breaker()
     assert not node.failed(PeerUnreachableError("reset"))
@@ -49,12 +49,12 @@ def test_a_refusal_is_a_sign_of_life(kind) -> None:
     node = breaker()
     for _ in range(10):
         assert not node.failed(kind("x"))
-    assert not node.is_barred
+    assert not node.is_open
 
 
 @pytest.mark.parametrize("kind", [InternalError, NotReadyError])
-def test_a_node_that_cannot_serve_is_barred(kind) -> None:
-    """Defects and starting up are reasons to go elsewhere."""
+def test_a_node_that_cannot_serve_opens_its_circuit(kind) -> None:
+    """Defects and starting up open the circuit at once."""
     assert breaker().failed(kind("x"))
 
 
@@ -68,11 +68,11 @@ def test_probes_back_off_with_full_jitter_and_then_stay_at_the_limit() -> None:
 def test_the_backoff_survives_a_probe_and_ends_with_a_real_answer() -> None:
     """A node that only answers probes does not flap at full speed."""
     node = breaker()
-    node.bar()
+    node.open()
     node.next_probe_s(1.0)
-    node.readmitted()
-    node.bar()
+    node.half_open()
+    node.open()
     assert node.next_probe_s(1.0) == 10.0
     node.answered()
-    assert not node.is_barred
+    assert not node.is_open
     assert node.next_probe_s(1.0) == 5.0

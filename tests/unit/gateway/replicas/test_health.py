@@ -23,7 +23,7 @@ class Bench:
         self.tasks = tasks
         self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=1000, reconnect_limit_s=1000)
 
-    def admitted(self) -> list[str]:
+    def preferred(self) -> list[str]:
         return [known.id for known in self.health.split([node("a"), node("b")])[0]]
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -42,14 +42,14 @@ async def bench() -> AsyncIterator[Bench]:
 async def test_a_dead_node_is_avoided_and_kept_for_need(bench) -> None:
     """It moves from the first list to the second, in the same order."""
     bench.health.failed(node("a"), unreachable("a"))
-    admitted, barred = bench.health.split([node("a"), node("b")])
-    assert ([known.id for known in admitted], [known.id for known in barred]) == (["b"], ["a"])
+    preferred, avoided = bench.health.split([node("a"), node("b")])
+    assert ([known.id for known in preferred], [known.id for known in avoided]) == (["b"], ["a"])
 
 
 async def test_a_full_node_is_avoided_for_writes_only(bench) -> None:
     """It answers, so reads still go to it first."""
     bench.health.failed(node("a"), DiskFullError("full"))
-    assert bench.admitted() == ["a", "b"]
+    assert bench.preferred() == ["a", "b"]
     assert [known.id for known in bench.health.split_for_write([node("a"), node("b")])[0]] == ["b"]
 
 
@@ -58,7 +58,7 @@ async def test_a_suspect_that_answers_its_probe_stays(bench) -> None:
     bench.health.suspect(node("a"))
     await bench.wait_until(lambda: len(bench.tasks) == 0)
     assert bench.nodes.calls["probe", "a"] == 1
-    assert bench.admitted() == ["a", "b"]
+    assert bench.preferred() == ["a", "b"]
 
 
 async def test_a_suspect_that_does_not_answer_is_avoided(bench, monkeypatch) -> None:
@@ -67,11 +67,11 @@ async def test_a_suspect_that_does_not_answer_is_avoided(bench, monkeypatch) -> 
     bench.nodes.hanging.add("a")
     for _ in range(5):
         bench.health.suspect(node("a"))
-    await bench.wait_until(lambda: bench.admitted() == ["b"])
+    await bench.wait_until(lambda: bench.preferred() == ["b"])
     assert bench.nodes.calls["probe", "a"] == 1
 
 
-async def test_a_node_barred_while_a_suspicion_is_checked_comes_back() -> None:
+async def test_a_circuit_opened_during_a_probe_closes_again() -> None:
     """A request fails while the probe of a suspect is under way; the probe finds the node ready, and so does the next."""
     async with BackgroundTasks() as tasks:
         bench = Bench(tasks)
@@ -80,10 +80,10 @@ async def test_a_node_barred_while_a_suspicion_is_checked_comes_back() -> None:
         bench.health.suspect(node("a"))
         await bench.wait_until(lambda: bench.nodes.under_way == 1)
         bench.health.failed(node("a"), unreachable("a"))
-        assert bench.admitted() == ["b"]
+        assert bench.preferred() == ["b"]
         bench.nodes.hanging.clear()
         bench.nodes.released.set()
-        await bench.wait_until(lambda: bench.admitted() == ["a", "b"])
+        await bench.wait_until(lambda: bench.preferred() == ["a", "b"])
         assert bench.nodes.calls["probe", "a"] == 2, "ready once is an old answer: it failed since"
 
 
@@ -91,10 +91,10 @@ async def test_news_in_the_node_map_are_probed_at_once(bench) -> None:
     """A node that the log calls active again is used within moments, whatever the backoff."""
     bench.health.failed(node("a"), unreachable("a"))
     bench.health.node_map_changed(node_map("a", "b"))
-    assert bench.admitted() == ["b"], "nothing is new about it"
+    assert bench.preferred() == ["b"], "nothing is new about it"
     changed = [node("a", state=NodeState.INACTIVE), node("b")]
     bench.health.node_map_changed(NodeMap(epoch=2, nodes=changed))
-    await bench.wait_until(lambda: bench.admitted() == ["a", "b"])
+    await bench.wait_until(lambda: bench.preferred() == ["a", "b"])
 
 
 async def test_a_real_answer_ends_the_probing(bench) -> None:
@@ -102,7 +102,7 @@ async def test_a_real_answer_ends_the_probing(bench) -> None:
     bench.health.failed(node("a"), unreachable("a"))
     assert len(bench.tasks) == 1
     bench.health.answered(node("a"))
-    assert bench.admitted() == ["a", "b"]
+    assert bench.preferred() == ["a", "b"]
     await bench.wait_until(lambda: len(bench.tasks) == 0)
 
 
