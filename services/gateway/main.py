@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
 from services.gateway.api import buckets, cluster, files
+from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
-from services.gateway.api.freshness import AlwaysAsked
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.services import Services
 from services.gateway.cluster_admin import ClusterAdmin
@@ -20,7 +20,7 @@ from services.gateway.listings import Listings
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import ChunkNodes, Clock, Metadata
 from services.gateway.readiness import ReadinessWatch
-from services.gateway.replicas.check import ReplicaCensus
+from services.gateway.replicas.check import ReplicaChecker
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums
@@ -148,7 +148,7 @@ def assemble(
             metadata=metadata,
             directory=directory,
             reader=reader,
-            census=ReplicaCensus(nodes, health),
+            checker=ReplicaChecker(nodes, health),
             repair=repair,
             budget=budget,
             slots=slots,
@@ -183,7 +183,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
         app.include_router(make(gateway))
     app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
     install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
-    app.add_middleware(AlwaysAsked)
+    app.add_middleware(NoCache)
     app.add_middleware(EarlyRefusal)
     return app
 

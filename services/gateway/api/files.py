@@ -44,7 +44,7 @@ from services.gateway.semantics.file_headers import content_headers, content_typ
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.downloads import FoundFile
 from services.gateway.transfers.idempotency import IdempotencyKey
-from services.gateway.transfers.uploads import Published, UploadOrder
+from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.contracts.metadata import DeleteFile, Preconditions
 from shared.contracts.names import check_key
 from shared.errors import InvalidRequestError
@@ -90,19 +90,19 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
         """
         services = gateway.services
         name = requested_file(request)
-        asked = _Asked.of(request, services)
-        if "content-range" in asked.headers:
+        upload_headers = _UploadHeaders.of(request, services)
+        if "content-range" in upload_headers.headers:
             raise InvalidRequestError("A part of a file cannot be stored; send the whole.", header="Content-Range")
-        announced = asked.headers.get("content-length")
+        announced = upload_headers.headers.get("content-length")
         # The server's parser has let only one decimal number pass.
         announced_bytes = None if announced is None else int(announced)
-        order = asked.order(
+        upload = upload_headers.request(
             name,
             content_type(request.headers.getlist("content-type")),
             announced_bytes,
-            BodyDigests.announced(asked.headers),
+            BodyDigests.announced(upload_headers.headers),
         )
-        return _receipt(await services.uploads.put(order, body_of(request)), response)
+        return _receipt(await services.uploads.put(upload, body_of(request)), response)
 
     @router.post(
         _BUCKET,
@@ -127,16 +127,18 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
         """For browsers: the field `file` of a multipart form. Its file name becomes the key; everything else is as in PUT."""
         services = gateway.services
         bucket = requested_form_bucket(request)
-        asked = _Asked.of(request, services)
+        upload_headers = _UploadHeaders.of(request, services)
         for name in ("content-digest", "content-md5"):
-            if name in asked.headers:
+            if name in upload_headers.headers:
                 raise InvalidRequestError("A digest of a whole form cannot be checked; use PUT.", header=name)
         form = await open_form(request.headers.get("content-type"), body_of(request))
         file = FileName(bucket, check_key(form.file_name))
         media_type = content_type([] if form.content_type is None else [form.content_type])
-        published = await services.uploads.put(asked.order(file, media_type, None, BodyDigests([])), form.body)
+        uploaded = await services.uploads.put(
+            upload_headers.request(file, media_type, None, BodyDigests([])), form.body
+        )
         response.headers["location"] = f"/v1/files/{bucket}/{quote(file.key, safe='/')}"
-        return _receipt(published, response)
+        return _receipt(uploaded, response)
 
 
 def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
@@ -217,7 +219,7 @@ class _AnyConvertor(PathConvertor):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _UploadHeaders:
     """What the headers of an upload ask for, checked before anything else is done."""
 
     method: str
@@ -230,7 +232,7 @@ class _Asked:
     def of(cls, request: Request, services: Services) -> Self:
         """Raises InvalidRequestError when one of them is malformed."""
         headers = headers_of(request)
-        asked = cls(
+        parsed = cls(
             method=request.method,
             headers=headers,
             metadata=user_metadata(request.headers.raw),
@@ -238,11 +240,13 @@ class _Asked:
             quorums=quorums_of(request, services.quorums),
         )
         IdempotencyKey.of(headers, method=request.method, bucket="")
-        return asked
+        return parsed
 
-    def order(self, name: FileName, media_type: str, announced_bytes: int | None, digests: BodyDigests) -> UploadOrder:
+    def request(
+        self, name: FileName, media_type: str, announced_bytes: int | None, digests: BodyDigests
+    ) -> UploadRequest:
         """The upload of a body under `name`."""
-        return UploadOrder(
+        return UploadRequest(
             name=name,
             content_type=media_type,
             user_metadata=self.metadata,
@@ -261,11 +265,11 @@ class _Asked:
         )
 
 
-def _receipt(published: Published, response: Response) -> Receipt:
-    response.status_code = 201 if published.is_created else 200
-    response.headers["etag"] = f'"{published.version.etag}"'
-    response.headers["x-trivet-version"] = str(published.version.version)
-    return Receipt.of(published)
+def _receipt(uploaded: UploadResult, response: Response) -> Receipt:
+    response.status_code = 201 if uploaded.is_created else 200
+    response.headers["etag"] = f'"{uploaded.version.etag}"'
+    response.headers["x-trivet-version"] = str(uploaded.version.version)
+    return Receipt.of(uploaded)
 
 
 async def _find(request: Request, services: Services) -> tuple[FoundFile, Quorums, Response | None]:

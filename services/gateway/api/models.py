@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import ConfigDict, Field
 
 from services.gateway.listings import Page
-from services.gateway.transfers.uploads import Published
+from services.gateway.transfers.uploads import UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
@@ -57,9 +57,9 @@ class Receipt(WireModel):
     durability: Durability
 
     @classmethod
-    def of(cls, published: Published) -> Receipt:
+    def of(cls, uploaded: UploadResult) -> Receipt:
         """The receipt of one upload."""
-        version = published.version
+        version = uploaded.version
         return cls(
             bucket=version.bucket,
             key=version.key,
@@ -68,8 +68,8 @@ class Receipt(WireModel):
             size_bytes=version.content.size_bytes,
             digest=version.content.digest,
             chunk_count=version.content.chunk_count,
-            log_index=published.log_index,
-            term=published.term,
+            log_index=uploaded.log_index,
+            term=uploaded.term,
             timestamp=Timestamp.from_stamp(version.stamp),
             durability=version.durability,
         )

@@ -1,7 +1,7 @@
 """Asks which nodes hold which chunks: one request per node for many chunks, never one per chunk.
 
-This is what R means here. The log has already proved which version is current; a census proves how many replicas of it
-exist, and finds those that are missing.
+This is what R means here. The log has already proved which version is current; a replica check confirms how many
+replicas of it exist, and finds those that are missing.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from shared.placement import read_order
 
 _MAX_ROUNDS: Final = 4
 _SHORT_LIST: Final = 64
-_PATIENCE_FLOOR_S: Final = 0.1
-_PATIENCE_LIMIT_S: Final = 1.0
-_PATIENCE_FACTOR: Final = 4.0
-_PATIENCE_PER_DIGEST_S: Final = 0.001
+_TIMEOUT_FLOOR_S: Final = 0.1
+_TIMEOUT_LIMIT_S: Final = 1.0
+_TIMEOUT_FACTOR: Final = 4.0
+_TIMEOUT_PER_DIGEST_S: Final = 0.001
 _SLICE: Final = 128
-"""Chunks planned at one go: a few milliseconds, after which other requests have their turn."""
+"""Chunks planned in one go: a few milliseconds, then other requests run."""
 
 
 @dataclass(slots=True)
-class Census:
+class ReplicaCheck:
     """`holders` by digest; `missing` are (digest, node) pairs where the node answered that it lacks the chunk."""
 
     holders: dict[str, set[str]] = field(default_factory=dict)
     missing: list[tuple[str, StorageNode]] = field(default_factory=list)
 
 
-class ReplicaCensus:
+class ReplicaChecker:
     """Shared by all downloads of a gateway."""
 
     def __init__(self, nodes: ChunkNodes, health: NodeHealth) -> None:
         self._nodes = nodes
         self._health = health
-        self._latency = RecentLatency(initial_s=_PATIENCE_FLOOR_S)
+        self._latency = RecentLatency(initial_s=_TIMEOUT_FLOOR_S)
 
-    async def take(
+    async def check(
         self, digests: Collection[str], node_map: NodeMap, *, wanted: int, presumed: dict[str, str]
-    ) -> Census:
+    ) -> ReplicaCheck:
         """Find `wanted` holders of each chunk, asking the nodes in preference order, those that failed lately last.
 
         Never raises for a node: one that does not answer in time just confirms nothing.
@@ -55,28 +55,28 @@ class ReplicaCensus:
         Args:
             presumed: by digest, a node that need not be asked because it is about to prove itself by sending the bytes.
         """
-        patience_s = self._patience_s(len(digests))
+        timeout_s = self._timeout_s(len(digests))
         plan = _Plan(wanted, self._health, node_map, presumed)
-        census = plan.census
+        check = plan.check
         await plan.add(digests)
         for _ in range(_MAX_ROUNDS):
-            questions = await plan.next_questions()
-            if not questions:
+            requests = await plan.next_requests()
+            if not requests:
                 break
             async with asyncio.TaskGroup() as group:
-                for node, asked in questions:
-                    group.create_task(self._ask(node, asked, census, patience_s))
-        return census
+                for node, asked in requests:
+                    group.create_task(self._ask(node, asked, check, timeout_s))
+        return check
 
-    def _patience_s(self, digest_count: int) -> float:
-        """How long a node may think: a multiple of the usual, and more for a long list."""
-        usual_s = min(max(_PATIENCE_FLOOR_S, _PATIENCE_FACTOR * self._latency.p95_s), _PATIENCE_LIMIT_S)
-        return usual_s + digest_count * _PATIENCE_PER_DIGEST_S
+    def _timeout_s(self, digest_count: int) -> float:
+        """How long a node may take: a multiple of the usual, and more for a long list."""
+        usual_s = min(max(_TIMEOUT_FLOOR_S, _TIMEOUT_FACTOR * self._latency.p95_s), _TIMEOUT_LIMIT_S)
+        return usual_s + digest_count * _TIMEOUT_PER_DIGEST_S
 
-    async def _ask(self, node: StorageNode, digests: Sequence[str], census: Census, patience_s: float) -> None:
+    async def _ask(self, node: StorageNode, digests: Sequence[str], check: ReplicaCheck, timeout_s: float) -> None:
         began_s = time.monotonic()
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 present = await self._nodes.has_chunks(node, digests)
         except TimeoutError:
             self._health.suspect(node)
@@ -89,16 +89,16 @@ class ReplicaCensus:
             self._latency.observe(time.monotonic() - began_s)
         for digest in digests:
             if digest in present:
-                census.holders[digest].add(node.id)
+                check.holders[digest].add(node.id)
             else:
-                census.missing.append((digest, node))
+                check.missing.append((digest, node))
 
 
 class _Plan:
-    """Which node to ask about which chunks next."""
+    """Which node to ask about which chunks in the next round."""
 
     def __init__(self, wanted: int, health: NodeHealth, node_map: NodeMap, presumed: dict[str, str]) -> None:
-        self.census = Census()
+        self.check = ReplicaCheck()
         self._wanted = wanted
         self._health = health
         self._node_map = node_map
@@ -106,7 +106,7 @@ class _Plan:
         self._left: dict[str, list[StorageNode]] = {}
 
     async def add(self, digests: Collection[str]) -> None:
-        """Count the holders of `digests`, too."""
+        """Find holders of `digests`, too."""
         for number, digest in enumerate(digests):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
@@ -114,19 +114,19 @@ class _Plan:
                 self._add(digest)
 
     def _add(self, digest: str) -> None:
-        admitted, barred = self._health.split(read_order(digest, self._node_map))
+        preferred, avoided = self._health.split(read_order(digest, self._node_map))
         presumed = self._presumed.get(digest)
-        self._left[digest] = [node for node in [*admitted, *barred] if node.id != presumed]
-        self.census.holders[digest] = set()
+        self._left[digest] = [node for node in [*preferred, *avoided] if node.id != presumed]
+        self.check.holders[digest] = set()
 
-    async def next_questions(self) -> list[tuple[StorageNode, list[str]]]:
+    async def next_requests(self) -> list[tuple[StorageNode, list[str]]]:
         """As many nodes per chunk as it still lacks holders, grouped by node."""
         by_node: dict[str, tuple[StorageNode, list[str]]] = {}
         for number, (digest, left) in enumerate(self._left.items()):
             if number % (8 * _SLICE) == 0:
                 await asyncio.sleep(0)
-            lacking = self._wanted - len(self.census.holders[digest]) - (digest in self._presumed)
-            for _ in range(min(lacking, len(left))):
+            needed = self._wanted - len(self.check.holders[digest]) - (digest in self._presumed)
+            for _ in range(min(needed, len(left))):
                 node = left.pop(0)
                 by_node.setdefault(node.id, (node, []))[1].append(digest)
         return list(by_node.values())

@@ -1,7 +1,7 @@
 """All arithmetic of N, W and R, in one place and pure.
 
 Overlap (W + R > N) alone does not make a store linearizable; the Raft log does (DESIGN.md, P2). What is counted here is
-how many replicas of a chunk are durable before an answer, and how many are proved to exist before a read.
+how many replicas of a chunk are durable before an answer, and how many are confirmed before a read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Quorums:
 
 @dataclass(slots=True)
 class WriteTally:
-    """How the replicas of one chunk stand. It may grow after the chunk was counted.
+    """How the replicas of one chunk stand. It may grow after the quorum was met.
 
     Invariant: a node is in `acknowledged` or in `refusals`, never in both.
     """
@@ -58,18 +58,18 @@ class WriteTally:
     acknowledged: set[str] = field(default_factory=set)
     refusals: dict[str, TrivetError] = field(default_factory=dict)
 
-    def accept(self, node_id: str) -> None:
+    def record_stored(self, node_id: str) -> None:
         """`node_id` has the chunk durably."""
         self.refusals.pop(node_id, None)
         self.acknowledged.add(node_id)
 
-    def refuse(self, node_id: str, error: TrivetError) -> None:
+    def record_refusal(self, node_id: str, error: TrivetError) -> None:
         """`node_id` did not store the chunk in time."""
         if node_id not in self.acknowledged:
             self.refusals[node_id] = error
 
     @property
-    def is_counted(self) -> bool:
+    def is_quorum_met(self) -> bool:
         """Enough replicas are durable for the answer."""
         return len(self.acknowledged) >= self.needed
 
@@ -82,7 +82,7 @@ class WriteTally:
         return len(self.acknowledged) + under_way < self.needed
 
     def failure(self) -> TrivetError:
-        """Why the chunk cannot be counted, as the client hears it. Definite: nothing was published."""
+        """Why the write quorum was missed, as the client is told. Definite: nothing was published."""
         if self.refusals and all(isinstance(error, DiskFullError) for error in self.refusals.values()):
             return DiskFullError("The storage nodes are full.", needed=self.needed, acknowledged=len(self.acknowledged))
         return QuorumNotReachedError(
@@ -105,7 +105,7 @@ def durability(tallies: Iterable[WriteTally], target: int) -> Durability:
 
 
 def replicas_confirmed(holders: Iterable[set[str]], replica_count: int) -> int:
-    """The weakest chunk's number of proved replicas; `replica_count` when there is no chunk to prove."""
+    """The weakest chunk's number of confirmed replicas; `replica_count` when there is no chunk."""
     return min((len(nodes) for nodes in holders), default=replica_count)
 
 

@@ -71,69 +71,69 @@ class ReplicaReader:
             while race.winner is None:
                 node = race.next_node()
                 if node is not None:
-                    race.runners[group.create_task(self._run(race, node))] = node
-                elif not race.runners:
+                    race.attempts[group.create_task(self._attempt(race, node))] = node
+                elif not race.attempts:
                     break
                 await asyncio.wait(
-                    race.runners,
-                    timeout=self.hedge_after_s if race.waiting else None,
+                    race.attempts,
+                    timeout=self.hedge_after_s if race.unasked else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 race.drop_finished()
-            for runner, node in race.runners.items():
-                runner.cancel()
+            for attempt, node in race.attempts.items():
+                attempt.cancel()
                 self._health.suspect(node)
         if race.winner is None:
             raise race.failure()
         return race.winner
 
-    async def _run(self, race: _Race, node: StorageNode) -> None:
+    async def _attempt(self, race: _Race, node: StorageNode) -> None:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout_s):
                 data = await self._nodes.get_chunk(node, race.digest)
         except TimeoutError:
             self._health.hung(node)
-            race.lost(node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
+            race.record_failure(node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
             return
         except TrivetError as error:
             self._health.failed(node, error)
-            race.lost(node, error)
+            race.record_failure(node, error)
             return
         self._health.answered(node)
         self._latency.observe(time.monotonic() - began_s)
-        # The last check before a client: whatever went wrong on the way here, wrong bytes end here.
+        # The last check before the client: wrong bytes are never passed on, wherever they came from.
         if len(data) != race.size_bytes or blake3(data).hexdigest() != race.digest:
-            race.lost(node, ChunkCorruptError(f"{node.id} sent bytes that do not have the chunk's digest."))
+            race.record_failure(node, ChunkCorruptError(f"{node.id} sent bytes that do not have the chunk's digest."))
         else:
-            race.won(node, data)
+            race.record_bytes(node, data)
 
 
 @dataclass(slots=True)
 class _Race:
-    """One chunk being fetched. `waiting` are the nodes not yet asked."""
+    """One chunk being fetched. `unasked` are the nodes not yet asked."""
 
     digest: str
     size_bytes: int
-    waiting: deque[StorageNode]
-    runners: dict[asyncio.Task[None], StorageNode] = field(default_factory=dict)
-    losses: dict[str, TrivetError] = field(default_factory=dict)
+    unasked: deque[StorageNode]
+    attempts: dict[asyncio.Task[None], StorageNode] = field(default_factory=dict)
+    failures: dict[str, TrivetError] = field(default_factory=dict)
     faulty: list[StorageNode] = field(default_factory=list)
     winner: FetchedChunk | None = None
 
     def next_node(self) -> StorageNode | None:
-        return self.waiting.popleft() if self.waiting else None
+        return self.unasked.popleft() if self.unasked else None
 
     def drop_finished(self) -> None:
-        for runner in [runner for runner in self.runners if runner.done()]:
-            del self.runners[runner]
+        for attempt in [attempt for attempt in self.attempts if attempt.done()]:
+            del self.attempts[attempt]
 
-    def lost(self, node: StorageNode, error: TrivetError) -> None:
-        self.losses[node.id] = error
+    def record_failure(self, node: StorageNode, error: TrivetError) -> None:
+        self.failures[node.id] = error
         if isinstance(error, ChunkCorruptError | ChunkNotFoundError):
             self.faulty.append(node)
 
-    def won(self, node: StorageNode, data: bytes) -> None:
+    def record_bytes(self, node: StorageNode, data: bytes) -> None:
         if self.winner is None:
             self.winner = FetchedChunk(data, node.id, tuple(self.faulty))
 
@@ -141,5 +141,5 @@ class _Race:
         return DataUnavailableError(
             "No good replica of a part of this file can be reached now.",
             chunk=self.digest,
-            outcomes={node_id: error.code for node_id, error in sorted(self.losses.items())},
+            outcomes={node_id: error.code for node_id, error in sorted(self.failures.items())},
         )

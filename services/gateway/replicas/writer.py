@@ -1,7 +1,8 @@
-"""Sends one chunk to its nodes and says when enough of them have it durably.
+"""Writes one chunk to its nodes and reports when W of them have it durably.
 
-Each chunk is one background task with its attempts as children. The caller waits only until the chunk counts; the other
-replicas go on inside the same task, with a deadline, and the chunk's bytes stay reserved until the last attempt ends.
+Each chunk is one background task, the fan-out, with its attempts as children. The caller waits only until the write quorum
+is met; the other replicas go on inside the same task, with a deadline, and the chunk's bytes stay reserved until the last
+attempt ends.
 """
 
 from __future__ import annotations
@@ -38,33 +39,33 @@ _RETRY_PAUSES_S: Final = (0.1, 0.4)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaWriterLimits:
-    """`timeout_s` bounds a chunk's way to its quorum; `max_parallel_chunks` bounds what lies in socket buffers."""
+    """`timeout_s` bounds the time to the quorum; `max_parallel_chunks` bounds what lies in socket buffers."""
 
     timeout_s: float
     max_parallel_chunks: int
 
 
 class ChunkWrite:
-    """One chunk on its way. `tally` goes on growing after the quorum is met."""
+    """One chunk being written. `tally` goes on growing after the quorum is met."""
 
-    __slots__ = ("counted", "tally", "task")
+    __slots__ = ("quorum_met", "tally", "task")
 
     def __init__(self, tally: WriteTally) -> None:
         self.tally = tally
-        self.counted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.quorum_met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[object] | None = None
 
-    async def wait_until_counted(self) -> None:
+    async def wait_until_quorum(self) -> None:
         """Returns when W nodes have the chunk.
 
         Raises:
             QuorumNotReachedError, DiskFullError: they will not; definite.
         """
         # Shielded: several waiters may share one write, and one that goes must not take it down.
-        await asyncio.shield(self.counted)
+        await asyncio.shield(self.quorum_met)
 
     def abandon(self) -> None:
-        """Nobody wants this chunk any more: stop sending it."""
+        """Stop sending this chunk: its upload has ended."""
         if self.task is not None:
             self.task.cancel()
 
@@ -85,7 +86,7 @@ class ReplicaWriter:
     async def start(
         self, chunk: FileChunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
     ) -> ChunkWrite:
-        """Begin to send `chunk` along `order`; takes over `lease`. Waits while too many chunks are on their way."""
+        """Begin to send `chunk` along `order`; takes over `lease`. Waits while `max_parallel_chunks` are being written."""
         try:
             await self._parallel.acquire()
         except BaseException:
@@ -93,103 +94,109 @@ class ReplicaWriter:
             raise
         write = ChunkWrite(WriteTally(target=quorums.replica_count, needed=quorums.write_quorum))
         preferred, avoided = self._health.split_for_write(order)
-        run = _Run(
+        fan_out = _FanOut(
             write, chunk, start_index, deque(preferred), deque(avoided), time.monotonic() + self._limits.timeout_s
         )
         try:
-            write.task = self._tasks.start("write chunk", self._carry(run))
+            write.task = self._tasks.start("write chunk", self._fan_out(fan_out))
         except OverloadedError:
             self._parallel.release()
             lease.release()
             raise
         # A callback and not a `finally` in the task: a task cancelled before its first step runs none of its code.
-        write.task.add_done_callback(lambda _: self._ended(write, lease))
+        write.task.add_done_callback(lambda _: self._on_end(write, lease))
         return write
 
-    def _ended(self, write: ChunkWrite, lease: ByteLease) -> None:
+    def _on_end(self, write: ChunkWrite, lease: ByteLease) -> None:
         self._parallel.release()
         lease.release()
-        if write.counted.done():
+        if write.quorum_met.done():
             return
         if write.task is None or write.task.cancelled():
-            write.counted.cancel()
+            write.quorum_met.cancel()
         else:
-            write.counted.set_exception(InternalError("A defect of ours stopped a chunk; it has been logged."))
-            write.counted.exception()
+            write.quorum_met.set_exception(InternalError("A defect of ours stopped a chunk; it has been logged."))
+            write.quorum_met.exception()
 
     def _slow_after_s(self) -> float:
         """How long an attempt may take before another node is asked as well."""
         return min(max(SLOW_FLOOR_S, _SLOW_FACTOR * self._latency.p95_s), self._limits.timeout_s / 2)
 
-    async def _carry(self, run: _Run) -> None:
+    async def _fan_out(self, fan_out: _FanOut) -> None:
         async with asyncio.TaskGroup() as group:
             for pause_s in (*_RETRY_PAUSES_S, None):
-                await self._one_round(run, group)
-                if run.is_settled or pause_s is None:
+                await self._one_round(fan_out, group)
+                if fan_out.is_finished or pause_s is None:
                     break
                 # Jitter only: many chunks fail together and should not come back together.
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-                run.retry_failed_nodes()
-            if not run.write.counted.done():
-                run.write.counted.set_exception(run.tally.failure())
-                run.write.counted.exception()  # the upload may have gone, and then nobody fetches it
+                fan_out.retry_failed_nodes()
+            if not fan_out.write.quorum_met.done():
+                fan_out.write.quorum_met.set_exception(fan_out.tally.failure())
+                fan_out.write.quorum_met.exception()  # the upload may have gone, and then nobody fetches it
 
-    async def _one_round(self, run: _Run, group: asyncio.TaskGroup) -> None:
-        """Ask nodes until all replicas are made, or nothing is left to ask or to wait for."""
+    async def _one_round(self, fan_out: _FanOut, group: asyncio.TaskGroup) -> None:
+        """Start attempts until all replicas are stored, or no node is left to ask or to wait for."""
         while True:
-            self._start_wanted(run, group)
-            if not run.attempts:
+            self._start_wanted(fan_out, group)
+            if not fan_out.attempts:
                 return
             await asyncio.wait(
-                run.attempts, timeout=run.next_event_in_s(time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+                fan_out.attempts, timeout=fan_out.next_event_in_s(time.monotonic()), return_when=asyncio.FIRST_COMPLETED
             )
-            self._take_stock(run)
+            self._record_progress(fan_out)
 
-    def _start_wanted(self, run: _Run, group: asyncio.TaskGroup) -> None:
+    def _start_wanted(self, fan_out: _FanOut, group: asyncio.TaskGroup) -> None:
         slow_after_s = self._slow_after_s()
-        while (node := run.next_node()) is not None:
-            task = group.create_task(self._attempt(run, node))
-            run.attempts[task] = _Attempt(node, time.monotonic() + slow_after_s)
+        while (node := fan_out.next_node()) is not None:
+            task = group.create_task(self._attempt(fan_out, node))
+            fan_out.attempts[task] = _Attempt(node, time.monotonic() + slow_after_s)
 
-    def _take_stock(self, run: _Run) -> None:
+    def _record_progress(self, fan_out: _FanOut) -> None:
         now_s = time.monotonic()
-        for task in [task for task in run.attempts if task.done()]:
-            del run.attempts[task]
-        for attempt in run.attempts.values():
+        for task in [task for task in fan_out.attempts if task.done()]:
+            del fan_out.attempts[task]
+        for attempt in fan_out.attempts.values():
             if not attempt.is_slow and attempt.slow_at_s <= now_s:
                 attempt.is_slow = True
                 self._health.suspect(attempt.node)
-        if run.tally.is_counted and not run.write.counted.done():
-            run.write.counted.set_result(None)
-            # From here on the rest is a favour: it may take as long as a healthy node would.
-            run.deadline_s = now_s + self._slow_after_s()
-        if run.deadline_s <= now_s:
-            self._give_up_on_rest(run)
+        if fan_out.tally.is_quorum_met and not fan_out.write.quorum_met.done():
+            fan_out.write.quorum_met.set_result(None)
+            # The remaining replicas may take as long as a healthy node would.
+            fan_out.deadline_s = now_s + self._slow_after_s()
+        if fan_out.deadline_s <= now_s:
+            self._cancel_attempts(fan_out)
 
-    def _give_up_on_rest(self, run: _Run) -> None:
-        run.is_over = True
-        for task, attempt in run.attempts.items():
+    def _cancel_attempts(self, fan_out: _FanOut) -> None:
+        fan_out.is_over = True
+        for task, attempt in fan_out.attempts.items():
             task.cancel()
-            run.tally.refuse(attempt.node.id, PeerUnreachableError("The node was too slow.", peer=attempt.node.id))
+            fan_out.tally.record_refusal(
+                attempt.node.id, PeerUnreachableError("The node was too slow.", peer=attempt.node.id)
+            )
             if attempt.is_slow:
                 self._health.hung(attempt.node)
-        run.attempts.clear()
+        fan_out.attempts.clear()
 
-    async def _attempt(self, run: _Run, node: StorageNode) -> None:
+    async def _attempt(self, fan_out: _FanOut, node: StorageNode) -> None:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                await self._nodes.put_chunk(node, run.chunk.digest, run.chunk.data, start_index=run.start_index)
+                await self._nodes.put_chunk(
+                    node, fan_out.chunk.digest, fan_out.chunk.data, start_index=fan_out.start_index
+                )
         except TimeoutError:
             self._health.hung(node)
-            run.tally.refuse(node.id, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
+            fan_out.tally.record_refusal(
+                node.id, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id)
+            )
         except TrivetError as error:
             self._health.failed(node, error)
-            run.tally.refuse(node.id, error)
+            fan_out.tally.record_refusal(node.id, error)
         else:
             self._latency.observe(time.monotonic() - began_s)
             self._health.answered(node)
-            run.tally.accept(node.id)
+            fan_out.tally.record_stored(node.id)
 
 
 @dataclass(slots=True)
@@ -200,17 +207,17 @@ class _Attempt:
 
 
 @dataclass(slots=True)
-class _Run:
-    """One chunk's state while it is carried. Times are monotonic seconds.
+class _FanOut:
+    """One chunk's state while it is written. Times are monotonic seconds.
 
-    `ready` are the nodes still to ask, in order; `reserve` are those that requests avoid, asked only for need.
+    `preferred` are the nodes still to ask, in order; `avoided` are those with an open circuit, the last resort.
     """
 
     write: ChunkWrite
     chunk: FileChunk
     start_index: int
-    ready: deque[StorageNode]
-    reserve: deque[StorageNode]
+    preferred: deque[StorageNode]
+    avoided: deque[StorageNode]
     deadline_s: float
     attempts: dict[asyncio.Task[None], _Attempt] = field(default_factory=dict)
     asked: dict[str, StorageNode] = field(default_factory=dict)
@@ -221,9 +228,9 @@ class _Run:
         return self.write.tally
 
     @property
-    def is_settled(self) -> bool:
+    def is_finished(self) -> bool:
         """Nothing that a further round could improve."""
-        return self.is_over or self.tally.is_counted or not self.retryable()
+        return self.is_over or self.tally.is_quorum_met or not self.retryable()
 
     def next_node(self) -> StorageNode | None:
         """The next node to ask now, if another attempt is wanted."""
@@ -231,10 +238,10 @@ class _Run:
         if self.is_over or self.tally.wanted(prompt) == 0:
             return None
         node: StorageNode | None = None
-        if self.ready:
-            node = self.ready.popleft()
-        elif self.reserve and self.tally.is_short(prompt):
-            node = self.reserve.popleft()
+        if self.preferred:
+            node = self.preferred.popleft()
+        elif self.avoided and self.tally.is_short(prompt):
+            node = self.avoided.popleft()
         if node is not None:
             self.asked[node.id] = node
         return node
@@ -254,4 +261,4 @@ class _Run:
 
     def retry_failed_nodes(self) -> None:
         """Make the next round over `retryable`."""
-        self.ready.extend(self.retryable())
+        self.preferred.extend(self.retryable())

@@ -1,7 +1,7 @@
-"""How much is under way at one time: file transfers, and look-ups of a file's chunk list.
+"""Admission control: concurrency limits for file transfers, and for look-ups of a file's chunk list.
 
-One transfer more is refused at once, which costs nothing, instead of late. A look-up is short and waits its turn; its
-answer may be megabytes long, so only so many are held while they are read.
+A transfer beyond the limit is refused at once, before it costs anything. A look-up is short, so it waits; its answer may be
+megabytes long, so the number of concurrent ones is limited.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class TransferSlots:
         return self._used
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[None]:
         """Hold one slot.
 
         Raises:
-            OverloadedError: all are taken; nothing was started.
+            OverloadedError: all are in use; nothing was started.
         """
         if self._used >= self._limit:
             raise OverloadedError("Too many file transfers are under way; try again.", limit=self._limit)
@@ -41,19 +41,19 @@ class TransferSlots:
             self._used -= 1
 
 
-class Turns:
-    """Lets `limit` callers in at one time; the others wait in order of arrival."""
+class ConcurrencyLimit:
+    """Lets `limit` callers run at one time; the others wait in order of arrival."""
 
     def __init__(self, limit: int, *, wait_s: float) -> None:
         self._free = asyncio.Semaphore(limit)
         self._wait_s = wait_s
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[None]:
-        """Hold one turn.
+    async def acquire(self) -> AsyncIterator[None]:
+        """Hold one place.
 
         Raises:
-            OverloadedError: none came free within `wait_s`; nothing was started.
+            OverloadedError: none became free within `wait_s`; nothing was started.
         """
         try:
             async with asyncio.timeout(self._wait_s):

@@ -53,7 +53,7 @@ class UploadLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadOrder:
+class UploadRequest:
     """What a client asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
 
     name: FileName
@@ -67,8 +67,8 @@ class UploadOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What became of an upload."""
+class UploadResult:
+    """A published upload, or the stored result of a duplicate."""
 
     version: FileVersion
     is_created: bool
@@ -100,7 +100,7 @@ class Uploads:
         self._clock = clock
         self._limits = limits
 
-    async def put(self, order: UploadOrder, body: AsyncIterable[bytes]) -> Published:
+    async def put(self, request: UploadRequest, body: AsyncIterable[bytes]) -> UploadResult:
         """Store `body` under its name. Everything that can be refused is refused before `body` is touched.
 
         Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members. Under an
@@ -109,22 +109,24 @@ class Uploads:
         Raises:
             TrivetError: typed; `definite` says whether the file certainly did not change.
         """
-        self._check_size(order.announced_bytes or 0)
-        with self._slots.take(), self._idempotency.running(order.idempotency_key):
+        self._check_size(request.announced_bytes or 0)
+        with self._slots.acquire(), self._idempotency.running(request.idempotency_key):
             # Before the preconditions: the first time may be the very reason why they no longer hold.
-            key = order.idempotency_key
+            key = request.idempotency_key
             if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
-                return await self._answer_duplicate(order, key, stored, body)
-            incarnation, context = await self._open_bucket(order)
+                return await self._answer_duplicate(request, key, stored, body)
+            incarnation, context = await self._open_bucket(request)
             node_map = await self._directory.at(context.epoch)
-            require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), order.quorums)
-            sending = _Sending(self._writer, node_map, order.quorums, context.log_index, self._limits.window_chunks)
-            await self._send(order, body, sending)
-            return await self._publish(order, sending, incarnation)
+            require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
+            sender = _ChunkSender(
+                self._writer, node_map, request.quorums, context.log_index, self._limits.window_chunks
+            )
+            await self._send(request, body, sender)
+            return await self._publish(request, sender, incarnation)
 
     async def _answer_duplicate(
-        self, order: UploadOrder, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
-    ) -> Published:
+        self, request: UploadRequest, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
+    ) -> UploadResult:
         """Hash `body` to compare it, store nothing of it, and give the stored result."""
         hasher = blake3()
         size_bytes = 0
@@ -132,15 +134,15 @@ class Uploads:
             size_bytes += len(piece)
             self._check_size(size_bytes)
             hasher.update(piece)
-            order.digests.update(piece)
-        order.digests.check()
+            request.digests.update(piece)
+        request.digests.check()
         key.check(stored.fingerprint, hasher.hexdigest())
-        return _published(stored.replay())
+        return _result_of(stored.replay())
 
-    async def _open_bucket(self, order: UploadOrder) -> tuple[int, ReadContext]:
+    async def _open_bucket(self, request: UploadRequest) -> tuple[int, ReadContext]:
         """The bucket's incarnation; early refusals are decided here."""
-        name = order.name
-        if order.preconditions == Preconditions():
+        name = request.name
+        if request.preconditions == Preconditions():
             # The file itself is not asked for: its list of chunks may be megabytes.
             bucket_answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
             if isinstance(bucket_answer, BucketAnswer) and bucket_answer.bucket is not None:
@@ -150,56 +152,56 @@ class Uploads:
             raise InternalError("Consensus answered another question than was asked.", definite=True)
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
-        check_write(order.preconditions, Present.of(answer))
+        check_write(request.preconditions, Present.of(answer))
         return answer.incarnation, context
 
-    async def _send(self, order: UploadOrder, body: AsyncIterable[bytes], sending: _Sending) -> None:
+    async def _send(self, request: UploadRequest, body: AsyncIterable[bytes], sender: _ChunkSender) -> None:
         chunks = cut(
             body, chunk_size_bytes=self._limits.chunk_size_bytes, budget=self._budget, waits=self._limits.waits
         )
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
-                    order.digests.update(chunk.data)
-                    await sending.add(chunk, lease)
-                    self._check_size(sending.size_bytes)
-            order.digests.check()
-            await sending.finish()
+                    request.digests.update(chunk.data)
+                    await sender.add(chunk, lease)
+                    self._check_size(sender.size_bytes)
+            request.digests.check()
+            await sender.finish()
         except BaseException:
-            sending.abandon()
+            sender.abandon()
             raise
-        if order.announced_bytes is not None and order.announced_bytes != sending.size_bytes:
+        if request.announced_bytes is not None and request.announced_bytes != sender.size_bytes:
             raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
-    async def _publish(self, order: UploadOrder, sending: _Sending, incarnation: int) -> Published:
-        digest = sending.hasher.hexdigest()
+    async def _publish(self, request: UploadRequest, sender: _ChunkSender, incarnation: int) -> UploadResult:
+        digest = sender.hasher.hexdigest()
         content = FileContent(
-            size_bytes=sending.size_bytes,
+            size_bytes=sender.size_bytes,
             chunk_size_bytes=self._limits.chunk_size_bytes,
-            chunk_digests=bytes(sending.chunk_digests),
+            chunk_digests=bytes(sender.chunk_digests),
             digest=digest,
         )
         outcome = await self._idempotency.propose(
             PublishFile(
-                bucket=order.name.bucket,
+                bucket=request.name.bucket,
                 incarnation=incarnation,
-                key=order.name.key,
+                key=request.name.key,
                 content=content,
-                content_type=order.content_type,
-                user_metadata=order.user_metadata,
-                etag=etag_of(digest, order.content_type, order.user_metadata),
-                start_index=sending.start_index,
-                epoch=sending.node_map.epoch,
-                durability=durability((write.tally for write in sending.writes.values()), order.quorums.replica_count),
-                preconditions=order.preconditions,
+                content_type=request.content_type,
+                user_metadata=request.user_metadata,
+                etag=etag_of(digest, request.content_type, request.user_metadata),
+                start_index=sender.start_index,
+                epoch=sender.node_map.epoch,
+                durability=durability((write.tally for write in sender.writes.values()), request.quorums.replica_count),
+                preconditions=request.preconditions,
                 stamp=self._clock.stamp(),
             ),
-            order.idempotency_key,
+            request.idempotency_key,
             body_digest=digest,
         )
-        published = _published(outcome)
-        self._clock.receive(published.version.stamp.hlc)
-        return published
+        uploaded = _result_of(outcome)
+        self._clock.receive(uploaded.version.stamp.hlc)
+        return uploaded
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._limits.max_file_bytes:
@@ -208,10 +210,10 @@ class Uploads:
             )
 
 
-class _Sending:
+class _ChunkSender:
     """The chunks of one upload. Equal chunks of a file are sent once.
 
-    Invariant: at most `window` chunks are sent and not yet counted.
+    Invariant: at most `window` chunks are being sent without having met their quorum.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class _Sending:
         self._writer = writer
         self._quorums = quorums
         self._window = window
-        self._uncounted: deque[ChunkWrite] = deque()
+        self._pending: deque[ChunkWrite] = deque()
         self.node_map = node_map
         self.start_index = start_index
         self.writes: dict[str, ChunkWrite] = {}
@@ -237,32 +239,32 @@ class _Sending:
             lease.release()
             return
         try:
-            while len(self._uncounted) >= self._window:
-                await self._uncounted[0].wait_until_counted()
-                self._uncounted.popleft()
+            while len(self._pending) >= self._window:
+                await self._pending[0].wait_until_quorum()
+                self._pending.popleft()
         except BaseException:
             lease.release()
             raise
         order = write_order(chunk.digest, self.node_map)
         write = await self._writer.start(chunk, lease, order, self._quorums, self.start_index)
         self.writes[chunk.digest] = write
-        self._uncounted.append(write)
+        self._pending.append(write)
 
     async def finish(self) -> None:
-        """Wait until every chunk is counted."""
-        while self._uncounted:
-            await self._uncounted[0].wait_until_counted()
-            self._uncounted.popleft()
+        """Wait until every chunk has met its write quorum."""
+        while self._pending:
+            await self._pending[0].wait_until_quorum()
+            self._pending.popleft()
 
     def abandon(self) -> None:
-        """Stop sending what is not yet counted."""
-        for write in self._uncounted:
+        """Stop sending the chunks that have not met their quorum."""
+        for write in self._pending:
             write.abandon()
 
 
-def _published(outcome: ProposalResult) -> Published:
+def _result_of(outcome: ProposalResult) -> UploadResult:
     result = outcome.result or {}
-    return Published(
+    return UploadResult(
         version=FileVersion.model_validate(result.get("version")),
         is_created=bool(result.get("created")),
         log_index=outcome.log_index,

@@ -33,7 +33,7 @@ def _no_directory_fsync() -> None:
 def _acknowledge_at_one() -> None:
     from services.gateway.replicas.quorum import WriteTally
 
-    WriteTally.is_counted = property(lambda self: len(self.acknowledged) >= 1)  # type: ignore[method-assign,assignment]
+    WriteTally.is_quorum_met = property(lambda self: len(self.acknowledged) >= 1)  # type: ignore[method-assign,assignment]
 
 
 def _read_without_asking() -> None:

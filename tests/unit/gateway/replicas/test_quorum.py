@@ -20,12 +20,12 @@ DEFAULTS = Quorums(replica_count=3, write_quorum=2, read_quorum=2)
 def test_a_chunk_counts_with_w_acknowledgements_and_not_with_one_fewer() -> None:
     """Both sides of the write quorum."""
     tally = WriteTally(target=3, needed=2)
-    tally.accept("a")
-    assert not tally.is_counted
-    tally.accept("a")
-    assert not tally.is_counted, "one node is one replica, however often it answers"
-    tally.accept("b")
-    assert tally.is_counted
+    tally.record_stored("a")
+    assert not tally.is_quorum_met
+    tally.record_stored("a")
+    assert not tally.is_quorum_met, "one node is one replica, however often it answers"
+    tally.record_stored("b")
+    assert tally.is_quorum_met
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_attempts_are_started_for_n_and_missed_only_below_w(acknowledged, under_
 def test_a_late_success_replaces_the_refusal() -> None:
     """A retry that succeeds is counted, and its node is no longer among the refusals."""
     tally = WriteTally(target=3, needed=1)
-    tally.refuse("a", PeerUnreachableError("x"))
-    tally.accept("a")
-    tally.refuse("a", PeerUnreachableError("late"))
+    tally.record_refusal("a", PeerUnreachableError("x"))
+    tally.record_stored("a")
+    tally.record_refusal("a", PeerUnreachableError("late"))
     assert tally.acknowledged == {"a"}
     assert tally.refusals == {}
 
@@ -60,8 +60,8 @@ def test_a_late_success_replaces_the_refusal() -> None:
 def test_a_missed_quorum_carries_the_counts_and_is_definite() -> None:
     """Nothing was published, and the problem says what was missing where."""
     tally = WriteTally(target=3, needed=2, acknowledged={"a"})
-    tally.refuse("b", PeerUnreachableError("x"))
-    tally.refuse("c", DiskFullError("x"))
+    tally.record_refusal("b", PeerUnreachableError("x"))
+    tally.record_refusal("c", DiskFullError("x"))
     error = tally.failure()
     assert isinstance(error, QuorumNotReachedError)
     assert error.definite
@@ -71,7 +71,7 @@ def test_a_missed_quorum_carries_the_counts_and_is_definite() -> None:
 def test_full_nodes_alone_are_a_507() -> None:
     """When every refusal is a full disk, the answer is 507 and not 503."""
     tally = WriteTally(target=3, needed=2, acknowledged={"a"})
-    tally.refuse("b", DiskFullError("x"))
+    tally.record_refusal("b", DiskFullError("x"))
     assert tally.failure().status == 507
 
 

@@ -59,8 +59,8 @@ async def bench(monkeypatch) -> AsyncIterator[Bench]:
 async def test_all_n_replicas_are_made(bench) -> None:
     """With every node well, N nodes have the chunk and the bytes are given back."""
     write = await bench.start("a", "b", "c", "d")
-    await write.wait_until_counted()
-    assert write.tally.is_counted
+    await write.wait_until_quorum()
+    assert write.tally.is_quorum_met
     await bench.settled(write)
     assert write.tally.acknowledged == {"a", "b", "c"}, "the first N of the preference list, and no others"
     assert bench.nodes.holders(CHUNK.digest) == {"a", "b", "c"}
@@ -71,7 +71,7 @@ async def test_the_answer_does_not_wait_for_the_slowest_replica(bench) -> None:
     bench.nodes.hanging.add("c")
     write = await bench.start("a", "b", "c")
     began = time.monotonic()
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     assert time.monotonic() - began < 0.05
     assert bench.budget.used_bytes == len(CHUNK.data), "the straggler still needs the bytes"
     await bench.settled(write)
@@ -83,7 +83,7 @@ async def test_a_straggler_that_ends_in_time_still_counts(bench) -> None:
     """Durability grows after the chunk was counted."""
     bench.nodes.hanging.add("c")
     write = await bench.start("a", "b", "c")
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     bench.nodes.released.set()
     await bench.settled(write)
     assert write.tally.acknowledged == {"a", "b", "c"}
@@ -93,7 +93,7 @@ async def test_a_failed_replica_is_replaced_by_the_next_node(bench) -> None:
     """The preference list is walked until N have it."""
     bench.nodes.errors["a"] = unreachable("a")
     write = await bench.start("a", "b", "c", "d")
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     await bench.settled(write)
     assert write.tally.acknowledged == {"b", "c", "d"}
 
@@ -103,7 +103,7 @@ async def test_a_slow_replica_is_replaced_while_it_may_still_answer(bench) -> No
     bench.nodes.hanging |= {"a", "b"}
     write = await bench.start("a", "b", "c", "d")
     began = time.monotonic()
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     assert 0.04 < time.monotonic() - began < 0.4
     assert write.tally.acknowledged == {"c", "d"}
     await bench.settled(write)
@@ -113,11 +113,11 @@ async def test_a_hung_node_costs_later_chunks_nothing(bench) -> None:
     """Once it is avoided, it is not even asked."""
     bench.nodes.hanging.add("a")
     first = await bench.start("a", "b", "c")
-    await first.wait_until_counted()
+    await first.wait_until_quorum()
     await bench.settled(first)
     asked = bench.nodes.calls["put", "a"]
     second = await bench.start("a", "b", "c")
-    await second.wait_until_counted()
+    await second.wait_until_quorum()
     await bench.settled(second)
     assert bench.nodes.calls["put", "a"] == asked
 
@@ -128,7 +128,7 @@ async def test_an_avoided_node_is_used_when_nothing_else_is_left(bench) -> None:
     for name in ("a", "b"):
         bench.health.hung(node(name))
     write = await bench.start("a", "b", "c")
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     assert len(write.tally.acknowledged) == 2
     await bench.settled(write)
 
@@ -137,7 +137,7 @@ async def test_a_node_that_comes_back_is_used_again(bench) -> None:
     """A probe readmits it within its backoff."""
     bench.nodes.errors["a"] = unreachable("a")
     first = await bench.start("a", "b", "c")
-    await first.wait_until_counted()
+    await first.wait_until_quorum()
     await bench.settled(first)
     assert bench.health.statistics()["a"]
     del bench.nodes.errors["a"]
@@ -146,7 +146,7 @@ async def test_a_node_that_comes_back_is_used_again(bench) -> None:
         assert time.monotonic() < deadline, "not readmitted"
         await asyncio.sleep(0.005)
     second = await bench.start("a", "b", "c")
-    await second.wait_until_counted()
+    await second.wait_until_quorum()
     await bench.settled(second)
     assert second.tally.acknowledged == {"a", "b", "c"}
 
@@ -157,7 +157,7 @@ async def test_a_missed_quorum_fails_soon_with_its_counts(bench) -> None:
     write = await bench.start("a", "b", "c")
     began = time.monotonic()
     with pytest.raises(QuorumNotReachedError) as caught:
-        await write.wait_until_counted()
+        await write.wait_until_quorum()
     assert time.monotonic() - began < 2
     assert caught.value.facts["needed"] == 2
     assert caught.value.facts["acknowledged"] == 1
@@ -176,7 +176,7 @@ async def test_a_momentary_refusal_is_ridden_out(bench) -> None:
 
     bench.nodes.on_call = heal
     write = await bench.start("a", "b", "c")
-    await write.wait_until_counted()
+    await write.wait_until_quorum()
     assert write.tally.acknowledged == {"b", "c"}
     await bench.settled(write)
 
@@ -187,7 +187,7 @@ async def test_hung_nodes_miss_the_quorum_within_the_timeout(bench) -> None:
     write = await bench.start("a", "b", "c")
     began = time.monotonic()
     with pytest.raises(QuorumNotReachedError):
-        await write.wait_until_counted()
+        await write.wait_until_quorum()
     assert 0.4 < time.monotonic() - began < 1.5
     await bench.settled(write)
 
@@ -197,11 +197,11 @@ async def test_full_nodes_are_a_507_and_not_asked_again_for_a_while(bench) -> No
     bench.nodes.errors |= {"a": DiskFullError("full"), "b": DiskFullError("full")}
     write = await bench.start("a", "b", "c")
     with pytest.raises(DiskFullError):
-        await write.wait_until_counted()
+        await write.wait_until_quorum()
     await bench.settled(write)
     asked = bench.nodes.calls["put", "a"]
     second = await bench.start("a", "c", "d", "e")
-    await second.wait_until_counted()
+    await second.wait_until_quorum()
     await bench.settled(second)
     assert bench.nodes.calls["put", "a"] == asked
 
@@ -216,7 +216,7 @@ async def test_an_abandoned_write_stops_and_gives_its_bytes_back(bench) -> None:
     await bench.settled(write)
     assert bench.nodes.under_way == 0
     with pytest.raises(asyncio.CancelledError):
-        await write.wait_until_counted()
+        await write.wait_until_quorum()
 
 
 async def test_a_write_abandoned_before_its_first_step_leaks_nothing(bench) -> None:
@@ -237,7 +237,7 @@ async def test_no_more_chunks_than_allowed_are_on_their_way(bench) -> None:
     bench.nodes.released.set()
     writes.append(await asyncio.wait_for(fifth, 5))
     for write in writes:
-        await write.wait_until_counted()
+        await write.wait_until_quorum()
     for write in writes:
         await asyncio.wait([write.task])
     await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import pytest
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
-from services.gateway.transfers.uploads import UploadOrder
+from services.gateway.transfers.uploads import UploadRequest
 from shared.contracts.metadata import CreateBucket, DeleteFile, GetFile, Preconditions
 from shared.errors import (
     FileNotFoundInBucketError,
@@ -32,9 +32,9 @@ async def bytes_of(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 1000]
 
 
-def order(world: Any, **changes: Any) -> UploadOrder:
+def order(world: Any, **changes: Any) -> UploadRequest:
     facts: dict[str, Any] = {"key": "k", "preconditions": Preconditions(), "content": ["text/plain", {}]} | changes
-    return UploadOrder(
+    return UploadRequest(
         name=FileName("default", facts["key"]),
         content_type=facts["content"][0],
         user_metadata=facts["content"][1],

@@ -18,8 +18,8 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.downloads import MAX_FINDS
-from services.gateway.transfers.uploads import Published, UploadOrder
+from services.gateway.transfers.downloads import MAX_LOOKUPS
+from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
 from shared.errors import (
@@ -42,8 +42,8 @@ NAME = FileName("default", "a/key")
 SIZES = [0, 1, CHUNK_SIZE_BYTES - 1, CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES + 1, 10 * CHUNK_SIZE_BYTES + 7]
 
 
-def order_for(world: World, **changes: object) -> UploadOrder:
-    order = UploadOrder(
+def order_for(world: World, **changes: object) -> UploadRequest:
+    order = UploadRequest(
         name=NAME,
         content_type="text/plain",
         user_metadata={"colour": "red"},
@@ -60,7 +60,7 @@ async def pieces_of(body: bytes, size_bytes: int = 3000) -> AsyncIterator[bytes]
         yield body[start : start + size_bytes]
 
 
-async def put(world: World, body: bytes, **changes: object) -> Published:
+async def put(world: World, body: bytes, **changes: object) -> UploadResult:
     return await world.services.uploads.put(order_for(world, **changes), pieces_of(body))
 
 
@@ -531,23 +531,23 @@ async def test_a_file_is_not_looked_up_without_a_slot(make_world, monkeypatch) -
 
 async def test_look_ups_are_bounded_and_wait_their_turn(make_world, monkeypatch) -> None:
     """More than the limit at once are all answered, never more than the limit at one time."""
-    world = await make_world(max_concurrent_requests=3 * MAX_FINDS)
+    world = await make_world(max_concurrent_requests=3 * MAX_LOOKUPS)
     await put(world, b"x")
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(3 * MAX_FINDS)]
-    await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
+    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(3 * MAX_LOOKUPS)]
+    await world.wait_until(lambda: slow.under_way == MAX_LOOKUPS, "as many look-ups as may be")
     slow.gate.set()
     assert {found.version.content.size_bytes for found in await asyncio.gather(*running)} == {1}
-    assert slow.most_under_way == MAX_FINDS
+    assert slow.most_under_way == MAX_LOOKUPS
     await is_idle(world)
 
 
 async def test_a_look_up_without_a_turn_in_time_is_refused(make_world, monkeypatch) -> None:
     """While no leader answers, those who wait are told so in the time that metadata may take."""
-    world = await make_world(max_concurrent_requests=2 * MAX_FINDS, consensus_deadline_s=0.05)
+    world = await make_world(max_concurrent_requests=2 * MAX_LOOKUPS, consensus_deadline_s=0.05)
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(MAX_FINDS)]
-    await world.wait_until(lambda: slow.under_way == MAX_FINDS, "as many look-ups as may be")
+    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(MAX_LOOKUPS)]
+    await world.wait_until(lambda: slow.under_way == MAX_LOOKUPS, "as many look-ups as may be")
     with pytest.raises(OverloadedError):
         await world.services.downloads.find(NAME)
     slow.gate.set()

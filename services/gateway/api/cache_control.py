@@ -1,7 +1,7 @@
-"""Keeps caches from answering for us: every answer of the API says that it must be asked for again.
+"""Marks every answer of the API `Cache-Control: no-cache`: a cache must revalidate it before it serves it again.
 
-Without a word about it, a cache may go on serving a file for a tenth of its age, and a 404 for as long as it likes
-(RFC 9111 section 4.2.2), and reads through it would no longer be linearizable. With an entity tag, asking again is cheap.
+Without the header a cache may serve a file for a tenth of its age, and a 404 for as long as it likes (RFC 9111 section
+4.2.2), and reads through it would no longer be linearizable. Revalidation by entity tag is cheap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _API: Final = "/v1/"
 _NO_CACHE: Final = (b"cache-control", b"no-cache")
 
 
-class AlwaysAsked:
+class NoCache:
     """ASGI middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
