@@ -1,6 +1,9 @@
 """The public API: cuts files into chunks, fans out quorum reads and writes, answers with receipts.
 
-One PUT: `api` -> `files` (chunk, hash, place, write to N, wait for W per chunk) -> consensus (publish) -> receipt.
-One GET: `api` -> consensus (linearizable read) -> `files` (fetch, confirm, verify) -> bytes.
-It keeps nothing on disk, and it never orders anything itself: the Raft log does.
+One PUT: `api.files` -> `transfers.uploads` (read the bucket) -> `transfers.chunking` -> `replicas.writer` (N nodes, W
+durable) -> `transfers.idempotency` (publish one log entry) -> receipt. One GET: `api.files` -> `transfers.downloads`
+(linearizable read) -> `replicas.check` and `replicas.reader` -> `api.file_stream` -> bytes. A list: `api.buckets` ->
+`listings`, with `cursors`. Cluster changes: `api.cluster` -> `admin_token` -> `cluster_admin`.
+Beside them: `main` wires everything, `ports` says what is needed of other services, `semantics` holds the pure rules of
+HTTP, `readiness` and `metrics` report. It keeps nothing on disk and orders nothing itself: the Raft log does.
 """

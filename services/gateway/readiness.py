@@ -1,6 +1,6 @@
 """Whether this gateway can serve: consensus answers linearizably, and enough storage nodes have dialled in for a write.
 
-Looked at in the background, so that a probe costs nothing and a hung peer cannot hang it.
+Checked in the background, so that a probe costs nothing and a hung peer cannot hang it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _READY_INTERVAL_S: Final = 2.0
 
 
 class ReadinessWatch:
-    """Invariant: `reasons` is empty exactly while the last look found nothing missing."""
+    """Invariant: `reasons` is empty exactly while the last check found nothing missing."""
 
     def __init__(self, metadata: Metadata, directory: NodeDirectory, *, write_quorum: int) -> None:
         self._metadata = metadata
         self._directory = directory
         self._write_quorum = write_quorum
-        self.reasons = ["no look at the cluster yet"]
+        self.reasons = ["the cluster has not been checked yet"]
 
     async def watch(self) -> None:
-        """Look for ever."""
+        """Check until cancelled."""
         while True:
-            self.reasons = await self._look()
+            self.reasons = await self._check()
             await asyncio.sleep(_UNREADY_INTERVAL_S if self.reasons else _READY_INTERVAL_S)
 
-    async def _look(self) -> list[str]:
+    async def _check(self) -> list[str]:
         try:
             _, context = await self._metadata.read(ListBuckets())
             node_map = await self._directory.at(context.epoch)

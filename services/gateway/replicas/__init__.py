@@ -2,5 +2,6 @@
 
 One chunk in: `writer` (N at once, W acknowledged, the rest in the background). One chunk out: `reader` (one replica, a hedged
 second one), `check` (which replicas hold it), `repair` (write what was missing or corrupt). `quorum` holds all arithmetic of
-N, W and R; `health` and `circuit_breaker` decide which nodes are asked; `node_directory` caches the node map.
+N, W and R; `health`, `circuit_breaker` and `latency` decide which nodes are asked and when; `node_directory` caches the node map;
+`storage_client` is the adapter that speaks HTTP.
 """

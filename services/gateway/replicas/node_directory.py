@@ -1,4 +1,4 @@
-"""The node map of an epoch, asked for once per epoch and not once per request."""
+"""Caches the node map of the current epoch, so that it is read once per epoch and not once per request."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ class NodeDirectory:
 
         Raises what a metadata read raises.
         """
-        if self._cached is None or self._cached.epoch < epoch:
-            # No lock: concurrent misses share one batch of the consensus client, and a slow one holds up nobody else.
-            await self._fetch()
-        if self._cached is None:
-            raise InternalError("There is no node map after it was fetched.")
-        return self._cached
+        if self._cached is not None and self._cached.epoch >= epoch:
+            return self._cached
+        # No lock: concurrent misses share one batch of the consensus client, and a slow one holds up nobody else.
+        return await self._fetch()
 
-    async def _fetch(self) -> None:
+    async def _fetch(self) -> NodeMap:
         answer, _ = await self._metadata.read(GetCluster())
         if not isinstance(answer, ClusterAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         if self._cached is None or answer.node_map.epoch > self._cached.epoch:
             self._cached = answer.node_map
             self._health.node_map_changed(answer.node_map)
+        return self._cached
