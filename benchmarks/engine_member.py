@@ -114,7 +114,7 @@ async def run(number: int, ports: list[int], folder: Path, secret: str) -> None:
         hard_state=FileHardState(folder),
         log_runner=ThreadRunner("log"),
         apply_runner=ThreadRunner("apply"),
-        compaction_runner=ThreadRunner("upkeep"),
+        compaction_runner=ThreadRunner("compaction"),
         network=mesh,
         state_machine=NoOpMachine(),
         on_fatal=_fail,

@@ -34,7 +34,7 @@ _NOT_LEADER: dict[int | str, dict[str, Any]] = {
 
 
 class RunningMember(Protocol):
-    """What the routes need; both raise NotReadyError while the member starts or stops."""
+    """What the routes need; every property raises NotReadyError while the member starts or stops."""
 
     @property
     def service(self) -> ConsensusService:
@@ -102,7 +102,7 @@ def create_router(member: RunningMember) -> APIRouter:
         responses=_NOT_LEADER | {409: {"description": "The node belongs to another cluster."}},
     )
     async def heartbeat(beat: Heartbeat, node_id: Annotated[str, Path(max_length=63)]) -> HeartbeatResponse:
-        """Leader only. A node that was never admitted is remembered for the operator and told so."""
+        """Leader only. The answer says whether the node is admitted; one that is not is logged once for the operator."""
         return await member.nodes.heard(check_member_id(node_id), beat)
 
     @router.post(

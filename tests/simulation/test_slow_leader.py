@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from services.consensus.duties.slow_leader import REIGN_S, watch_for_slow_leader
+from services.consensus.duties.slow_leader import HAND_OVER_INTERVAL_S, watch_for_slow_leader
 from shared.errors import TrivetError
 from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import SimulatedMember, World, put
@@ -100,11 +100,11 @@ def test_a_gray_leader_is_replaced_within_thirty_seconds_and_once(seed: int) -> 
                 await asyncio.sleep(0.1)
             assert watched.term == before + 1
             moved_s = watched.world.loop.time()
-            assert await watched.watch_terms(2 * REIGN_S) == 0
+            assert await watched.watch_terms(2 * HAND_OVER_INTERVAL_S) == 0
             assert watched.slowest_s(slow_since_s) < 5
             assert watched.slowest_s(moved_s + 1) < 0.2
             watched.slow_down([], GRAY)
-            assert await watched.watch_terms(REIGN_S) == 0
+            assert await watched.watch_terms(HAND_OVER_INTERVAL_S) == 0
 
     run_simulation(seed, main())
 
@@ -143,7 +143,7 @@ def test_a_leader_that_is_near_to_a_majority_is_borne(size: int) -> None:
             leader = await watched.world.leader()
             others = [name for name in watched.world.names if name != leader.id]
             watched.slow_down(others[: (size - 1) // 2], GRAY)
-            assert await watched.watch_terms(2 * REIGN_S) == 0
+            assert await watched.watch_terms(2 * HAND_OVER_INTERVAL_S) == 0
 
     run_simulation(1, main())
 
@@ -159,7 +159,7 @@ def test_slowness_that_follows_the_leader_moves_it_seldom(minutes: int) -> None:
                 watched.slow_down([(await watched.world.leader()).id], GRAY)
                 await asyncio.sleep(1)
             moves = watched.term - first
-            assert minutes <= moves <= (watched.world.loop.time() - began_s) / REIGN_S
+            assert minutes <= moves <= (watched.world.loop.time() - began_s) / HAND_OVER_INTERVAL_S
 
     run_simulation(minutes, main())
 
@@ -172,6 +172,6 @@ def test_two_members_of_three_behind_slow_links_leave_nothing_better() -> None:
             leader = await watched.world.leader()
             other = next(name for name in watched.world.names if name != leader.id)
             watched.slow_down([leader.id, other], GRAY)
-            assert await watched.watch_terms(2 * REIGN_S) == 0
+            assert await watched.watch_terms(2 * HAND_OVER_INTERVAL_S) == 0
 
     run_simulation(1, main())

@@ -1,4 +1,4 @@
-"""Leaves leadership before the disk is full: a leader that cannot write stops the whole cluster, a follower only itself.
+"""Gives leadership away before the disk is full: a leader that cannot write stops the cluster, a follower only itself.
 
 A write that fails all the same ends the process (`Member.fatal`), and the others elect a leader.
 """

@@ -1,8 +1,8 @@
-"""Leaves leadership when another member is far nearer to a majority: a gray leader is slow, and nobody elects another.
+"""Gives leadership away when another member reaches a majority much faster: a gray failure, which no election ends.
 
-Its heartbeats arrive late but regularly, so followers keep it, and its majority answers, so it keeps itself, while each
-proposal and each read waits for its links. Every member therefore measures how long a majority takes to answer it (the peer
-links say so) and tells the leader, which compares: where all links are slow nobody is much better, and nothing moves.
+The heartbeats of a slow leader arrive late but regularly, so no follower campaigns and CheckQuorum holds, while each proposal and
+each read waits for its links. Every member therefore measures how long a majority takes to answer it (`peering.link`) and reports
+it to the leader, which compares. Where all links are slow, no member is much faster and leadership stays.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
 PATIENCE_S: Final = 5.0
-"""A leader must have been the slower one for so long, without a break."""
-REIGN_S: Final = 20.0
-"""It leads for so long before it hands over, and lets so much pass between two tries: an election costs more than slowness."""
-TIMES_QUICKER: Final = 2
+"""The leader must have been slower for this long without a break."""
+HAND_OVER_INTERVAL_S: Final = 20.0
+"""At least this long between its election and a hand-over, and between two: an election costs more than a slow leader."""
+TIMES_FASTER: Final = 2
 
 
 class SlowLeader:
     """Decides when one leadership should end. Pure: monotonic seconds are given.
 
     Args:
-        limit_ms: a majority that answers sooner than this is soon enough.
+        limit_ms: a leader whose majority answers sooner than this stays.
     """
 
     def __init__(self, limit_ms: int, began_s: float) -> None:
         self._limit_ms = limit_ms
-        self._rests_until_s = began_s + REIGN_S
+        self._rests_until_s = began_s + HAND_OVER_INTERVAL_S
         self._slow_since_s: float | None = None
 
     def successors(self, now_s: float, own_ms: int | None, others_ms: Mapping[str, int | None]) -> list[str]:
-        """Who should lead instead, now; nobody, mostly. What is not known is never better, and never worse."""
+        """Members that should lead instead; usually none. A member whose round trip is unknown is not among them."""
         if own_ms is None or own_ms < self._limit_ms:
             self._slow_since_s = None
             return []
-        quicker = sorted(member for member, ms in others_ms.items() if ms is not None and ms * TIMES_QUICKER <= own_ms)
-        if not quicker:
+        faster = sorted(member for member, ms in others_ms.items() if ms is not None and ms * TIMES_FASTER <= own_ms)
+        if not faster:
             self._slow_since_s = None
             return []
         if self._slow_since_s is None:
             self._slow_since_s = now_s
-        return quicker if now_s >= max(self._rests_until_s, self._slow_since_s + PATIENCE_S) else []
+        return faster if now_s >= max(self._rests_until_s, self._slow_since_s + PATIENCE_S) else []
 
     def tried(self, now_s: float) -> None:
-        """A hand-over has begun. If it fails, the next one waits."""
-        self._rests_until_s = now_s + REIGN_S
+        """A hand-over was begun: the next one waits, also when this one fails."""
+        self._rests_until_s = now_s + HAND_OVER_INTERVAL_S
 
 
 async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], int | None], limit_ms: int) -> NoReturn:

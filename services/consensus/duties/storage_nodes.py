@@ -1,6 +1,6 @@
-"""The leader's care for storage nodes: who has dialled in, who went silent, who came back.
+"""Follows the heartbeats of storage nodes on the leader: proposes address changes, `inactive` and `active`.
 
-The log decides what a node's state is; this module only notices and proposes. Silence is measured on the leader's monotonic
+The log decides what a node's state is; this module only observes and proposes. Silence is measured on the leader's monotonic
 clock, so that no node's wall clock matters.
 """
 
@@ -23,8 +23,8 @@ from shared.errors import ClusterMismatchError, TrivetError
 logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
-MAX_PENDING_NODES: Final = 64
-"""Nodes that dialled in without being admitted; the oldest is forgotten."""
+MAX_UNADMITTED_NODES: Final = 64
+"""Node ids remembered so that each is logged once; the oldest is forgotten."""
 
 
 class StorageNodes:
@@ -37,7 +37,7 @@ class StorageNodes:
         self._detector = detector
         self._clock = clock
         self._cluster_id = cluster_id
-        self._pending: dict[str, Heartbeat] = {}
+        self._unadmitted: dict[str, None] = {}
         self._led_term = 0
 
     async def heard(self, node_id: str, beat: Heartbeat) -> HeartbeatResponse:
@@ -52,18 +52,14 @@ class StorageNodes:
         await self._service.member.read_barrier()
         known = self._find(node_id)
         if known is None:
-            self._remember_pending(node_id, beat)
+            self._log_unadmitted(node_id)
         else:
             self._detector.heard(node_id, time.monotonic())
-            self._pending.pop(node_id, None)
+            self._unadmitted.pop(node_id, None)
             await self._follow(known, beat)
         return HeartbeatResponse(
             is_admitted=known is not None, cluster_id=self._cluster_id, epoch=self._service.store.node_map().epoch
         )
-
-    def pending(self) -> dict[str, Heartbeat]:
-        """Nodes that dialled in and wait for an operator to admit them."""
-        return dict(self._pending)
 
     async def watch(self) -> None:
         """Run for ever: mark silent nodes inactive, while leading."""
@@ -107,12 +103,12 @@ class StorageNodes:
     def _find(self, node_id: str) -> StorageNode | None:
         return next((node for node in self._service.store.node_map().nodes if node.id == node_id), None)
 
-    def _remember_pending(self, node_id: str, beat: Heartbeat) -> None:
-        if node_id not in self._pending:
-            logger.warning("an unknown storage node has dialled in; admit it by id", storage_node=node_id)
-            while len(self._pending) >= MAX_PENDING_NODES:
-                del self._pending[next(iter(self._pending))]
-        self._pending[node_id] = beat
+    def _log_unadmitted(self, node_id: str) -> None:
+        if node_id not in self._unadmitted:
+            logger.warning("an unknown storage node sends heartbeats; admit it by id", storage_node=node_id)
+            while len(self._unadmitted) >= MAX_UNADMITTED_NODES:
+                del self._unadmitted[next(iter(self._unadmitted))]
+        self._unadmitted[node_id] = None
 
     async def _propose(self, command: Command) -> None:
         await self._service.propose_one(secrets.token_hex(16), command)

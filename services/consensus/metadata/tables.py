@@ -195,10 +195,6 @@ class Tables:
             file.modified_ns,
         )
 
-    def referring_versions(self, digest: bytes) -> list[int]:
-        """The versions that refer to a chunk, superseded ones included."""
-        return [row[0] for row in self._execute("SELECT version FROM chunk_refs WHERE digest=?", (digest,))]
-
     def chunks(self) -> Iterator[tuple[bytes, int]]:
         """(digest, size in bytes) of every reference, in the order of the digests; rows are fetched as they are taken."""
         yield from self._execute("SELECT digest, size_bytes FROM chunk_refs ORDER BY digest, version")

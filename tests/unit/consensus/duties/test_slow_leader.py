@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.consensus.duties.slow_leader import PATIENCE_S, REIGN_S, TIMES_QUICKER, SlowLeader
+from services.consensus.duties.slow_leader import HAND_OVER_INTERVAL_S, PATIENCE_S, TIMES_FASTER, SlowLeader
 from services.consensus.raft.decide import majority_round_trip_ms
 
 LIMIT_MS = 500
@@ -21,8 +21,8 @@ def handed_over_at(
 def test_a_leader_far_from_a_majority_hands_over_to_those_that_are_near() -> None:
     """After it led for a while, and not before."""
     leader = SlowLeader(LIMIT_MS, 0.0)
-    assert handed_over_at(leader, 1000, {"m2": 2, "m3": 900}, until_s=60) == REIGN_S
-    assert leader.successors(REIGN_S + 1, 1000, {"m2": 2, "m3": 900}) == ["m2"]
+    assert handed_over_at(leader, 1000, {"m2": 2, "m3": 900}, until_s=60) == HAND_OVER_INTERVAL_S
+    assert leader.successors(HAND_OVER_INTERVAL_S + 1, 1000, {"m2": 2, "m3": 900}) == ["m2"]
 
 
 def test_a_leader_that_has_long_led_is_slow_for_a_while_before_it_goes() -> None:
@@ -35,7 +35,7 @@ def test_a_leader_that_has_long_led_is_slow_for_a_while_before_it_goes() -> None
     ("own_ms", "others_ms"),
     [
         (LIMIT_MS - 1, {"m2": 1, "m3": 1}),
-        (1000, {"m2": 1000 // TIMES_QUICKER + 1, "m3": 1000}),
+        (1000, {"m2": 1000 // TIMES_FASTER + 1, "m3": 1000}),
         (1000, {"m2": None, "m3": None}),
         (None, {"m2": 1, "m3": 1}),
         (1000, {}),

@@ -105,3 +105,9 @@ class Log:
             assert result.problem is not None
             raise error_from_problem(result.problem)
         return result.answer
+
+
+def referring_versions(store: MetadataStore, digest: bytes) -> list[int]:
+    """The versions that refer to a chunk, superseded ones included."""
+    rows = store._reader.database.execute("SELECT version FROM chunk_refs WHERE digest=? ORDER BY version", (digest,))
+    return [version for (version,) in rows]

@@ -43,7 +43,7 @@ from shared.errors import (
     NotReadyError,
     PreconditionFailedError,
 )
-from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
+from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp
 
 INIT = InitCluster(cluster_id="trivet-test", admitted_nodes=["storage-2", "storage-1", "storage-1"], stamp=stamp())
 
@@ -580,7 +580,7 @@ def test_chunks_stay_referenced_by_superseded_and_deleted_versions(log):
     first = log.apply(publish("a", content=twice))["version"]["version"]
     second = log.apply(publish("a", content=twice))["version"]["version"]
     log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
-    assert log.store._reader.referring_versions(digest) == [first, second]
+    assert referring_versions(log.store, digest) == [first, second]
 
 
 # --- lists pinned to an index -------------------------------------------------------------------------------------

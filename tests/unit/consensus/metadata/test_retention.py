@@ -8,7 +8,7 @@ from services.consensus.metadata import history, retention
 from services.consensus.metadata.verification import verify
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, ListFiles, PassTime
 from shared.errors import CursorExpiredError
-from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
+from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
@@ -89,9 +89,9 @@ def test_what_nothing_shows_any_more_gives_its_chunks_back(log):
     log.apply(publish("a", content=content(2500, fill=2)), retain_s=0)
     shared = content(2500, fill=1).chunk_digests[:32]
     pass_time(log, 1)
-    assert log.store._reader.referring_versions(shared) == [2, 3]
+    assert referring_versions(log.store, shared) == [2, 3]
     pass_time(log, 15 * MINUTE_MS)
-    assert log.store._reader.referring_versions(shared) == [3]
+    assert referring_versions(log.store, shared) == [3]
     assert (rows(log, "chunk_refs"), rows(log, "versions"), rows(log, "doomed")) == (6, 2, 0)
 
 
