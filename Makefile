@@ -113,6 +113,10 @@ simulate: install ## Live SEEDS random lives of the consensus engine (or one: SE
 test-slow: install ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: test-mutants
+test-mutants: install ## Put wrong changes into a copy of the code, one at a time: the test that must notice each does
+	@$(BIN)/python -m tests.mutation --jobs $(WORKERS) $(MUTANTS)
+
 .PHONY: test-faults
 test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
 	@$(BIN)/python -m tests.faults.tools.needs

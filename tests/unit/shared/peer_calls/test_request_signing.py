@@ -57,6 +57,56 @@ def test_what_was_signed_cannot_be_changed(method: str, target: str, digest: str
     verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)  # a forgery does not use up the nonce
 
 
+_PLACES = {"first": 0, "middle": 31, "last": 63}
+_NEARLY_RIGHT = {
+    "empty": lambda mac: "",
+    **{f"the first {length} digits": lambda mac, n=length: mac[:n] for length in (1, 8, 63)},
+    **{f"the {place} digit changed": lambda mac, at=at: changed_at(mac, at) for place, at in _PLACES.items()},
+    "one digit appended": lambda mac: mac + "0",
+    "all but the first digit": lambda mac: mac[1:],
+    "in capitals": lambda mac: mac.upper(),
+}
+
+
+def changed_at(mac: str, at: int) -> str:
+    """The MAC with one other digit."""
+    return mac[:at] + ("1" if mac[at] == "0" else "0") + mac[at + 1 :]
+
+
+def split_mac(header: str) -> tuple[str, str]:
+    """What stands before the MAC, and the MAC."""
+    start, _, mac = header.rpartition(",mac=")
+    assert len(mac) == 64
+    return start, mac
+
+
+@pytest.mark.parametrize("forge", _NEARLY_RIGHT.values(), ids=_NEARLY_RIGHT.keys())
+def test_a_mac_that_is_nearly_right_is_refused(forge) -> None:
+    """On an otherwise right header; the right one is accepted afterwards, so nothing else was the reason."""
+    signer, verifier = pair()
+    start, mac = split_mac(header_with_a_letter_in_its_mac(signer))
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("PUT", TARGET, f"{start},mac={forge(mac)}", EMPTY_BODY_DIGEST)
+    verifier.verify("PUT", TARGET, f"{start},mac={mac}", EMPTY_BODY_DIGEST)
+
+
+def test_a_header_without_a_mac_is_refused() -> None:
+    """Absent is not right."""
+    signer, verifier = pair()
+    start, mac = split_mac(header_with_a_letter_in_its_mac(signer))
+    with pytest.raises(SignatureRejectedError):
+        verifier.verify("PUT", TARGET, start, EMPTY_BODY_DIGEST)
+    verifier.verify("PUT", TARGET, f"{start},mac={mac}", EMPTY_BODY_DIGEST)
+
+
+def header_with_a_letter_in_its_mac(signer: RequestSigner) -> str:
+    """A signed header whose MAC has a letter in it, so that capitals differ; nearly every one has."""
+    while True:
+        header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+        if not split_mac(header)[1].isdecimal():
+            return header
+
+
 def test_a_request_for_another_destination_is_refused() -> None:
     """What was signed for storage-1 is worth nothing at storage-2."""
     signer, verifier = pair(destination="storage-1")
