@@ -11,13 +11,17 @@ UV_VERSION := 0.13.9
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(VENV)/.installed: uv.lock pyproject.toml
+UV_INSTALLED := $(VENV)/.uv-$(UV_VERSION)
+$(UV_INSTALLED):
 	@command -v $(PYTHON) >/dev/null || { echo "trivet: $(PYTHON) was not found. Set PYTHON=/path/to/python3.11 (or newer)." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("trivet: Python 3.11 or newer is needed; %s is %s. Set PYTHON=/path/to/python3.11." % (sys.executable, sys.version.split()[0]))'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "trivet: $(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "Installing what uv.lock names"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.installed: $(UV_INSTALLED) uv.lock pyproject.toml
+	@echo "Installing what uv.lock names"
 	@# Compiled once here: nine processes that start together would each compile all they import, 1 s of CPU apiece.
 	@$(BIN)/uv sync --locked --quiet --inexact --compile-bytecode
 	@touch $@
@@ -46,14 +50,31 @@ secrets: install ## Make the secrets for docker compose and Kubernetes, once
 	@$(BIN)/python -m local_cluster secrets
 
 .PHONY: check
-check: install ## Lint, format, types, import rules, manifests
+check: lint types imports tidy ## Everything that is checked without running the product: lint, types, imports, tidy, manifests
+	$(BIN)/python .ci/check_containers.py
+
+.PHONY: lint
+lint: install ## Lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: install ## Types
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/mypy .ci/openapi.py
+
+.PHONY: imports
+imports: install ## Import rules: layers of every package, modules that must stay pure
 	$(BIN)/lint-imports
-	$(BIN)/python .ci/check_containers.py
+
+.PHONY: tidy
+tidy: install ## Maps, links, words, class names, settings and dependencies
+	$(BIN)/python -m pytest -q tests/tidy
+
+.PHONY: test-unit
+test-unit: install ## The quick tests: no process is started, within a minute
+	$(BIN)/python -m pytest -q tests/unit tests/tidy -n $(WORKERS) --dist loadfile
 
 # Most tests wait for other processes; more workers than two start more clusters than a small machine carries.
 WORKERS ?= 2
@@ -71,7 +92,7 @@ openapi: install ## Write docs/openapi/ from the code of the services
 	$(BIN)/python .ci/openapi.py
 
 .PHONY: lock
-lock: install ## Write uv.lock and requirements.lock from pyproject.toml
+lock: $(UV_INSTALLED) ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock
 	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
 

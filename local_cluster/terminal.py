@@ -29,7 +29,7 @@ def say(message: str) -> None:
         console.print(message)
 
 
-class Progress:
+class ProgressLine:
     """Says what is being waited for: one changing line on a terminal, changes only in a log."""
 
     def __init__(self, status: Status) -> None:
@@ -49,12 +49,12 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(first: str) -> Iterator[Progress]:
+def progress(first: str) -> Iterator[ProgressLine]:
     """Show progress while the block runs."""
     if not console.is_terminal:
         console.print(first)
     with console.status(first) as status:
-        yield Progress(status)
+        yield ProgressLine(status)
 
 
 def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:

@@ -67,7 +67,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class NtpResult:
     """A verdict, its reason for people, and the sample if there is one. `kiss` is the code of a kiss-of-death."""
 
     verdict: SampleVerdict
@@ -86,7 +86,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NtpReply:
     """What came back, and our clocks when it was there."""
 
     packet: bytes
@@ -94,53 +94,53 @@ class Answer:
     received_wall_ns: int
 
 
-def judge(question: Question, answer: Answer) -> Outcome:
+def judge(question: Question, answer: NtpReply) -> NtpResult:
     """The verdict on one packet; pure. Any bytes are judged, none raise."""
     packet = ntplib.NTPPacket()
     try:
         packet.from_data(answer.packet)
     except ntplib.NTPException:
-        return Outcome(SampleVerdict.MALFORMED, f"{len(answer.packet)} bytes are no NTP packet")
+        return NtpResult(SampleVerdict.MALFORMED, f"{len(answer.packet)} bytes are no NTP packet")
     return _judge_header(question, answer, packet) or _judge_state(packet) or _judge_times(question, answer, packet)
 
 
-def _judge_header(question: Question, answer: Answer, packet: ntplib.NTPPacket) -> Outcome | None:
+def _judge_header(question: Question, answer: NtpReply, packet: ntplib.NTPPacket) -> NtpResult | None:
     if packet.mode != _MODE_SERVER or packet.version not in _VERSIONS:
-        return Outcome(SampleVerdict.MALFORMED, f"mode {packet.mode}, version {packet.version}")
+        return NtpResult(SampleVerdict.MALFORMED, f"mode {packet.mode}, version {packet.version}")
     if answer.packet[24:32] != question.cookie:
-        return Outcome(SampleVerdict.BAD_ORIGIN, "an answer to a question that was not asked")
+        return NtpResult(SampleVerdict.BAD_ORIGIN, "an answer to a question that was not asked")
     return None
 
 
-def _judge_state(packet: ntplib.NTPPacket) -> Outcome | None:
+def _judge_state(packet: ntplib.NTPPacket) -> NtpResult | None:
     if packet.stratum == 0:
         kiss = struct.pack("!I", packet.ref_id).decode("ascii", "replace").rstrip("\0")
-        return Outcome(SampleVerdict.KISS_OF_DEATH, f"kiss-of-death {kiss}", kiss=kiss)
+        return NtpResult(SampleVerdict.KISS_OF_DEATH, f"kiss-of-death {kiss}", kiss=kiss)
     if packet.leap == _LEAP_UNSYNCHRONISED or packet.stratum > _MAX_STRATUM:
-        return Outcome(SampleVerdict.UNSYNCHRONISED, f"not synchronised (stratum {packet.stratum})")
+        return NtpResult(SampleVerdict.UNSYNCHRONISED, f"not synchronised (stratum {packet.stratum})")
     return None
 
 
-def _judge_times(question: Question, answer: Answer, packet: ntplib.NTPPacket) -> Outcome:
+def _judge_times(question: Question, answer: NtpReply, packet: ntplib.NTPPacket) -> NtpResult:
     received, transmitted = struct.unpack_from("!2Q", answer.packet, 32)
     if not received or not transmitted:
-        return Outcome(SampleVerdict.MALFORMED, "a timestamp is missing")
+        return NtpResult(SampleVerdict.MALFORMED, "a timestamp is missing")
     t2_ns = unix_ns(received, answer.received_wall_ns)
     t3_ns = unix_ns(transmitted, answer.received_wall_ns)
     elapsed_ns = answer.received_monotonic_ns - question.sent_monotonic_ns
     delay_ns = elapsed_ns - (t3_ns - t2_ns)
     if t3_ns < t2_ns or delay_ns < 0:
-        return Outcome(SampleVerdict.MALFORMED, "timestamps that contradict each other")
+        return NtpResult(SampleVerdict.MALFORMED, "timestamps that contradict each other")
     walled_ns = answer.received_wall_ns - question.sent_wall_ns
     if abs(walled_ns - elapsed_ns) > MAX_CLOCK_DISAGREEMENT_NS:
-        return Outcome(SampleVerdict.CLOCK_JUMPED, "this host's clock jumped during the exchange")
+        return NtpResult(SampleVerdict.CLOCK_JUMPED, "this host's clock jumped during the exchange")
     root_distance_ns = _nanoseconds(packet.root_delay) // 2 + _nanoseconds(packet.root_dispersion)
     utc_ns = (t2_ns + t3_ns) // 2
     middle_wall_ns = question.sent_wall_ns + walled_ns // 2
     if delay_ns > MAX_DELAY_NS or root_distance_ns > MAX_ROOT_DISTANCE_NS:
-        return Outcome(SampleVerdict.FAR, "the delay or the root distance is over a second")
+        return NtpResult(SampleVerdict.FAR, "the delay or the root distance is over a second")
     if abs(utc_ns - middle_wall_ns) > MAX_PLAUSIBLE_OFFSET_NS:
-        return Outcome(SampleVerdict.FAR, "more than a year away from this host's clock")
+        return NtpResult(SampleVerdict.FAR, "more than a year away from this host's clock")
     sample = Sample(
         monotonic_ns=question.sent_monotonic_ns + elapsed_ns // 2,
         utc_ns=utc_ns,
@@ -149,7 +149,7 @@ def _judge_times(question: Question, answer: Answer, packet: ntplib.NTPPacket) -
         stratum=packet.stratum,
         leap=packet.leap,
     )
-    return Outcome(SampleVerdict.OK, sample=sample)
+    return NtpResult(SampleVerdict.OK, sample=sample)
 
 
 def unix_ns(ntp_timestamp: int, pivot_ns: int) -> int:

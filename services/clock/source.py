@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.clock.intersection import Interval
-from services.clock.ntp_answer import Outcome, SampleVerdict
+from services.clock.ntp_answer import NtpResult, SampleVerdict
 from services.clock.sample_filter import SampleFilter
 from shared.contracts.time import SourceVerdict, TimeSourceReport
 from shared.timekeeping.frequency import UNKNOWN_DRIFT_PPB, FrequencyEstimator
@@ -34,7 +34,7 @@ class Source:
         self.due_ns = 0
         self.is_refused = False
         self.is_fresh = False
-        self.outcome: Outcome | None = None
+        self.outcome: NtpResult | None = None
         self.interval: Interval | None = None
         self._base_poll_ns = poll_ns
         self._poll_ns = poll_ns
@@ -57,11 +57,11 @@ class Source:
         """Whether it may be asked now."""
         return not self.is_refused and monotonic_ns >= self.due_ns
 
-    def take(self, outcome: Outcome, monotonic_ns: int) -> SampleVerdict:
-        """Note the outcome of one exchange and plan the next; the verdict after the filter has seen the sample."""
+    def record(self, outcome: NtpResult, monotonic_ns: int) -> SampleVerdict:
+        """Record the outcome of one exchange and plan the next; the verdict after the filter has seen the sample."""
         sample = outcome.sample
         if sample is not None and not self._filter.add(sample):
-            outcome = Outcome(SampleVerdict.FAR, "the answer took far longer than usual", sample)
+            outcome = NtpResult(SampleVerdict.FAR, "the answer took far longer than usual", sample)
         self.outcome = outcome
         self.is_fresh = outcome.verdict is SampleVerdict.OK
         self._failures = self._failures + 1 if outcome.verdict is SampleVerdict.TIMEOUT else 0

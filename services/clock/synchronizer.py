@@ -20,7 +20,7 @@ from services.clock.discipline import Candidate, Discipline, RoundResult
 from services.clock.host_chrony import HostChrony, Tracking
 from services.clock.leap import LeapWatch, is_smearing
 from services.clock.ntp import ask
-from services.clock.ntp_answer import Outcome
+from services.clock.ntp_answer import NtpResult
 from services.clock.resolver import Resolver
 from services.clock.settings import ClockSettings, NtpServer
 from services.clock.source import Source
@@ -39,7 +39,7 @@ JITTER: Final = 0.05
 FALSETICKER: Final = "falseticker"
 
 
-Exchange = Callable[[tuple[str, int], HostClock, float], Outcome]
+Exchange = Callable[[tuple[str, int], HostClock, float], NtpResult]
 """One blocking exchange with a numeric address; `ntp.ask` is the real one."""
 
 
@@ -203,7 +203,7 @@ class Synchronizer:
             )
         )
         for source, outcome in zip(due, outcomes, strict=True):
-            verdict = source.take(outcome, now_ns)
+            verdict = source.record(outcome, now_ns)
             self.samples[source.id, verdict.value] += 1
             if outcome.kiss:
                 logger.warning("an NTP server refuses us", source=source.id, kiss=outcome.kiss)

@@ -53,7 +53,7 @@ def build_app(settings: StorageSettings) -> FastAPI:
         degradations=node.store.degradations,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=settings.max_chunk_bytes,
-        lane=partial(ChunkLane, store=node.store, metrics=metrics),
+        fast_path=partial(ChunkLane, store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))
     return app

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.leader_tracker import LeaderTracker
-from shared.consensus_calls.majority_watch import LOOK_AFTER_S, LOOK_AGAIN_S, PATIENCE_S, MajorityWatch
+from shared.consensus_calls.majority_watch import CHECK_AFTER_S, CHECK_AGAIN_S, PATIENCE_S, MajorityWatch
 from shared.consensus_calls.peer_requester import PeerRequester
 from shared.contracts.cluster import MEMBERS_HEADER
 from shared.contracts.metadata import MAX_BATCH
@@ -57,7 +57,7 @@ class _Call(Generic[T]):
     began_at_s: float
     is_uncertain: bool = False
     last_error: str = "none"
-    doubt: asyncio.TimerHandle | None = None
+    majority_timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class CallKind(Generic[T]):
 
 @dataclass(slots=True)
 class Sender:
-    """One attempt at a time per lane: choose a member, send, tell the tracker what came of it."""
+    """One attempt at a time per batcher: choose a member, send, tell the tracker what came of it."""
 
     client: PeerRequester
     tracker: LeaderTracker
@@ -104,7 +104,7 @@ class Sender:
         try:
             response = await self._request(member, path, content)
         except TrivetError as error:
-            self.note(member, error, time.monotonic() - began_at_s)
+            self.record_error(member, error, time.monotonic() - began_at_s)
             raise
         self.tracker.led(member)
         self.answered_at_s = time.monotonic()
@@ -123,7 +123,7 @@ class Sender:
         except TimeoutError as error:
             raise PeerUnreachableError(f"{member.id} did not answer in time.", peer=member.id) from error
 
-    def note(self, member: PeerAddress, error: TrivetError, cost_s: float = 0.0) -> None:
+    def record_error(self, member: PeerAddress, error: TrivetError, cost_s: float = 0.0) -> None:
         """Learn from a member's error; one that was long in coming is avoided for long."""
         if isinstance(error, NotLeaderError):
             facts = error.facts
@@ -141,7 +141,7 @@ class Sender:
             await asyncio.sleep(random.uniform(0, limit_s))  # noqa: S311
 
 
-class Lane(Generic[T]):
+class CallBatcher(Generic[T]):
     """Collects calls of one kind and sends them in batches, one batch at a time.
 
     Invariant: a call is in `_waiting`, in the batch under way, or its future is done.
@@ -179,14 +179,14 @@ class Lane(Generic[T]):
         self._waiting_bytes += len(body)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
-        call.doubt = loop.call_later(LOOK_AFTER_S, self._doubt, call)
+        call.majority_timer = loop.call_later(CHECK_AFTER_S, self._check_majority, call)
         try:
             async with asyncio.timeout(deadline_s):
                 return await call.future
         except TimeoutError:
             raise self._too_late(call) from None
         finally:
-            call.doubt.cancel()
+            call.majority_timer.cancel()
 
     def close(self) -> None:
         """Fail what still waits. The drain has been cancelled before."""
@@ -195,7 +195,7 @@ class Lane(Generic[T]):
             _fail(call, self._too_late(call))
         self._waiting_bytes = 0
 
-    def _doubt(self, call: _Call[T]) -> None:
+    def _check_majority(self, call: _Call[T]) -> None:
         """`call` takes long: find out whether waiting is in vain, again and again while it waits."""
         if call.future.done():
             return
@@ -204,14 +204,14 @@ class Lane(Generic[T]):
         if waited_s >= PATIENCE_S and self._majority.was_lost_since(max(call.began_at_s, self._sender.answered_at_s)):
             _fail(call, self._too_late(call))
             return
-        self._majority.look()
-        pause_s = LOOK_AGAIN_S if waited_s >= PATIENCE_S else min(LOOK_AGAIN_S, PATIENCE_S - waited_s)
-        call.doubt = asyncio.get_running_loop().call_later(pause_s, self._doubt, call)
+        self._majority.check()
+        pause_s = CHECK_AGAIN_S if waited_s >= PATIENCE_S else min(CHECK_AGAIN_S, PATIENCE_S - waited_s)
+        call.majority_timer = asyncio.get_running_loop().call_later(pause_s, self._check_majority, call)
 
     async def _drain(self) -> None:
         batch: list[_Call[T]] = []
         try:
-            while batch := self._take():
+            while batch := self._next_batch():
                 if again := await self._send(batch):
                     self._waiting.extendleft(reversed(again))
                     self._waiting_bytes += sum(len(call.body) for call in again)
@@ -221,7 +221,7 @@ class Lane(Generic[T]):
             for call in batch:
                 _fail(call, self._too_late(call))
 
-    def _take(self) -> list[_Call[T]]:
+    def _next_batch(self) -> list[_Call[T]]:
         """The next batch, oldest first, without those whose caller has gone."""
         batch: list[_Call[T]] = []
         size_bytes = 0
@@ -237,7 +237,7 @@ class Lane(Generic[T]):
         return batch
 
     async def _send(self, batch: list[_Call[T]]) -> list[_Call[T]]:
-        """Send once; settle what was decided and return the calls to send again."""
+        """Send once; deliver what was decided and return the calls to send again."""
         before = [call.is_uncertain for call in batch]
         for call in batch:
             call.is_uncertain = True
@@ -257,7 +257,7 @@ class Lane(Generic[T]):
         return [
             call
             for call, was_uncertain, outcome in zip(batch, before, outcomes, strict=True)
-            if not _settle(call, outcome, was_uncertain and self._kind.has_effect)
+            if not _deliver(call, outcome, was_uncertain and self._kind.has_effect)
         ]
 
     async def _send_singly(self, batch: list[_Call[T]], before: list[bool]) -> list[_Call[T]]:
@@ -280,7 +280,7 @@ class Lane(Generic[T]):
             if isinstance(outcome, Refusal) and not outcome.is_final:
                 if is_answering and isinstance(outcome.error, OverloadedError):
                     return
-                self._sender.note(member, outcome.error)
+                self._sender.record_error(member, outcome.error)
                 return
 
     def _parse(self, content: bytes, count: int) -> list[T | Refusal]:
@@ -305,7 +305,7 @@ class Lane(Generic[T]):
         )
 
 
-def _settle(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
+def _deliver(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
     """Give the caller its outcome; false when the call must be sent again."""
     if not isinstance(outcome, Refusal):
         if not call.future.done():

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from shared.background_tasks import BackgroundTasks
-from shared.consensus_calls.batching import CallKind, Lane, Refusal, Sender, is_retryable
+from shared.consensus_calls.batching import CallBatcher, CallKind, Refusal, Sender, is_retryable
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import MajorityWatch
 from shared.consensus_calls.peer_requester import PeerRequester
@@ -70,8 +70,8 @@ class ConsensusClient:
         tracker = LeaderTracker(members)
         sender = Sender(client, tracker, attempt_timeout_s)
         self._majority = MajorityWatch(client, tracker.members, self._tasks)
-        self._proposals = Lane(_PROPOSALS, sender, self._majority, self._tasks, max_waiting)
-        self._reads = Lane(_READS, sender, self._majority, self._tasks, max_waiting)
+        self._proposals = CallBatcher(_PROPOSALS, sender, self._majority, self._tasks, max_waiting)
+        self._reads = CallBatcher(_READS, sender, self._majority, self._tasks, max_waiting)
 
     async def __aenter__(self) -> Self:
         return self

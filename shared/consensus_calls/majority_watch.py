@@ -17,19 +17,19 @@ from shared.errors import PeerUnreachableError, TrivetError
 from shared.peer_address import PeerAddress
 
 STATUS_PATH: Final = "/v1/status"
-LOOK_AFTER_S: Final = 0.5
+CHECK_AFTER_S: Final = 0.5
 """A call that took longer makes us ask."""
 
 PATIENCE_S: Final = 1.75
-"""How long a call waits at least; with LOOK_AFTER_S and ANSWER_WITHIN_S below it, the first look is over by then."""
+"""How long a call waits at least; with CHECK_AFTER_S and ANSWER_WITHIN_S below it, the first check is over by then."""
 
-LOOK_AGAIN_S: Final = 0.25
+CHECK_AGAIN_S: Final = 0.25
 ANSWER_WITHIN_S: Final = 1.0
 _STALL_S: Final = 0.5
 
 
 class MajorityWatch:
-    """What the last look found. In doubt a majority is taken for possible: then callers merely wait longer."""
+    """What the last check found. In doubt a majority is taken for possible: then callers merely wait longer."""
 
     def __init__(
         self, client: PeerRequester, members: Callable[[], Sequence[PeerAddress]], tasks: BackgroundTasks
@@ -37,22 +37,22 @@ class MajorityWatch:
         self._client = client
         self._members = members
         self._tasks = tasks
-        self._look: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
         self._lost_as_of_s: float | None = None
-        """Monotonic: when the last look began, if it found nobody."""
+        """Monotonic: when the last check began, if it found nobody."""
         self._is_closed = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Ask all members, unless that is under way."""
-        if not self._is_closed and (self._look is None or self._look.done()):
-            self._look = self._tasks.start("majority watch", self._ask_all())
+        if not self._is_closed and (self._check is None or self._check.done()):
+            self._check = self._tasks.start("majority watch", self._ask_all())
 
     def was_lost_since(self, since_s: float) -> bool:
-        """Whether the last look, begun at or after `since_s` (monotonic seconds), found that no majority is possible."""
+        """Whether the last check, begun at or after `since_s` (monotonic seconds), found that no majority is possible."""
         return self._lost_as_of_s is not None and self._lost_as_of_s >= since_s
 
     def close(self) -> None:
-        """Begin no further look."""
+        """Begin no further check."""
         self._is_closed = True
 
     async def _ask_all(self) -> None:

@@ -78,7 +78,7 @@ def create_app(
     degradations: Readiness = list,
     verifier: RequestVerifier | None,
     max_body_bytes: int = 8 * MIB,
-    lane: Callable[[ASGIApp], ASGIApp] | None = None,
+    fast_path: Callable[[ASGIApp], ASGIApp] | None = None,
     named_below: tuple[bytes, ...] = (),
 ) -> FastAPI:
     """A FastAPI application with everything that the services have in common.
@@ -88,7 +88,7 @@ def create_app(
         degradations: asked by /readyz when ready: what the service has to do without. No settings, no data.
         verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
         max_body_bytes: of internal requests; the gateway bounds its own bodies.
-        lane: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
+        fast_path: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
         named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
     """
     app = _Service(
@@ -110,8 +110,8 @@ def create_app(
     )
     app.add_middleware(HeadAsGet, routes=app)
     front: ASGIApp = app.answer
-    if lane is not None:
-        front = lane(front)
+    if fast_path is not None:
+        front = fast_path(front)
     if verifier is not None:
         describe_problems(app, COMMON_INTERNAL)
         front = _InternalOnly(front, verifier=verifier, max_body_bytes=max_body_bytes)
@@ -279,7 +279,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 class _Service(FastAPI):
-    """FastAPI behind what answers before it: its own outermost layers cost as much as a small chunk's way through a lane."""
+    """FastAPI behind what answers before it: its own outermost layers cost as much as a small chunk on the fast path."""
 
     front: ASGIApp | None = None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.clock.ntp_answer import Answer, Outcome, Question, SampleVerdict, judge
+from services.clock.ntp_answer import NtpReply, NtpResult, Question, SampleVerdict, judge
 from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
 from shared.contracts.time import ClockState
@@ -75,13 +75,13 @@ class SimulatedServer:
     requests: int = 0
     asked_at_ns: list[int] = field(default_factory=list)
 
-    def answer(self, host: SimulatedHost, chance: random.Random) -> Outcome:
+    def answer(self, host: SimulatedHost, chance: random.Random) -> NtpResult:
         self.requests += 1
         self.asked_at_ns.append(host.true_ns)
         there_ns = chance.randint(self.min_delay_ns, self.max_delay_ns) // 2
         back_ns = chance.randint(self.min_delay_ns, self.max_delay_ns) // 2
         if not self.is_up or chance.random() < self.loss:
-            return Outcome(SampleVerdict.TIMEOUT, "no answer in time")
+            return NtpResult(SampleVerdict.TIMEOUT, "no answer in time")
         cookie = b"a cookie"
         # The exchange ends now and began a round trip ago, so that many can take place at one moment of true time.
         sent_ns = host.monotonic_before(there_ns + back_ns)
@@ -98,7 +98,7 @@ class SimulatedServer:
         )
         packet = head + bytes(8) + cookie + stamp + stamp
         gap_ns = host.wall_ns() - host.monotonic_ns()
-        return judge(Question(cookie, sent_ns, sent_ns + gap_ns), Answer(packet, host.monotonic_ns(), host.wall_ns()))
+        return judge(Question(cookie, sent_ns, sent_ns + gap_ns), NtpReply(packet, host.monotonic_ns(), host.wall_ns()))
 
 
 class World:
@@ -161,7 +161,7 @@ class World:
 
     _next_round_ns = 0
 
-    def _exchange(self, address: tuple[str, int], host: HostClock, timeout_s: float) -> Outcome:
+    def _exchange(self, address: tuple[str, int], host: HostClock, timeout_s: float) -> NtpResult:
         assert host is self.host
         with self._lock:
             return self.servers[address].answer(self.host, self._chances[address])

@@ -11,7 +11,7 @@ from services.clock.ntp_answer import (
     ERA_NS,
     MAX_CLOCK_DISAGREEMENT_NS,
     MAX_DELAY_NS,
-    Answer,
+    NtpReply,
     Question,
     SampleVerdict,
     judge,
@@ -30,7 +30,7 @@ def packet_of(*, t2_ns: int, t3_ns: int, cookie: bytes = COOKIE, first: int = 0o
 
 def judged(packet: bytes, *, elapsed_ns: int = 1_000_000, walled_ns: int | None = None):
     walled_ns = elapsed_ns if walled_ns is None else walled_ns
-    return judge(Question(COOKIE, 77, NOW_NS), Answer(packet, 77 + elapsed_ns, NOW_NS + walled_ns))
+    return judge(Question(COOKIE, 77, NOW_NS), NtpReply(packet, 77 + elapsed_ns, NOW_NS + walled_ns))
 
 
 @given(st.binary(max_size=80))

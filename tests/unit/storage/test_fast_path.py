@@ -46,7 +46,7 @@ class Node:
             lifespan=no_lifespan,
             readiness=list,
             verifier=None,
-            lane=partial(ChunkLane, store=store, metrics=metrics) if has_lane else None,
+            fast_path=partial(ChunkLane, store=store, metrics=metrics) if has_lane else None,
         )
         app.include_router(build_router(store, list))
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process

@@ -11,8 +11,7 @@ import pytest
 import uvicorn
 
 from shared.cluster_keys import ClusterKeys
-from shared.consensus_calls import batching as call_lane
-from shared.consensus_calls import leader_tracker
+from shared.consensus_calls import batching, leader_tracker
 from shared.consensus_calls.batching import MAX_WAITING_BYTES
 from shared.consensus_calls.client import ConsensusClient
 from shared.consensus_calls.majority_watch import PATIENCE_S, STATUS_PATH
@@ -488,7 +487,7 @@ def long_pauses(monkeypatch) -> None:
     """After the first round the client pauses beyond every deadline, so that the deadline never meets an attempt."""
     monkeypatch.setattr(leader_tracker, "_BACKOFF_BASE_S", 60.0)
     monkeypatch.setattr(leader_tracker, "_BACKOFF_LIMIT_S", 60.0)
-    monkeypatch.setattr(call_lane.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(batching.random, "uniform", lambda low, high: high)
 
 
 async def test_nothing_sent_is_definite(long_pauses):
