@@ -31,15 +31,15 @@ class Committed:
         self.frames: list[int] = []
         self.committer = GroupCommitter(database, WriteGate(), lambda _: None, lambda _: None)
         self.committer._sql.set_trace_callback(self.statements.append)
-        note = self.committer._mark.note
+        record = self.committer._mark.record
 
-        def note_frames() -> WalPosition | None:
-            position = note()
+        def record_frames() -> WalPosition | None:
+            position = record()
             assert position is not None
             self.frames.append(position.frames)
             return position
 
-        self.committer._mark.note = note_frames
+        self.committer._mark.record = record_frames
 
     async def add(self, count: int) -> None:
         """So many chunks of two pages, a transaction each."""
@@ -123,7 +123,7 @@ async def test_a_defect_in_the_commit_thread_is_heard_and_ends_the_writes(commit
 async def test_frames_that_cannot_be_counted_are_too_many(committed):
     """Then every commit moves them: slow, and bounded."""
 
-    committed.committer._mark.note = lambda: None
+    committed.committer._mark.record = lambda: None
     await committed.add(5)
     await committed.aclose()  # a checkpoint comes after the answers
     assert committed.checkpoints == 5
