@@ -1,5 +1,13 @@
-"""A storage node: keeps chunks, proves that they are whole, and says what it holds.
+"""A storage node: keeps chunks by digest, proves that they are whole, and reports what it holds.
 
-One chunk in: `api` -> `chunk_store` (digest check) -> a tier under `tiers/` (fsync) -> answer.
-It knows chunks by digest only. It never learns of buckets or keys, and no name from a client becomes a path.
+A put: `fast_path` -> `chunk_store` (memory, digest check) -> a tier (`tiered`, `disk` or `redis_node`; fsync) -> answer.
+Other calls: `query_admission` (memory) -> `api` (FastAPI routes) -> `chunk_store`.
+
+    main, settings, metrics, node      start; what is configured; what is measured; the parts of one node, opened and closed
+    adopt                              command line: gives a node's folder and Redis to another cluster
+    scrub, refetch, peers, heartbeat   background loops: re-read all chunks, fetch lost ones from peers, report to consensus
+    ports, digests                     what a tier promises; does a body have its digest
+    tiered/, disk/, redis_node/        the tiers
+
+It never learns of buckets or keys, and no name from a client becomes a path. It never serves a chunk that is not whole.
 """

@@ -1,6 +1,6 @@
 """The HTTP face of a storage node: the routes of `shared.contracts.chunks`, all signed, all with typed problems.
 
-Put, get and head of a chunk are declared here and normally answered by `chunk_lane`, which stands before FastAPI; both
+Put, get and head of a chunk are declared here and normally answered by `fast_path`, which stands before FastAPI; both
 run the code of `ChunkCalls`.
 """
 
@@ -18,7 +18,6 @@ from services.storage.fast_path import Call, ChunkCalls
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import (
     MAX_PAGE_CHUNKS,
-    START_INDEX_HEADER,
     START_INDEX_QUERY,
     ChunkStored,
     HasRequest,
@@ -31,9 +30,6 @@ from shared.contracts.chunks import (
 Digest = Annotated[str, Path(description="BLAKE3-256 of the chunk, 64 lower-case hex digits")]
 StartIndex = Annotated[
     int, Query(alias=START_INDEX_QUERY, ge=0, description="Log index that the upload read when it began")
-]
-UnsignedStartIndex = Annotated[
-    int | None, Header(alias=START_INDEX_HEADER, ge=0, description="The same from older gateways; both must agree")
 ]
 Prefix = Annotated[str, Query(pattern="^[0-9a-f]{0,64}$", description="Only digests that begin with these hex digits")]
 After = Annotated[str, Query(pattern="^([0-9a-f]{64})?$", description="Only digests after this one: `next_after`")]
@@ -81,7 +77,7 @@ def _add_put(router: APIRouter, calls: ChunkCalls) -> None:
         responses={200: {"model": ChunkStored, "description": "It was there already"}, **_problems(400, 413, 503, 507)},
         openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
     )
-    async def put_chunk(digest: Digest, _: StartIndex = 0, __: UnsignedStartIndex = None) -> Response:
+    async def put_chunk(digest: Digest, _: StartIndex = 0) -> Response:
         """Returns after the bytes, their name and max(start index) are fsynced in at least one tier. Idempotent."""
         return _AsgiAnswer(calls.put, digest)
 

@@ -1,6 +1,6 @@
-"""The node's one door to its chunks: bounds memory, checks the digest on the way in, counts, and leaves the rest to the tier.
+"""The service layer over the tier: bounds memory, checks the digest of a put, counts.
 
-On the way out the tier has checked it already (see `ports.Tier`): only the tier knows another copy to fall back on.
+The tier checks what it returns (see `ports.Tier`), because only the tier knows another copy to fall back on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
 
 @dataclass(frozen=True, slots=True)
 class LeasedBody:
-    """A chunk's bytes and the share of the byte budget that they occupy; whoever sends them releases it."""
+    """A chunk's bytes and the share of the byte budget that they occupy; the sender releases it."""
 
     body: Body
     lease: ByteLease
@@ -53,7 +53,7 @@ class ChunkStore:
     async def put(
         self, digest: str, pieces: AsyncIterator[bytes], announced_bytes: int | None, start_index: int
     ) -> ChunkStored:
-        """Take one chunk off the wire and store it durably, with max(`start_index`).
+        """Receive one chunk and store it durably, with max(`start_index`).
 
         Args:
             announced_bytes: Content-Length, or None when the sender did not say; then the largest chunk is assumed.
@@ -114,7 +114,7 @@ class ChunkStore:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
 
     async def lease(self, size_bytes: int) -> ByteLease:
-        """Room for a question and its answer. Raises OverloadedError."""
+        """Memory for a query and its answer. Raises OverloadedError."""
         return await self._budget.acquire(size_bytes)
 
     async def inventory(self, prefix: str, after: str, limit: int) -> InventoryPage:
@@ -149,7 +149,7 @@ class ChunkStore:
         return self._tier.reasons_against_writes()
 
     def is_accepting_writes(self) -> bool:
-        """Whether a typical chunk would be taken now."""
+        """Whether a typical chunk would be accepted now."""
         return not self._tier.reasons_against_writes() and self._tier.shortage() is None
 
     def degradations(self) -> list[str]:
@@ -160,7 +160,7 @@ class ChunkStore:
 
     async def _receive(self, digest: str, pieces: AsyncIterator[bytes]) -> Chunk:
         hasher = blake3()
-        taken: list[bytes] = []
+        received: list[bytes] = []
         size_bytes = 0
         async for piece in pieces:
             if not piece:
@@ -169,11 +169,11 @@ class ChunkStore:
             if size_bytes > self._max_chunk_bytes:
                 raise self._too_large()
             hasher.update(piece)
-            taken.append(piece)
+            received.append(piece)
         if hasher.hexdigest() != digest:
             raise DigestMismatchError("The body does not hash to the digest in its name.", digest=digest)
         self._metrics.bytes_in.inc(size_bytes)
-        return Chunk(digest, size_bytes, tuple(taken))
+        return Chunk(digest, size_bytes, tuple(received))
 
     async def _store(self, chunk: Chunk, start_index: int) -> PutOutcome:
         try:

@@ -1,4 +1,4 @@
-"""Is this the chunk that its name promises? One place, so that there is one answer."""
+"""Does a body have its digest? Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blake3 import blake3
 from services.storage.ports import Body
 
 _NEARLY_BITS: Final = 64
-"""Digests of different bytes differ in 128 bits, give or take 8: so near only damage to a digest leads."""
+"""Digests of different bytes differ in 128 bits, give or take 8: so close a digest is a damaged one."""
 
 
 def digest_of(body: Body) -> str:

@@ -1,4 +1,4 @@
-"""The short way for put, get and head of one chunk: straight from the signature check to the store.
+"""The fast path: an ASGI handler in front of FastAPI for put, get and head of one chunk.
 
 A chunk of 4 KiB is stored in less CPU than routing, dependency solving and generic instrumentation take, so these three
 calls are answered before FastAPI sees them (benchmarks/storage.py has the figures). `api` declares the same calls for
@@ -17,22 +17,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.metrics import StorageMetrics
-from shared.contracts.chunks import START_INDEX_HEADER, START_INDEX_QUERY, ChunkStored
+from shared.contracts.chunks import START_INDEX_QUERY, ChunkStored
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
-from shared.units import KIB, MIB
+from shared.units import KIB
 from shared.web.service_app import problem_response
 
 PREFIX: Final = "/v1/chunks/"
 
-_START_INDEX: Final = START_INDEX_HEADER.lower().encode()
 _START_INDEX_QUERY: Final = f"{START_INDEX_QUERY}=".encode()
 _MAX_INDEX: Final = 2**63 - 1
 """What the catalog can hold."""
 _SLICE_BYTES: Final = 256 * KIB
-_QUESTIONS: Final = ("/v1/chunks", "/v1/partitions")
-_QUESTION_BYTES: Final = 512 * KIB
-"""A page of the inventory, as objects and as text."""
-_BYTES_PER_BODY_BYTE: Final = 8
 _SMALL_BYTES: Final = 64 * KIB
 """What a connection buffers anyway: not worth a second wait."""
 _SEND_DEADLINE_S: Final = 60.0
@@ -43,12 +38,11 @@ Call = Callable[[Scope, Receive, Send, str], Awaitable[int]]
 """Answers one request for one digest; gives the status that it sent. Raises TrivetError before it sent anything."""
 
 
-class ChunkLane:
-    """ASGI middleware behind the signature check. What a call raises leaves as a problem document, as everywhere."""
+class FastPath:
+    """ASGI middleware behind the signature check. An error of a call is answered as a problem document."""
 
     def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: StorageMetrics) -> None:
         self._app = app
-        self._store = store
         self._metrics = metrics
         calls = ChunkCalls(store)
         self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head}
@@ -59,7 +53,7 @@ class ChunkLane:
         path: str = scope.get("path", "")
         digest = path[len(PREFIX) :]
         if call is None or not path.startswith(PREFIX) or "/" in digest:
-            await self._pass_on(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         began_s = time.perf_counter()
         status = 500
@@ -70,24 +64,6 @@ class ChunkLane:
             await problem_response(error, path)(scope, receive, send)
         finally:
             self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Questions about many chunks take memory, too: as parsed objects several times what crosses the wire."""
-        is_question = scope["type"] == "http" and scope["method"] in {"GET", "POST"}
-        if not is_question or not scope["path"].startswith(_QUESTIONS):
-            await self._app(scope, receive, send)
-            return
-        length = _header(scope, b"content-length") or b""
-        body_bytes = int(length) if length.isdigit() else MIB if scope["method"] == "POST" else 0
-        try:
-            lease = await self._store.lease(_QUESTION_BYTES + _BYTES_PER_BODY_BYTE * body_bytes)
-        except TrivetError as error:
-            await problem_response(error, scope["path"])(scope, receive, send)
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            lease.release()
 
 
 class ChunkCalls:
@@ -110,8 +86,8 @@ class ChunkCalls:
     async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
         """Send the whole chunk, or one range of it. All of it is verified even then.
 
-        The connection is waited for before each slice and after the last, so that the budget covers what is unsent. A
-        reader that stops reading loses its connection: what it holds, others wait for.
+        Waits for the connection before each slice and after the last, so that the budget covers what is unsent. A reader
+        that stops reading loses its connection: others wait for the memory that it holds.
         """
         leased = await self._store.get(digest)
         try:
@@ -171,18 +147,11 @@ async def _send_json(send: Send, status: int, stored: ChunkStored) -> None:
 
 def _start_index(scope: Scope) -> int:
     query: bytes = scope["query_string"]
-    if query and not query.startswith(_START_INDEX_QUERY):
-        raise InvalidRequestError(f"The only thing to say in the query is {START_INDEX_QUERY}.")
-    given = [query.removeprefix(_START_INDEX_QUERY)] if query else []
-    if (header := _header(scope, _START_INDEX)) is not None:
-        given.append(header)
-    found = {_parse_index(value) for value in given} or {0}
-    if len(found) > 1:
-        raise InvalidRequestError(f"{START_INDEX_HEADER} is not what the signed query says.")
-    return found.pop()
-
-
-def _parse_index(value: bytes) -> int:
+    if not query:
+        return 0
+    if not query.startswith(_START_INDEX_QUERY):
+        raise InvalidRequestError(f"The query takes {START_INDEX_QUERY} and nothing else.")
+    value = query.removeprefix(_START_INDEX_QUERY)
     if not value.isdigit() or len(value) > 19 or int(value) > _MAX_INDEX:
         raise InvalidRequestError("The start index is not a log index.")
     return int(value)

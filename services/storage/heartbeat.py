@@ -1,7 +1,7 @@
-"""Tells consensus that this node lives, where it is and how full it is; finds the leader by itself.
+"""Heartbeats to consensus: this node lives, where it is, how full it is.
 
-At start it hurries, so that a new cluster is ready in seconds. Later failures are retried with exponential backoff and
-full jitter (DESIGN.md section 8), so that nodes that lost their leader together do not come back together.
+At start failures are retried quickly, so that a new cluster is ready in seconds. Later failures are retried with exponential
+back-off and full jitter (DESIGN.md section 8), so that nodes that lost their leader together do not come back together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RETRY_CAP_S: Final = 60.0
 
 
 class HeartbeatSender:
-    """Sends heartbeats for ever; `was_accepted` says whether a leader has taken one since the start."""
+    """Sends heartbeats for ever; `was_accepted` says whether a leader has accepted one since the start."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class HeartbeatSender:
                 await asyncio.sleep(self._pause_s(failures))
 
     async def send(self) -> bool:
-        """One heartbeat, offered to the members in turn until the leader takes it; False when none did."""
+        """One heartbeat, offered to one member after another until the leader accepts it; False when none did."""
         try:
             heartbeat = await self._describe()
         except (TrivetError, OSError) as error:
@@ -94,24 +94,24 @@ class HeartbeatSender:
             self._leader.redirected(member, facts.get("leader_id"), facts.get("leader_url"), time.monotonic())
             return False
         except ClusterMismatchError as error:
-            self._note_refusal(error.message)
+            self._record_refusal(error.message)
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
         except (TrivetError, TimeoutError, ValueError) as error:
-            logger.debug("heartbeat not taken", member=member.id, error=str(error))
+            logger.debug("heartbeat not accepted", member=member.id, error=str(error))
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
-        self._note_answer(member, answer)
+        self._record_answer(member, answer)
         return True
 
-    def _note_answer(self, member: PeerAddress, answer: HeartbeatResponse) -> None:
+    def _record_answer(self, member: PeerAddress, answer: HeartbeatResponse) -> None:
         self._leader.led(member)
         self.refusal = None
         if not self.was_accepted:
             logger.info("consensus knows this node", is_admitted=answer.is_admitted, epoch=answer.epoch)
         self.was_accepted = True
 
-    def _note_refusal(self, reason: str) -> None:
+    def _record_refusal(self, reason: str) -> None:
         if self.refusal != reason:
             logger.error("consensus refuses this node", reason=reason)
         self.refusal = reason

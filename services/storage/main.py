@@ -6,16 +6,16 @@ Whatever makes a start pointless or dangerous ends it here, with one sentence, b
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import structlog
 from fastapi import FastAPI
 
 from services.storage.api import build_router
 from services.storage.disk.tier import prepare_folder
-from services.storage.fast_path import ChunkLane
+from services.storage.fast_path import FastPath
 from services.storage.metrics import StorageMetrics
-from services.storage.node import StorageNode, redis_address
+from services.storage.node import StorageService, redis_address
+from services.storage.query_admission import QueryAdmission
 from services.storage.redis_node.inspection import inspect
 from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
@@ -27,7 +27,7 @@ from shared.web.service_app import create_app, serve
 
 logger = structlog.get_logger(__name__)
 
-_REDIS_LOOK_S = 1.0
+_REDIS_ANSWER_S = 1.0
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 def build_app(settings: StorageSettings) -> FastAPI:
     """The application of one node, which it opens when it starts. The data folder is there."""
     metrics = StorageMetrics()
-    node = StorageNode(settings, metrics)
+    node = StorageService(settings, metrics)
     app = create_app(
         title="Trivet storage",
         description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
@@ -53,7 +53,7 @@ def build_app(settings: StorageSettings) -> FastAPI:
         degradations=node.store.degradations,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=settings.max_chunk_bytes,
-        fast_path=partial(ChunkLane, store=node.store, metrics=metrics),
+        fast_path=lambda app: FastPath(QueryAdmission(app, store=node.store), store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))
     return app
@@ -68,16 +68,16 @@ def refuse_unusable_redis(settings: StorageSettings) -> None:
     if address is None:
         return
 
-    async def look() -> None:
-        async with connect(address) as client, asyncio.timeout(_REDIS_LOOK_S):
+    async def ask() -> None:
+        async with connect(address) as client, asyncio.timeout(_REDIS_ANSWER_S):
             found = await inspect(client, address.owner)
         if found.objection is not None and (found.is_foreign or settings.storage_mode == "redis"):
             refuse_to_start(f"the Redis at {address.url} cannot be used: {found.objection}")
 
     try:
-        asyncio.run(look())
-    except Exception as error:  # noqa: BLE001 - whatever it says, the node looks again while it runs, and can do without
-        logger.warning("redis could not be looked at before the start", error=str(error))
+        asyncio.run(ask())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the node asks again while it runs, and can do without
+        logger.warning("redis could not be asked before the start", error=str(error))
 
 
 if __name__ == "__main__":

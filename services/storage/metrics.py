@@ -1,4 +1,4 @@
-"""The numbers a node publishes. Made once by the composition root, handed to whoever counts."""
+"""The Prometheus metrics of a node. Made once by the composition root and passed to the parts that count."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class StorageMetrics:
             "trivet_storage_disk_slow", "1 while commits take longer than the disk should need", registry=registry
         )
         self.capacity_bytes = Gauge(
-            "trivet_storage_capacity_bytes", "What this node may hold, as it last told", registry=registry
+            "trivet_storage_capacity_bytes", "What this node may hold, as last reported", registry=registry
         )
-        self.used_bytes = Gauge("trivet_storage_used_bytes", "Bytes of its chunks, as it last told", registry=registry)
+        self.used_bytes = Gauge("trivet_storage_used_bytes", "Bytes of its chunks, as last reported", registry=registry)
         self.disk_bytes = Gauge(
             "trivet_storage_disk_bytes",
-            "The file system of the chunks at the last look: used, and free for this process",
+            "The file system of the chunks at the last measurement: used, and free for this process",
             ["part"],
             registry=registry,
         )
@@ -99,7 +99,7 @@ class StorageMetrics:
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )
-        # Replaces the generic request metrics for the calls of `chunk_lane`.
+        # Replaces the generic request metrics for the calls of `fast_path`.
         self._chunk_calls = Histogram(
             "trivet_storage_chunk_request_duration_seconds",
             "Put, get and head of one chunk, from the signature to the last byte sent",
@@ -110,7 +110,7 @@ class StorageMetrics:
         self._chunk_call_children: dict[tuple[str, int], Histogram] = {}
 
     def observe_chunk_call(self, method: str, status: int, duration_s: float) -> None:
-        """Count one call of the chunk lane."""
+        """Count one call of the fast path."""
         child = self._chunk_call_children.get((method, status))
         if child is None:  # looked up by label once: it costs as much as the count itself
             child = self._chunk_call_children[method, status] = self._chunk_calls.labels(method, str(status))

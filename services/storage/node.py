@@ -46,8 +46,8 @@ def redis_address(settings: StorageSettings) -> RedisAddress | None:
     )
 
 
-class StorageNode:
-    """The parts of a node. `lifespan` opens them; before, only `readiness` may be asked."""
+class StorageService:
+    """The parts of a node. `lifespan` opens them; before, only `readiness` may be called."""
 
     def __init__(self, settings: StorageSettings, metrics: StorageMetrics) -> None:
         self._settings = settings
@@ -117,7 +117,7 @@ class StorageNode:
 
     async def describe(self) -> NodeStatus:
         """The node about itself."""
-        tiers = await self.store.statuses()  # looks at the file system, too
+        tiers = await self.store.statuses()  # measures the file system, too
         self._metrics.capacity_bytes.set(_or_unknown(tiers[0].capacity_bytes))
         self._metrics.used_bytes.set(_or_unknown(tiers[0].used_bytes))
         return NodeStatus(

@@ -1,4 +1,4 @@
-"""The other storage nodes: who should hold a chunk, by the node map of the current epoch, and what they hold of it."""
+"""The other storage nodes: the expected holders of a chunk by the current node map, and their replicas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GET_DEADLINE_S: Final = 10.0
 
 
 class Peers:
-    """Asks consensus for the node map, at most every `_MAP_AGE_S` seconds, and only when somebody asks for peers."""
+    """Asks consensus for the node map, at most every `_MAP_AGE_S` seconds, and only when peers are needed."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ Body = bytes | bytearray
 class Chunk:
     """The bytes of one chunk as they came off the socket.
 
-    Invariant: the pieces, joined, hash to `digest` (64 hex digits, BLAKE3-256); whoever makes a Chunk has checked it.
+    Invariant: the pieces, joined, hash to `digest` (64 hex digits, BLAKE3-256); the maker of a Chunk has checked it.
     """
 
     digest: str
@@ -144,4 +144,4 @@ class Tier(Protocol):
         """Why a typical chunk finds no room, as far as is known without asking; None when it does. Reads and deletes go on."""
 
     def degradations(self) -> list[str]:
-        """What the tier has to do without and still keeps its promises, in words for /readyz."""
+        """What is degraded while all promises are kept, in words for /readyz."""

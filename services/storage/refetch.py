@@ -1,9 +1,8 @@
-"""Brings back the chunks of which this node found its own replica bad or gone: asks the peers in placement order.
+"""Fetches lost chunks, whose replica here was found bad or missing, from the peers in placement order.
 
-The tier remembers durably which chunks are lost (`ports.Tier.list_lost`); this loop walks over that list until it is empty.
-What a tier can restore from another copy of its own it does not list.
-What comes is checked against its digest and stored only if the chunk is still lost, so that a deleted chunk stays deleted.
-Reads never wait for it: the gateway has other replicas.
+The tier lists lost chunks durably (`ports.Tier.list_lost`); this loop walks over that list until it is empty. A body is
+checked against its digest and stored only if the chunk is still lost, so that a deleted chunk stays deleted. Reads never
+wait for it: the gateway has other replicas.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class RefetchPace:
     """How often and how fast.
 
     Attributes:
-        interval_s: how often the list is looked at while it is empty.
+        interval_s: how often the list is read while it is empty.
         retry_base_s, retry_cap_s: after a walk that left something lost; doubles from the base, with full jitter.
         max_bytes_per_s: never faster, so that a damaged disk does not starve requests, here and at the peers.
     """
@@ -76,11 +75,11 @@ class ChunkPeers(Protocol):
         """Unchecked."""
 
 
-class Outcome(StrEnum):
-    """What came of one lost chunk in one walk. `ABSENT`: every peer answered, and none has it."""
+class RefetchOutcome(StrEnum):
+    """The outcome for one lost chunk in one walk. `ABSENT`: every peer answered, and none has it."""
 
     FETCHED = "fetched"
-    SETTLED = "settled"
+    NOT_LOST = "not_lost"
     ABSENT = "absent"
     UNREACHABLE = "unreachable"
 
@@ -132,7 +131,7 @@ class Refetcher:
             for lost in page:
                 outcome = await self._bring_back(lost.digest)
                 self._metrics.refetches.labels(outcome=outcome).inc()
-                if outcome in {Outcome.ABSENT, Outcome.UNREACHABLE}:
+                if outcome in {RefetchOutcome.ABSENT, RefetchOutcome.UNREACHABLE}:
                     still_lost += 1
                     self._failed += 1
             after = page[-1].digest
@@ -149,7 +148,7 @@ class Refetcher:
         if status.lost_chunk_count is not None:
             self._metrics.lost_chunks.set(status.lost_chunk_count)
 
-    async def _bring_back(self, digest: str) -> Outcome:
+    async def _bring_back(self, digest: str) -> RefetchOutcome:
         lease = await self._budget.acquire(self._typical_chunk_bytes)
         try:
             body, outcome = await self._fetch(digest)
@@ -162,25 +161,25 @@ class Refetcher:
         # The pace is kept by waiting after each chunk: there is one under way.
         await asyncio.sleep(len(body) / self._pace.max_bytes_per_s)
         if not is_restored:
-            return Outcome.SETTLED
+            return RefetchOutcome.NOT_LOST
         self._fetched += 1
         logger.info("a lost chunk is back", digest=digest, size_bytes=len(body))
-        return Outcome.FETCHED
+        return RefetchOutcome.FETCHED
 
-    async def _fetch(self, digest: str) -> tuple[bytes | None, Outcome]:
+    async def _fetch(self, digest: str) -> tuple[bytes | None, RefetchOutcome]:
         """The chunk from the first peer that has it whole; or None and why."""
-        outcome = Outcome.ABSENT
+        outcome = RefetchOutcome.ABSENT
         for node in await self._peers.holders(digest):
             try:
                 body = await self._peers.get_chunk(node, digest)
             except ChunkNotFoundError:
                 continue
             except TrivetError as error:
-                outcome = Outcome.UNREACHABLE
+                outcome = RefetchOutcome.UNREACHABLE
                 logger.debug("a lost chunk was not fetched", digest=digest, peer=node.id, error=error.message)
                 continue
             if is_whole(body, digest):
-                return body, Outcome.FETCHED
-            outcome = Outcome.UNREACHABLE
+                return body, RefetchOutcome.FETCHED
+            outcome = RefetchOutcome.UNREACHABLE
             logger.error("a peer sent something else than the chunk", digest=digest, peer=node.id)
         return None, outcome

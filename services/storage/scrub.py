@@ -1,7 +1,7 @@
-"""Re-reads every chunk of a node, slowly and for ever, because a medium may change a byte without telling anybody.
+"""Re-reads every chunk of a node, slowly and for ever, because a medium may change a byte without reporting it.
 
 One pass takes `period_s` whatever the node holds, within a bound on the rate. The position is kept in the tier, so a
-restart goes on where it was. A chunk that is bad, or lies under the wrong name, is taken out of service by the read itself
+restart goes on where it was. The read itself quarantines a chunk that is bad or lies under the wrong name
 (`ScrubbedTier.reread`); this loop only makes sure that every chunk is read.
 """
 
@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 _PAGE: Final = 64
 _IDLE_S: Final = 60.0
-"""Before an empty disk, or one that failed, is looked at again."""
+"""Before an empty disk, or one that failed, is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class ScrubPace:
 
 
 class ScrubbedTier(Protocol):
-    """The part of the tier that holds the weight which is used here."""
+    """The part of the tier of record that is used here."""
 
     async def reread(self, digest: str) -> bytes:
-        """As `ports.Tier.get`, from the medium as it is now, whatever is remembered from earlier reads."""
+        """As `ports.Tier.get`, from the medium as it is now, not from any cache of this process."""
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
@@ -60,7 +60,7 @@ class ScrubbedTier(Protocol):
         """The last digest that was read in this pass; empty before the first."""
 
     async def save_scrub_position(self, digest: str) -> None:
-        """Remember it across restarts."""
+        """Record it durably."""
 
 
 class Scrubber:
@@ -79,7 +79,7 @@ class Scrubber:
     async def run(self) -> None:
         """Until cancelled."""
         try:
-            self._note_progress(await self._tier.scrub_position())
+            self._show_progress(await self._tier.scrub_position())
         except TrivetError as error:
             logger.warning("the position of the scrub is not known yet", error=error.message)
         await asyncio.sleep(self._pace.start_delay_s)
@@ -110,7 +110,7 @@ class Scrubber:
         is_end = len(page) < _PAGE
         position = "" if is_end else page[-1].digest
         await self._tier.save_scrub_position(position)
-        self._note_progress(position)
+        self._show_progress(position)
         if is_end:
             self._finished_passes += 1
             self._metrics.scrub_passes.inc()
@@ -134,7 +134,7 @@ class Scrubber:
         self._read_bytes += chunk.size_bytes
         self._metrics.scrubbed_bytes.inc(chunk.size_bytes)
 
-    def _note_progress(self, position: str) -> None:
+    def _show_progress(self, position: str) -> None:
         # Digests are spread evenly, so the first digits say how far it is.
         self._progress = int(position[:8], 16) / 0xFFFFFFFF if position else 0.0
         self._metrics.scrub_progress.set(self._progress)

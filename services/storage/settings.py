@@ -1,4 +1,4 @@
-"""What a storage node is told at start, checked together before anything is opened."""
+"""The settings of a storage node, checked together before anything is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StorageSettings(ServiceSettings):
 
     Attributes:
         data_dir: this node's own folder; also used in mode `redis`, for the identity.
-        storage_mode: `tiered` (Redis takes the write, disk takes the weight), `disk`, or `redis` (store of record).
+        storage_mode: `tiered` (write-behind through Redis to disk), `disk`, or `redis` (Redis is the store of record).
         redis_url: e.g. `redis://127.0.0.1:8151/0`; needed by every mode but `disk`.
         redis_password, redis_password_file: of that Redis.
         redis_deadline_ms: for one call in mode `tiered`; a hung Redis costs a request no more than this.
@@ -27,7 +27,7 @@ class StorageSettings(ServiceSettings):
         capacity_bytes: what this node may hold; the whole file system when not set.
         full_percent: from here on writes are refused.
         slow_commit_ms: a disk whose commits take this long (median) is reported as slow.
-        small_chunk_bytes: up to here chunks are packed, and take the way through Redis.
+        small_chunk_bytes: up to here chunks are packed in the catalog, and go through Redis in mode `tiered`.
         max_chunk_bytes: larger bodies are refused.
         typical_chunk_bytes: reserved for a read before its size is known.
         max_warm_files: chunk files kept open, so that what the page cache holds is read without a thread; 0 for none.
@@ -37,7 +37,7 @@ class StorageSettings(ServiceSettings):
         scrub_period_s: in which every chunk on disk is read and checked once.
         scrub_max_bytes_per_s: but never faster than this.
         scrub_start_delay_s: and not before the node has run this long.
-        refetch_interval_s: how often a node looks whether it has lost a chunk that its peers can give back.
+        refetch_interval_s: how often lost chunks are fetched from the peers.
         refetch_retry_base_s, refetch_retry_cap_s: between attempts while none can.
         refetch_max_bytes_per_s: how fast lost chunks are fetched.
         heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
@@ -82,7 +82,7 @@ class StorageSettings(ServiceSettings):
         if self.max_chunk_bytes > self.max_inflight_bytes:
             raise ValueError(
                 f"TRIVET_MAX_CHUNK_BYTES={self.max_chunk_bytes} is more than "
-                f"TRIVET_MAX_INFLIGHT_BYTES={self.max_inflight_bytes}: the largest chunk could never be taken"
+                f"TRIVET_MAX_INFLIGHT_BYTES={self.max_inflight_bytes}: the largest chunk could never be received"
             )
         self.redis_secret()
         return self

@@ -23,8 +23,6 @@ from shared.contracts.base import WireModel
 
 START_INDEX_QUERY: Final = "start_index"
 """The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
-START_INDEX_HEADER: Final = "X-Trivet-Start-Index"
-"""The same, unsigned, for nodes of the version before; where both are given they must agree."""
 
 MAX_HAS_DIGESTS: Final = 10_000
 MAX_PAGE_CHUNKS: Final = 1000

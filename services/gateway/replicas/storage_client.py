@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from shared.contracts.chunks import (
     MAX_HAS_DIGESTS,
-    START_INDEX_HEADER,
     START_INDEX_QUERY,
     HasRequest,
     HasResponse,
@@ -31,7 +30,6 @@ class StorageClient:
         """Store `data`; returns when it is durable on the node."""
         headers = {
             BODY_DIGEST_HEADER: digest,
-            START_INDEX_HEADER: str(start_index),
             "content-type": "application/octet-stream",
         }
         target = f"/v1/chunks/{digest}?{START_INDEX_QUERY}={start_index}"

@@ -31,8 +31,7 @@ from shared.contracts.chunks import HeldChunk
 from shared.partitions import DIGEST_BYTES, SetSum, sum_of
 from shared.settings import refuse_to_start
 
-_STEPS: Final = (
-    """
+_CREATE: Final = """
     CREATE TABLE chunks (
         digest BLOB PRIMARY KEY,
         size_bytes INTEGER NOT NULL,
@@ -40,15 +39,16 @@ _STEPS: Final = (
         packed_id INTEGER
     ) WITHOUT ROWID;
     CREATE TABLE packed (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
-    """,
-    "CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;",
-    "CREATE TABLE lost (digest BLOB PRIMARY KEY, start_index INTEGER NOT NULL) WITHOUT ROWID;",
-    "CREATE TABLE leaving (digest BLOB PRIMARY KEY) WITHOUT ROWID;",
-    "ALTER TABLE leaving RENAME TO pending_unlinks;",
-)
-"""Step n brings the catalog from format n to format n + 1; a step that was released never changes."""
-
-FORMAT_VERSION: Final = len(_STEPS)
+    CREATE TABLE positions (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE lost (digest BLOB PRIMARY KEY, start_index INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pending_unlinks (digest BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+FORMAT_VERSION: Final = 5
+_UPGRADES: Final = {
+    0: (_CREATE, FORMAT_VERSION),
+    4: ("ALTER TABLE leaving RENAME TO pending_unlinks;", 5),
+}
+"""What brings a catalog of one format to a later one; an upgrade that was released never changes."""
 _MAX_VARIABLES: Final = 500
 _POSITION: Final = re.compile(rb"[0-9a-f]{64}")
 _FIND: Final = (
@@ -84,11 +84,12 @@ def _prepare(sql: sqlite3.Connection, database: Path) -> None:
         # Pages of a damaged write-ahead file were taken in: bodies are checked by their digests, the structure here.
         check_structure(sql)
     (version,) = sql.execute("PRAGMA user_version").fetchone()
-    if version > FORMAT_VERSION:
-        refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
-    for number in range(version, FORMAT_VERSION):
-        # One transaction per step: a crash in between leaves a catalog of one format or of the next.
-        sql.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version={number + 1}; COMMIT;")
+    while version != FORMAT_VERSION:
+        if version not in _UPGRADES:
+            refuse_to_start(f"the catalog {database} has format {version}; this version reads {FORMAT_VERSION}")
+        step, version = _UPGRADES[version]
+        # One transaction per step: a crash in between leaves a catalog of one format or of another.
+        sql.executescript(f"BEGIN; {step} PRAGMA user_version={version}; COMMIT;")
     mend(sql)
 
 

@@ -23,7 +23,7 @@ _MAX_COMMITS: Final = 16
 class CommitLatency:
     """The median of the last commits of the last `WINDOW_S`. May be used from any thread.
 
-    A slow disk breaks no promise, so the node goes on; gateways meet W with its peers. Somebody should look at it.
+    A slow disk breaks no promise: the node goes on, and says that it is degraded; gateways meet W with its peers.
     """
 
     def __init__(self, slow_s: float, metrics: StorageMetrics, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -1,6 +1,6 @@
 """Is there room? Refuses writes before the file system is really full, so that deletes and repairs still work.
 
-Asking the file system may hang with a sick disk, so only threads ask; what they heard last is kept for whoever must not wait.
+Asking the file system may hang with a sick disk, so only threads ask; the last measurement is kept for the event loop.
 """
 
 from __future__ import annotations

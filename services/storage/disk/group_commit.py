@@ -50,7 +50,7 @@ class Transaction:
         unlinks: files that no row names any more; removed after COMMIT.
         created: files under names that no row had before; removed if the transaction is rolled back.
         removed: digests whose row was taken out, even if another came in its place.
-        differences: of the partition sums, by partition; taken over after COMMIT.
+        differences: of the partition sums, by partition; applied after COMMIT.
     """
 
     sql: sqlite3.Connection
@@ -225,7 +225,7 @@ class GroupCommitter:
         """Write the mark; the error that makes this commit doubtful after all, if any.
 
         ext4 that turns read-only lets a sync under way report success for what it then drops. The mark is written after the
-        sync, so a file system that still takes it had not turned by then.
+        sync, so a file system that still accepts it had not turned by then.
         """
         self._frames = self._checkpoint_at_frames  # as good as too many, until they are counted
         try:

@@ -1,7 +1,7 @@
-"""Rows of the catalog that a flipped bit has made nonsense of: found at the start, and put right as far as they can be.
+"""Repairs rows of the catalog that a flipped bit has damaged, at start.
 
-SQLite checks no types when it reads: a bit in the header of a record makes a length NULL or TEXT, or a digest short. Such
-a row may not take the node out of service. The readers in `catalog` leave it out; here it goes, before anything is served.
+SQLite checks no types when it reads: a flipped bit in the header of a record makes a length NULL or TEXT, or a digest short.
+Such a row must not take the node out of service: the readers in `catalog` ignore it, and `mend` removes it at start.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PACKED_ID: Final = "CASE typeof(packed_id) WHEN 'integer' THEN packed_id END"
 
 
 def mend(sql: sqlite3.Connection) -> None:
-    """Take damaged rows out, durably; at start. What they stood for is restored, or noted as lost, or not known.
+    """Take damaged rows out, durably; at start. Their chunks are restored, or recorded as lost, or unknown.
 
     A chunk that is packed is restored under the digest of its body. Otherwise, where its digest can be read, it is lost and
     comes back from the peers, or by its file, which has no row now and is adopted. What is left over is known by its absence

@@ -161,7 +161,7 @@ def _repair(database: Path, quarantine: Path) -> Salvage | None:
     kept = max((number for number in commits if number < until), default=0)
     quarantine.mkdir(exist_ok=True)
     shutil.copyfile(wal, quarantine / f"{wal.name}.{os.getpid()}")
-    # The note first: a crash in between repairs again, or checks once too often.
+    # The findings first: a crash in between repairs again, or checks once too often.
     damaged = sum(number <= durable for number in bad)
     found = _record(database, Salvage(damaged, max(0, durable - len(file.frames)), len(raw)))
     replace_file(wal, file.write(kept, bad))

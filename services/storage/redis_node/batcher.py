@@ -1,4 +1,4 @@
-"""Calls to Redis that share a round trip: what arrives while one is under way goes with the next one.
+"""Group commit and batched reads in Redis: calls that arrive during a round trip share the next one.
 
 A MULTI per put costs the client and the server several times the CPU, and each would wait for an fsync of its own; a GET per
 read costs more in the client than everything else about a small read.
@@ -39,9 +39,9 @@ class _Waiting(Generic[ItemT, ResultT]):
 
 
 class Batcher(Generic[ItemT, ResultT]):
-    """Invariant: at most one batch is under way; whoever waits behind a failed one fails with it.
+    """Invariant: at most one batch is under way; calls that wait behind a failed one fail with it.
 
-    Failing the waiters too keeps the bound: a call to a hung Redis costs one deadline, not one per batch before it.
+    That keeps the bound: a call to a hung Redis costs one deadline, not one per batch before it.
     The number of waiters is bounded by the byte budget of the requests that brought them.
     """
 

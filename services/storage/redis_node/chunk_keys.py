@@ -167,7 +167,7 @@ async def remove(client: Redis, digests: Sequence[str]) -> int:
 
 
 async def lose_unless(client: Redis, digest: str, is_good: Callable[[bytes], bool]) -> bool:
-    """Drop a chunk whose bytes are gone or not good, and remember it as lost, as one step; false when it was not recorded."""
+    """Drop a chunk whose bytes are gone or not good, and record it as lost, as one step; false when it was not recorded."""
     body = await get(client, digest)
     if body is not None and is_good(body):
         return False
@@ -209,25 +209,13 @@ async def sizes_and_indexes(client: Redis, digests: Sequence[str]) -> list[tuple
     return [(digest, int(size), int(score)) for digest, size, score in found if score is not None]
 
 
-async def rebuild_index(client: Redis) -> None:
-    """Make the index again when it is not as long as the record: an earlier version, or another mode, kept none."""
-    if await client.zcard(RECORD_KEY) == await client.zcard(INDEX_KEY):
-        return
-    await client.unlink(INDEX_KEY)
-    cursor: int | None = None
-    while cursor != 0:
-        cursor, entries = await scan_recorded(client, cursor or 0)
-        if entries:
-            await client.zadd(INDEX_KEY, dict.fromkeys([digest for digest, _ in entries], 0))
-
-
 async def scrub_position(client: Redis) -> str:
     """The last digest that the scrub has read; empty at the beginning."""
     return (_bytes(await client.get(_SCRUB_KEY)) or b"").decode()
 
 
 async def save_scrub_position(client: Redis, digest: str) -> None:
-    """Remember it."""
+    """Record it."""
     await client.set(_SCRUB_KEY, digest)
 
 
@@ -251,7 +239,7 @@ async def drop_unrecorded(client: Redis, digests: Iterable[str]) -> None:
 async def scan_recorded(client: Redis, cursor: int) -> tuple[int, list[tuple[str, int]]]:
     """One step over the record: the next cursor (0 at the end), digests and start indexes.
 
-    A chunk that is recorded throughout the walk is met, once or more, whatever comes and goes meanwhile.
+    A chunk that is recorded throughout the walk is returned at least once, whatever changes meanwhile.
     """
     entries: Any
     cursor, entries = await client.zscan(RECORD_KEY, cursor, count=_SCAN_COUNT)
@@ -272,7 +260,7 @@ async def scan_sizes(client: Redis, cursor: int) -> tuple[int, list[tuple[str, i
 
 
 def _digest_of(name: bytes) -> str | None:
-    """None for what is no digest: somebody else's key, or a flipped bit. It is left where it is, and not looked at."""
+    """None for what is no digest: somebody else's key, or a flipped bit. It is ignored."""
     try:
         return check_digest(name.decode("ascii", "replace"))
     except InvalidNameError:

@@ -40,7 +40,7 @@ class Inspection:
 
 
 async def inspect(client: Redis, owner: str) -> Inspection:
-    """Look at the server on behalf of `owner` (`<cluster>/<node>`). Raises RedisError, OSError."""
+    """Inspect the server on behalf of `owner` (`<cluster>/<node>`). Raises RedisError, OSError."""
     pipeline = client.pipeline(transaction=False)
     for pattern in _PATTERNS:
         pipeline.config_get(pattern)

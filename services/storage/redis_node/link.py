@@ -1,6 +1,6 @@
-"""The connection to this node's Redis: every call has a deadline, and a breaker keeps callers away from a sick server.
+"""The connection to this node's Redis: every call has a deadline, and a circuit breaker.
 
-Requests never probe. Once tripped, the breaker is closed again only by `supervise`, after the server was inspected
+Requests never probe. Once open, the circuit is closed again only by `supervise`, after the server was inspected
 (alive, ours, durable) and the tier above has recovered what it held.
 """
 
@@ -32,7 +32,7 @@ logger = structlog.get_logger(__name__)
 ResultT = TypeVar("ResultT")
 Work = Callable[[Redis], Awaitable[ResultT]]
 
-_FAILURES_TO_TRIP: Final = 3
+_FAILURES_TO_OPEN: Final = 3
 _PROBE_DEADLINE_S: Final = 1.0
 _START_PATIENCE_S: Final = 4.0
 _PROBE_BASE_S: Final = 0.1
@@ -82,12 +82,12 @@ class RedisLink:
         self._deadline_s = deadline_s
         self._metrics = metrics
         self._failures = 0
-        self._tripped = asyncio.Event()
+        self._circuit_opened = asyncio.Event()
         self.objection: str | None = "it was not asked yet"
         self.limit_bytes = _read_limit(address.limit_path)
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
         self.was_used_before = address.claim_path.exists()
-        """Whether this node ever took the server for its own, in this process or an earlier one."""
+        """Whether this node ever claimed the server, in this process or an earlier one."""
         self._client = connect(address)
 
     async def __aenter__(self) -> Self:
@@ -111,7 +111,7 @@ class RedisLink:
             changes: whether it changes something; a failure is then not definite.
 
         Raises:
-            UnavailableError: the breaker is open (definite), or the call failed.
+            UnavailableError: the circuit is open (definite), or the call failed.
             DiskFullError: the server is at its memory limit; definite.
         """
         if self.objection is not None:
@@ -123,13 +123,13 @@ class RedisLink:
             raise DiskFullError("Redis is at its memory limit.") from error
         except Exception as error:
             # Whatever it was: one flipped bit in an answer is a TypeError somewhere, and the disk has the chunk.
-            self._note_failure(error)
+            self._record_failure(error)
             raise UnavailableError("Redis did not answer.", definite=not changes) from error
         self._failures = 0
         return result
 
     async def probe(self, work: Work[ResultT], *, deadline_s: float = _PROBE_DEADLINE_S) -> ResultT:
-        """Run `work` past the breaker; for recovery. Raises UnavailableError."""
+        """Run `work` whatever the state of the circuit; for recovery. Raises UnavailableError."""
         try:
             return await self._within(deadline_s, work)
         except Exception as error:
@@ -137,13 +137,13 @@ class RedisLink:
                 logger.exception("redis answered with something else")
             raise UnavailableError(_describe(error)) from error
 
-    def trip(self, objection: str) -> None:
-        """Let no call through until the server was inspected again."""
+    def open_circuit(self, objection: str) -> None:
+        """Let no call through until the server was inspected and recovered."""
         if self.objection is None:
             logger.warning("redis is not used", objection=objection)
         self.objection = objection
         self._metrics.redis_is_usable.set(0)
-        self._tripped.set()
+        self._circuit_opened.set()
 
     async def supervise(self, recover: Callable[[], Awaitable[None]]) -> None:
         """Inspect, recover, let calls through, watch; for ever. Cancelled by the owner."""
@@ -152,28 +152,28 @@ class RedisLink:
             if self.objection is None:
                 attempt = 0
                 await self._watch()
-            elif await self.try_to_open(recover):
+            elif await self.try_to_close_circuit(recover):
                 attempt = 0
             else:
                 attempt += 1
                 # Full jitter, so that three nodes on one machine do not knock together.
                 await asyncio.sleep(random.uniform(0, min(_PROBE_CAP_S, _PROBE_BASE_S * 2 ** min(attempt, 10))))  # noqa: S311 - no secret
 
-    async def open(self, recover: Callable[[], Awaitable[None]]) -> None:
-        """Try to open before the first request; go on without when the server does not come.
+    async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
+        """Try to close the circuit before the first request; go on without Redis when it does not answer.
 
         A server that we have used before may hold what only it has acknowledged: it gets a moment to start, too.
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + (_START_PATIENCE_S if self.was_used_before else 0.0)
         # Only the waiting is bounded here: once the server answers, what it holds is recovered to the end.
-        while not await self.try_to_open(recover):
+        while not await self.try_to_close_circuit(recover):
             if loop.time() >= give_up_at:
                 logger.warning("starting without redis", objection=self.objection)
                 return
             await asyncio.sleep(_PROBE_BASE_S)
 
-    async def try_to_open(self, recover: Callable[[], Awaitable[None]]) -> bool:
+    async def try_to_close_circuit(self, recover: Callable[[], Awaitable[None]]) -> bool:
         """One inspection and recovery; whether calls are let through now."""
         try:
             found = await self.probe(lambda client: inspect(client, self._address.owner))
@@ -181,45 +181,44 @@ class RedisLink:
             if objection is None and found.is_unclaimed:
                 objection = await self._claim()
             if objection is None:
-                await self._note_limit(found.limit_bytes)
+                await self._record_limit(found.limit_bytes)
                 await recover()
         except TrivetError as error:
             objection = error.message
         except Exception:
             # The supervisor must not end with it: Redis would stay unused until a restart, and nobody would know why.
-            logger.exception("a defect while looking at redis")
+            logger.exception("a defect while inspecting redis")
             objection = "a defect, which was logged"
         if objection is not None:
-            self.trip(objection)
+            self.open_circuit(objection)
             return False
         self._failures = 0
-        self._tripped.clear()
+        self._circuit_opened.clear()
         self.objection = None
         self._metrics.redis_is_usable.set(1)
         logger.info("redis is used")
         return True
 
     async def _watch(self) -> None:
-        """Until the next trip, but no longer than a moment; then look whether the server may still be trusted.
+        """Wait until the circuit opens, for one interval at most; then inspect the server again.
 
-        Anybody may change its settings while it runs: what was acknowledged since may be less durable than was promised, for
-        as long as one interval of this watch.
+        Its settings may be changed while it runs: for up to one interval, acknowledgements may be less durable than promised.
         """
         try:
             async with asyncio.timeout(_WATCH_INTERVAL_S):
-                await self._tripped.wait()
+                await self._circuit_opened.wait()
         except TimeoutError:
             try:
                 found = await self.probe(lambda client: inspect(client, self._address.owner))
             except UnavailableError as error:
-                self.trip(error.message)
+                self.open_circuit(error.message)
                 return
             if found.objection is not None or found.is_unclaimed:
-                self.trip(found.objection or "it was emptied")
+                self.open_circuit(found.objection or "it was emptied")
             else:
-                await self._note_limit(found.limit_bytes)
+                await self._record_limit(found.limit_bytes)
 
-    async def _note_limit(self, limit_bytes: int | None) -> None:
+    async def _record_limit(self, limit_bytes: int | None) -> None:
         if limit_bytes == self.limit_bytes or limit_bytes is None:
             return
         self.limit_bytes = limit_bytes
@@ -246,13 +245,13 @@ class RedisLink:
         async with asyncio.timeout(deadline_s):
             return await work(self._client)
 
-    def _note_failure(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         self._metrics.redis_failures.labels(reason=_reason(error)).inc()
         logger.warning("redis call failed", error=repr(error), exc_info=not _is_expected(error))
         self._failures += 1
-        # One slow answer happens; a broken connection may mean a restarted, emptied server and needs a look at once.
-        if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_TRIP:
-            self.trip(_describe(error))
+        # One slow answer happens; a broken connection may mean a restarted, emptied server: inspect it at once.
+        if not isinstance(error, TimeoutError) or self._failures >= _FAILURES_TO_OPEN:
+            self.open_circuit(_describe(error))
 
 
 def _read_limit(path: Path) -> int | None:

@@ -1,8 +1,8 @@
 """The partition sums of what Redis has recorded, in mode `redis`: read from Redis, and only where something changed since.
 
 Redis cannot add 256-bit numbers, so this process keeps the sums and marks a group of partitions whenever it sends a change
-of it. What is asked for is then read again from the index: of the little that fits into memory, one group is a page.
-Nothing here has to be believed: after a restart, or when Redis was away, every group counts as changed.
+of it. A marked group is read again from the index when it is asked for.
+After a restart, or when Redis was away, every group counts as changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RecordSums:
     def changing(self, digest: str) -> Iterator[None]:
         """Around every change of a chunk, whatever comes of it."""
         group = int(digest[:2], 16)
-        # Before, so that a refresh that reads the old state is not taken for the new; after, because one may have.
+        # Before, so that a refresh that reads the old state does not count as new; after, because one may have.
         self._changes[group] += 1
         try:
             yield

@@ -27,7 +27,6 @@ from shared.partitions import SetSum
 logger = structlog.get_logger(__name__)
 
 _PART: Final = 1000
-_REBUILD_DEADLINE_S: Final = 60.0
 
 
 class RedisTier:
@@ -49,7 +48,7 @@ class RedisTier:
         await self._stack.enter_async_context(self._link)
         tasks = await self._stack.enter_async_context(BackgroundTasks())
         self._batcher = PutBatcher(self._link, tasks, is_sole_record=True)
-        await self._link.open(self._recover)
+        await self._link.start(self._recover)
         tasks.start("redis supervisor", self._link.supervise(self._recover))
         return self
 
@@ -205,4 +204,3 @@ class RedisTier:
     async def _recover(self) -> None:
         """In this mode Redis is the record: what it holds is what there is."""
         self._sums.forget()
-        await self._link.probe(chunk_keys.rebuild_index, deadline_s=_REBUILD_DEADLINE_S)

@@ -108,7 +108,7 @@ class Recovery:
     def request_reconciliation(self) -> None:
         """Open the circuit until `run` has reconciled, if changes of Redis are unconfirmed or pending."""
         if self._link.is_usable and (self._pending_deletes or self._unconfirmed):
-            self._link.trip("an answer was lost; its record is compared with the disk")
+            self._link.open_circuit("an answer was lost; its record is compared with the disk")
 
     async def remove_from_redis(self, digest: str) -> bool:
         """Delete a chunk from Redis, now or as soon as it answers; whether it is gone, durably.

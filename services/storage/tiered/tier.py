@@ -83,7 +83,7 @@ class TieredTier:
         tasks = await self._stack.enter_async_context(BackgroundTasks())
         self._batcher = PutBatcher(self._link, tasks)
         self._reads = GetBatcher(self._link, tasks)
-        await self._link.open(self._recovery.run)
+        await self._link.start(self._recovery.run)
         tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
         tasks.start("flush", self._flush_for_ever())
         return self

@@ -207,10 +207,9 @@ class ChunkClient:
 
     async def put(self, body: bytes, start_index: int = 0, digest: str | None = None) -> dict[str, object]:
         digest = digest or digest_of(body)
-        headers = {"x-trivet-body-digest": digest, "x-trivet-start-index": str(start_index)}
-        answer = await self.peers.request(
-            self.node.peer, "PUT", f"/v1/chunks/{digest}", timeout_s=10, content=body, headers=headers
-        )
+        headers = {"x-trivet-body-digest": digest}
+        path = f"/v1/chunks/{digest}?start_index={start_index}"
+        answer = await self.peers.request(self.node.peer, "PUT", path, timeout_s=10, content=body, headers=headers)
         return answer.json()
 
     async def get(self, digest: str, byte_range: str | None = None) -> bytes:

@@ -91,10 +91,10 @@ async def test_a_redis_that_does_not_fsync_while_it_rewrites_its_file_is_not_use
     """`no-appendfsync-on-rewrite yes` turns `always` into never for as long as a rewrite takes."""
     await stranger.config_set("no-appendfsync-on-rewrite", "yes")
     async with link:
-        assert not await link.try_to_open(lambda: asyncio.sleep(0))
+        assert not await link.try_to_close_circuit(lambda: asyncio.sleep(0))
         assert "no-appendfsync-on-rewrite" in link.objection
         await stranger.config_set("no-appendfsync-on-rewrite", "no")
-        assert await link.try_to_open(lambda: asyncio.sleep(0))
+        assert await link.try_to_close_circuit(lambda: asyncio.sleep(0))
 
 
 async def test_settings_that_change_while_redis_runs_are_noticed(record, link, stranger):

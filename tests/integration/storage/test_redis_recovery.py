@@ -120,7 +120,7 @@ async def test_an_unconfirmed_change_during_a_recovery_outlives_it(tmp_path, pro
     disk, link, metrics = make_parts(tmp_path, proxy.url)
     async with disk, link:
         recovery = Recovery(disk, link, WriteBehindBuffer(MIB), ReadCache(MIB), metrics)
-        await link.open(recovery.run)
+        await link.start(recovery.run)
         recovery.mark_unconfirmed([before, both])
         asked = asyncio.Event()
         proxy.swallow = lambda request: b"ZSCAN" in request and asked.set()
@@ -137,13 +137,13 @@ async def test_an_unconfirmed_change_during_a_recovery_outlives_it(tmp_path, pro
 
 
 async def test_unconfirmed_changes_are_reconciled_before_redis_is_used_again(tmp_path, proxy, redis):
-    """Puts and a flush that failed leave unconfirmed changes while copies are listed: left open they would trip it again."""
+    """Puts and a flush that fail while copies are listed leave unconfirmed changes, which would open the circuit again."""
     refused = make_chunk().digest
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
     async with disk, link:
         recovery = Recovery(disk, link, WriteBehindBuffer(MIB), ReadCache(MIB), metrics)
-        await link.open(recovery.run)
+        await link.start(recovery.run)
 
         def mark_once(request: bytes) -> None:
             if b"STRLEN" in request or b"trivet:chunk:*" in request:
@@ -194,7 +194,7 @@ async def test_a_recovery_that_makes_room_keeps_what_the_disk_lost(tmp_path, pro
     read_cache = ReadCache(1)
     async with disk, link:
         recovery = Recovery(disk, link, WriteBehindBuffer(MIB), read_cache, metrics)
-        await link.open(recovery.run)
+        await link.start(recovery.run)
         await stranger.set(f"trivet:chunk:{chunk.digest}", chunk.body())
         read_cache.add(chunk.digest, chunk.size_bytes)
         await disk.record_lost(chunk.digest, 5)

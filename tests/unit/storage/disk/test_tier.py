@@ -436,7 +436,7 @@ def test_a_catalog_of_an_older_format_is_brought_up_and_a_newer_one_refused(tmp_
     """A folder that an earlier version wrote keeps its chunks; one of a later version ends the start."""
     database = tmp_path / "catalog.sqlite"
     with sqlite3.connect(database) as sql:
-        sql.executescript(catalog._STEPS[0] + "PRAGMA user_version=1;")
+        sql.executescript(catalog._CREATE + "ALTER TABLE pending_unlinks RENAME TO leaving; PRAGMA user_version=4;")
         sql.execute("INSERT INTO chunks VALUES (?, 3, 7, NULL)", (b"\x01" * 32,))
     catalog.prepare(database)
     catalog.prepare(database)
@@ -465,7 +465,7 @@ async def test_a_deleted_file_that_a_power_cut_brings_back_is_removed_and_not_ad
         digests = [chunk.digest for chunk in (deleted, again, stray)]
         assert await reopened.has(digests, None) == {again.digest, stray.digest}
         assert not files.path_of(deleted.digest).exists()
-        # Settled: the same file coming from elsewhere is a find again.
+        # The record was dropped: the same file coming from elsewhere is adopted.
         files.path_of(deleted.digest).write_bytes(deleted.body())
     async with disk_in(tmp_path) as reopened:
         assert await reopened.get(deleted.digest) == deleted.body()
