@@ -23,14 +23,15 @@ from benchmarks.cluster.output import OUT_DIR, RESULT, new_folder, point_latest_
 from benchmarks.cluster.plots import draw_plots
 from benchmarks.cluster.report import make_tables, show, to_markdown
 from benchmarks.cluster.rounds import IDLE_S, Measured, Plan, run_rounds
-from benchmarks.cluster.rows import LISTED_KEYS, ROW_NAMES, choose
+from benchmarks.cluster.rows import ROW_NAMES, choose
 from benchmarks.cluster.running_cluster import RunningCluster, running_cluster
 from benchmarks.cluster.samples import Result
 from benchmarks.cluster.trees import Tree, base_tree, check_room, this_tree
 from benchmarks.measuring import describe_machine
+from local_cluster.terminal import complain
 
 _MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108 - holds bodies, so that the load never waits for the disk
-_TINY_IDLE_S: Final = 1.0
+_TINY_IDLE_S: Final = 0.5
 _TINY_LISTED_KEYS: Final = 20
 
 
@@ -43,8 +44,11 @@ def main() -> int:
         plan = make_plan(arguments.rows.split(), arguments.rounds, is_tiny=arguments.tiny)
         result = measure(plan, arguments.base, console)
     except BenchmarkError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]trivet:[/] {error}", markup=True)
+        complain(str(error))
         return 1
+    except KeyboardInterrupt:
+        complain("Interrupted; the clusters are stopped, and nothing is written.")
+        return 130
     tables = make_tables(result, budgets)
     folder = new_folder(arguments.out)
     (folder / RESULT).write_text(result.model_dump_json(indent=1))
@@ -71,8 +75,9 @@ def make_plan(names: list[str], rounds: int, *, is_tiny: bool = False) -> Plan:
     if rounds < 1:
         raise BenchmarkError("ROUNDS must be at least 1.")
     rows, is_idle_wanted = choose(names, is_tiny=is_tiny)
-    idle_s = (_TINY_IDLE_S if is_tiny else IDLE_S) if is_idle_wanted else None
-    return Plan(rows, rounds, idle_s, _TINY_LISTED_KEYS if is_tiny else LISTED_KEYS)
+    if is_tiny:
+        return Plan(rows, rounds, _TINY_IDLE_S if is_idle_wanted else None, _TINY_LISTED_KEYS, settle_s=0.0)
+    return Plan(rows, rounds, IDLE_S if is_idle_wanted else None)
 
 
 def measure(plan: Plan, base: str | None, console: Console) -> Result:

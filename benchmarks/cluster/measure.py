@@ -20,9 +20,6 @@ from shared.units import MIB
 _ATTEMPTS: Final = 3
 """A row during which the leader changed is measured again, and marked when it happens so often."""
 
-SETTLE_S: Final = 0.5
-"""After each row: a tiered node writes behind, and what it still writes must not count to the next row."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -76,7 +73,6 @@ async def measure_row(
     """
     for attempt in range(_ATTEMPTS):
         await workload.prepare(row, stock)
-        await asyncio.sleep(SETTLE_S)
         sample = await _measure_once(row, round_number, stock, workload, clusters)
         if sample.is_leader_stable or attempt == _ATTEMPTS - 1:
             return sample

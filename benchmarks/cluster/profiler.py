@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from rich.console import Console
 
 from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.flame_graph import draw_flame_graph
@@ -31,6 +30,7 @@ from benchmarks.cluster.running_cluster import RunningCluster, running_cluster
 from benchmarks.cluster.stack_samples import Share, read, shares_by_frame, shares_by_owner
 from benchmarks.cluster.trees import base_tree, this_tree
 from benchmarks.cluster.workload import Stock, Workload
+from local_cluster.terminal import complain, say
 
 SAMPLES_PER_S: Final = 200
 _DURATION_S: Final = 10.0
@@ -43,7 +43,6 @@ _STOP_TIMEOUT_S: Final = 60.0
 def main() -> int:
     """Profile one row; the exit status."""
     arguments = _parse(sys.argv[1:])
-    console = Console(highlight=False, soft_wrap=True)
     try:
         row = _choose_one(arguments.row, is_tiny=arguments.tiny)
         duration_s = _TINY_DURATION_S if arguments.tiny else arguments.seconds
@@ -53,11 +52,11 @@ def main() -> int:
             uvloop.run(_profile(row, duration_s, cluster, folder))
         text = "\n".join(report(name, row, folder) for name in sorted(_recorded(folder)))
     except BenchmarkError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]trivet:[/] {error}")
+        complain(str(error))
         return 1
     (folder / "profile.txt").write_text(text)
-    console.print(text, markup=False)
-    console.print(f"Written to {folder}")
+    print(text)
+    say(f"Written to {folder}")
     return 0
 
 

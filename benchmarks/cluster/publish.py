@@ -10,6 +10,7 @@ from benchmarks.cluster.budgets import BUDGETS_FILE, read_budgets
 from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.output import LATEST, OUT_DIR, read_result
 from benchmarks.cluster.report import make_tables, to_markdown
+from local_cluster.terminal import complain, say
 
 BEGIN: Final = "<!-- make bench: begin -->"
 END: Final = "<!-- make bench: end -->"
@@ -32,9 +33,9 @@ def main() -> int:
         report = to_markdown(result, make_tables(result, read_budgets(BUDGETS_FILE.read_text())))
         RESULTS_FILE.write_text(replace_between_markers(RESULTS_FILE.read_text(), report))
     except BenchmarkError as error:
-        print(f"trivet: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
-    print(f"{RESULTS_FILE} has the tables of {result.began_at}.")
+    say(f"{RESULTS_FILE} has the tables of {result.began_at}.")
     return 0
 
 

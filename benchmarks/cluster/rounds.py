@@ -7,8 +7,8 @@ sides every round. So ratios of one round are pairs, and their median is what to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,7 +18,8 @@ from benchmarks.cluster.measure import measure_idle, measure_memory, measure_row
 from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
 from benchmarks.cluster.running_cluster import RunningCluster
 from benchmarks.cluster.samples import FloorSample, GroupMemory, IdleSample, RowSample
-from benchmarks.cluster.workload import Stock, Workload
+from benchmarks.cluster.trees import WORK_DIR
+from benchmarks.cluster.workload import SETTLE_S, Stock, Workload
 from shared.units import MIB
 
 IDLE_S: Final = 60.0
@@ -30,12 +31,19 @@ _SMALL_PER_ROUND_BYTES: Final = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. `idle_s` is None when idle CPU is not; `listed_keys` is how many a list shows."""
+    """What to measure.
+
+    Attributes:
+        idle_s: how long idle CPU is measured, None for not at all.
+        listed_keys: how many keys a list shows.
+        settle_s: the rest before each row.
+    """
 
     rows: list[Row]
     rounds: int
     idle_s: float | None = IDLE_S
     listed_keys: int = LISTED_KEYS
+    settle_s: float = SETTLE_S
 
     def steps(self, trees: int) -> int:
         """Calls of `on_step` in a run of so many trees."""
@@ -55,7 +63,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All samples of a run."""
+    """All samples of a run; it grows while the run lasts."""
 
     rows: list[RowSample]
     floors: list[FloorSample]
@@ -76,32 +84,46 @@ async def run_rounds(
         BenchmarkError: a cluster does not answer or has lost a process.
     """
     workloads = {
-        cluster.tree.name: Workload(cluster.address, scratch / "large.bin", plan.listed_keys) for cluster in clusters
+        cluster.tree.name: Workload(cluster.address, scratch / "large.bin", plan.listed_keys, plan.settle_s)
+        for cluster in clusters
     }
+    run = _Run(plan, workloads, server, on_step)
     for cluster in clusters:
         on_step(f"warm-up {cluster.tree.name}")
         await warm_up(plan.rows, workloads[cluster.tree.name])
-    idle: list[IdleSample] = []
     if plan.idle_s is not None:
         await asyncio.sleep(min(_SETTLE_BEFORE_IDLE_S, plan.idle_s))
-        idle = await measure_idle(clusters, plan.idle_s, lambda: on_step("idle"))
-    rows: list[RowSample] = []
-    floors: list[FloorSample] = []
+        run.measured.idle.extend(await measure_idle(clusters, plan.idle_s, lambda: on_step("idle")))
     for number in range(1, plan.rounds + 1):
-        turns = order_of_round(clusters, number)
+        await run.measure_round(number, order_of_round(clusters, number))
+    run.measured.memory.extend(group for cluster in clusters for group in measure_memory(cluster))
+    return run.measured
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all rounds of a run share."""
+
+    plan: Plan
+    workloads: Mapping[str, Workload]
+    server: ServeFloor
+    on_step: OnStep
+    measured: Measured = field(default_factory=lambda: Measured([], [], [], []))
+
+    async def measure_round(self, number: int, clusters: Sequence[RunningCluster]) -> None:
+        """Every row on every cluster in that order, each followed by its floor."""
         stocks = {cluster.tree.name: Stock(f"round-{number}") for cluster in clusters}
-        measured_floors = floors_of(plan.rows)
-        for row in plan.rows:
-            for cluster in turns:
+        floors = floors_of(self.plan.rows)
+        for row in self.plan.rows:
+            for cluster in clusters:
                 name = cluster.tree.name
-                on_step(f"round {number}: {row.name} {name if len(turns) > 1 else ''}")
-                others = [other for other in clusters if other is not cluster]
-                rows.append(await measure_row(row, number, stocks[name], workloads[name], [cluster, *others]))
-            if row in measured_floors:
-                on_step(f"round {number}: {row.floor}")
-                floors.append(await measure_floor(row, number, server, clusters[0].local_dir.parent))
-    memory = [group for cluster in clusters for group in measure_memory(cluster)]
-    return Measured(rows, floors, idle, memory)
+                self.on_step(f"round {number}: {row.name} {name if len(clusters) > 1 else ''}")
+                in_order = [cluster, *(other for other in clusters if other is not cluster)]
+                sample = await measure_row(row, number, stocks[name], self.workloads[name], in_order)
+                self.measured.rows.append(sample)
+            if row in floors:
+                self.on_step(f"round {number}: {row.floor}")
+                self.measured.floors.append(await measure_floor(row, number, self.server, WORK_DIR))
 
 
 _T = TypeVar("_T")
