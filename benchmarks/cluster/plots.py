@@ -110,14 +110,9 @@ def _bar_with_dots(axes: Axes, at: float, values: Sequence[float], colour: str) 
     median = Spread.of(values).median
     axes.bar(at, median, 0.6, color=colour, alpha=0.75)
     _dots(axes, at, values)
-    axes.annotate(
-        f"{median:,.0f}" if median >= 100 else f"{median:.3g}",
-        (at, max(values)),
-        (0, 4),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
+    label = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+    # At the foot of the bar: above it the label would seem to belong to the highest dot.
+    axes.annotate(label, (at, 0), (0, 3), textcoords="offset points", ha="center", fontsize=9, fontweight="bold")
 
 
 def _dots(axes: Axes, at: float, values: Sequence[float]) -> None:
