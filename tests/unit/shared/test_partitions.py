@@ -64,6 +64,19 @@ def test_one_chunk_more_changes_one_partition_of_one_group(chunks, digest, size_
     assert [number for number, (old, new) in enumerate(parts) if old != new] == [digest[1] >> 4]
 
 
+def test_what_is_put_into_a_partition_replaces_what_it_held() -> None:
+    """A partition that is read again is not counted twice, and the others stay as they are."""
+    source = random.Random(11)
+    one, other = source.randbytes(32), source.randbytes(32)
+    table = table_of({one: 10, other: 100})
+    assert partition_of(one) != partition_of(other)
+    table.put(partition_of(one), sum_of(one, 12))
+    assert table.partition(partition_of(one)) == sum_of(one, 12)
+    assert table.total == sum_of(one, 12) + sum_of(other, 100)
+    table.put(partition_of(one), SetSum())
+    assert table.total == sum_of(other, 100)
+
+
 def test_sets_of_equal_count_and_size_differ_in_their_checksums() -> None:
     """Also when one chunk was exchanged for another."""
     source = random.Random(7)

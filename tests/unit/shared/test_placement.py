@@ -90,6 +90,13 @@ def test_chunks_are_shared_out_by_capacity() -> None:
         assert abs(first[each] - count * share) < 5 * deviation, (each, first)
 
 
+def test_nodes_of_less_than_a_gibibyte_share_their_chunks_out() -> None:
+    """Small disks count as equal ones; none is last for every chunk, or first."""
+    small = [node(f"storage-{number}").model_copy(update={"capacity_bytes": GIB // 2}) for number in (1, 2)]
+    first = Counter(preference_list(digest(number), small)[0].id for number in range(1000))
+    assert all(400 < first[each.id] < 600 for each in small), first
+
+
 def test_a_node_that_is_away_keeps_its_place_in_the_preference_list() -> None:
     """State is no part of placement: a node that returns gets its own chunks back."""
     nodes = [node(f"storage-{number}") for number in range(1, 6)]

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from shared.disk import durable_files
-from shared.disk.durable_files import SyncFailedError, replace_file, write_new_file
+from shared.disk.durable_files import SyncFailedError, replace_file, sync_directory, sync_file, write_new_file
 
 
 def test_many_pieces_and_short_writes_arrive_in_order(tmp_path, monkeypatch):
@@ -51,6 +51,25 @@ def test_a_replaced_file_is_synced_before_it_gets_its_name_and_its_name_after(tm
     replace_file(tmp_path / "file", b"new")
     assert calls == ["bytes", "rename", "name"]
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(("sync", "name"), [(sync_directory, "fsync"), (sync_file, "fdatasync")])
+def test_a_sync_reaches_the_kernel_for_the_very_path_and_its_failure_is_told_apart(tmp_path, monkeypatch, sync, name):
+    """A sync that is left out, or made of something else, loses acknowledged bytes in a power cut and nowhere else."""
+    path = tmp_path if sync is sync_directory else tmp_path / "file"
+    (tmp_path / "file").write_bytes(b"x")
+    synced: list[tuple[int, int]] = []
+    real = getattr(os, name)
+    monkeypatch.setattr(os, name, lambda fd: synced.append(inode_of(os.fstat(fd))) or real(fd))
+    sync(path)
+    assert synced == [inode_of(path.stat())]
+    monkeypatch.setattr(os, name, failing(errno.EIO))
+    with pytest.raises(SyncFailedError):
+        sync(path)
+
+
+def inode_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def failing(code: int):

@@ -212,6 +212,19 @@ def test_a_signature_that_is_not_ascii_is_refused_and_not_an_error() -> None:
         verifier.verify("GET", TARGET, header.replace("mac=", "mac=é"), "")
 
 
+@pytest.mark.parametrize(("length", "is_accepted"), [(512, True), (513, False)])
+def test_a_long_header_is_not_taken_apart(length: int, *, is_accepted: bool) -> None:
+    """Whoever is not authenticated yet costs little; fields that mean nothing are ignored up to the edge."""
+    signer, verifier = pair()
+    scheme, _, rest = signer.authorization("GET", TARGET, "storage-2", "").partition(" ")
+    header = f"{scheme} {rest},x=".ljust(len(scheme) + 1 + length, "a")
+    if is_accepted:
+        verifier.verify("GET", TARGET, header, "")
+    else:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, header, "")
+
+
 @pytest.mark.parametrize("nonce_counter", ["", "-1", "1.5", "x", "9" * 21])
 def test_a_nonce_that_is_no_small_number_is_refused(nonce_counter: str) -> None:
     """Even when it is signed with the right key: a broken sender must not become an exception of ours."""
