@@ -71,6 +71,8 @@ class FakeNodes:
         self.uncounted: set[str] = set()
         self.released = asyncio.Event()
         self.calls: Counter[tuple[str, str]] = Counter()
+        self.start_indexes: dict[tuple[str, str], int] = {}
+        """By node id and digest: what the last put of it said."""
         self.under_way = 0
         self.most_under_way = 0
         self.on_call: Callable[[str, str], None] = lambda _what, _node_id: None
@@ -97,8 +99,8 @@ class FakeNodes:
         return self.of(target.id)
 
     async def put_chunk(self, target: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
-        assert start_index >= 0
         chunks = await self._enter("put", target)
+        self.start_indexes[target.id, digest] = start_index
         if blake3(data).hexdigest() != digest:
             raise DigestMismatchError("The body is not the chunk that its name says.")
         chunks[digest] = data
@@ -144,6 +146,7 @@ class LocalMetadata:
         self.lost_answers: list[TrivetError] = []
         """Raised instead of an answer, after the command was applied."""
         self.proposed: list[Command] = []
+        self.retentions_s: list[int] = []
         self._ids = itertools.count()
 
     async def propose(
@@ -156,6 +159,7 @@ class LocalMetadata:
         deadline_s: float | None = None,
     ) -> ProposalResult:
         self.proposed.append(command)
+        self.retentions_s.append(retain_s)
         if self.errors:
             raise self.errors.pop(0)
         proposal = Proposal(

@@ -206,6 +206,17 @@ async def test_full_nodes_are_a_507_and_not_asked_again_for_a_while(bench) -> No
     assert bench.nodes.calls["put", "a"] == asked
 
 
+async def test_a_full_node_is_not_asked_again_for_the_same_chunk(bench) -> None:
+    """Unlike one that may come back in a moment: room does not."""
+    bench.nodes.errors |= {"a": DiskFullError("full"), "b": unreachable("b")}
+    write = await bench.start("a", "b", "c")
+    with pytest.raises(QuorumNotReachedError):
+        await write.wait_until_quorum()
+    await bench.settled(write)
+    assert bench.nodes.calls["put", "a"] == 1
+    assert bench.nodes.calls["put", "b"] > 1
+
+
 async def test_an_abandoned_write_stops_and_gives_its_bytes_back(bench) -> None:
     """The client has gone: so have the attempts."""
     bench.nodes.hanging |= {"a", "b", "c"}

@@ -84,3 +84,22 @@ def test_a_malformed_digest_is_refused_before_the_body(headers) -> None:
     """A check that was asked for and cannot be made is not left out in silence."""
     with pytest.raises(InvalidRequestError):
         BodyDigests.announced(headers)
+
+
+@pytest.mark.parametrize(
+    ("header", "algorithm", "form"),
+    [
+        ("content-md5", "md5", "{}"),
+        ("content-digest", "sha256", "sha-256=:{}:"),
+        ("content-digest", "sha512", "sha-512=:{}:"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 7, -1], ids=["first", "middle", "last"])
+def test_one_wrong_bit_of_a_digest_is_enough(header: str, algorithm: str, form: str, place: int) -> None:
+    """All bytes of a digest are compared."""
+    digest = bytearray(hashlib.new(algorithm, BODY).digest())
+    digest[place] ^= 1
+    digests = BodyDigests.announced({header: form.format(base64.b64encode(digest).decode())})
+    digests.update(BODY)
+    with pytest.raises(DigestMismatchError):
+        digests.check()

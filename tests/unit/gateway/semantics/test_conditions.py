@@ -47,6 +47,13 @@ def test_a_malformed_list_is_refused(value) -> None:
         write_preconditions({"if-match": value})
 
 
+def test_a_list_of_tags_has_an_exact_edge() -> None:
+    """64 tags are read, one more is refused."""
+    assert write_preconditions({"if-match": ", ".join(['"a"'] * 64)}).if_match == ["a"] * 64
+    with pytest.raises(InvalidRequestError):
+        write_preconditions({"if-match": ", ".join(['"a"'] * 65)})
+
+
 def test_a_hostile_list_costs_little() -> None:
     """30 KiB of commas and blanks, and too many tags, end at once."""
     began = time.perf_counter()

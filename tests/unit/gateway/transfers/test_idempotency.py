@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,6 +144,27 @@ async def test_a_refusal_of_the_log_is_repeated_too(world) -> None:
     await put(world, b"x")
     with pytest.raises(FileNotFoundInBucketError):
         await idempotency.propose(command, idempotency_key)
+
+
+async def test_an_upload_that_the_log_refused_is_refused_again(world) -> None:
+    """By the answer that is stored, before the body is judged anew: it was said that nothing happened."""
+
+    async def body_during_which_another_wins() -> AsyncIterator[bytes]:
+        await world.services.uploads.put(replace(order(world), idempotency_key=None), bytes_of(b"other"))
+        yield b"x"
+
+    with pytest.raises(PreconditionFailedError) as first:
+        await world.services.uploads.put(order(world, preconditions=CREATE_ONLY), body_during_which_another_wins())
+    await world.metadata.propose(DeleteFile(bucket="default", key="k", stamp=world.clock.stamp()))
+    with pytest.raises(PreconditionFailedError) as again:
+        await put(world, b"x", preconditions=CREATE_ONLY)
+    assert again.value.to_problem() == first.value.to_problem()
+
+
+async def test_a_result_is_kept_for_a_day(world) -> None:
+    """What docs/api.md promises to a client that comes back."""
+    await put(world, b"x")
+    assert world.metadata.retentions_s[-1] >= 24 * 3600
 
 
 async def test_an_early_refusal_is_not_stored(world) -> None:

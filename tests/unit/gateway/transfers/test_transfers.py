@@ -159,6 +159,15 @@ async def test_a_range_is_exactly_those_bytes(world, seed, start, stop) -> None:
     assert fetched == (stop - 1) // CHUNK_SIZE_BYTES - start // CHUNK_SIZE_BYTES + 1
 
 
+async def test_every_chunk_is_sent_with_the_index_that_the_upload_began_at(world, seed) -> None:
+    """The same that the version is published with: below it, what nothing refers to may be collected as garbage."""
+    await put(world, random.Random(seed).randbytes(3 * CHUNK_SIZE_BYTES))
+    (published,) = [command for command in world.metadata.proposed if isinstance(command, PublishFile)]
+    assert len(world.nodes.start_indexes) >= 3 * world.services.quorums.write_quorum
+    assert set(world.nodes.start_indexes.values()) == {published.start_index}
+    assert 0 < published.start_index < world.metadata.store.last_applied
+
+
 async def test_equal_chunks_of_a_file_are_sent_once(world) -> None:
     """A gigabyte of zeros costs one chunk per node."""
     await put(world, bytes(50 * CHUNK_SIZE_BYTES))
