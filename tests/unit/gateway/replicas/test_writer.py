@@ -233,7 +233,7 @@ async def test_an_abandoned_write_stops_and_gives_its_bytes_back(bench) -> None:
 async def test_a_write_abandoned_before_its_first_step_leaks_nothing(bench) -> None:
     """The task never ran, and still its slot and bytes come back."""
     for _ in range(20):
-        write = await bench.start("a", "b", "c")
+        write = await asyncio.wait_for(bench.start("a", "b", "c"), 5)
         write.abandon()
         await bench.settled(write)
 

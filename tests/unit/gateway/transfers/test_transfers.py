@@ -18,7 +18,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.downloads import MAX_LOOKUPS
+from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
@@ -28,6 +28,7 @@ from shared.errors import (
     DataUnavailableError,
     DigestMismatchError,
     FileNotFoundInBucketError,
+    InternalError,
     OutcomeUnknownError,
     OverloadedError,
     PayloadTooLargeError,
@@ -35,6 +36,7 @@ from shared.errors import (
     QuorumNotReachedError,
     RequestTimeoutError,
 )
+from shared.placement import read_order
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, World
 from tests.unit.gateway.fakes import unreachable
 
@@ -203,6 +205,21 @@ async def test_a_body_with_another_digest_than_announced_publishes_nothing(world
     await is_idle(world)
 
 
+async def test_a_body_shorter_than_announced_publishes_nothing(world) -> None:
+    """Whoever let it pass: a file that was cut on its way must not look whole."""
+    with pytest.raises(InternalError) as caught:
+        await put(world, b"half", announced_bytes=8)
+    assert caught.value.definite
+    assert published_count(world) == 0
+    await is_idle(world)
+
+
+async def test_the_clock_of_a_gateway_follows_the_stamps_of_the_log(world) -> None:
+    """Its next stamp is greater than that of every version it has published, whatever its own clock says."""
+    published = await put(world, b"x")
+    assert world.clock.received[-1] == published.version.stamp.hlc
+
+
 async def test_a_missed_write_quorum_publishes_nothing(world) -> None:
     """503, definite, and no version."""
     world.nodes.errors |= {"storage-1": unreachable(), "storage-3": unreachable()}
@@ -322,6 +339,49 @@ async def test_a_read_repairs_what_it_finds(world, seed, fault) -> None:
         await world.wait_until(lambda: world.metric("trivet_gateway_replicas_repaired_total") > 0, "a repair")
         assert all(data in {b"rotten", wanted[digest]} for digest, data in first.items())
     await is_idle(world)
+
+
+async def test_chunks_behind_the_first_window_are_checked_when_they_are_reached(world, seed) -> None:
+    """A replica that is missing there is put back, although its bytes came from another one."""
+    published = await put(world, random.Random(seed).randbytes((2 * CHECK_WINDOW_CHUNKS + 1) * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    last, _ = published.version.content.chunks()[2 * CHECK_WINDOW_CHUNKS - 1]
+    _, second, *_ = read_order(last, (await world.services.downloads.find(NAME)).node_map)
+    del world.nodes.of(second.id)[last]
+    await get(world)
+    await world.wait_until(lambda: last in world.nodes.of(second.id), "the replica is put back")
+    await is_idle(world)
+
+
+async def test_a_strict_read_checks_every_chunk_before_the_first_byte(world, seed) -> None:
+    """Also behind the first window: what falls short of R there must not be found out in mid-stream."""
+    published = await put(world, random.Random(seed).randbytes((CHECK_WINDOW_CHUNKS + 1) * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    last, _ = published.version.content.chunks()[-1]
+    for node_id in ("storage-1", "storage-2"):
+        del world.nodes.of(node_id)[last]
+    strict = Received()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await get(world, strict, quorums=world.services.quorums.for_request(None, "2"))
+    assert isinstance(only(caught.value), QuorumNotReachedError)
+    assert strict.confirmed is None
+    await is_idle(world)
+
+
+async def test_a_chunk_that_was_sent_is_held_no_longer(world, seed) -> None:
+    """However long the file, a download holds what it reads ahead, and gives back what the client has taken."""
+    await put(world, random.Random(seed).randbytes(40 * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    held: list[float] = []
+
+    class Watching(Received):
+        async def sink(self, view: memoryview) -> None:
+            held.append(world.metric("trivet_gateway_inflight_bytes"))
+            await super().sink(view)
+
+    await get(world, Watching())
+    assert len(held) == 40
+    assert max(held) <= (world.settings.read_ahead_chunks + 1) * CHUNK_SIZE_BYTES
 
 
 async def test_read_ahead_is_bounded_and_a_slow_client_stops_it(world, seed) -> None:
