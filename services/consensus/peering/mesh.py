@@ -6,7 +6,7 @@ not wait for a connection, and a frame here costs microseconds.
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:
 
     acceptor -> dialler   nonce (32 bytes, the first 8 of which name the protocol and its version)
-    dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, known disks, nonce} + HMAC over it and the
+    dialler  -> acceptor  hello {version, cluster_id, from, to, address, disk, disk identities, nonce} + HMAC over it and the
                           acceptor's nonce
     acceptor -> dialler   verdict, disk + HMAC over them and both nonces, so that the dialler knows whom it talks to
 
@@ -336,7 +336,7 @@ class PeerMesh:
         if not is_known:
             await writer.drain()
             raise HandshakeError(f"{caller.member} has another disk than before; it must come back under a new id")
-        self._disks.learn({member: disk for member, disk in caller.known_disks.items() if member != self._id})
+        self._disks.learn({member: disk for member, disk in caller.disk_identities.items() if member != self._id})
         if caller.address:
             # A member that was never initialised learns from its callers whom it can answer.
             self._dial(caller.member, caller.address)
@@ -359,7 +359,7 @@ class _Hello(NamedTuple):
     destination: str
     address: str
     disk: bytes
-    known_disks: dict[str, str]
+    disk_identities: dict[str, str]
     nonce: bytes
 
 

@@ -220,9 +220,9 @@ def test_a_wrong_start_is_refused_with_one_sentence(tmp_path, change, sentence):
 def test_a_folder_in_use_or_of_strangers_is_refused(tmp_path, start_node):
     """Two processes never share a folder, and a folder that is not a storage node's is left alone."""
     node = start_node(mode="disk")
-    twin = StorageProcess(node.folder, mode="disk").run_to_end()
-    assert twin.returncode == 78
-    assert "in use" in twin.stderr
+    second = StorageProcess(node.folder, mode="disk").run_to_end()
+    assert second.returncode == 78
+    assert "in use" in second.stderr
     stranger = StorageProcess(tmp_path / "strange", mode="disk")
     stranger.data_dir.mkdir(parents=True)
     (stranger.data_dir / "holiday.jpg").write_bytes(b"x")

@@ -74,7 +74,7 @@ async def both(nodes: tuple[Node, Node], method: str, path: str, **facts: object
     return lean
 
 
-async def test_the_lane_answers_as_the_declared_routes_do(nodes) -> None:
+async def test_the_fast_path_answers_as_the_declared_routes_do(nodes) -> None:
     """Status, headers and body are equal for puts, gets, ranges and heads, and for what is refused."""
     path = f"/v1/chunks/{DIGEST}"
     assert (await both(nodes, "GET", path)).status_code == 404
