@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shared.web.http_edge import GuardedHttpProtocol
+from tests.chance import start_from
 
 START_DEADLINE_S = 10.0
 
@@ -21,7 +22,17 @@ ServeApp = Callable[[FastAPI], str]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How fault tests are repeated and replayed (tests/faults/README.md)."""
     parser.addoption("--repeat-full", action="store_true", help="every fault as often as FAULTS.md asks; takes long")
-    parser.addoption("--seed", default=None, help="the seed of fault tests; drawn and printed when not given")
+    parser.addoption(
+        "--seed", default=None, help="the seed of each test; drawn, and printed with a failure, when not given"
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """`--seed=N`, or drawn; what `tests.chance` gives follows from it. Printed, and so shown when the test fails."""
+    chosen = start_from(request.config.getoption("--seed"))
+    print(f"seed {chosen}")
+    return chosen
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,15 +16,6 @@ def mounts() -> Iterator[Mounts]:
     require("loop disks", "tmpfs")
     with Mounts() as made:
         yield made
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """`--seed=N`, or drawn; printed, and so shown when the test fails."""
-    chosen = request.config.getoption("--seed")
-    chosen = random.SystemRandom().randrange(1 << 32) if chosen is None else int(chosen)
-    print(f"seed {chosen}")
-    return chosen
 
 
 @pytest.fixture

@@ -79,14 +79,6 @@ def gateway(gateway_urls: tuple[str, str]) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def seed() -> int:
-    """The seed of this test's random bytes; printed, and so shown when the test fails."""
-    chosen = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {chosen}")
-    return chosen
-
-
-@pytest.fixture
 def bucket(gateway: httpx.Client, request: pytest.FixtureRequest) -> str:
     """A bucket of this test alone."""
     name = f"test-{random.SystemRandom().randrange(1 << 40):010x}"

@@ -11,6 +11,7 @@ import pytest
 
 from shared.errors import DiskFullError
 from shared.units import MIB
+from tests.chance import random_bytes
 from tests.integration.storage.support import ChunkClient, StorageProcess, digest_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -22,7 +23,7 @@ async def fill(client: ChunkClient, size_bytes: int) -> tuple[dict[str, int], Di
     """Put chunks until the node says that it is full."""
     held: dict[str, int] = {}
     while True:
-        body = os.urandom(size_bytes)
+        body = random_bytes(size_bytes)
         try:
             await client.put(body)
         except DiskFullError as error:
@@ -54,7 +55,7 @@ async def test_a_full_disk_takes_no_writes_and_goes_on_with_the_rest(mode, mount
     for digest in list(held)[:10]:
         await client.delete(digest)
         del held[digest]
-    body = os.urandom(_CHUNK_BYTES)
+    body = random_bytes(_CHUNK_BYTES)
     await client.put(body)
     held[digest_of(body)] = len(body)
     await all_are_right(client, held)
@@ -71,13 +72,13 @@ async def test_a_disk_filled_by_others_is_survived(mode, mounts, start_node, red
     client = client_of(node)
     held: dict[str, int] = {}
     for size_bytes in (4000, _CHUNK_BYTES) * 10:
-        body = os.urandom(size_bytes)
+        body = random_bytes(size_bytes)
         await client.put(body)
         held[digest_of(body)] = size_bytes
     take_every_byte(disk.folder / "ballast")
     for size_bytes in (20, 4000, _CHUNK_BYTES) * 3:
         with pytest.raises(DiskFullError) as caught:
-            await client.put(os.urandom(size_bytes))
+            await client.put(random_bytes(size_bytes))
         assert caught.value.definite
     await all_are_right(client, held)
     digest = next(iter(held))
@@ -85,7 +86,7 @@ async def test_a_disk_filled_by_others_is_survived(mode, mounts, start_node, red
         await client.delete(digest)
         del held[digest]
     (disk.folder / "ballast").unlink()
-    body = os.urandom(_CHUNK_BYTES)
+    body = random_bytes(_CHUNK_BYTES)
     await client.put(body)
     held[digest_of(body)] = len(body)
     await all_are_right(client, held)
@@ -120,7 +121,7 @@ async def test_a_disk_without_inodes_takes_no_writes_and_goes_on_with_the_rest(m
     for digest in list(held)[:20]:
         await client.delete(digest)
         del held[digest]
-    body = os.urandom(70_000)
+    body = random_bytes(70_000)
     await client.put(body)
     held[digest_of(body)] = len(body)
     await all_are_right(client, held)

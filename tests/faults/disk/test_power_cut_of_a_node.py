@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 
 from shared.units import GIB
+from tests.chance import random_bytes
 from tests.faults.disk.chunk_load import ChunkLoad
 from tests.faults.disk.node_on_disk import NodeOnDisk
 from tests.integration.storage.support import ChunkClient, digest_of
@@ -39,7 +39,7 @@ async def test_a_chunk_deleted_just_before_a_power_cut_stays_deleted(size_bytes,
     machine = NodeOnDisk(mounts, mounts.loop_disk(GIB), "disk")
     client = ChunkClient(machine.node)
     try:
-        bodies = [os.urandom(size_bytes) for _ in range(5)]
+        bodies = [random_bytes(size_bytes) for _ in range(5)]
         for body in bodies:
             await client.put(body)
         for body in bodies:

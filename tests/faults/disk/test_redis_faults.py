@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 
@@ -11,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.units import MIB
+from tests.chance import random_bytes
 from tests.faults.disk.node_on_disk import PATIENT
 from tests.integration.storage.support import REDIS_PASSWORD, ChunkClient, RedisServer, digest_of, wait_until
 
@@ -25,7 +25,7 @@ async def small_requests(client: ChunkClient) -> list[float]:
 
     async def some() -> None:
         for _ in range(_REQUESTS // 8):
-            body = os.urandom(4096)
+            body = random_bytes(4096)
             for request in (client.put(body), client.get(digest_of(body))):
                 began = time.monotonic()
                 await request
@@ -70,7 +70,7 @@ async def test_a_redis_of_three_megabytes_takes_what_it_can_and_the_disk_the_res
     try:
         node = start_node(mode="tiered", redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "0.2"})
         client = client_of(node)
-        bodies = [os.urandom(30_000) for _ in range(300)]
+        bodies = [random_bytes(30_000) for _ in range(300)]
         for start in range(0, len(bodies), 6):
             await asyncio.gather(*(client.put(body) for body in bodies[start : start + 6]))
         assert len(await client.has([digest_of(body) for body in bodies])) == len(bodies)
@@ -87,7 +87,7 @@ async def test_what_was_lost_with_an_emptied_redis_is_not_claimed(start_node, re
     """Emptied, and the node crashed before its flush: then a node has lost what it acknowledged, and it says so."""
     node = start_node(mode="tiered", redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
-    kept, lost = os.urandom(200_000), os.urandom(4096)
+    kept, lost = random_bytes(200_000), random_bytes(4096)
     await client.put(kept)
     stored = await client.put(lost)
     assert stored["tier"] == "redis"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -28,6 +27,7 @@ from shared.errors import (
 )
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
 from shared.units import MIB
+from tests.chance import draw_seed, random_bytes
 from tests.integration.storage.support import (
     REDIS_PASSWORD,
     SECRET,
@@ -55,7 +55,7 @@ class Load:
     """Workers that put chunks and read back what was acknowledged, until told to stop."""
 
     def __init__(self, client: ChunkClient, workers: int = 6) -> None:
-        self.seed = random.randrange(1 << 32)
+        self.seed = draw_seed()
         print(f"seed {self.seed}")
         self.client = client
         self.workers = workers
@@ -138,7 +138,7 @@ async def test_buffered_chunks_are_found_in_redis_after_a_restart(start_node, re
     """With a flush that never comes, a killed node still has every chunk, because Redis has them."""
     node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
-    bodies = [os.urandom(2000) for _ in range(100)]
+    bodies = [random_bytes(2000) for _ in range(100)]
     stored = await asyncio.gather(*(client.put(body, start_index=number) for number, body in enumerate(bodies)))
     assert {answer["tier"] for answer in stored} == {"redis"}
     node.kill()
@@ -182,7 +182,7 @@ async def test_a_node_whose_redis_does_not_answer_never_says_that_it_is_empty(mo
     node = start_node(mode=mode, redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
     await until_redis_is(client, available=True)
-    bodies = [os.urandom(3000) for _ in range(3)]
+    bodies = [random_bytes(3000) for _ in range(3)]
     for body in bodies:
         await client.put(body)
     digest = digest_of(bodies[0])
@@ -205,7 +205,7 @@ async def test_a_node_whose_redis_does_not_answer_never_says_that_it_is_empty(mo
             await client.ask(path)
     if mode == "tiered":
         # What is on disk is served as ever, and writes go on.
-        on_disk = os.urandom(4000)
+        on_disk = random_bytes(4000)
         assert (await client.put(on_disk))["tier"] == "disk"
         assert await client.get(digest_of(on_disk)) == on_disk
         assert await client.has([digest_of(on_disk)], 7) == [digest_of(on_disk)]
@@ -220,7 +220,7 @@ async def test_an_emptied_redis_loses_nothing_while_the_node_lives(start_node, r
     """Chunks that only Redis had acknowledged are still read, and reach the disk, when Redis is emptied at once."""
     node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "3"})
     client = client_of(node)
-    bodies = [os.urandom(3000) for _ in range(50)]
+    bodies = [random_bytes(3000) for _ in range(50)]
     stored = await asyncio.gather(*(client.put(body) for body in bodies))
     assert {answer["tier"] for answer in stored} == {"redis"}
     async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as stranger:
@@ -239,7 +239,7 @@ async def test_a_deletion_that_redis_did_not_hear_is_not_acknowledged(start_node
     """The record of a dead Redis would bring the chunk back after a crash, so the answer is "unknown" and not "deleted"."""
     node = start_node(mode="tiered", redis=redis, extra=PATIENT | {"TRIVET_FLUSH_INTERVAL_S": "3600"})
     client = client_of(node)
-    body, flushed = os.urandom(3000), os.urandom(100_000)
+    body, flushed = random_bytes(3000), random_bytes(100_000)
     await client.put(body)
     await client.put(flushed)
     redis.kill()
@@ -261,7 +261,7 @@ async def test_a_full_redis_costs_no_write(tmp_path, start_node, client_of):
     try:
         node = start_node(mode="tiered", redis=redis, extra={"TRIVET_REDIS_LIMIT_BYTES": str(64 * MIB)})
         client = client_of(node)
-        bodies = [os.urandom(60_000) for _ in range(400)]
+        bodies = [random_bytes(60_000) for _ in range(400)]
         for start in range(0, len(bodies), 8):
             await asyncio.gather(*(client.put(body) for body in bodies[start : start + 8]))
         await assert_all_there(client, {digest_of(body): len(body) for body in bodies})
@@ -277,7 +277,7 @@ async def test_flushed_chunks_leave_redis_before_its_limit(start_node, redis, cl
     limit = {**PATIENT, "TRIVET_REDIS_LIMIT_BYTES": str(4 * MIB), "TRIVET_WRITE_BEHIND_BYTES": str(2 * MIB)}
     node = start_node(mode="tiered", redis=redis, extra=limit)
     client = client_of(node)
-    bodies = [os.urandom(20_000) for _ in range(400)]
+    bodies = [random_bytes(20_000) for _ in range(400)]
     for start in range(0, len(bodies), 8):
         await asyncio.gather(*(client.put(body) for body in bodies[start : start + 8]))
     async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as stranger:
@@ -293,7 +293,7 @@ async def test_a_wrong_copy_in_redis_is_never_served(start_node, redis, client_o
     """A byte changed inside Redis is noticed, and the disk answers."""
     node = start_node(mode="tiered", redis=redis, extra={**PATIENT, "TRIVET_FLUSH_INTERVAL_S": "0.05"})
     client = client_of(node)
-    body = os.urandom(5000)
+    body = random_bytes(5000)
     digest = digest_of(body)
     await client.put(body)
     async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as stranger:
@@ -308,7 +308,7 @@ async def test_a_wrong_chunk_in_the_record_is_refused_in_mode_redis(start_node, 
     """Where Redis is the record, a changed byte gives chunk_corrupt once, and room for a good replica afterwards."""
     node = start_node(mode="redis", redis=redis)
     client = client_of(node)
-    body = os.urandom(5000)
+    body = random_bytes(5000)
     await client.put(body)
     async with Redis.from_url(redis.url, password=REDIS_PASSWORD) as stranger:
         await stranger.setrange(f"trivet:chunk:{digest_of(body)}", 100, b"wrong bytes")
@@ -324,7 +324,7 @@ async def test_a_flipped_bit_on_disk_is_refused_then_healed(size_bytes, start_no
     """One flipped bit gives 503 chunk_corrupt and never a wrong byte; the replica is gone, and a put brings it back."""
     node = start_node(mode="disk")
     client = client_of(node)
-    body, other = os.urandom(size_bytes), os.urandom(size_bytes)
+    body, other = random_bytes(size_bytes), random_bytes(size_bytes)
     digest = digest_of(body)
     await client.put(body)
     await client.put(other)
@@ -361,12 +361,12 @@ async def test_a_chunk_file_that_vanished_is_not_claimed_after_a_restart(start_n
     """A file removed by hand is noticed at start; a file without a row is adopted."""
     node = start_node(mode="disk")
     client = client_of(node)
-    kept, removed = os.urandom(200_000), os.urandom(200_000)
+    kept, removed = random_bytes(200_000), random_bytes(200_000)
     await client.put(kept)
     await client.put(removed)
     node.kill()
     (node.data_dir / "chunks" / digest_of(removed)[:2] / digest_of(removed)).unlink()
-    stray = os.urandom(100_000)
+    stray = random_bytes(100_000)
     (node.data_dir / "chunks" / digest_of(stray)[:2] / digest_of(stray)).write_bytes(stray)
     (node.data_dir / "tmp" / "half-written").write_bytes(b"x")
     node.start()
@@ -380,14 +380,14 @@ async def test_a_full_node_refuses_writes_and_goes_on_with_reads_and_deletes(sta
     """At the reserve a put gets 507, certainly not stored; reads and deletes work, and make room again."""
     node = start_node(mode="tiered", redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(2 * MIB)})
     client = client_of(node)
-    bodies = [os.urandom(300_000) for _ in range(6)]
+    bodies = [random_bytes(300_000) for _ in range(6)]
     for body in bodies:
         await client.put(body)
     for size_bytes in (300_000, 200_000):
         with pytest.raises(DiskFullError) as caught:
             await client.put(bytes(size_bytes))
         assert caught.value.definite
-    small = os.urandom(1000)
+    small = random_bytes(1000)
     await client.put(small)
     assert await client.get(digest_of(bodies[0])) == bodies[0]
     await client.delete(digest_of(bodies[0]))
@@ -426,7 +426,7 @@ async def test_after_a_failed_fsync_nothing_is_acknowledged_and_reads_go_on(call
     """One EIO from the disk: that put and every later one is refused, /readyz says why, what was stored is read."""
     node = start_node(mode="disk")
     client = client_of(node)
-    old = os.urandom(200_000)
+    old = random_bytes(200_000)
     await client.put(old)
     tracer = await asyncio.create_subprocess_exec(
         *["strace", "-f", "-qq", "-o", str(tmp_path / "trace"), "-e", f"trace={call}"],
@@ -435,20 +435,20 @@ async def test_after_a_failed_fsync_nothing_is_acknowledged_and_reads_go_on(call
     try:
         wait_until(lambda: f"TracerPid:\t{tracer.pid}" in proc_status(node), "strace attached")
         with pytest.raises(UnavailableError) as caught:
-            await client.put(os.urandom(200_000))
+            await client.put(random_bytes(200_000))
         assert not caught.value.definite
     finally:
         tracer.terminate()
         await tracer.wait()
     with pytest.raises(UnavailableError) as caught:
-        await client.put(os.urandom(200_000))
+        await client.put(random_bytes(200_000))
     assert caught.value.definite
     assert (await client.status())["is_accepting_writes"] is False
     assert any("failed" in reason for reason in node.reasons())
     assert await client.get(digest_of(old)) == old
     node.kill()
     node.start()
-    await client_of(node).put(os.urandom(200_000))
+    await client_of(node).put(random_bytes(200_000))
 
 
 def proc_status(node: StorageProcess) -> str:
@@ -485,10 +485,10 @@ async def test_memory_is_bounded_whatever_the_load(start_node, client_of, redis)
     served or refused, and the process stays under 200 MiB."""
     node = start_node(mode="tiered", redis=redis)
     client = client_of(node)
-    bodies = [os.urandom(MIB) for _ in range(40)]
-    smalls = [os.urandom(16_000) for _ in range(60)]
+    bodies = [random_bytes(MIB) for _ in range(40)]
+    smalls = [random_bytes(16_000) for _ in range(60)]
     known = [digest_of(body) for body in bodies]
-    question = known + [os.urandom(32).hex() for _ in range(10_000 - len(known))]
+    question = known + [random_bytes(32).hex() for _ in range(10_000 - len(known))]
     base = peak_rss_bytes(node)
     refusals = 0
     readers: list[socket.socket] = []

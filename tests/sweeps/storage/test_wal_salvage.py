@@ -20,6 +20,7 @@ from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from shared.errors import ChunkCorruptError
 from shared.units import KIB
+from tests.chance import draw_seed, random_bytes
 
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 4 * KIB
@@ -66,7 +67,7 @@ async def crashed(tmp_path: Path) -> AsyncIterator[Crashed]:
     chunks, a_body = [], b""
     async with open_tier(tmp_path / "living") as tier:
         for _ in range(20):
-            body = os.urandom(3000)
+            body = random_bytes(3000)
             chunks.append(blake3(body).hexdigest())
             await tier.put(Chunk(chunks[-1], len(body), (body,)), 4)
             a_body = body if len(chunks) == 5 else a_body
@@ -108,7 +109,7 @@ async def test_a_changed_bit_loses_nothing_silently(has_mark, crashed):
 
     Without the mark the last transaction cannot be told from a torn write, so bits are changed before it.
     """
-    seed = random.randrange(1 << 32)
+    seed = draw_seed()
     print(f"seed {seed}")
     source = random.Random(seed)
     end = crashed.wal.stat().st_size if has_mark else HEADER_BYTES + (crashed.frames() - 8) * FRAME_BYTES
@@ -171,7 +172,7 @@ async def test_acknowledged_frames_that_are_gone_are_noticed(crashed):
 
 async def test_a_digest_damaged_in_the_catalog_does_not_hide_its_chunk(tmp_path):
     """The bytes are a whole chunk under a name that nobody asks for: it goes back to its own."""
-    body = os.urandom(2000)
+    body = random_bytes(2000)
     digest = blake3(body).hexdigest()
     async with open_tier(tmp_path) as tier:
         await tier.put(Chunk(digest, len(body), (body,)), 6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -91,11 +90,3 @@ async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
 @pytest.fixture
 async def world(make_world) -> World:
     return await make_world()
-
-
-@pytest.fixture
-def seed() -> int:
-    """The seed of this test's random bytes; printed, and so shown when the test fails."""
-    chosen = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {chosen}")
-    return chosen

@@ -8,6 +8,7 @@ from services.consensus.metadata import history, retention
 from services.consensus.metadata.verification import verify
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, ListFiles, PassTime
 from shared.errors import CursorExpiredError
+from tests.chance import draw_seed
 from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp
 
 MINUTE_MS = 60_000
@@ -241,7 +242,7 @@ def test_the_horizon_survives_a_copy(log, tmp_path):
 def test_rows_that_a_pinned_list_must_not_show_end_its_page_early(tmp_path, monkeypatch, limit):
     """A page walks over a bounded number of dead rows, and all pages together are still the whole list as of its index."""
     monkeypatch.setattr(history, "SCAN_ROWS_MAX", 7)
-    seed = random.randrange(1 << 32)
+    seed = draw_seed()
     print(f"seed {seed}")
     chance = random.Random(seed)
     log, present = Log(tmp_path / "m"), {}

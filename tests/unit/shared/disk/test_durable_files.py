@@ -8,11 +8,12 @@ import pytest
 
 from shared.disk import durable_files
 from shared.disk.durable_files import SyncFailedError, replace_file, sync_directory, sync_file, write_new_file
+from tests.chance import draw_seed
 
 
 def test_many_pieces_and_short_writes_arrive_in_order(tmp_path, monkeypatch):
     """However the bytes are cut, and however few the kernel takes at once, the file is their concatenation."""
-    seed = random.randrange(1 << 32)
+    seed = draw_seed()
     print(f"seed {seed}")
     source = random.Random(seed)
     pieces = [source.randbytes(source.randrange(200)) for _ in range(1500)]

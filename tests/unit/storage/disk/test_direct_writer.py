@@ -12,6 +12,7 @@ from services.storage.disk import direct_writer
 from services.storage.disk.direct_writer import DirectWriter
 from shared.disk.durable_files import SyncFailedError
 from shared.units import KIB, MIB
+from tests.chance import draw_seed, random_bytes
 
 SIZES = [0, 1, 511, 512, 4 * KIB - 1, 4 * KIB, 4 * KIB + 1, 70_001, MIB - 1, MIB, MIB + 1, 2 * MIB + 12_345]
 
@@ -35,7 +36,7 @@ def refuse(*_: object) -> None:
 
 def test_every_size_in_any_pieces_comes_out_as_it_went_in(writer, tmp_path):
     """A buffer that is used again leaves nothing of an older file in a newer one."""
-    seed = random.randrange(1 << 32)
+    seed = draw_seed()
     print(f"seed {seed}")
     source = random.Random(seed)
     for number, size_bytes in enumerate(SIZES * 2):
@@ -80,6 +81,6 @@ def test_short_writes_are_continued(writer, tmp_path, monkeypatch):
         return whole_write(fd, view[: 64 * KIB])
 
     monkeypatch.setattr(direct_writer.os, "write", write_some)
-    body = os.urandom(MIB + 3 * KIB)
+    body = random_bytes(MIB + 3 * KIB)
     writer.write_new_file(tmp_path / "file", [body])
     assert (tmp_path / "file").read_bytes() == body

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from contextlib import aclosing, closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from services.storage.disk.wal_salvage import WalPosition
 from services.storage.disk.write_gate import WriteGate
 from shared.errors import InternalError, UnavailableError
 from shared.units import KIB
+from tests.chance import random_bytes
 
 _FRAMES = 64
 _RETRY_FRAMES = 16
@@ -55,11 +55,11 @@ class Committed:
 
 
 def _add_chunk(transaction: Transaction) -> bool:
-    return catalog.add_packed(transaction, os.urandom(32).hex(), os.urandom(6 * KIB), 0)
+    return catalog.add_packed(transaction, random_bytes(32).hex(), random_bytes(6 * KIB), 0)
 
 
 def _add_long(transaction: Transaction) -> bool:
-    return catalog.add_packed(transaction, os.urandom(32).hex(), os.urandom(_LONG_PAGES * 4 * KIB), 0)
+    return catalog.add_packed(transaction, random_bytes(32).hex(), random_bytes(_LONG_PAGES * 4 * KIB), 0)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from services.storage.ports import Chunk
 from services.storage.scrub import Scrubber, ScrubPace
 from shared.errors import ChunkCorruptError, ChunkNotFoundError
 from shared.units import KIB, MIB
+from tests.chance import random_bytes
 
 LIMIT = 4
 SIZE_BYTES = 100_000
@@ -28,7 +29,7 @@ DEADLINE_S = 60
 
 
 def make_chunk() -> Chunk:
-    body = os.urandom(SIZE_BYTES)
+    body = random_bytes(SIZE_BYTES)
     return Chunk(blake3(body).hexdigest(), SIZE_BYTES, (body,))
 
 
