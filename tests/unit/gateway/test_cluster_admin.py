@@ -70,7 +70,22 @@ async def test_a_node_is_admitted_once_by_id(world) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "Bearer", "Bearer wrong", "Basic right-token-of-mine", "right-token-of-mine"]
+    "given",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        "Bearer r",
+        "Bearer right-token-of-min",
+        "Bearer right-token-of-minx",
+        "Bearer xight-token-of-mine",
+        "Bearer right-tokex-of-mine",
+        "Bearer right-token-of-minee",
+        "Bearer Right-Token-Of-Mine",
+        "Basic right-token-of-mine",
+        "right-token-of-mine",
+    ],
 )
 def test_a_change_without_the_admin_token_is_refused(given) -> None:
     """401, whatever is wrong about it."""
