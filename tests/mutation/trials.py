@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,18 +123,26 @@ class Tree:
             # As it was, so that what was compiled before is still right.
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
-    def run(self, tests: list[str], *, is_control: bool = False, timeout_s: float = TEST_TIMEOUT_S) -> Run:
+    def run(
+        self,
+        tests: list[str],
+        *,
+        is_control: bool = False,
+        timeout_s: float = TEST_TIMEOUT_S,
+        plugins: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Run:
         """Run the tests, each for at most `timeout_s`; ends every process that they left."""
         report = self.folder / f"outcomes-{uuid.uuid4()}.jsonl"
         mark = str(uuid.uuid4())
-        changes = {_MARK: mark, VARIABLE: str(report)}
+        changes = {_MARK: mark, VARIABLE: str(report), **(environment or {})}
         if not is_control:
             # What a mutant compiles to must not be taken for the module of the next trial.
             changes["PYTHONDONTWRITEBYTECODE"] = "1"
-        command = [
-            sys.executable, "-m", "pytest", "-p", PLUGIN, "-q", "--tb=no", "-p", "no:cacheprovider",
-            f"--timeout={timeout_s}", *tests,
-        ]  # fmt: skip
+        # schemathesis takes as long to import as everything else together, and only the specifications need it.
+        chosen = ("no:cacheprovider", "no:schemathesis", PLUGIN, *plugins)
+        options = [word for plugin in chosen for word in ("-p", plugin)]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", f"--timeout={timeout_s}", *options, *tests]
         output = self.folder / f"output-{mark}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(

@@ -54,6 +54,24 @@ async def test_n1_a_leader_cut_from_the_majority_serves_nothing_stale(make_trial
     await conclusive(attempt)
 
 
+async def test_n1_a_gateway_that_only_reads_sees_what_another_one_wrote(make_trial) -> None:
+    """Nothing tells it that its leader was cut off, as a refused write would; it must not be told what was."""
+    trial = make_trial()
+    async with trial.by_hand() as client:
+        assert (await client.call(GATEWAYS[0], "PUT", "watched", body=b"before")).status == 201
+        assert (await client.call(GATEWAYS[1], "GET", "watched")).body == b"before"
+        leader = await trial.leader()
+        trial.network.cut([leader], [name for name in MEMBERS if name != leader])
+        ends = time.monotonic() + 30
+        while (await client.call(GATEWAYS[0], "PUT", "watched", body=b"after")).status not in {200, 201}:
+            assert time.monotonic() < ends, "no write was taken after the leader was cut off"
+        for _ in range(20):
+            read = await client.call(GATEWAYS[1], "GET", "watched")
+            assert read.status == 503 or read.body == b"after", f"stale: {read}"
+        trial.network.heal()
+        await trial.converge()
+
+
 async def test_n3_a_member_that_can_be_called_and_cannot_call_changes_nothing(make_trial) -> None:
     """One way only, for the leader, then for a follower: no stale answer, and progress within seconds."""
 

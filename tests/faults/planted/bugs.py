@@ -90,26 +90,25 @@ def _ignore_idempotency_keys() -> None:
 
 def _last_clock_wins() -> None:
     from services.consensus.metadata import commands
-    from services.consensus.metadata.rows import encode_version
     from shared.contracts.metadata import PublishFile
 
     original = commands._HANDLERS[PublishFile]
 
-    def publish(turn: Any, command: Any) -> Any:
-        bucket = turn.tables.bucket(command.bucket)
-        file = None if bucket is None else turn.tables.file(bucket.incarnation, command.key.encode())
+    def publish(context: Any, command: Any) -> Any:
+        tables, key = context.tables, command.key.encode()
+        bucket = context.bucket(command.bucket)
+        file = None if bucket is None else tables.file(bucket.incarnation, key)
         if file is None or file.modified_ns <= command.stamp.approximate_ns + 1_000_000:
-            return original(turn, command)
-        # The writer is told that it is done; what is there claims to be newer and stays.
-        tables = turn.tables
-        tables.end_file = lambda *_: None
-        tables.insert_version = lambda _incarnation, version: tables._insert(
-            "versions", version.version, encode_version(version)
-        )
+            return original(context, command)
+        context.history.add = lambda *_: None
         try:
-            return original(turn, command)
+            result = original(context, command)
         finally:
-            del tables.end_file, tables.insert_version
+            del context.history.add
+        # The writer is told that it is done; what is there claims to be newer and stays.
+        tables.remove_file(bucket.incarnation, tables.file(bucket.incarnation, key))
+        tables.database.insert("files", bucket.incarnation, *file)
+        return result
 
     commands._HANDLERS[PublishFile] = publish
 
