@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import product
 
 import pytest
@@ -336,3 +337,20 @@ def test_section_5_4_3_a_committed_entry_is_on_somebody_of_every_majority() -> N
         index = committed(dict(zip(MEMBERS, ends, strict=False)), [1, 1], term=1, voters=5)
         holders = sum(end >= index for end in ends)
         assert holders + decide.majority(5) > 5
+
+
+def majorities(voters: frozenset[str]) -> list[frozenset[str]]:
+    """Every smallest majority."""
+    return [frozenset(chosen) for chosen in itertools.combinations(sorted(voters), decide.majority(len(voters)))]
+
+
+def test_a_permitted_change_of_voters_leaves_no_two_majorities_apart() -> None:
+    """Thesis 4.1, over all pairs of sets of five members: one joins or leaves, or none does; two at once never."""
+    sets = [frozenset(some) for count in range(6) for some in itertools.combinations(MEMBERS[:5], count)]
+    permitted = [(old, new) for old in sets for new in sets if decide.is_single_change(old, new)]
+    for old, new in permitted:
+        assert all(one & other for one in majorities(old) for other in majorities(new)) or not old
+    assert {(old, new) for old, new in permitted if old} == {
+        (old, new) for old in sets for new in sets if old and new and len(old ^ new) <= 1
+    }
+    assert not any(not new for _, new in permitted), "a cluster without voters"

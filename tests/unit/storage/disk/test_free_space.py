@@ -1,0 +1,83 @@
+"""When a node is full: the last byte and the last inode that it takes, and the first that it refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from services.storage.disk.free_space import FreeSpace
+from shared.errors import DiskFullError
+
+BLOCK_BYTES = 10
+
+
+@pytest.fixture
+def file_system(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """1,000 bytes, none used; 100 inodes, none used."""
+    found = SimpleNamespace(
+        f_frsize=BLOCK_BYTES, f_blocks=100, f_bfree=100, f_bavail=100, f_files=100, f_ffree=100, f_favail=100
+    )
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    return found
+
+
+def use_bytes(file_system: SimpleNamespace, size_bytes: int) -> None:
+    """So many bytes are taken, whoever took them."""
+    file_system.f_bfree = file_system.f_bavail = file_system.f_blocks - size_bytes // BLOCK_BYTES
+
+
+def is_refused(space: FreeSpace, incoming_bytes: int, used_bytes: int = 0) -> bool:
+    """Whether so many bytes more are refused."""
+    try:
+        space.check(incoming_bytes, used_bytes)
+    except DiskFullError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("incoming_bytes", "refused"), [(150, False), (151, True)])
+def test_a_write_may_take_the_last_byte_before_the_reserve(file_system, incoming_bytes, *, refused) -> None:
+    """What comes counts with what is there: 950 of 1,000 bytes is full at 95 percent, one byte more is too much."""
+    use_bytes(file_system, 800)
+    assert is_refused(FreeSpace(Path(), None, 95), incoming_bytes) == refused
+
+
+def test_what_only_root_may_use_is_no_room(file_system) -> None:
+    """The percentage is of what this process can use."""
+    file_system.f_bfree, file_system.f_bavail = 20, 10  # 800 bytes used, 100 free to us
+    assert not is_refused(FreeSpace(Path(), None, 95), 55)
+    assert is_refused(FreeSpace(Path(), None, 95), 56)
+
+
+@pytest.mark.parametrize(("incoming_bytes", "refused"), [(90, False), (91, True)])
+def test_what_an_operator_grants_is_a_limit_of_its_own(file_system, incoming_bytes, *, refused) -> None:
+    """Of 200 bytes granted, 100 in use by this node's chunks, 190 may be used: the file system has room for far more."""
+    assert is_refused(FreeSpace(Path(), 200, 95), incoming_bytes, used_bytes=100) == refused
+
+
+@pytest.mark.parametrize(("used_inodes", "refused"), [(95, False), (96, True)])
+def test_a_file_system_without_inodes_is_full(file_system, used_inodes, *, refused) -> None:
+    """However many bytes are free."""
+    file_system.f_ffree = file_system.f_favail = 100 - used_inodes
+    assert is_refused(FreeSpace(Path(), None, 95), 1) == refused
+
+
+def test_a_file_system_that_counts_no_inodes_is_not_full_of_them(file_system) -> None:
+    """As btrfs."""
+    file_system.f_files = file_system.f_ffree = file_system.f_favail = 0
+    assert not is_refused(FreeSpace(Path(), None, 95), 1)
+
+
+def test_a_node_without_room_for_a_typical_chunk_says_so_before_a_write_is_refused(file_system) -> None:
+    """By the last measurement: whoever asks must not wait for a sick disk."""
+    space = FreeSpace(Path(), None, 95, typical_chunk_bytes=100)
+    use_bytes(file_system, 860)
+    assert space.shortage(0) is None, "nothing was measured yet"
+    assert not is_refused(space, 1)
+    assert space.shortage(0) is not None
+    use_bytes(file_system, 850)
+    space.measure()
+    assert space.shortage(0) is None
