@@ -18,6 +18,7 @@
     │   ├── BucketNotEmptyError
     │   ├── BucketProtectedError
     │   ├── BucketRecreatedError
+    │   ├── TooManyBucketsError
     │   ├── ChunkCondemnedError
     │   ├── NodeRemovedError
     │   ├── RequestInProgressError
@@ -198,6 +199,12 @@ class BucketRecreatedError(ConflictError):
     """The bucket was deleted and made again while this upload was under way."""
 
     code = "bucket_recreated"
+
+
+class TooManyBucketsError(ConflictError):
+    """The cluster has as many buckets as it may have; delete one first."""
+
+    code = "too_many_buckets"
 
 
 class ChunkCondemnedError(ConflictError):

@@ -181,6 +181,7 @@ class MemberProcess:
                 connected_peers=mesh.connected_peers,
                 cluster_id=settings.cluster_id,
                 deadline_s=settings.proposal_deadline_s,
+                bucket_limit=settings.bucket_limit,
                 differing_members=lambda: sorted(comparison.differing),
             )
             nodes = StorageNodes(

@@ -9,7 +9,12 @@ from typing import Any, Final, cast
 
 from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError
-from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, encode_proposal, entry_version_of
+from services.consensus.metadata.entries import (
+    BUCKET_LIMIT_VERSION,
+    KNOWN_ENTRY_VERSION,
+    encode_proposal,
+    entry_version_of,
+)
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.persistence.state_damage import is_damage
@@ -43,7 +48,7 @@ from shared.units import MIB
 
 MAX_ENTRY_BYTES: Final = MIB
 MAX_ANSWER_BYTES: Final = 4 * MIB
-"""Of file versions in one answer to a batch of queries; one version is always answered."""
+"""Of chunk lists, files and buckets in one answer to a batch of queries; the first query is always answered."""
 
 _INIT_RETENTION_S: Final = 7 * 86400
 _GROWING: Final = (PublishFile, CreateBucket)
@@ -62,6 +67,7 @@ class ConsensusService:
         connected_peers: Callable[[], Sequence[str]],
         cluster_id: str,
         deadline_s: float,
+        bucket_limit: int,
         differing_members: Callable[[], list[str]],
     ) -> None:
         self.member = member
@@ -71,6 +77,7 @@ class ConsensusService:
         self._connected_peers = connected_peers
         self._cluster_id = cluster_id
         self._deadline_s = deadline_s
+        self._bucket_limit = bucket_limit
         self._differing_members = differing_members
 
     async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
@@ -79,6 +86,7 @@ class ConsensusService:
         Raises:
             NotLeaderError, LeaderUnavailableError, OverloadedError: nothing was appended; definite.
         """
+        proposals = [self._with_limit(proposal) for proposal in proposals]
         payloads = [encode_proposal(proposal) for proposal in proposals]
         refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
         fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
@@ -187,6 +195,14 @@ class ConsensusService:
         if self.member.id not in voters:
             return True
         return has_majority([self.member.id, *self._connected_peers()], voters)
+
+    def _with_limit(self, proposal: Proposal) -> Proposal:
+        """Settings of the leader stand in the entry: so `apply` decides the same on every member, and for ever."""
+        if not isinstance(proposal.command, CreateBucket):
+            return proposal
+        is_known = self.store.summary().entry_version >= BUCKET_LIMIT_VERSION
+        command = proposal.command.model_copy(update={"limit": self._bucket_limit if is_known else None})
+        return proposal.model_copy(update={"command": command})
 
     def _why_refused(self, proposal: Proposal, payload: bytes) -> TrivetError | None:
         if len(payload) > MAX_ENTRY_BYTES:

@@ -25,6 +25,7 @@ class ConsensusSettings(ServiceSettings):
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
         tombstone_retention_s: how long the version of a deleted key is known.
+        bucket_limit: buckets that may exist in the cluster; the leader's setting counts.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
     """
 
@@ -42,6 +43,7 @@ class ConsensusSettings(ServiceSettings):
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
     tombstone_retention_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    bucket_limit: int = Field(default=10_000, ge=1, le=1_000_000)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")

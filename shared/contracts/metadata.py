@@ -97,10 +97,15 @@ class Preconditions(WireModel):
 
 
 class CreateBucket(WireModel):
-    """Result: {"created": bool, "incarnation": int}."""
+    """Result: {"created": bool, "incarnation": int}. Rejected: too_many_buckets.
+
+    Attributes:
+        limit: buckets that may exist; None for no limit. The leader sets it from its settings, whatever the proposer says.
+    """
 
     kind: Literal["create_bucket"] = "create_bucket"
     bucket: str
+    limit: int | None = Field(default=None, ge=1)
     stamp: Stamp
 
 
@@ -327,9 +332,11 @@ class GetBucket(WireModel):
 
 
 class ListBuckets(WireModel):
-    """Answer: BucketsAnswer."""
+    """Answer: BucketsAnswer, the first `limit` buckets whose names come after `after` (exclusive; None for all)."""
 
     kind: Literal["list_buckets"] = "list_buckets"
+    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
+    after: str | None = None
 
 
 class GetCluster(WireModel):
@@ -408,10 +415,11 @@ class BucketAnswer(WireModel):
 
 
 class BucketsAnswer(WireModel):
-    """All buckets, by name."""
+    """One page of buckets, by name. The next page starts after the last name; `has_more` is false on the last page."""
 
     kind: Literal["buckets"] = "buckets"
     buckets: list[Bucket]
+    has_more: bool = False
 
 
 class ClusterAnswer(WireModel):

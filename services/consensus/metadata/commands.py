@@ -50,6 +50,7 @@ from shared.errors import (
     InvalidRequestError,
     NodeNotFoundError,
     NotReadyError,
+    TooManyBucketsError,
 )
 
 
@@ -132,6 +133,8 @@ def _create_bucket(context: ApplyContext, command: CreateBucket) -> Result:
     name = check_bucket_name(command.bucket)
     if (bucket := context.bucket(name)) is not None:
         return {"created": False, "incarnation": bucket.incarnation}
+    if command.limit is not None and context.tables.bucket_count() >= command.limit:
+        raise TooManyBucketsError("There are as many buckets as there may be; delete one first.", limit=command.limit)
     _insert_bucket(context, name)
     return {"created": True, "incarnation": context.index}
 

@@ -5,8 +5,9 @@ The first byte is the entry's version. A member that meets a version or a comman
 added, or gets a field or a meaning that it did not have, is written as an entry of the next version (`NEWER_KINDS`), and such
 entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
-so that a default that changes later cannot change what an old entry means. The exceptions are `fingerprint` and
-`unmodified_since_s`, which came before anything was released: they are left out when there are none.
+so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
+`fingerprint` and `unmodified_since_s`, before anything was released, and `limit` of a new bucket, with version 2. They are left
+out when there are none.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Any, Final
 import msgpack
 from pydantic import ValidationError
 
-from shared.contracts.metadata import Proposal
+from shared.contracts.metadata import CreateBucket, Proposal
 from shared.errors import InvalidRequestError
 
-KNOWN_ENTRY_VERSION: Final = 1
+KNOWN_ENTRY_VERSION: Final = 2
 """The newest version of entries that this version of Trivet can apply; it can apply all before."""
 
 FIRST_ENTRY_VERSION: Final = 1
 NEWER_KINDS: Final[dict[str, int]] = {}
 """The version in which a kind of command came, for those that are not of the first version."""
+
+BUCKET_LIMIT_VERSION: Final = 2
+"""The version in which `CreateBucket.limit` came."""
 
 
 class UnknownEntryError(Exception):
@@ -53,6 +57,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
     preconditions = fields["command"].get("preconditions")
     if preconditions is not None and preconditions["unmodified_since_s"] is None:
         del preconditions["unmodified_since_s"]
+    if isinstance(proposal.command, CreateBucket) and proposal.command.limit is None:
+        del fields["command"]["limit"]
     try:
         if (content := fields["command"].get("content")) is not None:
             content["digest"] = bytes.fromhex(content["digest"])
@@ -64,6 +70,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
 
 def entry_version_of(proposal: Proposal) -> int:
     """The version of entries that a member must know in order to apply this one."""
+    if isinstance(proposal.command, CreateBucket) and proposal.command.limit is not None:
+        return BUCKET_LIMIT_VERSION
     return NEWER_KINDS.get(proposal.command.kind, FIRST_ENTRY_VERSION)
 
 

@@ -54,7 +54,7 @@ def _answer(tables: Tables, state: State, query: Query) -> Answer:
             row = tables.bucket(query.bucket)
             return BucketAnswer(bucket=None if row is None else _bucket(row))
         case ListBuckets():
-            return BucketsAnswer(buckets=[_bucket(row) for row in tables.buckets()])
+            return _list_buckets(tables, query)
         case GetCluster():
             # Members and leader are Raft's to know; the caller adds them.
             node_map = read_node_map(tables, state)
@@ -89,6 +89,11 @@ def _get_request(tables: Tables, query: GetRequest) -> Answer:
     if known is None:
         return RequestAnswer()
     return RequestAnswer(result=repeated_result(known, tables), fingerprint=fingerprint_of(known))
+
+
+def _list_buckets(tables: Tables, query: ListBuckets) -> Answer:
+    rows = tables.buckets(query.after or "", query.limit + 1)
+    return BucketsAnswer(buckets=[_bucket(row) for row in rows[: query.limit]], has_more=len(rows) > query.limit)
 
 
 def _list_files(tables: Tables, state: State, query: ListFiles) -> Answer:

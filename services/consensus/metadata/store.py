@@ -25,11 +25,22 @@ from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import RequestRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import FileAnswer, ProposalResult, Query, ReadResult, ReadResults
+from shared.contracts.metadata import (
+    BucketsAnswer,
+    FileAnswer,
+    FilePage,
+    FileVersion,
+    ProposalResult,
+    Query,
+    ReadResult,
+    ReadResults,
+)
 from shared.errors import OverloadedError, TrivetError
 
 MARK_EVERY_ENTRIES: Final = 256
 MARKS_KEPT: Final = 16
+_ROW_BYTES: Final = 150
+"""Of one file or bucket in a list, without its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +148,7 @@ class MetadataStore:
         Linearizable only when the caller has passed a ReadIndex barrier in `term` and waited for `last_applied`. In
         ClusterAnswer the caller fills in leader and members, which Raft knows.
 
-        With `max_bytes`, queries after the one whose chunk list exceeds it get a problem that says to ask again.
+        With `max_bytes`, queries after the one whose answer exceeds it get a problem that says to ask again.
         """
         size_bytes = 0
         results: list[ReadResult] = []
@@ -148,7 +159,7 @@ class MetadataStore:
                     results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
                     continue
                 results.append(answer_query(self._reader, state, query))
-                size_bytes += _chunk_list_bytes(results[-1])
+                size_bytes += _size_bytes(results[-1])
         return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
 
     @property
@@ -224,9 +235,17 @@ class MetadataStore:
             return _Committed(state, read_node_map(self._writer, state), (), self._writer.members())
 
 
-def _chunk_list_bytes(result: ReadResult) -> int:
-    answer = result.answer
-    return len(answer.file.content.chunk_digests) if isinstance(answer, FileAnswer) and answer.file is not None else 0
+def _size_bytes(result: ReadResult) -> int:
+    """About as many bytes as the long parts of an answer have; one alone is bounded by its kind."""
+    match result.answer:
+        case FileAnswer(file=FileVersion() as file):
+            return len(file.content.chunk_digests)
+        case FilePage() as page:
+            return sum(len(file.key) + _ROW_BYTES for file in page.files) + sum(map(len, page.prefixes))
+        case BucketsAnswer() as answer:
+            return len(answer.buckets) * _ROW_BYTES
+        case _:
+            return 0
 
 
 _TOO_MUCH_AT_ONCE: Final = OverloadedError("The answers of this batch are too large together; ask again.")

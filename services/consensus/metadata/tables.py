@@ -98,13 +98,19 @@ class Tables:
             )
         return None if row is None else BucketRow(*checked("buckets", row)[:3])
 
-    def buckets(self) -> list[BucketRow]:
-        """All buckets that exist, by name."""
+    def buckets(self, after: str, limit: int) -> list[BucketRow]:
+        """The first `limit` buckets that exist and whose names come after `after`, by name."""
         rows = self._execute(
             "SELECT incarnation, name, created_ns, deleted_index, checksum FROM buckets "
-            "WHERE deleted_index IS NULL ORDER BY name"
+            "WHERE deleted_index IS NULL AND name>? ORDER BY name LIMIT ?",
+            (after, limit),
         )
         return [BucketRow(*checked("buckets", row)[:3]) for row in rows]
+
+    def bucket_count(self) -> int:
+        """How many buckets exist; a scan of them."""
+        row = self._one("SELECT COUNT(*) FROM buckets WHERE deleted_index IS NULL")
+        return 0 if row is None else int(row[0])
 
     def insert_bucket(self, bucket: BucketRow) -> None:
         """A new bucket."""

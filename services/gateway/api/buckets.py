@@ -71,10 +71,16 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def list_buckets(request: Request) -> BucketList:
         """By name."""
         refuse_query(request)
-        answer, context = await gateway.services.metadata.read(ListBuckets())
-        if not isinstance(answer, BucketsAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
-        return BucketList(buckets=[BucketInfo.of(bucket) for bucket in answer.buckets], log_index=context.log_index)
+        buckets: list[BucketInfo] = []
+        has_more = True
+        while has_more:
+            after = buckets[-1].name if buckets else None
+            answer, context = await gateway.services.metadata.read(ListBuckets(after=after))
+            if not isinstance(answer, BucketsAnswer):
+                raise InternalError("Consensus answered another question than was asked.")
+            buckets += [BucketInfo.of(bucket) for bucket in answer.buckets]
+            has_more = answer.has_more
+        return BucketList(buckets=buckets, log_index=context.log_index)
 
     @router.get(
         _LIST,

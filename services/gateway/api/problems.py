@@ -34,6 +34,7 @@ from shared.errors import (
     RangeNotSatisfiableError,
     RequestInProgressError,
     RequestTimeoutError,
+    TooManyBucketsError,
     TrivetError,
     UnauthenticatedError,
 )
@@ -80,6 +81,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         BucketNotEmptyError("The bucket still holds files; delete them first.", bucket="photos"),
         BucketProtectedError("The bucket 'default' always exists.", bucket="default"),
         BucketRecreatedError("The bucket was deleted and made again; start the upload again.", bucket="photos"),
+        TooManyBucketsError("There are as many buckets as there may be; delete one first.", limit=10_000),
         ChunkCondemnedError("A chunk was condemned meanwhile; start the upload again."),
         NodeRemovedError("A node has left the cluster meanwhile; start the upload again.", node_id="storage-2"),
         RequestInProgressError("A request with this Idempotency-Key is still running.", retry_after_s=1),
@@ -124,6 +126,7 @@ _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     NodeNotFoundError: {"cluster"},
     BucketNotEmptyError: {"buckets"},
     BucketProtectedError: {"buckets"},
+    TooManyBucketsError: {"buckets"},
     BucketRecreatedError: {"files"},
     ChunkCondemnedError: {"files"},
     NodeRemovedError: {"files"},

@@ -1,4 +1,4 @@
-"""A member of a version to come: it knows one more kind of command, which came in entries of version 2."""
+"""A member of a version to come: it knows one more kind of command, which came in entries of the next version."""
 
 from typing import Annotated, Literal
 
@@ -25,8 +25,9 @@ for model in (metadata.Proposal, metadata.ProposalBatch):
         metadata.ProposalBatch: list[metadata.Proposal],
     }[model]
     model.model_rebuild(force=True)
-entries.NEWER_KINDS["greet"] = 2
-entries.KNOWN_ENTRY_VERSION = 2
+NEWEST = entries.KNOWN_ENTRY_VERSION + 1
+entries.NEWER_KINDS["greet"] = NEWEST
+entries.KNOWN_ENTRY_VERSION = NEWEST
 commands._HANDLERS[Greet] = lambda _turn, command: {"greeted": command.name}
 
 if __name__ == "__main__":

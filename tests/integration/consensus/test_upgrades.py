@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION
 from shared.contracts.cluster import MemberStatus
 from shared.contracts.metadata import ProposalResult, ProposalResults
 from shared.errors import TrivetError
@@ -84,14 +85,14 @@ async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> No
     """Refused definitely while one member does not know it; taken once all do; a member taken back says that it stops."""
     members = scene.members
     for number in (0, 1):
-        await wait_until(scene, number, lambda status: status.known_entry_version == 2)
+        await wait_until(scene, number, lambda status: status.known_entry_version == KNOWN_ENTRY_VERSION + 1)
     refused = await greet(scene)
     assert refused.problem is not None
     assert (refused.problem["code"], refused.problem["definite"]) == ("upgrade_unfinished", True)
 
     await restart(scene, OLDER, [NEWER])
     for number in range(3):
-        await wait_until(scene, number, lambda status: status.entry_version == 2)
+        await wait_until(scene, number, lambda status: status.entry_version == KNOWN_ENTRY_VERSION + 1)
     assert (await greet(scene)).result == {"greeted": "world"}
 
     # Back to the older version, with an entry in the log that it does not know.
@@ -100,7 +101,7 @@ async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> No
     await restart_killed(scene, OLDER)
     stopped = await wait_until(scene, OLDER, lambda status: status.stopped_applying is not None)
     assert stopped.stopped_applying is not None
-    assert "entries of version 2 are not known" in stopped.stopped_applying
+    assert f"entries of version {KNOWN_ENTRY_VERSION + 1} are not known" in stopped.stopped_applying
     assert stopped.last_applied < stopped.commit_index
     with pytest.raises(TrivetError, match="upgrade it"):
         await scene.client.request(members.addresses[OLDER], "GET", "/readyz", timeout_s=5.0)

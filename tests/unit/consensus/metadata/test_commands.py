@@ -42,6 +42,7 @@ from shared.errors import (
     NodeRemovedError,
     NotReadyError,
     PreconditionFailedError,
+    TooManyBucketsError,
 )
 from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp
 
@@ -136,6 +137,31 @@ def test_buckets_are_listed_by_name(log):
         log.apply(CreateBucket(bucket=name, stamp=stamp()))
     log.apply(DeleteBucket(bucket="mango", stamp=stamp()))
     assert [bucket.name for bucket in log.ask(ListBuckets()).buckets] == ["apple", "default", "zebra"]
+
+
+def test_buckets_are_listed_in_pages(log):
+    """Each page starts after the last name of the one before, and only the last says that there is no more."""
+    for number in range(4):
+        log.apply(CreateBucket(bucket=f"b-{number}", stamp=stamp()))
+    log.apply(DeleteBucket(bucket="b-1", stamp=stamp()))
+    pages, after = [], None
+    for _ in range(3):
+        page = log.ask(ListBuckets(limit=2, after=after))
+        pages.append(([bucket.name for bucket in page.buckets], page.has_more))
+        after = page.buckets[-1].name if page.buckets else after
+    assert pages == [(["b-0", "b-2"], True), (["b-3", "default"], False), ([], False)]
+
+
+def test_one_bucket_more_than_the_limit_is_refused(log):
+    """Counted when the entry is applied: with `default`, two more are three, and a fourth is refused until one goes."""
+    for name in ("b-1", "b-2"):
+        log.apply(CreateBucket(bucket=name, limit=3, stamp=stamp()))
+    with pytest.raises(TooManyBucketsError) as refusal:
+        log.apply(CreateBucket(bucket="b-3", limit=3, stamp=stamp()))
+    assert (refusal.value.definite, refusal.value.facts) == (True, {"limit": 3})
+    assert log.apply(CreateBucket(bucket="b-2", limit=3, stamp=stamp()))["created"] is False
+    log.apply(DeleteBucket(bucket="b-1", stamp=stamp()))
+    assert log.apply(CreateBucket(bucket="b-3", limit=3, stamp=stamp()))["created"] is True
 
 
 @pytest.mark.parametrize("name", ["", "ab", "Photos", "a..b", "127.0.0.1", "a" * 64])

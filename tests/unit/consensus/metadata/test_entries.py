@@ -52,6 +52,15 @@ def test_the_first_format_is_read_for_ever():
     assert encode_proposal(proposal(command)) == GOLDEN
 
 
+def test_a_limit_on_buckets_makes_an_entry_of_the_second_version():
+    """A member that does not know the field stops there instead of making another state; without it nothing changes."""
+    plain = proposal(CreateBucket(bucket="abc", stamp=stamp()))
+    limited = proposal(CreateBucket(bucket="abc", limit=5, stamp=stamp()))
+    assert (encode_proposal(plain)[0], encode_proposal(limited)[0]) == (1, 2)
+    assert b"limit" not in encode_proposal(plain)
+    assert decode_proposal(encode_proposal(limited)) == limited
+
+
 def test_a_fingerprint_is_in_the_log_only_where_there_is_one():
     """So that members that do not know fingerprints yet can apply all other entries."""
     plain = proposal(CreateBucket(bucket="abc", stamp=stamp()))

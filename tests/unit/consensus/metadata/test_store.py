@@ -23,6 +23,7 @@ from shared.contracts.metadata import (
     GetCluster,
     GetFile,
     InitCluster,
+    ListBuckets,
     ListFiles,
     PassTime,
     RemoveNode,
@@ -247,6 +248,19 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     with pytest.raises(sqlite3.DatabaseError):
         MetadataStore.open(tmp_path / "m")
     assert (tmp_path / "m").read_bytes().startswith(b"not a database")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [ListBuckets(), ListFiles(bucket="default"), GetFile(bucket="default", key="a")],
+    ids=lambda query: query.kind,
+)
+def test_a_batch_of_answers_is_bounded(log, query):
+    """What does not fit after the first answer gets a problem that says to ask again, whatever was asked for."""
+    log.apply(publish("a", content=content(3000)))
+    first, *others = log.store.answer([query, query, query], term=1, max_bytes=50).results
+    assert first.answer is not None
+    assert [other.problem["code"] for other in others] == ["overloaded", "overloaded"]
 
 
 APPLY_FOR_EVER = """
