@@ -296,7 +296,7 @@ def _print_survivors(found: list[Survivor]) -> Survivor:
         sys.stdout.write(
             f"{survivor.member_id}  cluster {survivor.cluster_id}  term {survivor.term}  log {survivor.first_index} to "
             f"{survivor.last_index} (term {survivor.last_term})  applied {survivor.applied}  "
-            f"voters {', '.join(sorted(survivor.configuration.voters)) or 'none'}  {survivor.folder}"
+            f"voters {', '.join(sorted(survivor.voters)) or 'none'}  {survivor.folder}"
             f"{'  <- best' if survivor is best else ''}\n"
         )
     for line in what_may_be_missing(best, found):

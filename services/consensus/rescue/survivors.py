@@ -25,8 +25,8 @@ from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.configuration import Configuration
-from services.consensus.raft.decide import majority
-from services.consensus.raft.ports import LogDamagedError
+from services.consensus.raft.ports import LogDamagedError, SnapshotMeta, StoredLog
+from services.consensus.rescue.completeness import Placed, possible_configurations, voters_without_survivor
 from shared.units import MIB
 
 _READ_BYTES: Final = 4 * MIB
@@ -46,6 +46,7 @@ class Survivor:
         applied: the last entry that its tables hold: committed for certain.
         last_index, last_term: of the last entry in its log: committed perhaps.
         term: the highest it has seen; others may have led in it.
+        configurations: every one in its log, with its index, ascending; the first was in force where the log begins.
     """
 
     folder: Path
@@ -56,12 +57,17 @@ class Survivor:
     last_index: int
     last_term: int
     applied: int
-    configuration: Configuration
+    configurations: tuple[Placed, ...]
 
     @property
     def rank(self) -> tuple[int, int, int]:
         """The greater, the more it has: as Raft compares logs when it votes (section 5.4.1)."""
         return self.last_term, self.last_index, self.applied
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """Those of the last configuration in its log, committed or not."""
+        return self.configurations[-1][1].voters if self.configurations else frozenset()
 
 
 @contextmanager
@@ -107,7 +113,8 @@ def inspect(folder: Path, copy: Path) -> Survivor:
         finally:
             log.close()
         term = FileHardState(copy, must_exist=True).term
-        store = MetadataStore.open(StateFiles(copy).current)
+        files = StateFiles(copy)
+        store = MetadataStore.open(files.current)
         try:
             state = store.summary()
         finally:
@@ -129,8 +136,16 @@ def inspect(folder: Path, copy: Path) -> Survivor:
         # A snapshot may be in force whose log was not cut yet.
         last_term=log_term if stored.last_index >= state.last_applied else state.last_term,
         applied=state.last_applied,
-        configuration=Configuration.decode(stored.configurations[-1][1]) if stored.configurations else Configuration(),
+        configurations=_configurations(stored, files.installed),
     )
+
+
+def _configurations(stored: StoredLog, snapshot: SnapshotMeta | None) -> tuple[Placed, ...]:
+    """Of the log, and of the snapshot that the state began as, whose log may not have been replaced yet."""
+    found = dict(stored.configurations)
+    if snapshot is not None and snapshot.configuration_index:
+        found[snapshot.configuration_index] = snapshot.configuration
+    return tuple((index, Configuration.decode(payload)) for index, payload in sorted(found.items()))
 
 
 def apply_rest(copy: Path) -> Path:
@@ -157,9 +172,7 @@ def apply_rest(copy: Path) -> Path:
 
 def what_may_be_missing(best: Survivor, survivors: list[Survivor]) -> list[str]:
     """In sentences, what is certain about a cluster that is made from `best`, given everybody who survived."""
-    voters = best.configuration.voters
-    present = {survivor.member_id for survivor in survivors if survivor.member_id in voters}
-    needed = len(voters) - majority(len(voters)) + 1 if voters else 1
+    present = frozenset(survivor.member_id for survivor in survivors)
     certain = max(survivor.applied for survivor in survivors)
     lines = [f"Entries up to {min(certain, best.last_index)} were committed, and are here."]
     if best.last_index > certain:
@@ -167,14 +180,17 @@ def what_may_be_missing(best: Survivor, survivors: list[Survivor]) -> list[str]:
             f"Entries {certain + 1} to {best.last_index} are here and are kept; whether they were committed is not known. Other "
             "changes may have been acknowledged in their place, and those are lost."
         )
-    if len(present) >= needed:
+    possible = possible_configurations([(survivor.configurations, survivor.applied) for survivor in survivors])
+    risk = voters_without_survivor(possible, present) if possible else frozenset()
+    if risk is None:
         lines.append(
-            f"Nothing that was acknowledged is missing: of {len(voters)} voters {len(present)} are here, and every committed "
-            "entry stands on at least one of them."
+            "Nothing that was acknowledged is missing: whichever voters were in force, every majority of them includes a member "
+            "that is here."
         )
     else:
+        voters, lost = ", ".join(sorted(risk)) or "of the cluster", ", ".join(sorted(risk - present)) or "they"
         lines.append(
-            f"Entries after {best.last_index} may have been acknowledged by the members that are lost ({len(present)} of "
-            f"{len(voters)} voters are here). They are gone, and how many there were cannot be known."
+            f"Whether anything is missing cannot be known: the voters {voters} may have been in force, and {lost} alone can have "
+            f"acknowledged entries after {best.last_index}. Those are gone."
         )
     return lines

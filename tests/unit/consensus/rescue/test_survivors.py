@@ -9,6 +9,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
@@ -19,6 +21,7 @@ from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue import new_cluster
+from services.consensus.rescue.completeness import has_every_commit, voters_without_survivor
 from services.consensus.rescue.new_cluster import INDEX_GAP, TargetRefusedError, make_folder
 from services.consensus.rescue.survivors import (
     Survivor,
@@ -86,24 +89,79 @@ def test_the_best_survivor_is_the_one_that_raft_would_elect(tmp_path, work):
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("voters", "survivors", "is_whole"),
-    [(3, 1, False), (3, 2, True), (4, 1, False), (4, 2, True), (5, 2, False), (5, 3, True)],
-)
-def test_nothing_is_missing_when_every_majority_has_a_survivor(tmp_path, work, voters, survivors, is_whole):
-    """Both sides of the edge, for odd and even numbers of voters."""
-    members = tuple(
-        ConsensusMember(id=f"consensus-{n}", url="http://h:1", peer_address="h:2") for n in range(1, voters + 1)
-    )
-    found = [
-        Survivor(tmp_path, f"consensus-{n}", "old-cluster", 1, 1, 9, 1, 9 - n, Configuration("old-cluster", members))
-        for n in range(1, survivors + 1)
-    ]
-    lines = what_may_be_missing(found[0], found)
+def configuration_of(ids: frozenset[str]) -> Configuration:
+    return Configuration("c", tuple(ConsensusMember(id=i, url="http://h:1", peer_address="h:2") for i in sorted(ids)))
+
+
+def configuration(*voters: int) -> Configuration:
+    return configuration_of(frozenset(f"consensus-{n}" for n in voters))
+
+
+def survivor(number: int, *placed: tuple[int, Configuration], applied: int = 8) -> Survivor:
+    return Survivor(Path("/"), f"consensus-{number}", "old-cluster", 1, 1, 9, 1, applied, placed)
+
+
+def is_whole(*survivors: Survivor) -> bool:
+    lines = what_may_be_missing(survivors[0], list(survivors))
     assert lines[0].startswith("Entries up to 8 were committed")
     assert "Entries 9 to 9 are here" in lines[1]
-    assert ("Nothing that was acknowledged is missing" in lines[2]) == is_whole
-    assert ("They are gone" in lines[2]) != is_whole
+    found = "Nothing that was acknowledged is missing" in lines[2]
+    assert ("cannot be known" in lines[2]) != found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("voters", "survivors", "expected"),
+    [
+        (1, 1, True),
+        (2, 1, False),
+        (2, 2, True),
+        (3, 1, False),
+        (3, 2, True),
+        (4, 2, False),
+        (4, 3, True),
+        (5, 2, False),
+        (5, 3, True),
+    ],
+)
+def test_nothing_is_missing_when_every_majority_has_a_survivor(voters, survivors, expected):
+    """Both sides of the edge. Two of four are not enough: the lost two can have removed a survivor and be a majority."""
+    at_start = (1, configuration(*range(1, voters + 1)))
+    assert is_whole(*(survivor(n, at_start) for n in range(1, survivors + 1))) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "present"),
+    [((1, 2, 3), (1, 2), (1,)), ((1, 2, 3, 4, 5), (1, 2, 3, 4), (1, 2)), ((1, 2, 3, 4, 5), (1, 2, 3, 4), (1, 2, 3))],
+    ids=["3 to 2", "5 to 4, two left", "5 to 4, three left"],
+)
+def test_a_change_of_voters_that_may_not_have_been_committed_proves_nothing(before, after, present):
+    """The last configuration in a log may be one that no majority ever had; then the one before it counts."""
+    found = [survivor(n, (1, configuration(*before)), (9, configuration(*after))) for n in present]
+    assert is_whole(*found) == (len(present) == 3)
+
+
+def test_a_change_that_was_applied_ends_what_was_before_it():
+    """Its entry is committed: no majority of the five can have done anything since."""
+    changes = [(1, configuration(1, 2, 3, 4, 5)), (5, configuration(1, 2, 3, 4)), (7, configuration(1, 2, 3))]
+    assert is_whole(survivor(1, *changes), survivor(2, *changes[:1], applied=3))
+    assert not is_whole(
+        survivor(1, *changes), survivor(2, *changes), survivor(4, *changes[:2], (8, configuration(4, 5, 6)))
+    )
+
+
+@given(st.integers(1, 9), st.integers(0, 9))
+def test_a_promotion_that_is_not_known_makes_nothing_worse(voters, present):
+    """What the search for configurations leaves out: enough survivors after every removal are enough after an addition."""
+    ids = frozenset(f"m{n}" for n in range(voters))
+    here = frozenset(sorted(ids)[:present])
+    if voters_without_survivor([(1, configuration_of(ids))], here) is None:
+        assert has_every_commit(ids | {"promoted"}, here)
+
+
+def test_survivors_that_know_no_configuration_prove_nothing():
+    """A member that was never initialised."""
+    assert not is_whole(survivor(1))
 
 
 def test_a_new_folder_has_everything_that_the_log_holds(tmp_path, work):
