@@ -7,6 +7,7 @@ crash before that loses it, or keeps it without anybody having been told (both h
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -111,6 +112,28 @@ class SimulatedDisk:
             del self.applied[random.randint(0, len(self.applied)) :]
 
 
+class Work:
+    """Blocking work that takes time: a generator does what is before its `yield` when it begins, and the rest when it ends."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._rest: Any = None
+
+    def begin(self) -> None:
+        if inspect.isgeneratorfunction(self._work):
+            self._rest = self._work()
+            next(self._rest)
+
+    def end(self) -> Any:
+        if self._rest is None:
+            return self._work()
+        try:
+            next(self._rest)
+        except StopIteration as ended:
+            return ended.value
+        raise AssertionError("work has two steps at most")
+
+
 class Process:
     """One life of one member: whatever it started stops having effects when it dies."""
 
@@ -207,20 +230,21 @@ class SimulatedRunner:
     def __init__(self, process: Process, latency_s: tuple[float, float]) -> None:
         self._latency_s = latency_s
         self._process = process
-        self._queue: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
+        self._queue: list[tuple[Work, Callable[[Any, BaseException | None], None]]] = []
         process.runners.append(self)
 
     def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        self._queue.append((work, done))
+        self._queue.append((Work(work), done))
         if len(self._queue) == 1:
             self._schedule()
 
     def die(self) -> None:
         if self._queue and random.random() < 0.5:
-            self._queue[0][0]()  # it had reached the disk; nobody was told
+            self._queue[0][0].end()  # it had reached the disk; nobody was told
         self._queue.clear()
 
     def _schedule(self) -> None:
+        self._queue[0][0].begin()
         asyncio.get_running_loop().call_later(random.uniform(*self._latency_s), self._finish)
 
     def _finish(self) -> None:
@@ -228,7 +252,7 @@ class SimulatedRunner:
             return
         work, done = self._queue[0]
         try:
-            result, error = work(), None
+            result, error = work.end(), None
         except Exception as raised:  # noqa: BLE001 handed to `done`, as the real runner does
             result, error = None, raised
         self._queue.pop(0)

@@ -259,13 +259,45 @@ def _two_changes_at_once(patch: pytest.MonkeyPatch) -> None:
     right = LeaderRole.propose_configuration
 
     def propose_configuration(self: LeaderRole, configuration: Configuration) -> Any:
-        committed, self.log.commit_index = self.log.commit_index, self.log.last_log_index
+        committed = self.log.commit_index
+        if committed >= self.first_index:
+            self.log.commit_index = self.log.last_log_index
         try:
             return right(self, configuration)
         finally:
             self.log.commit_index = committed
 
     patch.setattr(LeaderRole, "propose_configuration", propose_configuration)
+
+
+def _change_before_an_own_entry_is_committed(patch: pytest.MonkeyPatch) -> None:
+    right = LeaderRole.propose_configuration
+
+    def propose_configuration(self: LeaderRole, configuration: Configuration) -> Any:
+        first, self.first_index = self.first_index, 0
+        try:
+            return right(self, configuration)
+        finally:
+            self.first_index = first
+
+    patch.setattr(LeaderRole, "propose_configuration", propose_configuration)
+
+
+def _read_not_applied(patch: pytest.MonkeyPatch) -> None:
+    async def wait_applied(self: node.Member, index: int) -> None:
+        pass
+
+    patch.setattr(node.Member, "wait_applied", wait_applied)
+
+
+def _read_proven_by_an_earlier_round(patch: pytest.MonkeyPatch) -> None:
+    right = ReadRounds.begin
+    patch.setattr(ReadRounds, "begin", lambda self, request_id: right(self, request_id - 1))
+
+
+def _log_cut_beyond_the_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    right = RaftLog.cut_point
+    patch.setattr(RaftLog, "cut_point", lambda self, limit_index, **limits: right(self, limit_index + 1, **limits))
 
 
 def _checkpoint_claimed_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
@@ -322,6 +354,16 @@ BUGS = (
     ),
     PlantedBug("learner counted in a quorum", _learner_counted, "learner_is_no_quorum", is_found_by_seeds=True),
     PlantedBug("two membership changes at once", _two_changes_at_once, "two_changes_at_once"),
+    PlantedBug(
+        "membership change before an own entry is committed",
+        _change_before_an_own_entry_is_committed,
+        "change_waits_for_own_term",
+    ),
+    PlantedBug("read before it is applied", _read_not_applied, "read_waits_until_applied", is_found_by_seeds=True),
+    PlantedBug(
+        "read proven by answers to an earlier heartbeat", _read_proven_by_an_earlier_round, "read_needs_a_new_round"
+    ),
+    PlantedBug("log cut beyond the checkpoint", _log_cut_beyond_the_checkpoint, "checkpoint_ends_late"),
     PlantedBug(
         "checkpoint claimed before it is durable",
         _checkpoint_claimed_before_it_is_durable,

@@ -20,7 +20,7 @@ from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from shared.errors import TrivetError
 from tests.simulation import script
-from tests.simulation.stage import Stage, configuration_of
+from tests.simulation.stage import HeldRunner, Stage, configuration_of
 from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import put
 
@@ -199,11 +199,29 @@ class Player:
 
     async def do_flush_disk(self, member: str, count: str = "all") -> None:
         """Held writes of a member end; with `all`, the disk is also not held any longer."""
-        disk = self.stage.disks[member]
+        await self._release(self.stage.disks[member], count)
+
+    def do_hold_apply(self, member: str) -> None:
+        """What is committed is not applied until `release-apply`."""
+        self.stage.appliers[member].is_held = True
+
+    async def do_release_apply(self, member: str) -> None:
+        """Applying ends, and is not held any longer."""
+        await self._release(self.stage.appliers[member], "all")
+
+    def do_hold_checkpoint(self, member: str) -> None:
+        """A checkpoint that begins does not end until `release-checkpoint`, nor anything else of that thread."""
+        self.stage.compactions[member].is_held = True
+
+    async def do_release_checkpoint(self, member: str) -> None:
+        """The checkpoint ends, and none is held any longer."""
+        await self._release(self.stage.compactions[member], "all")
+
+    async def _release(self, runner: HeldRunner, count: str) -> None:
         if count == "all":
-            disk.is_held = False
-        for _ in range(disk.held_count if count == "all" else int(count)):
-            disk.finish_next()
+            runner.is_held = False
+        for _ in range(runner.held_count if count == "all" else int(count)):
+            runner.finish_next()
             await self.stage.settle()
 
     # --- time ---------------------------------------------------------------------------------------------------

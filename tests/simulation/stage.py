@@ -18,7 +18,7 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import MAX_BATCH_BYTES
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind
 from shared.contracts.cluster import ConsensusMember
-from tests.simulation.disk import Process, SimulatedDisk
+from tests.simulation.disk import Process, SimulatedDisk, Work
 from tests.simulation.network import Message, SimulatedNetwork, Weather
 from tests.simulation.world import World, put
 
@@ -58,7 +58,7 @@ class HeldRunner:
 
     def __init__(self, process: Process, *, is_held: bool = False) -> None:
         self._process = process
-        self._queue: deque[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = deque()
+        self._queue: deque[tuple[Work, Callable[[Any, BaseException | None], None]]] = deque()
         self.is_held = is_held
 
     @property
@@ -67,7 +67,9 @@ class HeldRunner:
         return len(self._queue)
 
     def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        self._queue.append((work, done))
+        self._queue.append((Work(work), done))
+        if len(self._queue) == 1:
+            self._queue[0][0].begin()
         if not self.is_held:
             asyncio.get_running_loop().call_soon(self.finish_next)
 
@@ -75,11 +77,14 @@ class HeldRunner:
         """The oldest piece of work ends, and whoever asked for it is told."""
         if self._process.is_alive and self._queue:
             work, done = self._queue.popleft()
-            done(work(), None)
+            result = work.end()
+            if self._queue:
+                self._queue[0][0].begin()
+            done(result, None)
 
     def finish_unheard(self) -> None:
         """The oldest piece of work reaches the disk; nobody is told, because the process dies."""
-        self._queue[0][0]()
+        self._queue[0][0].end()
 
 
 class Stage(World):
@@ -101,6 +106,8 @@ class Stage(World):
         self.network = QueuedNetwork(self.disk_of)
         self.network.on_send = self._sent
         self.disks: dict[str, HeldRunner] = {}
+        self.appliers: dict[str, HeldRunner] = {}
+        self.compactions: dict[str, HeldRunner] = {}
         for name in set(self.names) - self.spares:
             disk = self.members[name].disk
             disk.entries.append(Entry(1, EntryKind.CONFIGURATION, self.configuration().encode()))
@@ -126,11 +133,13 @@ class Stage(World):
         runner = self.disks[member] = HeldRunner(process)
         return runner
 
-    def apply_runner(self, process: Process) -> BlockingRunner:
-        return HeldRunner(process)
+    def apply_runner(self, member: str, process: Process) -> BlockingRunner:
+        runner = self.appliers[member] = HeldRunner(process)
+        return runner
 
-    def compaction_runner(self, process: Process) -> BlockingRunner:
-        return HeldRunner(process)
+    def compaction_runner(self, member: str, process: Process) -> BlockingRunner:
+        runner = self.compactions[member] = HeldRunner(process)
+        return runner
 
     async def settle(self) -> None:
         """Let everything run that needs neither time, nor a message, nor a held write; then check the invariants."""

@@ -16,7 +16,7 @@ INSTALLATION_S = 30.0
 class SlowWorld(World):
     """Every piece of work on the applying thread of a member that is rebuilt takes as long as an installation."""
 
-    def apply_runner(self, process: Process) -> BlockingRunner:
+    def apply_runner(self, member: str, process: Process) -> BlockingRunner:
         is_slow = process.disk.is_state_lost
         return SimulatedRunner(process, (INSTALLATION_S, INSTALLATION_S) if is_slow else (0.0, 0.001))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,9 @@ from tests.simulation.disk import (
 from tests.simulation.invariants import Invariants
 from tests.simulation.network import Endpoint, SimulatedNetwork, Weather
 from tests.simulation.registers import RegisterMachine
+
+APPLY_LATENCIES_MAX_S = (0.001, 0.02, 0.1)
+"""A batch of entries takes up to this long: the state machine shares a disk, and its transactions are large."""
 
 
 class SimulatedMember:
@@ -53,8 +57,8 @@ class SimulatedMember:
             log_store=SimulatedLogStore(self.disk),
             hard_state=self.world.hard_state_class(self.disk),
             log_runner=self.world.log_runner(self.id, process),
-            apply_runner=self.world.apply_runner(process),
-            compaction_runner=self.world.compaction_runner(process),
+            apply_runner=self.world.apply_runner(self.id, process),
+            compaction_runner=self.world.compaction_runner(self.id, process),
             network=Endpoint(self.world.network, self.id, lambda: process.is_alive),
             state_machine=self.machine,
             on_fatal=self.world.failed,
@@ -119,11 +123,11 @@ class World:
         """Where a member's log writes run."""
         return SimulatedRunner(process, self.disk_latency_s)
 
-    def apply_runner(self, process: Process) -> BlockingRunner:
-        """Where a member applies."""
-        return SimulatedRunner(process, (0.0, 0.001))
+    def apply_runner(self, member: str, process: Process) -> BlockingRunner:
+        """Where a member applies; how slowly is drawn for each life."""
+        return SimulatedRunner(process, (0.0, random.choice(APPLY_LATENCIES_MAX_S)))
 
-    def compaction_runner(self, process: Process) -> BlockingRunner:
+    def compaction_runner(self, member: str, process: Process) -> BlockingRunner:
         """Where a member checkpoints and copies."""
         return SimulatedRunner(process, self.disk_latency_s)
 
