@@ -180,3 +180,11 @@ def test_the_size_marks_tell_how_many_bytes_stand_in_the_log(reopen) -> None:
     assert marks == sorted(marks)
     assert marks[-1][0] > 1000 - 2 * SIZE_MARK_ENTRIES
     assert all(size == 5 * index for index, size in marks)
+
+
+def test_the_connection_that_commits_syncs_every_commit(tmp_path) -> None:
+    """Read from that very connection: `synchronous` is a property of a connection, and a weaker one fails no other test."""
+    store = SqliteLogStore(tmp_path / "synced")
+    assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert store._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
