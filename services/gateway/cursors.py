@@ -1,7 +1,8 @@
 """List cursors: opaque to clients, stateless for us, and ours beyond doubt.
 
-A cursor carries where the next page starts and the log index that all pages come from. It is sealed with a key derived
-from the cluster secret, so that any gateway of the cluster takes it and nobody can make one up.
+A cursor carries where the next page starts, the log index that all pages come from, and the id of the cluster whose log that
+is: a restored cluster has another one, under the same secret perhaps. It is sealed with a key derived from the cluster secret,
+so that any gateway of the cluster takes it and nobody can make one up.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Final
 from blake3 import blake3
 
 from shared.cluster_keys import ClusterKeys
-from shared.errors import InvalidRequestError
+from shared.errors import CursorExpiredError, InvalidRequestError
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SEAL_BYTES: Final = 16
 _KEY_CONTEXT: Final = "trivet 2026 list cursor"
 
@@ -38,12 +39,15 @@ class Cursor:
 class CursorSealer:
     """Seals with the first key and opens with any, so that cursors survive a rotation of the secret."""
 
-    def __init__(self, keys: ClusterKeys) -> None:
+    def __init__(self, keys: ClusterKeys, cluster_id: str) -> None:
+        self._cluster_id = cluster_id
         self._keys = [blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest() for key in keys.keys]
 
     def seal(self, cursor: Cursor) -> str:
         """Text for a query parameter."""
-        payload = json.dumps([_FORMAT, *astuple(cursor)], ensure_ascii=False, separators=(",", ":")).encode()
+        payload = json.dumps(
+            [_FORMAT, self._cluster_id, *astuple(cursor)], ensure_ascii=False, separators=(",", ":")
+        ).encode()
         return base64.urlsafe_b64encode(_seal(self._keys[0], payload) + payload).decode().rstrip("=")
 
     def open(self, text: str) -> Cursor:
@@ -51,6 +55,7 @@ class CursorSealer:
 
         Raises:
             InvalidRequestError: this cluster did not make it; definite.
+            CursorExpiredError: the cluster that this one was restored from made it; definite.
         """
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -62,7 +67,10 @@ class CursorSealer:
         version, *fields = json.loads(payload)
         if version != _FORMAT:
             raise _malformed()
-        return Cursor(*fields)
+        cluster_id, *position = fields
+        if cluster_id != self._cluster_id:
+            raise CursorExpiredError("The cursor is of the cluster that this one was restored from; list again.")
+        return Cursor(*position)
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:

@@ -154,7 +154,7 @@ def assemble(
             slots=slots,
             limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
         ),
-        listings=Listings(metadata, CursorSealer(settings.cluster_keys())),
+        listings=Listings(metadata, CursorSealer(settings.cluster_keys(), settings.cluster_id)),
         admin=ClusterAdmin(metadata, nodes, clock),
         admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,

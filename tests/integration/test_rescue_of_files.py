@@ -16,7 +16,7 @@ import pytest
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Kind
 from services.consensus.rescue.__main__ import ACCEPT_LOSS
-from services.consensus.rescue.new_cluster import INDEX_GAP
+from services.consensus.rescue.new_cluster import first_index
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 
@@ -79,7 +79,7 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
                 assert answer.content == body
                 assert int(answer.headers["x-trivet-version"]) == version
             receipt = gateway.put("/v1/files/default/new", content=b"new").json()
-            assert receipt["version"] > max(versions) + INDEX_GAP
+            assert receipt["version"] > first_index(max(versions))
             assert gateway.get("/v1/files/default/new").content == b"new"
             assert gateway.get("/v1/cluster").json()["members"]
     finally:

@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.rows import State
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.rescue.backup_files import (
     METADATA_NAME,
@@ -37,7 +38,7 @@ from services.consensus.rescue.backup_files import (
     check_backup,
     complete_backup,
 )
-from services.consensus.rescue.new_cluster import INDEX_GAP, TargetRefusedError, check_target, make_folder
+from services.consensus.rescue.new_cluster import GENERATION_SHIFT, TargetRefusedError, check_target, make_folder
 from services.consensus.rescue.survivors import (
     Survivor,
     SurvivorUnusableError,
@@ -125,6 +126,11 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=_members,
         help="the first voters, id=http://host:port=peer-host:peer-port,...; the new folder belongs to the first of them",
+    )
+    parser.add_argument(
+        "--generation",
+        type=int,
+        help="of the new log's indexes, above that of every cluster that was made from this one before; one more by default",
     )
 
 
@@ -215,8 +221,15 @@ def _restore(arguments: argparse.Namespace) -> None:
         ],
     }
     with _unpacked(arguments.source, arguments.to) as tables:
-        make_folder(tables, arguments.to, cluster_id=arguments.cluster_id, members=arguments.members, record=record)
-    _print_record(record, arguments)
+        state = make_folder(
+            tables,
+            arguments.to,
+            cluster_id=arguments.cluster_id,
+            members=arguments.members,
+            record=record,
+            generation=arguments.generation,
+        )
+    _print_record(record, state, arguments)
 
 
 @contextmanager
@@ -263,15 +276,16 @@ def _new_cluster(arguments: argparse.Namespace) -> None:
             ],
             "what_is_missing": missing,
         }
-        make_folder(
+        state = make_folder(
             apply_rest(copy),
             target,
             cluster_id=arguments.cluster_id,
             members=arguments.members,
             record=record,
             above_term=max(survivor.term for survivor in found),
+            generation=arguments.generation,
         )
-    _print_record(record, arguments)
+    _print_record(record, state, arguments)
 
 
 def _inspect_all(folders: list[Path], work: Path) -> list[Survivor]:
@@ -304,12 +318,12 @@ def _print_survivors(found: list[Survivor]) -> Survivor:
     return best
 
 
-def _print_record(record: dict[str, Any], arguments: argparse.Namespace) -> None:
-    first = arguments.members[0].id
+def _print_record(record: dict[str, Any], state: State, arguments: argparse.Namespace) -> None:
+    first, generation = arguments.members[0].id, state.last_applied >> GENERATION_SHIFT
     sys.stdout.write(
         f"made {arguments.to}, the data folder of {first} in the new cluster {arguments.cluster_id}, from "
-        f"{record['made_from']}; its log begins {INDEX_GAP} above the old one's. Start {first} with it, and the other members "
-        "with empty folders.\n"
+        f"{record['made_from']}; its log begins after index {state.last_applied}, generation {generation}. Start {first} with it, and "
+        "the other members with empty folders.\n"
     )
     for line in record["what_is_missing"]:
         sys.stdout.write(f"MAY BE MISSING: {line}\n")

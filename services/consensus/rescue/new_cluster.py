@@ -2,10 +2,10 @@
 
 The folder appears under its name in one step, complete; a crash before leaves only the unfinished one beside it.
 
-The old cluster may have given out log indexes that these tables know nothing of. If the new one counted on from here, the same
-index would mean two things: a client could take its old version for the new one. So the new cluster begins far above, and lists
-of before cannot be continued. Its log is empty and starts with that position; members are added with empty folders and get
-everything as a snapshot.
+The old cluster may have given out log indexes that these tables know nothing of, for as long as the backup is old. If the new one
+counted on from here, the same index would mean two things: a client could take its old version for the new one. So bits 40 to 52
+of an index are a generation, which every new cluster raises, and lists of before cannot be continued. Its log is empty and starts
+with that position; members are added with empty folders and get everything as a snapshot.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ from shared.contracts.cluster import ConsensusMember
 from shared.disk.data_folder import claim_data_dir
 from shared.disk.durable_files import replace_file, sync_directory
 
-INDEX_GAP: Final = 1_000_000
-"""Between the last index that is known and the first of the new cluster: far more than the lost members can have had."""
+GENERATION_SHIFT: Final = 40
+"""A generation has room for 2^40 entries: four years of 8,000 a second."""
+GENERATION_MAX: Final = (1 << 13) - 1
+"""An index stays below 2^53, up to where numbers in JSON are exact."""
+EPOCH_GAP: Final = 1_000_000
+"""Between the last epoch of the node map that is known and the first of the new cluster; an operator makes each of them."""
 
 RECORD_NAME: Final = "rescue.json"
 _UNFINISHED: Final = ".unfinished"
@@ -55,14 +59,16 @@ def make_folder(
     members: tuple[ConsensusMember, ...],
     record: dict[str, Any],
     above_term: int = 0,
+    generation: int | None = None,
 ) -> State:
     """The folder of `members[0]`, with the state of `tables`, in the cluster `cluster_id`; durable on return.
 
-    Its term is above `above_term`. `record` is kept in it, with what was made of it, for whoever asks later where this
+    Its term is above `above_term`, and its indexes have `generation`: one above that of the tables, unless a higher one is
+    given. `record` is kept in it, with what was made of it, for whoever asks later where this
     cluster comes from.
 
     Raises:
-        TargetRefusedError: there is something at `target`, or the cluster would not be a new one.
+        TargetRefusedError: there is something at `target`, the cluster would not be a new one, or the generation is used up.
         OSError, sqlite3.Error: it could not be written.
     """
     check_target(target)
@@ -71,7 +77,7 @@ def make_folder(
     claimed = claim_data_dir(work, cluster_id, members[0].id)
     try:
         write_copy(tables, work / FIRST_NAME)
-        state = _begin_anew(work / FIRST_NAME, cluster_id, above_term)
+        state = _begin_anew(work / FIRST_NAME, cluster_id, above_term, generation)
         position = LogPosition(term=state.last_term, index=state.last_applied)
         FileHardState(work).update({"term": position.term})
         log = SqliteLogStore(work)
@@ -93,8 +99,21 @@ def make_folder(
     return state
 
 
-def _begin_anew(path: Path, cluster_id: str, above_term: int) -> State:
-    """Another cluster, far above in the log; what its members said of themselves is nobody's any more."""
+def first_index(last_known: int, generation: int | None = None) -> int:
+    """Where the log of a new cluster begins that is made from a state at `last_known`.
+
+    Raises:
+        TargetRefusedError: that generation is not above the old one, or above the last there is.
+    """
+    old = last_known >> GENERATION_SHIFT
+    new = old + 1 if generation is None else generation
+    if not old < new <= GENERATION_MAX:
+        raise TargetRefusedError(f"the generation must be from {old + 1} to {GENERATION_MAX}, and not {new}")
+    return new << GENERATION_SHIFT
+
+
+def _begin_anew(path: Path, cluster_id: str, above_term: int, generation: int | None) -> State:
+    """Another cluster, in a generation of its own; what its members said of themselves is nobody's any more."""
     tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
     database = tables.database
     try:
@@ -105,13 +124,13 @@ def _begin_anew(path: Path, cluster_id: str, above_term: int) -> State:
             database.content_sum = before.content_sum
             for member_id in tables.members():
                 tables.set_member(member_id, None)
-            index = before.last_applied + INDEX_GAP
+            index = first_index(before.last_applied, generation)
             state = replace(
                 before,
                 cluster_id=cluster_id,
                 last_applied=index,
                 last_term=max(before.last_term, above_term) + 1,
-                epoch=before.epoch + INDEX_GAP,
+                epoch=before.epoch + EPOCH_GAP,
                 horizon=index,
                 content_sum=database.signed_sum(),
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.consensus.rescue.__main__ import ACCEPT_LOSS
-from services.consensus.rescue.new_cluster import INDEX_GAP
+from services.consensus.rescue.new_cluster import first_index
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.metadata import FileAnswer, GetFile
 from shared.peer_calls.http_client import PeerClient
@@ -108,7 +108,7 @@ async def test_a_lost_majority_is_rescued_from_one_survivor(scene: Scene, tmp_pa
     record = json.loads((target / "rescue.json").read_text())
     assert record["old_log_index"] >= last_index
     assert record["committed_for_certain"] <= record["old_log_index"]
-    assert record["first_log_index"] == record["old_log_index"] + INDEX_GAP + 1
+    assert record["first_log_index"] == first_index(record["old_log_index"]) + 1
 
     async with new_cluster(tmp_path / "new", scene) as (members, client, consensus):
         rescued = Scene(members, client, consensus)
@@ -206,4 +206,4 @@ async def test_a_backup_of_a_running_cluster_is_restored_into_a_new_one(scene: S
         await rescued.registers.check()
         found = await wait_until_level(rescued)
         assert len(set(found)) == 1
-        assert found[0][0] > manifest["log_index"] + INDEX_GAP
+        assert found[0][0] > first_index(manifest["log_index"])

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from services.gateway.cursors import Cursor, CursorSealer
 from shared.cluster_keys import ClusterKeys
-from shared.errors import InvalidRequestError
+from shared.errors import CursorExpiredError, InvalidRequestError
 
 CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
 OLD, NEW = "o" * 32, "n" * 32
 
 
-def sealer(text: str = OLD) -> CursorSealer:
-    return CursorSealer(ClusterKeys.parse(text))
+def sealer(text: str = OLD, cluster_id: str = "cluster-1") -> CursorSealer:
+    return CursorSealer(ClusterKeys.parse(text), cluster_id)
 
 
 def test_a_cursor_comes_back_as_it_went() -> None:
@@ -28,9 +28,18 @@ def test_a_cursor_comes_back_as_it_went() -> None:
 def test_a_cursor_fits_into_a_url() -> None:
     """The longest keys leave room in 8 KiB."""
     longest = Cursor("b" * 63, "ä" * 512, "/" * 64, "\U0001f600" * 256, None, 1 << 62)
-    text = sealer().seal(longest)
+    text = sealer(cluster_id="c" * 63).seal(longest)
     assert len(text) < 4096
-    assert sealer().open(text) == longest
+    assert sealer(cluster_id="c" * 63).open(text) == longest
+
+
+def test_a_cursor_of_the_cluster_before_a_restore_has_expired() -> None:
+    """Its index belongs to another log: under the same secret it is 410, as any list that cannot be continued."""
+    text = sealer(cluster_id="cluster-1").seal(CURSOR)
+    with pytest.raises(CursorExpiredError) as expired:
+        sealer(cluster_id="cluster-2").open(text)
+    assert expired.value.definite
+    assert sealer(cluster_id="cluster-1").open(text) == CURSOR
 
 
 def test_rotation_keeps_cursors_open() -> None:

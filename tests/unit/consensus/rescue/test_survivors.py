@@ -22,7 +22,7 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue import new_cluster
 from services.consensus.rescue.completeness import has_every_commit, voters_without_survivor
-from services.consensus.rescue.new_cluster import INDEX_GAP, TargetRefusedError, make_folder
+from services.consensus.rescue.new_cluster import GENERATION_MAX, TargetRefusedError, first_index, make_folder
 from services.consensus.rescue.survivors import (
     Survivor,
     SurvivorUnusableError,
@@ -182,7 +182,7 @@ def test_a_new_folder_has_everything_that_the_log_holds(tmp_path, work):
             above_term=7,
         )
     assert verify(tmp_path / "new" / "metadata.sqlite") == state
-    assert (state.last_applied, state.last_term, state.cluster_id) == (9 + INDEX_GAP, 8, "new-cluster")
+    assert (state.last_applied, state.last_term, state.cluster_id) == (1 << 40, 8, "new-cluster")
     assert state.horizon == state.last_applied
     store = MetadataStore.open(tmp_path / "new" / "metadata.sqlite")
     answers = store.answer([GetFile(bucket="default", key="k9"), GetFile(bucket="default", key="k3")], term=1)
@@ -191,11 +191,41 @@ def test_a_new_folder_has_everything_that_the_log_holds(tmp_path, work):
     log = SqliteLogStore(tmp_path / "new", must_exist=True)
     stored = log.load()
     log.close()
-    assert (stored.base.index, stored.base.term, stored.last_index) == (9 + INDEX_GAP, 8, 9 + INDEX_GAP)
+    assert (stored.base.index, stored.base.term, stored.last_index) == (1 << 40, 8, 1 << 40)
     assert Configuration.decode(stored.configurations[-1][1]) == Configuration("new-cluster", NEW)
     assert FileHardState(tmp_path / "new", must_exist=True).term == 8
     assert json.loads((tmp_path / "new" / "rescue.json").read_text())["why"] == "test"
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("last_known", "asked", "expected"),
+    [
+        (9, None, 1 << 40),
+        (1_000_009, None, 1 << 40),
+        ((1 << 40) - 1, None, 1 << 40),
+        (1 << 40, None, 2 << 40),
+        (9, 5, 5 << 40),
+        (5 << 40, 5, None),
+        (9, 0, None),
+        (9, GENERATION_MAX, GENERATION_MAX << 40),
+        (9, GENERATION_MAX + 1, None),
+        (GENERATION_MAX << 40, None, None),
+    ],
+)
+def test_every_new_cluster_has_a_generation_of_indexes_of_its_own(last_known, asked, expected):
+    """However old the backup is: what the old cluster did since is below; and every index is exact in JSON."""
+    if expected is None:
+        with pytest.raises(TargetRefusedError, match="generation"):
+            first_index(last_known, asked)
+        return
+    assert first_index(last_known, asked) == expected
+    assert float(expected + (1 << 40) - 1) == expected + (1 << 40) - 1
+
+
+def test_no_index_of_the_old_cluster_comes_again_however_old_the_backup_is():
+    """At 8,000 commits a second for a year since the backup."""
+    assert first_index(1000) > 1000 + 8000 * 365 * 86_400
 
 
 @pytest.mark.parametrize(
