@@ -29,6 +29,7 @@ from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup
+from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember, NodeState
 from shared.contracts.metadata import (
     AdmitNode,
@@ -52,6 +53,7 @@ from tests.unit.consensus.metadata.builders import content, publish, stamp
 
 FOLDER = Path(__file__).parent
 CUT_AT = 6
+KEYS = ClusterKeys.parse("golden" * 6)
 MEMBERS = tuple(ConsensusMember(id=f"consensus-{n}", url=f"http://h{n}:1", peer_address=f"h{n}:2") for n in (1, 2, 3))
 
 
@@ -141,7 +143,7 @@ def make(folder: Path) -> None:
     store.close()
     (folder / "backup").mkdir()
     write_copy(member / "metadata.sqlite", folder / "backup" / METADATA_NAME)
-    complete_backup(folder / "backup")
+    complete_backup(folder / "backup", KEYS)
     lines = [{"term": entry.term, "kind": entry.kind, "payload": entry.payload.hex()} for entry in log]
     (folder / "entries.json").write_text(json.dumps(lines, indent=1))
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False))

@@ -12,6 +12,7 @@ order in which rows came and costs one addition; 64 bits, because it guards agai
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,12 +71,14 @@ class Database:
         """Open the file, and make the tables when it is new.
 
         Raises:
-            UnknownTablesError: it was written by another version.
+            UnknownTablesError: it was written by another version, or its schema was changed.
             sqlite3.DatabaseError: it is damaged or cannot be opened.
         """
         # Transactions are begun and ended by hand; threads take turns under the store's rules.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
+            # Before anything else: a file from elsewhere may bring views and triggers of its own.
+            connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             # Checkpoints (`checkpoint`) come long before; this is for a member that never reaches one.
@@ -143,6 +146,26 @@ class Database:
                 f"the metadata file has tables of version {version}, this is {TABLE_VERSION}",
                 is_newer=version > TABLE_VERSION,
             )
+        elif strange := schema_of(self.connection) ^ _own_schema():
+            names = ", ".join(sorted({f"{kind} {name}" for kind, name, *_ in strange}))
+            raise UnknownTablesError(f"the schema of the metadata file is not that of its version: {names}")
+
+
+def schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str, str]]:
+    """(kind, name, table, statement) of everything that the file defines: tables, indexes, and what should not be there."""
+    rows = connection.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master")
+    return frozenset((kind, name, table, " ".join(sql.split())) for kind, name, table, sql in rows)
+
+
+@functools.cache
+def _own_schema() -> frozenset[tuple[str, str, str, str]]:
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statement in STATEMENTS:
+            connection.execute(statement)
+        return schema_of(connection)
+    finally:
+        connection.close()
 
 
 def row_checksum(table: str, columns: Sequence[Any]) -> int:

@@ -2,11 +2,12 @@
 
     backup --to FOLDER              from a running member (TRIVET_CONSENSUS_URLS, TRIVET_CLUSTER_SECRET_FILE)
     backup --to FOLDER --from DIR   from the data folder of a member that does not run
-    check FOLDER                    whether a backup is whole
+    check FOLDER                    whether a backup is whole, and one of this cluster (TRIVET_CLUSTER_SECRET_FILE)
     restore --from FOLDER --to DIR  the data folder of the first member of a new cluster, from a backup
     inspect DIR...                  who of several stopped members has most, and what is certain
     new-cluster --to DIR DIR...     the same from what the survivors of a lost majority have
 
+Backups are sealed with the cluster secret, and checked against it; each command has an option for when it is lost.
 The last two but one make a cluster of a new id; its other members start with empty folders. Only `backup` talks to anybody.
 """
 
@@ -28,15 +29,17 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.consensus.metadata.copy import write_copy
-from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.rows import State
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.rescue.backup_files import (
     METADATA_NAME,
     BackupDamagedError,
+    BackupUnsealedError,
     Manifest,
     check_backup,
     complete_backup,
+    prove,
 )
 from services.consensus.rescue.new_cluster import GENERATION_SHIFT, TargetRefusedError, check_target, make_folder
 from services.consensus.rescue.survivors import (
@@ -50,6 +53,7 @@ from services.consensus.rescue.survivors import (
 from services.consensus.tools.initialise import parse_members
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
+from shared.disk.durable_files import sync_directory
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
@@ -57,15 +61,21 @@ from shared.settings import PeerList, load_settings, read_secret, refuse_to_star
 
 PATIENCE_S = 60.0
 ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"
+ACCEPT_UNSEALED = "--i-know-that-this-backup-may-be-forged"
 
 
-class BackupSettings(BaseSettings):
-    """Whom to ask, and with which secret."""
+class SecretSettings(BaseSettings):
+    """The secret that backups are sealed with."""
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
     cluster_secret: SecretStr | None = None
     cluster_secret_file: Path | None = None
+
+
+class BackupSettings(SecretSettings):
+    """Whom to ask for a copy."""
+
     consensus_urls: PeerList = Field(min_length=1)
 
 
@@ -79,6 +89,7 @@ def main() -> None:
         SurvivorUnusableError,
         TargetRefusedError,
         RowDamagedError,
+        UnknownTablesError,
         TrivetError,
         sqlite3.Error,
         OSError,
@@ -97,12 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     backup = acts.add_parser("backup", help="a copy of the metadata, with the list of chunks that it needs")
     backup.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     backup.add_argument("--from", dest="source", type=Path, help="the data folder of a stopped member")
+    backup.add_argument("--without-seal", action="store_true", help="with --from, when the cluster secret is lost")
     backup.set_defaults(run=_backup)
     check = acts.add_parser("check", help="whether a backup is whole")
     check.add_argument("folder", type=Path)
+    check.add_argument(ACCEPT_UNSEALED, dest="accepts_unsealed", action="store_true")
     check.set_defaults(run=_check)
     restore = acts.add_parser("restore", help="the first member of a new cluster, from a backup")
     restore.add_argument("--from", dest="source", type=Path, required=True, help="the folder of the backup")
+    restore.add_argument(ACCEPT_UNSEALED, dest="accepts_unsealed", action="store_true")
     _add_target(restore)
     restore.set_defaults(run=_restore)
     survivors = acts.add_parser("inspect", help="what stopped members have")
@@ -147,27 +161,44 @@ def _members(value: str) -> tuple[ConsensusMember, ...]:
 def _backup(arguments: argparse.Namespace) -> None:
     target: Path = arguments.to
     check_target(target)
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        if arguments.source is None:
-            _download(target / METADATA_NAME)
+    keys = None if arguments.without_seal and arguments.source is not None else _keys()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its name, in a folder of its own, and moved there whole: of two backups to one name the later one is refused.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
+        work = Path(made)
+        folder = work / "backup"
+        folder.mkdir(mode=0o700)
+        if keys is not None and arguments.source is None:
+            _download(folder / METADATA_NAME, keys)
         else:
-            with tempfile.TemporaryDirectory(dir=target) as work, copied(arguments.source, Path(work)) as copy:
+            with copied(arguments.source, work) as copy:
                 inspect(arguments.source, copy)
-                write_copy(StateFiles(copy).current, target / METADATA_NAME)
-        _print_manifest(complete_backup(target))
-    except BaseException:
-        shutil.rmtree(target)
-        raise
+                write_copy(StateFiles(copy).current, folder / METADATA_NAME)
+        manifest = complete_backup(folder, keys)
+        check_target(target)
+        folder.rename(target)
+        sync_directory(target.parent)
+    _print_manifest(manifest)
 
 
-def _download(target: Path) -> None:
-    """From the first member that gives one."""
-    settings = load_settings(BackupSettings)
+def _keys() -> ClusterKeys:
+    settings = load_settings(SecretSettings)
     secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
     if secret is None:
         refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
-    keys = ClusterKeys.parse(secret)
+    return ClusterKeys.parse(secret)
+
+
+def _checked(folder: Path, arguments: argparse.Namespace) -> Manifest:
+    try:
+        return check_backup(folder, None if arguments.accepts_unsealed else _keys())
+    except BackupUnsealedError as error:
+        refuse_to_start(f"{error}. If you know where it comes from and want it all the same, add {ACCEPT_UNSEALED}")
+
+
+def _download(target: Path, keys: ClusterKeys) -> None:
+    """From the first member that gives one."""
+    settings = load_settings(BackupSettings)
     refusals = []
     for member in settings.consensus_urls:
         try:
@@ -196,7 +227,7 @@ async def _download_from(member: PeerAddress, keys: ClusterKeys, target: Path) -
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    _print_manifest(check_backup(arguments.folder))
+    _print_manifest(_checked(arguments.folder, arguments))
 
 
 def _print_manifest(manifest: Manifest) -> None:
@@ -211,7 +242,7 @@ def _print_manifest(manifest: Manifest) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
-    manifest = check_backup(arguments.source)
+    manifest = _checked(arguments.source, arguments)
     record: dict[str, Any] = {
         "made_from": "a backup",
         "old_cluster_id": manifest.cluster_id,
@@ -221,6 +252,9 @@ def _restore(arguments: argparse.Namespace) -> None:
         ],
     }
     with _unpacked(arguments.source, arguments.to) as tables:
+        # Again, because it is this copy that is restored: the one that was checked may have been exchanged since.
+        if prove(tables) != manifest.metadata:
+            raise BackupDamagedError(f"{arguments.source} has changed while it was read")
         state = make_folder(
             tables,
             arguments.to,
@@ -322,8 +356,8 @@ def _print_record(record: dict[str, Any], state: State, arguments: argparse.Name
     first, generation = arguments.members[0].id, state.last_applied >> GENERATION_SHIFT
     sys.stdout.write(
         f"made {arguments.to}, the data folder of {first} in the new cluster {arguments.cluster_id}, from "
-        f"{record['made_from']}; its log begins after index {state.last_applied}, generation {generation}. Start {first} with it, and "
-        "the other members with empty folders.\n"
+        f"{record['made_from']}; its log begins after index {state.last_applied}, generation {generation}. "
+        f"Start {first} with it, and the other members with empty folders.\n"
     )
     for line in record["what_is_missing"]:
         sys.stdout.write(f"MAY BE MISSING: {line}\n")

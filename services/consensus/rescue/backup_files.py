@@ -4,23 +4,30 @@
     chunks.txt        one line per chunk: digest in hex, size in bytes; in the order of the digests
     manifest.json     version, cluster, index, sizes and digests; written last, so that a backup without one is no backup
 
+The manifest is sealed with a key derived from the cluster secret: who can write where backups lie can neither change one nor make
+one up. A version 1 manifest had no seal.
+
 The list is for whoever copies the chunks: metadata alone brings no file back.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from blake3 import blake3
 from pydantic import ValidationError
 
-from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.schema import TABLE_VERSION
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import verify
 from services.consensus.persistence.file_digest import hash_file
+from shared.cluster_keys import ClusterKeys, SigningKey
 from shared.contracts.base import WireModel
 from shared.contracts.time import ClockState, Stamp, rfc3339
 from shared.disk.durable_files import replace_file, sync_directory, sync_file
@@ -28,10 +35,15 @@ from shared.disk.durable_files import replace_file, sync_directory, sync_file
 METADATA_NAME: Final = "metadata.sqlite"
 CHUNKS_NAME: Final = "chunks.txt"
 MANIFEST_NAME: Final = "manifest.json"
+_KEY_CONTEXT: Final = "trivet 2026 backup manifest"
 
 
 class BackupDamagedError(Exception):
     """The backup is not what its manifest says, or not complete. Never crosses the wire."""
+
+
+class BackupUnsealedError(BackupDamagedError):
+    """Nothing proves that this cluster made the backup: no seal, or none by a known secret. Never crosses the wire."""
 
 
 class FileProof(WireModel):
@@ -41,15 +53,23 @@ class FileProof(WireModel):
     digest: str
 
 
+class Seal(WireModel):
+    """HMAC-SHA256 over the rest of the manifest, in hex, and the id of the secret that its key was derived from."""
+
+    key_id: str
+    mac: str
+
+
 class Manifest(WireModel):
     """What the backup is.
 
     Attributes:
         as_of: the highest timestamp that was applied, in UTC: when the last change was made, by the cluster's own clock.
         chunk_count, chunk_bytes: what the list adds up to, each chunk once.
+        seal: of everything else; None in a backup that was made without the secret.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     cluster_id: str
     log_index: int
     log_term: int
@@ -61,10 +81,13 @@ class Manifest(WireModel):
     chunks: FileProof
     chunk_count: int
     chunk_bytes: int
+    seal: Seal | None = None
 
 
-def complete_backup(folder: Path) -> Manifest:
+def complete_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
     """Make a backup of the copy of the tables at `folder`: check it, write the list, then the manifest. Durable on return.
+
+    Without `keys` it has no seal.
 
     Raises:
         BackupDamagedError: the copy is damaged, or of a cluster that was never initialised.
@@ -89,15 +112,18 @@ def complete_backup(folder: Path) -> Manifest:
         chunk_count=chunk_count,
         chunk_bytes=chunk_bytes,
     )
+    if keys is not None:
+        manifest = manifest.model_copy(update={"seal": Seal(key_id=keys.signing.id, mac=_mac(manifest, keys.signing))})
     replace_file(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
     return manifest
 
 
-def check_backup(folder: Path) -> Manifest:
-    """The manifest of a backup that is whole, every row included.
+def check_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
+    """The manifest of a backup that is whole, every row included, and sealed by one of `keys`; None takes it without proof.
 
     Raises:
-        BackupDamagedError: it is not; says what.
+        BackupUnsealedError: nothing proves that it is one of this cluster.
+        BackupDamagedError: it is not whole; says what.
     """
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
@@ -107,6 +133,8 @@ def check_backup(folder: Path) -> Manifest:
         raise BackupDamagedError(
             f"{folder / MANIFEST_NAME} is damaged, or of a version that is not known here"
         ) from error
+    if keys is not None:
+        _check_seal(manifest, keys)
     if manifest.table_version != TABLE_VERSION:
         raise BackupDamagedError(
             f"its tables have version {manifest.table_version}; this version reads {TABLE_VERSION}"
@@ -124,6 +152,23 @@ def check_backup(folder: Path) -> Manifest:
     return manifest
 
 
+def _check_seal(manifest: Manifest, keys: ClusterKeys) -> None:
+    if manifest.seal is None:
+        raise BackupUnsealedError("the backup has no seal: nothing proves that this cluster made it")
+    key = keys.find(manifest.seal.key_id)
+    if key is None:
+        raise BackupUnsealedError(
+            f"the backup is sealed with the secret {manifest.seal.key_id}, which is not given here"
+        )
+    if not hmac.compare_digest(_mac(manifest, key).encode(), manifest.seal.mac.encode()):
+        raise BackupUnsealedError("the seal does not fit the manifest: somebody has changed the backup")
+
+
+def _mac(manifest: Manifest, key: SigningKey) -> str:
+    derived = blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest()
+    return hmac.new(derived, manifest.model_dump_json(exclude={"seal"}).encode(), hashlib.sha256).hexdigest()
+
+
 def prove(path: Path) -> FileProof:
     """Size and digest of a file."""
     digest, size_bytes = hash_file(path)
@@ -133,7 +178,7 @@ def prove(path: Path) -> FileProof:
 def _verified(tables: Path) -> State:
     try:
         return verify(tables)
-    except RowDamagedError as error:
+    except (RowDamagedError, UnknownTablesError) as error:
         raise BackupDamagedError(f"{tables}: {error}") from error
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.metadata.verification import verify
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
@@ -27,7 +29,7 @@ from services.consensus.persistence.state_files import FIRST_NAME
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
 from shared.contracts.cluster import ConsensusMember
-from shared.disk.data_folder import claim_data_dir
+from shared.disk.data_folder import claim_data_dir, lock_data_dir
 from shared.disk.durable_files import replace_file, sync_directory
 
 GENERATION_SHIFT: Final = 40
@@ -46,7 +48,9 @@ class TargetRefusedError(Exception):
 
 
 def check_target(target: Path) -> None:
-    """Nothing is ever written over what is there. Raises TargetRefusedError."""
+    """Nothing is ever written over what is there, nor through a link to elsewhere. Raises TargetRefusedError."""
+    if target.is_symlink():
+        raise TargetRefusedError(f"{target} is a symbolic link: name the folder itself")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise TargetRefusedError(f"{target} is not empty: name a folder that does not exist yet")
 
@@ -69,15 +73,17 @@ def make_folder(
 
     Raises:
         TargetRefusedError: there is something at `target`, the cluster would not be a new one, or the generation is used up.
+        RowDamagedError, UnknownTablesError: the tables are not what they should be, before or after the change.
         OSError, sqlite3.Error: it could not be written.
     """
     check_target(target)
-    work = target.with_name(target.name + _UNFINISHED)
-    shutil.rmtree(work, ignore_errors=True)
+    work = _unfinished_folder(target)
     claimed = claim_data_dir(work, cluster_id, members[0].id)
     try:
         write_copy(tables, work / FIRST_NAME)
         state = _begin_anew(work / FIRST_NAME, cluster_id, above_term, generation)
+        if verify(work / FIRST_NAME) != state:
+            raise RowDamagedError("the new tables are not what was written")
         position = LogPosition(term=state.last_term, index=state.last_applied)
         FileHardState(work).update({"term": position.term})
         log = SqliteLogStore(work)
@@ -97,6 +103,19 @@ def make_folder(
     work.rename(target)
     sync_directory(target.parent)
     return state
+
+
+def _unfinished_folder(target: Path) -> Path:
+    """A new folder beside `target`; what an earlier try left there is removed, unless that one is still at work."""
+    work = target.with_name(target.name + _UNFINISHED)
+    if work.is_symlink():
+        raise TargetRefusedError(f"{work} is a symbolic link: remove it")
+    if work.exists():
+        lock_fd = lock_data_dir(work).lock_fd
+        shutil.rmtree(work)
+        os.close(lock_fd)
+    work.mkdir(mode=0o700)
+    return work
 
 
 def first_index(last_known: int, generation: int | None = None) -> int:

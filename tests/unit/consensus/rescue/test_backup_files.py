@@ -1,0 +1,261 @@
+"""A backup proves what it is and who made it; nobody who can write where it lies can change what a restore makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.consensus.metadata.copy import write_copy
+from services.consensus.metadata.database import UnknownTablesError
+from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.verification import verify
+from services.consensus.rescue import __main__ as command
+from services.consensus.rescue import new_cluster
+from services.consensus.rescue.backup_files import (
+    BackupDamagedError,
+    BackupUnsealedError,
+    Manifest,
+    check_backup,
+    complete_backup,
+    prove,
+)
+from services.consensus.rescue.new_cluster import TargetRefusedError, make_folder
+from shared.cluster_keys import ClusterKeys
+from shared.contracts.cluster import ConsensusMember
+from tests.unit.consensus.metadata.builders import Log, publish
+from tests.unit.consensus.rescue.test_survivors import log_of, member
+
+SECRET, OTHER = "s" * 32, "o" * 32
+KEYS = ClusterKeys.parse(SECRET)
+NEW = (ConsensusMember(id="consensus-1", url="http://h1:1", peer_address="h1:2"),)
+TRIGGERS = """
+    CREATE TRIGGER t1 AFTER UPDATE ON state BEGIN DELETE FROM files; END;
+    CREATE TRIGGER t2 AFTER INSERT ON state BEGIN DELETE FROM files; END;
+"""
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    """Of a cluster with a few files."""
+    log = Log(tmp_path / "source.sqlite")
+    for number in range(5):
+        log.apply(publish(f"k{number}"))
+    folder = tmp_path / "backup"
+    folder.mkdir()
+    write_copy(log.store.path, folder / "metadata.sqlite")
+    log.store.close()
+    complete_backup(folder, KEYS)
+    return folder
+
+
+def forge(backup: Path, statements: str) -> None:
+    """Change the tables, and correct every digest that anybody can compute."""
+    connection = sqlite3.connect(backup / "metadata.sqlite", isolation_level=None)
+    connection.executescript(statements)
+    connection.close()
+    manifest = json.loads((backup / "manifest.json").read_text())
+    manifest["metadata"] = prove(backup / "metadata.sqlite").model_dump()
+    (backup / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_backup_is_whole_and_sealed(backup: Path) -> None:
+    """By the key that signs now, or one that is accepted beside it while the secret is rotated."""
+    manifest = check_backup(backup, KEYS)
+    assert (manifest.format_version, manifest.seal and manifest.seal.key_id) == (2, KEYS.signing.id)
+    assert check_backup(backup, ClusterKeys.parse(f"{OTHER}\n{SECRET}")) == manifest
+
+
+def test_triggers_in_a_backup_are_found_and_run_nowhere(backup: Path, tmp_path: Path) -> None:
+    """They would have emptied the table of files while it is restored: the seal refuses them, and so does the schema."""
+    forge(backup, TRIGGERS)
+    with pytest.raises(BackupUnsealedError, match="does not fit"):
+        check_backup(backup, KEYS)
+    with pytest.raises(BackupDamagedError, match=r"schema.*trigger t1, trigger t2"):
+        check_backup(backup, None)
+    with pytest.raises(UnknownTablesError, match="schema"):
+        make_folder(backup / "metadata.sqlite", tmp_path / "new", cluster_id="new", members=NEW, record={})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW v AS SELECT * FROM files",
+        "DROP INDEX past_by_deletion",
+        "CREATE INDEX mine ON files (etag)",
+        "ALTER TABLE kept ADD COLUMN extra TEXT",
+        "CREATE TABLE extra (x)",
+        "ALTER TABLE kept RENAME TO held; CREATE VIEW kept AS SELECT * FROM held",
+    ],
+)
+def test_any_other_schema_is_refused_wherever_tables_are_opened(tmp_path: Path, statement: str) -> None:
+    """By a member too: such a file was not written by Trivet, and the state is made anew."""
+    path = tmp_path / "m.sqlite"
+    Log(path).store.close()
+    MetadataStore.open(path).close()
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(statement)
+    connection.close()
+    for opened in (MetadataStore.open, verify):
+        with pytest.raises(UnknownTablesError, match="schema") as refused:
+            opened(path)
+        assert not refused.value.is_newer
+
+
+def test_functions_of_a_foreign_schema_are_not_trusted(tmp_path: Path) -> None:
+    """On the very connection that a store uses."""
+    log = Log(tmp_path / "m.sqlite")
+    assert log.store._writer.database.one("PRAGMA trusted_schema") == (0,)
+    assert log.store._reader.database.one("PRAGMA trusted_schema") == (0,)
+    log.store.close()
+
+
+@pytest.mark.parametrize("name", [name for name in Manifest.model_fields if name not in {"seal", "format_version"}])
+def test_every_field_of_the_manifest_is_sealed(backup: Path, name: str) -> None:
+    """Whatever is changed, and to whatever fits its type."""
+    path = backup / "manifest.json"
+    fields = json.loads(path.read_text())
+    value = fields[name]
+    fields[name] = {**value, "size_bytes": 1} if isinstance(value, dict) else value + type(value)(1)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(BackupUnsealedError, match="does not fit"):
+        check_backup(backup, KEYS)
+
+
+def seal_of(change: str, seal: dict[str, str]) -> dict[str, str] | None:
+    mac = seal["mac"]
+    return {
+        "none": None,
+        "empty": {**seal, "mac": ""},
+        "prefix": {**seal, "mac": mac[:63]},
+        "longer": {**seal, "mac": mac + "0"},
+        "last digit": {**seal, "mac": mac[:63] + ("0" if mac[63] != "0" else "1")},
+        "not ASCII": {**seal, "mac": "ä" * 64},
+        "another key": {**seal, "key_id": ClusterKeys.parse(OTHER).signing.id},
+    }[change]
+
+
+@pytest.mark.parametrize("change", ["none", "empty", "prefix", "longer", "last digit", "not ASCII", "another key"])
+def test_a_seal_that_is_nearly_right_is_refused(backup: Path, change: str) -> None:
+    """And a backup without one is taken only by who asks for that."""
+    path = backup / "manifest.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"seal": seal_of(change, fields["seal"])}))
+    with pytest.raises(BackupUnsealedError):
+        check_backup(backup, KEYS)
+    assert check_backup(backup, None).log_index == fields["log_index"]
+
+
+# --- the commands -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):
+    """Runs a command as an operator who has the secret; a refusal is a SystemExit."""
+    monkeypatch.setenv("TRIVET_CLUSTER_SECRET", SECRET)
+
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["rescue", *map(str, arguments)])
+        command.main()
+
+    return call
+
+
+RESTORE = ("--cluster-id", "new", "--members", "consensus-1=http://h:1=h:2")
+
+
+def test_an_unsealed_backup_is_restored_only_by_who_says_so(backup, tmp_path, run, capsys):
+    """Without the secret of then, for a disaster; the word for it stands in the refusal."""
+    fields = json.loads((backup / "manifest.json").read_text())
+    (backup / "manifest.json").write_text(json.dumps(fields | {"seal": None, "format_version": 1}))
+    for arguments in (("check", backup), ("restore", "--from", backup, "--to", tmp_path / "new", *RESTORE)):
+        with pytest.raises(SystemExit):
+            run(*arguments)
+        assert command.ACCEPT_UNSEALED in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+        run(*arguments, command.ACCEPT_UNSEALED)
+    assert verify(tmp_path / "new" / "metadata.sqlite").cluster_id == "new"
+
+
+def test_a_backup_that_is_exchanged_after_the_check_is_not_restored(backup, tmp_path, run, monkeypatch, capsys):
+    """What is restored is the copy, so the copy is compared."""
+    right = command.check_backup
+
+    def check_and_exchange(*arguments):
+        manifest = right(*arguments)
+        forge(backup, TRIGGERS)
+        return manifest
+
+    monkeypatch.setattr(command, "check_backup", check_and_exchange)
+    with pytest.raises(SystemExit):
+        run("restore", "--from", backup, "--to", tmp_path / "new", *RESTORE)
+    assert "has changed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_of_two_backups_to_one_folder_the_later_one_is_refused_and_harms_nothing(tmp_path, run, monkeypatch, capsys):
+    """They run at once, and both found the name free; the one that ends first stands."""
+    source, target = member(tmp_path, "consensus-2", log_of(9), applied=9), tmp_path / "backup"
+    right, is_nested = command.complete_backup, False
+
+    def complete_after_another(folder, keys):
+        nonlocal is_nested
+        if not is_nested:
+            is_nested = True
+            other = Path(shutil.copytree(source, tmp_path / "other-source"))
+            run("backup", "--from", other, "--to", target)
+        return right(folder, keys)
+
+    monkeypatch.setattr(command, "complete_backup", complete_after_another)
+    with pytest.raises(SystemExit):
+        run("backup", "--from", source, "--to", target)
+    assert "not empty" in capsys.readouterr().err
+    assert check_backup(target, KEYS).log_index == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "consensus-2", "other-source"]
+
+
+def test_a_backup_of_a_stopped_member_needs_the_secret_or_says_that_it_has_no_seal(tmp_path, run, monkeypatch, capsys):
+    """When the secret is lost, a backup without a seal is better than none."""
+    source = member(tmp_path, "consensus-2", log_of(9), applied=9)
+    monkeypatch.delenv("TRIVET_CLUSTER_SECRET")
+    with pytest.raises(SystemExit):
+        run("backup", "--from", source, "--to", tmp_path / "backup")
+    assert "cluster secret is missing" in capsys.readouterr().err
+    run("backup", "--from", source, "--to", tmp_path / "backup", "--without-seal")
+    assert check_backup(tmp_path / "backup", None).seal is None
+    assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["new", "new.unfinished"])
+def test_no_symbolic_link_is_followed(backup, tmp_path, name):
+    """Neither at the name of the new folder nor where it is made: what it points to stays as it is."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / name).symlink_to(elsewhere)
+    with pytest.raises(TargetRefusedError, match="symbolic link"):
+        make_folder(backup / "metadata.sqlite", tmp_path / "new", cluster_id="new", members=NEW, record={})
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_two_restores_to_one_folder_exclude_each_other(backup, tmp_path, monkeypatch, capsys):
+    """The second does not remove what the first is making."""
+    right, is_nested = new_cluster.write_copy, False
+    arguments = {"cluster_id": "new", "members": NEW, "record": {}}
+
+    def copy_beside_another(source, target):
+        nonlocal is_nested
+        if not is_nested:
+            is_nested = True
+            with pytest.raises(SystemExit):
+                make_folder(backup / "metadata.sqlite", tmp_path / "new", **arguments)
+        return right(source, target)
+
+    monkeypatch.setattr(new_cluster, "write_copy", copy_beside_another)
+    make_folder(backup / "metadata.sqlite", tmp_path / "new", **arguments)
+    assert "in use" in capsys.readouterr().err
+    verify(tmp_path / "new" / "metadata.sqlite")
