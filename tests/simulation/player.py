@@ -203,19 +203,19 @@ class Player:
 
     def do_hold_apply(self, member: str) -> None:
         """What is committed is not applied until `release-apply`."""
-        self.stage.appliers[member].is_held = True
+        self.stage.apply_runners[member].is_held = True
 
     async def do_release_apply(self, member: str) -> None:
         """Applying ends, and is not held any longer."""
-        await self._release(self.stage.appliers[member], "all")
+        await self._release(self.stage.apply_runners[member], "all")
 
     def do_hold_checkpoint(self, member: str) -> None:
         """A checkpoint that begins does not end until `release-checkpoint`, nor anything else of that thread."""
-        self.stage.compactions[member].is_held = True
+        self.stage.compaction_runners[member].is_held = True
 
     async def do_release_checkpoint(self, member: str) -> None:
         """The checkpoint ends, and none is held any longer."""
-        await self._release(self.stage.compactions[member], "all")
+        await self._release(self.stage.compaction_runners[member], "all")
 
     async def _release(self, runner: HeldRunner, count: str) -> None:
         if count == "all":

@@ -106,8 +106,8 @@ class Stage(World):
         self.network = QueuedNetwork(self.disk_of)
         self.network.on_send = self._sent
         self.disks: dict[str, HeldRunner] = {}
-        self.appliers: dict[str, HeldRunner] = {}
-        self.compactions: dict[str, HeldRunner] = {}
+        self.apply_runners: dict[str, HeldRunner] = {}
+        self.compaction_runners: dict[str, HeldRunner] = {}
         for name in set(self.names) - self.spares:
             disk = self.members[name].disk
             disk.entries.append(Entry(1, EntryKind.CONFIGURATION, self.configuration().encode()))
@@ -134,11 +134,11 @@ class Stage(World):
         return runner
 
     def apply_runner(self, member: str, process: Process) -> BlockingRunner:
-        runner = self.appliers[member] = HeldRunner(process)
+        runner = self.apply_runners[member] = HeldRunner(process)
         return runner
 
     def compaction_runner(self, member: str, process: Process) -> BlockingRunner:
-        runner = self.compactions[member] = HeldRunner(process)
+        runner = self.compaction_runners[member] = HeldRunner(process)
         return runner
 
     async def settle(self) -> None:
