@@ -1,5 +1,7 @@
 """How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads.
 
+It also ends connections in the ways that ASGI has no words for; a route finds them in its scope (`exchange_of`).
+
 uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
 protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
 tests/integration/test_http_edge.py and test_http_framing.py probe every rule over a raw socket.
@@ -13,14 +15,16 @@ import json
 import re
 import socket
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.peer_calls.loopback import send_unpaced
-from shared.units import KIB
+from shared.units import KIB, MIB
 from shared.web.descriptors import max_connections
 
 MAX_HEADER_BYTES: Final = 32 * KIB
@@ -35,8 +39,12 @@ WRITE_STALL_S: Final = 25.0
 """How often a full send buffer is looked at: a client that drains it at less than `MIN_BODY_BYTES_PER_S` is cut off."""
 
 LINGER_S: Final = 1.0
-"""How long a refused client is still listened to: closing at once would make the kernel reset the connection, and the
-refusal would be lost on its way to a client that is still sending."""
+"""How often it is looked whether a refused client still sends; while it does, it is listened to. Closing with unread bytes
+makes the kernel reset the connection, and the refusal is lost on its way to a client that sends all before it reads."""
+
+MAX_LINGER_S: Final = 30.0
+MAX_LINGER_BYTES: Final = 256 * MIB
+"""What is received and dropped after a refusal, at most. Dropping costs less than storing the same bytes would."""
 
 MAX_LINGERING: Final = 64
 """So many connections beyond the limit are told why; further ones are cut off."""
@@ -45,13 +53,47 @@ _LOOKED_AT: Final = 1024
 """Among so many connections an idle one is looked for: the look must not cost more than a request."""
 
 _CHECK_INTERVAL_S: Final = 1.0
+_EXCHANGE: Final = "trivet.exchange"
 _RESET: Final = struct.pack("ii", 1, 0)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_HEAD_TOO_LARGE: Final = (
+    431,
+    "Request Header Fields Too Large",
+    f"A request has at most {MAX_HEADERS} header fields with {MAX_HEADER_BYTES} bytes",
+)
 _NOT_REPLAYED: Final = {b"upgrade", b"http2-settings"}
 
 
 class _RefusedError(Exception):
     """Ends the parser's callback after the answer was written; uvicorn turns it into a closed connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpExchange:
+    """One request and its answer, seen from below ASGI. `has_empty_query`: a `?` with nothing behind it, which ASGI hides."""
+
+    has_empty_query: bool
+    _protocol: GuardedHttpProtocol
+    _cycle: RequestResponseCycle
+
+    def linger_after_answer(self) -> None:
+        """End the connection after this answer without losing it. Call it once the head with `Connection: close` is sent."""
+        self._cycle.keep_alive = True  # or uvicorn would close at once
+        self._cycle.on_response = self._protocol.linger
+
+    def break_off(self) -> None:
+        """End the connection in mid-answer, so that the client cannot take the part for the whole.
+
+        The application returns after it; raising instead would log the traceback of a defect.
+        """
+        self._cycle.disconnected = True
+        self._protocol.transport.close()
+
+
+def exchange_of(scope: Scope) -> HttpExchange | None:
+    """The exchange behind an ASGI scope; None under another server, as in tests without a socket."""
+    exchange: HttpExchange | None = scope.get(_EXCHANGE)
+    return exchange
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -71,6 +113,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     _header_count = 0
     _body_bytes = 0
     _body_began_at = 0.0
+    _dropped_bytes = 0
     idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,7 +128,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         elif surplus > MAX_LINGERING:
             transport.abort()
         else:
-            self._refuse(503, "Overloaded")
+            self._refuse(503, "Overloaded", "Too many connections are open")
 
     def _take_idle_place(self) -> bool:
         """Close the connection that has been idle for longest, if there is one: a probe must get in while others only wait."""
@@ -124,12 +167,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bound the bytes of a head before the parser keeps them. Nothing is heard after a refusal."""
         if self._is_refused or self.transport.is_closing():
+            self._dropped_bytes += len(data)
             return
         if self._is_in_head:
             if self._head_bytes == 0:
                 self._arm(HEADER_TIMEOUT_S)
             if self._head_bytes > MAX_HEADER_BYTES + MAX_URL_BYTES:
-                self._refuse(431, "Request Header Fields Too Large")
+                self._refuse(*_HEAD_TOO_LARGE)
                 return
             self._head_bytes += len(data)
         self._unset_keepalive_if_required()
@@ -148,8 +192,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 data = self._head_without_upgrade() + data[stop.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            except httptools.HttpParserError:
-                self._refuse(400, "Bad Request")
+            except httptools.HttpParserError as error:
+                self._refuse(400, "Bad Request", _reason_of(error))
                 return
             else:
                 return
@@ -170,11 +214,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Bound the URL."""
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
-            self._refuse(414, "URI Too Long")
+            self._refuse(414, "URI Too Long", f"A request target has at most {MAX_URL_BYTES} bytes")
             raise _RefusedError
         # A request target has no fragment (RFC 9112 section 3.2); the parser would cut a name off there without a word.
         if b"#" in url:
-            self._refuse(400, "Bad Request")
+            self._refuse(400, "Bad Request", "A '#' in a key is written as %23")
             raise _RefusedError
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -182,7 +226,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._header_bytes += len(name) + len(value) + 4
         self._header_count += 1
         if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
-            self._refuse(431, "Request Header Fields Too Large")
+            self._refuse(*_HEAD_TOO_LARGE)
             raise _RefusedError
         if self._is_in_head:
             super().on_header(name, value)
@@ -201,21 +245,26 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._body_began_at = self.loop.time()
         self._arm(BODY_GRACE_S)
         super().on_headers_complete()
+        # Its task begins in the next round of the loop, so the scope can still be added to.
+        exchange = HttpExchange(self.url.endswith(b"?"), self, self.cycle)
+        self.scope[_EXCHANGE] = exchange  # type: ignore[typeddict-unknown-key]
 
-    def _framing_problem(self) -> tuple[int, str] | None:
+    def _framing_problem(self) -> tuple[int, str, str] | None:
         version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
-            return 505, "HTTP Version Not Supported"
+            return 505, "HTTP Version Not Supported", "This server speaks HTTP/1.1"
         hosts = [value for name, value in self.headers if name == b"host"]
         # HTTP/1.0 knows no Host; some health checks still speak it.
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
-            return 400, "Bad Request"
+            return 400, "Bad Request", "A request has one Host header with a host name and perhaps a port"
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if (codings and version == "1.0") or self.parser.get_method() == b"CONNECT":
-            return 400, "Bad Request"
+        if codings and version == "1.0":
+            return 400, "Bad Request", "HTTP/1.0 has no Transfer-Encoding"
+        if self.parser.get_method() == b"CONNECT":
+            return 400, "Bad Request", "This server is no proxy"
         # A coding that is not undone here would be stored as if it were the file.
         if any(coding.strip().lower() != b"chunked" for coding in codings):
-            return 501, "Not Implemented"
+            return 501, "Not Implemented", "The only Transfer-Encoding that is undone here is chunked"
         if version == "1.0":
             self.expect_100_continue = False  # such a client does not know the interim answer
         return None
@@ -290,16 +339,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             if self._head_bytes == 0:
                 self.transport.close()  # connected and said nothing: no request to answer
             else:
-                self._refuse(408, "Request Timeout")
+                self._refuse(408, "Request Timeout", f"The head did not come within {HEADER_TIMEOUT_S:.0f} s")
             return
         elapsed_s = self.loop.time() - self._body_began_at
         # A body that we ourselves hold back (flow control) is not a slow client.
         if self.flow.read_paused or self._body_bytes >= MIN_BODY_BYTES_PER_S * (elapsed_s - BODY_GRACE_S):
             self._arm(_CHECK_INTERVAL_S)
         else:
-            self._refuse(408, "Request Timeout")
+            self._refuse(408, "Request Timeout", f"The body came at less than {MIN_BODY_BYTES_PER_S} bytes a second")
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: str, detail: str | None = None) -> None:
         """Answer with `status` and close, unless the client would take that for the answer to an earlier request."""
         if self._is_refused or self.transport.is_closing():
             return
@@ -313,7 +362,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
             return
-        body = json.dumps(problem_of_status(status, reason)).encode()
+        body = json.dumps(problem_of_status(status, reason, detail)).encode()
         fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
         if status == 503:
             fields.append((b"retry-after", b"1"))
@@ -323,18 +372,45 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
+        self.linger()
+
+    def linger(self) -> None:
+        """Say no more, drop what still comes, and close when the client is silent or a bound is reached."""
+        if self.transport.is_closing():
+            return
+        self._is_refused = True
+        self._disarm()
+        self.flow.resume_reading()
         self.transport.write_eof()
-        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
+        self._dropped_bytes = 0
+        self._look_at_lingering(0, self.loop.time() + MAX_LINGER_S)
+
+    def _look_at_lingering(self, before_bytes: int, deadline_s: float) -> None:
+        self._timer = self.loop.call_later(LINGER_S, self._on_linger_timer, before_bytes, deadline_s)
+
+    def _on_linger_timer(self, before_bytes: int, deadline_s: float) -> None:
+        is_slow = self._dropped_bytes - before_bytes < MIN_BODY_BYTES_PER_S * LINGER_S
+        if is_slow or self._dropped_bytes > MAX_LINGER_BYTES or self.loop.time() > deadline_s:
+            self.transport.close()
+        else:
+            self._look_at_lingering(self._dropped_bytes, deadline_s)
 
 
-def problem_of_status(status: int, reason: str) -> dict[str, object]:
-    """The problem document of a refusal that says no more than its status does."""
+def _reason_of(error: httptools.HttpParserError) -> str | None:
+    """The parser's own words, which quote nothing of the request; None for an error that came out of a callback."""
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return None
+    return f"The request is malformed: {error}"
+
+
+def problem_of_status(status: int, reason: str, detail: str | None = None) -> dict[str, object]:
+    """The problem document of a refusal. Without `detail` it says no more than its status does."""
     code = reason.lower().replace(" ", "_")
     return {
         "type": f"urn:trivet:problem:{code}",
         "title": reason,
         "status": status,
-        "detail": f"{reason}. Nothing was done.",
+        "detail": f"{reason if detail is None else detail}. Nothing was done.",
         "code": code,
         "definite": True,
     }
