@@ -21,6 +21,9 @@ FILE_FIELD: Final = "file"
 MAX_OTHER_BYTES: Final = 64 * KIB
 """What a form may carry around its file: other fields, headers, boundaries."""
 
+_IDENTITY_CODINGS: Final = {b"7bit", b"8bit", b"binary"}
+"""Names for bytes as they are (RFC 2045 section 6.2)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
@@ -132,6 +135,12 @@ class _Form:
             self.file_name = options[b"filename"].decode()
         except UnicodeDecodeError as error:
             raise InvalidRequestError("The file name of the form is not valid UTF-8.") from error
+        coding = self._headers.get(b"content-transfer-encoding", b"binary").strip().lower()
+        if coding not in _IDENTITY_CODINGS:
+            raise InvalidRequestError(
+                "The file of a form is kept as it comes: no Content-Transfer-Encoding is undone (RFC 7578 section 4.7).",
+                field=FILE_FIELD,
+            )
         media_type = self._headers.get(b"content-type")
         self.file_content_type = None if media_type is None else media_type.decode("latin-1")
         self._is_in_file = True

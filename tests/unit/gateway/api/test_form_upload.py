@@ -105,3 +105,25 @@ async def test_a_file_name_that_is_not_utf_8_is_refused() -> None:
     """It becomes a key."""
     with pytest.raises(InvalidRequestError):
         await read(file_part(b"x").replace("ä".encode(), b"\xff") + END)
+
+
+@pytest.mark.parametrize("coding", ["base64", "Quoted-Printable", "x-uuencode", "gzip", "binary2"])
+async def test_a_file_in_a_transfer_coding_is_refused(coding) -> None:
+    """It would be stored undecoded, which is another file than was meant."""
+    form = part("file", b"aGVsbG8=", f'; filename="k"\r\nContent-Transfer-Encoding: {coding}') + END
+    with pytest.raises(InvalidRequestError) as caught:
+        await read(form)
+    assert caught.value.definite
+
+
+@pytest.mark.parametrize("coding", ["binary", "8BIT", "7bit "])
+async def test_a_transfer_coding_that_changes_nothing_is_taken(coding) -> None:
+    """Some clients say so with every part."""
+    form = part("file", CONTENT, f'; filename="k"\r\nContent-Transfer-Encoding: {coding}') + END
+    assert (await read(form))[1] == CONTENT
+
+
+async def test_a_transfer_coding_of_another_field_does_not_matter() -> None:
+    """Other fields are not kept at all."""
+    form = part("note", b"eA==", "\r\nContent-Transfer-Encoding: base64") + file_part(CONTENT) + END
+    assert (await read(form))[1] == CONTENT
