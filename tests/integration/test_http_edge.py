@@ -6,12 +6,15 @@ The guard leans on the inside of uvicorn. When uvicorn changes there, these prob
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 
 import pytest
+from fastapi import FastAPI, Request, Response
+from starlette.responses import StreamingResponse
 
 from shared.units import KIB, MIB
 from shared.web import http_edge
-from shared.web.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from shared.web.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES, exchange_of
 from tests.integration.raw_edge import THINKING_S, Edge, get, make_edge, receive_all, status
 
 TIMEOUT_S = THINKING_S / 3
@@ -208,3 +211,24 @@ def test_a_body_that_we_hold_back_is_no_slow_client(hasty_edge) -> None:
     answer = hasty_edge.send(head.encode() + body)
     assert status(answer) == 200
     assert b'{"received_bytes":%d}' % len(body) in answer
+
+
+def test_an_answer_can_be_broken_off_without_a_word_in_the_log(serve_app, caplog) -> None:
+    """The client gets what was sent and then the end, before `Content-Length` is reached; the server calls it no defect."""
+    app = FastAPI()
+
+    @app.get("/part")
+    async def part(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"half"
+            exchange = exchange_of(request.scope)
+            assert exchange is not None
+            exchange.break_off()
+
+        return StreamingResponse(body(), headers={"content-length": "8"})
+
+    host, _, port = serve_app(app).removeprefix("http://").partition(":")
+    answer = Edge(host, int(port)).send(get("/part"))
+    assert status(answer) == 200
+    assert answer.endswith(b"half")
+    assert caplog.records == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import structlog
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
@@ -14,13 +15,17 @@ from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import content_headers
 from services.gateway.transfers.downloads import Downloads, FoundFile
+from shared.errors import TrivetError
+from shared.web.http_edge import exchange_of
+
+logger = structlog.get_logger(__name__)
 
 
 class FileStream(Response):
     """Sends a file, one range of it or several, at the pace of the client.
 
-    An error before the headers becomes a problem document. One after them is raised to the server, which closes the
-    connection before `Content-Length` is reached, so the client cannot take the part for the whole.
+    An error before the headers becomes a problem document. One after them breaks the connection off before
+    `Content-Length` is reached, so the client cannot take the part for the whole.
     """
 
     def __init__(
@@ -51,11 +56,14 @@ class FileStream(Response):
         self._spans = spans
         self._quorums = quorums
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 the ASGI signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; stops all fetching when the client goes."""
         parts = self._parts
+        is_started = False
 
         async def start(confirmed: int) -> None:
+            nonlocal is_started
+            is_started = True
             self.headers["x-trivet-replicas-confirmed"] = str(confirmed)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
@@ -69,4 +77,12 @@ class FileStream(Response):
             closing = b"" if parts is None else parts.closing
             await send({"type": "http.response.body", "body": closing, "more_body": False})
 
-        await while_connected(receive, work)
+        try:
+            await while_connected(receive, work)
+        except TrivetError as error:
+            exchange = exchange_of(scope)
+            if not is_started or exchange is None:
+                raise
+            # One line: a lack of replicas or of budget is no defect of ours.
+            logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
+            exchange.break_off()

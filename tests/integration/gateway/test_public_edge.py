@@ -44,7 +44,7 @@ def collect(answer: httpx.Response, received: bytearray) -> None:
 def test_a_refused_upload_is_answered_whole_and_the_connection_ends(cluster, bucket) -> None:
     """A client that goes on sending gets its answer, not a reset, and its gigabytes are not read."""
     with connect(cluster) as connection:
-        head = f'PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 31}\r\nif-match: "no"\r\n\r\n'
+        head = f'PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {1 << 31}\r\nif-match: "no"\r\n\r\n'
         connection.sendall(head.encode() + bytes(2 * MIB))
         answer = read_to_end(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -56,7 +56,7 @@ def test_a_refused_upload_is_answered_whole_and_the_connection_ends(cluster, buc
 def test_a_refused_upload_that_waits_for_100_is_never_told_to_send(cluster, bucket) -> None:
     """`Expect: 100-continue` is answered with the refusal itself."""
     with connect(cluster) as connection:
-        head = f"PUT /v1/files/{bucket}/../k HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\nexpect: 100-continue\r\n\r\n"
+        head = f"PUT /v1/files/{bucket}/../k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\nexpect: 100-continue\r\n\r\n"
         connection.sendall(head.encode())
         answer = read_to_end(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -66,7 +66,7 @@ def test_a_refused_upload_that_waits_for_100_is_never_told_to_send(cluster, buck
 def test_an_accepted_upload_that_waits_for_100_is_told_to_send(cluster, bucket, gateway) -> None:
     """And then stored."""
     with connect(cluster) as connection:
-        head = f"PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n"
+        head = f"PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\nexpect: 100-continue\r\n"
         connection.sendall(f"{head}connection: close\r\n\r\n".encode())
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"hello")
@@ -83,12 +83,17 @@ async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket
         for number in (1, 2, 3):
             peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"))
             await client.request(peer, "DELETE", f"/v1/chunks/{lost}", timeout_s=10)
-    received = bytearray()
-    with gateway.stream("GET", f"/v1/files/{bucket}/k") as answer:
+    received, log = bytearray(), cluster.layout.log_file("gateway-1")
+    logged_bytes = log.stat().st_size
+    with httpx.stream("GET", f"{cluster.gateway_url}/v1/files/{bucket}/k", trust_env=False) as answer:
         assert answer.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             collect(answer, received)
     assert bytes(received) == b"".join(chunks[:10])
+    lines = [json.loads(line) for line in log.read_bytes()[logged_bytes:].splitlines()]
+    broken_off = [line for line in lines if line.get("path") == f"/v1/files/{bucket}/k"]
+    assert [line["code"] for line in broken_off] == ["data_unavailable"], "no defect of ours, so one line"
+    assert not any("exception" in line for line in lines)
     problem = gateway.get(f"/v1/files/{bucket}/k", headers={"range": f"bytes={10 * MIB}-"})
     assert problem.status_code == 503
     assert problem.json()["code"] == "data_unavailable"
