@@ -74,6 +74,27 @@ def test_a_head_that_can_be_misread_is_refused_with_a_problem_document(edge, req
 
 
 @pytest.mark.parametrize(
+    ("request_bytes", "reason"),
+    [
+        (b"GET /x HTTP/1.1\r\nHost: test\r\nX-A: b\x00c\r\n\r\n", "header value"),
+        (b"GET /x HTTP/1.1\r\nHost : test\r\n\r\n", "header token"),
+        (b"GET /x HTTP/1.1\r\n\r\n", "one Host header"),
+        (b"GET /x#y HTTP/1.1\r\nHost: test\r\n\r\n", "%23"),
+        (b"CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n", "no proxy"),
+        (HEAD + b"Transfer-Encoding: gzip\r\n\r\na", "chunked"),
+        (HEAD + b"Content-Length: one\r\n\r\na", "Content-Length"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
+        (b"GET /x HTTP/1.1\r\nHost: test\r\nX-A: " + b"b" * 40_000 + b"\r\n\r\n", "header fields"),
+    ],
+)
+def test_a_refusal_of_the_parser_gives_its_reason(edge, request_bytes, reason) -> None:
+    """ "Bad Request" alone leaves a developer guessing; nothing of the request is quoted."""
+    detail = problem_of(edge.send(request_bytes))["detail"]
+    assert reason in detail
+    assert detail.endswith(". Nothing was done.")
+
+
+@pytest.mark.parametrize(
     "body",
     [b"-1\r\na", b"0x1\r\na", b"10000000000000001\r\na", b"1\na\n0\n\n", b"1\r\naX0\r\n\r\n", b"g\r\n"],
     ids=["negative", "hex prefix", "beyond 64 bits", "bare line feeds", "no line end after the data", "not hex"],

@@ -13,8 +13,10 @@ from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import MIB
+from shared.web.http_edge import exchange_of
 
 MAX_JSON_BYTES: Final = MIB
+_NO_QUERY: Final = "This path takes no query; a '?' in a key is written as %3F."
 
 IDEMPOTENCY_KEY_DESCRIPTION: Final = (
     "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once and gets the first answer "
@@ -37,8 +39,11 @@ def requested_file(request: Request) -> FileName:
     """The file that the path names.
 
     Raises:
-        InvalidRequestError: as `file_name`, or there is a query.
+        InvalidRequestError: as `file_name`, or there is a query, be it an empty one: `really?` would be stored as `really`.
     """
+    exchange = exchange_of(request.scope)
+    if exchange is not None and exchange.has_empty_query:
+        raise InvalidRequestError(_NO_QUERY)
     refuse_query(request)
     return file_name(request.scope["raw_path"])
 
@@ -62,7 +67,7 @@ def refuse_query(request: Request) -> None:
         InvalidRequestError: there is a query.
     """
     if request.scope["query_string"]:
-        raise InvalidRequestError("This path takes no query; a '?' in a key is written as %3F.")
+        raise InvalidRequestError(_NO_QUERY)
 
 
 def record_version(request: Request, version: int) -> None:

@@ -75,6 +75,9 @@ def test_head_answers_wherever_get_does(gateway) -> None:
         ("/v1/files/default?prefix=%FF", 400),
         ("/v1/files/default?cursor=AAAA", 400),
         ("/v1/files/default/", 400),
+        ("/v1/files/default/no-such-key?", 400),
+        ("/v1/files/default/no-such-key??", 400),
+        ("/v1/files/default/no-such-key%3F", 404),
         ("/v1/files/default%2Fno-such-key", 404),
         ("/v1/files/%64efault/no-such-key", 404),
         ("http://elsewhere/v1/time", 200),
@@ -82,7 +85,9 @@ def test_head_answers_wherever_get_does(gateway) -> None:
 )
 def test_a_path_is_taken_as_it_is_written(cluster, gateway, target, expected) -> None:
     """What a proxy sees is what is served; only names are decoded, once."""
-    answer = send_raw(cluster.gateway_url, f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    answer = send_raw(
+        cluster.gateway_url, f"GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n".encode()
+    )
     assert status(answer) == expected, answer
     if expected >= 400:
         assert b"application/problem+json" in answer
@@ -96,7 +101,15 @@ def test_admin_calls_cannot_be_reached_by_another_spelling(cluster, gateway) -> 
         "/v1/cluster%2Fnodes/storage-98",
         "/v1/cluster/nodes%2Fstorage-98",
     ):
-        request = f"DELETE {target} HTTP/1.1\r\nhost: x\r\n{authorization}\r\nconnection: close\r\n\r\n"
+        request = f"DELETE {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{authorization}\r\nconnection: close\r\n\r\n"
         answer = send_raw(cluster.gateway_url, request.encode())
         assert status(answer) == 404, answer
         assert b'"not_found"' in answer
+
+
+def test_a_question_mark_that_ends_a_key_stores_nothing(cluster, gateway, bucket) -> None:
+    """`really?` would be stored as `really`; every method of a file refuses an empty query."""
+    for method in ("PUT", "GET", "HEAD", "DELETE"):
+        head = f"{method} /v1/files/{bucket}/really? HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+        assert status(send_raw(cluster.gateway_url, head.encode())) == 400, method
+    assert gateway.get(f"/v1/files/{bucket}").json()["files"] == []
