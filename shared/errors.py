@@ -7,6 +7,7 @@
     ├── UnauthenticatedError 401
     │   └── SignatureRejectedError
     ├── ForbiddenError 403
+    │   └── ForeignOriginError
     ├── NotFoundError 404
     │   ├── BucketNotFoundError
     │   ├── FileNotFoundInBucketError
@@ -28,6 +29,7 @@
     ├── PayloadTooLargeError 413
     ├── RangeNotSatisfiableError 416
     ├── NotLeaderError 421
+    ├── MisdirectedRequestError 421
     ├── IdempotencyKeyReusedError 422
     ├── InternalError 500
     ├── UnavailableError 503
@@ -129,6 +131,12 @@ class ForbiddenError(TrivetError):
 
     code = "forbidden"
     status = 403
+
+
+class ForeignOriginError(ForbiddenError):
+    """A page of another origin asked for a change through somebody's browser."""
+
+    code = "foreign_origin"
 
 
 class NotFoundError(TrivetError):
@@ -263,6 +271,13 @@ class NotLeaderError(TrivetError):
     """This consensus member does not lead; `leader_url` names the one that does, when known."""
 
     code = "not_leader"
+    status = 421
+
+
+class MisdirectedRequestError(TrivetError):
+    """The Host header names another server than this one."""
+
+    code = "misdirected_request"
     status = 421
 
 

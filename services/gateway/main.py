@@ -14,6 +14,7 @@ from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.services import Services
+from services.gateway.api.web_origins import WebOrigins
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
@@ -183,6 +184,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
         app.include_router(make(gateway))
     app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
     install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
+    app.add_middleware(WebOrigins, rules=settings.origin_rules())
     app.add_middleware(NoCache)
     app.add_middleware(EarlyRefusal)
     return app

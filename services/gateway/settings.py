@@ -6,12 +6,14 @@ entry, are refused at start and not found out under load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
 from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_secret
 from shared.units import KIB, MIB
 
@@ -22,11 +24,38 @@ MAX_CHUNKS_PER_LOG_ENTRY: Final = 30_000
 """32 bytes each: a version must fit into one log entry of 1 MiB (RAFT.md, defaults)."""
 
 
+def _parse_hosts(value: object) -> object:
+    return _parse_list(value, bare_host, "a host name or address without a port")
+
+
+def _parse_origins(value: object) -> object:
+    return _parse_list(value, normal_origin, "an origin such as https://app.example.org")
+
+
+def _parse_list(value: object, normal: Callable[[str], str | None], kind: str) -> object:
+    if not isinstance(value, str):
+        return value
+    parsed = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        if (entry := normal(part)) is None:
+            raise ValueError(f"{part!r} is not {kind}")
+        parsed.append(entry)
+    return parsed
+
+
+HostList = Annotated[list[str], NoDecode, BeforeValidator(_parse_hosts)]
+OriginList = Annotated[list[str], NoDecode, BeforeValidator(_parse_origins)]
+"""Comma-separated settings."""
+
+
 class GatewaySettings(ServiceSettings, QuorumSettings):
     """Everything a gateway can be told.
 
     Attributes:
         consensus_urls, clock_urls: the other services.
+        public_hosts: the names and addresses, without port, under which clients reach this gateway; any other in a Host
+            header is 421. Empty: the loopback names and `host`. The address to which a connection came is always taken.
+        cors_origins: origins such as `https://app.example.org` whose pages may read and change files from a browser.
         admin_token: what cluster changes ask for; without one they are refused.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
@@ -47,6 +76,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     consensus_urls: PeerList = Field(min_length=1)
     clock_urls: PeerList = Field(default_factory=list)
+    public_hosts: HostList = Field(default_factory=list)
+    cors_origins: OriginList = Field(default_factory=list)
     admin_token: SecretStr | None = None
     admin_token_file: Path | None = None
     strict_reads: bool = False
@@ -83,6 +114,11 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             )
         self.read_admin_token()
         return self
+
+    def origin_rules(self) -> OriginRules:
+        """Which names are this gateway's, and whose pages may use it."""
+        hosts = self.public_hosts or filter(None, (*LOOPBACK_NAMES, bare_host(self.host)))
+        return OriginRules(frozenset(hosts), frozenset(self.cors_origins))
 
     def read_admin_token(self) -> str | None:
         """The admin token, or None when there is none.

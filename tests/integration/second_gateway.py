@@ -32,6 +32,7 @@ class EitherGateway(httpx.HTTPTransport):
         if request.url.host == httpx.URL(EITHER_GATEWAY).host:
             gateway = next(self._urls)
             request.url = request.url.copy_with(host=gateway.host, port=gateway.port)
+            request.headers["host"] = request.url.netloc.decode()
         return super().handle_request(request)
 
 

@@ -32,7 +32,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         response_model=BucketCreated,
         responses={
             200: {"model": BucketCreated, "description": "It existed before."},
-            **problems(400, 409, 422, 503, about="buckets"),
+            **problems(400, 403, 409, 422, 503, about="buckets"),
         },
         openapi_extra=_BUCKET_PATH,
     )
@@ -55,7 +55,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Delete an empty bucket",
         status_code=204,
         response_class=Response,
-        responses=problems(400, 404, 409, 422, 503, about="buckets"),
+        responses=problems(400, 403, 404, 409, 422, 503, about="buckets"),
         openapi_extra=_BUCKET_PATH,
     )
     async def delete_bucket(request: Request) -> Response:

@@ -78,7 +78,7 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
+            **problems(400, 403, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
         },
         openapi_extra=file_parameters(*WRITE_PARAMETERS) | BODY,
     )
@@ -119,7 +119,7 @@ def _add_uploads(router: APIRouter, gateway: RunningGateway) -> None:
                 "description": "Replaced; durable as the receipt says.",
                 "headers": VERSION_HEADERS,
             },
-            **problems(400, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
+            **problems(400, 403, 404, 408, 409, 412, 413, 422, 503, 507, about="files"),
         },
         openapi_extra=form_parameters() | FORM,
     )
@@ -190,7 +190,7 @@ def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
         response_class=Response,
         responses={
             204: {"description": "Deleted.", "headers": DELETION_HEADERS},
-            **problems(400, 404, 409, 412, 422, 503, about="files"),
+            **problems(400, 403, 404, 409, 412, 422, 503, about="files"),
         },
         openapi_extra=file_parameters(*DELETE_PARAMETERS),
     )

@@ -18,11 +18,13 @@ from shared.errors import (
     DiskFullError,
     FileNotFoundInBucketError,
     ForbiddenError,
+    ForeignOriginError,
     IdempotencyKeyReusedError,
     InternalError,
     InvalidNameError,
     InvalidRequestError,
     LeaderUnavailableError,
+    MisdirectedRequestError,
     NodeNotFoundError,
     NodeRemovedError,
     NotFoundError,
@@ -47,7 +49,7 @@ Subject = Literal["files", "buckets", "cluster"]
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
     401: "The admin token is missing or wrong.",
-    403: "Not allowed.",
+    403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
     404: "There is no such bucket, file or node.",
     408: "The body came too slowly or broke off. Nothing was stored.",
     409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
@@ -55,6 +57,7 @@ _DESCRIPTIONS: Final = {
     412: "If-Match, If-None-Match or If-Unmodified-Since does not hold. Nothing was done.",
     413: "The body is larger than this cluster takes.",
     416: "No byte of the requested range exists, or the ranges are too many or ask for more bytes than the file has.",
+    421: "The Host header names another server than this one. Nothing was done.",
     422: "The Idempotency-Key was used for a different request. Nothing was done.",
     500: "A defect of ours.",
     503: "A quorum, the leader or a budget is missing now; see Retry-After. `definite` says whether nothing happened.",
@@ -70,7 +73,12 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         ),
     ],
     401: [UnauthenticatedError("This call needs the admin token as a bearer token.")],
-    403: [ForbiddenError("This cluster has no admin token, so it cannot be changed here.")],
+    403: [
+        ForbiddenError("This cluster has no admin token, so it cannot be changed here."),
+        ForeignOriginError(
+            "A page of another origin may not change anything; those that may are set by TRIVET_CORS_ORIGINS."
+        ),
+    ],
     404: [
         FileNotFoundInBucketError("There is no such file.", bucket="default", version=17, horizon=0),
         BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
@@ -99,6 +107,11 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
     ],
     413: [PayloadTooLargeError("The file is larger than this cluster takes.", limit_bytes=31_457_280_000)],
     416: [RangeNotSatisfiableError("No byte of that range exists.", size_bytes=10)],
+    421: [
+        MisdirectedRequestError(
+            "This gateway has no such name as the Host header says; its names are set by TRIVET_PUBLIC_HOSTS."
+        )
+    ],
     422: [IdempotencyKeyReusedError("This Idempotency-Key was used for a different request; use a new one.")],
     500: [InternalError("A defect of ours; it has been logged.")],
     503: [
@@ -119,6 +132,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 
 
 _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
+    ForbiddenError: {"cluster"},
     InvalidNameError: {"files", "buckets"},
     DigestMismatchError: {"files"},
     FileNotFoundInBucketError: {"files"},
@@ -168,7 +182,7 @@ def problems(*statuses: int, about: Subject) -> Responses:
             [error for error in _EXAMPLES[status] if about in _SUBJECTS.get(type(error), {about})],
             _HEADERS.get(status),
         )
-        for status in sorted({*statuses, 500})
+        for status in sorted({*statuses, 421, 500})
     }
 
 

@@ -61,7 +61,7 @@ def test_a_retry_after_the_gateway_died_yields_one_version(
     """Killed once the version is visible, before the client has read an answer: the retry returns that version."""
     body = random.Random(seed).randbytes(MIB)
     url = f"/v1/files/{bucket}/k"
-    head = f"PUT {url} HTTP/1.1\r\nhost: test\r\nidempotency-key: order-17\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"PUT {url} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: order-17\r\ncontent-length: {len(body)}\r\n\r\n"
     with (
         SecondGateway(cluster, tmp_path / "mortal.log") as mortal,
         socket.create_connection(mortal.address, timeout=10) as connection,

@@ -46,7 +46,7 @@ def _half_heads(address: tuple[str, int], outcome: Outcome) -> None:
         for _ in range(SLOWLORIS):
             connection = socket.create_connection(address, timeout=DEADLINE_S)
             began[connection] = time.monotonic()
-            connection.sendall(b"GET /v1/time HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            connection.sendall(b"GET /v1/time HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")
         waiting = set(began)
         deadline = time.monotonic() + DEADLINE_S
         while waiting and time.monotonic() < deadline:
@@ -66,7 +66,7 @@ def _trickle(address: tuple[str, int], path: str, outcome: Outcome) -> None:
     """A body at one byte a second."""
     began = time.monotonic()
     with socket.create_connection(address, timeout=DEADLINE_S) as connection:
-        connection.sendall(f"PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".encode())
+        connection.sendall(f"PUT {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000\r\n\r\n".encode())
         while not select.select([connection], [], [], 1.0)[0] and time.monotonic() - began < DEADLINE_S:
             connection.sendall(b"x")
         outcome.trickled = time.monotonic() - began, _drain(connection)
@@ -76,7 +76,7 @@ def _read_nothing(address: tuple[str, int], path: str, outcome: Outcome) -> None
     """Ask for a large file and never take it: closed is when the other side is seen to be gone."""
     began = time.monotonic()
     with socket.create_connection(address, timeout=DEADLINE_S) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
         assert poll.poll(DEADLINE_S * 1000), "never closed"

@@ -18,8 +18,10 @@ from local_cluster.settings import PROJECT_ROOT
 from services.clock.settings import ClockSettings
 from services.consensus.settings import ConsensusSettings
 from services.consensus.tools.initialise import InitialiseSettings
+from services.gateway.origin_rules import OriginRules
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
+from shared.errors import MisdirectedRequestError
 from shared.settings import load_settings
 
 SETTINGS = {
@@ -119,6 +121,48 @@ def test_kubernetes_starts_the_services_with_settings_that_they_accept(checker, 
     processes = kubernetes_processes(checker.render(PROJECT_ROOT / "k8s"))
     assert sorted(name for name, _, _ in processes) == sorted(SETTINGS)
     check(processes, monkeypatch, tmp_path)
+
+
+def names_taken(environment: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OriginRules:
+    """The rules that a gateway with this environment applies."""
+    secret = tmp_path / "secret"
+    secret.write_text("s" * 64)
+    with monkeypatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, str(secret) if key.endswith("_FILE") else value)
+        return load_settings(GatewaySettings).origin_rules()
+
+
+def test_compose_tells_the_gateway_the_names_of_its_port_and_of_its_container(monkeypatch, tmp_path) -> None:
+    """The bound address is 0.0.0.0 there, which says nothing."""
+    environment = next(environment for name, _, environment in compose_processes() if name == "gateway-1")
+    assert "TRIVET_PUBLIC_HOSTS" in environment
+    rules = names_taken(environment, monkeypatch, tmp_path)
+    for host in ("localhost:8080", "127.0.0.1:8080", "gateway-1:8080"):
+        rules.check_host(host, "172.17.0.2")
+    with pytest.raises(MisdirectedRequestError):
+        rules.check_host("attacker.example", "172.17.0.2")
+
+
+def test_kubernetes_tells_the_gateway_every_name_of_its_service(checker, monkeypatch, tmp_path) -> None:
+    """As the cluster's DNS makes them of service and namespace; a renamed one fails here."""
+    resources = checker.render(PROJECT_ROOT / "k8s")
+    environment = next(environment for name, _, environment in kubernetes_processes(resources) if name == "gateway")
+    assert "TRIVET_PUBLIC_HOSTS" in environment
+    rules = names_taken(environment, monkeypatch, tmp_path)
+    namespace = yaml.safe_load((PROJECT_ROOT / "k8s" / "kustomization.yaml").read_text())["namespace"]
+    services = [
+        each["metadata"]["name"]
+        for each in resources
+        if each["kind"] == "Service" and each["spec"]["selector"] == {"app": "gateway"}
+    ]
+    assert services
+    for service in services:
+        for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
+            rules.check_host(service + suffix, "10.1.2.3")
+    rules.check_host("localhost:8080", "10.1.2.3")
+    with pytest.raises(MisdirectedRequestError):
+        rules.check_host("attacker.example", "10.1.2.3")
 
 
 @pytest.mark.parametrize("service", ["clock", "consensus", "gateway", "storage"])
