@@ -21,6 +21,7 @@ from services.consensus.duties.disk_watch import watch_disk
 from services.consensus.duties.failure_detector import FailureDetector
 from services.consensus.duties.log_clock import LogClock
 from services.consensus.duties.membership import Membership
+from services.consensus.duties.node_reports import NodeReports
 from services.consensus.duties.slow_leader import watch_for_slow_leader
 from services.consensus.duties.state_comparison import StateComparison
 from services.consensus.duties.storage_nodes import StorageNodes
@@ -173,6 +174,7 @@ class MemberProcess:
             await mesh.start()
             clock.seed(store.highest_hlc())
             comparison = StateComparison(member, store, client)
+            reports = NodeReports()
             service = ConsensusService(
                 member,
                 store,
@@ -183,10 +185,10 @@ class MemberProcess:
                 deadline_s=settings.proposal_deadline_s,
                 bucket_limit=settings.bucket_limit,
                 differing_members=lambda: sorted(comparison.differing),
+                node_reports=reports.of_term,
             )
-            nodes = StorageNodes(
-                service, FailureDetector(grace_s=settings.heartbeat_grace_s), clock, cluster_id=settings.cluster_id
-            )
+            detector = FailureDetector(grace_s=settings.heartbeat_grace_s)
+            nodes = StorageNodes(service, detector, reports, clock, cluster_id=settings.cluster_id)
             metrics = MemberMetrics(member, mesh, store, comparison)
             stack.callback(metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())

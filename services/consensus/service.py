@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from services.consensus.member import Member
@@ -20,7 +20,7 @@ from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.persistence.state_damage import is_damage
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import has_majority
-from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus
+from shared.contracts.cluster import Heartbeat, InitRequest, InitResponse, MemberStatus
 from shared.contracts.metadata import (
     ClusterAnswer,
     Command,
@@ -69,6 +69,7 @@ class ConsensusService:
         deadline_s: float,
         bucket_limit: int,
         differing_members: Callable[[], list[str]],
+        node_reports: Callable[[int], Mapping[str, Heartbeat]],
     ) -> None:
         self.member = member
         self.store = store
@@ -79,6 +80,7 @@ class ConsensusService:
         self._deadline_s = deadline_s
         self._bucket_limit = bucket_limit
         self._differing_members = differing_members
+        self._node_reports = node_reports
 
     async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
         """Order and apply; one result per proposal, in order.
@@ -121,12 +123,19 @@ class ConsensusService:
         except TimeoutError as error:
             raise LeaderUnavailableError("Leadership could not be proven within the deadline.") from error
         term = self.member.raft.storage.term
-        configuration, leader_id = self.member.configuration, self.member.raft.get_leader()
+        engine = {
+            "cluster_id": self.member.configuration.cluster_id,
+            "leader_id": self.member.raft.get_leader(),
+            "members": list(self.member.configuration.members),
+            "is_low_on_disk": self.member.raft.is_low_on_disk,
+        }
+        reports, hlc = self._node_reports(term), self._clock.stamp().hlc
 
         def answer() -> bytes:
             results = self.store.answer(queries, term=term, max_bytes=MAX_ANSWER_BYTES)
-            filled = [_with_members(result, configuration, leader_id) for result in results.results]
-            return results.model_copy(update={"results": filled}).model_dump_json().encode()
+            filled = [_with_leaders_knowledge(result, engine, reports) for result in results.results]
+            update = {"results": filled, "hlc": max(hlc, results.hlc)}
+            return results.model_copy(update=update).model_dump_json().encode()
 
         try:
             answered: bytes = await self._reader.run(answer)
@@ -235,18 +244,21 @@ class ConsensusService:
             self.member.off_role_change(known.set)
 
 
-def _with_members(result: ReadResult, configuration: Configuration, leader_id: str | None) -> ReadResult:
-    """Who the consensus members are is the engine's knowledge, not the state machine's."""
+def _with_leaders_knowledge(
+    result: ReadResult, engine: Mapping[str, object], reports: Mapping[str, Heartbeat]
+) -> ReadResult:
+    """Who the members are is the engine's knowledge, and how full the nodes are that of the leader; neither is in the log."""
     if not isinstance(result.answer, ClusterAnswer):
         return result
-    answer = result.answer.model_copy(
-        update={
-            "cluster_id": configuration.cluster_id,
-            "leader_id": leader_id,
-            "members": list(configuration.members),
-        }
-    )
-    return result.model_copy(update={"answer": answer})
+    node_map = result.answer.node_map
+    nodes = [
+        node.model_copy(update={"used_bytes": beat.used_bytes, "is_full": beat.is_full})
+        if (beat := reports.get(node.id)) is not None
+        else node
+        for node in node_map.nodes
+    ]
+    update = {**engine, "node_map": node_map.model_copy(update={"nodes": nodes})}
+    return result.model_copy(update={"answer": result.answer.model_copy(update=update)})
 
 
 def _outcome(waiting: asyncio.Future[Any] | None) -> ProposalResult:

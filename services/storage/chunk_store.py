@@ -150,7 +150,11 @@ class ChunkStore:
 
     def is_accepting_writes(self) -> bool:
         """Whether a typical chunk would be accepted now."""
-        return not self._tier.reasons_against_writes() and self._tier.shortage() is None
+        return not self._tier.reasons_against_writes() and not self.is_full()
+
+    def is_full(self) -> bool:
+        """Whether a typical chunk found no room when that was last measured."""
+        return self._tier.shortage() is not None
 
     def degradations(self) -> list[str]:
         """What this node has to do without."""

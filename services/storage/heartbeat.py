@@ -28,6 +28,7 @@ _SUSPICION_S: Final = 5.0
 _START_BASE_S: Final = 0.2
 _START_CAP_S: Final = 1.0
 _RETRY_CAP_S: Final = 60.0
+_CHANGE_CHECK_INTERVAL_S: Final = 1.0
 
 
 class HeartbeatSender:
@@ -54,6 +55,7 @@ class HeartbeatSender:
         self._retry_base_s = retry_base_s
         self.was_accepted = False
         self.refusal: str | None = None
+        self._told_full: bool | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -65,6 +67,13 @@ class HeartbeatSender:
             else:
                 failures += 1
                 await asyncio.sleep(self._pause_s(failures))
+
+    async def run_on_change(self, is_full: Callable[[], bool]) -> None:
+        """Until cancelled, beside `run`: one heartbeat more, at once, when the node fills up or has room again."""
+        while True:
+            await asyncio.sleep(_CHANGE_CHECK_INTERVAL_S)
+            if self._told_full is not None and is_full() != self._told_full:
+                await self.send()
 
     async def send(self) -> bool:
         """One heartbeat, offered to one member after another until the leader accepts it; False when none did."""
@@ -79,6 +88,7 @@ class HeartbeatSender:
         for _ in range(2 * self._member_count):
             member = self._leader.choose(time.monotonic())
             if await self._offer(member, heartbeat):
+                self._told_full = heartbeat.is_full
                 return True
         self._metrics.heartbeat_failures.inc()
         return False

@@ -102,6 +102,7 @@ class StorageService:
         """Open everything, serve, close in the opposite order."""
         async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
             tasks.start("heartbeat", self._heartbeat.run())
+            tasks.start("heartbeat on change", self._heartbeat.run_on_change(self.store.is_full))
             tasks.start("scrub", self._scrubber.run())
             tasks.start("refetch", self._refetcher.run())
             yield
@@ -145,6 +146,7 @@ class StorageService:
             capacity_bytes=status.capacity_bytes,
             used_bytes=status.used_bytes,
             chunk_count=status.chunk_count,
+            is_full=self.store.is_full(),
         )
 
     def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredTier, DiskTier | RedisTier]:

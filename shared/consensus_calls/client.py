@@ -44,11 +44,15 @@ MAX_WAITING: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """Where in the log a read was answered: the applied index, the leader's term and the node map's epoch there."""
+    """Where in the log a read was answered: the applied index, the leader's term and the node map's epoch there.
+
+    `hlc` is the leader's hybrid timestamp then, not below any stamp in the log.
+    """
 
     log_index: int
     term: int
     epoch: int
+    hlc: int
 
 
 class ConsensusClient:
@@ -152,7 +156,7 @@ def _parse_proposals(content: bytes) -> list[ProposalResult | Refusal]:
 
 def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | Refusal]:
     batch = ReadResults.model_validate_json(content)
-    context = ReadContext(batch.log_index, batch.term, batch.epoch)
+    context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc)
     return [
         _refusal(result.problem or {}) if result.answer is None else (result.answer, context)
         for result in batch.results

@@ -90,7 +90,8 @@ class TierStatus(WireModel):
     """One tier of a node. What it does not know now is None, never 0: an operator may remove what is empty.
 
     `sole_chunk_count`: those of its chunks that no tier listed before it holds; the sum is what the node holds.
-    `lost_chunk_count`: chunks of which no good replica is left here, and which are to be fetched from a peer.
+    `lost_chunk_count`: chunks of which no good replica is left here, and which are to be fetched from a peer; None where
+    another tier knows it.
     """
 
     name: str
@@ -99,7 +100,7 @@ class TierStatus(WireModel):
     sole_chunk_count: int | None
     used_bytes: int | None
     capacity_bytes: int | None
-    lost_chunk_count: int | None = 0
+    lost_chunk_count: int | None = None
 
 
 class ScrubStatus(WireModel):

@@ -42,7 +42,8 @@ class StorageNode(WireModel):
         url: base URL inside the cluster, e.g. `http://127.0.0.1:8101`; empty until the node has dialled in.
         zone: failure domain; placement spreads over zones first.
         capacity_bytes: weight in placement.
-        used_bytes: as last reported; informational and not part of the epoch.
+        used_bytes, is_full: as the leader last heard from the node; None when it has not, or when the node does not know.
+            They are not in the log and not part of the epoch.
     """
 
     id: str
@@ -50,7 +51,8 @@ class StorageNode(WireModel):
     zone: str
     state: NodeState
     capacity_bytes: int = Field(ge=0)
-    used_bytes: int = Field(default=0, ge=0)
+    used_bytes: int | None = Field(default=None, ge=0)
+    is_full: bool | None = None
 
 
 class NodeMap(WireModel):
@@ -64,7 +66,10 @@ class NodeMap(WireModel):
 
 
 class Heartbeat(WireModel):
-    """A storage node says that it lives, every `heartbeat_interval`. Counts are None while it does not know them."""
+    """A storage node says that it lives, every `heartbeat_interval`, and when `is_full` changes.
+
+    What it does not know is None. `is_full`: a chunk of typical size would be refused for want of room.
+    """
 
     cluster_id: str
     url: str
@@ -72,6 +77,7 @@ class Heartbeat(WireModel):
     capacity_bytes: int = Field(ge=0)
     used_bytes: int | None = Field(ge=0)
     chunk_count: int | None = Field(ge=0)
+    is_full: bool | None = None
 
 
 class HeartbeatResponse(WireModel):
@@ -143,15 +149,15 @@ class MemberStatus(WireModel):
     commit_index: int
     last_applied: int
     last_log_index: int
-    first_log_index: int = 1
-    is_rebuilding: bool = False
+    first_log_index: int
+    is_rebuilding: bool
     state_hash: str | None = None
-    state_marks: dict[int, str] = Field(default_factory=dict)
-    differs_from: list[str] = Field(default_factory=list)
-    entry_version: int = 1
-    known_entry_version: int = 1
+    state_marks: dict[int, str]
+    differs_from: list[str]
+    entry_version: int
+    known_entry_version: int
     stopped_applying: str | None = None
-    reaches_majority: bool = True
+    reaches_majority: bool
     members: list[ConsensusMember]
 
 

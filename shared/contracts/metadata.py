@@ -423,13 +423,17 @@ class BucketsAnswer(WireModel):
 
 
 class ClusterAnswer(WireModel):
-    """The node map, the consensus members and who leads them."""
+    """The node map, the consensus members and who leads them.
+
+    `is_low_on_disk`: the leader is short of disk space and takes no new files; None where nobody has asked it.
+    """
 
     kind: Literal["cluster"] = "cluster"
     cluster_id: str | None
     leader_id: str | None
     members: list[ConsensusMember]
     node_map: NodeMap
+    is_low_on_disk: bool | None = None
 
 
 class RequestAnswer(WireModel):
@@ -460,9 +464,13 @@ class ReadResult(WireModel):
 
 
 class ReadResults(WireModel):
-    """In the order of the batch. `log_index` is the applied index that answered, `epoch` that of the node map there."""
+    """In the order of the batch. `log_index` is the applied index that answered, `epoch` that of the node map there.
+
+    `hlc` is a hybrid timestamp of the leader: not below any stamp in the log, nor below its own time.
+    """
 
     log_index: int
     term: int
     epoch: int
+    hlc: int
     results: list[ReadResult]

@@ -134,11 +134,11 @@ class TimeReport(WireModel):
     error_ns: int | None
     state: ClockState
     hlc: int = Field(ge=0, lt=1 << 64)
-    hlc_lead_ns: int = Field(default=0, ge=0)
+    hlc_lead_ns: int = Field(ge=0)
     epoch: int = Field(ge=0)
     sources: SourceCounts
     source_reports: list[TimeSourceReport] = Field(default_factory=list, max_length=64)
-    leap: Leap = Leap.NONE
+    leap: Leap
     reasons: list[str] = Field(default_factory=list, max_length=64)
 
 

@@ -76,6 +76,14 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "commit_index": 18,
         "last_applied": 18,
         "last_log_index": 18,
+        "first_log_index": 1,
+        "is_rebuilding": False,
+        "state_hash": "5d41402abc4b2a76b9719d911017c592",
+        "state_marks": {},
+        "differs_from": [],
+        "entry_version": 1,
+        "known_entry_version": 1,
+        "reaches_majority": True,
         "members": _MEMBERS,
     },
     "Heartbeat": {
@@ -85,6 +93,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "capacity_bytes": 1 << 40,
         "used_bytes": 10,
         "chunk_count": 1,
+        "is_full": False,
     },
     "HeartbeatResponse": {"is_admitted": True, "cluster_id": _CLUSTER_ID, "epoch": 7},
     "ProposalBatch": {"proposals": [_PROPOSAL]},
@@ -96,6 +105,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "log_index": 19,
         "term": 2,
         "epoch": 7,
+        "hlc": 7_711_435_623_001_456_640,
         "results": [
             {
                 "answer": {
@@ -113,6 +123,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "error_ns": 2_293_000,
         "state": "SYNCED",
         "hlc": 7_711_435_623_001_456_640,
+        "hlc_lead_ns": 0,
+        "leap": "none",
         "epoch": 1,
         "sources": {"ok": 3, "false": 0, "unreachable": 0},
         "source_reports": [

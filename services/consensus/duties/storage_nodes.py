@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from services.consensus.duties.failure_detector import FailureDetector
+from services.consensus.duties.node_reports import NodeReports
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
 from shared.contracts.metadata import Command, SetNodeState, UpdateNode
@@ -31,9 +32,16 @@ class StorageNodes:
     """Heartbeats in, state changes proposed. Acts only while this member leads."""
 
     def __init__(
-        self, service: ConsensusService, detector: FailureDetector, clock: TimeSource, *, cluster_id: str
+        self,
+        service: ConsensusService,
+        detector: FailureDetector,
+        reports: NodeReports,
+        clock: TimeSource,
+        *,
+        cluster_id: str,
     ) -> None:
         self._service = service
+        self._reports = reports
         self._detector = detector
         self._clock = clock
         self._cluster_id = cluster_id
@@ -55,6 +63,7 @@ class StorageNodes:
             self._log_unadmitted(node_id)
         else:
             self._detector.heard(node_id, time.monotonic())
+            self._reports.heard(self._service.member.raft.storage.term, node_id, beat)
             self._unadmitted.pop(node_id, None)
             await self._follow(known, beat)
         return HeartbeatResponse(
@@ -80,6 +89,7 @@ class StorageNodes:
             self._led_term = term
             self._detector.became_leader(now_s, nodes)
         self._detector.watch(now_s, nodes.keys())
+        self._reports.keep(nodes.keys())
         for node_id in self._detector.overdue(now_s):
             node = nodes.get(node_id)
             if node is not None and node.state == NodeState.ACTIVE:

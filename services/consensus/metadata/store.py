@@ -160,7 +160,9 @@ class MetadataStore:
                     continue
                 results.append(answer_query(self._reader, state, query))
                 size_bytes += _size_bytes(results[-1])
-        return ReadResults(log_index=state.last_applied, term=term, epoch=state.epoch, results=results)
+        return ReadResults(
+            log_index=state.last_applied, term=term, epoch=state.epoch, hlc=state.highest_hlc, results=results
+        )
 
     @property
     def path(self) -> Path:

@@ -51,12 +51,16 @@ class FakeClock:
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
         self.received: list[int] = []
+        self.seeded: list[int] = []
 
     def stamp(self) -> Stamp:
         return Stamp(hlc=next(self._ticks) << 32, state=ClockState.LOGICAL)
 
     def receive(self, hlc: int) -> None:
         self.received.append(hlc)
+
+    def seed(self, hlc: int) -> None:
+        self.seeded.append(hlc)
 
 
 class FakeNodes:
@@ -182,7 +186,7 @@ class LocalMetadata:
         (result,) = results.results
         if result.answer is None:
             raise error_from_problem(result.problem or {})
-        return result.answer, ReadContext(results.log_index, results.term, results.epoch)
+        return result.answer, ReadContext(results.log_index, results.term, results.epoch, results.hlc)
 
     async def make_cluster(self, clock: FakeClock, *node_ids: str) -> None:
         """Bucket `default` and these nodes, as after a first start."""

@@ -147,3 +147,40 @@ async def test_a_node_that_cannot_describe_itself_tries_again(members, monkeypat
         await sender.run()
     assert sender.was_accepted
     assert pauses[1] == 30
+
+
+async def test_a_node_that_fills_up_says_so_at_once(members, monkeypatch):
+    """And again when it has room; not every second, and not before the first heartbeat was taken."""
+    is_full = False
+    sent: list[bool | None] = []
+
+    async def describe() -> Heartbeat:
+        return HEARTBEAT.model_copy(update={"is_full": is_full})
+
+    async def call(peer, method, path, answer, *, body, timeout_s):
+        sent.append(body.is_full)
+        return ADMITTED
+
+    ticks: list[object] = [None, None, "take", None, "fill", None, None, "clear", None, None]
+    real_sleep = asyncio.sleep
+
+    async def tick(seconds: float) -> None:
+        nonlocal is_full
+        if not ticks:
+            raise asyncio.CancelledError
+        event = ticks.pop(0)
+        if event == "take":
+            assert sent == []
+            assert await sender.send()
+        elif event is not None:
+            is_full = event == "fill"
+        await real_sleep(0)
+
+    monkeypatch.setattr(members, "call", call)
+    monkeypatch.setattr(asyncio, "sleep", tick)
+    sender = HeartbeatSender(
+        "storage-1", MEMBERS, members, describe, StorageMetrics(CollectorRegistry()), interval_s=30, retry_base_s=5
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await sender.run_on_change(lambda: is_full)
+    assert sent == [False, True, False]

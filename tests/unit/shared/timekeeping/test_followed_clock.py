@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from shared.contracts.time import ClockState, SourceCounts, TimeReport
+from shared.contracts.time import ClockState, Leap, SourceCounts, TimeReport
 from shared.timekeeping.followed_clock import (
     FIRST_REPORT_WITHIN_NS,
     MAX_BOUND_NS,
@@ -30,6 +30,8 @@ def report(utc_ns: int, error_ns: int | None, state: ClockState = ClockState.SYN
         error_ns=error_ns,
         state=state,
         hlc=0,
+        hlc_lead_ns=0,
+        leap=Leap.NONE,
         epoch=epoch,
         sources=SourceCounts(ok=3, false=0, unreachable=0),
     )

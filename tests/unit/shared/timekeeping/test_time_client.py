@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
 
 from shared.cluster_keys import ClusterKeys
-from shared.contracts.time import ClockState, SourceCounts, Stamp, TimeReport
+from shared.contracts.time import ClockState, Leap, SourceCounts, Stamp, TimeReport
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.request_signing import RequestVerifier
@@ -73,6 +73,7 @@ class Service:
                 state=ClockState.LOGICAL if error_ns is None else ClockState.SYNCED,
                 hlc=hlc_from_ns(utc_ns + self.hlc_ahead_ns),
                 hlc_lead_ns=self.hlc_lead_ns,
+                leap=Leap.NONE,
                 epoch=1,
                 sources=SourceCounts(ok=3, false=0, unreachable=0),
             )

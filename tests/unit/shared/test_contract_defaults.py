@@ -1,0 +1,45 @@
+"""No default of a contract passes for a measurement: what was not measured is null, or the answer is incomplete and refused."""
+
+from __future__ import annotations
+
+import inspect
+
+from services.gateway.api import models
+from shared.contracts import chunks, cluster, metadata, time
+from shared.contracts.base import WireModel
+
+NO_MEASUREMENTS = {
+    ("ConsensusMember", "is_voter"): "stands in logs that were written before learners existed",
+    ("ListFiles", "limit"): "a choice of the caller",
+    ("ListBuckets", "limit"): "a choice of the caller",
+    ("Proposal", "retain_s"): "a choice of the caller",
+    ("FileAnswer", "incarnation"): "no bucket has this one",
+    ("FileAnswer", "version"): "no log entry has this index",
+    ("FileAnswer", "horizon"): "nothing is below it",
+    ("FilePage", "has_more"): "of an absent bucket",
+    ("BucketsAnswer", "has_more"): "of a single page",
+    ("FilePage", "at_index"): "no log entry has this index",
+}
+
+
+def test_no_default_passes_for_a_measurement() -> None:
+    """A number or a truth value would be believed; None is not."""
+    models_of_the_wire = {
+        found
+        for module in (chunks, cluster, metadata, time, models)
+        for _, found in inspect.getmembers(module, inspect.isclass)
+        if issubclass(found, WireModel)
+    }
+    defaults = {
+        (model.__name__, name)
+        for model in models_of_the_wire
+        for name, field in model.model_fields.items()
+        if isinstance(field.default, bool | int | float)
+    }
+    assert defaults - NO_MEASUREMENTS.keys() == set()
+
+
+def test_how_full_a_node_is_stays_unknown_until_it_is_heard() -> None:
+    """The node map of the log knows neither."""
+    node = cluster.StorageNode(id="s", url="", zone="", state=cluster.NodeState.ACTIVE, capacity_bytes=1)
+    assert (node.used_bytes, node.is_full) == (None, None)
