@@ -70,13 +70,19 @@ class Gateway:
     @property
     def services(self) -> Services:
         """See `api.parts.RunningGateway`."""
-        if self._services is None:
+        if self._services is None or self._watch is None:
             raise NotReadyError("The gateway is starting or stopping.")
+        if not self._watch.is_clock_seeded:
+            raise NotReadyError("The gateway has not heard from consensus yet.")
         return self._services
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now."""
         return ["starting"] if self._watch is None else self._watch.reasons
+
+    def degradations(self) -> list[str]:
+        """What it has to do without while it serves."""
+        return [] if self._watch is None else self._watch.degradations
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
@@ -163,7 +169,7 @@ def assemble(
         clock=clock,
         quorums=quorums,
     )
-    watch = ReadinessWatch(metadata, directory, write_quorum=settings.write_quorum)
+    watch = ReadinessWatch(directory, clock, write_quorum=settings.write_quorum)
     return services, watch, GatewayMetrics(budget, slots, health, repair)
 
 
@@ -175,6 +181,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=gateway.running,
         readiness=gateway.readiness,
+        degradations=gateway.degradations,
         verifier=None,
         named_below=(FILES_PREFIX, BUCKETS_PREFIX),
     )

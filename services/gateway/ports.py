@@ -72,4 +72,7 @@ class Clock(TimeSource, Protocol):
     """`shared.timekeeping.time_client.TimeClient` is the real one. A gateway has no disk: what it reads back raises its floor."""
 
     def receive(self, hlc: int) -> object:
-        """Later stamps are greater than `hlc`."""
+        """Later stamps are greater than `hlc`, unless it is too far ahead of a verified time."""
+
+    def seed(self, hlc: int) -> None:
+        """Later stamps are greater than `hlc`, whatever the host's clock says. Called before the first stamp is given."""

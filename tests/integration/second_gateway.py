@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,15 +38,22 @@ class EitherGateway(httpx.HTTPTransport):
 
 
 class SecondGateway:
-    """A process like gateway-1 but for its name and port."""
+    """A process like gateway-1 but for its name and port, and for what `environment` and `program` say."""
 
-    def __init__(self, cluster: Cluster, log_file: Path) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        log_file: Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] | None = None,
+    ) -> None:
         spec = cluster.plan.get("gateway-1")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)
-        self._command = spec.command
-        self._environment = {**spec.environment, "TRIVET_NODE_ID": "gateway-2", "TRIVET_PORT": str(port)}
+        self._command = [sys.executable, *program] if program else spec.command
+        own = {"TRIVET_NODE_ID": "gateway-2", "TRIVET_PORT": str(port)}
+        self._environment = {**spec.environment, **own, **(environment or {})}
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
 

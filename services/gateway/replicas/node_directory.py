@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.gateway.ports import Metadata
 from services.gateway.replicas.health import NodeHealth
+from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import ClusterAnswer, GetCluster
 from shared.errors import InternalError
@@ -25,13 +26,18 @@ class NodeDirectory:
         if self._cached is not None and self._cached.epoch >= epoch:
             return self._cached
         # No lock: concurrent misses share one batch of the consensus client, and a slow one holds up nobody else.
-        return await self._fetch()
+        cluster, _ = await self.refresh()
+        return cluster.node_map if self._cached is None else self._cached
 
-    async def _fetch(self) -> NodeMap:
-        answer, _ = await self._metadata.read(GetCluster())
+    async def refresh(self) -> tuple[ClusterAnswer, ReadContext]:
+        """The cluster as it is now; later calls of `at` know it.
+
+        Raises what a metadata read raises.
+        """
+        answer, context = await self._metadata.read(GetCluster())
         if not isinstance(answer, ClusterAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         if self._cached is None or answer.node_map.epoch > self._cached.epoch:
             self._cached = answer.node_map
             self._health.node_map_changed(answer.node_map)
-        return self._cached
+        return answer, context

@@ -1,0 +1,54 @@
+"""A cluster whose nodes have no room left says so: to operators, to probes, and to those who look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from local_cluster.cluster import Cluster
+from shared.units import MIB
+from tests.integration.conftest import OVERRIDES
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+CAPACITY_BYTES = 8 * MIB
+NODES = 3
+
+
+@pytest.fixture
+def small(tmp_path, free_port_offset) -> Iterator[Cluster]:
+    """Three nodes that were granted eight chunks each."""
+    settings = {"storage": {"TRIVET_CAPACITY_BYTES": str(CAPACITY_BYTES)}}
+    cluster = Cluster(tmp_path / "cluster", free_port_offset(), OVERRIDES | settings)
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+    finally:
+        cluster.kill_all()
+
+
+def test_readiness_says_full_when_every_write_would_be_507(small, seed, wait_until) -> None:
+    """200 all the same, because reads and deletions go on; and `used_bytes` is what the nodes measured."""
+    chance = random.Random(seed)
+    with httpx.Client(base_url=small.gateway_url, timeout=30, trust_env=False) as gateway:
+        assert "degraded" not in gateway.get("/readyz").json()
+        written, status = 0, 201
+        while status == 201:
+            status = gateway.put(f"/v1/files/default/{written}", content=chance.randbytes(MIB)).status_code
+            written += 1
+            assert written <= CAPACITY_BYTES // MIB, "never full"
+        assert status == 507
+        wait_until(lambda: "full" in gateway.get("/readyz").text, 20, "readiness that says full")
+        ready = gateway.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["degraded"][0].startswith("full: ")
+        nodes = gateway.get("/v1/cluster").json()["nodes"]
+        assert len(nodes) == NODES
+        for node in nodes:
+            assert node["is_full"] is True
+            assert (written - 1) * MIB <= node["used_bytes"] <= CAPACITY_BYTES
+        assert gateway.get("/v1/files/default/0").status_code == 200
