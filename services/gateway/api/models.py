@@ -205,6 +205,8 @@ class ClusterInfo(WireModel):
                 "zone": "zone-1",
                 "state": "active",
                 "capacity_bytes": 1 << 40,
+                "used_bytes": 1 << 30,
+                "is_full": False,
             }
         ],
         under_replicated_chunks=None,
