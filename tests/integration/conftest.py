@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -84,16 +82,3 @@ def bucket(gateway: httpx.Client, request: pytest.FixtureRequest) -> str:
     name = f"test-{random.SystemRandom().randrange(1 << 40):010x}"
     assert gateway.put(f"/v1/buckets/{name}").status_code == 201
     return name
-
-
-def wait_until(condition: Callable[[], object], deadline_s: float, what: str) -> None:
-    """Poll until `condition` holds."""
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        threading.Event().wait(0.05)
-
-
-@pytest.fixture(name="wait_until")
-def _wait_until() -> Callable[[Callable[[], object], float, str], None]:
-    return wait_until

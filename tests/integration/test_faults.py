@@ -15,6 +15,7 @@ import pytest
 from blake3 import blake3
 
 from shared.units import KIB, MIB
+from tests.waiting import block_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -100,44 +101,42 @@ def leader(gateway: httpx.Client) -> str:
 
 
 @pytest.mark.parametrize("victim", ["storage-2", "redis-2", "clock-1"])
-def test_no_request_fails_while_a_node_is_killed(
-    cluster, gateway, gateway_urls, bucket, seed, wait_until, victim
-) -> None:
+def test_no_request_fails_while_a_node_is_killed(cluster, gateway, gateway_urls, bucket, seed, victim) -> None:
     """kill -9 under load, a hundred requests without the victim, its return, a hundred more: not one failure."""
     with Load(gateway_urls, bucket, seed) as load:
         for act in (lambda: None, lambda: cluster.kill(victim), lambda: asyncio.run(cluster.start())):
             act()
             goal = len(load.successes_at) + 100
-            wait_until(lambda goal=goal: len(load.successes_at) >= goal, 60, "a hundred requests")
+            block_until(lambda goal=goal: len(load.successes_at) >= goal, "a hundred requests", 60)
     assert load.failures == []
     check_all(gateway, load)
 
 
 def test_reads_and_writes_go_on_with_a_storage_node_a_follower_and_the_clock_down(
-    cluster, gateway, gateway_urls, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed
 ) -> None:
     """All three at once (P4): the leader is spared, so nobody even waits."""
     follower = next(name for name in ("consensus-1", "consensus-2", "consensus-3") if name != leader(gateway))
     with Load(gateway_urls, bucket, seed) as load:
         for victim in ("storage-1", follower, "clock-1"):
             cluster.kill(victim)
-        wait_until(lambda: len(load.successes_at) >= 100, 60, "a hundred requests")
+        block_until(lambda: len(load.successes_at) >= 100, "a hundred requests", 60)
     assert load.failures == []
     check_all(gateway, load)
 
 
 def test_a_killed_leader_costs_at_most_five_seconds_and_honest_refusals(
-    cluster, gateway, gateway_urls, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed
 ) -> None:
     """Requests wait, or fail with 503 and Retry-After; then a new leader answers and nothing acknowledged is lost."""
     first = leader(gateway)
     with Load(gateway_urls, bucket, seed) as load:
-        wait_until(lambda: len(load.successes_at) >= 30, 30, "load before the kill")
+        block_until(lambda: len(load.successes_at) >= 30, "load before the kill", 30)
         cluster.kill(first)
         killed_at = time.monotonic()
-        wait_until(lambda: load.successes_at[-1] > killed_at + 0.5, 30, "a success after the kill")
+        block_until(lambda: load.successes_at[-1] > killed_at + 0.5, "a success after the kill", 30)
         goal = len(load.successes_at) + 50
-        wait_until(lambda: len(load.successes_at) >= goal, 30, "load after the kill")
+        block_until(lambda: len(load.successes_at) >= goal, "load after the kill", 30)
     for _, request, status, detail in load.failures:
         assert status == 503, (request, status, detail)
         assert "retry-after=None" not in detail
@@ -149,12 +148,12 @@ def test_a_killed_leader_costs_at_most_five_seconds_and_honest_refusals(
 
 
 def test_everything_killed_at_once_comes_back_with_every_acknowledged_file(
-    cluster, gateway, gateway_urls, bucket, seed, wait_until
+    cluster, gateway, gateway_urls, bucket, seed
 ) -> None:
     """kill -9 of all processes under load, then a start: bytes and ETags are equal."""
     load = Load(gateway_urls, bucket, seed)
     with load:
-        wait_until(lambda: len(load.successes_at) >= 60, 60, "load before the kill")
+        block_until(lambda: len(load.successes_at) >= 60, "load before the kill", 60)
         cluster.kill_all()
     asyncio.run(cluster.start())
     check_all(gateway, load)

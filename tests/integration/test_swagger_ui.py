@@ -10,6 +10,7 @@ import pytest
 
 from shared.units import MIB
 from tests.integration.browser import DEADLINE_S, Browser, chromium
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.cluster
 
@@ -40,7 +41,7 @@ def execute(browser: Browser, block: str) -> str:
     return browser.text(f"{block} .live-responses-table tr.response .response-col_status").split()[0]
 
 
-def test_a_file_goes_in_and_out_of_swagger_ui(browser, cluster, gateway, bucket, seed, tmp_path, wait_until) -> None:
+def test_a_file_goes_in_and_out_of_swagger_ui(browser, cluster, gateway, bucket, seed, tmp_path) -> None:
     """PUT with a chosen file, then GET and its download link: equal bytes, and no request to any other host."""
     body = random.Random(seed).randbytes(2 * MIB + 3)
     chosen = tmp_path / "chosen.bin"
@@ -58,10 +59,10 @@ def test_a_file_goes_in_and_out_of_swagger_ui(browser, cluster, gateway, bucket,
     browser.click(f"{get} .live-responses-table a[download]")
     browser.save_screenshot(tmp_path / "get.png")
     downloads = tmp_path / "downloads"
-    wait_until(
+    block_until(
         lambda: any(path.stat().st_size == len(body) for path in downloads.iterdir() if path.suffix != ".crdownload"),
-        DEADLINE_S,
         "the download is complete",
+        DEADLINE_S,
     )
     (downloaded,) = downloads.iterdir()
     assert downloaded.read_bytes() == body

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shared.peer_calls.http_client import PeerClient
 from shared.units import KIB, MIB
 from tests.faults.tools.bit_rot import flip_bit, flip_bits
 from tests.free_ports import free_port_offset
+from tests.waiting import block_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -75,15 +75,6 @@ async def lost_chunks_of(cluster: Cluster, node: str) -> float:
     return await metric_of(cluster, node, "trivet_storage_lost_chunks")
 
 
-def wait_until(condition, what: str, within_s: float = 90) -> float:
-    """Seconds that it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within_s, f"not within {within_s} s: {what}"
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
 def put(gateway: httpx.Client, key: str, body: bytes) -> None:
     assert gateway.put(f"/v1/files/default/{key}", content=body).status_code in {200, 201}
 
@@ -101,7 +92,7 @@ def wait_for_every_replica(cluster: Cluster, digests: set[str]) -> None:
                 return False
         return True
 
-    wait_until(lambda: asyncio.run(is_there()), "three replicas of each chunk")
+    block_until(lambda: asyncio.run(is_there()), "three replicas of each chunk", 90)
 
 
 def file_of(cluster: Cluster, node: str, body: bytes) -> Path:
@@ -141,12 +132,14 @@ def test_rot_in_one_replica_is_never_served_and_all_found(cluster, gateway, seed
         asyncio.run(cluster.start(timeout_s=120))
         for key, body in files.items():
             assert gateway.get(f"/v1/files/default/{key}").content == body, f"{key} at {probability}"
-        wait_until(
-            lambda: asyncio.run(status_of(cluster, "storage-2"))["scrub"]["finished_passes"] >= 1, "a whole pass"
+        block_until(
+            lambda: asyncio.run(status_of(cluster, "storage-2"))["scrub"]["finished_passes"] >= 1, "a whole pass", 90
         )
         found = asyncio.run(metric_of(cluster, "storage-2", "trivet_storage_corrupt_total"))
-        took = wait_until(
-            lambda: asyncio.run(status_of(cluster, "storage-2"))["refetch"]["lost_chunks"] == 0, "every chunk is back"
+        took = block_until(
+            lambda: asyncio.run(status_of(cluster, "storage-2"))["refetch"]["lost_chunks"] == 0,
+            "every chunk is back",
+            90,
         )
         print(
             f"rate {probability}: {damaged} of {len(chunks)} replicas damaged, {found:.0f} found, repaired after {took:.1f} s"
@@ -177,7 +170,9 @@ def test_a_chunk_without_a_good_replica_is_an_error_and_not_one_byte(cluster, ga
         assert len(received) <= MIB
         assert several.startswith(bytes(received))
     for node in _NODES:
-        wait_until(lambda node=node: asyncio.run(lost_chunks_of(cluster, node)) >= 2, f"{node} shows what it has lost")
+        block_until(
+            lambda node=node: asyncio.run(lost_chunks_of(cluster, node)) >= 2, f"{node} shows what it has lost", 90
+        )
 
 
 def receive(stream: httpx.Response, into: bytearray) -> None:

@@ -12,7 +12,8 @@ import pytest
 from services.consensus.peering import mesh as peers
 from services.consensus.peering.disk_identities import DISK_ID_BYTES
 from services.consensus.peering.link import BEAT_INTERVAL_S, SILENT_BEATS
-from tests.integration.consensus.meshes import BrokenMiddlebox, Harness, wait_until
+from tests.integration.consensus.meshes import BrokenMiddlebox, Harness
+from tests.waiting import wait_until
 
 BEAT_S = 0.05
 NOTICED_WITHIN_S = 20.0

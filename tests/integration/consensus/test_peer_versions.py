@@ -21,7 +21,8 @@ from blake3 import blake3
 from structlog.testing import capture_logs
 
 from shared.cluster_keys import ClusterKeys
-from tests.integration.consensus.meshes import SECRET, Harness, wait_until
+from tests.integration.consensus.meshes import SECRET, Harness
+from tests.waiting import wait_until
 
 VERSION = 1
 DISK = b"d" * 16

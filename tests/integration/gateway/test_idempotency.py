@@ -12,6 +12,7 @@ import pytest
 
 from shared.units import MIB
 from tests.integration.second_gateway import SecondGateway
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.cluster
 
@@ -55,9 +56,7 @@ def test_every_change_takes_a_key(gateway, second, bucket) -> None:
     assert deleted == [204, 204]
 
 
-def test_a_retry_after_the_gateway_died_yields_one_version(
-    cluster, gateway, bucket, seed, wait_until, tmp_path
-) -> None:
+def test_a_retry_after_the_gateway_died_yields_one_version(cluster, gateway, bucket, seed, tmp_path) -> None:
     """Killed once the version is visible, before the client has read an answer: the retry returns that version."""
     body = random.Random(seed).randbytes(MIB)
     url = f"/v1/files/{bucket}/k"
@@ -67,7 +66,7 @@ def test_a_retry_after_the_gateway_died_yields_one_version(
         socket.create_connection(mortal.address, timeout=10) as connection,
     ):
         connection.sendall(head.encode() + body)
-        wait_until(lambda: gateway.head(url).status_code == 200, 30, "the version is visible")
+        block_until(lambda: gateway.head(url).status_code == 200, "the version is visible", 30)
         mortal.kill()
     version = gateway.head(url).headers["x-trivet-version"]
     retried = gateway.put(url, content=body, headers=KEY | {"content-type": "application/octet-stream"})

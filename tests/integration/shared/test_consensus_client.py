@@ -36,6 +36,7 @@ from shared.errors import (
 )
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from tests.waiting import wait_until
 
 ATTEMPT_TIMEOUT_S = 0.25
 DEADLINE_S = 5.0
@@ -166,12 +167,6 @@ def closed_address(member_id: str) -> PeerAddress:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return PeerAddress(member_id, f"http://127.0.0.1:{unused.getsockname()[1]}")
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 (what is waited for happens in a server that knows no event of ours)
-            await asyncio.sleep(0.005)
 
 
 # --- finding the leader -------------------------------------------------------------------------------------------

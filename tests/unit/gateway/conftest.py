@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from shared.background_tasks import BackgroundTasks
 from shared.peer_address import PeerAddress
 from shared.units import KIB, MIB
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
+from tests.waiting import wait_until
 
 CHUNK_SIZE_BYTES = 4 * KIB
 NODES = ("storage-1", "storage-2", "storage-3")
@@ -42,14 +41,6 @@ def make_settings(**changes: object) -> GatewaySettings:
     return GatewaySettings.model_validate(facts | changes)
 
 
-async def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
-    """Poll until `condition` holds."""
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        await asyncio.sleep(0.005)
-
-
 @dataclass
 class World:
     """Everything a test may look at or break."""
@@ -68,9 +59,9 @@ class World:
         assert len(samples) == 1, name
         return samples[0].value
 
-    async def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
+    async def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Poll until `condition` holds."""
-        await wait_until(condition, what, deadline_s)
+        await wait_until(condition, what, within_s=5.0)
 
 
 @pytest.fixture

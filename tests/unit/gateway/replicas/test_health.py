@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,6 +11,7 @@ from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, NodeState
 from shared.errors import DiskFullError
 from tests.unit.gateway.fakes import FakeNodes, node, node_map, unreachable
+from tests.waiting import wait_until
 
 
 class Bench:
@@ -25,12 +24,6 @@ class Bench:
 
     def preferred(self) -> list[str]:
         return [known.id for known in self.health.split([node("a"), node("b")])[0]]
-
-    async def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 5
-        while not condition():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -56,7 +49,7 @@ async def test_a_full_node_is_avoided_for_writes_only(bench) -> None:
 async def test_a_suspect_that_answers_its_probe_stays(bench) -> None:
     """Losing one race is no proof."""
     bench.health.suspect(node("a"))
-    await bench.wait_until(lambda: len(bench.tasks) == 0)
+    await wait_until(lambda: len(bench.tasks) == 0)
     assert bench.nodes.calls["probe", "a"] == 1
     assert bench.preferred() == ["a", "b"]
 
@@ -67,7 +60,7 @@ async def test_a_suspect_that_does_not_answer_is_avoided(bench, monkeypatch) -> 
     bench.nodes.hanging.add("a")
     for _ in range(5):
         bench.health.suspect(node("a"))
-    await bench.wait_until(lambda: bench.preferred() == ["b"])
+    await wait_until(lambda: bench.preferred() == ["b"])
     assert bench.nodes.calls["probe", "a"] == 1
 
 
@@ -78,12 +71,12 @@ async def test_a_circuit_opened_during_a_probe_closes_again() -> None:
         bench.health = NodeHealth(bench.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.02)
         bench.nodes.hanging.add("a")
         bench.health.suspect(node("a"))
-        await bench.wait_until(lambda: bench.nodes.under_way == 1)
+        await wait_until(lambda: bench.nodes.under_way == 1)
         bench.health.failed(node("a"), unreachable("a"))
         assert bench.preferred() == ["b"]
         bench.nodes.hanging.clear()
         bench.nodes.released.set()
-        await bench.wait_until(lambda: bench.preferred() == ["a", "b"])
+        await wait_until(lambda: bench.preferred() == ["a", "b"])
         assert bench.nodes.calls["probe", "a"] == 2, "ready once is an old answer: it failed since"
 
 
@@ -94,7 +87,7 @@ async def test_news_in_the_node_map_are_probed_at_once(bench) -> None:
     assert bench.preferred() == ["b"], "nothing is new about it"
     changed = [node("a", state=NodeState.INACTIVE), node("b")]
     bench.health.node_map_changed(NodeMap(epoch=2, nodes=changed))
-    await bench.wait_until(lambda: bench.preferred() == ["a", "b"])
+    await wait_until(lambda: bench.preferred() == ["a", "b"])
 
 
 async def test_a_real_answer_ends_the_probing(bench) -> None:
@@ -103,12 +96,12 @@ async def test_a_real_answer_ends_the_probing(bench) -> None:
     assert len(bench.tasks) == 1
     bench.health.answered(node("a"))
     assert bench.preferred() == ["a", "b"]
-    await bench.wait_until(lambda: len(bench.tasks) == 0)
+    await wait_until(lambda: len(bench.tasks) == 0)
 
 
 async def test_a_node_that_left_is_forgotten(bench) -> None:
     """No probe goes to it for ever."""
     bench.health.failed(node("a"), unreachable("a"))
     bench.health.node_map_changed(node_map("b"))
-    await bench.wait_until(lambda: len(bench.tasks) == 0)
+    await wait_until(lambda: len(bench.tasks) == 0)
     assert "a" not in bench.health.statistics()

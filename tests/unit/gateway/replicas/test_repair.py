@@ -10,8 +10,8 @@ from services.gateway.replicas.repair import MAX_QUEUED_REPAIRS, MAX_REPAIR_TASK
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
 from shared.units import MIB
-from tests.unit.gateway.conftest import wait_until
 from tests.unit.gateway.fakes import FakeNodes, node_map
+from tests.waiting import wait_until
 
 
 async def test_many_repairs_asked_for_in_one_turn_are_all_done_by_two_workers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -21,6 +21,7 @@ from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.hybrid_logical_clock import Reception, hlc_from_ns
 from shared.timekeeping.time_client import TimeClient
 from shared.web.service_app import create_app
+from tests.waiting import wait_until
 
 KEYS = ClusterKeys.parse("k" * 40)
 SECOND_NS = 1_000_000_000
@@ -86,13 +87,6 @@ async def running(*clocks: PeerAddress, **options) -> AsyncIterator[TimeClient]:
     options = {"node_id": "storage-1", "registry": None, "poll_interval_s": 0.05, **options}
     async with PeerClient(KEYS) as client, TimeClient(list(clocks), client, **options) as time_client:
         yield time_client
-
-
-async def wait_until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    end_s = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_without_any_clock_service_it_stamps_at_once_and_says_that_time_is_unverified(tmp_path) -> None:
