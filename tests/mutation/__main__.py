@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.mutation.mutants import Mutant, StaleMutantError, load_mutants
 from tests.mutation.trials import BROKEN, CAUGHT, Run, Tree, Verdict, judge, judge_control
 
-_WIDTHS = "{:62} {:48} {:9} {:>6}  {}"
+_WIDTHS = "{:80} {:48} {:9} {:>6}  {}"
 
 
 def main() -> int:

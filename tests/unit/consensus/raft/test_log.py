@@ -279,3 +279,16 @@ class LogMachine(RuleBasedStateMachine):
 
 TestLogMachine = LogMachine.TestCase
 TestLogMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_committed_and_not_durable_here_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others made a majority without this disk: what it still has to write must not be let go of."""
+    monkeypatch.setattr(log_module, "CACHE_BYTES", 0)
+    log, hand = make_log()
+    log.append([command(1, b"a")])
+    log.append([command(1, b"b"), command(1, b"c")])
+    log.mark_committed(3)
+    hand.finish()
+    hand.finish()
+    assert log.durable_index == 3
+    assert [entry.payload for entry in read_all(log)] == [b"a", b"b", b"c"]
