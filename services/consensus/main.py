@@ -145,7 +145,13 @@ class MemberProcess:
             )
             log_store, hard_state, disks = _open_disk(settings)
             mesh = PeerMesh(
-                settings.node_id, settings.cluster_id, keys, disks, host=settings.host, port=settings.peer_port
+                settings.node_id,
+                settings.cluster_id,
+                keys,
+                disks,
+                host=settings.host,
+                port=settings.peer_port,
+                handshake_limit=settings.peer_handshake_limit,
             )
             stack.push_async_callback(mesh.aclose)
             stack.callback(log_store.close)

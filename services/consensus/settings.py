@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from services.consensus.peering.mesh import HANDSHAKE_LIMIT
 from shared.settings import PeerList, ServiceSettings
 from shared.units import MIB
 
@@ -17,6 +18,7 @@ class ConsensusSettings(ServiceSettings):
     Attributes:
         data_dir: log, term, vote and state machine of this member; belongs to it alone.
         peer_port: where it listens for Raft messages, on `host`.
+        peer_handshake_limit: connections to it whose caller has not proved yet that it is a member; one more ends the oldest.
         raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.
         proposal_deadline_s: how long a proposal or read may take here.
         checkpoint_entries: entries applied between two durable checkpoints of the state machine.
@@ -31,6 +33,7 @@ class ConsensusSettings(ServiceSettings):
 
     port: int = Field(default=8201, ge=1, le=65535)
     peer_port: int = Field(default=8251, ge=1, le=65535)
+    peer_handshake_limit: int = Field(default=HANDSHAKE_LIMIT, ge=8, le=10_000)
     data_dir: Path
     clock_urls: PeerList = Field(default_factory=list)
     raft_heartbeat_interval_ms: int = Field(default=100, ge=10, le=10_000)

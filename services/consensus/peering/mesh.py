@@ -27,7 +27,7 @@ import random
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -45,7 +45,7 @@ from services.consensus.peering.link import (
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
 from shared.cluster_keys import ClusterKeys, SigningKey
-from shared.units import KIB, MIB
+from shared.units import KIB
 
 logger = structlog.get_logger(__name__)
 
@@ -61,7 +61,10 @@ _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 32
 _ACCEPTED: Final = b"\x00"
 _UNKNOWN_DISK: Final = b"\x01"
-_MAX_HELLO_BYTES: Final = 64 * KIB
+MAX_HELLO_BYTES: Final = 4 * KIB
+"""Enough for the longest names and addresses of the largest group; read before anything is proved."""
+_READ_BUFFER_BYTES: Final = 64 * KIB
+HANDSHAKE_LIMIT: Final = 64
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -111,6 +114,7 @@ class PeerMesh:
         host: str,
         port: int,
         beat_interval_s: float = BEAT_INTERVAL_S,
+        handshake_limit: int = HANDSHAKE_LIMIT,
     ) -> None:
         self._id = member_id
         self._disks = disks
@@ -126,7 +130,10 @@ class PeerMesh:
         self._links: dict[str, OutgoingLink] = {}
         self._diallers: dict[str, asyncio.Task[Any]] = {}
         self._tasks = BackgroundTasks(limit=256)
+        self._handshake_limit = handshake_limit
         self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._handshakes: dict[asyncio.StreamWriter, None] = {}
+        """Connections whose caller has proved nothing yet, oldest first."""
         self._server: asyncio.Server | None = None
         self._disowned_by: set[str] = set()
         self.on_message: Callable[[Message], None] = _ignore
@@ -134,7 +141,7 @@ class PeerMesh:
 
     async def start(self) -> None:
         """Listen for the other members. Raises OSError when the port is taken."""
-        self._server = await asyncio.start_server(self._accepted, self._host, self._port, limit=MIB)
+        self._server = await asyncio.start_server(self._accepted, self._host, self._port, limit=_READ_BUFFER_BYTES)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -290,7 +297,8 @@ class PeerMesh:
         self._accepted_links[task] = writer
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                peer, link = await self._welcome(reader, writer)
+                with self._handshake_slot(writer):
+                    peer, link = await self._welcome(reader, writer)
             self._callers[peer] += 1
             try:
                 await link.receive(
@@ -311,13 +319,26 @@ class PeerMesh:
             del self._accepted_links[task]
             await _close(writer)
 
+    @contextlib.contextmanager
+    def _handshake_slot(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """One of few. When all are taken the oldest is cut off: a member needs milliseconds, who waits has nothing to say."""
+        if len(self._handshakes) >= self._handshake_limit:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.transport.abort()
+        self._handshakes[writer] = None
+        try:
+            yield
+        finally:
+            self._handshakes.pop(writer, None)
+
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, IncomingLink]:
         own_nonce = _ANNOUNCEMENT.pack(_PROTOCOL_NAME, PROTOCOL_VERSION) + secrets.token_bytes(
             _NONCE_BYTES - _ANNOUNCEMENT.size
         )
         writer.write(own_nonce)
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > _MAX_HELLO_BYTES:
+        if length > MAX_HELLO_BYTES:
             raise HandshakeError("the hello is too long")
         hello = await reader.readexactly(length)
         proof = await reader.readexactly(_MAC_BYTES)

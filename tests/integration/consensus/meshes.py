@@ -9,7 +9,7 @@ from typing import Self
 
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import BEAT_INTERVAL_S
-from services.consensus.peering.mesh import PeerMesh
+from services.consensus.peering.mesh import HANDSHAKE_LIMIT, PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
@@ -33,8 +33,11 @@ class Harness:
         dialled: the port that others are told of each member: its own, or that of whatever stands before it.
     """
 
-    def __init__(self, folder: Path, *, beat_interval_s: float = BEAT_INTERVAL_S) -> None:
+    def __init__(
+        self, folder: Path, *, beat_interval_s: float = BEAT_INTERVAL_S, handshake_limit: int = HANDSHAKE_LIMIT
+    ) -> None:
         self.folder = folder
+        self.handshake_limit = handshake_limit
         self.beat_interval_s = beat_interval_s
         self.ports = {name: free_port() for name in ("m1", "m2")}
         self.dialled = dict(self.ports)
@@ -68,6 +71,7 @@ class Harness:
             host="127.0.0.1",
             port=self.ports[name],
             beat_interval_s=self.beat_interval_s,
+            handshake_limit=self.handshake_limit,
         )
         mesh.on_message = self.received[name].append
         await mesh.start()

@@ -10,10 +10,12 @@ from typing import Self
 
 import msgpack
 import pytest
+from structlog.testing import capture_logs
 
+from services.consensus.duties.membership import MAX_MEMBERS
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import MAX_FRAME_BYTES, SILENT_BEATS
-from services.consensus.peering.mesh import PeerMesh
+from services.consensus.peering.mesh import MAX_HELLO_BYTES, PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
@@ -196,4 +198,65 @@ async def test_a_member_that_lost_its_disk_is_refused_and_told(harness: Harness)
     await wiped.aclose()
     assert harness.received["m1"] == []
     await harness.start("m2")
+    await wait_until(lambda: first.connected_peers() == ["m2"])
+
+
+async def test_strangers_that_say_nothing_hold_few_connections_and_keep_no_member_out(harness: Harness) -> None:
+    """One more than the limit ends the oldest; a member proves itself at once, and its connection is then no stranger's."""
+    harness.handshake_limit = 8
+    first = await harness.start("m1")
+    second = await harness.start("m2")
+    await wait_until(lambda: bool(first.connected_peers()) and bool(second.connected_peers()))
+    strangers = [await asyncio.open_connection("127.0.0.1", harness.ports["m2"]) for _ in range(3 * 8)]
+    for reader, _ in strangers:
+        await reader.readexactly(32)
+    assert len(second._handshakes) <= 8
+    ended = [reader.read() for reader, _ in strangers[: 2 * 8]]
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.gather(*ended) == [b""] * len(ended)
+    assert not strangers[-1][0].at_eof(), "the youngest one still has its time"
+    assert first.connected_peers() == ["m2"]
+    await first.aclose()
+    await harness.start("m1")
+    await wait_until(lambda: harness.meshes["m1"].connected_peers() == ["m2"])
+    for _, writer in strangers:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("length", "sent_bytes", "reason"),
+    [
+        (MAX_HELLO_BYTES, MAX_HELLO_BYTES, "malformed"),
+        (MAX_HELLO_BYTES + 1, 0, "too long"),
+        (0xFFFFFFFF, 0, "too long"),
+    ],
+)
+async def test_a_hello_is_bounded_before_its_bytes_are_read(
+    harness: Harness, length: int, sent_bytes: int, reason: str
+) -> None:
+    """Nobody has proved anything yet: one byte more than the bound ends the connection at once, whether it comes or not."""
+    await harness.start("m2", knows_peers=False)
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.ports["m2"])
+    with capture_logs() as logs:
+        await reader.readexactly(32)
+        writer.write(length.to_bytes(4, "big") + b"\0" * sent_bytes + b"\0" * 32)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        await wait_until(lambda: bool(logs))
+    assert reason in logs[0]["reason"]
+    writer.close()
+
+
+async def test_the_hello_of_the_largest_group_fits(harness: Harness) -> None:
+    """Nine members with the longest names and addresses, all of whose disks are known."""
+    names = ["m1", "m2", *(f"{number}".ljust(63, "x") for number in range(MAX_MEMBERS - 2))]
+    disks = DiskIdentities(harness.folder / "m1")
+    disks.learn({name: b"d".hex() * 16 for name in names[2:]})
+    first = await harness.start("m1", knows_peers=False)
+    await harness.start("m2", knows_peers=False)
+    address = {"m1": f"{'h' * 253}:65535", "m2": f"127.0.0.1:{harness.ports['m2']}"}
+    members = [
+        ConsensusMember(id=name, url="http://h", peer_address=address.get(name, "127.0.0.1:1")) for name in names
+    ]
+    first.configure(Configuration("cluster-1", tuple(members)))
     await wait_until(lambda: first.connected_peers() == ["m2"])
