@@ -30,7 +30,10 @@ def golden(request, tmp_path) -> Path:
 
 
 def expected_of(golden: Path) -> dict:
-    return json.loads((golden / "expected.json").read_text())
+    expected = json.loads((golden / "expected.json").read_text())
+    for node in expected["node_map"]["nodes"]:
+        node.pop("used_bytes", None)  # a default that passed for a measurement
+    return expected
 
 
 def entries_of(golden: Path) -> list[Entry]:
