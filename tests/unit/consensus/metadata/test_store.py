@@ -1,5 +1,6 @@
 """The store as a whole: one transaction per batch, equal on every member, whole after every crash."""
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.consensus.metadata import store as store_module
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError
 from services.consensus.metadata.store import MetadataStore
@@ -177,6 +179,30 @@ def test_a_full_disk_leaves_the_state_before_the_batch(log):
     connection.execute("PRAGMA max_page_count=1073741823")
     log.store.apply_batch(batch)
     assert log.store.last_applied == 59
+
+
+def test_a_checkpoint_syncs_what_was_applied(log, monkeypatch):
+    """The log is cut below it afterwards: a sync that is left out loses files in a power cut and nowhere else."""
+    log.apply(publish("k"))
+    synced = []
+    right = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd).st_ino) or right(fd))
+    write_ahead = log.store.path.with_name(log.store.path.name + "-wal")
+    assert log.store.checkpoint() == log.store.last_applied
+    assert write_ahead.stat().st_ino in synced
+
+
+def test_a_checkpoint_claims_no_more_than_was_applied_when_its_sync_began(log, monkeypatch):
+    """What is applied during the sync may not be on the disk."""
+    right = store_module.sync_write_ahead
+
+    def sync_while_others_apply(path):
+        right(path)
+        log.apply(publish("late"))
+
+    monkeypatch.setattr(store_module, "sync_write_ahead", sync_while_others_apply)
+    before = log.store.last_applied
+    assert log.store.checkpoint() == before
 
 
 def test_an_empty_batch_is_nothing(log):

@@ -24,6 +24,24 @@ def test_term_and_vote_survive_a_restart(tmp_path: Path) -> None:
     assert (again.term, again.voted_for) == (7, "m2")
 
 
+def test_a_vote_in_a_term_that_was_known_survives_a_restart(tmp_path: Path) -> None:
+    """A voter learns of a term first and votes in it later; two votes in one term would make two leaders."""
+    state = FileHardState(tmp_path)
+    state.update({"term": 7, "voted_for": None})
+    state.update({"voted_for": "m2"})
+    again = FileHardState(tmp_path)
+    assert (again.term, again.voted_for) == (7, "m2")
+
+
+def test_a_vote_that_must_be_there_and_is_gone_stops_the_member(tmp_path: Path) -> None:
+    """A member that has lived before may have voted: it must not start as one that has not."""
+    with pytest.raises(LogDamagedError):
+        FileHardState(tmp_path, must_exist=True)
+    FileHardState(tmp_path).update({"term": 7, "voted_for": "m2"})
+    again = FileHardState(tmp_path, must_exist=True)
+    assert (again.term, again.voted_for) == (7, "m2")
+
+
 def test_an_update_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed fsync leaves the old term and vote, in memory and on disk."""
     state = FileHardState(tmp_path)

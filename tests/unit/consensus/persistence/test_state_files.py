@@ -12,15 +12,23 @@ from typing import Any
 import pytest
 
 from services.consensus.metadata import store as metadata_store
+from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.adapter import FileSnapshot, StateMachineAdapter
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import RaftLog
-from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, SnapshotDamagedError, SnapshotMeta
+from services.consensus.raft.ports import (
+    CannotApplyError,
+    Entry,
+    EntryKind,
+    LogDamagedError,
+    SnapshotDamagedError,
+    SnapshotMeta,
+)
 from services.consensus.raft.snapshot_receiving import SnapshotReceiver
-from shared.contracts.metadata import GetFile
+from shared.contracts.metadata import GetFile, Proposal
 from tests.unit.consensus.metadata.builders import Log, publish
 
 PIECE_BYTES = 40_000
@@ -215,6 +223,35 @@ def test_pieces_of_another_snapshot_are_dropped(folder: Path, snapshot) -> None:
     other = SnapshotMeta(meta.position, 0, b"", meta.size_bytes, b"\1" * 32)
     assert member.machine.receive(other, 0, b"") == 0
     assert len(list(folder.glob("*.part"))) == 1
+    member.close()
+
+
+def test_a_snapshot_that_cannot_be_put_in_force_leaves_the_old_tables_open(folder: Path, snapshot, monkeypatch) -> None:
+    """Memory never shows tables that the next start would not open."""
+    taken, meta = snapshot
+    member = Member(folder)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(member.files, "put_in_force", fail)
+    member.machine.receive(meta, 0, taken.read(0, meta.size_bytes))
+    with pytest.raises(OSError, match="Input/output"):
+        member.machine.install(meta)
+    assert member.files_present() == OLD_FILES
+    member.close()
+
+
+def test_what_comes_before_an_unknown_entry_is_applied(folder: Path) -> None:
+    """So that a member stops exactly at the entry that only a newer one knows; without any before, it says which."""
+    member = Member(folder)
+    first = member.store.last_applied + 1
+    known = Entry(1, EntryKind.COMMAND, encode_proposal(Proposal(request_id="r", command=publish("new"))))
+    unknown = Entry(1, EntryKind.COMMAND, b"\xff from the future")
+    assert len(member.machine.apply(first, [known, unknown, known])) == 1
+    assert member.machine.last_applied == first
+    with pytest.raises(CannotApplyError, match=f"log entry {first + 1}"):
+        member.machine.apply(first + 1, [unknown])
     member.close()
 
 

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.consensus.raft import log as log_module
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import ENTRY_OVERHEAD_BYTES, RaftLog
-from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError
+from services.consensus.raft.ports import Entry, EntryKind, LogDamagedError, SnapshotMeta
 from shared.contracts.cluster import ConsensusMember
 from tests.simulation.disk import SimulatedDisk, SimulatedLogStore
 
@@ -292,3 +293,15 @@ def test_what_is_committed_and_not_durable_here_stays_in_memory(monkeypatch: pyt
     hand.finish()
     assert log.durable_index == 3
     assert [entry.payload for entry in read_all(log)] == [b"a", b"b", b"c"]
+
+
+def test_an_installed_snapshot_is_answered_when_the_log_on_disk_agrees() -> None:
+    """Before, a crash would leave a log that ends before the state begins."""
+    log, hand = make_log()
+    log.append([command(1)])
+    hand.finish()
+    answered: list[int] = []
+    log.install(SnapshotMeta(LogPosition(term=3, index=9), 0, b"", 1, b""), lambda: answered.append(log.base.index))
+    assert answered == []
+    hand.finish()
+    assert answered == [9]
