@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from typing import Final
 
 import psutil
 
+from local_cluster.lone_consensus import consensus_url
 from local_cluster.plan import STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.redis_server import find_redis_server
 from shared.peer_address import PeerAddress
 
 _START_DEADLINE_S: Final = 60.0
+_POLL_S: Final = 0.01
 NODE_ID: Final = "storage-1"
 CLUSTER_ID: Final = "benchmark"
 
@@ -85,8 +88,7 @@ def _node_environment(folder: Path, mode: str, secret: str) -> dict[str, str]:
         "TRIVET_DATA_DIR": str(folder / "data"),
         "TRIVET_STORAGE_MODE": mode,
         "TRIVET_ADVERTISED_URL": f"http://127.0.0.1:{port}",
-        # Nobody listens there: a node works without consensus, it is only not ready.
-        "TRIVET_CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1",
+        "TRIVET_CONSENSUS_URLS": consensus_url(),
     }
 
 
@@ -122,9 +124,17 @@ def _process(command: list[str], log: Path, environment: dict[str, str] | None) 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     _wait_for_port(process, port, log)
-    # The port opens only after the folder was settled, so one answer says that the node serves.
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_START_DEADLINE_S) as answer:
-        answer.read()
+    # The port opens only after the folder was settled; chunks are taken after the first heartbeat.
+    deadline = time.monotonic() + _START_DEADLINE_S
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=_START_DEADLINE_S) as answer,
+        ):
+            answer.read()
+            return
+        time.sleep(_POLL_S)
+    raise RuntimeError(f"the node is not ready: see {log}")
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

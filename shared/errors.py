@@ -22,6 +22,8 @@
     │   ├── TooManyBucketsError
     │   ├── ChunkCondemnedError
     │   ├── NodeRemovedError
+    │   ├── NodeReplacedError
+    │   ├── RunSupersededError
     │   ├── RequestInProgressError
     │   └── ClusterMismatchError
     ├── CursorExpiredError 410
@@ -225,6 +227,18 @@ class NodeRemovedError(ConflictError):
     """A node that acknowledged a chunk has left the cluster since; start the upload again."""
 
     code = "node_removed"
+
+
+class NodeReplacedError(ConflictError):
+    """A node that acknowledged a chunk has another disk or Redis since; start the upload again. Fact: `node_id`."""
+
+    code = "node_replaced"
+
+
+class RunSupersededError(ConflictError):
+    """Another process runs under this storage node's name since; this one is refused for ever."""
+
+    code = "run_superseded"
 
 
 class RequestInProgressError(ConflictError):

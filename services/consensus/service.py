@@ -14,6 +14,7 @@ from services.consensus.metadata.entries import (
     KNOWN_ENTRY_VERSION,
     encode_proposal,
     entry_version_of,
+    fit,
 )
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.runner import ThreadRunner
@@ -88,7 +89,8 @@ class ConsensusService:
         Raises:
             NotLeaderError, LeaderUnavailableError, OverloadedError: nothing was appended; definite.
         """
-        proposals = [self._with_limit(proposal) for proposal in proposals]
+        entry_version = self.store.summary().entry_version
+        proposals = [fit(self._with_limit(proposal), entry_version) for proposal in proposals]
         payloads = [encode_proposal(proposal) for proposal in proposals]
         refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
         fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]

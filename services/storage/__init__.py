@@ -6,6 +6,7 @@ Other calls: `query_admission` (memory) -> `api` (FastAPI routes) -> `chunk_stor
     main, settings, metrics, node      start; what is configured; what is measured; the parts of one node, opened and closed
     adopt                              command line: gives a node's folder and Redis to another cluster
     scrub, refetch, peers, heartbeat   background loops: re-read all chunks, fetch lost ones from peers, report to consensus
+    incarnation                        whose disk and Redis an acknowledgement rests on
     ports, digests                     what a tier promises; does a body have its digest
     tiered/, disk/, redis_node/        the tiers
 

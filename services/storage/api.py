@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.storage.chunk_store import ChunkStore
-from services.storage.fast_path import Call, ChunkCalls
+from services.storage.fast_path import Call, ChunkCalls, fence_headers
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import (
     MAX_PAGE_CHUNKS,
@@ -133,8 +133,9 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         response_model=HasResponse,
         responses=_problems(400, 413, 503, 507),
     )
-    async def has_chunks(question: HasRequest) -> HasResponse:
+    async def has_chunks(question: HasRequest, response: Response) -> HasResponse:
         """With a start index, max(start index) is durable on every chunk that is reported."""
+        response.raw_headers += fence_headers(store)
         return HasResponse(present=await store.has(question.digests, question.start_index))
 
     @router.get(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Body, Chunk, PutOutcome, Tier
 from shared.byte_budget import ByteBudget, ByteLease
@@ -39,16 +40,27 @@ class ChunkStore:
         budget: ByteBudget,
         metrics: StorageMetrics,
         *,
+        incarnation: Incarnation,
         max_chunk_bytes: int,
         typical_chunk_bytes: int,
     ) -> None:
         self._tier = tier
         self._budget = budget
+        self._incarnation = incarnation
         self._metrics = metrics
         self._max_chunk_bytes = max_chunk_bytes
         self._typical_chunk_bytes = typical_chunk_bytes
         metrics.in_flight_bytes.set_function(lambda: budget.used_bytes)
         metrics.is_full.set_function(lambda: tier.shortage() is not None)
+
+    @property
+    def fence(self) -> int | None:
+        """The fence in force; None while nothing may be acknowledged."""
+        return self._incarnation.fence
+
+    def require_fence(self) -> int:
+        """The fence under which a put that begins now is acknowledged. Raises NotReadyError."""
+        return self._incarnation.require_fence()
 
     async def put(
         self, digest: str, pieces: AsyncIterator[bytes], announced_bytes: int | None, start_index: int

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.metrics import StorageMetrics
-from shared.contracts.chunks import START_INDEX_QUERY, ChunkStored
+from shared.contracts.chunks import FENCE_HEADER, START_INDEX_QUERY, ChunkStored
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.units import KIB
 from shared.web.service_app import problem_response
@@ -32,6 +32,7 @@ _SMALL_BYTES: Final = 64 * KIB
 """What a connection buffers anyway: not worth a second wait."""
 _SEND_DEADLINE_S: Final = 60.0
 _RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
+_FENCE: Final = FENCE_HEADER.encode()
 _OCTETS: Final = (b"content-type", b"application/octet-stream")
 
 Call = Callable[[Scope, Receive, Send, str], Awaitable[int]]
@@ -78,9 +79,11 @@ class ChunkCalls:
         if length is not None and not length.isdigit():
             raise InvalidRequestError("Content-Length is not a number.")
         announced_bytes = None if length is None else int(length)
+        # First: a Redis that is replaced meanwhile must not be answered for under a newer fence.
+        fence = self._store.require_fence()
         stored = await self._store.put(digest, _pieces(receive), announced_bytes, _start_index(scope))
         status = 201 if stored.created else 200
-        await _send_json(send, status, stored)
+        await _send_json(send, status, stored, fence)
         return status
 
     async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
@@ -92,6 +95,7 @@ class ChunkCalls:
         leased = await self._store.get(digest)
         try:
             status, headers, view = _cut(leased, _header(scope, b"range"))
+            headers += fence_headers(self._store)
             async with asyncio.timeout(_SEND_DEADLINE_S):
                 await send({"type": "http.response.start", "status": status, "headers": headers})
                 await _send_body(send, view)
@@ -102,10 +106,15 @@ class ChunkCalls:
     async def head(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
         """Answer from the records; the bytes are not read."""
         size_bytes = await self._store.get_size_bytes(digest)
-        headers = [(b"content-length", b"%d" % size_bytes), _OCTETS]
+        headers = [(b"content-length", b"%d" % size_bytes), _OCTETS, *fence_headers(self._store)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return 200
+
+
+def fence_headers(store: ChunkStore) -> list[tuple[bytes, bytes]]:
+    """What every answer about chunks says of the node's disk and Redis."""
+    return [] if (fence := store.fence) is None else [(_FENCE, b"%d" % fence)]
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
@@ -138,9 +147,13 @@ async def _send_body(send: Send, view: memoryview) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _send_json(send: Send, status: int, stored: ChunkStored) -> None:
+async def _send_json(send: Send, status: int, stored: ChunkStored, fence: int) -> None:
     body = stored.model_dump_json().encode()
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    headers = [
+        (b"content-length", b"%d" % len(body)),
+        (b"content-type", b"application/json"),
+        (_FENCE, b"%d" % fence),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -7,6 +7,7 @@ back-off and full jitter (DESIGN.md section 8), so that nodes that lost their le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -14,10 +15,11 @@ from typing import Final
 
 import structlog
 
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
-from shared.errors import ClusterMismatchError, NotLeaderError, TrivetError
+from shared.errors import ClusterMismatchError, NotLeaderError, RunSupersededError, TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 
@@ -29,6 +31,8 @@ _START_BASE_S: Final = 0.2
 _START_CAP_S: Final = 1.0
 _RETRY_CAP_S: Final = 60.0
 _CHANGE_CHECK_INTERVAL_S: Final = 1.0
+_UNRECORDED_S: Final = 1.0
+"""Between heartbeats until the log has recorded this run: only from then on is another disk under this name noticed."""
 
 
 class HeartbeatSender:
@@ -42,6 +46,7 @@ class HeartbeatSender:
         describe: Callable[[], Awaitable[Heartbeat]],
         metrics: StorageMetrics,
         *,
+        incarnation: Incarnation,
         interval_s: float,
         retry_base_s: float,
     ) -> None:
@@ -50,20 +55,25 @@ class HeartbeatSender:
         self._leader = LeaderTracker(members)
         self._client = client
         self._describe = describe
+        self._incarnation = incarnation
         self._metrics = metrics
         self._interval_s = interval_s
         self._retry_base_s = retry_base_s
+        self._is_run_recorded = False
         self.was_accepted = False
         self.refusal: str | None = None
         self._told_full: bool | None = None
+        self._sending = asyncio.Lock()
+        """One at a time: an answer must not be taken for a later one's."""
 
     async def run(self) -> None:
         """Until cancelled."""
         failures = 0
         while True:
+            self._incarnation.heartbeat_wanted.clear()
             if await self.send():
                 failures = 0
-                await asyncio.sleep(self._interval_s)
+                await self._pause(self._interval_s if self._is_run_recorded else min(_UNRECORDED_S, self._interval_s))
             else:
                 failures += 1
                 await asyncio.sleep(self._pause_s(failures))
@@ -75,8 +85,18 @@ class HeartbeatSender:
             if self._told_full is not None and is_full() != self._told_full:
                 await self.send()
 
+    async def _pause(self, pause_s: float) -> None:
+        """Cut short when what consensus knows of this run is out of date."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._incarnation.heartbeat_wanted.wait()
+
     async def send(self) -> bool:
         """One heartbeat, offered to one member after another until the leader accepts it; False when none did."""
+        async with self._sending:
+            return await self._send()
+
+    async def _send(self) -> bool:
         try:
             heartbeat = await self._describe()
         except (TrivetError, OSError) as error:
@@ -103,7 +123,9 @@ class HeartbeatSender:
             facts = error.facts
             self._leader.redirected(member, facts.get("leader_id"), facts.get("leader_url"), time.monotonic())
             return False
-        except ClusterMismatchError as error:
+        except (ClusterMismatchError, RunSupersededError) as error:
+            if isinstance(error, RunSupersededError):
+                self._incarnation.supersede()
             self._record_refusal(error.message)
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
@@ -111,12 +133,15 @@ class HeartbeatSender:
             logger.debug("heartbeat not accepted", member=member.id, error=str(error))
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
+        self._incarnation.record(heartbeat.run, answer)
         self._record_answer(member, answer)
         return True
 
     def _record_answer(self, member: PeerAddress, answer: HeartbeatResponse) -> None:
         self._leader.led(member)
         self.refusal = None
+        # Without admission there is nothing to record: the operator's act is waited for as long as it takes.
+        self._is_run_recorded = answer.is_run_recorded or not answer.is_admitted
         if not self.was_accepted:
             logger.info("consensus knows this node", is_admitted=answer.is_admitted, epoch=answer.epoch)
         self.was_accepted = True

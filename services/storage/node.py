@@ -12,6 +12,7 @@ from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier
 from services.storage.heartbeat import HeartbeatSender
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from services.storage.peers import Peers
 from services.storage.redis_node.link import RedisAddress, RedisLink
@@ -55,7 +56,13 @@ class StorageService:
         self._space = FreeSpace(
             settings.data_dir, settings.capacity_bytes, settings.full_percent, settings.typical_chunk_bytes
         )
+        self._link = self._make_link()
         self._tier, weight = self._make_tiers()
+        self._incarnation = Incarnation(
+            settings.data_dir,
+            lambda: None if self._link is None else self._link.redis_id,
+            is_redis_record=settings.storage_mode == "redis",
+        )
         self._client = PeerClient(settings.cluster_keys(), max_connections=16)
         self._time = TimeClient(
             list(settings.clock_urls),
@@ -69,6 +76,7 @@ class StorageService:
             self._client,
             self._describe_for_heartbeat,
             metrics,
+            incarnation=self._incarnation,
             interval_s=settings.heartbeat_interval_s,
             retry_base_s=settings.heartbeat_retry_base_s,
         )
@@ -93,6 +101,7 @@ class StorageService:
             self._tier,
             budget,
             metrics,
+            incarnation=self._incarnation,
             max_chunk_bytes=settings.max_chunk_bytes,
             typical_chunk_bytes=settings.typical_chunk_bytes,
         )
@@ -100,7 +109,9 @@ class StorageService:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Open everything, serve, close in the opposite order."""
+        await self._incarnation.start()
         async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
+            tasks.start("disk counter", self._incarnation.keep_raising())
             tasks.start("heartbeat", self._heartbeat.run())
             tasks.start("heartbeat on change", self._heartbeat.run_on_change(self.store.is_full))
             tasks.start("scrub", self._scrubber.run())
@@ -141,6 +152,7 @@ class StorageService:
             raise UnavailableError("Redis has not told its capacity yet.")
         return Heartbeat(
             cluster_id=status.cluster_id,
+            run=self._incarnation.run(),
             url=self._settings.advertised_url,
             zone=self._settings.zone,
             capacity_bytes=status.capacity_bytes,
@@ -149,18 +161,24 @@ class StorageService:
             is_full=self.store.is_full(),
         )
 
+    def _make_link(self) -> RedisLink | None:
+        """To this node's Redis; None in mode `disk`."""
+        settings, address = self._settings, redis_address(self._settings)
+        if address is None:
+            return None
+        is_record = settings.storage_mode == "redis"
+        deadline_ms = settings.redis_record_deadline_ms if is_record else settings.redis_deadline_ms
+        return RedisLink(address, deadline_s=deadline_ms / 1000, metrics=self._metrics)
+
     def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredTier, DiskTier | RedisTier]:
         """What answers for the node, and the tier that holds the weight, which the scrub reads."""
-        settings = self._settings
-        address = redis_address(settings)
-        if address is not None and settings.storage_mode == "redis":
-            link = RedisLink(address, deadline_s=settings.redis_record_deadline_ms / 1000, metrics=self._metrics)
+        settings, link = self._settings, self._link
+        if link is not None and settings.storage_mode == "redis":
             redis = RedisTier(link, metrics=self._metrics, unlimited_bytes=settings.redis_limit_bytes)
             return redis, redis
         disk = self._make_disk()
-        if address is None:
+        if link is None:
             return disk, disk
-        link = RedisLink(address, deadline_s=settings.redis_deadline_ms / 1000, metrics=self._metrics)
         tiered = TieredTier(
             disk,
             link,

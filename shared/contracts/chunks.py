@@ -24,6 +24,10 @@ from shared.contracts.base import WireModel
 START_INDEX_QUERY: Final = "start_index"
 """The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
 
+FENCE_HEADER: Final = "x-trivet-fence"
+"""In the answers about chunks: the fence of the node (`shared.contracts.cluster.HeartbeatResponse`), a decimal number. A publish
+that counts an acknowledgement names the one that came with it."""
+
 MAX_HAS_DIGESTS: Final = 10_000
 MAX_PAGE_CHUNKS: Final = 1000
 

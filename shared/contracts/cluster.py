@@ -11,6 +11,7 @@ Routes of a consensus member (all signed):
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -20,6 +21,8 @@ from shared.contracts.base import WireModel
 
 LOG_INDEX_HEADER: Final = "x-trivet-log-index"
 DIGEST_HEADER: Final = "x-trivet-digest"
+
+_RANDOM_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 class NodeState(StrEnum):
@@ -44,6 +47,7 @@ class StorageNode(WireModel):
         capacity_bytes: weight in placement.
         used_bytes, is_full: as the leader last heard from the node; None when it has not, or when the node does not know.
             They are not in the log and not part of the epoch.
+        incarnation: the epoch in which it was admitted with the disk that it has; a replaced disk begins another one.
     """
 
     id: str
@@ -53,6 +57,7 @@ class StorageNode(WireModel):
     capacity_bytes: int = Field(ge=0)
     used_bytes: int | None = Field(default=None, ge=0)
     is_full: bool | None = None
+    incarnation: int = Field(default=0, ge=0)
 
 
 class NodeMap(WireModel):
@@ -65,6 +70,24 @@ class NodeMap(WireModel):
     nodes: list[StorageNode]
 
 
+class NodeRun(WireModel):
+    """One run of a storage node's process, and what its acknowledgements rest on.
+
+    Attributes:
+        disk_id: random, made with the data folder.
+        counter: of the data folder; raised durably at every start and every few minutes.
+        boot_id: random, of this run.
+        redis_id: random, in the node's Redis; None while that is not known, and in mode `disk`.
+        is_redis_record: Redis is the store of record, so another Redis is as good as another disk.
+    """
+
+    disk_id: str
+    counter: int
+    boot_id: str
+    redis_id: str | None = None
+    is_redis_record: bool = False
+
+
 class Heartbeat(WireModel):
     """A storage node says that it lives, every `heartbeat_interval`, and when `is_full` changes.
 
@@ -72,6 +95,7 @@ class Heartbeat(WireModel):
     """
 
     cluster_id: str
+    run: NodeRun
     url: str
     zone: str
     capacity_bytes: int = Field(ge=0)
@@ -79,13 +103,30 @@ class Heartbeat(WireModel):
     chunk_count: int | None = Field(ge=0)
     is_full: bool | None = None
 
+    @field_validator("run")
+    @classmethod
+    def _check_run(cls, value: NodeRun) -> NodeRun:
+        # Here and not in NodeRun: what stands in a log is read as it is.
+        ids = (value.disk_id, value.boot_id, *((value.redis_id,) if value.redis_id is not None else ()))
+        if not all(_RANDOM_ID.fullmatch(random_id) for random_id in ids):
+            raise ValueError("disk, boot and Redis ids are 32 hex digits")
+        return value
+
 
 class HeartbeatResponse(WireModel):
-    """What the leader makes of it. `is_admitted` is false while an operator has not admitted the node."""
+    """What the leader makes of it. `is_admitted` is false while an operator has not admitted the node.
+
+    Attributes:
+        fence: what the node sends with its acknowledgements: the epoch since which those of its disk and Redis count. A
+            publish that counts one with another fence is refused. None while it is not admitted: it acknowledges nothing.
+        is_run_recorded: false while some consensus member is too old to record which disk a node has; ask again soon.
+    """
 
     is_admitted: bool
     cluster_id: str
     epoch: int
+    fence: int | None = None
+    is_run_recorded: bool = False
 
 
 class ConsensusMember(WireModel):

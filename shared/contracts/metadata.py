@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from shared.contracts.base import WireModel
-from shared.contracts.cluster import ConsensusMember, NodeMap, NodeState
+from shared.contracts.cluster import ConsensusMember, NodeMap, NodeRun, NodeState
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import Stamp
 
@@ -120,12 +120,14 @@ class DeleteBucket(WireModel):
 class PublishFile(WireModel):
     """Make a new version visible. Result: {"created": bool, "version": FileVersion as JSON}.
 
-    Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, chunk_condemned.
+    Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, node_replaced, chunk_condemned.
 
     Attributes:
         incarnation: of the bucket, as read when the upload began.
         start_index: the log index read when the upload began.
         epoch: the node map's epoch that placement used.
+        fences: by node, the fence that came with its acknowledgements, the lowest where they differ (`FENCE_HEADER`). A
+            node that sent none counts if it has the disk and Redis that it had in `epoch`. None in entries of version 1.
     """
 
     kind: Literal["publish_file"] = "publish_file"
@@ -139,6 +141,7 @@ class PublishFile(WireModel):
     start_index: int
     epoch: int
     durability: Durability
+    fences: dict[str, int] | None = None
     preconditions: Preconditions = Preconditions()
     stamp: Stamp
 
@@ -182,6 +185,18 @@ class UpdateNode(WireModel):
     url: str
     zone: str
     capacity_bytes: int
+    stamp: Stamp
+
+
+class RecordRun(WireModel):
+    """Another run of a storage node, or the same with another counter or Redis; see `shared.contracts.cluster.NodeRun`.
+
+    Result: {"incarnation": int, "fence": int, "epoch": int}. Rejected: node_not_found, run_superseded.
+    """
+
+    kind: Literal["record_run"] = "record_run"
+    node_id: str
+    run: NodeRun
     stamp: Stamp
 
 
@@ -250,6 +265,7 @@ Command = Annotated[
     | InitCluster
     | AdmitNode
     | UpdateNode
+    | RecordRun
     | SetNodeState
     | RemoveNode
     | PassTime

@@ -88,6 +88,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "Heartbeat": {
         "cluster_id": _CLUSTER_ID,
+        "run": {"disk_id": "5d" * 16, "counter": 3, "boot_id": "b0" * 16, "redis_id": "4e" * 16},
         "url": "http://127.0.0.1:8101",
         "zone": "zone-1",
         "capacity_bytes": 1 << 40,
@@ -95,7 +96,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "chunk_count": 1,
         "is_full": False,
     },
-    "HeartbeatResponse": {"is_admitted": True, "cluster_id": _CLUSTER_ID, "epoch": 7},
+    "HeartbeatResponse": {
+        "is_admitted": True,
+        "cluster_id": _CLUSTER_ID,
+        "epoch": 7,
+        "fence": 2,
+        "is_run_recorded": True,
+    },
     "ProposalBatch": {"proposals": [_PROPOSAL]},
     "ProposalResults": {
         "results": [{"log_index": 19, "term": 2, "result": {"created": True, "incarnation": 19}, "problem": None}],

@@ -44,12 +44,13 @@ from shared.contracts.metadata import (
     PassTime,
     Proposal,
     RaiseEntryVersion,
+    RecordRun,
     RemoveNode,
     SetNodeState,
     UpdateNode,
 )
 from shared.contracts.time import ClockState, Stamp
-from tests.unit.consensus.metadata.builders import content, publish, stamp
+from tests.unit.consensus.metadata.builders import content, publish, run, stamp
 
 FOLDER = Path(__file__).parent
 CUT_AT = 6
@@ -87,6 +88,12 @@ def commands() -> list[tuple[Command, dict[str, Any]]]:
             {"retain_s": 0},
         ),
         (publish("ä/b", incarnation=2, content=content(1, fill=3), etag="etag-3", epoch=2), {}),
+        (CreateBucket(bucket="videos", limit=100, stamp=stamp()), {}),
+        (RecordRun(node_id="storage-1", run=run(redis_id="c" * 32), stamp=stamp()), {}),
+        (RecordRun(node_id="storage-1", run=run(boot_id="e" * 32, counter=2), stamp=stamp()), {}),
+        (publish("fenced", incarnation=2, epoch=6, fences={"storage-1": 1, "storage-2": 2}), {}),
+        (RecordRun(node_id="storage-1", run=run(boot_id="f" * 32, disk_id="a" * 32), stamp=stamp()), {}),
+        (publish("replaced", incarnation=2, epoch=6, fences={"storage-1": 1}), {"fingerprint": "f"}),
         (CreateBucket(bucket="music", stamp=stamp()), {}),
         (DeleteBucket(bucket="music", stamp=stamp()), {}),
     ]

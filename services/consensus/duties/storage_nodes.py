@@ -1,4 +1,4 @@
-"""Follows the heartbeats of storage nodes on the leader: proposes address changes, `inactive` and `active`.
+"""Follows the heartbeats of storage nodes on the leader: proposes runs, address changes, `inactive` and `active`.
 
 The log decides what a node's state is; this module only observes and proposes. Silence is measured on the leader's monotonic
 clock, so that no node's wall clock matters.
@@ -15,9 +15,10 @@ import structlog
 
 from services.consensus.duties.failure_detector import FailureDetector
 from services.consensus.duties.node_reports import NodeReports
+from services.consensus.metadata.entries import RUNS_VERSION
 from services.consensus.service import ConsensusService
-from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeState, StorageNode
-from shared.contracts.metadata import Command, SetNodeState, UpdateNode
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun, NodeState, StorageNode
+from shared.contracts.metadata import Command, ProposalResult, RecordRun, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
 from shared.errors import ClusterMismatchError, TrivetError
 
@@ -53,6 +54,7 @@ class StorageNodes:
 
         Raises:
             ClusterMismatchError: it belongs to another cluster; definite.
+            RunSupersededError: another process runs under its name since; definite.
             NotLeaderError: definite.
         """
         if beat.cluster_id != self._cluster_id:
@@ -61,14 +63,14 @@ class StorageNodes:
         known = self._find(node_id)
         if known is None:
             self._log_unadmitted(node_id)
-        else:
-            self._detector.heard(node_id, time.monotonic())
-            self._reports.heard(self._service.member.raft.storage.term, node_id, beat)
-            self._unadmitted.pop(node_id, None)
-            await self._follow(known, beat)
-        return HeartbeatResponse(
-            is_admitted=known is not None, cluster_id=self._cluster_id, epoch=self._service.store.node_map().epoch
-        )
+            return self._response(fence=None, is_run_recorded=False)
+        # First: what a superseded run says of itself must not count.
+        is_run_recorded = await self._record_run(known, beat.run)
+        self._detector.heard(node_id, time.monotonic())
+        self._reports.heard(self._service.member.raft.storage.term, node_id, beat)
+        self._unadmitted.pop(node_id, None)
+        await self._follow(known, beat)
+        return self._response(fence=self._service.store.fence(node_id), is_run_recorded=is_run_recorded)
 
     async def watch(self) -> None:
         """Run for ever: mark silent nodes inactive, while leading."""
@@ -96,6 +98,30 @@ class StorageNodes:
                 logger.warning("storage node is silent", storage_node=node_id)
                 await self._propose(SetNodeState(node_id=node_id, state=NodeState.INACTIVE, stamp=self._clock.stamp()))
 
+    async def _record_run(self, known: StorageNode, run: NodeRun) -> bool:
+        """Have the log decide whose run this is; False while a member does not know such entries. Raises RunSupersededError."""
+        store = self._service.store
+        if store.summary().entry_version < RUNS_VERSION:
+            return False
+        before = store.runs().get(known.id)
+        if before is not None and before.describes(run):
+            return True
+        outcome = await self._propose(RecordRun(node_id=known.id, run=run, stamp=self._clock.stamp()))
+        found = outcome.result or {}
+        if found.get("incarnation") != known.incarnation:
+            logger.warning(
+                "storage node has another disk; what it acknowledged before counts no more",
+                storage_node=known.id,
+                incarnation=found.get("incarnation"),
+                disk_id=run.disk_id,
+                counter=run.counter,
+            )
+        elif before is None or before.boot_id != run.boot_id:
+            logger.info(
+                "run of a storage node recorded", storage_node=known.id, disk_id=run.disk_id, counter=run.counter
+            )
+        return True
+
     async def _follow(self, known: StorageNode, beat: Heartbeat) -> None:
         if (known.url, known.zone, known.capacity_bytes) != (beat.url, beat.zone, beat.capacity_bytes):
             await self._propose(
@@ -110,6 +136,15 @@ class StorageNodes:
         if known.state == NodeState.INACTIVE:
             await self._propose(SetNodeState(node_id=known.id, state=NodeState.ACTIVE, stamp=self._clock.stamp()))
 
+    def _response(self, *, fence: int | None, is_run_recorded: bool) -> HeartbeatResponse:
+        return HeartbeatResponse(
+            is_admitted=fence is not None,
+            cluster_id=self._cluster_id,
+            epoch=self._service.store.node_map().epoch,
+            fence=fence,
+            is_run_recorded=is_run_recorded,
+        )
+
     def _find(self, node_id: str) -> StorageNode | None:
         return next((node for node in self._service.store.node_map().nodes if node.id == node_id), None)
 
@@ -120,5 +155,5 @@ class StorageNodes:
                 del self._unadmitted[next(iter(self._unadmitted))]
         self._unadmitted[node_id] = None
 
-    async def _propose(self, command: Command) -> None:
-        await self._service.propose_one(secrets.token_hex(16), command)
+    async def _propose(self, command: Command) -> ProposalResult:
+        return await self._service.propose_one(secrets.token_hex(16), command)

@@ -15,11 +15,13 @@ from services.consensus.metadata.decisions import (
     check_content,
     check_preconditions,
     check_stored_integer,
+    fence_of,
     next_modified_ns,
+    next_run,
 )
 from services.consensus.metadata.history import History
 from services.consensus.metadata.retention import pass_time
-from services.consensus.metadata.rows import BucketRow, NodeRow, State, TombstoneRow
+from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State, TombstoneRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
@@ -34,6 +36,7 @@ from shared.contracts.metadata import (
     PassTime,
     PublishFile,
     RaiseEntryVersion,
+    RecordRun,
     RemoveNode,
     SetNodeState,
     UpdateNode,
@@ -73,8 +76,8 @@ Result = dict[str, Any] | PublishResult
 class ApplyContext:
     """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
 
-    Invariant: `nodes` and `announced` equal the tables of nodes and members, and `buckets` what the table of buckets says of
-    some names.
+    Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` what the table of
+    buckets says of some names.
     """
 
     index: int
@@ -84,6 +87,7 @@ class ApplyContext:
     history: History
     state: State
     nodes: dict[str, NodeRow]
+    runs: dict[str, RunRow]
     buckets: dict[str, BucketRow | None]
     announced: dict[str, int]
 
@@ -175,7 +179,7 @@ def _publish_file(context: ApplyContext, command: PublishFile) -> Result:
             bucket=bucket.name,
             incarnation=bucket.incarnation,
         )
-    check_acknowledging_nodes(command.durability.nodes, command.epoch, context.nodes)
+    check_acknowledging_nodes(command, context.nodes, context.runs)
     file = context.tables.file(bucket.incarnation, key)
     tombstone = context.history.tombstone(bucket.name, key) if file is None else None
     check_preconditions(command.preconditions, file, tombstone)
@@ -270,6 +274,33 @@ def _update_node(context: ApplyContext, command: UpdateNode) -> Result:
     )
 
 
+def _record_run(context: ApplyContext, command: RecordRun) -> Result:
+    node, before = _node(context, command.node_id), context.runs.get(command.node_id)
+    run, is_new_incarnation, has_other_redis = next_run(before, node.node_id, command.run)
+    if is_new_incarnation or has_other_redis:
+        context.state = replace(context.state, epoch=context.state.epoch + 1)
+    if has_other_redis:
+        run = replace(run, fence=context.state.epoch)
+    if is_new_incarnation:
+        _put_node(context, replace(node, admitted_epoch=context.state.epoch))
+    _put_run(context, node.node_id, run)
+    incarnation = context.nodes[node.node_id].admitted_epoch
+    return {"incarnation": incarnation, "fence": fence_of(incarnation, run), "epoch": context.state.epoch}
+
+
+def _put_run(context: ApplyContext, node_id: str, run: RunRow | None) -> None:
+    before = context.runs.get(node_id)
+    if run == before:
+        return
+    if before is not None:
+        context.tables.remove_run(before)
+    # Replaced and not changed: the store shows the one from before until this batch is committed.
+    others = {known: row for known, row in context.runs.items() if known != node_id}
+    context.runs = others if run is None else others | {node_id: run}
+    if run is not None:
+        context.tables.insert_run(run)
+
+
 def _set_node_state(context: ApplyContext, command: SetNodeState) -> Result:
     return _replace_node(context, replace(_node(context, command.node_id), state=command.state))
 
@@ -279,18 +310,22 @@ def _remove_node(context: ApplyContext, command: RemoveNode) -> Result:
     context.state = replace(context.state, epoch=context.state.epoch + 1)
     del context.nodes[node.node_id]
     context.tables.remove_node(node)
+    _put_run(context, node.node_id, None)
     return {"epoch": context.state.epoch}
 
 
 def _replace_node(context: ApplyContext, node: NodeRow) -> Result:
     """Every column is one that placement can see, so the epoch grows exactly when the row changes."""
-    before = context.nodes[node.node_id]
-    if node != before:
+    if node != context.nodes[node.node_id]:
         context.state = replace(context.state, epoch=context.state.epoch + 1)
-        context.nodes[node.node_id] = node
-        context.tables.remove_node(before)
-        context.tables.insert_node(node)
+        _put_node(context, node)
     return {"epoch": context.state.epoch}
+
+
+def _put_node(context: ApplyContext, node: NodeRow) -> None:
+    context.tables.remove_node(context.nodes[node.node_id])
+    context.tables.insert_node(node)
+    context.nodes[node.node_id] = node
 
 
 def _node(context: ApplyContext, node_id: str) -> NodeRow:
@@ -333,6 +368,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[ApplyContext, Any], Result]]] = {
     DeleteFile: _delete_file,
     AdmitNode: _admit_node,
     UpdateNode: _update_node,
+    RecordRun: _record_run,
     SetNodeState: _set_node_state,
     RemoveNode: _remove_node,
     PassTime: _pass_time,

@@ -23,7 +23,13 @@ import msgpack
 from blake3 import blake3
 
 from services.consensus.metadata.checkpoint import move_now
-from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, STATEMENTS, TABLE_VERSION
+from services.consensus.metadata.schema import (
+    CHECKED_TABLES,
+    KEY_LENGTHS,
+    OLDEST_TABLE_VERSION,
+    TABLE_VERSION,
+    statements_of,
+)
 from shared.units import KIB
 
 AUTOCHECKPOINT_FRAMES: Final = 32_768
@@ -67,11 +73,13 @@ class Database:
         self.content_sum = 0
 
     @classmethod
-    def open(cls, path: Path, *, cache_bytes: int) -> Database:
-        """Open the file, and make the tables when it is new.
+    def open(cls, path: Path, *, cache_bytes: int, converts: bool = True) -> Database:
+        """Open the file; make the tables when it is new, and those that are missing when an older version wrote it.
+
+        Without `converts` an older version's file stays as it is, and may only be read.
 
         Raises:
-            UnknownTablesError: it was written by another version, or its schema was changed.
+            UnknownTablesError: it was written by a version that is not known here, or its schema was changed.
             sqlite3.DatabaseError: it is damaged or cannot be opened.
         """
         # Transactions are begun and ended by hand; threads take turns under the store's rules.
@@ -86,7 +94,7 @@ class Database:
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute(f"PRAGMA cache_size=-{cache_bytes // KIB}")
             database = cls(connection)
-            database._create_if_new()
+            database._bring_up_to_date(converts=converts)
         except BaseException:
             connection.close()
             raise
@@ -133,20 +141,25 @@ class Database:
         """`content_sum` as it fits into a column."""
         return ((self.content_sum + _SIGN) & _SUM_MASK) - _SIGN
 
-    def _create_if_new(self) -> None:
+    def _bring_up_to_date(self, *, converts: bool) -> None:
         found = self.one("PRAGMA user_version")
-        if found == (0,):
-            with self.transaction(write=True):
-                for statement in STATEMENTS:
-                    self.execute(statement)
-                self.execute(f"PRAGMA user_version={TABLE_VERSION}")
-        elif found != (TABLE_VERSION,):
-            version = 0 if found is None else int(found[0])
+        version = 0 if found is None else int(found[0])
+        if version != 0:
+            self._check_schema(version)
+            if version == TABLE_VERSION or not converts:
+                return
+        with self.transaction(write=True):
+            for statement in statements_of(version, TABLE_VERSION):
+                self.execute(statement)
+            self.execute(f"PRAGMA user_version={TABLE_VERSION}")
+
+    def _check_schema(self, version: int) -> None:
+        if not OLDEST_TABLE_VERSION <= version <= TABLE_VERSION:
             raise UnknownTablesError(
                 f"the metadata file has tables of version {version}, this is {TABLE_VERSION}",
                 is_newer=version > TABLE_VERSION,
             )
-        elif strange := schema_of(self.connection) ^ _own_schema():
+        if strange := schema_of(self.connection) ^ _own_schema(version):
             names = ", ".join(sorted({f"{kind} {name}" for kind, name, *_ in strange}))
             raise UnknownTablesError(f"the schema of the metadata file is not that of its version: {names}")
 
@@ -158,10 +171,10 @@ def schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str, 
 
 
 @functools.cache
-def _own_schema() -> frozenset[tuple[str, str, str, str]]:
+def _own_schema(version: int) -> frozenset[tuple[str, str, str, str]]:
     connection = sqlite3.connect(":memory:")
     try:
-        for statement in STATEMENTS:
+        for statement in statements_of(0, version):
             connection.execute(statement)
         return schema_of(connection)
     finally:

@@ -5,18 +5,29 @@ Nothing here looks at a table: the rows come in, the answer or a typed rejection
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
-from services.consensus.metadata.rows import FileRow, NodeRow, TombstoneRow
-from shared.contracts.metadata import FileContent, Preconditions
+from services.consensus.metadata.rows import FileRow, NodeRow, RunRow, TombstoneRow
+from shared.contracts.cluster import NodeRun
+from shared.contracts.metadata import FileContent, Preconditions, PublishFile
 from shared.contracts.names import DIGEST_BYTES, check_digest
 from shared.contracts.time import Stamp
-from shared.errors import InvalidRequestError, NodeRemovedError, PreconditionFailedError
+from shared.errors import (
+    InvalidRequestError,
+    NodeRemovedError,
+    NodeReplacedError,
+    PreconditionFailedError,
+    RunSupersededError,
+)
 from shared.units import NANOSECONDS_PER_SECOND
 
 HLC_MAX: Final = (1 << 64) - 1
 STORED_INTEGER_MAX: Final = (1 << 63) - 1
+MAX_SUPERSEDED: Final = 64
+"""Runs of one node that are refused by name. An older one that comes back is another disk, or one whose counter is too low:
+it begins a new incarnation, which is safe."""
 
 
 def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
@@ -64,20 +75,71 @@ def check_preconditions(preconditions: Preconditions, file: FileRow | None, tomb
     )
 
 
-def check_acknowledging_nodes(node_ids: Iterable[str], epoch: int, nodes: dict[str, NodeRow]) -> None:
-    """Every node that an upload counts must have belonged to the cluster ever since the upload's epoch.
+def check_acknowledging_nodes(command: PublishFile, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
+    """Every node that an upload counts must still have the disk and the Redis that it had when it acknowledged a chunk.
+
+    A node that said none with its acknowledgements must have had them ever since the upload's epoch.
 
     Raises:
-        NodeRemovedError: one was removed, or was removed and admitted again with who knows what on its disk.
+        NodeRemovedError: one was removed, or admitted again with who knows what on its disk; definite.
+        NodeReplacedError: one has another disk or Redis since; definite.
     """
-    for node_id in node_ids:
-        node = nodes.get(node_id)
-        if node is None or node.admitted_epoch > epoch:
+    fences = command.fences or {}
+    for node_id in command.durability.nodes:
+        node, fence = nodes.get(node_id), fences.get(node_id)
+        if node is None or (fence is None and node.admitted_epoch > command.epoch):
             raise NodeRemovedError(
                 "A node that acknowledged a chunk has left the cluster since; start the upload again.",
                 node_id=node_id,
-                epoch=epoch,
+                epoch=command.epoch,
             )
+        if fence is not None and fence != (current := fence_of(node.admitted_epoch, runs.get(node_id))):
+            raise NodeReplacedError(
+                "A node that acknowledged a chunk has another disk or Redis since; start the upload again.",
+                node_id=node_id,
+                fence=fence,
+                current=current,
+            )
+
+
+def fence_of(incarnation: int, run: RunRow | None) -> int:
+    """The epoch since which the node's acknowledgements count: of its incarnation, or in which its Redis was replaced."""
+    return incarnation if run is None else max(incarnation, run.fence)
+
+
+def next_run(before: RunRow | None, node_id: str, seen: NodeRun) -> tuple[RunRow, bool, bool]:
+    """What is recorded when a node's heartbeat names the run `seen`, where `before` was recorded last.
+
+    The first run of a node that has none recorded keeps its incarnation: its folder is older than disk ids are. Another run
+    has the same disk only if its counter has grown: one that has not comes from a copy of the folder, or from one that was
+    rolled back, and lacks what was acknowledged since.
+
+    Returns:
+        The row, whether it begins a new incarnation, and whether the node's Redis was replaced.
+
+    Raises:
+        RunSupersededError: another run was recorded after it; definite.
+    """
+    check_stored_integer("counter", seen.counter)
+    if before is None:
+        return RunRow(node_id, seen.disk_id, seen.counter, seen.boot_id, seen.redis_id, 0, ()), False, False
+    if seen.boot_id in before.superseded:
+        raise RunSupersededError(
+            "Another process runs under this node's name since; this one holds nothing that counts.", node_id=node_id
+        )
+    is_same_run = seen.boot_id == before.boot_id
+    has_same_disk = seen.disk_id == before.disk_id and (is_same_run or seen.counter > before.counter)
+    has_other_redis = seen.redis_id is not None and before.redis_id not in {None, seen.redis_id}
+    row = replace(
+        before,
+        disk_id=seen.disk_id,
+        # A heartbeat may come late: within one run the counter does not fall.
+        counter=max(seen.counter, before.counter) if is_same_run else seen.counter,
+        boot_id=seen.boot_id,
+        redis_id=seen.redis_id or before.redis_id,
+        superseded=before.superseded if is_same_run else (before.boot_id, *before.superseded)[:MAX_SUPERSEDED],
+    )
+    return row, not has_same_disk or (has_other_redis and seen.is_redis_record), has_other_redis
 
 
 def check_content(content: FileContent) -> None:

@@ -6,8 +6,8 @@ added, or gets a field or a meaning that it did not have, is written as an entry
 entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
-`fingerprint` and `unmodified_since_s`, before anything was released, and `limit` of a new bucket, with version 2. They are left
-out when there are none.
+`fingerprint` and `unmodified_since_s`, before anything was released, `limit` of a new bucket and `fences` of a publish, with
+version 2. They are left out when there are none.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Any, Final
 import msgpack
 from pydantic import ValidationError
 
-from shared.contracts.metadata import CreateBucket, Proposal
+from shared.contracts.metadata import CreateBucket, Proposal, PublishFile
 from shared.errors import InvalidRequestError
 
 KNOWN_ENTRY_VERSION: Final = 2
 """The newest version of entries that this version of Trivet can apply; it can apply all before."""
 
 FIRST_ENTRY_VERSION: Final = 1
-NEWER_KINDS: Final[dict[str, int]] = {}
+RUNS_VERSION: Final = 2
+"""In which runs of storage nodes are recorded, and publishes name the fences of the nodes that they count."""
+NEWER_KINDS: Final[dict[str, int]] = {"record_run": RUNS_VERSION}
 """The version in which a kind of command came, for those that are not of the first version."""
 
 BUCKET_LIMIT_VERSION: Final = 2
@@ -54,6 +56,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
     fields = proposal.model_dump()
     if proposal.fingerprint is None:
         del fields["fingerprint"]
+    if fields["command"].get("fences", ...) is None:
+        del fields["command"]["fences"]
     preconditions = fields["command"].get("preconditions")
     if preconditions is not None and preconditions["unmodified_since_s"] is None:
         del preconditions["unmodified_since_s"]
@@ -70,9 +74,20 @@ def encode_proposal(proposal: Proposal) -> bytes:
 
 def entry_version_of(proposal: Proposal) -> int:
     """The version of entries that a member must know in order to apply this one."""
-    if isinstance(proposal.command, CreateBucket) and proposal.command.limit is not None:
+    command = proposal.command
+    if isinstance(command, CreateBucket) and command.limit is not None:
         return BUCKET_LIMIT_VERSION
-    return NEWER_KINDS.get(proposal.command.kind, FIRST_ENTRY_VERSION)
+    if isinstance(command, PublishFile) and command.fences is not None:
+        return RUNS_VERSION
+    return NEWER_KINDS.get(command.kind, FIRST_ENTRY_VERSION)
+
+
+def fit(proposal: Proposal, entry_version: int) -> Proposal:
+    """`proposal` without what members of `entry_version` do not know, as far as it means what it meant to them before."""
+    command = proposal.command
+    if entry_version < RUNS_VERSION and isinstance(command, PublishFile) and command.fences is not None:
+        return proposal.model_copy(update={"command": command.model_copy(update={"fences": None})})
+    return proposal
 
 
 def decode_proposal(payload: bytes) -> Proposal:

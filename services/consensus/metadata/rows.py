@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 from blake3 import blake3
 
-from shared.contracts.cluster import NodeState, StorageNode
+from shared.contracts.cluster import NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import Durability, FileContent, FileVersion
 from shared.contracts.time import ClockState, Stamp
 
@@ -95,7 +95,7 @@ class TombstoneRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A storage node. `admitted_epoch` is the first epoch of its present admission."""
+    """A storage node. `admitted_epoch`: its incarnation, the first epoch of its present admission with its present disk."""
 
     node_id: str
     url: str
@@ -111,8 +111,45 @@ class NodeRow:
     def to_wire(self) -> StorageNode:
         """As the node map shows it; what is used is known to the leader from heartbeats, not to the log."""
         return StorageNode(
-            id=self.node_id, url=self.url, zone=self.zone, state=self.state, capacity_bytes=self.capacity_bytes
+            id=self.node_id,
+            url=self.url,
+            zone=self.zone,
+            state=self.state,
+            capacity_bytes=self.capacity_bytes,
+            incarnation=self.admitted_epoch,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The run of a storage node that was recorded last; see `shared.contracts.cluster.NodeRun`.
+
+    Attributes:
+        redis_id: the last that was known.
+        fence: the epoch in which the node's Redis was replaced last; 0 when it never was.
+        superseded: boot ids of earlier runs, the latest first, `decisions.MAX_SUPERSEDED` at most.
+    """
+
+    node_id: str
+    disk_id: str
+    counter: int
+    boot_id: str
+    redis_id: str | None
+    fence: int
+    superseded: tuple[str, ...]
+
+    def describes(self, run: NodeRun) -> bool:
+        """Whether `run` says nothing that is not recorded."""
+        return (self.disk_id, self.counter, self.boot_id, run.redis_id or self.redis_id) == (
+            run.disk_id,
+            run.counter,
+            run.boot_id,
+            self.redis_id,
+        )
+
+    def columns(self) -> tuple[Any, ...]:
+        """As the table has it."""
+        return (*astuple(self)[:-1], " ".join(self.superseded))
 
 
 class RequestRow(NamedTuple):

@@ -14,6 +14,7 @@
 - `moments` is the log's own clock: how long leaders had led, in all, when an entry was applied (`retention`).
 - `doomed` has the versions that nothing shows any more and whose chunk references are being dropped, a few at a time;
   `kept` those that wait only for a remembered request to be forgotten.
+- `runs` has the run of each storage node that was recorded last: whose disk and Redis its acknowledgements rest on.
 - `members` says which entries each consensus member can apply.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
@@ -28,10 +29,29 @@ from __future__ import annotations
 
 from typing import Final
 
-TABLE_VERSION: Final = 2
+TABLE_VERSION: Final = 3
 """Kept in SQLite's `user_version`; 0 is an empty file. Version 1 had no checksums and was never released."""
 
-STATEMENTS: Final = (
+OLDEST_TABLE_VERSION: Final = 2
+"""The oldest that is read, and brought up to date when it is opened to be written."""
+
+_RUNS: Final = """
+    CREATE TABLE runs (
+        node_id TEXT PRIMARY KEY,
+        disk_id TEXT NOT NULL,
+        counter INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        redis_id TEXT,
+        fence INTEGER NOT NULL,
+        superseded TEXT NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """
+
+_CONVERSIONS: Final = {2: (_RUNS,)}
+"""What makes tables of a version those of the next. They add no rows: all members must come to the same sum."""
+
+_OLDEST_TABLES: Final = (
     """
     CREATE TABLE state (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -141,6 +161,15 @@ STATEMENTS: Final = (
     """,
 )
 
+
+def statements_of(before: int, version: int) -> list[str]:
+    """What makes tables of `version` out of those of the version `before`; 0 is an empty file."""
+    first = list(_OLDEST_TABLES) if before == 0 else []
+    return first + [
+        statement for step in range(before or OLDEST_TABLE_VERSION, version) for statement in _CONVERSIONS[step]
+    ]
+
+
 CHECKED_TABLES: Final = {
     "buckets": ("incarnation", "name", "created_ns", "deleted_index"),
     "files": ("incarnation", "key", "version", "size_bytes", "etag", "content_type", "modified_ns"),
@@ -149,6 +178,7 @@ CHECKED_TABLES: Final = {
     "versions": ("version", "body"),
     "requests": ("request_id", "log_index", "term", "retain_s", "outcome"),
     "nodes": ("node_id", "url", "zone", "state", "capacity_bytes", "admitted_epoch"),
+    "runs": ("node_id", "disk_id", "counter", "boot_id", "redis_id", "fence", "superseded"),
     "moments": ("lived_ms", "log_index"),
     "doomed": ("version", "next_chunk"),
     "kept": ("version",),

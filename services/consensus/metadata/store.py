@@ -16,26 +16,28 @@ from typing import Final, Self
 
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
 from services.consensus.metadata.commands import NO_STAMP, ApplyContext, Result, run
-from services.consensus.metadata.decisions import next_stamp
+from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.history import History
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
 from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.retention import retention_class
-from services.consensus.metadata.rows import RequestRow, State
+from services.consensus.metadata.rows import RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     BucketsAnswer,
+    Command,
     FileAnswer,
     FilePage,
     FileVersion,
     ProposalResult,
+    PublishFile,
     Query,
     ReadResult,
     ReadResults,
 )
-from shared.errors import OverloadedError, TrivetError
+from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
 
 MARK_EVERY_ENTRIES: Final = 256
 MARKS_KEPT: Final = 16
@@ -59,6 +61,7 @@ class _Committed:
     node_map: NodeMap
     marks: tuple[StateMark, ...]
     announced: dict[str, int]
+    runs: dict[str, RunRow]
 
 
 class MetadataStore:
@@ -139,7 +142,7 @@ class MetadataStore:
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
-            self._committed = _Committed(state, node_map, batch.marks[-MARKS_KEPT:], batch.announced())
+            self._committed = _Committed(state, node_map, batch.marks[-MARKS_KEPT:], batch.announced(), batch.runs())
             return results
 
     def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
@@ -227,6 +230,16 @@ class MetadataStore:
         """The newest entry version that each member said it can apply. No SQL is run."""
         return self._committed.announced
 
+    def runs(self) -> dict[str, RunRow]:
+        """The run of each storage node that was recorded last. No SQL is run."""
+        return self._committed.runs
+
+    def fence(self, node_id: str) -> int | None:
+        """See `decisions.fence_of`; None for a node that is not admitted. No SQL is run."""
+        committed = self._committed
+        node = next((node for node in committed.node_map.nodes if node.id == node_id), None)
+        return None if node is None else fence_of(node.incarnation, committed.runs.get(node_id))
+
     def summary(self) -> State:
         """What the last committed transaction left; no SQL is run."""
         return self._committed.state
@@ -234,7 +247,8 @@ class MetadataStore:
     def _read_committed(self) -> _Committed:
         with self._writer.database.transaction(write=False):
             state = self._writer.read_state()
-            return _Committed(state, read_node_map(self._writer, state), (), self._writer.members())
+            node_map = read_node_map(self._writer, state)
+            return _Committed(state, node_map, (), self._writer.members(), self._writer.runs())
 
 
 def _size_bytes(result: ReadResult) -> int:
@@ -248,6 +262,16 @@ def _size_bytes(result: ReadResult) -> int:
             return len(answer.buckets) * _ROW_BYTES
         case _:
             return 0
+
+
+def _is_new_attempt_due(command: Command, outcome: Result | TrivetError) -> bool:
+    """The refusal is of this attempt and not of what was asked for: the next one may come under the same request id.
+
+    Applied again it is the same refusal: what was replaced does not come back. Not of publishes without fences: members of
+    an older version remembered those, and all must come to the same state.
+    """
+    is_fenced = isinstance(command, PublishFile) and command.fences is not None
+    return is_fenced and isinstance(outcome, NodeRemovedError | NodeReplacedError)
 
 
 _TOO_MUCH_AT_ONCE: Final = OverloadedError("The answers of this batch are too large together; ask again.")
@@ -267,7 +291,9 @@ class _Batch:
         self._last_applied, self._last_term = state.last_applied, state.last_term
         self._highest_hlc = state.highest_hlc
         nodes = {node.node_id: node for node in tables.nodes()}
-        self._context = ApplyContext(0, 0, NO_STAMP, tables, History(tables), state, nodes, {}, before.announced)
+        self._context = ApplyContext(
+            0, 0, NO_STAMP, tables, History(tables), state, nodes, before.runs, {}, before.announced
+        )
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
         assert entry.index == self._last_applied + 1, "entries come once and in order"
@@ -280,6 +306,10 @@ class _Batch:
     def announced(self) -> dict[str, int]:
         """What the table of members says."""
         return self._context.announced
+
+    def runs(self) -> dict[str, RunRow]:
+        """What the table of runs says."""
+        return self._context.runs
 
     def state(self) -> State:
         """What the tables say, but for the row `state`, at the end of the entry applied last."""
@@ -305,7 +335,7 @@ class _Batch:
             outcome = run(context, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
-        if proposal.retain_s > 0:
+        if proposal.retain_s > 0 and not _is_new_attempt_due(proposal.command, outcome):
             stored = encode_outcome(outcome, proposal.fingerprint)
             retain_s = retention_class(proposal.retain_s)
             context.tables.insert_request(RequestRow(proposal.request_id, entry.index, entry.term, retain_s, stored))

@@ -16,6 +16,7 @@ from services.consensus.metadata.rows import (
     FileRow,
     NodeRow,
     RequestRow,
+    RunRow,
     State,
     decode_version,
     encode_version,
@@ -51,9 +52,9 @@ class Tables:
         self._remove = database.remove
 
     @classmethod
-    def open(cls, path: Path, *, cache_bytes: int) -> Tables:
+    def open(cls, path: Path, *, cache_bytes: int, converts: bool = True) -> Tables:
         """See `Database.open`."""
-        tables = cls(Database.open(path, cache_bytes=cache_bytes))
+        tables = cls(Database.open(path, cache_bytes=cache_bytes, converts=converts))
         if not tables._one("SELECT 1 FROM state"):
             with tables.database.transaction(write=True):
                 tables.write_state(State())
@@ -256,6 +257,22 @@ class Tables:
     def remove_node(self, node: NodeRow) -> None:
         """Take a node out."""
         self._remove("nodes", *node.columns())
+
+    def runs(self) -> dict[str, RunRow]:
+        """The run of each storage node that was recorded last."""
+        rows = self._execute(
+            "SELECT node_id, disk_id, counter, boot_id, redis_id, fence, superseded, checksum FROM runs ORDER BY node_id"
+        )
+        found = (checked("runs", row) for row in rows)
+        return {row[0]: RunRow(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6].split())) for row in found}
+
+    def insert_run(self, run: RunRow) -> None:
+        """One of a node that has none."""
+        self._insert("runs", *run.columns())
+
+    def remove_run(self, run: RunRow) -> None:
+        """Take a run out."""
+        self._remove("runs", *run.columns())
 
     def members(self) -> dict[str, int]:
         """The newest entry version that each consensus member said it can apply."""

@@ -28,7 +28,8 @@ def verify(path: Path) -> State:
         RowDamagedError: a row is damaged, missing, or one too many.
         UnknownTablesError, sqlite3.DatabaseError: it cannot be read at all.
     """
-    tables = Tables.open(path, cache_bytes=_CACHE_BYTES)
+    # Not brought up to date: a backup of an older version must stay the file that its manifest proves.
+    tables = Tables.open(path, cache_bytes=_CACHE_BYTES, converts=False)
     try:
         with tables.database.transaction(write=False):
             state = tables.read_state()
@@ -42,7 +43,10 @@ def verify(path: Path) -> State:
 
 def _sum_of_rows(database: Database) -> int:
     total = 0
+    present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
     for table, columns in CHECKED_TABLES.items():
+        if table not in present:
+            continue  # a later version added it; rows that are missing are missed in the sum
         for row in database.execute(f"SELECT {', '.join(columns)}, checksum FROM {table}"):  # noqa: S608 (our own)
             checked(table, row)
             total += row[-1]

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.rows import State
-from services.consensus.metadata.schema import TABLE_VERSION
+from services.consensus.metadata.schema import OLDEST_TABLE_VERSION, TABLE_VERSION
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import verify
 from services.consensus.persistence.file_digest import hash_file
@@ -135,9 +135,9 @@ def check_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
         ) from error
     if keys is not None:
         _check_seal(manifest, keys)
-    if manifest.table_version != TABLE_VERSION:
+    if not OLDEST_TABLE_VERSION <= manifest.table_version <= TABLE_VERSION:
         raise BackupDamagedError(
-            f"its tables have version {manifest.table_version}; this version reads {TABLE_VERSION}"
+            f"its tables have version {manifest.table_version}; this version reads {OLDEST_TABLE_VERSION} to {TABLE_VERSION}"
         )
     for name, expected in ((METADATA_NAME, manifest.metadata), (CHUNKS_NAME, manifest.chunks)):
         try:

@@ -4,6 +4,7 @@
     trivet:record           sorted set: digest -> start index, of the chunks for which Redis is the record
     trivet:index            sorted set: the digests of the record in their order; in mode `redis` only
     trivet:lost             sorted set: digest -> start index, of chunks whose bytes went bad; in mode `redis` only
+    trivet:owner, trivet:id whose it is, and a random id (`inspection`)
     trivet:scrub            where the scrub is; in mode `redis` only
 
 A chunk and its entries are written by one MULTI. `ZADD GT` makes the maximum in the server. Bodies without an entry in the

@@ -6,12 +6,14 @@ The server is asked, never reconfigured: its settings belong to whoever starts i
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 OWNER_KEY: Final = "trivet:owner"
+ID_KEY: Final = "trivet:id"
 _REQUIRED: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -31,12 +33,14 @@ class Inspection:
         is_foreign: the objection is that it belongs to another node or cluster.
         is_unclaimed: nobody's name is in it: it is new, or was emptied since.
         limit_bytes: its maxmemory; 0 when it has none, None when it was not asked.
+        redis_id: random, made when it was claimed; None in one that was claimed before there were ids.
     """
 
     objection: str | None
     is_foreign: bool = False
     is_unclaimed: bool = False
     limit_bytes: int | None = None
+    redis_id: str | None = None
 
 
 async def inspect(client: Redis, owner: str) -> Inspection:
@@ -44,8 +48,8 @@ async def inspect(client: Redis, owner: str) -> Inspection:
     pipeline = client.pipeline(transaction=False)
     for pattern in _PATTERNS:
         pipeline.config_get(pattern)
-    pipeline.get(OWNER_KEY)
-    *parts, holder = await pipeline.execute()
+    pipeline.mget(OWNER_KEY, ID_KEY)
+    *parts, (holder, redis_id) = await pipeline.execute()
     settings: dict[Any, Any] = {name: value for part in parts for name, value in part.items()}
     for name, needed in _REQUIRED.items():
         found = _text(settings.get(name, "unknown"))
@@ -53,13 +57,23 @@ async def inspect(client: Redis, owner: str) -> Inspection:
             return Inspection(f"its {name} is {found!r}, and an acknowledgement needs {needed!r}")
     if holder is not None and _text(holder) != owner:
         return Inspection(f"it belongs to {_text(holder)}, not to {owner}", is_foreign=True)
-    return Inspection(None, is_unclaimed=holder is None, limit_bytes=int(_text(settings["maxmemory"])))
+    return Inspection(
+        None,
+        is_unclaimed=holder is None,
+        limit_bytes=int(_text(settings["maxmemory"])),
+        redis_id=None if redis_id is None else _text(redis_id),
+    )
 
 
-async def claim(client: Redis, owner: str) -> bool:
-    """Write our name into a server that has none; False when another was faster. Raises RedisError, OSError."""
+async def claim(client: Redis, owner: str) -> str | None:
+    """Write our name and an id into a server where they are missing; its id, or None when another node was faster.
+
+    Raises RedisError, OSError.
+    """
     await client.setnx(OWNER_KEY, owner)
-    return _text(await client.get(OWNER_KEY)) == owner
+    await client.setnx(ID_KEY, secrets.token_hex(16))
+    holder, redis_id = await client.mget(OWNER_KEY, ID_KEY)
+    return _text(redis_id) if _text(holder) == owner else None
 
 
 def _text(value: object) -> str:

@@ -84,6 +84,8 @@ class RedisLink:
         self._failures = 0
         self._circuit_opened = asyncio.Event()
         self.objection: str | None = "it was not asked yet"
+        self.redis_id: str | None = None
+        """The random id of the server that was used last in this process; None before the first."""
         self.limit_bytes = _read_limit(address.limit_path)
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
         self.was_used_before = address.claim_path.exists()
@@ -177,9 +179,10 @@ class RedisLink:
         """One inspection and recovery; whether calls are let through now."""
         try:
             found = await self.probe(lambda client: inspect(client, self._address.owner))
-            objection = found.objection
-            if objection is None and found.is_unclaimed:
-                objection = await self._claim()
+            objection, redis_id = found.objection, found.redis_id
+            if objection is None and (found.is_unclaimed or redis_id is None):
+                redis_id = await self._claim(is_unclaimed=found.is_unclaimed)
+                objection = "another node claimed it in the same moment" if redis_id is None else None
             if objection is None:
                 await self._record_limit(found.limit_bytes)
                 await recover()
@@ -193,6 +196,7 @@ class RedisLink:
             self.open_circuit(objection)
             return False
         self._failures = 0
+        self.redis_id = redis_id
         self._circuit_opened.clear()
         self.objection = None
         self._metrics.redis_is_usable.set(1)
@@ -215,6 +219,8 @@ class RedisLink:
                 return
             if found.objection is not None or found.is_unclaimed:
                 self.open_circuit(found.objection or "it was emptied")
+            elif found.redis_id != self.redis_id:
+                self.open_circuit("another one took its place")
             else:
                 await self._record_limit(found.limit_bytes)
 
@@ -227,9 +233,11 @@ class RedisLink:
         except OSError as error:
             logger.warning("the memory limit of redis could not be written down", error=str(error))
 
-    async def _claim(self) -> str | None:
-        """Write our name into the server; an objection when that failed."""
-        if self.was_used_before:
+    async def _claim(self, *, is_unclaimed: bool) -> str | None:
+        """Write our name and an id into the server; the id, or None when another node was faster."""
+        if not is_unclaimed:
+            logger.info("redis gets an id; it was claimed before there were any")
+        elif self.was_used_before:
             self._metrics.redis_emptied.inc()
             logger.error(
                 "redis was emptied: chunks that only it had acknowledged are gone unless this process has them"
@@ -238,8 +246,7 @@ class RedisLink:
             # One small file, once in a node's life.
             await asyncio.to_thread(replace_file, self._address.claim_path, self._address.owner.encode())
             self.was_used_before = True
-        is_ours = await self.probe(lambda client: claim(client, self._address.owner))
-        return None if is_ours else "another node claimed it in the same moment"
+        return await self.probe(lambda client: claim(client, self._address.owner))
 
     async def _within(self, deadline_s: float, work: Work[ResultT]) -> ResultT:
         async with asyncio.timeout(deadline_s):

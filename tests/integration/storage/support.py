@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 from blake3 import blake3
 
+from local_cluster.lone_consensus import consensus_url
 from local_cluster.redis_server import find_redis_server
 from services.storage.ports import Chunk
 from shared.cluster_keys import ClusterKeys
@@ -145,7 +147,7 @@ class StorageProcess:
             "TRIVET_DATA_DIR": str(self.data_dir),
             "TRIVET_STORAGE_MODE": self.mode,
             "TRIVET_ADVERTISED_URL": self.peer.url,
-            "TRIVET_CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1",
+            "TRIVET_CONSENSUS_URLS": consensus_url(),
             "MALLOC_MMAP_THRESHOLD_": "33554432",
             "MALLOC_TRIM_THRESHOLD_": "134217728",
             "MALLOC_ARENA_MAX": "2",
@@ -169,6 +171,9 @@ class StorageProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
         wait_until(self._answers, f"the node starts, see {self.log}", 30)
+        # Before its first heartbeat it acknowledges nothing. A node that cannot describe itself never sends one.
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not any("heartbeat" in reason for reason in self.reasons()), "the node is known", 3)
 
     @property
     def log(self) -> Path:

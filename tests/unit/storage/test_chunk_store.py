@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
 from services.storage.chunk_store import ChunkStore
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.byte_budget import ByteBudget
 from shared.errors import (
@@ -31,7 +33,12 @@ class Bench:
         self.budget = ByteBudget(10_000, max_wait_s=0.01)
         self.registry = CollectorRegistry()
         self.store = ChunkStore(
-            self.tier, self.budget, StorageMetrics(self.registry), max_chunk_bytes=1000, typical_chunk_bytes=100
+            self.tier,
+            self.budget,
+            StorageMetrics(self.registry),
+            incarnation=Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False),
+            max_chunk_bytes=1000,
+            typical_chunk_bytes=100,
         )
 
     def counted(self, name: str, **labels: str) -> float:

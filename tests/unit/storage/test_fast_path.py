@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from services.storage.api import build_router
 from services.storage.chunk_store import ChunkStore
 from services.storage.fast_path import FastPath
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.byte_budget import ByteBudget
 from shared.errors import DiskFullError
@@ -23,6 +25,7 @@ from tests.unit.storage.fake_tier import FakeTier
 
 BODY = bytes(range(256)) * 3
 DIGEST = blake3(BODY).hexdigest()
+FENCE = 7
 COUNT = "trivet_storage_chunk_request_duration_seconds_count"
 
 
@@ -39,7 +42,16 @@ class Node:
         self.budget = ByteBudget(10_000, max_wait_s=0.01)
         self.registry = CollectorRegistry()
         metrics = StorageMetrics(self.registry)
-        store = ChunkStore(self.tier, self.budget, metrics, max_chunk_bytes=1000, typical_chunk_bytes=100)
+        self.incarnation = Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False)
+        self.incarnation.fence = FENCE
+        store = ChunkStore(
+            self.tier,
+            self.budget,
+            metrics,
+            incarnation=self.incarnation,
+            max_chunk_bytes=1000,
+            typical_chunk_bytes=100,
+        )
         app = create_app(
             title="Test",
             description="A test.",
@@ -131,3 +143,29 @@ async def test_the_fast_path_counts_what_it_answers(nodes) -> None:
     assert (await lean.http.get(path)).status_code == 500
     found = [lean.count(*labels) for labels in (("GET", "404"), ("PUT", "201"), ("GET", "206"), ("GET", "500"))]
     assert found == [1, 1, 1, 1]
+
+
+async def test_answers_about_chunks_carry_the_fence(nodes) -> None:
+    """Each of them, so that what is remembered of another disk can be dropped."""
+    path = f"/v1/chunks/{DIGEST}"
+    for method, target, facts in (
+        ("PUT", path, {"content": BODY}),
+        ("GET", path, {}),
+        ("HEAD", path, {}),
+        ("POST", "/v1/chunks/has", {"json": {"digests": [DIGEST]}}),
+    ):
+        assert (await both(nodes, method, target, **facts)).headers["x-trivet-fence"] == str(FENCE)
+
+
+async def test_without_a_fence_nothing_is_acknowledged(nodes) -> None:
+    """Definitely: nothing is stored. What is held is served."""
+    path = f"/v1/chunks/{DIGEST}"
+    assert (await both(nodes, "PUT", path, content=BODY)).status_code == 201
+    for node in nodes:
+        node.incarnation.fence = None
+    refused = await both(nodes, "PUT", f"{path}?start_index=9", content=BODY)
+    assert (refused.status_code, refused.json()["code"], refused.json()["definite"]) == (503, "not_ready", True)
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [0, 0]
+    answer = await both(nodes, "GET", path)
+    assert answer.content == BODY
+    assert "x-trivet-fence" not in answer.headers

@@ -1,20 +1,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.storage.heartbeat import HeartbeatSender
+from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
-from shared.contracts.cluster import Heartbeat, HeartbeatResponse
-from shared.errors import ClusterMismatchError, NotLeaderError, PeerUnreachableError, UnavailableError
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
+from shared.errors import (
+    ClusterMismatchError,
+    NotLeaderError,
+    NotReadyError,
+    PeerUnreachableError,
+    RunSupersededError,
+    UnavailableError,
+)
 from shared.peer_address import PeerAddress
 
 MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}") for n in (1, 2, 3)]
-ADMITTED = HeartbeatResponse(is_admitted=True, cluster_id="test-cluster", epoch=3)
+ADMITTED = HeartbeatResponse(is_admitted=True, cluster_id="test-cluster", epoch=3, fence=2, is_run_recorded=True)
 HEARTBEAT = Heartbeat(
-    cluster_id="test-cluster", url="http://127.0.0.1:8101", zone="z", capacity_bytes=10, used_bytes=1, chunk_count=1
+    cluster_id="test-cluster",
+    run=NodeRun(disk_id="d" * 32, counter=1, boot_id="b" * 32),
+    url="http://127.0.0.1:8101",
+    zone="z",
+    capacity_bytes=10,
+    used_bytes=1,
+    chunk_count=1,
 )
 
 
@@ -40,12 +56,37 @@ def members():
 
 
 @pytest.fixture
-def sender(members):
+def incarnation() -> Incarnation:
+    return Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False)
+
+
+def make_sender(members, describe, incarnation) -> HeartbeatSender:
+    metrics = StorageMetrics(CollectorRegistry())
+    return HeartbeatSender(
+        "storage-1", MEMBERS, members, describe, metrics, incarnation=incarnation, interval_s=30, retry_base_s=5
+    )
+
+
+@pytest.fixture
+def sender(members, incarnation):
     async def describe() -> Heartbeat:
         return HEARTBEAT
 
-    metrics = StorageMetrics(CollectorRegistry())
-    return HeartbeatSender("storage-1", MEMBERS, members, describe, metrics, interval_s=30, retry_base_s=5)
+    return make_sender(members, describe, incarnation)
+
+
+async def beats(sender: HeartbeatSender, monkeypatch, on_pause: Callable[[float], None]) -> None:
+    """Run the sender until `on_pause`, which is called with every pause instead of waiting, raises CancelledError."""
+    real_sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        on_pause(seconds)
+        await real_sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    monkeypatch.setattr(sender, "_pause", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await sender.run()
 
 
 async def test_the_named_leader_is_followed_and_remembered(members, sender):
@@ -102,26 +143,22 @@ def test_pauses_are_short_at_start_and_grow_with_jitter_later(sender):
 async def test_the_sender_goes_on_after_failures(members, sender, monkeypatch):
     """The loop sends at once, retries soon, and keeps the interval once it was accepted."""
     pauses: list[float] = []
-    real_sleep = asyncio.sleep
 
-    async def fast(seconds: float) -> None:
+    def on_pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 2:
             members.answers = dict.fromkeys(members.answers, ADMITTED)
         if len(pauses) == 5:
             raise asyncio.CancelledError
-        await real_sleep(0)
 
     members.answers = dict.fromkeys(("consensus-1", "consensus-2", "consensus-3"), PeerUnreachableError("gone"))
-    monkeypatch.setattr(asyncio, "sleep", fast)
-    with pytest.raises(asyncio.CancelledError):
-        await sender.run()
+    await beats(sender, monkeypatch, on_pause)
     assert all(pause <= 1 for pause in pauses[:2])
     assert pauses[2:] == [30, 30, 30]
 
 
 @pytest.mark.parametrize("fault", [OSError("statvfs: I/O error"), UnavailableError("the catalog is closed")])
-async def test_a_node_that_cannot_describe_itself_tries_again(members, monkeypatch, fault):
+async def test_a_node_that_cannot_describe_itself_tries_again(members, incarnation, monkeypatch, fault):
     """A failing file system or catalog is a failed heartbeat, not the end of all heartbeats."""
     faults = [fault]
 
@@ -130,26 +167,21 @@ async def test_a_node_that_cannot_describe_itself_tries_again(members, monkeypat
             raise faults.pop()
         return HEARTBEAT
 
-    real_sleep = asyncio.sleep
     pauses: list[float] = []
 
-    async def fast(seconds: float) -> None:
+    def on_pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 2:
             raise asyncio.CancelledError
-        await real_sleep(0)
 
     members.answers = dict.fromkeys((member.id for member in MEMBERS), ADMITTED)
-    metrics = StorageMetrics(CollectorRegistry())
-    sender = HeartbeatSender("storage-1", MEMBERS, members, describe, metrics, interval_s=30, retry_base_s=5)
-    monkeypatch.setattr(asyncio, "sleep", fast)
-    with pytest.raises(asyncio.CancelledError):
-        await sender.run()
+    sender = make_sender(members, describe, incarnation)
+    await beats(sender, monkeypatch, on_pause)
     assert sender.was_accepted
     assert pauses[1] == 30
 
 
-async def test_a_node_that_fills_up_says_so_at_once(members, monkeypatch):
+async def test_a_node_that_fills_up_says_so_at_once(members, incarnation, monkeypatch):
     """And again when it has room; not every second, and not before the first heartbeat was taken."""
     is_full = False
     sent: list[bool | None] = []
@@ -178,9 +210,58 @@ async def test_a_node_that_fills_up_says_so_at_once(members, monkeypatch):
 
     monkeypatch.setattr(members, "call", call)
     monkeypatch.setattr(asyncio, "sleep", tick)
-    sender = HeartbeatSender(
-        "storage-1", MEMBERS, members, describe, StorageMetrics(CollectorRegistry()), interval_s=30, retry_base_s=5
-    )
+    sender = make_sender(members, describe, incarnation)
     with pytest.raises(asyncio.CancelledError):
         await sender.run_on_change(lambda: is_full)
     assert sent == [False, True, False]
+
+
+async def test_a_fence_comes_with_the_first_answer(members, sender, incarnation):
+    """Before it nothing is acknowledged; it goes again when the node is no longer admitted."""
+    with pytest.raises(NotReadyError):
+        incarnation.require_fence()
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), ADMITTED)
+    assert await sender.send()
+    assert incarnation.require_fence() == ADMITTED.fence
+    removed = HeartbeatResponse(is_admitted=False, cluster_id="test-cluster", epoch=4)
+    members.answers = dict.fromkeys(members.answers, removed)
+    assert await sender.send()
+    with pytest.raises(NotReadyError):
+        incarnation.require_fence()
+
+
+async def test_a_superseded_run_never_acknowledges_again(members, sender, incarnation):
+    """It says so, goes on asking, and takes no later answer for leave."""
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), ADMITTED)
+    assert await sender.send()
+    members.answers = dict.fromkeys(members.answers, RunSupersededError("another one"))
+    assert not await sender.send()
+    assert sender.refusal == "another one"
+    members.answers = dict.fromkeys(members.answers, ADMITTED)
+    assert await sender.send()
+    with pytest.raises(NotReadyError):
+        incarnation.require_fence()
+
+
+async def test_a_run_that_is_not_recorded_asks_again_soon(members, sender, monkeypatch):
+    """Until then another disk under this name would not be noticed."""
+    pauses: list[float] = []
+    unrecorded = ADMITTED.model_copy(update={"is_run_recorded": False})
+
+    def on_pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            members.answers = dict.fromkeys(members.answers, ADMITTED)
+        if len(pauses) == 3:
+            raise asyncio.CancelledError
+
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), unrecorded)
+    await beats(sender, monkeypatch, on_pause)
+    assert pauses == [1, 1, 30]
+
+
+async def test_another_redis_cuts_the_pause_short(sender, incarnation):
+    """The log learns of it before the interval is over."""
+    incarnation.heartbeat_wanted.set()
+    async with asyncio.timeout(5):
+        await sender._pause(1000)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from services.consensus.duties.node_reports import NodeReports
 from shared.contracts.cluster import Heartbeat
+from tests.unit.consensus.metadata.builders import run
 
 
 def beat(used_bytes: int | None) -> Heartbeat:
     return Heartbeat(
-        cluster_id="c-1", url="http://s", zone="z", capacity_bytes=100, used_bytes=used_bytes, chunk_count=None
+        cluster_id="c-1",
+        run=run(),
+        url="http://s",
+        zone="z",
+        capacity_bytes=100,
+        used_bytes=used_bytes,
+        chunk_count=None,
     )
 
 

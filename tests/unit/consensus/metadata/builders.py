@@ -5,6 +5,7 @@ from typing import Any
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
+from shared.contracts.cluster import NodeRun
 from shared.contracts.metadata import (
     Answer,
     Command,
@@ -53,6 +54,11 @@ def publish(key: str, **changes: Any) -> PublishFile:
         "stamp": stamp(),
     }
     return PublishFile(**fields | changes)
+
+
+def run(**changes: Any) -> NodeRun:
+    """A storage node's first run, by default."""
+    return NodeRun(**{"disk_id": "d" * 32, "counter": 1, "boot_id": "b" * 32} | changes)
 
 
 def entry(

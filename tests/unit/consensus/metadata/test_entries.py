@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, UnknownEntryError, decode_proposal, encode_proposal
+from services.consensus.metadata.entries import (
+    KNOWN_ENTRY_VERSION,
+    RUNS_VERSION,
+    UnknownEntryError,
+    decode_proposal,
+    encode_proposal,
+    fit,
+)
 from services.consensus.metadata.rows import decode_version, encode_version
 from shared.contracts.metadata import CreateBucket, FileVersion, Proposal
 from shared.errors import InvalidRequestError
@@ -70,6 +77,17 @@ def test_a_fingerprint_is_in_the_log_only_where_there_is_one():
     assert encode_proposal(marked) == MARKED_GOLDEN
 
 
+def test_fences_are_left_out_for_members_that_do_not_know_them():
+    """The entry is then one of the first version, which they apply as ever; nothing else is changed."""
+    fenced = proposal(publish("a", fences={"storage-1": 1}))
+    assert encode_proposal(fenced)[0] == RUNS_VERSION
+    assert decode_proposal(encode_proposal(fenced)) == fenced
+    assert fit(fenced, RUNS_VERSION) == fenced
+    assert encode_proposal(fit(fenced, RUNS_VERSION - 1)) == encode_proposal(proposal(publish("a")))
+    other = proposal(CreateBucket(bucket="abc", stamp=stamp()))
+    assert fit(other, RUNS_VERSION - 1) == other
+
+
 def test_digests_are_raw_bytes_in_the_log():
     """A chunk costs its 32 bytes, and the body's digest 32 and not 64."""
     small = encode_proposal(proposal(publish("a", content=content(1000))))
@@ -117,7 +135,7 @@ def test_a_proposal_that_cannot_be_written_is_refused_before_the_log():
 
 def version() -> FileVersion:
     command = publish("ä", content=content(2500))
-    fields = command.model_dump(exclude={"kind", "incarnation", "start_index", "preconditions"})
+    fields = command.model_dump(exclude={"kind", "incarnation", "start_index", "preconditions", "fences"})
     return FileVersion(**fields, version=7, term=3, modified_ns=5)
 
 

@@ -22,8 +22,9 @@ from shared.contracts.metadata import (
     ListBuckets,
     ListFiles,
     PassTime,
+    RecordRun,
 )
-from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
+from tests.unit.consensus.metadata.builders import Log, content, publish, run, stamp
 
 
 def fill(path: Path) -> None:
@@ -38,6 +39,8 @@ def fill(path: Path) -> None:
     log.apply(CreateBucket(bucket="photos", stamp=stamp()))
     log.apply(CreateBucket(bucket="music", stamp=stamp()))
     log.apply(AnnounceMember(member_id="consensus-1", entry_version=1, stamp=stamp()))
+    log.apply(RecordRun(node_id="storage-1", run=run(redis_id="c" * 32), stamp=stamp()))
+    log.apply(RecordRun(node_id="storage-1", run=run(boot_id="e" * 32, counter=2), stamp=stamp()))
     for elapsed_ms in (1, 900_000):
         log.apply(PassTime(elapsed_ms=elapsed_ms, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()))
     log.apply(publish("a", etag="etag-3"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,16 @@ def entries_of(golden: Path) -> list[Entry]:
 
 
 def found_in(store: MetadataStore, expected: dict) -> dict:
-    found = make.describe(store)
-    return {name: found[name] for name in found.keys() & expected.keys()}
+    return as_then(make.describe(store), expected)
+
+
+def as_then(found: Any, expected: Any) -> Any:
+    """`found` without the fields that answers have got since."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return {name: as_then(found[name], expected[name]) for name in found.keys() & expected.keys()}
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [as_then(one, other) for one, other in zip(found, expected, strict=True)]
+    return found
 
 
 def test_there_is_a_first_format():
@@ -92,8 +101,10 @@ def test_the_log_of_then_is_read(golden):
 
 
 def test_a_backup_of_then_can_be_restored(golden):
-    """Its manifest is understood and proves it; the first format had no seal."""
-    manifest = check_backup(golden / "backup", None if golden.name == "format-1" else make.KEYS)
+    """Its manifest is understood and proves it; looking at it changes no file of it. The first format had no seal."""
+    keys = None if golden.name == "format-1" else make.KEYS
+    manifest = check_backup(golden / "backup", keys)
+    assert check_backup(golden / "backup", keys) == manifest
     assert (manifest.log_index, manifest.state_hash) == (
         expected_of(golden)["last_applied"],
         expected_of(golden)["state_hash"],
