@@ -146,6 +146,7 @@ def assemble(
             idempotency=idempotency,
             directory=directory,
             writer=writer,
+            reader=reader,
             budget=budget,
             slots=slots,
             clock=clock,

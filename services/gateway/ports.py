@@ -52,8 +52,8 @@ class Metadata(Protocol):
 class ChunkNodes(Protocol):
     """All storage nodes. Every call is bounded by the caller's `asyncio.timeout`; errors are TrivetErrors."""
 
-    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
-        """Returns when the chunk is durable on `node`."""
+    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> int | None:
+        """Returns when the chunk is durable on `node`: the fence of the acknowledgement, None from a node that has none."""
 
     async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
         """The bytes that `node` keeps under `digest`; the caller verifies them."""

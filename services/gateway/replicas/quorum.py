@@ -57,11 +57,14 @@ class WriteTally:
     needed: int
     acknowledged: set[str] = field(default_factory=set)
     refusals: dict[str, TrivetError] = field(default_factory=dict)
+    fences: dict[str, int] = field(default_factory=dict)
 
-    def record_stored(self, node_id: str) -> None:
-        """`node_id` has the chunk durably."""
+    def record_stored(self, node_id: str, fence: int | None = None) -> None:
+        """`node_id` has the chunk durably, and acknowledged it under `fence`."""
         self.refusals.pop(node_id, None)
         self.acknowledged.add(node_id)
+        if fence is not None:
+            self.fences[node_id] = fence
 
     def record_refusal(self, node_id: str, error: TrivetError) -> None:
         """`node_id` did not store the chunk in time."""
@@ -92,6 +95,15 @@ class WriteTally:
             acknowledged=len(self.acknowledged),
             outcomes={node_id: error.code for node_id, error in sorted(self.refusals.items())},
         )
+
+
+def fences(tallies: Iterable[WriteTally]) -> dict[str, int]:
+    """What a publish names: the lowest fence of each node. One that differs between chunks is that of a disk which is gone."""
+    lowest: dict[str, int] = {}
+    for tally in tallies:
+        for node_id, fence in tally.fences.items():
+            lowest[node_id] = min(fence, lowest.get(node_id, fence))
+    return lowest
 
 
 def durability(tallies: Iterable[WriteTally], target: int) -> Durability:

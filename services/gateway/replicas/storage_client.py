@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from shared.contracts.chunks import (
+    FENCE_HEADER,
     MAX_HAS_DIGESTS,
     START_INDEX_QUERY,
     HasRequest,
@@ -26,14 +27,18 @@ class StorageClient:
         self._client = client
         self._timeout_s = timeout_s
 
-    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
-        """Store `data`; returns when it is durable on the node."""
+    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> int | None:
+        """Store `data`; returns when it is durable on the node, with the fence of the acknowledgement."""
         headers = {
             BODY_DIGEST_HEADER: digest,
             "content-type": "application/octet-stream",
         }
         target = f"/v1/chunks/{digest}?{START_INDEX_QUERY}={start_index}"
-        await self._client.request(_peer(node), "PUT", target, timeout_s=self._timeout_s, content=data, headers=headers)
+        response = await self._client.request(
+            _peer(node), "PUT", target, timeout_s=self._timeout_s, content=data, headers=headers
+        )
+        fence = response.headers.get(FENCE_HEADER, "")
+        return int(fence) if fence.isascii() and fence.isdigit() else None
 
     async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
         """What the node keeps under `digest`."""

@@ -182,7 +182,7 @@ class ReplicaWriter:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                await self._nodes.put_chunk(
+                fence = await self._nodes.put_chunk(
                     node, fan_out.chunk.digest, fan_out.chunk.data, start_index=fan_out.start_index
                 )
         except TimeoutError:
@@ -196,7 +196,7 @@ class ReplicaWriter:
         else:
             self._latency.observe(time.monotonic() - began_s)
             self._health.answered(node)
-            fan_out.tally.record_stored(node.id)
+            fan_out.tally.record_stored(node.id, fence)
 
 
 @dataclass(slots=True)

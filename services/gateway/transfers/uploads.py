@@ -2,20 +2,27 @@
 
 Nothing is visible before the entry is applied, so an upload that breaks off at any step leaves the old version as it was;
 its chunks are garbage that the cluster collects.
+
+A publish is refused when it counts a node that was removed or has lost its disk since it acknowledged a chunk. Then the
+upload begins anew without its client: every chunk is fetched from a replica, verified, and put again with a new start index.
+No acknowledgement of the earlier attempt counts.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final, Self
 
+import structlog
 from blake3 import blake3
 
 from services.gateway.ports import Clock, FileChunk, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
-from services.gateway.replicas.quorum import Quorums, durability, require_enough_nodes
+from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
+from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import Present, check_write
@@ -38,8 +45,21 @@ from shared.contracts.metadata import (
     ProposalResult,
     PublishFile,
 )
-from shared.errors import BucketNotFoundError, InternalError, PayloadTooLargeError
-from shared.placement import can_take_chunks, write_order
+from shared.contracts.names import DIGEST_BYTES
+from shared.errors import (
+    BucketNotFoundError,
+    InternalError,
+    NodeRemovedError,
+    NodeReplacedError,
+    PayloadTooLargeError,
+    UnavailableError,
+)
+from shared.placement import can_take_chunks, read_order, write_order
+
+logger = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS: Final = 3
+"""Publishes of one upload; each but the first puts all of its chunks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +106,7 @@ class Uploads:
         idempotency: IdempotencyStore,
         directory: NodeDirectory,
         writer: ReplicaWriter,
+        reader: ReplicaReader,
         budget: ByteBudget,
         slots: TransferSlots,
         clock: Clock,
@@ -95,6 +116,7 @@ class Uploads:
         self._idempotency = idempotency
         self._directory = directory
         self._writer = writer
+        self._reader = reader
         self._budget = budget
         self._slots = slots
         self._clock = clock
@@ -122,7 +144,7 @@ class Uploads:
                 self._writer, node_map, request.quorums, context.log_index, self._limits.window_chunks
             )
             await self._send(request, body, sender)
-            return await self._publish(request, sender, incarnation)
+            return await self._publish_until_decided(request, sender, incarnation)
 
     async def _answer_duplicate(
         self, request: UploadRequest, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
@@ -173,8 +195,57 @@ class Uploads:
         if request.announced_bytes is not None and request.announced_bytes != sender.size_bytes:
             raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
+    async def _publish_until_decided(
+        self, request: UploadRequest, sender: _ChunkSender, incarnation: int
+    ) -> UploadResult:
+        """Publish; put everything again and publish anew while a node that is counted was replaced.
+
+        Every attempt is a proposal of its own, and begins after the refusal of the one before was read from the log.
+        """
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await self._publish(request, sender, incarnation)
+            except (NodeRemovedError, NodeReplacedError) as refusal:
+                logger.warning("publish refused", code=refusal.code, attempt=attempt, **refusal.facts)
+                if attempt == MAX_ATTEMPTS:
+                    raise UnavailableError(
+                        "Storage nodes were replaced during every attempt; nothing was published.",
+                        definite=True,
+                        **refusal.facts,
+                    ) from refusal
+            sender = await self._send_again(request, sender)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send_again(self, request: UploadRequest, sender: _ChunkSender) -> _ChunkSender:
+        """Put the chunks of `sender` again as they are now, from replicas that verify.
+
+        Raises:
+            DataUnavailableError, QuorumNotReachedError, OverloadedError: a chunk could not be proved; definite.
+            TrivetError: as the read at the beginning of an upload.
+        """
+        _, context = await self._open_bucket(request)
+        node_map = await self._directory.at(context.epoch)
+        require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
+        again = sender.begin_anew(node_map, context.log_index)
+        try:
+            for digest, size_bytes in sender.distinct_chunks(self._limits.chunk_size_bytes):
+                lease = self._budget.lease()
+                try:
+                    await lease.grow(size_bytes, wait_s=self._limits.waits.next_s)
+                    found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
+                except BaseException:
+                    lease.release()
+                    raise
+                await again.send(FileChunk(digest, found.data), lease)
+            await again.finish()
+        except BaseException:
+            again.abandon()
+            raise
+        return again
+
     async def _publish(self, request: UploadRequest, sender: _ChunkSender, incarnation: int) -> UploadResult:
         digest = sender.hasher.hexdigest()
+        tallies = [write.tally for write in sender.writes.values()]
         content = FileContent(
             size_bytes=sender.size_bytes,
             chunk_size_bytes=self._limits.chunk_size_bytes,
@@ -192,7 +263,8 @@ class Uploads:
                 etag=etag_of(digest, request.content_type, request.user_metadata),
                 start_index=sender.start_index,
                 epoch=sender.node_map.epoch,
-                durability=durability((write.tally for write in sender.writes.values()), request.quorums.replica_count),
+                durability=durability(tallies, request.quorums.replica_count),
+                fences=fences(tallies),
                 preconditions=request.preconditions,
                 stamp=self._clock.stamp(),
             ),
@@ -238,6 +310,10 @@ class _ChunkSender:
         if chunk.digest in self.writes:
             lease.release()
             return
+        await self.send(chunk, lease)
+
+    async def send(self, chunk: FileChunk, lease: ByteLease) -> None:
+        """Send `chunk`, which is part of the file already; takes over `lease`. Raises as `add`."""
         try:
             while len(self._pending) >= self._window:
                 await self._pending[0].wait_until_quorum()
@@ -249,6 +325,22 @@ class _ChunkSender:
         write = await self._writer.start(chunk, lease, order, self._quorums, self.start_index)
         self.writes[chunk.digest] = write
         self._pending.append(write)
+
+    def begin_anew(self, node_map: NodeMap, start_index: int) -> Self:
+        """A sender of the same file that has sent nothing yet."""
+        again = type(self)(self._writer, node_map, self._quorums, start_index, self._window)
+        again.chunk_digests, again.hasher, again.size_bytes = self.chunk_digests, self.hasher, self.size_bytes
+        return again
+
+    def distinct_chunks(self, chunk_size_bytes: int) -> Iterator[tuple[str, int]]:
+        """Digest and size in bytes of every chunk of the file, each once."""
+        seen: set[str] = set()
+        for start in range(0, len(self.chunk_digests), DIGEST_BYTES):
+            digest = self.chunk_digests[start : start + DIGEST_BYTES].hex()
+            if digest not in seen:
+                seen.add(digest)
+                at_bytes = start // DIGEST_BYTES * chunk_size_bytes
+                yield digest, min(chunk_size_bytes, self.size_bytes - at_bytes)
 
     async def finish(self) -> None:
         """Wait until every chunk has met its write quorum."""

@@ -73,6 +73,8 @@ class FakeNodes:
         self.hanging: set[str] = set()
         self.spoiled: set[str] = set()
         self.uncounted: set[str] = set()
+        self.fences: dict[str, int] = {}
+        """Of the acknowledgements; a node that is not in it gives none."""
         self.released = asyncio.Event()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.start_indexes: dict[tuple[str, str], int] = {}
@@ -102,12 +104,13 @@ class FakeNodes:
             raise self.errors[target.id]
         return self.of(target.id)
 
-    async def put_chunk(self, target: StorageNode, digest: str, data: bytes, *, start_index: int) -> None:
+    async def put_chunk(self, target: StorageNode, digest: str, data: bytes, *, start_index: int) -> int | None:
         chunks = await self._enter("put", target)
         self.start_indexes[target.id, digest] = start_index
         if blake3(data).hexdigest() != digest:
             raise DigestMismatchError("The body is not the chunk that its name says.")
         chunks[digest] = data
+        return self.fences.get(target.id)
 
     async def get_chunk(self, target: StorageNode, digest: str) -> bytes:
         chunks = await self._enter("get", target)
