@@ -18,6 +18,7 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
 from local_cluster.settings import LocalSettings
 from local_cluster.terminal import complain, progress, say, show_ready, show_status
+from shared.private_process import make_process_private
 
 WATCH_INTERVAL_S: Final = 1.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,6 +26,7 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main() -> int:
     """Run one command; the exit status of the process."""
+    make_process_private()
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
     parser.add_argument("command", choices=[*_COMMANDS, "secrets"])
     command = parser.parse_args().command

@@ -7,7 +7,7 @@ import fcntl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from local_cluster.errors import LocalClusterError
 
@@ -22,7 +22,7 @@ async def exclusive(lock_file: Path) -> AsyncIterator[None]:
     Raises:
         LocalClusterError: another launcher held it for `WAIT_S`.
     """
-    with lock_file.open("w") as file:
+    with _open(lock_file) as file:
         try:
             async with asyncio.timeout(WAIT_S):
                 while not _try_lock(file.fileno()):  # noqa: ASYNC110 - another process holds it, no event tells when it ends
@@ -32,6 +32,11 @@ async def exclusive(lock_file: Path) -> AsyncIterator[None]:
                 f"Another launcher has been busy with {lock_file.parent.parent} for {WAIT_S:.0f} s."
             ) from error
         yield
+
+
+def _open(lock_file: Path) -> TextIO:
+    lock_file.touch(0o600)
+    return lock_file.open("w")
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -14,7 +14,7 @@ MAX_LOG_BYTES = 16 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The folders of one cluster below `root`: `run/<name>.pid`, `log/<name>.log`, `data/<name>/`, `secrets/`."""
+    """The folders of one cluster below `root`: `run/<name>.pid`, `log/<name>.log`, `data/<name>/`, `secrets/`; mode 0700."""
 
     root: Path
 
@@ -25,7 +25,7 @@ class Layout:
 
     @property
     def secrets(self) -> Path:
-        """Cluster secret, admin token, Redis passwords; mode 0700."""
+        """Cluster secret, admin token, Redis passwords."""
         return self.root / "secrets"
 
     def pid_file(self, name: str) -> Path:
@@ -51,9 +51,11 @@ class Layout:
             LocalClusterError: the root cannot be written.
         """
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.run, self.root / "log", self.root / "data", self.secrets):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.secrets.chmod(0o700)
+                folder.mkdir(exist_ok=True)
+                # Also those that an older version made for everybody.
+                folder.chmod(0o700)
         except OSError as error:
             raise LocalClusterError(
                 f"Cannot write to {self.root} ({error.strerror}); choose another folder with TRIVET_LOCAL_DIR."

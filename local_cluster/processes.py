@@ -22,6 +22,7 @@ from local_cluster.layout import MAX_LOG_BYTES, Layout
 from local_cluster.local_secrets import write_private
 from local_cluster.plan import HOST, ProcessSpec
 from local_cluster.settings import PROJECT_ROOT
+from shared.private_process import OWNER_ONLY
 
 START_TIME_TOLERANCE_S: Final = 2.0
 """psutil derives start times from the wall clock, which may be stepped or slewed while the process runs."""
@@ -70,7 +71,7 @@ class Processes:
         """
         for port in spec.ports:
             _check_port_is_free(port, spec.name)
-        self._layout.data_dir(spec.name).mkdir(parents=True, exist_ok=True)
+        self._layout.data_dir(spec.name).mkdir(mode=0o700, parents=True, exist_ok=True)
         if spec.config_file is not None:
             write_private(spec.config_file, spec.private_config)
         with _open_log(self._layout.log_file(spec.name)) as log:
@@ -80,6 +81,8 @@ class Processes:
                     cwd=PROJECT_ROOT,
                     # The one place where the launcher's environment is handed on: PATH, locale and the user's TRIVET_ settings.
                     env={**os.environ, **spec.environment},  # noqa: TID251
+                    # Redis sets none of its own.
+                    umask=OWNER_ONLY,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -191,4 +194,6 @@ def _owner(port: int) -> str:
 def _open_log(path: Path) -> BinaryIO:
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.rename(path.with_name(f"{path.name}.1"))
+    path.touch(0o600)
+    path.chmod(0o600)
     return path.open("ab")

@@ -14,6 +14,7 @@ from services.clock.service import ClockService
 from services.clock.settings import ClockSettings
 from shared.disk.data_folder import claim_data_dir
 from shared.peer_calls.request_signing import RequestVerifier
+from shared.private_process import make_process_private
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.host_clock import HostClock, SystemHostClock
@@ -58,6 +59,7 @@ def build_app(
 
 def main() -> None:
     """Run the service until it is told to stop."""
+    make_process_private()
     settings = load_settings(ClockSettings)
     configure_logging(settings.node_id, settings.log_level)
     claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)

@@ -49,6 +49,7 @@ from shared.disk.data_folder import claim_data_dir
 from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.request_signing import RequestVerifier
+from shared.private_process import make_process_private
 from shared.settings import EXIT_CONFIGURATION, load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
@@ -320,6 +321,7 @@ def build_app(settings: ConsensusSettings) -> FastAPI:
 
 def main() -> None:
     """Entry point: `python -m services.consensus.main`."""
+    make_process_private()
     settings = load_settings(ConsensusSettings)
     configure_logging(settings.node_id, settings.log_level)
     verify_raftos()

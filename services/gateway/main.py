@@ -41,6 +41,7 @@ from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient
+from shared.private_process import make_process_private
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
@@ -200,6 +201,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
 
 def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
+    make_process_private()
     settings = load_settings(GatewaySettings)
     configure_logging(settings.node_id, settings.log_level)
     serve(build_app(settings), settings)

@@ -21,6 +21,7 @@ from services.storage.redis_node.link import RedisAddress, connect
 from services.storage.settings import StorageSettings
 from shared.disk.data_folder import hand_over_data_dir, lock_data_dir
 from shared.disk.durable_files import replace_file
+from shared.private_process import make_process_private
 from shared.settings import load_settings, refuse_to_start
 
 _PATIENCE_S = 5.0
@@ -44,6 +45,7 @@ async def hand_over_redis(address: RedisAddress, old_owner: str) -> None:
 
 def main() -> None:
     """Entry point."""
+    make_process_private()
     parser = argparse.ArgumentParser(prog="python -m services.storage.adopt", description=__doc__)
     parser.add_argument("old_cluster_id")
     old_cluster_id: str = parser.parse_args().old_cluster_id

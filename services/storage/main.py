@@ -21,6 +21,7 @@ from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
 from shared.disk.data_folder import claim_data_dir
 from shared.peer_calls.request_signing import RequestVerifier
+from shared.private_process import make_process_private
 from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
 from shared.web.service_app import create_app, serve
@@ -32,6 +33,7 @@ _REDIS_ANSWER_S = 1.0
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
+    make_process_private()
     settings = load_settings(StorageSettings)
     configure_logging(settings.node_id, settings.log_level)
     # Held until the process ends; a second process on the same folder is refused.

@@ -36,7 +36,8 @@ def claim_data_dir(path: Path, cluster_id: str, node_id: str) -> ClaimedFolder:
     """
     try:
         # Not its parents: a disk that was not mounted must not become an empty node on the disk below.
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _make_private(path)
     except OSError as error:
         refuse_to_start(f"the data folder {path} cannot be used: {error.strerror}")
     claimed = lock_data_dir(path)
@@ -76,6 +77,15 @@ def lock_data_dir(path: Path) -> ClaimedFolder:
     except OSError:
         refuse_to_start(f"the data folder {path} is in use by another process")
     return ClaimedFolder(path, lock_fd)
+
+
+def _make_private(path: Path) -> None:
+    """Shut other users out, also of a folder that an older version made for everybody."""
+    try:
+        path.chmod(0o700)
+    except PermissionError:
+        # The mount point of a volume is often root's, with its group as the service's way in.
+        return
 
 
 def _check_or_write(path: Path, ours: dict[str, object]) -> None:

@@ -57,6 +57,7 @@ from shared.disk.durable_files import sync_directory
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.private_process import make_process_private
 from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0
@@ -81,6 +82,7 @@ class BackupSettings(SecretSettings):
 
 def main() -> None:
     """Entry point."""
+    make_process_private()
     arguments = _parser().parse_args()
     try:
         arguments.run(arguments)

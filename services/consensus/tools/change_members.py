@@ -20,6 +20,7 @@ from shared.contracts.cluster import AddMemberRequest, MembersResponse
 from shared.errors import ConflictError, NotLeaderError, TrivetError, UnavailableError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.private_process import make_process_private
 from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0
@@ -64,6 +65,7 @@ async def change(
 
 def main() -> None:
     """Entry point."""
+    make_process_private()
     parser = argparse.ArgumentParser(prog="python -m services.consensus.tools.change_members", description=__doc__)
     acts = parser.add_subparsers(dest="act", required=True)
     add = acts.add_parser("add", help="a new member, running with an empty folder; it votes once it has caught up")

@@ -19,6 +19,7 @@ from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse
 from shared.errors import NotLeaderError, TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.private_process import make_process_private
 from shared.settings import load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 120.0
@@ -86,6 +87,7 @@ async def initialise(settings: InitialiseSettings, keys: ClusterKeys) -> InitRes
 
 def main() -> None:
     """Entry point."""
+    make_process_private()
     settings = load_settings(InitialiseSettings)
     try:
         secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
