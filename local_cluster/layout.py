@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
-from shared.units import MIB
-
-MAX_LOG_BYTES = 16 * MIB
-"""A log that is longer when its process starts is set aside as `<name>.log.1`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ def make_plan(
                         **common,
                         "TRIVET_NODE_ID": name,
                         "TRIVET_PORT": str(port),
+                        # The file that the launcher opens for its output; the process itself rotates it.
+                        "TRIVET_LOG_FILE": str(layout.log_file(name)),
                         **environment,
                         **special,
                         **overrides.get("*", {}),

@@ -18,11 +18,12 @@ from typing import BinaryIO, Final
 import psutil
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import MAX_LOG_BYTES, Layout
+from local_cluster.layout import Layout
 from local_cluster.local_secrets import write_private
 from local_cluster.plan import HOST, ProcessSpec
 from local_cluster.settings import PROJECT_ROOT
 from shared.private_process import OWNER_ONLY
+from shared.telemetry import MAX_LOG_BYTES
 
 START_TIME_TOLERANCE_S: Final = 2.0
 """psutil derives start times from the wall clock, which may be stepped or slewed while the process runs."""

@@ -33,6 +33,7 @@ class ServiceSettings(BaseSettings):
             rotated. There is no default.
         host, port: where it listens.
         log_level: debug, info, warning or error.
+        log_file: where the log goes instead of standard error; rotated (`telemetry.MAX_LOG_BYTES`).
         shutdown_grace_s: how long requests under way may take after SIGTERM.
     """
 
@@ -45,6 +46,7 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65535)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_file: Path | None = None
     shutdown_grace_s: int = Field(default=20, ge=0)
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def main() -> None:
     """Run the service until it is told to stop."""
     make_process_private()
     settings = load_settings(ClockSettings)
-    configure_logging(settings.node_id, settings.log_level)
+    configure_logging(settings.node_id, settings.log_level, settings.log_file)
     claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     serve(build_app(settings), settings)
 

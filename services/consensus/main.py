@@ -323,7 +323,7 @@ def main() -> None:
     """Entry point: `python -m services.consensus.main`."""
     make_process_private()
     settings = load_settings(ConsensusSettings)
-    configure_logging(settings.node_id, settings.log_level)
+    configure_logging(settings.node_id, settings.log_level, settings.log_file)
     verify_raftos()
     configure_raftos(
         heartbeat_interval_ms=settings.raft_heartbeat_interval_ms,

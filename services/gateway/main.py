@@ -203,7 +203,7 @@ def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
     make_process_private()
     settings = load_settings(GatewaySettings)
-    configure_logging(settings.node_id, settings.log_level)
+    configure_logging(settings.node_id, settings.log_level, settings.log_file)
     serve(build_app(settings), settings)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT."""
     make_process_private()
     settings = load_settings(StorageSettings)
-    configure_logging(settings.node_id, settings.log_level)
+    configure_logging(settings.node_id, settings.log_level, settings.log_file)
     # Held until the process ends; a second process on the same folder is refused.
     folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     prepare_folder(folder.path)

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import MAX_LOG_BYTES, Layout
+from local_cluster.layout import Layout
 from local_cluster.plan import Kind, ProcessSpec
 from local_cluster.processes import START_TIME_TOLERANCE_S, Processes
+from shared.telemetry import MAX_LOG_BYTES
 
 SLEEPER = (sys.executable, "-c", "import signal; print('started', flush=True); signal.pause()")
 STUBBORN = (
