@@ -159,6 +159,7 @@ def test_a_service_that_refuses_to_start_is_quoted(cluster, tmp_path, name, valu
     cluster.kill(victim)
     log = tmp_path / "log"
     environment = {**os.environ, **cluster.plan.get(victim).environment, name: value}  # noqa: TID251 - as a shell would
+    del environment["TRIVET_LOG_FILE"]  # into which it would say so
     with log.open("w") as output:
         process = subprocess.run(
             cluster.plan.get(victim).command, cwd=PROJECT_ROOT, env=environment, stderr=output, timeout=60, check=False
