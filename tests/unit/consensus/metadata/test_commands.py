@@ -364,6 +364,14 @@ def test_the_tombstone_survives_its_bucket(log):
     assert log.ask(GetFile(bucket="photos", key="a")).file.modified_ns > 900_000_000_000
 
 
+def test_a_key_that_came_back_may_be_deleted_again(log):
+    """Its tombstone goes when it comes back; the next deletion has an index of its own."""
+    for _ in range(2):
+        log.apply(publish("a"))
+        deleted = log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
+        assert log.ask(GetFile(bucket="default", key="a")).version == deleted["version"] == log.store.last_applied
+
+
 def test_deleting_what_is_absent_is_not_found_whatever_the_conditions(log):
     """RFC 9110 ignores preconditions where the answer would not be a success anyway."""
     for preconditions in (Preconditions(), Preconditions(if_match=["*"])):
@@ -482,6 +490,7 @@ def test_a_repeated_request_gets_the_stored_result_and_changes_nothing(log):
     log.apply(publish("a"))
     for request_id, command in (
         ("published", publish("b", content=content(2500))),
+        ("replaced", publish("a", content=content(500))),
         ("plain", DeleteFile(bucket="default", key="a", stamp=stamp())),
         ("rejected", publish("c", if_match=["*"])),
     ):

@@ -165,6 +165,26 @@ def test_the_horizon_never_goes_back(log):
     assert pass_time(log, 1000, cursors_s=86_400)["horizon"] == horizon
 
 
+def test_the_horizon_of_deletions_never_goes_back(log):
+    """An absent key's version is 0 once its deletion was forgotten, and must not be said to be known again."""
+    log.apply(publish("a"))
+    delete(log, "a")
+    pass_time(log, 1)
+    pass_time(log, DAY_MS)
+    _, horizon = version_of(log, "a")
+    assert horizon > 0
+    pass_time(log, 1000, tombstones_s=30 * 86_400)
+    assert version_of(log, "a") == (0, horizon)
+
+
+def test_the_clock_of_the_log_never_goes_back(log):
+    """Whatever a leader proposes."""
+    log.apply(publish("a"))
+    lived_ms = pass_time(log, 1000)["lived_ms"]
+    assert pass_time(log, -500)["lived_ms"] == lived_ms
+    assert pass_time(log, 1)["lived_ms"] == lived_ms + 1
+
+
 @pytest.mark.parametrize("seconds", [-5, 0, 1 << 62])
 @pytest.mark.parametrize("elapsed_ms", [-5, 1 << 62])
 def test_numbers_beyond_reason_stop_nobody(log, seconds, elapsed_ms):

@@ -181,6 +181,22 @@ def test_a_full_disk_leaves_the_state_before_the_batch(log):
     assert log.store.last_applied == 59
 
 
+def test_members_record_the_hash_at_the_same_indexes_however_they_were_batched(tmp_path, monkeypatch):
+    """So that members can be compared while entries keep coming; the last few marks are kept."""
+    monkeypatch.setattr(store_module, "MARK_EVERY_ENTRIES", 4)
+    monkeypatch.setattr(store_module, "MARKS_KEPT", 2)
+    entries = history(17, 5)
+    marks = []
+    for batch in (1, 5, 17):
+        store = MetadataStore.open(tmp_path / f"{batch}.sqlite")
+        for start in range(0, len(entries), batch):
+            store.apply_batch(entries[start : start + batch])
+        marks.append(store.marks())
+        store.close()
+    assert [mark.index for mark in marks[0]] == [12, 16]
+    assert marks[0] == marks[1] == marks[2]
+
+
 def test_a_checkpoint_syncs_what_was_applied(log, monkeypatch):
     """The log is cut below it afterwards: a sync that is left out loses files in a power cut and nowhere else."""
     log.apply(publish("k"))
