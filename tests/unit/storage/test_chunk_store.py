@@ -128,3 +128,17 @@ async def test_has_answers_in_the_order_asked(bench):
     await bench.store.delete(digests[0])
     with pytest.raises(ChunkNotFoundError):
         await bench.store.delete(digests[0])
+
+
+async def test_a_page_of_the_inventory_says_where_the_next_one_begins(bench):
+    """A full page may have a next one; one that is not full is the last, and has none."""
+    digests = []
+    for number in range(3):
+        body = bytes([number]) * 10
+        digests.append(blake3(body).hexdigest())
+        await bench.store.put(digests[-1], stream(body), None, 0)
+    digests.sort()
+    page = await bench.store.inventory("", "", 2)
+    assert ([chunk.digest for chunk in page.chunks], page.next_after) == (digests[:2], digests[1])
+    last = await bench.store.inventory("", digests[1], 2)
+    assert ([chunk.digest for chunk in last.chunks], last.next_after) == (digests[2:], None)

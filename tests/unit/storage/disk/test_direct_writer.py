@@ -84,3 +84,12 @@ def test_short_writes_are_continued(writer, tmp_path, monkeypatch):
     body = random_bytes(MIB + 3 * KIB)
     writer.write_new_file(tmp_path / "file", [body])
     assert (tmp_path / "file").read_bytes() == body
+
+
+def test_a_file_has_its_length_before_it_is_synced(writer, tmp_path, monkeypatch):
+    """A cut after the sync may be lost: the file would come back with what filled its last block."""
+    lengths = []
+    right = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: lengths.append(os.fstat(fd).st_size) or right(fd))
+    writer.write_new_file(tmp_path / "file", [random_bytes(5000)])
+    assert lengths == [5000]
