@@ -23,7 +23,7 @@ import psutil
 from tests.mutation.mutants import ROOT, Mutant
 from tests.mutation.outcomes import PLUGIN, VARIABLE, Outcome, read_outcomes
 
-TEST_TIMEOUT_S = 90
+TEST_TIMEOUT_S = 45
 """For one test; a mutant that makes it wait for ever fails it with this timeout."""
 
 _GRACE_S = 30

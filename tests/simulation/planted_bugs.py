@@ -3,6 +3,11 @@
 Each is patched in from outside, for the length of one test; shipped code has no switch that weakens it. A bug must be
 caught by the directed scenario that names its situation; the table also says which random seed finds it, if one of those
 that every test run plays does.
+
+Some are planted into `RegisterMachine`, which stands for the metadata store here, and ask whether the engine's checks would show
+what such a store does to a cluster. The same promises of the store itself are held by mutants of shipped code
+(`tests/mutation`): "a repeated request is applied again", "a checkpoint syncs nothing", "a checkpoint reads its index at its
+end", "a copy is of no single index".
 """
 
 from __future__ import annotations
