@@ -64,6 +64,35 @@ async def test_the_next_replica_is_asked_at_once_after_a_failure(bench, fault) -
     assert [faulty.id for faulty in fetched.faulty_nodes] == ([] if fault == "unreachable" else ["a"])
 
 
+ROTTEN = {
+    "one bit of the first byte": bytes([CHUNK.data[0] ^ 1]) + CHUNK.data[1:],
+    "one bit of the last byte": CHUNK.data[:-1] + bytes([CHUNK.data[-1] ^ 1]),
+    "zeros": bytes(len(CHUNK.data)),
+    "the last byte is missing": CHUNK.data[:-1],
+    "one byte more": CHUNK.data + b"s",
+}
+
+
+@pytest.mark.parametrize("data", ROTTEN.values(), ids=ROTTEN.keys())
+@pytest.mark.parametrize("place", ["first", "hedged", "last"])
+async def test_wrong_bytes_are_never_handed_on_whoever_sends_them(bench, place, data) -> None:
+    """Also of the right length, and from a replica that was asked because another one hung, or as the last."""
+    order = {"first": "abc", "hedged": "bac", "last": "bca"}[place]
+    bench.nodes.of("a")[CHUNK.digest] = data
+    if place == "hedged":
+        bench.nodes.hanging.add("b")
+    if place == "last":
+        bench.nodes.errors["b"] = unreachable("b")
+        bench.nodes.of("c").clear()
+        with pytest.raises(DataUnavailableError) as caught:
+            await bench.fetch(*order)
+        assert caught.value.facts["outcomes"]["a"] == "chunk_corrupt"
+        return
+    fetched = await bench.fetch(*order)
+    assert fetched.data == CHUNK.data
+    assert [faulty.id for faulty in fetched.faulty_nodes] == ["a"]
+
+
 async def test_a_hung_replica_is_overtaken_after_the_hedge_delay(bench) -> None:
     """The reader waits for the usual time and no longer, and the loser is cancelled."""
     bench.nodes.hanging.add("a")
