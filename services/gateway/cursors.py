@@ -1,8 +1,8 @@
 """List cursors: opaque to clients, stateless for us, and ours beyond doubt.
 
-A cursor carries where the next page starts, the log index that all pages come from, and the id of the cluster whose log that
-is: a restored cluster has another one, under the same secret perhaps. It is sealed with a key derived from the cluster secret,
-so that any gateway of the cluster takes it and nobody can make one up.
+A cursor carries where the next page starts, for files with the log index that all pages come from. It is sealed with a key
+derived from the cluster secret, so that any gateway of the cluster takes it and nobody can make one up, and it names its
+cluster: a restored one may have the same secret and gives its indexes other meanings.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import binascii
 import hmac
 import json
 from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from blake3 import blake3
 
 from shared.cluster_keys import ClusterKeys
 from shared.errors import CursorExpiredError, InvalidRequestError
 
-_FORMAT: Final = 2
 _SEAL_BYTES: Final = 16
 _KEY_CONTEXT: Final = "trivet 2026 list cursor"
 
@@ -36,6 +35,19 @@ class Cursor:
     at_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class BucketCursor:
+    """The next page of the list of buckets."""
+
+    after: str
+
+
+_FORMATS: Final[dict[type, int]] = {Cursor: 2, BucketCursor: 3}
+"""What a cursor begins with. 1 was that of files before cursors named their cluster."""
+
+CursorT = TypeVar("CursorT", Cursor, BucketCursor)
+
+
 class CursorSealer:
     """Seals with the first key and opens with any, so that cursors survive a rotation of the secret."""
 
@@ -43,19 +55,18 @@ class CursorSealer:
         self._cluster_id = cluster_id
         self._keys = [blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest() for key in keys.keys]
 
-    def seal(self, cursor: Cursor) -> str:
+    def seal(self, cursor: Cursor | BucketCursor) -> str:
         """Text for a query parameter."""
-        payload = json.dumps(
-            [_FORMAT, self._cluster_id, *astuple(cursor)], ensure_ascii=False, separators=(",", ":")
-        ).encode()
+        fields = [_FORMATS[type(cursor)], self._cluster_id, *astuple(cursor)]
+        payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(_seal(self._keys[0], payload) + payload).decode().rstrip("=")
 
-    def open(self, text: str) -> Cursor:
+    def open(self, text: str, kind: type[CursorT]) -> CursorT:
         """The cursor behind `text`.
 
         Raises:
-            InvalidRequestError: this cluster did not make it; definite.
-            CursorExpiredError: the cluster that this one was restored from made it; definite.
+            InvalidRequestError: this cluster did not make it, or for another list; definite.
+            CursorExpiredError: it is from another cluster with the same secret, as before a restore; definite.
         """
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -65,12 +76,12 @@ class CursorSealer:
         if not any(hmac.compare_digest(seal, _seal(key, payload)) for key in self._keys):
             raise _malformed()
         version, *fields = json.loads(payload)
-        if version != _FORMAT:
+        if version != _FORMATS[kind]:
             raise _malformed()
-        cluster_id, *position = fields
+        cluster_id, *place = fields
         if cluster_id != self._cluster_id:
             raise CursorExpiredError("The cursor is of the cluster that this one was restored from; list again.")
-        return Cursor(*position)
+        return kind(*place)
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:

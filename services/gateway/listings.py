@@ -1,4 +1,4 @@
-"""Pages of a bucket. The first page pins a log index, and its cursor carries it through all others."""
+"""Pages of a bucket, and of all buckets. The first page of files pins a log index, and its cursor carries it on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.gateway.cursors import Cursor, CursorSealer
+from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
 from services.gateway.ports import Metadata
-from shared.contracts.metadata import LIST_LIMIT_MAX, FilePage, ListFiles
+from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, BucketsAnswer, FilePage, ListBuckets, ListFiles
 from shared.contracts.names import MAX_KEY_BYTES
 from shared.errors import BucketNotFoundError, InternalError, InvalidRequestError
 
@@ -22,6 +22,15 @@ class Page:
     """One page; `cursor` is None on the last one. `log_index` is that of the whole list."""
 
     rows: FilePage
+    cursor: str | None
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPage:
+    """One page of buckets, as they are at `log_index`; `cursor` is None on the last one."""
+
+    buckets: list[Bucket]
     cursor: str | None
     log_index: int
 
@@ -55,6 +64,20 @@ class Listings:
             )
         return Page(answer, cursor, log_index)
 
+    async def buckets(self, values: dict[str, str]) -> BucketPage:
+        """One page of the buckets, by name. Later pages show them as they are by then.
+
+        Raises:
+            InvalidRequestError: a parameter is malformed.
+            CursorExpiredError: the cursor is from another cluster.
+        """
+        after = self._sealer.open(values["cursor"], BucketCursor).after if "cursor" in values else None
+        answer, context = await self._metadata.read(ListBuckets(limit=_limit(values.get("limit")), after=after))
+        if not isinstance(answer, BucketsAnswer):
+            raise InternalError("Consensus answered another question than was asked.")
+        cursor = self._sealer.seal(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
+        return BucketPage(answer.buckets, cursor, context.log_index)
+
     def _query(self, bucket: str, values: dict[str, str]) -> ListFiles:
         limit = _limit(values.get("limit"))
         prefix, delimiter = _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
@@ -62,7 +85,7 @@ class Listings:
             raise InvalidRequestError("The delimiter is not empty.", parameter="delimiter")
         if "cursor" not in values:
             return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
-        cursor = self._sealer.open(values["cursor"])
+        cursor = self._sealer.open(values["cursor"], Cursor)
         if cursor.bucket != bucket or prefix not in {None, cursor.prefix} or delimiter not in {None, cursor.delimiter}:
             raise InvalidRequestError("The cursor belongs to another list.", parameter="cursor")
         return ListFiles(

@@ -6,18 +6,18 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.models import BucketCreated, BucketInfo, BucketList, FileList
+from services.gateway.api.models import BucketCreated, BucketList, FileList
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, refuse_query, requested_bucket
+from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, requested_bucket
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import FILES_PREFIX, bucket_name, query_values
 from services.gateway.transfers.idempotency import IdempotencyKey
-from shared.contracts.metadata import LIST_LIMIT_MAX, BucketsAnswer, CreateBucket, DeleteBucket, ListBuckets
-from shared.errors import InternalError
+from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket
 
 # The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
 _BUCKET: Final = "/buckets/{bucket}"
 _LIST: Final = "/files/{bucket}"
+_BUCKETS_PARAMETERS: Final = frozenset({"limit", "cursor"})
 _LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor"})
 
 
@@ -67,20 +67,16 @@ def create_router(gateway: RunningGateway) -> APIRouter:
             await services.idempotency.propose(DeleteBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key)
         return Response(status_code=204)
 
-    @router.get("/buckets", summary="List all buckets", responses=problems(400, 503, about="buckets"))
+    @router.get(
+        "/buckets",
+        summary="List buckets",
+        responses=problems(400, 410, 503, about="buckets"),
+        openapi_extra=_BUCKETS_DESCRIPTION,
+    )
     async def list_buckets(request: Request) -> BucketList:
-        """By name."""
-        refuse_query(request)
-        buckets: list[BucketInfo] = []
-        has_more = True
-        while has_more:
-            after = buckets[-1].name if buckets else None
-            answer, context = await gateway.services.metadata.read(ListBuckets(after=after))
-            if not isinstance(answer, BucketsAnswer):
-                raise InternalError("Consensus answered another question than was asked.")
-            buckets += [BucketInfo.of(bucket) for bucket in answer.buckets]
-            has_more = answer.has_more
-        return BucketList(buckets=buckets, log_index=context.log_index)
+        """One page, by name. Later pages show the buckets as they are by then."""
+        values = query_values(request.scope["query_string"], _BUCKETS_PARAMETERS)
+        return BucketList.of(await gateway.services.listings.buckets(values))
 
     @router.get(
         _LIST,
@@ -117,6 +113,12 @@ def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
+def _limit_of(rows: str) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX, "default": LIST_LIMIT_MAX}
+    return _query("limit", f"Most {rows} of one page.", schema)
+
+
+_CURSOR: Final = _query("cursor", "From the page before.", {"type": "string"})
 _LIST_DESCRIPTION: Final[dict[str, Any]] = {
     "parameters": [
         _BUCKET_PARAMETER,
@@ -126,11 +128,8 @@ _LIST_DESCRIPTION: Final[dict[str, Any]] = {
             "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
             {"type": "string", "minLength": 1},
         ),
-        _query(
-            "limit",
-            "Most files and prefixes of one page.",
-            {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX, "default": LIST_LIMIT_MAX},
-        ),
-        _query("cursor", "From the page before.", {"type": "string"}),
+        _limit_of("files and prefixes"),
+        _CURSOR,
     ]
 }
+_BUCKETS_DESCRIPTION: Final[dict[str, Any]] = {"parameters": [_limit_of("buckets"), _CURSOR]}

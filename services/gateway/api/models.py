@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import ConfigDict, Field
 
-from services.gateway.listings import Page
+from services.gateway.listings import BucketPage, Page
 from services.gateway.transfers.uploads import UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.base import WireModel
@@ -141,14 +141,24 @@ class BucketInfo(WireModel):
 
 
 class BucketList(WireModel):
-    """All buckets, by name."""
+    """One page of buckets, by name, as they are at `log_index`; `cursor` is null on the last one."""
 
     model_config = _example(
-        buckets=[{"name": "default", "incarnation": 3, "created": "2026-11-25T16:30:00.000000Z"}], log_index=18
+        buckets=[{"name": "default", "incarnation": 3, "created": "2026-11-25T16:30:00.000000Z"}],
+        cursor=None,
+        log_index=18,
     )
 
     buckets: list[BucketInfo]
+    cursor: str | None
     log_index: int
+
+    @classmethod
+    def of(cls, page: BucketPage) -> BucketList:
+        """One page."""
+        return cls(
+            buckets=[BucketInfo.of(bucket) for bucket in page.buckets], cursor=page.cursor, log_index=page.log_index
+        )
 
 
 class BucketCreated(WireModel):

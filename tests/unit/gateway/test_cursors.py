@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.cursors import Cursor, CursorSealer
+from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
 from shared.cluster_keys import ClusterKeys
 from shared.errors import CursorExpiredError, InvalidRequestError
 
@@ -22,7 +22,18 @@ def sealer(text: str = OLD, cluster_id: str = "cluster-1") -> CursorSealer:
 
 def test_a_cursor_comes_back_as_it_went() -> None:
     """Any gateway with the same secret opens it."""
-    assert sealer().open(sealer().seal(CURSOR)) == CURSOR
+    assert sealer().open(sealer().seal(CURSOR), Cursor) == CURSOR
+
+
+def test_a_cursor_of_buckets_is_no_cursor_of_files() -> None:
+    """Each list takes its own."""
+    buckets = BucketCursor("photos")
+    text = sealer().seal(buckets)
+    assert sealer().open(text, BucketCursor) == buckets
+    with pytest.raises(InvalidRequestError):
+        sealer().open(text, Cursor)
+    with pytest.raises(InvalidRequestError):
+        sealer().open(sealer().seal(CURSOR), BucketCursor)
 
 
 def test_a_cursor_fits_into_a_url() -> None:
@@ -30,24 +41,24 @@ def test_a_cursor_fits_into_a_url() -> None:
     longest = Cursor("b" * 63, "ä" * 512, "/" * 64, "\U0001f600" * 256, None, 1 << 62)
     text = sealer(cluster_id="c" * 63).seal(longest)
     assert len(text) < 4096
-    assert sealer(cluster_id="c" * 63).open(text) == longest
+    assert sealer(cluster_id="c" * 63).open(text, Cursor) == longest
 
 
 def test_a_cursor_of_the_cluster_before_a_restore_has_expired() -> None:
     """Its index belongs to another log: under the same secret it is 410, as any list that cannot be continued."""
     text = sealer(cluster_id="cluster-1").seal(CURSOR)
     with pytest.raises(CursorExpiredError) as expired:
-        sealer(cluster_id="cluster-2").open(text)
+        sealer(cluster_id="cluster-2").open(text, Cursor)
     assert expired.value.definite
-    assert sealer(cluster_id="cluster-1").open(text) == CURSOR
+    assert sealer(cluster_id="cluster-1").open(text, Cursor) == CURSOR
 
 
 def test_rotation_keeps_cursors_open() -> None:
     """While two secrets are in force, cursors of both are taken; after it the old ones are not."""
     text = sealer(OLD).seal(CURSOR)
-    assert sealer(f"{NEW}\n{OLD}").open(text) == CURSOR
+    assert sealer(f"{NEW}\n{OLD}").open(text, Cursor) == CURSOR
     with pytest.raises(InvalidRequestError):
-        sealer(NEW).open(text)
+        sealer(NEW).open(text, Cursor)
 
 
 @given(position=st.integers(0, 10_000), change=st.integers(1, 255))
@@ -56,11 +67,11 @@ def test_a_changed_cursor_is_refused(position, change) -> None:
     raw = bytearray(base64.urlsafe_b64decode(sealer().seal(CURSOR) + "=="))
     raw[position % len(raw)] ^= change
     with pytest.raises(InvalidRequestError):
-        sealer().open(base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("="))
+        sealer().open(base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("="), Cursor)
 
 
 @given(st.text(max_size=200))
 def test_garbage_is_refused(text) -> None:
     """No text makes it fail in another way."""
     with pytest.raises(InvalidRequestError):
-        sealer().open(text)
+        sealer().open(text, Cursor)

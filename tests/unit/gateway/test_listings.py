@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.gateway.semantics.raw_names import FileName
-from shared.contracts.metadata import CreateBucket, DeleteFile
+from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket, DeleteFile
 from shared.errors import BucketNotFoundError, InvalidRequestError
 from tests.unit.gateway.transfers.test_transfers import put
 
@@ -100,3 +100,68 @@ async def test_a_list_of_no_bucket_is_a_404(world) -> None:
     """An empty list would be a lie."""
     with pytest.raises(BucketNotFoundError):
         await world.services.listings.page("nowhere", {})
+
+
+async def bucket_pages(world, limit: str) -> list[list[str]]:
+    """The names of all buckets, page by page."""
+    found: list[list[str]] = []
+    values = {"limit": limit}
+    while True:
+        page = await world.services.listings.buckets(values)
+        found.append([bucket.name for bucket in page.buckets])
+        if page.cursor is None:
+            return found
+        values = {"limit": limit, "cursor": page.cursor}
+
+
+async def test_buckets_come_in_pages_by_name(world) -> None:
+    """Each once, at every page size; the last page has no cursor, also when it is full."""
+    names = sorted(["default", *(f"bucket-{number}" for number in range(5))])
+    for name in names:
+        await world.metadata.propose(CreateBucket(bucket=name, stamp=world.clock.stamp()))
+    assert await bucket_pages(world, "4") == [names[:4], names[4:]]
+    assert await bucket_pages(world, "3") == [names[:3], names[3:]]
+    assert await bucket_pages(world, "6") == [names]
+    assert [name for page in await bucket_pages(world, "1") for name in page] == names
+
+
+async def test_a_page_of_buckets_is_bounded_when_no_limit_is_asked_for(world) -> None:
+    """However many there are."""
+    for number in range(LIST_LIMIT_MAX + 1):
+        await world.metadata.propose(CreateBucket(bucket=f"b-{number:05}", stamp=world.clock.stamp()))
+    page = await world.services.listings.buckets({})
+    assert len(page.buckets) == LIST_LIMIT_MAX
+    assert page.cursor is not None
+    for limit in ("0", str(LIST_LIMIT_MAX + 1), "x", ""):
+        with pytest.raises(InvalidRequestError):
+            await world.services.listings.buckets({"limit": limit})
+
+
+async def test_the_next_page_of_buckets_begins_after_a_name_that_is_gone(world) -> None:
+    """The cursor holds a name and not a place."""
+    for name in ("aaa", "bbb", "ccc"):
+        await world.metadata.propose(CreateBucket(bucket=name, stamp=world.clock.stamp()))
+    first = await world.services.listings.buckets({"limit": "2"})
+    await world.metadata.propose(DeleteBucket(bucket="bbb", stamp=world.clock.stamp()))
+    assert first.cursor is not None
+    second = await world.services.listings.buckets({"cursor": first.cursor})
+    assert [bucket.name for bucket in second.buckets] == ["ccc", "default"]
+
+
+async def test_a_list_under_way_outlives_its_bucket(world) -> None:
+    """All pages show one log index: also once the bucket is deleted, and when another one has its name. A new list does not."""
+    stamp = world.clock.stamp
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=stamp()))
+    for key in ("a", "b"):
+        await put(world, b"", name=FileName("photos", key))
+    cursor = (await world.services.listings.page("photos", {"limit": "1"})).cursor
+    assert cursor is not None
+    for key in ("a", "b"):
+        await world.metadata.propose(DeleteFile(bucket="photos", key=key, stamp=stamp()))
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=stamp()))
+    assert [row.key for row in (await world.services.listings.page("photos", {"cursor": cursor})).rows.files] == ["b"]
+    with pytest.raises(BucketNotFoundError):
+        await world.services.listings.page("photos", {})
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=stamp()))
+    assert [row.key for row in (await world.services.listings.page("photos", {"cursor": cursor})).rows.files] == ["b"]
+    assert (await world.services.listings.page("photos", {})).rows.files == []
