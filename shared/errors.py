@@ -66,11 +66,14 @@ class TrivetError(Exception):
         message: one sentence for people; says what to do next where that is known.
         facts: JSON-serialisable fields that go into the problem document next to the standard ones.
         retry_after_s: whole seconds after which a retry makes sense, or None.
+        is_transient: a new attempt of the very same request may succeed at once, because the state that refused this one
+            is not the request's to know. Such a refusal is never stored under an Idempotency-Key.
     """
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
     default_definite: ClassVar[bool] = True
+    is_transient: ClassVar[bool] = False
 
     def __init__(
         self, message: str, *, definite: bool | None = None, retry_after_s: int | None = None, **facts: Any
@@ -209,6 +212,7 @@ class BucketRecreatedError(ConflictError):
     """The bucket was deleted and made again while this upload was under way."""
 
     code = "bucket_recreated"
+    is_transient = True
 
 
 class TooManyBucketsError(ConflictError):
@@ -221,18 +225,21 @@ class ChunkCondemnedError(ConflictError):
     """A chunk of this upload was condemned after the upload began; start it again."""
 
     code = "chunk_condemned"
+    is_transient = True
 
 
 class NodeRemovedError(ConflictError):
     """A node that acknowledged a chunk has left the cluster since; start the upload again."""
 
     code = "node_removed"
+    is_transient = True
 
 
 class NodeReplacedError(ConflictError):
     """A node that acknowledged a chunk has another disk or Redis since; start the upload again. Fact: `node_id`."""
 
     code = "node_replaced"
+    is_transient = True
 
 
 class RunSupersededError(ConflictError):

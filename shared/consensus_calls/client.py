@@ -129,6 +129,7 @@ class ConsensusClient:
             request_id=request_id or secrets.token_hex(16),
             retain_s=retain_s,
             fingerprint=fingerprint,
+            attempt_id=None if fingerprint is None else secrets.token_hex(16),
             command=command,
         )
         body = proposal.model_dump_json().encode()

@@ -278,13 +278,17 @@ Command = Annotated[
 class Proposal(WireModel):
     """One command to be ordered. `request_id` makes it happen once; its result is kept for `retain_s` seconds.
 
-    `fingerprint` says what was asked for, where the id is not the proposer's own but a client's: the stored result is
-    returned to an equal fingerprint only. Rejected: idempotency_key_reused.
+    Attributes:
+        fingerprint: what was asked for, where the id is not the proposer's own but a client's: the stored result is
+            returned to an equal fingerprint only. Rejected: idempotency_key_reused.
+        attempt_id: of one attempt of a client's request. A transient refusal is stored under it and not under
+            `request_id`: this attempt never happens any more, and the next one may.
     """
 
     request_id: str = Field(min_length=1, max_length=128)
     retain_s: int = Field(default=600, ge=0, le=7 * 86400)
     fingerprint: str | None = Field(default=None, min_length=1, max_length=128)
+    attempt_id: str | None = Field(default=None, min_length=1, max_length=128)
     command: Command
 
 

@@ -6,8 +6,8 @@ added, or gets a field or a meaning that it did not have, is written as an entry
 entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
-`fingerprint` and `unmodified_since_s`, before anything was released, `limit` of a new bucket and `fences` of a publish, with
-version 2. They are left out when there are none.
+`fingerprint` and `unmodified_since_s`, before anything was released, `limit` of a new bucket, `fences` of a publish and
+`attempt_id`, with version 2. They are left out when there are none.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ NEWER_KINDS: Final[dict[str, int]] = {"record_run": RUNS_VERSION}
 BUCKET_LIMIT_VERSION: Final = 2
 """The version in which `CreateBucket.limit` came."""
 
+ATTEMPT_VERSION: Final = 2
+"""The version in which `Proposal.attempt_id` came."""
+
 
 class UnknownEntryError(Exception):
     """An entry that this version of Trivet cannot apply. Never crosses the wire: the member stops applying."""
@@ -56,6 +59,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
     fields = proposal.model_dump()
     if proposal.fingerprint is None:
         del fields["fingerprint"]
+    if proposal.attempt_id is None:
+        del fields["attempt_id"]
     if fields["command"].get("fences", ...) is None:
         del fields["command"]["fences"]
     preconditions = fields["command"].get("preconditions")
@@ -75,19 +80,25 @@ def encode_proposal(proposal: Proposal) -> bytes:
 def entry_version_of(proposal: Proposal) -> int:
     """The version of entries that a member must know in order to apply this one."""
     command = proposal.command
+    versions = [NEWER_KINDS.get(command.kind, FIRST_ENTRY_VERSION)]
     if isinstance(command, CreateBucket) and command.limit is not None:
-        return BUCKET_LIMIT_VERSION
+        versions.append(BUCKET_LIMIT_VERSION)
     if isinstance(command, PublishFile) and command.fences is not None:
-        return RUNS_VERSION
-    return NEWER_KINDS.get(command.kind, FIRST_ENTRY_VERSION)
+        versions.append(RUNS_VERSION)
+    if proposal.attempt_id is not None:
+        versions.append(ATTEMPT_VERSION)
+    return max(versions)
 
 
 def fit(proposal: Proposal, entry_version: int) -> Proposal:
     """`proposal` without what members of `entry_version` do not know, as far as it means what it meant to them before."""
     command = proposal.command
     if entry_version < RUNS_VERSION and isinstance(command, PublishFile) and command.fences is not None:
-        return proposal.model_copy(update={"command": command.model_copy(update={"fences": None})})
-    return proposal
+        command = command.model_copy(update={"fences": None})
+    attempt_id = None if entry_version < ATTEMPT_VERSION else proposal.attempt_id
+    if command is proposal.command and attempt_id == proposal.attempt_id:
+        return proposal
+    return proposal.model_copy(update={"command": command, "attempt_id": attempt_id})
 
 
 def decode_proposal(payload: bytes) -> Proposal:

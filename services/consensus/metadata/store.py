@@ -323,6 +323,8 @@ class _Batch:
 
     def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
         proposal, context = decode_proposal(payload), self._context
+        if proposal.attempt_id is not None and (known := context.tables.request(proposal.attempt_id)) is not None:
+            return repeated_result(known, context.tables)
         if (known := context.tables.request(proposal.request_id)) is not None:
             if fingerprint_of(known) != proposal.fingerprint:
                 return reused(entry.index, entry.term)
@@ -335,8 +337,13 @@ class _Batch:
             outcome = run(context, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
-        if proposal.retain_s > 0 and not _is_new_attempt_due(proposal.command, outcome):
+        stored_under = proposal.request_id
+        if proposal.attempt_id is not None and isinstance(outcome, TrivetError) and outcome.is_transient:
+            stored_under = proposal.attempt_id
+        elif _is_new_attempt_due(proposal.command, outcome):
+            return first_result(entry.index, entry.term, outcome)
+        if proposal.retain_s > 0:
             stored = encode_outcome(outcome, proposal.fingerprint)
             retain_s = retention_class(proposal.retain_s)
-            context.tables.insert_request(RequestRow(proposal.request_id, entry.index, entry.term, retain_s, stored))
+            context.tables.insert_request(RequestRow(stored_under, entry.index, entry.term, retain_s, stored))
         return first_result(entry.index, entry.term, outcome)

@@ -19,9 +19,10 @@ MAX_JSON_BYTES: Final = MIB
 _NO_QUERY: Final = "This path takes no query; a '?' in a key is written as %3F."
 
 IDEMPOTENCY_KEY_DESCRIPTION: Final = (
-    "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once and gets the first answer "
-    "again, refusals of the log included; one that asks for something else is 422, and one while the first is still "
-    "running is 409."
+    "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once: once the change succeeded, or "
+    "the log refused it for good (404, 409, 412), the repeat gets that answer again. What was refused before it reached "
+    "the log, or may succeed at the next try, is tried again. A repeat that asks for something else is 422, and one while "
+    "the first is still running is 409."
 )
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

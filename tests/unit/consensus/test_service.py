@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.consensus.duties.membership import Membership
-from services.consensus.metadata.entries import BUCKET_LIMIT_VERSION, decode_proposal
+from services.consensus.metadata.entries import ATTEMPT_VERSION, BUCKET_LIMIT_VERSION, decode_proposal
 from services.consensus.raft.configuration import Configuration
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember
@@ -132,3 +132,14 @@ async def test_the_leader_sets_the_limit_on_buckets(entry_version: int, limit: i
     command = decode_proposal(member.payloads[0]).command
     assert isinstance(command, CreateBucket)
     assert command.limit == limit
+
+
+@pytest.mark.parametrize(("entry_version", "expected"), [(ATTEMPT_VERSION - 1, None), (ATTEMPT_VERSION, "a1")])
+async def test_an_attempt_is_written_once_every_member_knows_attempts(entry_version, expected) -> None:
+    """Until then every refusal is stored under the key, as members of the first version do it."""
+    member = LeadingMember()
+    proposal = create("a-1").model_copy(update={"fingerprint": "f1", "attempt_id": "a1"})
+    await service_over(member, entry_version=entry_version).propose([proposal])
+    (payload,) = member.payloads
+    assert decode_proposal(payload).attempt_id == expected
+    assert decode_proposal(payload).fingerprint == "f1"

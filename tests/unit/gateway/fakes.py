@@ -173,6 +173,7 @@ class LocalMetadata:
             request_id=request_id or f"r{next(self._ids)}",
             retain_s=retain_s,
             fingerprint=fingerprint,
+            attempt_id=None if fingerprint is None else f"a{next(self._ids)}",
             command=command,
         )
         entry = CommittedEntry(self.store.last_applied + 1, 1, encode_proposal(proposal))

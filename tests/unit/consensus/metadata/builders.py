@@ -68,10 +68,15 @@ def entry(
     request_id: str | None = None,
     retain_s: int = 600,
     fingerprint: str | None = None,
+    attempt_id: str | None = None,
     term: int = 1,
 ):
     proposal = Proposal(
-        request_id=request_id or f"request-{index}", retain_s=retain_s, fingerprint=fingerprint, command=command
+        request_id=request_id or f"request-{index}",
+        retain_s=retain_s,
+        fingerprint=fingerprint,
+        attempt_id=attempt_id,
+        command=command,
     )
     return CommittedEntry(index, term, encode_proposal(proposal))
 

@@ -698,3 +698,53 @@ def test_an_announcement_that_no_column_holds_is_rejected(log, entry_version):
     """Instead of stopping every member at the same entry."""
     with pytest.raises(InvalidRequestError):
         log.apply(AnnounceMember(member_id="consensus-1", entry_version=entry_version, stamp=stamp()))
+
+
+def test_a_transient_refusal_is_not_stored_under_the_key_of_a_client(log):
+    """The next attempt may succeed; the refused one never happens any more, however late it is sent again."""
+    log.apply(RemoveNode(node_id="storage-2", stamp=stamp()))
+    late = publish("a")
+    first = log.propose(late, request_id="key", fingerprint="f1", attempt_id="a1")
+    assert first.problem is not None
+    assert first.problem["code"] == "node_removed"
+    assert log.ask(GetRequest(request_id="key")) == RequestAnswer()
+    retry = publish("a", durability=Durability(target=3, acknowledged=2, nodes=["storage-1", "storage-3"]))
+    second = log.propose(retry, request_id="key", fingerprint="f1", attempt_id="a2")
+    assert second.problem is None
+    assert log.ask(GetRequest(request_id="key")) == RequestAnswer(result=second, fingerprint="f1")
+    assert log.propose(retry, request_id="key", fingerprint="f1", attempt_id="a2") == second
+    assert log.propose(late, request_id="key", fingerprint="f1", attempt_id="a1") == first
+    assert log.propose(retry, request_id="key", fingerprint="f1", attempt_id="a3") == second
+
+
+def test_a_refused_attempt_that_is_sent_again_stays_refused(log):
+    """Also when it would succeed by now: its proposer was told that it certainly did not happen."""
+    command = publish("a", bucket="photos", incarnation=1)
+    log.apply(CreateBucket(bucket="photos", stamp=stamp()))
+    first = log.propose(command, request_id="key", fingerprint="f1", attempt_id="a1")
+    assert first.problem is not None
+    assert first.problem["code"] == "bucket_recreated"
+    sound = publish("a")
+    assert log.propose(sound, request_id="key", fingerprint="f1", attempt_id="a1") == first
+
+
+def test_a_final_refusal_is_stored_under_the_key_whatever_the_attempt(log):
+    """Precondition, absence: the repeat hears the same, though things have changed."""
+    missing = DeleteFile(bucket="default", key="a", stamp=stamp())
+    first = log.propose(missing, request_id="key", fingerprint="f1", attempt_id="a1")
+    assert first.problem is not None
+    log.apply(publish("a"))
+    assert log.propose(missing, request_id="key", fingerprint="f1", attempt_id="a2") == first
+    held = publish("b", if_match=["other"])
+    refused = log.propose(held, request_id="key-2", fingerprint="f1", attempt_id="a3")
+    assert refused.problem is not None
+    assert refused.problem["code"] == "precondition_failed"
+    assert log.propose(held, request_id="key-2", fingerprint="f1", attempt_id="a4") == refused
+
+
+def test_the_attempt_of_a_reused_key_is_told_so(log):
+    """422 comes before anything is run."""
+    log.propose(publish("a"), request_id="key", fingerprint="f1", attempt_id="a1")
+    other = log.propose(publish("b"), request_id="key", fingerprint="f2", attempt_id="a2")
+    assert other.problem is not None
+    assert other.problem["code"] == "idempotency_key_reused"

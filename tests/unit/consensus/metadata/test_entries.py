@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.consensus.metadata.entries import (
+    ATTEMPT_VERSION,
     KNOWN_ENTRY_VERSION,
     RUNS_VERSION,
     UnknownEntryError,
@@ -142,3 +143,12 @@ def version() -> FileVersion:
 def test_a_version_survives_its_encoding():
     """What a reader gets equals what was published."""
     assert decode_version(encode_version(version())) == version()
+
+
+def test_an_attempt_is_an_entry_of_the_second_version():
+    """A member of the first version would not know the field; without one, nothing changes in the log."""
+    plain = proposal(CreateBucket(bucket="abc", stamp=stamp()))
+    attempt = plain.model_copy(update={"attempt_id": "a1"})
+    assert b"attempt_id" not in encode_proposal(plain)
+    assert (encode_proposal(plain)[0], encode_proposal(attempt)[0]) == (1, ATTEMPT_VERSION)
+    assert decode_proposal(encode_proposal(attempt)) == attempt

@@ -14,8 +14,9 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.uploads import UploadRequest
-from shared.contracts.metadata import CreateBucket, DeleteFile, GetFile, Preconditions
+from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, Preconditions
 from shared.errors import (
+    BucketRecreatedError,
     FileNotFoundInBucketError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
@@ -172,6 +173,25 @@ async def test_an_early_refusal_is_not_stored(world) -> None:
     with pytest.raises(PreconditionFailedError):
         await put(world, b"x", preconditions=Preconditions(if_match=["*"]))
     await put(world, b"x")
+
+
+async def test_a_refusal_that_a_new_attempt_may_escape_is_not_stored(world) -> None:
+    """The bucket was made anew in mid-upload: 409, and the repeat under the same key is a new attempt that succeeds."""
+    stamp = world.clock.stamp
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=stamp()))
+
+    async def interrupted():
+        await world.metadata.propose(DeleteBucket(bucket="photos", stamp=stamp()))
+        await world.metadata.propose(CreateBucket(bucket="photos", stamp=stamp()))
+        yield b"x"
+
+    key = IdempotencyKey.of(KEY, method="PUT", bucket="photos", key="k", preconditions=Preconditions())
+    request = replace(order(world), name=FileName("photos", "k"), idempotency_key=key)
+    with pytest.raises(BucketRecreatedError) as caught:
+        await world.services.uploads.put(request, interrupted())
+    assert caught.value.definite
+    first = await world.services.uploads.put(request, bytes_of(b"x"))
+    assert await world.services.uploads.put(request, bytes_of(b"x")) == first
 
 
 @pytest.mark.parametrize("value", ["", " ", "a b", "a, b", "ä", "k" * 256])
