@@ -12,6 +12,7 @@ import pytest
 from local_cluster.cluster import Cluster
 from shared.units import MIB
 from tests.integration.conftest import OVERRIDES
+from tests.waiting import block_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -31,7 +32,7 @@ def small(tmp_path, free_port_offset) -> Iterator[Cluster]:
         cluster.kill_all()
 
 
-def test_readiness_says_full_when_every_write_would_be_507(small, seed, wait_until) -> None:
+def test_readiness_says_full_when_every_write_would_be_507(small, seed) -> None:
     """200 all the same, because reads and deletions go on; and `used_bytes` is what the nodes measured."""
     chance = random.Random(seed)
     with httpx.Client(base_url=small.gateway_url, timeout=30, trust_env=False) as gateway:
@@ -42,7 +43,7 @@ def test_readiness_says_full_when_every_write_would_be_507(small, seed, wait_unt
             written += 1
             assert written <= CAPACITY_BYTES // MIB, "never full"
         assert status == 507
-        wait_until(lambda: "full" in gateway.get("/readyz").text, 20, "readiness that says full")
+        block_until(lambda: "full" in gateway.get("/readyz").text, "readiness that says full")
         ready = gateway.get("/readyz")
         assert ready.status_code == 200
         assert ready.json()["degraded"][0].startswith("full: ")
