@@ -10,6 +10,9 @@ from shared.contracts.base import WireModel
 
 NO_MEASUREMENTS = {
     ("ConsensusMember", "is_voter"): "stands in logs that were written before learners existed",
+    ("StorageNode", "incarnation"): "of a node that no run was recorded of",
+    ("NodeRun", "is_redis_record"): "a mode of the node",
+    ("HeartbeatResponse", "is_run_recorded"): "nothing was recorded",
     ("ListFiles", "limit"): "a choice of the caller",
     ("ListBuckets", "limit"): "a choice of the caller",
     ("Proposal", "retain_s"): "a choice of the caller",
