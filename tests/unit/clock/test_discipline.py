@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.clock.discipline import Candidate, Discipline, Rules
 from services.clock.intersection import Interval
 from services.clock.ntp_answer import Sample
@@ -58,6 +60,31 @@ def test_a_step_takes_five_confirmations_in_a_row() -> None:
     assert outcomes == [False, False, False, False, True]
     assert bench.discipline.steps == 1
     assert bench.estimate_offset_ns() == big
+
+
+def test_a_step_begins_an_epoch_and_an_offset_backward_is_never_stepped() -> None:
+    """Readers compare times within an epoch only; a clock that is ahead is slewed, however long that takes."""
+    bench = synced()
+    before = bench.discipline.epoch
+    for _ in range(5):
+        bench.round(150 * MS, 150 * MS, 150 * MS, after_s=2)
+    assert (bench.discipline.steps, bench.discipline.epoch) == (1, before + 1)
+    for _ in range(10):
+        assert not bench.round(0, 0, 0, after_s=2).is_stepped
+    assert bench.discipline.steps == 1
+
+
+@pytest.mark.parametrize("sign", [-1, 1], ids=["behind", "ahead"])
+def test_a_majority_beyond_the_panic_limit_is_refused_on_either_side(sign: int) -> None:
+    """A thousand seconds away, somebody has to look; at the limit it is followed."""
+    bench = synced()
+    at_limit = sign * 1000 * SECOND_NS
+    assert bench.round(at_limit, at_limit, at_limit).is_valid
+    bench = synced()
+    beyond = at_limit + sign * SECOND_NS
+    assert not bench.round(beyond, beyond, beyond).is_valid
+    assert bench.discipline.refusals == 1
+    assert bench.read().state is ClockState.LOGICAL
 
 
 def test_while_a_step_waits_the_interval_contains_both_times() -> None:
