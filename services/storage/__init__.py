@@ -7,7 +7,7 @@ Other calls: `query_admission` (memory) -> `api` (FastAPI routes) -> `chunk_stor
     adopt                              command line: gives a node's folder and Redis to another cluster
     scrub, refetch, peers, heartbeat   background loops: re-read all chunks, fetch lost ones from peers, report to consensus
     incarnation                        whose disk and Redis an acknowledgement rests on
-    ports, digests                     what a tier promises; does a body have its digest
+    ports, digests, verified_chunks    what a tier promises; does a body have its digest; which replicas are verified
     tiered/, disk/, redis_node/        the tiers
 
 It never learns of buckets or keys, and no name from a client becomes a path. It never serves a chunk that is not whole.

@@ -134,9 +134,9 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         responses=_problems(400, 413, 503, 507),
     )
     async def has_chunks(question: HasRequest, response: Response) -> HasResponse:
-        """With a start index, max(start index) is durable on every chunk that is reported."""
+        """With a start index, max(start index) is durable on every chunk that is reported. See `HasRequest` for `verify`."""
         response.raw_headers += fence_headers(store)
-        return HasResponse(present=await store.has(question.digests, question.start_index))
+        return await store.has(question.digests, question.start_index, verify=question.verify)
 
     @router.get(
         "/status", tags=["node"], summary="The node about itself", response_model=NodeStatus, responses=_problems(503)

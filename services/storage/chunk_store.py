@@ -14,10 +14,11 @@ from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Body, Chunk, PutOutcome, Tier
 from shared.byte_budget import ByteBudget, ByteLease
-from shared.contracts.chunks import ChunkStored, InventoryPage, PartitionSum, PartitionSums, TierStatus
+from shared.contracts.chunks import ChunkStored, HasResponse, InventoryPage, PartitionSum, PartitionSums, TierStatus
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
 from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
+from shared.units import MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ChunkStore:
         incarnation: Incarnation,
         max_chunk_bytes: int,
         typical_chunk_bytes: int,
+        max_verify_bytes: int = 32 * MIB,
     ) -> None:
         self._tier = tier
         self._budget = budget
@@ -50,6 +52,7 @@ class ChunkStore:
         self._metrics = metrics
         self._max_chunk_bytes = max_chunk_bytes
         self._typical_chunk_bytes = typical_chunk_bytes
+        self._max_verify_bytes = max_verify_bytes
         metrics.in_flight_bytes.set_function(lambda: budget.used_bytes)
         metrics.is_full.set_function(lambda: tier.shortage() is not None)
 
@@ -113,12 +116,24 @@ class ChunkStore:
         """Length of the chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
         return await self._tier.get_size_bytes(check_digest(digest))
 
-    async def has(self, digests: Sequence[str], start_index: int | None) -> list[str]:
-        """Those of `digests` that are held, in the order asked; see `ports.Tier.has`."""
+    async def has(self, digests: Sequence[str], start_index: int | None, *, verify: bool = False) -> HasResponse:
+        """Those of `digests` that are held, and those that are verified, in the order asked; see `ports.Tier.has`.
+
+        Args:
+            verify: read those that are not verified first, up to the setting `max_verify_bytes`. A bad one is quarantined.
+
+        Raises:
+            InvalidNameError: one of `digests` is none.
+            OverloadedError: no room in memory to read them.
+            DiskFullError, UnavailableError: from the tier.
+        """
         for digest in digests:
             check_digest(digest)
+        if verify:
+            await self._verify(digests)
         held = await self._tier.has(digests, start_index)
-        return [digest for digest in digests if digest in held]
+        present = [digest for digest in digests if digest in held]
+        return HasResponse(present=present, verified=[digest for digest in present if self._tier.is_verified(digest)])
 
     async def delete(self, digest: str) -> None:
         """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, DiskFullError, UnavailableError."""
@@ -173,6 +188,21 @@ class ChunkStore:
         shortage = self._tier.shortage()
         full = [] if shortage is None else [f"new chunks are refused: {shortage}"]
         return full + self._tier.degradations()
+
+    async def _verify(self, digests: Sequence[str]) -> None:
+        read_bytes = 0
+        for digest in digests:
+            if self._tier.is_verified(digest):
+                continue
+            if read_bytes >= self._max_verify_bytes:
+                return
+            lease = await self._budget.acquire(self._typical_chunk_bytes)
+            try:
+                read_bytes += await self._tier.verify(digest)
+            except (ChunkNotFoundError, ChunkCorruptError):
+                continue  # not held, or not any more
+            finally:
+                lease.release()
 
     async def _receive(self, digest: str, pieces: AsyncIterator[bytes]) -> Chunk:
         hasher = blake3()

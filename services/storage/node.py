@@ -21,6 +21,7 @@ from services.storage.refetch import Refetcher, RefetchPace
 from services.storage.scrub import Scrubber, ScrubPace
 from services.storage.settings import StorageSettings
 from services.storage.tiered.tier import TieredTier
+from services.storage.verified_chunks import VerifiedChunks
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
@@ -104,6 +105,7 @@ class StorageService:
             incarnation=self._incarnation,
             max_chunk_bytes=settings.max_chunk_bytes,
             typical_chunk_bytes=settings.typical_chunk_bytes,
+            max_verify_bytes=settings.max_verify_bytes,
         )
 
     @asynccontextmanager
@@ -171,10 +173,15 @@ class StorageService:
         return RedisLink(address, deadline_s=deadline_ms / 1000, metrics=self._metrics)
 
     def _make_tiers(self) -> tuple[DiskTier | RedisTier | TieredTier, DiskTier | RedisTier]:
-        """What answers for the node, and the tier that holds the weight, which the scrub reads."""
+        """What answers for the node, and the tier of record, which the scrub reads."""
         settings, link = self._settings, self._link
         if link is not None and settings.storage_mode == "redis":
-            redis = RedisTier(link, metrics=self._metrics, unlimited_bytes=settings.redis_limit_bytes)
+            redis = RedisTier(
+                link,
+                metrics=self._metrics,
+                unlimited_bytes=settings.redis_limit_bytes,
+                verified=self._make_verified(),
+            )
             return redis, redis
         disk = self._make_disk()
         if link is None:
@@ -194,10 +201,14 @@ class StorageService:
             self._settings.data_dir,
             space=self._space,
             metrics=self._metrics,
+            verified=self._make_verified(),
             small_limit_bytes=self._settings.small_chunk_bytes,
             slow_commit_s=self._settings.slow_commit_ms / 1000,
             max_warm_files=self._settings.max_warm_files,
         )
+
+    def _make_verified(self) -> VerifiedChunks:
+        return VerifiedChunks(self._settings.verified_max_age_s, self._settings.max_verified_chunks)
 
 
 def _or_unknown(value: int | None) -> float:

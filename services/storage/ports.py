@@ -62,6 +62,8 @@ class Tier(Protocol):
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """Store `chunk` and record max(`start_index`) on it; both are durable when this returns. Idempotent.
 
+        A replica that is held already counts only if it is verified; otherwise it is verified now, or replaced by `chunk`.
+
         Raises:
             DiskFullError: there is no room; definite.
             UnavailableError: durability cannot be promised now; `definite` says whether it may have happened.
@@ -74,6 +76,15 @@ class Tier(Protocol):
             ChunkNotFoundError: not held here.
             ChunkCorruptError: held, but no good replica of it is left here; it is quarantined, no longer held, and lost.
             UnavailableError: the medium does not answer.
+        """
+
+    def is_verified(self, digest: str) -> bool:
+        """Whether this process wrote the replica, or read it from the medium, within the setting `verified_max_age_s`."""
+
+    async def verify(self, digest: str) -> int:
+        """Read the replica from the medium, or write it anew, so that it is verified; its length in bytes.
+
+        Raises what `get` and `put` raise.
         """
 
     async def get_size_bytes(self, digest: str) -> int:

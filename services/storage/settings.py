@@ -31,6 +31,9 @@ class StorageSettings(ServiceSettings):
         max_chunk_bytes: larger bodies are refused.
         typical_chunk_bytes: reserved for a read before its size is known.
         max_warm_files: chunk files kept open, so that what the page cache holds is read without a thread; 0 for none.
+        verified_max_age_s: a replica counts for a repeated put without a read for this long after it was written or read.
+        max_verified_chunks: of so many chunks those times are kept, 250 bytes each; the oldest are forgotten.
+        max_verify_bytes: read at most for one query of a gateway that asks for verified replicas.
         max_inflight_bytes: chunk bodies in memory at once.
         write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are, objects and all.
         flush_interval_s: how often those go to disk.
@@ -60,6 +63,9 @@ class StorageSettings(ServiceSettings):
     max_chunk_bytes: int = Field(default=8 * MIB, ge=KIB, le=64 * MIB)
     typical_chunk_bytes: int = Field(default=MIB, ge=KIB)
     max_warm_files: int = Field(default=256, ge=0, le=65_536)
+    verified_max_age_s: float = Field(default=86_400.0, ge=0)
+    max_verified_chunks: int = Field(default=100_000, ge=1)
+    max_verify_bytes: int = Field(default=32 * MIB, ge=KIB)
     max_inflight_bytes: int = Field(default=32 * MIB, ge=MIB)
     write_behind_bytes: int = Field(default=16 * MIB, ge=KIB)
     flush_interval_s: float = Field(default=1.0, gt=0)

@@ -36,16 +36,24 @@ class HasRequest(WireModel):
     """Which of these chunks do you hold?
 
     `start_index` is set by uploads only: the node then durably records max(start_index) on each chunk that it reports.
+    `verify`: first read, past the page cache, those that are not verified, in the order given and up to a bound of the node
+    (TRIVET_MAX_VERIFY_BYTES). One that is bad is quarantined, and is not reported.
     """
 
     digests: list[str] = Field(max_length=MAX_HAS_DIGESTS)
     start_index: int | None = Field(default=None, ge=0, lt=2**63)
+    verify: bool = False
 
 
 class HasResponse(WireModel):
-    """The subset of the asked digests that this node holds durably, in the order asked."""
+    """The subset of the asked digests that this node holds durably, in the order asked.
+
+    `verified`: those of `present` that this run of the node wrote, or read from the medium and found whole, within
+    TRIVET_VERIFIED_MAX_AGE_S. Of the others it knows only that they were acknowledged once.
+    """
 
     present: list[str]
+    verified: list[str] = Field(default=[])
 
 
 class ChunkStored(WireModel):

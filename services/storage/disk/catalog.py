@@ -285,6 +285,7 @@ def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
 
 def _add_row(transaction: Transaction, digest: str, row: Row, damaged: Row | None) -> None:
     key = bytes.fromhex(digest)
+    transaction.written.append(digest)
     # A lost chunk that comes back keeps the start index that was durable on it.
     start_index = max(row.start_index, forget_lost(transaction, digest) or 0, damaged.start_index if damaged else 0)
     _write_row(transaction, key, Row(row.size_bytes, start_index, row.packed_id))

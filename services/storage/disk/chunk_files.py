@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from services.storage.disk.direct_writer import DirectWriter
+from services.storage.disk.direct_io import DirectIo
 from shared.contracts.names import check_digest
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidNameError
@@ -36,7 +36,7 @@ class ChunkFiles:
         self._temporary = root / "tmp"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
-        self._writer = DirectWriter()
+        self._direct = DirectIo()
 
     def prepare(self) -> None:
         """Make the folders, durably, and remove what an earlier process left half written. Raises OSError."""
@@ -51,7 +51,7 @@ class ChunkFiles:
 
     def open(self) -> None:
         """Find out how files are best written here. Raises OSError."""
-        self._writer.probe(self._temporary)
+        self._direct.probe(self._temporary)
 
     def path_of(self, digest: str) -> Path:
         """Where the chunk lies, or would lie."""
@@ -60,21 +60,31 @@ class ChunkFiles:
     def write_temporary(self, digest: str, pieces: Sequence[bytes]) -> Path:
         """The bytes, durable, under a name that a crash forgets. Raises OSError, SyncFailedError."""
         path = self._temporary / f"{digest}.{next(self._numbers)}"
-        self._writer.write_new_file(path, pieces)
+        self._direct.write_new_file(path, pieces)
         return path
 
+    def read_past_cache(self, digest: str) -> bytes:
+        """The file as the medium has it now, unchecked. Raises OSError."""
+        return self._direct.read_file(self.path_of(digest))
+
     def read(self, digest: str) -> bytes:
-        """The file as it is, unchecked. Raises OSError."""
+        """The file, unchecked, from the page cache if it is there. Raises OSError."""
         # Unbuffered: one read of the right size into one object.
         with self.path_of(digest).open("rb", buffering=0) as file:
             return file.readall()
 
-    def quarantine_path(self, digest: str) -> Path:
+    def _quarantine_path(self, digest: str) -> Path:
         """A free name in the quarantine; the oldest files are removed when it is full."""
         quarantined = sorted(self._quarantine.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         for path in quarantined[: max(0, len(quarantined) - _MAX_QUARANTINED + 1)]:
             path.unlink(missing_ok=True)
         return self._quarantine / f"{digest}.{os.getpid()}-{next(self._numbers)}"
+
+    def move_to_quarantine(self, digest: str) -> None:
+        """Take the file out of the chunks, if there is one. The caller syncs its folder. Raises OSError."""
+        path = self.path_of(digest)
+        if path.exists():
+            path.rename(self._quarantine_path(digest))
 
     def files_under(self, prefix: int) -> set[str]:
         """Digests of the chunk files in one of the 256 folders; foreign names are logged and left alone."""

@@ -50,6 +50,7 @@ class Transaction:
         unlinks: files that no row names any more; removed after COMMIT.
         created: files under names that no row had before; removed if the transaction is rolled back.
         removed: digests whose row was taken out, even if another came in its place.
+        written: digests whose bytes were written, or read from the medium, for the row that they got.
         differences: of the partition sums, by partition; applied after COMMIT.
     """
 
@@ -58,6 +59,7 @@ class Transaction:
     unlinks: list[Path] = field(default_factory=list)
     created: list[Path] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     differences: dict[int, SetSum] = field(default_factory=dict)
 
     def change_sums(self, difference: SetSum, digest: bytes) -> None:

@@ -7,6 +7,7 @@ once the unlink is durable. A row of the catalog outranks a pending unlink: what
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Final
 
 from services.storage.disk.catalog import find
@@ -23,10 +24,10 @@ def record(transaction: Transaction, digest: str) -> None:
     transaction.sql.execute("INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", (bytes.fromhex(digest),))
 
 
-def is_recorded(transaction: Transaction, digest: str) -> bool:
+def is_recorded(sql: sqlite3.Connection, digest: str) -> bool:
     """Whether the deletion of `digest` was acknowledged and its unlink may not be durable."""
     key = bytes.fromhex(digest)
-    found = transaction.sql.execute("SELECT 1 FROM pending_unlinks WHERE digest = ?", (key,)).fetchone()
+    found = sql.execute("SELECT 1 FROM pending_unlinks WHERE digest = ?", (key,)).fetchone()
     return found is not None
 
 

@@ -23,7 +23,7 @@ from services.storage.disk.disk_errors import error_from_write, is_shortage
 from services.storage.disk.disk_threads import HANDED_ON, HandedOn
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
-from services.storage.disk.reconciliation import reconcile
+from services.storage.disk.reconciliation import FOLDER_COUNT, find_differences, resolve
 from services.storage.disk.replies import Reply
 from services.storage.disk.row_damage import read_packed
 from services.storage.disk.wal_salvage import find_unchecked, mark_checked, salvage
@@ -31,6 +31,7 @@ from services.storage.disk.warm_files import WarmFiles
 from services.storage.disk.write_gate import WriteGate
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
+from services.storage.verified_chunks import VerifiedChunks
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
 from shared.partitions import PartitionTable, SetSum
@@ -91,6 +92,7 @@ class DiskTier:
         *,
         space: FreeSpace,
         metrics: StorageMetrics,
+        verified: VerifiedChunks | None = None,
         small_limit_bytes: int,
         slow_commit_s: float = 0.1,
         reader_threads: int = 4,
@@ -107,6 +109,7 @@ class DiskTier:
         self._reads = CatalogThreads(self._database, self.gate, reader_threads, "disk-read", _MAX_QUESTIONS)
         self._writes = CatalogThreads(self._database, self.gate, writer_threads, "disk-write", 1)
         self._warm = WarmFiles(max_warm_files)
+        self._verified = VerifiedChunks() if verified is None else verified
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
@@ -125,7 +128,7 @@ class DiskTier:
         await asyncio.to_thread(self._close)
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
-        """See `ports.Tier`."""
+        """See `ports.Tier`. A row alone acknowledges nothing: its bytes were verified lately, or are now, or are replaced."""
         self.gate.check()
         threads = self._threads_for(chunk)
         created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
@@ -142,7 +145,7 @@ class DiskTier:
     async def put_batch(self, chunks: Sequence[SmallChunk]) -> None:
         """Store many small chunks in one transaction; all are durable on return. Raises what `put` raises."""
         if chunks:
-            await self._committer.run(partial(_add_small, chunks=chunks))
+            await self._committer.run(partial(self._add_small, chunks=chunks))
 
     async def get(self, digest: str) -> Body:
         """See `ports.Tier`."""
@@ -150,12 +153,27 @@ class DiskTier:
         if body is not None and is_whole(body, digest):
             self._metrics.warm_reads.inc()
             return body
-        return await self.reread(digest)
+        return await self._get(digest)
 
     async def reread(self, digest: str) -> bytes:
-        """As `get`, and by the file that now lies under the name, whatever is open from earlier reads."""
-        for _ in range(_READ_ATTEMPTS):
-            body = await self._reads.ask(self._read, digest)
+        """As `get`, from the medium: a chunk with a file of its own is read past the page cache, and is verified then."""
+        return await self._get(digest, past_cache=True)
+
+    def is_verified(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        return digest in self._verified
+
+    async def verify(self, digest: str) -> int:
+        """See `ports.Tier`. A packed chunk shares its pages with others, so it is not read past the cache but written anew."""
+        body = await self.reread(digest)
+        if digest not in self._verified:
+            await self._committer.run(partial(self._rewrite, digest=digest, body=body))
+        return len(body)
+
+    async def _get(self, digest: str, *, past_cache: bool = False) -> bytes:
+        for attempt in range(_READ_ATTEMPTS):
+            # After a failed attempt never from the cache: it may be the cache that has a flipped bit.
+            body = await self._reads.ask(self._read, digest, past_cache=past_cache or attempt > 0)
             if body is not None:
                 return body
             if await self._quarantine(digest):
@@ -287,8 +305,19 @@ class DiskTier:
     def _store_unless_held(
         self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, reply: Reply[bool | None]
     ) -> HandedOn | None:
-        """None when the chunk is held; nothing was done then."""
-        return None if catalog.holds(sql, chunk.digest) else self._store(chunk, start_index, reply)
+        """None when a verified replica is held; nothing was done then."""
+        row = catalog.find(sql, chunk.digest)
+        if row is None or not row.is_sound:
+            return self._store(chunk, start_index, reply)
+        if chunk.digest in self._verified:
+            return None
+        if row.packed_id is not None and self.is_small(chunk.size_bytes):
+            return self._pack(chunk, start_index, reply)
+        body = self._read_whole(sql, chunk.digest, row, past_cache=True)
+        if body is not None and len(body) == row.size_bytes and row.packed_id is None:
+            self._verified.record([chunk.digest])
+            return None
+        return self._store(chunk, start_index, reply)
 
     def _store(
         self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool = False
@@ -296,10 +325,7 @@ class DiskTier:
         """Write what needs a file; the commit thread does the rest and delivers the reply."""
         self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
         if self.is_small(chunk.size_bytes):
-            pack = _restore_packed if only_if_lost else catalog.add_packed
-            operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
-            self._committer.submit(operation, reply)
-            return HANDED_ON
+            return self._pack(chunk, start_index, reply, only_if_lost=only_if_lost)
         temporary = self._write(chunk)
         written = _WrittenFile(temporary, chunk.digest, chunk.size_bytes, start_index)
         publish = partial(self._publish, written, only_if_lost)
@@ -310,32 +336,44 @@ class DiskTier:
             raise
         return HANDED_ON
 
+    def _pack(
+        self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool = False
+    ) -> HandedOn:
+        pack = _restore_packed if only_if_lost else self._add_packed
+        operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
+        self._committer.submit(operation, reply)
+        return HANDED_ON
+
     def _write(self, chunk: Chunk) -> Path:
         try:
             return self._files.write_temporary(chunk.digest, chunk.pieces)
         except OSError as error:
             raise error_from_write(error, self.gate) from error
 
-    def _read(self, sql: sqlite3.Connection, digest: str) -> bytes | None:
+    def _read(self, sql: sqlite3.Connection, digest: str, *, past_cache: bool) -> bytes | None:
         """The whole chunk, or None when what lies here, or its record, is bad."""
         removals = self._warm.removals()
         row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
-        body = self._read_whole(sql, digest, row)
+        body = self._read_whole(sql, digest, row, past_cache=past_cache)
         if body is not None and not (row.is_sound and len(body) == row.size_bytes):
             return None  # the record is bad
         if body is not None and row.packed_id is None:
+            if past_cache:
+                self._verified.record([digest])
             self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
         return body
 
-    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
-        body = self._read_unchecked(sql, digest, row)
+    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> bytes | None:
+        body = self._read_unchecked(sql, digest, row, past_cache=past_cache)
         return body if body is not None and is_whole(body, digest) else None
 
-    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row) -> bytes | None:
+    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> bytes | None:
         try:
-            return self._files.read(digest) if row.packed_id is None else read_packed(sql, row.packed_id)
+            if row.packed_id is not None:
+                return read_packed(sql, row.packed_id)
+            return self._files.read_past_cache(digest) if past_cache else self._files.read(digest)
         except (OSError, sqlite3.Error) as error:
             if is_shortage(error):
                 # No word about the replica: taking it out of service would be wrong.
@@ -347,7 +385,9 @@ class DiskTier:
 
     def _publish(self, file: _WrittenFile, only_if_lost: bool, transaction: Transaction) -> bool:
         is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, file.digest)
-        if is_unwanted or not catalog.add_file(transaction, file.digest, file.size_bytes, file.start_index):
+        replaced_index = 0 if is_unwanted else self._take_out_unverified(transaction, file.digest)
+        start_index = max(file.start_index, replaced_index)
+        if is_unwanted or not catalog.add_file(transaction, file.digest, file.size_bytes, start_index):
             transaction.unlinks.append(file.temporary)
             return False
         path = self._files.path_of(file.digest)
@@ -358,6 +398,35 @@ class DiskTier:
         # A delete in the same batch asked for the unlink of this name, which is now the new file's.
         transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]
         return True
+
+    def _add_packed(self, transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
+        """Store a small chunk; a replica that is held and not verified is replaced by it. Whether it was not held."""
+        is_held = catalog.holds(transaction.sql, digest)
+        start_index = max(start_index, self._take_out_unverified(transaction, digest))
+        return catalog.add_packed(transaction, digest, body, start_index) and not is_held
+
+    def _add_small(self, transaction: Transaction, chunks: Sequence[SmallChunk]) -> None:
+        for chunk in chunks:
+            self._add_packed(transaction, chunk.digest, chunk.body, chunk.start_index)
+
+    def _rewrite(self, transaction: Transaction, digest: str, body: bytes) -> None:
+        row = catalog.find(transaction.sql, digest)
+        if row is not None and row.is_sound and row.packed_id is not None:  # otherwise deleted or replaced meanwhile
+            self._add_packed(transaction, digest, body, 0)
+
+    def _take_out_unverified(self, transaction: Transaction, digest: str) -> int:
+        """Make way for the bytes at hand, if a replica is held that may be bad; the start index that it had, or 0."""
+        if digest in self._verified or digest in transaction.written or not catalog.holds(transaction.sql, digest):
+            return 0
+        row = catalog.remove(transaction, digest)
+        if row is None:
+            return 0
+        if row.packed_id is None:
+            self._files.move_to_quarantine(digest)
+            transaction.directories.add(self._files.path_of(digest).parent)
+            self._metrics.corrupt.labels(tier=self.name).inc()
+            logger.error("chunk corrupt, replaced by the bytes of a put", digest=digest, size_bytes=row.size_bytes)
+        return row.start_index
 
     def _delete(self, transaction: Transaction, digest: str) -> bool:
         catalog.forget_lost(transaction, digest)
@@ -388,28 +457,29 @@ class DiskTier:
         row = catalog.find(transaction.sql, digest)
         if row is None:
             return False
-        if (body := self._read_whole(transaction.sql, digest, row)) is not None:
+        if (body := self._read_whole(transaction.sql, digest, row, past_cache=True)) is not None:
             if not (row.is_sound and len(body) == row.size_bytes):
                 catalog.correct(transaction, digest, row, len(body))
                 logger.error("the record of a whole chunk was damaged, and is written anew", digest=digest)
             return False
-        packed = None if row.packed_id is None else self._read_unchecked(transaction.sql, digest, row)
+        packed = None if row.packed_id is None else read_packed(transaction.sql, row.packed_id)
         logger.error("chunk corrupt, quarantined", digest=digest, tier=self.name, size_bytes=row.size_bytes)
         catalog.lose(transaction, digest, row.start_index)
         if packed is not None and is_nearly(actual := digest_of(packed), digest):
             # Damage hit the name in the catalog and not the bytes: they are a whole chunk, and it is missing here.
             catalog.add_packed(transaction, actual, packed, row.start_index)
             logger.warning("a packed chunk lay under a damaged name", digest=digest, actual=actual)
-        path = self._files.path_of(digest)
-        if row.packed_id is None and path.exists():
-            path.rename(self._files.quarantine_path(digest))
-            transaction.directories.add(path.parent)
+        if row.packed_id is None:
+            self._files.move_to_quarantine(digest)
+            transaction.directories.add(self._files.path_of(digest).parent)
         return True
 
     def _after_commit(self, transaction: Transaction) -> None:
         # By the commit thread only, after COMMIT and before any reply of the batch goes out.
         if transaction.removed:
             self._warm.forget(transaction.removed)
+            self._verified.forget(transaction.removed)
+        self._verified.record(transaction.written)
         with self._sums_lock:
             for partition, difference in transaction.differences.items():
                 self._sums.change(partition, difference)
@@ -417,10 +487,26 @@ class DiskTier:
     # Start.
 
     async def _reconcile(self) -> None:
-        adopted, lost = await self._committer.run(partial(reconcile, files=self._files))
+        for prefix in range(FOLDER_COUNT):
+            found = await self._reads.ask(find_differences, self._files, prefix)
+            verdicts = await asyncio.gather(*[self._reads.ask(self._is_whole_file, name) for name in found.unnamed])
+            whole = [name for name, is_good in zip(found.unnamed, verdicts, strict=True) if is_good]
+            bad = [name for name, is_good in zip(found.unnamed, verdicts, strict=True) if not is_good]
+            if found.unnamed or found.deleted or found.missing:
+                await self._committer.run(partial(resolve, files=self._files, found=found, whole=whole, bad=bad))
+                logger.warning(
+                    "reconciled a chunk folder", adopted=len(whole), quarantined=len(bad), lost=len(found.missing)
+                )
         await self._committer.run(partial(pending_unlinks.drop_finished, files=self._files))
-        if adopted or lost:
-            logger.warning("reconciled the chunk folders", adopted_files=adopted, rows_without_file=lost)
+
+    def _is_whole_file(self, _: sqlite3.Connection, digest: str) -> bool:
+        try:
+            return is_whole(self._files.read_past_cache(digest), digest)
+        except OSError as error:
+            if is_shortage(error):
+                raise
+            logger.warning("a file without a row cannot be read", digest=digest, error=str(error))
+            return False
 
     async def _check_salvaged(self) -> None:
         """Read what lay in a damaged write-ahead file: what is bad is lost from here on, and fetched from the peers."""
@@ -439,10 +525,6 @@ class DiskTier:
                 continue  # stored anew under its own name, or listed twice
         await asyncio.to_thread(mark_checked, self._database)
         logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
-
-
-def _add_small(transaction: Transaction, chunks: Sequence[SmallChunk]) -> int:
-    return sum(catalog.add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks)
 
 
 def _restore_packed(transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:

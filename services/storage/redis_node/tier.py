@@ -19,6 +19,7 @@ from services.storage.redis_node.batcher import PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
 from services.storage.redis_node.record_sums import RecordSums
+from services.storage.verified_chunks import VerifiedChunks
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, UnavailableError
@@ -34,10 +35,13 @@ class RedisTier:
 
     name = "redis"
 
-    def __init__(self, link: RedisLink, *, metrics: StorageMetrics, unlimited_bytes: int) -> None:
+    def __init__(
+        self, link: RedisLink, *, metrics: StorageMetrics, unlimited_bytes: int, verified: VerifiedChunks | None = None
+    ) -> None:
         self._link = link
         self._unlimited_bytes = unlimited_bytes
         self._metrics = metrics
+        self._verified = VerifiedChunks() if verified is None else verified
         self._stack = AsyncExitStack()
         self._sums = RecordSums(self.list_chunks)
         self._is_full = False
@@ -64,13 +68,16 @@ class RedisTier:
                 self._is_full = True
                 raise
         self._is_full = False
+        self._verified.record([chunk.digest])
         return PutOutcome(self.name, created)
 
     async def get(self, digest: str) -> bytes:
-        """See `ports.Tier`."""
+        """See `ports.Tier`. The medium is the memory of Redis, so that every read verifies."""
         body = await self._link.call(lambda client: chunk_keys.get(client, digest))
         if body is not None and is_whole(body, digest):
+            self._verified.record([digest])
             return body
+        self._verified.forget([digest])
         if not await self._lose(digest, is_absent=body is None) and body is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         # What Redis holds under this name is not the chunk: it is no longer held, so that a good replica can come back.
@@ -81,6 +88,14 @@ class RedisTier:
     async def reread(self, digest: str) -> bytes:
         """As `get`: nothing is remembered from earlier reads."""
         return await self.get(digest)
+
+    def is_verified(self, digest: str) -> bool:
+        """See `ports.Tier`."""
+        return digest in self._verified
+
+    async def verify(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        return len(await self.get(digest))
 
     async def get_size_bytes(self, digest: str) -> int:
         """See `ports.Tier`."""
@@ -101,6 +116,7 @@ class RedisTier:
         with self._sums.changing(digest):
             removed = await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         self._is_full = False
+        self._verified.forget([digest])
         return removed == 1
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
@@ -204,3 +220,4 @@ class RedisTier:
     async def _recover(self) -> None:
         """In this mode Redis is the record: what it holds is what there is."""
         self._sums.forget()
+        self._verified.clear()

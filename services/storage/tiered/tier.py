@@ -124,6 +124,16 @@ class TieredTier:
             self._start_promotion(digest, bytes(body))
         return body
 
+    def is_verified(self, digest: str) -> bool:
+        """See `ports.Tier`. What is in the write-behind buffer was written by this process."""
+        return self._is_acknowledged(digest) or self._disk.is_verified(digest)
+
+    async def verify(self, digest: str) -> int:
+        """See `ports.Tier`."""
+        if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:
+            return len(buffered.body)
+        return await self._disk.verify(digest)
+
     async def get_size_bytes(self, digest: str) -> int:
         """See `ports.Tier`."""
         if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:

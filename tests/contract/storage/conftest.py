@@ -101,6 +101,7 @@ def damage(bench: Bench, root: Path, server: Redis, digest: str) -> None:
     """Change a byte of every replica that the tier may have."""
     if bench.kind == "fake":
         body = bench.tier.bodies[digest]
+        bench.tier.verified.discard(digest)
         bench.tier.bodies[digest] = bytes([body[0] ^ 1]) + body[1:]
         return
     if server.exists(f"trivet:chunk:{digest}"):

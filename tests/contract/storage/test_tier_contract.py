@@ -96,6 +96,55 @@ async def test_a_damaged_chunk_is_refused_once_and_then_not_held(size_bytes, ben
     assert await tier.get(chunk.digest) == b"".join(chunk.pieces)
 
 
+@pytest.mark.parametrize("size_bytes", [3000, 200_000])
+async def test_a_put_of_a_chunk_whose_replica_is_bad_makes_it_whole(size_bytes, bench):
+    """A record alone acknowledges nothing: after a restart the same bytes are stored again, and the start index is kept."""
+    chunk = make_chunk(os.urandom(size_bytes))
+    await bench.tier.put(chunk, 5)
+    tier = await bench.reopen()
+    sums = await tier.sums(None)
+    bench.damage(chunk.digest)
+    await tier.put(chunk, 3)
+    assert bench.start_index_of(chunk.digest) == 5
+    assert await tier.get(chunk.digest) == chunk.body()
+    assert await tier.sums(None) == sums
+    assert await tier.list_lost("", 10) == []
+    tier = await bench.reopen()
+    assert await tier.get(chunk.digest) == chunk.body()
+
+
+@pytest.mark.parametrize("size_bytes", [3000, 200_000])
+async def test_a_replica_is_verified_when_it_was_written_or_read_by_this_process(size_bytes, bench):
+    """A restart forgets it; a read from the medium brings it back, and a deletion ends it."""
+    chunk = make_chunk(os.urandom(size_bytes))
+    assert not bench.tier.is_verified(chunk.digest)
+    with pytest.raises(ChunkNotFoundError):
+        await bench.tier.verify(chunk.digest)
+    await bench.tier.put(chunk, 1)
+    assert bench.tier.is_verified(chunk.digest)
+    tier = await bench.reopen()
+    if bench.kind != "fake":  # which is not opened again
+        assert not tier.is_verified(chunk.digest)
+    assert await tier.verify(chunk.digest) == size_bytes
+    assert tier.is_verified(chunk.digest)
+    assert await tier.get(chunk.digest) == chunk.body()
+    assert await tier.delete(chunk.digest)
+    assert not tier.is_verified(chunk.digest)
+
+
+@pytest.mark.parametrize("size_bytes", [3000, 200_000])
+async def test_a_bad_replica_does_not_become_verified(size_bytes, bench):
+    """It is found bad instead, and is not held any more."""
+    chunk = make_chunk(os.urandom(size_bytes))
+    await bench.tier.put(chunk, 1)
+    tier = await bench.reopen()
+    bench.damage(chunk.digest)
+    with pytest.raises(ChunkCorruptError):
+        await tier.verify(chunk.digest)
+    assert not tier.is_verified(chunk.digest)
+    assert await tier.has([chunk.digest], None) == set()
+
+
 async def walk(tier, prefix: str, limit: int) -> list:
     """All pages."""
     found: list = []

@@ -22,12 +22,15 @@ class FakeTier:
         self.lost: dict[str, int] = {}
         self.put_error: TrivetError | None = None
         self.full: str | None = None
+        self.verified: set[str] = set()
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         if self.put_error is not None:
             raise self.put_error
         created = chunk.digest not in self.bodies
-        self.bodies.setdefault(chunk.digest, chunk.body())
+        if chunk.digest not in self.verified:
+            self.bodies[chunk.digest] = chunk.body()
+        self.verified.add(chunk.digest)
         known = max(self.start_indexes.get(chunk.digest, 0), self.lost.pop(chunk.digest, 0))
         self.start_indexes[chunk.digest] = max(start_index, known)
         return PutOutcome(self.name, created)
@@ -38,9 +41,18 @@ class FakeTier:
             raise ChunkNotFoundError("absent", digest=digest)
         if not is_whole(body, digest):
             del self.bodies[digest]
+            self.verified.discard(digest)
             self.lost[digest] = self.start_indexes.pop(digest)
             raise ChunkCorruptError("corrupt", digest=digest)
         return body
+
+    def is_verified(self, digest: str) -> bool:
+        return digest in self.verified
+
+    async def verify(self, digest: str) -> int:
+        body = await self.get(digest)
+        self.verified.add(digest)
+        return len(body)
 
     async def get_size_bytes(self, digest: str) -> int:
         if digest not in self.bodies:
@@ -56,6 +68,7 @@ class FakeTier:
     async def delete(self, digest: str) -> bool:
         self.start_indexes.pop(digest, None)
         self.lost.pop(digest, None)
+        self.verified.discard(digest)
         return self.bodies.pop(digest, None) is not None
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:

@@ -39,6 +39,7 @@ class Bench:
             incarnation=Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False),
             max_chunk_bytes=1000,
             typical_chunk_bytes=100,
+            max_verify_bytes=300,
         )
 
     def counted(self, name: str, **labels: str) -> float:
@@ -122,7 +123,7 @@ async def test_has_answers_in_the_order_asked(bench):
         digests.append(blake3(name).hexdigest())
         await bench.store.put(digests[-1], stream(name), 1, 0)
     asked = [digests[2], "00" * 32, digests[0]]
-    assert await bench.store.has(asked, None) == [digests[2], digests[0]]
+    assert (await bench.store.has(asked, None)).present == [digests[2], digests[0]]
     with pytest.raises(InvalidNameError):
         await bench.store.has([*asked, "nonsense"], None)
     await bench.store.delete(digests[0])
@@ -142,3 +143,18 @@ async def test_a_page_of_the_inventory_says_where_the_next_one_begins(bench):
     assert ([chunk.digest for chunk in page.chunks], page.next_after) == (digests[:2], digests[1])
     last = await bench.store.inventory("", digests[1], 2)
     assert ([chunk.digest for chunk in last.chunks], last.next_after) == (digests[2:], None)
+
+
+async def test_has_says_which_replicas_are_verified(bench):
+    """Asked to verify, the node reads those that are not, up to its bound; a bad one is not reported."""
+    bodies = [bytes([number]) * 100 for number in range(5)]
+    digests = [blake3(body).hexdigest() for body in bodies]
+    for digest, body in zip(digests, bodies, strict=True):
+        await bench.store.put(digest, stream(body), 100, 0)
+    assert (await bench.store.has(digests, None)).verified == digests
+    bench.tier.verified.clear()
+    assert (await bench.store.has(digests, None)).verified == []
+    bench.tier.bodies[digests[1]] = b"rot"
+    answer = await bench.store.has(digests, None, verify=True)
+    assert answer.present == [digests[0], *digests[2:]]
+    assert answer.verified == [digests[0], digests[2], digests[3]]

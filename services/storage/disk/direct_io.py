@@ -1,8 +1,8 @@
-"""Writes chunk files past the page cache (O_DIRECT), from one aligned buffer per thread that is used again and again.
+"""Writes and reads chunk files past the page cache (O_DIRECT), with one aligned buffer per thread.
 
 Measured here per MiB: 0.2-0.3 ms of CPU, against 2.3-2.6 ms through the page cache, which must find, fill and write back 256
-fresh pages. Chunks that are read get into the page cache then. Where a file system cannot do it, files are written the usual
-way. All calls block.
+fresh pages. Reading past the cache is what proves that the medium has the bytes. Where a file system cannot do it, the page
+cache is used, and emptied before a read. All calls block.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _BLOCK_BYTES: Final = 4 * KIB
 _BUFFER_BYTES: Final = MIB
 
 
-class DirectWriter:
-    """Writes new files. `probe` says whether the file system takes writes past the cache; until then none are made."""
+class DirectIo:
+    """Invariant: nothing goes past the cache until `probe` has found that the file system can do it."""
 
     def __init__(self) -> None:
         self._is_direct = False
@@ -56,6 +56,26 @@ class DirectWriter:
             self._write_direct(path, pieces)
         else:
             write_new_file(path, pieces)
+
+    def read_file(self, path: Path) -> bytes:
+        """The bytes as the medium has them now. What the page cache had of the file is dropped. Raises OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if self._is_direct else 0))
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return self._read_blocks(fd)
+        finally:
+            os.close(fd)
+
+    def _read_blocks(self, fd: int) -> bytes:
+        buffer = self._buffer()
+        body = bytearray()
+        while (read_bytes := os.readv(fd, [buffer])) > 0:
+            body += buffer[:read_bytes]
+            if (
+                self._is_direct and read_bytes % _BLOCK_BYTES
+            ):  # the end of the file: the position is not aligned any more
+                break
+        return bytes(body)
 
     def _write_direct(self, path: Path, pieces: Sequence[bytes]) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DIRECT, 0o600)

@@ -1,4 +1,4 @@
-"""Files written past the page cache hold what they should, byte for byte, of any size and in any pieces."""
+"""Files written and read past the page cache hold what they should, byte for byte, of any size and in any pieces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from services.storage.disk import direct_writer
-from services.storage.disk.direct_writer import DirectWriter
+from services.storage.disk import direct_io
+from services.storage.disk.direct_io import DirectIo
 from shared.disk.durable_files import SyncFailedError
 from shared.units import KIB, MIB
 from tests.chance import draw_seed, random_bytes
@@ -19,10 +19,10 @@ SIZES = [0, 1, 511, 512, 4 * KIB - 1, 4 * KIB, 4 * KIB + 1, 70_001, MIB - 1, MIB
 
 @pytest.fixture(params=["direct", "usual"])
 def writer(request, tmp_path, monkeypatch):
-    found = DirectWriter()
+    found = DirectIo()
     if request.param == "usual":
         # As a file system that has no such writes answers.
-        monkeypatch.setattr(DirectWriter, "_write_direct", refuse)
+        monkeypatch.setattr(DirectIo, "_write_direct", refuse)
     found.probe(tmp_path)
     if request.param == "direct" and not found._is_direct:
         pytest.skip("the file system of the temporary folder takes no writes past its cache")
@@ -49,6 +49,7 @@ def test_every_size_in_any_pieces_comes_out_as_it_went_in(writer, tmp_path):
         path = tmp_path / str(number)
         writer.write_new_file(path, pieces)
         assert path.read_bytes() == body
+        assert writer.read_file(path) == body
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -66,7 +67,7 @@ def test_a_failed_sync_leaves_no_file_and_says_so(writer, tmp_path, monkeypatch)
     def fail(_: int) -> None:
         raise SyncFailedError(errno.EIO, "broken")
 
-    monkeypatch.setattr(direct_writer, "sync_data", fail)
+    monkeypatch.setattr(direct_io, "sync_data", fail)
     monkeypatch.setattr("shared.disk.durable_files.sync_data", fail)
     with pytest.raises(SyncFailedError):
         writer.write_new_file(tmp_path / "lost", [b"x" * 5000])
@@ -80,7 +81,7 @@ def test_short_writes_are_continued(writer, tmp_path, monkeypatch):
     def write_some(fd: int, view: memoryview) -> int:
         return whole_write(fd, view[: 64 * KIB])
 
-    monkeypatch.setattr(direct_writer.os, "write", write_some)
+    monkeypatch.setattr(direct_io.os, "write", write_some)
     body = random_bytes(MIB + 3 * KIB)
     writer.write_new_file(tmp_path / "file", [body])
     assert (tmp_path / "file").read_bytes() == body
