@@ -21,6 +21,7 @@ import psutil
 from local_cluster.lone_consensus import consensus_url
 from local_cluster.plan import STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.redis_server import find_redis_server
+from services.storage.redis_node.server_config import USERNAME, config_lines
 from shared.peer_address import PeerAddress
 
 _START_DEADLINE_S: Final = 60.0
@@ -97,14 +98,17 @@ def _redis(folder: Path) -> Iterator[dict[str, str]]:
     """This node's Redis, with the settings of `local_cluster.plan`; gives what the node must be told."""
     port, password, data = _free_port(), secrets.token_hex(16), folder / "redis"
     data.mkdir(exist_ok=True)
-    options = f"bind 127.0.0.1\nport {port}\nrequirepass {password}\nappendonly yes\nappendfsync always\n"
-    options += f'save ""\nmaxmemory 512mb\nmaxmemory-policy noeviction\ndir "{data}"\n'
+    options = "\n".join(("bind 127.0.0.1", f"port {port}", f'dir "{data}"', *config_lines(password))) + "\n"
     config = folder / "redis.conf"
     config.write_text(options)
     config.chmod(0o600)
     with _process([str(find_redis_server()), str(config)], folder / "redis.log", None) as process:
         _wait_for_port(process, port, folder / "redis.log")
-        yield {"TRIVET_REDIS_URL": f"redis://127.0.0.1:{port}/0", "TRIVET_REDIS_PASSWORD": password}
+        yield {
+            "TRIVET_REDIS_URL": f"redis://127.0.0.1:{port}/0",
+            "TRIVET_REDIS_USERNAME": USERNAME,
+            "TRIVET_REDIS_PASSWORD": password,
+        }
 
 
 @contextlib.contextmanager

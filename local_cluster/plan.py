@@ -14,6 +14,7 @@ from typing import Final
 
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import LocalSecrets
+from services.storage.redis_node.server_config import USERNAME, config_lines
 from shared.contracts.cluster import ConsensusMember
 from shared.peer_address import PeerAddress
 
@@ -214,6 +215,7 @@ def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, por
             "TRIVET_ADVERTISED_URL": _url(_port(kind, number, port_offset)),
             "TRIVET_ZONE": f"zone-{number}",
             "TRIVET_REDIS_URL": _redis_url(_port(Kind.REDIS, number, port_offset)),
+            "TRIVET_REDIS_USERNAME": USERNAME,
             "TRIVET_REDIS_PASSWORD_FILE": str(secrets.redis_password_files[f"{Kind.REDIS}-{number}"]),
         }
     return data
@@ -222,20 +224,16 @@ def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, por
 def _redis(layout: Layout, name: str, port: int, secrets: LocalSecrets, redis_server: Path) -> ProcessSpec:
     config_file = layout.secrets / f"{name}.conf"
     password = secrets.redis_password_files[name].read_text().strip()
-    config = f"""# Written by local_cluster at every start. This node's own Redis: durable at every acknowledged write.
-bind {HOST}
-port {port}
-protected-mode yes
-requirepass {password}
-dir "{layout.data_dir(name)}"
-appendonly yes
-appendfsync always
-save ""
-maxmemory 512mb
-maxmemory-policy noeviction
-tcp-backlog 128
-daemonize no
-"""
+    lines = (
+        "# Written by local_cluster at every start. This node's own Redis: durable at every acknowledged write.",
+        f"bind {HOST}",
+        f"port {port}",
+        "protected-mode yes",
+        f'dir "{layout.data_dir(name)}"',
+        "tcp-backlog 128",
+        "daemonize no",
+        *config_lines(password),
+    )
     return ProcessSpec(
         name=name,
         kind=Kind.REDIS,
@@ -243,7 +241,7 @@ daemonize no
         url=_redis_url(port),
         ports=(port,),
         config_file=config_file,
-        private_config=config,
+        private_config="\n".join(lines) + "\n",
     )
 
 

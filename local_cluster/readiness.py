@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from local_cluster.plan import HOST, Kind, ProcessSpec
+from services.storage.redis_node.server_config import USERNAME
 from shared.errors import NotReadyError, PeerUnreachableError, TrivetError
 from shared.peer_calls.http_client import PeerClient
 
@@ -33,6 +34,7 @@ async def _why_redis_is_not_ready(spec: ProcessSpec, password: str | None) -> st
     client = Redis(
         host=HOST,
         port=spec.ports[0],
+        username=USERNAME,
         password=password,
         socket_timeout=PROBE_TIMEOUT_S,
         socket_connect_timeout=PROBE_TIMEOUT_S,

@@ -45,6 +45,7 @@ def redis_address(settings: StorageSettings) -> RedisAddress | None:
         owner=f"{settings.cluster_id}/{settings.node_id}",
         claim_path=settings.data_dir / "redis-claimed",
         limit_path=settings.data_dir / "redis-limit",
+        username=settings.redis_username,
     )
 
 

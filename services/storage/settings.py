@@ -18,7 +18,8 @@ class StorageSettings(ServiceSettings):
         data_dir: this node's own folder; also used in mode `redis`, for the identity.
         storage_mode: `tiered` (write-behind through Redis to disk), `disk`, or `redis` (Redis is the store of record).
         redis_url: e.g. `redis://127.0.0.1:8151/0`; needed by every mode but `disk`.
-        redis_password, redis_password_file: of that Redis.
+        redis_username: of its ACL; the default user when not set.
+        redis_password, redis_password_file: of that user.
         redis_deadline_ms: for one call in mode `tiered`; a hung Redis costs a request no more than this.
         redis_record_deadline_ms: likewise in mode `redis`, where nothing else can answer in its place.
         redis_limit_bytes: how much of Redis the tiered mode fills with chunks; below the server's `maxmemory`.
@@ -49,6 +50,7 @@ class StorageSettings(ServiceSettings):
     data_dir: Path
     storage_mode: Literal["tiered", "disk", "redis"] = "tiered"
     redis_url: str | None = None
+    redis_username: str | None = None
     redis_password: SecretStr | None = None
     redis_password_file: Path | None = None
     redis_deadline_ms: int = Field(default=50, ge=1)

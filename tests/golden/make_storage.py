@@ -33,6 +33,7 @@ from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.redis_node.server_config import USERNAME
 from services.storage.redis_node.tier import RedisTier
 from services.storage.tiered.tier import TieredTier
 from shared.disk.data_folder import claim_data_dir
@@ -61,7 +62,9 @@ def chunk_of(number: int, size_bytes: int) -> Chunk:
 
 def redis_address(data: Path, url: str) -> RedisAddress:
     """As a node's own."""
-    return RedisAddress(url, REDIS_PASSWORD, f"{CLUSTER_ID}/{NODE_ID}", data / "redis-claimed", data / "redis-limit")
+    return RedisAddress(
+        url, REDIS_PASSWORD, f"{CLUSTER_ID}/{NODE_ID}", data / "redis-claimed", data / "redis-limit", USERNAME
+    )
 
 
 def open_disk(data: Path, metrics: StorageMetrics) -> DiskTier:

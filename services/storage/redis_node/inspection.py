@@ -12,14 +12,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from services.storage.redis_node.server_config import REQUIRED_SETTINGS, weakness
+
 OWNER_KEY: Final = "trivet:owner"
 ID_KEY: Final = "trivet:id"
-_REQUIRED: Final = {
-    "appendonly": "yes",
-    "appendfsync": "always",
-    "no-appendfsync-on-rewrite": "no",  # else even `always` means never while the file is rewritten
-    "maxmemory-policy": "noeviction",
-}
 _PATTERNS: Final = ("append*", "no-appendfsync*", "maxmemory*")
 """Not by name: servers before 7.0 take one per call."""
 
@@ -34,6 +30,7 @@ class Inspection:
         is_unclaimed: nobody's name is in it: it is new, or was emptied since.
         limit_bytes: its maxmemory; 0 when it has none, None when it was not asked.
         redis_id: random, made when it was claimed; None in one that was claimed before there were ids.
+        weakness: why it should be replaced by a newer version, though it is used.
     """
 
     objection: str | None
@@ -41,6 +38,7 @@ class Inspection:
     is_unclaimed: bool = False
     limit_bytes: int | None = None
     redis_id: str | None = None
+    weakness: str | None = None
 
 
 async def inspect(client: Redis, owner: str) -> Inspection:
@@ -48,10 +46,11 @@ async def inspect(client: Redis, owner: str) -> Inspection:
     pipeline = client.pipeline(transaction=False)
     for pattern in _PATTERNS:
         pipeline.config_get(pattern)
+    pipeline.info("server")
     pipeline.mget(OWNER_KEY, ID_KEY)
-    *parts, (holder, redis_id) = await pipeline.execute()
+    *parts, info, (holder, redis_id) = await pipeline.execute()
     settings: dict[Any, Any] = {name: value for part in parts for name, value in part.items()}
-    for name, needed in _REQUIRED.items():
+    for name, needed in REQUIRED_SETTINGS.items():
         found = _text(settings.get(name, "unknown"))
         if found != needed:
             return Inspection(f"its {name} is {found!r}, and an acknowledgement needs {needed!r}")
@@ -62,6 +61,7 @@ async def inspect(client: Redis, owner: str) -> Inspection:
         is_unclaimed=holder is None,
         limit_bytes=int(_text(settings["maxmemory"])),
         redis_id=None if redis_id is None else _text(redis_id),
+        weakness=weakness(info),
     )
 
 

@@ -49,6 +49,7 @@ class RedisAddress:
         owner: `<cluster>/<node>`, written into the server.
         claim_path: a file that says that we have used this server before, so that an emptied one is noticed.
         limit_path: a file with its memory limit, because a node weighs in placement what it can hold, Redis up or not.
+        username: of its ACL; None for the default user.
     """
 
     url: str
@@ -56,12 +57,14 @@ class RedisAddress:
     owner: str
     claim_path: Path
     limit_path: Path
+    username: str | None = None
 
 
 def connect(address: RedisAddress) -> Redis:
     """A client without hidden retries or timeouts of its own: deadlines are the caller's, around the whole call."""
     pool = BlockingConnectionPool.from_url(
         address.url,
+        username=address.username,
         password=address.password,
         max_connections=_MAX_CONNECTIONS,
         timeout=None,
@@ -90,6 +93,8 @@ class RedisLink:
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
         self.was_used_before = address.claim_path.exists()
         """Whether this node ever claimed the server, in this process or an earlier one."""
+        self.weakness: str | None = None
+        """Why the server should be replaced by a newer version; it is used all the same."""
         self._client = connect(address)
 
     async def __aenter__(self) -> Self:
@@ -184,6 +189,7 @@ class RedisLink:
                 redis_id = await self._claim(is_unclaimed=found.is_unclaimed)
                 objection = "another node claimed it in the same moment" if redis_id is None else None
             if objection is None:
+                self._record_weakness(found.weakness)
                 await self._record_limit(found.limit_bytes)
                 await recover()
         except TrivetError as error:
@@ -223,6 +229,11 @@ class RedisLink:
                 self.open_circuit("another one took its place")
             else:
                 await self._record_limit(found.limit_bytes)
+
+    def _record_weakness(self, weakness: str | None) -> None:
+        if weakness is not None and weakness != self.weakness:
+            logger.warning("the version of redis should be replaced", reason=weakness)
+        self.weakness = weakness
 
     async def _record_limit(self, limit_bytes: int | None) -> None:
         if limit_bytes == self.limit_bytes or limit_bytes is None:

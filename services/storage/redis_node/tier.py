@@ -192,7 +192,7 @@ class RedisTier:
 
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
-        return []
+        return [] if self._link.weakness is None else [self._link.weakness]
 
     async def _has_part(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         return await self._link.call(

@@ -242,6 +242,8 @@ class TieredTier:
         without = [] if self._link.is_usable else ["redis is not used; the disk does its work"]
         if self._recovery.is_record_unknown:
             without.append("what redis has acknowledged is not known yet: only what is on disk can be read")
+        if self._link.weakness is not None:
+            without.append(self._link.weakness)
         return without + self._disk.degradations()
 
     def _check_record_is_known(self) -> None:

@@ -18,6 +18,7 @@ from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Tier
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.redis_node.server_config import USERNAME
 from services.storage.redis_node.tier import RedisTier
 from services.storage.tiered.tier import TieredTier
 from shared.units import KIB, MIB
@@ -87,7 +88,7 @@ def build(kind: str, root: Path, redis: RedisServer) -> Any:
     if kind == "disk":
         return disk
     url = "redis://127.0.0.1:1/0" if kind == "tiered-without-redis" else redis.url
-    address = RedisAddress(url, REDIS_PASSWORD, "contract/test", root / "redis-claimed", root / "redis-limit")
+    address = RedisAddress(url, REDIS_PASSWORD, "contract/test", root / "redis-claimed", root / "redis-limit", USERNAME)
     # A busy test machine is no hung Redis.
     link = RedisLink(address, deadline_s=2.0, metrics=metrics)
     if kind == "redis":

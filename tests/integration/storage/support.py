@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from blake3 import blake3
 from local_cluster.lone_consensus import consensus_url
 from local_cluster.redis_server import find_redis_server
 from services.storage.ports import Chunk
+from services.storage.redis_node.server_config import ACL_RULES, LIMITS, USERNAME
 from shared.cluster_keys import ClusterKeys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
@@ -81,8 +83,20 @@ class RedisServer:
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--appendonly", "yes", "--appendfsync", self.appendfsync, "--save", ""]
+        config = self.folder / "redis.conf"
+        # The default user is for the tests; nodes have what they have in a cluster.
+        config.write_text(f"user {USERNAME} on {ACL_RULES} >{REDIS_PASSWORD}\n" + "\n".join(LIMITS) + "\n")
+        command = [
+            str(find_redis_server()),
+            str(config),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+        ]
+        command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", self.appendfsync, "--save", ""]
         command += ["--maxmemory", self.maxmemory, "--maxmemory-policy", "noeviction", "--requirepass", REDIS_PASSWORD]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -101,7 +115,7 @@ class RedisServer:
     def wipe(self) -> None:
         """As if its volume had been lost."""
         for path in self.folder.glob("appendonly*"):
-            path.unlink()
+            shutil.rmtree(path)
 
     def _answers(self) -> bool:
         try:
@@ -154,7 +168,11 @@ class StorageProcess:
             "MALLOC_TOP_PAD_": "16777216",
         }
         if self.redis is not None:
-            found |= {"TRIVET_REDIS_URL": self.redis.url, "TRIVET_REDIS_PASSWORD": REDIS_PASSWORD}
+            found |= {
+                "TRIVET_REDIS_URL": self.redis.url,
+                "TRIVET_REDIS_USERNAME": USERNAME,
+                "TRIVET_REDIS_PASSWORD": REDIS_PASSWORD,
+            }
         return found | self.extra
 
     def run_to_end(self, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:

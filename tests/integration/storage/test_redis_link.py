@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from services.storage.digests import is_whole
 from services.storage.disk.free_space import FreeSpace
@@ -16,6 +18,7 @@ from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.redis_node.server_config import USERNAME
 from services.storage.redis_node.tier import RedisTier
 from services.storage.tiered.tier import TieredTier
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
@@ -28,7 +31,9 @@ SIZE_BYTES = 3000
 
 @pytest.fixture
 def link(tmp_path: Path, proxy: RedisProxy) -> RedisLink:
-    address = RedisAddress(proxy.url, REDIS_PASSWORD, "link/test", tmp_path / "redis-claimed", tmp_path / "redis-limit")
+    address = RedisAddress(
+        proxy.url, REDIS_PASSWORD, "link/test", tmp_path / "redis-claimed", tmp_path / "redis-limit", USERNAME
+    )
     return RedisLink(address, deadline_s=0.5, metrics=StorageMetrics(CollectorRegistry()))
 
 
@@ -157,3 +162,48 @@ async def test_an_absent_chunk_is_never_called_corrupt(record, proxy):
     proxy.swallow = lambda _: False
     with pytest.raises(ChunkNotFoundError):
         await record.get("ab" * 32)
+
+
+async def test_the_user_of_a_node_may_do_nothing_but_what_the_node_does(proxy, redis):
+    """A stolen password changes no settings, runs no scripts of others and reads no foreign keys."""
+    async with Redis.from_url(redis.url, username=USERNAME, password=REDIS_PASSWORD) as user:
+        assert await user.set("trivet:chunk:x", b"1")
+        for command in (
+            ("CONFIG", "SET", "appendfsync", "no"),
+            ("FLUSHALL",),
+            ("GET", "foreign"),
+            ("SET", "foreign", "1"),
+            ("KEYS", "*"),
+            ("SHUTDOWN", "NOSAVE"),
+            ("EVAL", "return redis.call('FLUSHALL')", "0"),
+            ("EVAL", "return redis.call('GET', KEYS[1])", "1", "foreign"),
+            ("ACL", "LIST"),
+            ("CLIENT", "KILL", "TYPE", "normal"),
+            ("MONITOR",),
+        ):
+            with pytest.raises(ResponseError, match=r"permission|ACL failure"):
+                await user.execute_command(*command)
+
+
+async def test_a_client_that_reads_no_answers_is_cut_off(redis):
+    """Before it fills the memory of the server."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", redis.port)
+    writer.write(b"AUTH %s\r\n" % REDIS_PASSWORD.encode())
+    assert b"OK" in await reader.readline()
+    writer.write(b"SET big %s\r\n" % (b"x" * 60_000))
+    assert b"OK" in await reader.readline()
+    writer.write(b"GET big\r\n" * 4000)  # 240 MB of answers, of which a stream buffers little
+    with BlockingRedis.from_url(redis.url, password=REDIS_PASSWORD) as other:
+        await poll(lambda: other.info("stats")["client_output_buffer_limit_disconnections"] > 0)
+    writer.transport.abort()
+
+
+async def test_the_memory_limit_of_redis_is_known_while_it_is_away(tmp_path, redis, link, record):
+    """What a node weighs in placement must not follow the crashes of its Redis: a new process reads it from a file."""
+    assert link.limit_bytes == 64 * MIB
+    address = RedisAddress(
+        "redis://127.0.0.1:1/0", None, "link/test", tmp_path / "redis-claimed", tmp_path / "redis-limit"
+    )
+    again = RedisLink(address, deadline_s=0.5, metrics=StorageMetrics(CollectorRegistry()))
+    assert again.limit_bytes == 64 * MIB
+    assert again.was_used_before

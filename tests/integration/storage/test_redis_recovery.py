@@ -19,6 +19,7 @@ from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
 from services.storage.redis_node.link import RedisAddress, RedisLink
+from services.storage.redis_node.server_config import USERNAME
 from services.storage.tiered.read_cache import ReadCache
 from services.storage.tiered.recovery import Recovery
 from services.storage.tiered.tier import TieredTier
@@ -37,7 +38,7 @@ OpenStore = Callable[[], AbstractAsyncContextManager[TieredTier]]
 def make_parts(root: Path, url: str) -> tuple[DiskTier, RedisLink, StorageMetrics]:
     metrics = StorageMetrics(CollectorRegistry())
     disk = DiskTier(root, space=FreeSpace(root, None, 99), metrics=metrics, small_limit_bytes=64 * KIB)
-    address = RedisAddress(url, REDIS_PASSWORD, "recovery/test", root / "redis-claimed", root / "redis-limit")
+    address = RedisAddress(url, REDIS_PASSWORD, "recovery/test", root / "redis-claimed", root / "redis-limit", USERNAME)
     return disk, RedisLink(address, deadline_s=DEADLINE_S, metrics=metrics), metrics
 
 
@@ -359,4 +360,81 @@ async def test_the_last_good_replica_is_found_by_a_new_process(open_store, proxy
     async with open_store() as store:
         assert await store.has([chunk.digest], None) == {chunk.digest}
         assert await store.get(chunk.digest) == chunk.body()
+        assert await store.list_lost("", 10) == []
+
+
+@pytest.mark.parametrize("is_hung", [False, True], ids=["failing", "hung"])
+async def test_a_flush_keeps_record_and_memory_until_the_disk_has_committed(
+    is_hung, open_store, tmp_path, proxy, stranger, monkeypatch
+):
+    """While the disk has not answered, or has refused, reads go on and another process on the same Redis finds every chunk."""
+    chunks = [make_chunk() for _ in range(5)]
+    asked, answer = asyncio.Event(), asyncio.Event()
+    other = tmp_path / "other"
+    other.mkdir()
+    prepare_folder(other)
+
+    async def refuse(_: object) -> None:
+        asked.set()
+        if is_hung:
+            await answer.wait()
+        raise UnavailableError("the disk failed")
+
+    async with open_store() as store:
+        for chunk in chunks:
+            assert (await store.put(chunk, 7)).tier == "redis"
+        with monkeypatch.context() as broken:
+            broken.setattr(store._disk, "put_batch", refuse)
+            async with asyncio.TaskGroup() as group:
+                flush = group.create_task(failed(store._flush_all()))
+                await asked.wait()
+                if not is_hung:
+                    await flush
+                recorded = {name.decode() for name in await stranger.zrange("trivet:record", 0, -1)}
+                assert recorded == {chunk.digest for chunk in chunks}
+                for chunk in chunks:
+                    assert await store.get(chunk.digest) == chunk.body()
+                await assert_another_process_finds(chunks, other, proxy.url)
+                answer.set()
+        for chunk in chunks:
+            assert await store.get(chunk.digest) == chunk.body()
+        await store._flush_all()
+        assert await store._disk.has([chunk.digest for chunk in chunks], None) == {chunk.digest for chunk in chunks}
+
+
+async def failed(call) -> None:
+    with pytest.raises(UnavailableError):
+        await call
+
+
+async def assert_another_process_finds(chunks: list[Chunk], root: Path, url: str) -> None:
+    """With the same Redis, and an empty disk."""
+    disk, link, metrics = make_parts(root, url)
+    async with disk, link:
+        await link.start(Recovery(disk, link, WriteBehindBuffer(MIB), ReadCache(MIB), metrics).run)
+        for chunk in chunks:
+            assert await disk.get(chunk.digest) == chunk.body()
+        assert {held.start_index for held in await disk.list_chunks("", "", 10)} == {7}
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged"])
+async def test_a_recorded_chunk_whose_body_is_gone_is_lost_counted_and_fetched(damage, open_store, stranger, tmp_path):
+    """The record of Redis says that it was acknowledged here: a new process lists it with its start index, and takes it back."""
+    gone, kept = make_chunk(), make_chunk()
+    await stranger.zadd("trivet:record", {gone.digest: 9, kept.digest: 4})
+    await stranger.set(f"trivet:chunk:{kept.digest}", kept.body())
+    await stranger.set("trivet:owner", "recovery/test")
+    (tmp_path / "redis-claimed").write_text("recovery/test")
+    if damage == "damaged":
+        await stranger.set(f"trivet:chunk:{gone.digest}", b"rot" + gone.body()[3:])
+    async with open_store() as store:
+        assert await store.list_lost("", 10) == [LostChunk(gone.digest, 9)]
+        assert await store.has([gone.digest, kept.digest], None) == {kept.digest}
+        assert (await store.statuses())[0].lost_chunk_count == 1
+        assert store._metrics.lost_in_redis._value.get() == 1
+        assert await stranger.zcard("trivet:record") == 0
+        assert await store.restore(gone)
+        assert await store.get(gone.digest) == gone.body()
+        (found,) = [held for held in await store.list_chunks("", "", 10) if held.digest == gone.digest]
+        assert found.start_index == 9
         assert await store.list_lost("", 10) == []

@@ -139,5 +139,6 @@ def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_pat
         "maxmemory-policy noeviction",
     ):
         assert line in config
-    assert any(line.startswith("requirepass ") and len(line) > 60 for line in config)
+    assert "user default off" in config
+    assert any(line.startswith("user trivet on ") and len(line.rpartition(">")[2]) == 64 for line in config)
     assert f'dir "{tmp_path}/data/redis-2"' in config

