@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -89,6 +90,31 @@ async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_n
         await client.put(os.urandom(MIB))
     finally:
         redis.kill()
+
+
+async def test_a_full_node_refuses_small_chunks_too(start_node, redis, client_of):
+    """Those that go through Redis as well: what Redis acknowledges has to find room on disk a second later."""
+    node = start_node(mode="tiered", redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(MIB), **_PATIENT})
+    client = client_of(node)
+    held = [os.urandom(1000)]
+    await client.put(held[0])
+    for size_bytes in (600_000, 400_000, 40_000):
+        with contextlib.suppress(DiskFullError):
+            await client.put(os.urandom(size_bytes))
+
+    async def fill() -> None:
+        while len(held) < 1000:
+            body = os.urandom(1000)
+            await client.put(body)
+            held.append(body)
+
+    with pytest.raises(DiskFullError) as caught:
+        await fill()
+    assert caught.value.definite
+    assert len(held) < 200
+    await client.put(held[0])  # it is held: that needs no room
+    assert [await client.get(digest_of(body)) for body in held[-3:]] == held[-3:]
+    await client.delete(digest_of(held[0]))
 
 
 async def test_what_is_held_can_be_compared_and_listed(node, client_of):

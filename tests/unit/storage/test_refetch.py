@@ -10,6 +10,7 @@ import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
+from services.storage import refetch
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.refetch import Refetcher, RefetchPace
@@ -196,3 +197,14 @@ async def test_a_chunk_that_a_put_brought_meanwhile_is_not_counted_as_fetched(be
     await bench.refetcher.walk()
     assert bench.refetcher.status(0).fetched_chunks == 0
     assert bench.tier.start_indexes[digest] == 9
+
+
+async def test_a_walk_tries_every_page_of_lost_chunks(bench, monkeypatch):
+    """Those of the last page too, whether it is full or not; the others stay listed."""
+    monkeypatch.setattr(refetch, "_PAGE", 3)
+    for count in (3, 4, 7):
+        bench.tier.lost.clear()
+        bench.peers.asked.clear()
+        lost = {bench.lose()[0] for _ in range(count)}
+        assert await bench.refetcher.walk() == count
+        assert {digest for _, digest in bench.peers.asked} == lost

@@ -110,3 +110,11 @@ def test_the_pace_spreads_a_pass_over_its_period_within_the_rate():
     assert pace.pause_s(page_bytes=500, page_chunks=1, used_bytes=500, chunk_count=1) == 1000
     assert pace.pause_s(page_bytes=200_000, page_chunks=1, used_bytes=10**9, chunk_count=10**6) == 2000
     assert pace.pause_s(page_bytes=0, page_chunks=0, used_bytes=0, chunk_count=0) == 0
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 128])
+async def test_a_pass_reads_every_chunk_once(count, bench):
+    """Whether the last page is full or not."""
+    await bench.fill(count)
+    await one_pass(bench, bench.disk)
+    assert bench.counted("trivet_storage_scrubbed_bytes_total") == bench.disk._sums.total.used_bytes
