@@ -2,6 +2,6 @@
 
 A call: `batcher` (shares round trips and fsyncs) -> `link` (deadline, circuit breaker) -> `chunk_keys` (commands and layout).
 `inspection` checks whether a server may be trusted; `server_config` says which settings, rights and versions it needs.
-`tier` implements `ports.Tier` on Redis alone (the mode of that name), with `record_sums` for the comparison; the tiered tier uses the
-rest.
+`tier` implements `ports.Tier` on Redis alone (the mode of that name), with `record_sums` for the comparison; the tiered tier
+uses the rest.
 """
