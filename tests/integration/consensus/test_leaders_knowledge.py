@@ -6,14 +6,16 @@ import secrets
 
 import pytest
 
+from services.consensus.metadata.entries import RUNS_VERSION
 from shared.consensus_calls.client import ConsensusClient
-from shared.contracts.cluster import Heartbeat, HeartbeatResponse
+from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
 from shared.contracts.metadata import ClusterAnswer, CreateBucket, GetCluster
 from shared.contracts.time import ClockState, Stamp
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.hybrid_logical_clock import hlc_from_ns
 from tests.integration.consensus.members import CLUSTER_ID, Members
 from tests.integration.consensus.scene import Scene, running_scene
+from tests.waiting import wait_until
 
 HOUR_NS = 3_600 * 1_000_000_000
 
@@ -24,6 +26,7 @@ async def heartbeat(members: Members, client, node_id: str, used_bytes: int | No
     leader = members.addresses[await members.leader(client)]
     beat = Heartbeat(
         cluster_id=CLUSTER_ID,
+        run=NodeRun(disk_id=node_id[-1] * 32, counter=1, boot_id="b" * 32),
         url=f"http://{node_id}",
         zone="z",
         capacity_bytes=1 << 40,
@@ -42,6 +45,10 @@ async def told(consensus: ConsensusClient) -> dict[str, tuple[int | None, bool |
     return {node.id: (node.used_bytes, node.is_full) for node in answer.node_map.nodes}
 
 
+async def knows_runs(scene: Scene) -> bool:
+    return (await scene.members.status(scene.client, 0)).entry_version >= RUNS_VERSION
+
+
 async def log_end(scene: Scene) -> int:
     return max([(await scene.members.status(scene.client, number)).last_log_index for number in range(3)])
 
@@ -52,6 +59,8 @@ async def test_used_bytes_is_the_heartbeats_and_null_while_nobody_measured(tmp_p
         members, client = scene.members, scene.client
         consensus = ConsensusClient(members.addresses, client)
         assert await told(consensus) == {"storage-1": (None, None), "storage-2": (None, None)}
+        # Entries of the second version, once all members know it, record the run of a node at its first heartbeat.
+        await wait_until(lambda: knows_runs(scene), "the members record runs", 30)
         await heartbeat(members, client, "storage-1", 123_456, is_full=True)
         await heartbeat(members, client, "storage-2", None, is_full=None)
         assert await told(consensus) == {"storage-1": (123_456, True), "storage-2": (None, None)}
