@@ -95,6 +95,8 @@ def complete_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
     """
     tables = folder / METADATA_NAME
     state = _verified(tables)
+    # It may have come over the network; a manifest must not outlive what it describes.
+    sync_file(tables)
     if state.cluster_id is None:
         raise BackupDamagedError("there is nothing to back up: no cluster was made yet")
     chunk_count, chunk_bytes = _write_chunks(tables, folder / CHUNKS_NAME)

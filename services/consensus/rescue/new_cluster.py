@@ -30,7 +30,7 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
 from shared.contracts.cluster import ConsensusMember
 from shared.disk.data_folder import claim_data_dir, lock_data_dir
-from shared.disk.durable_files import replace_file, sync_directory
+from shared.disk.durable_files import replace_file, sync_directory, sync_file
 
 GENERATION_SHIFT: Final = 40
 """A generation has room for 2^40 entries: four years of 8,000 a second."""
@@ -84,6 +84,7 @@ def make_folder(
         state = _begin_anew(work / FIRST_NAME, cluster_id, above_term, generation)
         if verify(work / FIRST_NAME) != state:
             raise RowDamagedError("the new tables are not what was written")
+        sync_file(work / FIRST_NAME)
         position = LogPosition(term=state.last_term, index=state.last_applied)
         FileHardState(work).update({"term": position.term})
         log = SqliteLogStore(work)
@@ -154,7 +155,7 @@ def _begin_anew(path: Path, cluster_id: str, above_term: int, generation: int | 
                 content_sum=database.signed_sum(),
             )
             tables.write_state(state)
-        # As durable as the rest. One file that stands alone, as a copy does: it is moved with its folder.
+        # One file that stands alone, as a copy does: it is moved with its folder.
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         database.close()

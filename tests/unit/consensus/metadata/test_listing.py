@@ -156,3 +156,11 @@ def test_deleted_rows_do_not_slow_the_list_of_the_present(log):
     finally:
         connection.set_progress_handler(None, 1)
     assert steps < 200
+
+
+@pytest.mark.parametrize(
+    ("after_key", "after_prefix", "expected"), [("a0", "a/", "b/x"), ("a/", "a/", "a0"), ("b/x", "a/", "b/y")]
+)
+def test_of_two_positions_the_later_one_counts(after_key, after_prefix, expected):
+    """A page never shows again what either of them has passed."""
+    assert names(page(KEYS, after_key=after_key, after_prefix=after_prefix)[0])[0] == expected

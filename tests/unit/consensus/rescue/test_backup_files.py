@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -229,6 +230,62 @@ def test_a_backup_of_a_stopped_member_needs_the_secret_or_says_that_it_has_no_se
     run("backup", "--from", source, "--to", tmp_path / "backup", "--without-seal")
     assert check_backup(tmp_path / "backup", None).seal is None
     assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700
+
+
+class Synced:
+    """What the disk holds for certain: of each file the bytes, of each folder the names, as they were when last synced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._found: dict[int, object] = {}
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, self._sync)
+
+    def _sync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}")
+        self._found[os.fstat(descriptor).st_ino] = self._now(path)
+
+    @staticmethod
+    def _now(path: Path) -> object:
+        return sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()  # noqa: PTH208 a descriptor's path
+
+    def has_name(self, path: Path) -> bool:
+        """Whether a power cut now would leave something under that name."""
+        names = self._found.get(path.parent.stat().st_ino)
+        return isinstance(names, list) and path.name in names
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a power cut now would leave `path` as it is."""
+        return self._found.get(path.stat().st_ino) == self._now(path)
+
+
+def test_a_backup_survives_a_power_cut_once_it_has_its_name(tmp_path, run, monkeypatch):
+    """Tables, list and manifest are on the disk before the folder appears; then the name is."""
+    source, target = member(tmp_path, "consensus-2", log_of(9), applied=9), tmp_path / "backups" / "today"
+    synced = Synced(monkeypatch)
+    run("backup", "--from", source, "--to", target)
+    assert [path.name for path in sorted(target.iterdir()) if not synced.is_whole(path)] == []
+    assert synced.is_whole(target)
+    assert synced.has_name(target)
+
+
+def test_a_copy_that_came_over_the_network_is_synced_too(backup, monkeypatch):
+    """The download writes it, and nobody else syncs it."""
+    for name in ("chunks.txt", "manifest.json"):
+        (backup / name).unlink()
+    synced = Synced(monkeypatch)
+    complete_backup(backup, KEYS)
+    assert [path.name for path in sorted(backup.iterdir()) if not synced.is_whole(path)] == []
+
+
+def test_a_new_folder_survives_a_power_cut_once_it_has_its_name(backup, tmp_path, monkeypatch):
+    """All but the log, which SQLite syncs by itself, and the mark beside it, which may lag behind."""
+    synced = Synced(monkeypatch)
+    make_folder(backup / "metadata.sqlite", tmp_path / "new", cluster_id="new", members=NEW, record={})
+    left_out = {"raft_log.sqlite", "raft_log.acknowledged", "lock"}
+    files = [path for path in sorted((tmp_path / "new").iterdir()) if path.name not in left_out]
+    assert [path.name for path in files if not synced.is_whole(path)] == []
+    assert synced.is_whole(tmp_path / "new")
+    assert synced.has_name(tmp_path / "new")
 
 
 @pytest.mark.parametrize("name", ["new", "new.unfinished"])
