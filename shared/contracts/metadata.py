@@ -191,7 +191,8 @@ class UpdateNode(WireModel):
 class RecordRun(WireModel):
     """Another run of a storage node, or the same with another counter or Redis; see `shared.contracts.cluster.NodeRun`.
 
-    Result: {"incarnation": int, "fence": int, "epoch": int}. Rejected: node_not_found, run_superseded.
+    Result: {"incarnation": int, "fence": int, "epoch": int, "is_superseded": bool}: another run is the one that counts.
+    Rejected: node_not_found.
     """
 
     kind: Literal["record_run"] = "record_run"

@@ -20,7 +20,7 @@ from services.consensus.service import ConsensusService
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import Command, ProposalResult, RecordRun, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
-from shared.errors import ClusterMismatchError, TrivetError
+from shared.errors import ClusterMismatchError, RunSupersededError, TrivetError
 
 logger = structlog.get_logger(__name__)
 
@@ -106,6 +106,8 @@ class StorageNodes:
         before = store.runs().get(known.id)
         if before is not None and before.describes(run):
             return True
+        if before is not None and before.has_rival and run.boot_id in before.superseded:
+            raise _superseded(known.id)
         outcome = await self._propose(RecordRun(node_id=known.id, run=run, stamp=self._clock.stamp()))
         found = outcome.result or {}
         if found.get("incarnation") != known.incarnation:
@@ -115,11 +117,14 @@ class StorageNodes:
                 incarnation=found.get("incarnation"),
                 disk_id=run.disk_id,
                 counter=run.counter,
+                has_rival=found.get("is_superseded"),
             )
         elif before is None or before.boot_id != run.boot_id:
             logger.info(
                 "run of a storage node recorded", storage_node=known.id, disk_id=run.disk_id, counter=run.counter
             )
+        if found.get("is_superseded"):
+            raise _superseded(known.id)
         return True
 
     async def _follow(self, known: StorageNode, beat: Heartbeat) -> None:
@@ -157,3 +162,9 @@ class StorageNodes:
 
     async def _propose(self, command: Command) -> ProposalResult:
         return await self._service.propose_one(secrets.token_hex(16), command)
+
+
+def _superseded(node_id: str) -> RunSupersededError:
+    return RunSupersededError(
+        "Another process runs under this node's name since; this one holds nothing that counts.", node_id=node_id
+    )

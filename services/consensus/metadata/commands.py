@@ -276,16 +276,22 @@ def _update_node(context: ApplyContext, command: UpdateNode) -> Result:
 
 def _record_run(context: ApplyContext, command: RecordRun) -> Result:
     node, before = _node(context, command.node_id), context.runs.get(command.node_id)
-    run, is_new_incarnation, has_other_redis = next_run(before, node.node_id, command.run)
-    if is_new_incarnation or has_other_redis:
+    change = next_run(before, node.node_id, command.run)
+    run = change.run
+    if change.is_new_incarnation or change.has_other_redis:
         context.state = replace(context.state, epoch=context.state.epoch + 1)
-    if has_other_redis:
+    if change.has_other_redis:
         run = replace(run, fence=context.state.epoch)
-    if is_new_incarnation:
+    if change.is_new_incarnation:
         _put_node(context, replace(node, admitted_epoch=context.state.epoch))
     _put_run(context, node.node_id, run)
     incarnation = context.nodes[node.node_id].admitted_epoch
-    return {"incarnation": incarnation, "fence": fence_of(incarnation, run), "epoch": context.state.epoch}
+    return {
+        "incarnation": incarnation,
+        "fence": fence_of(incarnation, run),
+        "epoch": context.state.epoch,
+        "is_superseded": command.run.boot_id != run.boot_id,
+    }
 
 
 def _put_run(context: ApplyContext, node_id: str, run: RunRow | None) -> None:

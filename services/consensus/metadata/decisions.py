@@ -6,7 +6,7 @@ Nothing here looks at a table: the rows come in, the answer or a typed rejection
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.consensus.metadata.rows import FileRow, NodeRow, RunRow, TombstoneRow
@@ -19,7 +19,6 @@ from shared.errors import (
     NodeRemovedError,
     NodeReplacedError,
     PreconditionFailedError,
-    RunSupersededError,
 )
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -107,26 +106,28 @@ def fence_of(incarnation: int, run: RunRow | None) -> int:
     return incarnation if run is None else max(incarnation, run.fence)
 
 
-def next_run(before: RunRow | None, node_id: str, seen: NodeRun) -> tuple[RunRow, bool, bool]:
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """What a heartbeat changes: the row that is recorded, and what that row begins."""
+
+    run: RunRow
+    is_new_incarnation: bool = False
+    has_other_redis: bool = False
+
+
+def next_run(before: RunRow | None, node_id: str, seen: NodeRun) -> RunChange:
     """What is recorded when a node's heartbeat names the run `seen`, where `before` was recorded last.
 
     The first run of a node that has none recorded keeps its incarnation: its folder is older than disk ids are. Another run
     has the same disk only if its counter has grown: one that has not comes from a copy of the folder, or from one that was
-    rolled back, and lacks what was acknowledged since.
-
-    Returns:
-        The row, whether it begins a new incarnation, and whether the node's Redis was replaced.
-
-    Raises:
-        RunSupersededError: another run was recorded after it; definite.
+    rolled back, and lacks what was acknowledged since. A superseded run that is heard of lives beside the one that superseded
+    it: there are two folders, and the counter may have grown in both. So neither counts for what was acknowledged before.
     """
     check_stored_integer("counter", seen.counter)
     if before is None:
-        return RunRow(node_id, seen.disk_id, seen.counter, seen.boot_id, seen.redis_id, 0, ()), False, False
+        return RunChange(RunRow(node_id, seen.disk_id, seen.counter, seen.boot_id, seen.redis_id, 0, ()))
     if seen.boot_id in before.superseded:
-        raise RunSupersededError(
-            "Another process runs under this node's name since; this one holds nothing that counts.", node_id=node_id
-        )
+        return RunChange(replace(before, has_rival=True), is_new_incarnation=not before.has_rival)
     is_same_run = seen.boot_id == before.boot_id
     has_same_disk = seen.disk_id == before.disk_id and (is_same_run or seen.counter > before.counter)
     has_other_redis = seen.redis_id is not None and before.redis_id not in {None, seen.redis_id}
@@ -138,8 +139,9 @@ def next_run(before: RunRow | None, node_id: str, seen: NodeRun) -> tuple[RunRow
         boot_id=seen.boot_id,
         redis_id=seen.redis_id or before.redis_id,
         superseded=before.superseded if is_same_run else (before.boot_id, *before.superseded)[:MAX_SUPERSEDED],
+        has_rival=before.has_rival and is_same_run,
     )
-    return row, not has_same_disk or (has_other_redis and seen.is_redis_record), has_other_redis
+    return RunChange(row, not has_same_disk or (has_other_redis and seen.is_redis_record), has_other_redis)
 
 
 def check_content(content: FileContent) -> None:

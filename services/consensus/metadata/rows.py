@@ -128,6 +128,7 @@ class RunRow:
         redis_id: the last that was known.
         fence: the epoch in which the node's Redis was replaced last; 0 when it never was.
         superseded: boot ids of earlier runs, the latest first, `decisions.MAX_SUPERSEDED` at most.
+        has_rival: one of them was heard of since this run was recorded.
     """
 
     node_id: str
@@ -137,6 +138,13 @@ class RunRow:
     redis_id: str | None
     fence: int
     superseded: tuple[str, ...]
+    has_rival: bool = False
+
+    @classmethod
+    def of(cls, columns: tuple[Any, ...]) -> RunRow:
+        """The inverse of `columns`."""
+        node_id, disk_id, counter, boot_id, redis_id, fence, superseded, has_rival = columns
+        return cls(node_id, disk_id, counter, boot_id, redis_id, fence, tuple(superseded.split()), bool(has_rival))
 
     def describes(self, run: NodeRun) -> bool:
         """Whether `run` says nothing that is not recorded."""
@@ -149,7 +157,7 @@ class RunRow:
 
     def columns(self) -> tuple[Any, ...]:
         """As the table has it."""
-        return (*astuple(self)[:-1], " ".join(self.superseded))
+        return (*astuple(self)[:-2], " ".join(self.superseded), int(self.has_rival))
 
 
 class RequestRow(NamedTuple):

@@ -44,6 +44,7 @@ _RUNS: Final = """
         redis_id TEXT,
         fence INTEGER NOT NULL,
         superseded TEXT NOT NULL,
+        has_rival INTEGER NOT NULL,
         checksum INTEGER NOT NULL
     ) WITHOUT ROWID
     """
@@ -178,7 +179,7 @@ CHECKED_TABLES: Final = {
     "versions": ("version", "body"),
     "requests": ("request_id", "log_index", "term", "retain_s", "outcome"),
     "nodes": ("node_id", "url", "zone", "state", "capacity_bytes", "admitted_epoch"),
-    "runs": ("node_id", "disk_id", "counter", "boot_id", "redis_id", "fence", "superseded"),
+    "runs": ("node_id", "disk_id", "counter", "boot_id", "redis_id", "fence", "superseded", "has_rival"),
     "moments": ("lived_ms", "log_index"),
     "doomed": ("version", "next_chunk"),
     "kept": ("version",),

@@ -261,10 +261,11 @@ class Tables:
     def runs(self) -> dict[str, RunRow]:
         """The run of each storage node that was recorded last."""
         rows = self._execute(
-            "SELECT node_id, disk_id, counter, boot_id, redis_id, fence, superseded, checksum FROM runs ORDER BY node_id"
+            "SELECT node_id, disk_id, counter, boot_id, redis_id, fence, superseded, has_rival, checksum FROM runs "
+            "ORDER BY node_id"
         )
         found = (checked("runs", row) for row in rows)
-        return {row[0]: RunRow(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6].split())) for row in found}
+        return {row[0]: RunRow.of(row) for row in found}
 
     def insert_run(self, run: RunRow) -> None:
         """One of a node that has none."""
