@@ -40,12 +40,17 @@ def build_apps(data_dir: Path) -> dict[str, FastAPI]:
     storage = StorageSettings.model_validate(
         common | {"storage_mode": "disk", "advertised_url": "http://127.0.0.1:1", "zone": "documentation"}
     )
-    return {
+    services = {
         "clock": build_clock(ClockSettings.model_validate(common), registry=CollectorRegistry()),
         "consensus": build_consensus(ConsensusSettings.model_validate(common)),
         "gateway": build_gateway(GatewaySettings.model_validate(common)),
         "storage": build_storage(storage),
     }
+    operations = services["gateway"].operations
+    if operations is None:
+        raise ValueError("a gateway has an operations listener")
+    # That of the others is health alone.
+    return {**services, "gateway-operations": operations}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared.settings import ServiceSettings, load_settings
 from shared.units import KIB, MIB
-from shared.web.service_app import serve
+from shared.web.listeners import serve
 
 _BODY: Final = memoryview(os.urandom(MIB))
 _SLICE_BYTES: Final = 256 * KIB

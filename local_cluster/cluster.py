@@ -106,6 +106,10 @@ class Cluster:
         """Base URL of one process."""
         return self.plan.get(name).url
 
+    def operations_url(self, name: str) -> str:
+        """Base URL of the operations listener of one process."""
+        return self.plan.get(name).operations_url
+
     def peer(self, name: str) -> PeerAddress:
         """Address of one service for a `PeerClient`."""
         return self.plan.get(name).peer

@@ -1,6 +1,6 @@
 """Which processes make a local cluster, with which ports, folders and environment. Pure: it starts and writes nothing.
 
-The ports are those of DESIGN.md section 1, moved by the offset.
+The ports are those of DESIGN.md section 13, moved by the offset.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ _FIRST_PORT: Final = {
     Kind.CLOCK: 8301,
 }
 _FIRST_PEER_PORT: Final = 8251
+_FIRST_OPERATIONS_PORT: Final = {
+    Kind.GATEWAY: 8090,
+    Kind.STORAGE: 8181,
+    Kind.CONSENSUS: 8281,
+    Kind.CLOCK: 8381,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class ProcessSpec:
 
     Attributes:
         url: where it answers; for Redis a `redis://` URL without the password.
+        operations_url: health, metrics and administration; empty for Redis.
         ports: every port it listens on.
         environment: added to the launcher's own environment.
         private_config: text that must stand in `config_file`, mode 0600, before the start; Redis takes its password so.
@@ -71,6 +78,7 @@ class ProcessSpec:
     command: tuple[str, ...]
     url: str
     ports: tuple[int, ...]
+    operations_url: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     config_file: Path | None = None
     private_config: str = field(default="", repr=False)
@@ -79,6 +87,11 @@ class ProcessSpec:
     def peer(self) -> PeerAddress:
         """The address that signed requests are made for."""
         return PeerAddress(self.name, self.url)
+
+    @property
+    def operations_peer(self) -> PeerAddress:
+        """The address of its operations listener."""
+        return PeerAddress(self.name, self.operations_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,11 @@ def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
     ports = [
         _port(kind, number, port_offset) for kind in Kind for number in range(1, len(process_names(kind, shape)) + 1)
     ]
+    ports += [
+        first + index + port_offset
+        for kind, first in _FIRST_OPERATIONS_PORT.items()
+        for index in range(len(process_names(kind, shape)))
+    ]
     return ports + [_FIRST_PEER_PORT + index + port_offset for index in range(MEMBER_COUNT)]
 
 
@@ -177,6 +195,7 @@ def make_plan(
     for kind, environment in own.items():
         for number, name in enumerate(process_names(kind, shape), 1):
             port = _port(kind, number, port_offset)
+            operations_port = _FIRST_OPERATIONS_PORT[kind] + number - 1 + port_offset
             special = _special(layout, secrets, kind, number, port_offset)
             processes.append(
                 ProcessSpec(
@@ -184,11 +203,13 @@ def make_plan(
                     kind=kind,
                     command=(sys.executable, "-m", f"services.{kind}.main"),
                     url=_url(port),
-                    ports=(port, *_peer_ports(kind, number, port_offset)),
+                    ports=(port, *_peer_ports(kind, number, port_offset), operations_port),
+                    operations_url=_url(operations_port),
                     environment={
                         **common,
                         "TRIVET_NODE_ID": name,
                         "TRIVET_PORT": str(port),
+                        "TRIVET_OPERATIONS_PORT": str(operations_port),
                         # The file that the launcher opens for its output; the process itself rotates it.
                         "TRIVET_LOG_FILE": str(layout.log_file(name)),
                         **environment,

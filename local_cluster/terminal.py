@@ -68,6 +68,7 @@ def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     grid.add_row("API", f"{gateway}/v1/files/default/...")
     grid.add_row("Swagger UI", f"{gateway}/docs")
     grid.add_row("Cluster", f"{gateway}/v1/cluster")
+    grid.add_row("Operations", f"{cluster.operations_url('gateway-1')}/docs (health, metrics, cluster changes)")
     grid.add_row("A file in", f"curl -T README.md {gateway}/v1/files/default/README.md")
     grid.add_row("and out", f"curl {gateway}/v1/files/default/{FIRST_KEY}")
     grid.add_row("Logs, data", escape(str(cluster.layout.root)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, Self, TypeVar
+from typing import Annotated, ClassVar, Final, NoReturn, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +18,9 @@ from shared.cluster_keys import MIN_SECRET_BYTES, ClusterKeys
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
 from shared.peer_address import PeerAddress
+
+MAX_PORT: Final = 65535
+MIN_TOKEN_CHARACTERS: Final = 16
 
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the supervisor should not try again without a change."""
@@ -32,6 +35,9 @@ class ServiceSettings(BaseSettings):
         cluster_secret: one or two lines of at least 32 bytes. The first signs, all are accepted, so that it can be
             rotated. There is no default.
         host, port: where it listens.
+        operations_host, operations_port: where health, metrics and administration are; the same host, and a port
+            `OPERATIONS_DISTANCE` above, unless said otherwise.
+        metrics_token: lets other machines read /metrics; without one only this machine may.
         log_level: debug, info, warning or error.
         log_file: where the log goes instead of standard error; rotated (`telemetry.MAX_LOG_BYTES`).
         shutdown_grace_s: how long requests under way may take after SIGTERM.
@@ -39,12 +45,18 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
+    OPERATIONS_DISTANCE: ClassVar[int] = 80
+
     node_id: str
     cluster_id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
     cluster_secret: SecretStr | None = None
     cluster_secret_file: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65535)
+    operations_host: str | None = None
+    operations_port: int | None = Field(default=None, ge=1, le=65535)
+    metrics_token: SecretStr | None = None
+    metrics_token_file: Path | None = None
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     log_file: Path | None = None
     shutdown_grace_s: int = Field(default=20, ge=0)
@@ -56,7 +68,23 @@ class ServiceSettings(BaseSettings):
         except InvalidNameError as error:
             raise ValueError(f"TRIVET_NODE_ID: {error.message}") from error
         self.cluster_keys()
+        self.read_metrics_token()
+        if self.operations_address()[1] == self.port or self.operations_address()[1] > MAX_PORT:
+            raise ValueError(f"TRIVET_OPERATIONS_PORT: {self.operations_address()[1]} is the data port, or no port")
         return self
+
+    def operations_address(self) -> tuple[str, int]:
+        """Host and port of the operations listener."""
+        port = self.port + self.OPERATIONS_DISTANCE if self.operations_port is None else self.operations_port
+        return self.operations_host or self.host, port
+
+    def read_metrics_token(self) -> str | None:
+        """What a reader of /metrics from another machine shows, or None when none may.
+
+        Raises:
+            ValueError: it cannot be read, or is shorter than `MIN_TOKEN_CHARACTERS`.
+        """
+        return read_token(self.metrics_token, self.metrics_token_file, "TRIVET_METRICS_TOKEN")
 
     def cluster_keys(self) -> ClusterKeys:
         """The keys that sign and verify internal requests.
@@ -126,6 +154,18 @@ def read_secret(value: SecretStr | None, path: Path | None, name: str) -> str | 
         return path.read_text().strip()
     except OSError as error:
         raise ValueError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+def read_token(value: SecretStr | None, path: Path | None, name: str) -> str | None:
+    """A bearer token, as `read_secret`.
+
+    Raises:
+        ValueError: as `read_secret`, or it is shorter than `MIN_TOKEN_CHARACTERS`.
+    """
+    token = read_secret(value, path, name)
+    if token is not None and len(token) < MIN_TOKEN_CHARACTERS:
+        raise ValueError(f"{name} has fewer than {MIN_TOKEN_CHARACTERS} characters")
+    return token
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

@@ -19,14 +19,16 @@ from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.host_clock import HostClock, SystemHostClock
 from shared.timekeeping.time_metrics import TimeMetrics
-from shared.web.service_app import create_app, serve
+from shared.web.listeners import serve
+from shared.web.operations import add_operations
+from shared.web.service_app import ServiceApp, create_app
 
 DESCRIPTION = "Turns several NTP servers into one time with an error bound, and falls back to logical time."
 
 
 def build_app(
     settings: ClockSettings, host: HostClock | None = None, registry: CollectorRegistry = REGISTRY
-) -> FastAPI:
+) -> ServiceApp:
     """The application of one clock service; everything is opened and closed by its lifespan.
 
     It is ready from the start: without any NTP server it serves logical time and says so.
@@ -50,10 +52,10 @@ def build_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         readiness=list,
-        degradations=clock.reasons,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
     )
     app.include_router(create_router(clock))
+    add_operations(app, readiness=list, degradations=clock.reasons, metrics_token=settings.read_metrics_token())
     return app
 
 

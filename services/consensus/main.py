@@ -53,7 +53,9 @@ from shared.private_process import make_process_private
 from shared.settings import EXIT_CONFIGURATION, load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
-from shared.web.service_app import create_app, serve
+from shared.web.listeners import serve
+from shared.web.operations import add_operations
+from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
 
@@ -305,7 +307,7 @@ def _end_process(folder: Path, error: BaseException) -> None:
     os._exit(EXIT_NOT_DURABLE)
 
 
-def build_app(settings: ConsensusSettings) -> FastAPI:
+def build_app(settings: ConsensusSettings) -> ServiceApp:
     """The application of one member; it opens its files when it starts."""
     process = MemberProcess(settings)
     app = create_app(
@@ -316,6 +318,7 @@ def build_app(settings: ConsensusSettings) -> FastAPI:
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
     )
     app.include_router(create_router(process))
+    add_operations(app, readiness=process.readiness, metrics_token=settings.read_metrics_token())
     return app
 
 

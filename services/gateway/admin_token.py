@@ -1,4 +1,4 @@
-"""Who may change the cluster through the public port: the holder of the admin token, which has no default."""
+"""Who may change the cluster through a gateway's operations port: the holder of the admin token, which has no default."""
 
 from __future__ import annotations
 

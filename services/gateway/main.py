@@ -45,7 +45,9 @@ from shared.private_process import make_process_private
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
-from shared.web.service_app import create_app, serve
+from shared.web.listeners import serve
+from shared.web.operations import add_operations
+from shared.web.service_app import ServiceApp, create_app
 
 METADATA_CONNECTIONS: Final = 16
 
@@ -175,7 +177,7 @@ def assemble(
     return services, watch, GatewayMetrics(budget, slots, health, repair)
 
 
-def build_app(settings: GatewaySettings) -> FastAPI:
+def build_app(settings: GatewaySettings) -> ServiceApp:
     """The application of one gateway; it opens its clients when it starts."""
     gateway = Gateway(settings)
     app = create_app(
@@ -183,7 +185,6 @@ def build_app(settings: GatewaySettings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=gateway.running,
         readiness=gateway.readiness,
-        degradations=gateway.degradations,
         verifier=None,
         named_below=(FILES_PREFIX, BUCKETS_PREFIX),
     )
@@ -192,8 +193,18 @@ def build_app(settings: GatewaySettings) -> FastAPI:
     for make in (files.create_router, buckets.create_router, cluster.create_router, cluster.create_time_router):
         app.include_router(make(gateway))
     app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
-    install_problems(app, security_schemes=cluster.ADMIN_SCHEME)
+    install_problems(app)
     app.add_middleware(WebOrigins, rules=settings.origin_rules())
+    operations = add_operations(
+        app,
+        readiness=gateway.readiness,
+        degradations=gateway.degradations,
+        metrics_token=settings.read_metrics_token(),
+    )
+    for make in (cluster.create_router, cluster.create_admin_router):
+        operations.include_router(make(gateway))
+    install_problems(operations, security_schemes=cluster.ADMIN_SCHEME)
+    operations.add_middleware(NoCache)
     app.add_middleware(NoCache)
     app.add_middleware(EarlyRefusal)
     return app

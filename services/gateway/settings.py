@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
-from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_secret
+from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_token
 from shared.units import KIB, MIB
 
 FIRST_RESERVATION_BYTES: Final = 64 * KIB
@@ -73,6 +73,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
+    OPERATIONS_DISTANCE: ClassVar[int] = 10
+
     port: int = Field(default=8080, ge=1, le=65535)
     consensus_urls: PeerList = Field(min_length=1)
     clock_urls: PeerList = Field(default_factory=list)
@@ -124,9 +126,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         """The admin token, or None when there is none.
 
         Raises:
-            ValueError: it cannot be read, or is shorter than 16 characters.
+            ValueError: it cannot be read, or is too short.
         """
-        token = read_secret(self.admin_token, self.admin_token_file, "TRIVET_ADMIN_TOKEN")
-        if token is not None and len(token) < 16:
-            raise ValueError("TRIVET_ADMIN_TOKEN has fewer than 16 characters")
-        return token
+        return read_token(self.admin_token, self.admin_token_file, "TRIVET_ADMIN_TOKEN")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from fastapi import FastAPI
 
 from services.storage.api import build_router
 from services.storage.disk.tier import prepare_folder
@@ -24,7 +23,9 @@ from shared.peer_calls.request_signing import RequestVerifier
 from shared.private_process import make_process_private
 from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
-from shared.web.service_app import create_app, serve
+from shared.web.listeners import serve
+from shared.web.operations import add_operations
+from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def main() -> None:
     serve(build_app(settings), settings, has_wide_send_buffers=True)
 
 
-def build_app(settings: StorageSettings) -> FastAPI:
+def build_app(settings: StorageSettings) -> ServiceApp:
     """The application of one node, which it opens when it starts. The data folder is there."""
     metrics = StorageMetrics()
     node = StorageService(settings, metrics)
@@ -52,12 +53,17 @@ def build_app(settings: StorageSettings) -> FastAPI:
         description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
         lifespan=node.lifespan,
         readiness=node.readiness,
-        degradations=node.store.degradations,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=settings.max_chunk_bytes,
         fast_path=lambda app: FastPath(QueryAdmission(app, store=node.store), store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))
+    add_operations(
+        app,
+        readiness=node.readiness,
+        degradations=node.store.degradations,
+        metrics_token=settings.read_metrics_token(),
+    )
     return app
 
 

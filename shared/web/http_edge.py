@@ -122,13 +122,17 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.client is not None:
             send_unpaced(transport.get_extra_info("socket"), self.client[0])
         self.idle_since_s = self.loop.time()
-        surplus = len(self.connections) - max_connections()
+        surplus = len(self.connections) - self.connection_limit()
         if surplus <= 0 or self._take_idle_place():
             self._arm(HEADER_TIMEOUT_S)
         elif surplus > MAX_LINGERING:
             transport.abort()
         else:
             self._refuse(503, "Overloaded", "Too many connections are open")
+
+    def connection_limit(self) -> int:
+        """How many connections this listener may have."""
+        return max_connections()
 
     def _take_idle_place(self) -> bool:
         """Close the connection that has been idle for longest, if there is one: a probe must get in while others only wait."""

@@ -1,4 +1,4 @@
-"""How every service becomes a web application: problem documents, health, metrics, docs from package assets, signatures.
+"""How every service becomes a web application: problem documents, health, docs from package assets, signatures.
 
 The order around a request: edge guard (sizes and time, `shared.web.http_edge`) -> `_InternalOnly` (signature, body limit) ->
 metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 9457 problem document.
@@ -6,17 +6,12 @@ metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 945
 
 from __future__ import annotations
 
-import logging
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
-import uvicorn
 from blake3 import blake3
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,10 +33,8 @@ from shared.errors import (
     TrivetError,
 )
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestVerifier
-from shared.settings import ServiceSettings
 from shared.units import MIB
-from shared.web.descriptors import raise_descriptor_limit
-from shared.web.http_edge import GuardedHttpProtocol, problem_of_status
+from shared.web.http_edge import problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
@@ -58,6 +51,8 @@ VERSION: Final = "0.2.0"
 OPEN_PATHS: Final = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json", "/docs-assets/")
 """What an internal port answers without a signature: probes and the description of the API. No data, no settings."""
 
+ALIVE: Final = {"status": "alive"}
+
 DOCS_POLICY: Final = (
     "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src blob:; "
@@ -66,9 +61,7 @@ DOCS_POLICY: Final = (
 """Nobody else is asked by our pages. ReDoc has a logo of its maker's in its code, which the browser must not fetch; the
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
 
-KEEP_ALIVE_S: Final = 75
 _PASSED_ON: Final = "trivet.passed_on"
-_SEND_BUFFER_BYTES: Final = MIB
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 
 
@@ -78,23 +71,21 @@ def create_app(
     description: str,
     lifespan: Lifespan,
     readiness: Readiness,
-    degradations: Readiness = list,
     verifier: RequestVerifier | None,
     max_body_bytes: int = 8 * MIB,
     fast_path: Callable[[ASGIApp], ASGIApp] | None = None,
     named_below: tuple[bytes, ...] = (),
-) -> FastAPI:
-    """A FastAPI application with everything that the services have in common.
+) -> ServiceApp:
+    """The application of a service's data port, with everything that the services have in common.
 
     Args:
-        readiness: asked by /readyz.
-        degradations: asked by /readyz when ready: what the service has to do without. No settings, no data.
+        readiness: asked by /readyz, which says no more than whether there is a reason.
         verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
         max_body_bytes: of internal requests; the gateway bounds its own bodies.
         fast_path: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
         named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
     """
-    app = _Service(
+    app = ServiceApp(
         title=title,
         description=description,
         version=VERSION,
@@ -104,13 +95,11 @@ def create_app(
         openapi_url="/openapi.json",
     )
     app.state.is_started = False
-    _add_error_handlers(app)
-    _add_health(app, readiness, degradations)
-    _add_docs(app, title)
+    add_error_handlers(app)
+    _add_health(app, readiness)
+    add_docs(app)
     # A registry per process is what one service has; tests that make several apps get the metrics of all of them.
-    Instrumentator(excluded_handlers=["/healthz", "/readyz", "/metrics"]).instrument(app).expose(
-        app, include_in_schema=False
-    )
+    Instrumentator(excluded_handlers=["/healthz", "/readyz"]).instrument(app)
     app.add_middleware(HeadAsGet, routes=app)
     front: ASGIApp = app.answer
     if fast_path is not None:
@@ -120,52 +109,6 @@ def create_app(
         front = _InternalOnly(front, verifier=verifier, max_body_bytes=max_body_bytes)
     app.front = RawPaths(front, decoded_prefixes=named_below)
     return app
-
-
-def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
-    """Run `app` until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`.
-
-    Args:
-        has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
-            ports that peers call: every connection may cost that much memory of the kernel.
-    """
-    raise_descriptor_limit()
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=GuardedHttpProtocol,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(config)
-    try:
-        server.run(sockets=[_wide_listener(config)] if has_wide_send_buffers else None)
-    except KeyboardInterrupt:
-        return
-    if not server.started:
-        sys.exit(1)
-
-
-def _wide_listener(config: uvicorn.Config) -> socket.socket:
-    """A bound socket whose connections inherit a wide send buffer, where the kernel allows one; it listens later."""
-    listener = config.bind_socket()
-    try:
-        allowed_bytes = int(Path("/proc/sys/net/core/wmem_max").read_text())
-    except (OSError, ValueError):
-        return listener
-    # A size once set is never grown by the kernel again, so less than wanted would be a loss.
-    if allowed_bytes >= _SEND_BUFFER_BYTES:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    return listener
 
 
 def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
@@ -188,42 +131,41 @@ def _with_health(lifespan: Lifespan) -> Lifespan:
     return wrapped
 
 
-def _add_health(app: FastAPI, readiness: Readiness, degradations: Readiness) -> None:
-    @app.get("/healthz", tags=["health"], summary="Is the process alive?", responses=_json_example({"status": "alive"}))
+def _add_health(app: FastAPI, readiness: Readiness) -> None:
+    """One word each: whoever reaches the data port learns whether it serves, and no facts (`shared.web.operations` has them)."""
+
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?", responses=json_example(ALIVE))
     async def healthz() -> dict[str, str]:
-        """It answers, whatever it can or cannot do. For liveness probes."""
-        return {"status": "alive"}
+        """It answers, whatever it can or cannot do."""
+        return ALIVE
 
     @app.get(
         "/readyz",
         tags=["health"],
-        summary="Can it serve, and if not, why?",
-        responses={
-            **_json_example({"status": "ready", "degraded": ["clock: LOGICAL"]}),
-            503: {"description": "Not now; `reasons` says why."},
-        },
+        summary="Can it serve?",
+        responses={**json_example({"status": "ready"}), 503: {"description": "Not now; the operations port says why."}},
     )
-    async def readyz() -> dict[str, str | list[str]]:
-        """`degraded` names what it has to do without, if anything. For readiness probes."""
-        reasons = readiness() if app.state.is_started else ["starting"]
-        if reasons:
-            raise NotReadyError("; ".join(reasons), reasons=reasons)
-        degraded = degradations()
-        return {"status": "ready", "degraded": degraded} if degraded else {"status": "ready"}
+    async def readyz() -> dict[str, str]:
+        """For load balancers and peers. Why not, and what is degraded, is said on the operations port."""
+        if not app.state.is_started or readiness():
+            raise NotReadyError("This service cannot serve now.")
+        return {"status": "ready"}
 
 
-def _json_example(value: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+def json_example(value: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """A description of the answer 200 by an example."""
     return {200: {"content": {"application/json": {"example": value}}}}
 
 
-def _add_docs(app: FastAPI, title: str) -> None:
+def add_docs(app: FastAPI) -> None:
+    """Swagger UI and ReDoc from package assets."""
     app.mount("/docs-assets", StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     async def swagger_ui() -> HTMLResponse:
         page = get_swagger_ui_html(
             openapi_url="/openapi.json",
-            title=f"{title}: API",
+            title=f"{app.title}: API",
             swagger_js_url="/docs-assets/swagger-ui-bundle.js",
             swagger_css_url="/docs-assets/swagger-ui.css",
             swagger_favicon_url="/docs-assets/favicon.png",
@@ -235,7 +177,7 @@ def _add_docs(app: FastAPI, title: str) -> None:
     async def redoc() -> HTMLResponse:
         page = get_redoc_html(
             openapi_url="/openapi.json",
-            title=f"{title}: API",
+            title=f"{app.title}: API",
             redoc_js_url="/docs-assets/redoc.standalone.js",
             redoc_favicon_url="/docs-assets/favicon.png",
             with_google_fonts=False,
@@ -244,7 +186,9 @@ def _add_docs(app: FastAPI, title: str) -> None:
         return page
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer whatever a route raises with a problem document."""
+
     @app.exception_handler(TrivetError)
     async def on_trivet_error(request: Request, error: TrivetError) -> Response:
         return problem_response(error, request.url.path)
@@ -281,12 +225,15 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem_response(InternalError("A defect of ours; it has been logged."), request.url.path)
 
 
-class _Service(FastAPI):
+class ServiceApp(FastAPI):
     """FastAPI behind what answers before it: its own outermost layers cost as much as a small chunk on the fast path."""
 
     front: ASGIApp | None = None
+    operations: FastAPI | None = None
+    """What the operations listener serves; see `shared.web.operations`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI."""
         if scope["type"] != "http" or self.front is None:
             await self.answer(scope, receive, send)
             return

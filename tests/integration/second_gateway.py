@@ -52,7 +52,12 @@ class SecondGateway:
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)
         self._command = [sys.executable, *program] if program else spec.command
-        own = {"TRIVET_NODE_ID": "gateway-2", "TRIVET_PORT": str(port), "TRIVET_LOG_FILE": str(log_file)}
+        own = {
+            "TRIVET_NODE_ID": "gateway-2",
+            "TRIVET_PORT": str(port),
+            "TRIVET_OPERATIONS_PORT": str(_free_port()),
+            "TRIVET_LOG_FILE": str(log_file),
+        }
         self._environment = {**spec.environment, **own, **(environment or {})}
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None

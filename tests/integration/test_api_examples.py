@@ -18,6 +18,7 @@ FENCE = re.compile(r"^```(sh|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 def test_every_example_of_the_page_works(cluster, tmp_path, monkeypatch) -> None:
     """Shell blocks end well and print what the block after them shows; Python blocks hold what they assert."""
     monkeypatch.setenv("TRIVET", cluster.gateway_url)
+    monkeypatch.setenv("OPERATIONS", cluster.operations_url("gateway-1"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     names: dict[str, Any] = {}
     printed: str | None = None

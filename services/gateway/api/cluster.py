@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import structlog
 from fastapi import APIRouter, Request, Response
 
+from services.gateway.admin_token import AdminToken
 from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted, NodeDraining, TimeNow
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import json_body, refuse_query
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import query_values
 from shared.contracts.cluster import NodeState
-from shared.errors import InvalidRequestError
+from shared.errors import InvalidRequestError, TrivetError
+
+logger = structlog.get_logger(__name__)
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -24,6 +28,13 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
         refuse_query(request)
         return ClusterInfo.of(*await gateway.services.admin.cluster())
+
+    return router
+
+
+def create_admin_router(gateway: RunningGateway) -> APIRouter:
+    """Cluster changes over one gateway; for its operations listener only."""
+    router = APIRouter(prefix="/v1", tags=["cluster"])
 
     @router.post(
         "/cluster/nodes",
@@ -39,7 +50,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs the admin token."""
         services = gateway.services
-        services.admin_token.require(request.headers.get("authorization"))
+        _require_admin(services.admin_token, request)
         refuse_query(request)
         admission = await json_body(request, NodeAdmission)
         created = await services.admin.admit(admission.id)
@@ -57,7 +68,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def remove_node(request: Request, node_id: str) -> Response | NodeDraining:
         """The first call drains; once the node is empty, a call removes it. Repeat until 204. Needs the admin token."""
         services = gateway.services
-        services.admin_token.require(request.headers.get("authorization"))
+        _require_admin(services.admin_token, request)
         lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
         if lost not in {"true", "false"}:
             raise InvalidRequestError("lost is true or false.", parameter="lost")
@@ -80,6 +91,18 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
         return TimeNow.of(gateway.services.clock.stamp())
 
     return router
+
+
+def _require_admin(token: AdminToken, request: Request) -> None:
+    """Raise what `AdminToken.require` raises. Every refusal is logged: somebody guesses, or has an old token."""
+    try:
+        token.require(request.headers.get("authorization"))
+    except TrivetError as error:
+        client = None if request.client is None else request.client.host
+        logger.warning(
+            "a cluster change was refused", client=client, method=request.method, path=request.url.path, code=error.code
+        )
+        raise
 
 
 _ADMIN: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}

@@ -186,7 +186,7 @@ def problems(*statuses: int, about: Subject) -> Responses:
     }
 
 
-def install(app: FastAPI, *, security_schemes: dict[str, Any]) -> None:
+def install(app: FastAPI, *, security_schemes: dict[str, Any] | None = None) -> None:
     """Answer errors with the headers of RFC 9110, and describe them in OpenAPI as they are."""
 
     @app.exception_handler(TrivetError)

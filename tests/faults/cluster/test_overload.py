@@ -57,7 +57,7 @@ async def test_o5_many_large_uploads_stay_within_the_budget(make_trial, seed) ->
     trial = make_trial()
     draw = random.Random(seed)
     bodies = [draw.randbytes(UPLOAD_BYTES) for _ in range(4)]
-    url = trial.cluster.url(GATEWAYS[0])
+    url, operations_url = trial.cluster.url(GATEWAYS[0]), trial.cluster.operations_url(GATEWAYS[0])
     process = psutil.Process(trial.cluster.pids()[GATEWAYS[0]])
     peak: Counter[str] = Counter()
     refused: Counter[str] = Counter()
@@ -81,7 +81,7 @@ async def test_o5_many_large_uploads_stay_within_the_budget(make_trial, seed) ->
 
         async def watch() -> None:
             while True:
-                async with session.get(f"{url}/metrics") as answer:
+                async with session.get(f"{operations_url}/metrics") as answer:
                     found = re.search(r"^trivet_gateway_inflight_bytes (\S+)", await answer.text(), re.MULTILINE)
                 assert found is not None
                 peak["in flight"] = max(peak["in flight"], int(float(found[1])))

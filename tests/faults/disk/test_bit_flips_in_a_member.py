@@ -131,7 +131,7 @@ class FlipStage:
     async def _is_out_of_service(self, victim: int) -> bool:
         """It says that it must be replaced, and takes no part."""
         try:
-            answer = await asyncio.to_thread(httpx.get, f"{self._members.addresses[victim].url}/readyz", timeout=5)
+            answer = await asyncio.to_thread(httpx.get, f"{self._members.operations(victim).url}/readyz", timeout=5)
         except httpx.TransportError:
             return False
         return any("new id" in reason or "rebuild" in reason for reason in answer.json().get("reasons", []))

@@ -48,7 +48,7 @@ class Ward:
         return any("slow" in reason for reason in self._readiness().get("degraded", []))
 
     def _readiness(self) -> dict[str, list[str]]:
-        return httpx.get(f"{self.cluster.url(_SICK)}/readyz", timeout=10).json()
+        return httpx.get(f"{self.cluster.operations_url(_SICK)}/readyz", timeout=10).json()
 
 
 @pytest.fixture(scope="module")

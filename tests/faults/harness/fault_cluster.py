@@ -112,7 +112,7 @@ class FaultCluster(Cluster):
         if spec.kind is Kind.REDIS:
             config = spec.private_config.replace(f"port {spec.ports[0]}\n", f"port {ports[0]}\n")
             return replace(spec, ports=ports, private_config=config)
-        environment = {**spec.environment, "TRIVET_PORT": str(ports[0])}
+        environment = {**spec.environment, "TRIVET_PORT": str(ports[0]), "TRIVET_OPERATIONS_PORT": str(ports[-1])}
         if spec.kind is Kind.CONSENSUS:
             environment["TRIVET_PEER_PORT"] = str(ports[1])
         command = spec.command

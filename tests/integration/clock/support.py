@@ -40,6 +40,7 @@ class ClockProcess:
     def __init__(self, folder: Path, name: str = "clock-1", prefix: tuple[str, ...] = (), **settings: object) -> None:
         self.name = name
         self.port = free_port()
+        self.operations_port = free_port()
         self.peer = PeerAddress(name, f"http://127.0.0.1:{self.port}")
         self._folder = folder
         self._prefix = prefix
@@ -77,6 +78,7 @@ class ClockProcess:
             "TRIVET_CLUSTER_ID": "clock-test-cluster",
             "TRIVET_CLUSTER_SECRET": SECRET,
             "TRIVET_PORT": str(self.port),
+            "TRIVET_OPERATIONS_PORT": str(self.operations_port),
             "TRIVET_DATA_DIR": str(self._folder / self.name),
             "TRIVET_HOST_CHRONY": "false",
         }
@@ -101,6 +103,10 @@ class ClockProcess:
     def get(self, path: str) -> httpx.Response:
         """An unsigned request."""
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
+
+    def operations(self, path: str) -> httpx.Response:
+        """A request to the operations listener."""
+        return httpx.get(f"http://127.0.0.1:{self.operations_port}{path}", timeout=5, trust_env=False)
 
     async def report(self, client: PeerClient) -> TimeReport:
         """GET /v1/time, signed."""

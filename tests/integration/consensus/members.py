@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import msgpack
 
+from services.consensus.settings import ConsensusSettings
 from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.base import WireModel
@@ -191,6 +192,11 @@ class Members:
     @property
     def keys(self) -> ClusterKeys:
         return ClusterKeys.parse(self._secret)
+
+    def operations(self, number: int) -> PeerAddress:
+        """Its operations listener, which tells why it is not ready."""
+        port = self._http_ports[number] + ConsensusSettings.OPERATIONS_DISTANCE
+        return PeerAddress(self.addresses[number].id, f"http://127.0.0.1:{port}")
 
     async def start_spare(self) -> AddMemberRequest:
         """One more process with an empty folder and a new id, behind a proxy, and the request that adds it."""

@@ -286,7 +286,8 @@ def test_b12_json_is_bounded_in_depth_and_size(cluster, body, expected) -> None:
     head = f"POST /v1/cluster/nodes HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {cluster.admin_token}\r\n"
     with cheap_for(cluster):
         answer = send_raw(
-            cluster.gateway_url, f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+            cluster.operations_url("gateway-1"),
+            f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body,
         )
     assert status(answer) == expected
 

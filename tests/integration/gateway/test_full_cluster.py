@@ -35,16 +35,17 @@ def small(tmp_path, free_port_offset) -> Iterator[Cluster]:
 def test_readiness_says_full_when_every_write_would_be_507(small, seed) -> None:
     """200 all the same, because reads and deletions go on; and `used_bytes` is what the nodes measured."""
     chance = random.Random(seed)
+    ready_url = f"{small.operations_url('gateway-1')}/readyz"
     with httpx.Client(base_url=small.gateway_url, timeout=30, trust_env=False) as gateway:
-        assert "degraded" not in gateway.get("/readyz").json()
+        assert "degraded" not in httpx.get(ready_url, trust_env=False, timeout=30).json()
         written, status = 0, 201
         while status == 201:
             status = gateway.put(f"/v1/files/default/{written}", content=chance.randbytes(MIB)).status_code
             written += 1
             assert written <= CAPACITY_BYTES // MIB, "never full"
         assert status == 507
-        block_until(lambda: "full" in gateway.get("/readyz").text, "readiness that says full")
-        ready = gateway.get("/readyz")
+        block_until(lambda: "full" in httpx.get(ready_url, trust_env=False, timeout=30).text, "readiness that says full")
+        ready = httpx.get(ready_url, trust_env=False, timeout=30)
         assert ready.status_code == 200
         assert ready.json()["degraded"][0].startswith("full: ")
         nodes = gateway.get("/v1/cluster").json()["nodes"]

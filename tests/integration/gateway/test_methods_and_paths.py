@@ -10,7 +10,7 @@ from tests.integration.gateway.test_bad_input import send_raw, status
 pytestmark = pytest.mark.cluster
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND")
-OTHERS = {"/docs": {"get"}, "/redoc": {"get"}, "/openapi.json": {"get"}, "/metrics": {"get"}}
+OTHERS = {"/docs": {"get"}, "/redoc": {"get"}, "/openapi.json": {"get"}}
 NAMES = {"{bucket}": "default", "{key}": "no-such-key", "{node_id}": "storage-99"}
 
 
@@ -102,7 +102,7 @@ def test_admin_calls_cannot_be_reached_by_another_spelling(cluster, gateway) -> 
         "/v1/cluster/nodes%2Fstorage-98",
     ):
         request = f"DELETE {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{authorization}\r\nconnection: close\r\n\r\n"
-        answer = send_raw(cluster.gateway_url, request.encode())
+        answer = send_raw(cluster.operations_url("gateway-1"), request.encode())
         assert status(answer) == 404, answer
         assert b'"not_found"' in answer
 

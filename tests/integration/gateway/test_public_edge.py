@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import socket
+import uuid
 from collections.abc import Iterator
 
 import httpx
@@ -167,16 +168,43 @@ def test_a_body_that_differs_from_its_digest_is_not_stored(bucket, gateway) -> N
     assert gateway.get(url).content == b"old"
 
 
-def test_cluster_changes_need_the_admin_token(cluster, gateway) -> None:
+def test_cluster_changes_need_the_admin_token(cluster) -> None:
     """401 without it; with it a node is admitted and, as it never dialled in, removed."""
     token = cluster.admin_token
-    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
-    assert gateway.delete("/v1/cluster/nodes/storage-1").status_code == 401
+    operations = httpx.Client(base_url=cluster.operations_url("gateway-1"), trust_env=False, timeout=30)
+    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
+    assert operations.delete("/v1/cluster/nodes/storage-1").status_code == 401
     headers = {"authorization": f"Bearer {token}"}
-    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
-    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
-    assert gateway.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
-    assert gateway.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
-    assert gateway.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
-    assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
-    assert gateway.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404
+    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
+    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
+    assert operations.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
+    assert operations.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
+    assert operations.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
+    assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
+    assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404
+
+
+def test_cluster_changes_are_not_on_the_public_port(cluster, gateway) -> None:
+    """With the right token even: there is nothing at that path."""
+    headers = {"authorization": f"Bearer {cluster.admin_token}"}
+    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 404
+    assert gateway.delete("/v1/cluster/nodes/storage-1", headers=headers).status_code == 404
+    assert {node["id"] for node in gateway.get("/v1/cluster").json()["nodes"]} >= {
+        "storage-1",
+        "storage-2",
+        "storage-3",
+    }
+
+
+def test_a_refused_cluster_change_is_logged(cluster) -> None:
+    """With its sender, so that guessing shows; never with what was sent as a token."""
+    guess = f"guess-{uuid.uuid4().hex}"
+    url = f"{cluster.operations_url('gateway-1')}/v1/cluster/nodes/storage-77"
+    answer = httpx.delete(url, headers={"authorization": f"Bearer {guess}"}, trust_env=False, timeout=30)
+    assert answer.status_code == 401
+    log = cluster.layout.log_file("gateway-1").read_text()
+    lines = [json.loads(line) for line in log.splitlines() if "storage-77" in line]
+    assert [(line["event"], line["client"], line["code"]) for line in lines] == [
+        ("a cluster change was refused", "127.0.0.1", "unauthenticated")
+    ]
+    assert guess not in log

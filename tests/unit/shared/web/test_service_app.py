@@ -11,13 +11,14 @@ import pytest
 from blake3 import blake3
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.routing import APIRoute
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 from pydantic import BaseModel
 
 from shared.cluster_keys import ClusterKeys
 from shared.errors import QuorumNotReachedError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier
-from shared.web.service_app import create_app
+from shared.web.operations import add_operations
+from shared.web.service_app import ServiceApp, create_app
 
 KEYS = ClusterKeys.parse("k" * 32)
 LIMIT_BYTES = 1000
@@ -34,7 +35,7 @@ async def no_lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def make_app(reasons: list[str], *, is_internal: bool) -> FastAPI:
+def make_app(reasons: list[str], *, is_internal: bool) -> ServiceApp:
     """An application with a few routes, as a service would make it."""
     app = create_app(
         title="Test",
@@ -151,15 +152,19 @@ def test_malformed_json_is_a_400(public, body) -> None:
 
 
 def test_health_says_alive_while_readiness_says_why_not(serve_app) -> None:
-    """Liveness must not depend on others, or a cluster would restart itself to death."""
+    """Liveness must not depend on others, or a cluster would restart itself to death. Why not is for operators only."""
     reasons = ["no leader", "no clock"]
-    url = serve_app(make_app(reasons, is_internal=True))
-    assert get(f"{url}/healthz").json() == {"status": "alive"}
-    answer = get(f"{url}/readyz")
+    app = make_app(reasons, is_internal=True)
+    url, operations = serve_app(app), serve_app(add_operations(app, readiness=lambda: reasons, metrics_token=None))
+    assert get(f"{url}/healthz").json() == get(f"{operations}/healthz").json() == {"status": "alive"}
+    answer = get(f"{operations}/readyz")
     assert answer.status_code == 503
     assert answer.json()["reasons"] == reasons
+    answer = get(f"{url}/readyz")
+    assert answer.status_code == 503
+    assert "leader" not in answer.text
     reasons.clear()
-    assert get(f"{url}/readyz").json() == {"status": "ready"}
+    assert get(f"{url}/readyz").json() == get(f"{operations}/readyz").json() == {"status": "ready"}
 
 
 def test_every_internal_route_refuses_a_request_without_a_signature(serve_app) -> None:
@@ -236,6 +241,7 @@ def test_metrics_count_requests_by_route_and_not_by_path(fresh_metrics, public) 
     """A label per file name would grow without bound."""
     get(f"{public}/v1/quorum")
     get(f"{public}/some/unknown/path")
-    text = get(f"{public}/metrics").text
+    assert get(f"{public}/metrics").status_code == 404
+    text = generate_latest().decode()
     assert 'handler="/v1/quorum"' in text
     assert "some/unknown" not in text

@@ -1,0 +1,115 @@
+"""Runs the two listeners of a service in one event loop: data, and operations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shared.settings import ServiceSettings
+from shared.units import MIB
+from shared.web.descriptors import raise_descriptor_limit
+from shared.web.http_edge import GuardedHttpProtocol
+from shared.web.operations import OperationsProtocol
+from shared.web.service_app import ServiceApp
+
+KEEP_ALIVE_S: Final = 75
+_SEND_BUFFER_BYTES: Final = MIB
+
+
+def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
+    """Run `app` and its operations listener until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`.
+
+    The operations listener is there before the service starts, and until it has stopped.
+
+    Args:
+        has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
+            ports that peers call: every connection may cost that much memory of the kernel.
+    """
+    raise_descriptor_limit()
+    common: dict[str, Any] = {
+        "loop": "uvloop",
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+    }
+    data = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=GuardedHttpProtocol,
+        lifespan="on",
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        **common,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server, sockets = uvicorn.Server(data), [_wide_listener(data)] if has_wide_send_buffers else None
+    if isinstance(app, ServiceApp) and app.operations is not None:
+        host, port = settings.operations_address()
+        # It has no lifespan of its own, and nothing on it is worth waiting for at the end.
+        operations = uvicorn.Config(
+            app.operations,
+            host=host,
+            port=port,
+            http=OperationsProtocol,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            **common,
+        )
+        server = _PairedServer(data, _Companion(operations), operations.bind_socket())
+    try:
+        server.run(sockets=sockets)
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        sys.exit(1)
+
+
+class _Companion(uvicorn.Server):
+    """A server that leaves the signals to the one that it accompanies."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class _PairedServer(uvicorn.Server):
+    """A server, and a companion that starts before it and stops after it."""
+
+    def __init__(self, config: uvicorn.Config, companion: _Companion, companion_socket: socket.socket) -> None:
+        super().__init__(config)
+        self._companion = companion
+        self._companion_socket = companion_socket
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both, until this one is told to stop."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._companion.serve(sockets=[self._companion_socket]))
+            try:
+                await super().serve(sockets)
+            finally:
+                self._companion.should_exit = True
+
+
+def _wide_listener(config: uvicorn.Config) -> socket.socket:
+    """A bound socket whose connections inherit a wide send buffer, where the kernel allows one; it listens later."""
+    listener = config.bind_socket()
+    try:
+        allowed_bytes = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    except (OSError, ValueError):
+        return listener
+    # A size once set is never grown by the kernel again, so less than wanted would be a loss.
+    if allowed_bytes >= _SEND_BUFFER_BYTES:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return listener
