@@ -9,7 +9,14 @@ UV_VERSION := 0.13.9
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@echo "Start with: make run"
+	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables\n'
+	@printf '  %-24s %s\n' \
+	    'PYTHON=python3' 'which Python makes .venv; 3.11 or newer' \
+	    'TRIVET_LOCAL_DIR=.local' 'where a cluster keeps its data, logs and secrets' \
+	    'TRIVET_PORT_OFFSET=0' 'added to every port, so that two clusters can stand side by side' \
+	    'WORKERS=2' 'how many tests run at once'
 
 UV_INSTALLED := $(VENV)/.uv-$(UV_VERSION)
 $(UV_INSTALLED):
@@ -21,10 +28,12 @@ $(UV_INSTALLED):
 	@touch $@
 
 $(VENV)/.installed: $(UV_INSTALLED) uv.lock pyproject.toml
-	@echo "Installing what uv.lock names"
+	@echo "Installing what uv.lock names (up to a minute the first time)"
 	@# Compiled once here: nine processes that start together would each compile all they import, 1 s of CPU apiece.
-	@$(BIN)/uv sync --locked --quiet --inexact --compile-bytecode
+	@$(BIN)/uv sync --locked --inexact --compile-bytecode
 	@touch $@
+
+##@ Run a cluster
 
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with exactly what is locked
@@ -48,6 +57,8 @@ status: install ## Show which process runs where
 .PHONY: secrets
 secrets: install ## Make the secrets for docker compose and Kubernetes, once
 	@$(BIN)/python -m local_cluster secrets
+
+##@ Check and test
 
 .PHONY: check
 check: lint types imports tidy ## Everything that is checked without running the product: lint, types, imports, tidy, manifests
@@ -82,10 +93,35 @@ WORKERS ?= 2
 test: install ## Unit, contract, simulation and integration tests against real processes
 	$(BIN)/python -m pytest -m "not slow and not faults" -n $(WORKERS) --dist loadfile
 
+.PHONY: test-slow
+test-slow: install ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-mutants
+test-mutants: install ## Put wrong changes into a copy of the code, one at a time: the test that must notice each does
+	@$(BIN)/python -m tests.mutation --jobs $(WORKERS) $(MUTANTS)
+
+.PHONY: test-faults
+test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
+	@$(BIN)/python -m tests.faults.tools.needs
+	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
+
+SEEDS ?= 50000
+.PHONY: simulate
+simulate: install ## Live SEEDS random lives of the consensus engine (or one: SEED=7)
+	@$(BIN)/python -m tests.simulation.many_lives --seeds $(if $(SEED),$(SEED),0:$(SEEDS))
+
+HOURS ?= 1
+.PHONY: chaos
+chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation
+	@$(BIN)/python -m tests.faults.chaos --hours $(HOURS)
+
 .PHONY: format
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+##@ Files made from others
 
 .PHONY: openapi
 openapi: install ## Write docs/openapi/ from the code of the services
@@ -95,6 +131,8 @@ openapi: install ## Write docs/openapi/ from the code of the services
 lock: $(UV_INSTALLED) ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock
 	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
+
+##@ Measure
 
 ROUNDS ?= 5
 .PHONY: bench
@@ -125,34 +163,11 @@ bench-clock: install ## Measure what stamping costs and what published time is w
 bench-long-life: install ## Measure three members with a million files: restart, memory, a new member under load
 	@$(BIN)/python -m benchmarks.long_life
 
-SEEDS ?= 50000
-.PHONY: simulate
-simulate: install ## Live SEEDS random lives of the consensus engine (or one: SEED=7)
-	@$(BIN)/python -m tests.simulation.many_lives --seeds $(if $(SEED),$(SEED),0:$(SEEDS))
-
-.PHONY: test-slow
-test-slow: install ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow
-
-.PHONY: test-mutants
-test-mutants: install ## Put wrong changes into a copy of the code, one at a time: the test that must notice each does
-	@$(BIN)/python -m tests.mutation --jobs $(WORKERS) $(MUTANTS)
-
-.PHONY: test-faults
-test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
-	@$(BIN)/python -m tests.faults.tools.needs
-	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
-
 .PHONY: bench-storage
 bench-storage: install ## Measure puts and reads of one storage node in its three modes against the bare disk, its start, its signatures
 	@$(BIN)/python -m benchmarks.storage
 	@$(BIN)/python -m benchmarks.storage_restart
 	@$(BIN)/python -m benchmarks.signing
-
-HOURS ?= 1
-.PHONY: chaos
-chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation
-	@$(BIN)/python -m tests.faults.chaos --hours $(HOURS)
 
 .PHONY: bench-volume
 bench-volume: install ## Put 10 GB through one storage node with 512 MB of Redis, and read all of it back

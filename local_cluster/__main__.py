@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from pydantic import ValidationError
@@ -21,6 +21,9 @@ from local_cluster.terminal import complain, progress, say, show_ready, show_sta
 from shared.private_process import make_process_private
 
 WATCH_INTERVAL_S: Final = 1.0
+BLOCKED_BY_BROWSERS: Final = frozenset({10080})
+"""The bad ports of the Fetch standard that an offset can lead to."""
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -80,12 +83,18 @@ async def _up(cluster: Cluster) -> int:
 
 
 async def _down(cluster: Cluster) -> int:
+    if not cluster.running():
+        say("Nothing was running.")
+        return 0
     await cluster.stop()
     say("Stopped. The files are kept; `make up` brings them back.")
     return 0
 
 
 async def _status(cluster: Cluster) -> int:
+    if not cluster.running():
+        say("Nothing is running: `make run` or `make up` starts a cluster.")
+        return 0
     statuses = await cluster.status()
     show_status(statuses)
     return int(any(status.problem is not None for status in statuses))
@@ -97,6 +106,14 @@ async def _bring_up(cluster: Cluster) -> None:
         await cluster.start(on_progress=on_progress)
         round_trip = await asyncio.to_thread(round_trip_first_file, cluster.gateway_url)
     show_ready(cluster, round_trip, time.monotonic() - began)
+    if (warning := port_warning(cluster.plan.get("gateway-1").ports)) is not None:
+        say(warning)
+
+
+def port_warning(ports: Iterable[int]) -> str | None:
+    """What to say of ports that programs can use and browsers cannot."""
+    blocked = sorted(BLOCKED_BY_BROWSERS & set(ports))
+    return f"Browsers refuse port {blocked[0]}; for Swagger UI choose another TRIVET_PORT_OFFSET." if blocked else None
 
 
 async def _watch(cluster: Cluster) -> None:

@@ -119,6 +119,10 @@ class Cluster:
         process = self._processes.find(name)
         return None if process is None else process.pid
 
+    def running(self) -> list[str]:
+        """Which processes of the cluster run. Makes nothing."""
+        return [name for name in self._all_names() if self.pid(name) is not None]
+
     async def start(
         self,
         names: Iterable[str] | None = None,

@@ -102,7 +102,12 @@ class RequestVerifier:
         key = self._keys.find(fields.get("key", ""))
         nonce = fields.get("nonce", "")
         if key is None:
-            raise SignatureRejectedError("This port takes requests signed with the cluster secret only.")
+            if "key" not in fields:
+                raise SignatureRejectedError("This port takes requests signed with the cluster secret only.")
+            raise SignatureRejectedError(
+                "The request is signed with a secret that this service does not have: in a rotation every service must "
+                "accept the new secret before any signs with it."
+            )
         expected = _mac(key, method, raw_target, self._node_id, fields.get("boot", ""), nonce, body_digest)
         # As bytes: compare_digest raises on text that is not ASCII, and a header may hold any byte.
         if not hmac.compare_digest(expected.encode(), fields.get("mac", "").encode()):

@@ -140,7 +140,7 @@ def test_a_wrong_setting_is_one_sentence(tmp_path, name, value, complaint) -> No
     """Not a traceback."""
     commands = Commands(tmp_path, 0)
     commands.environment[name] = value
-    code, output = commands.run("status")
+    code, output = commands.run("up")
     assert code == 1
     assert complaint in output
     assert "Traceback" not in output

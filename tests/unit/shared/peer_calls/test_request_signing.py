@@ -253,3 +253,16 @@ def test_a_key_does_not_print_its_secret() -> None:
     assert OLD not in repr(key)
     assert key.id in repr(key)
     assert OLD not in repr(ClusterKeys.parse(OLD))
+
+
+def test_a_secret_that_the_receiver_does_not_have_is_told_from_no_secret() -> None:
+    """In a rotation in the wrong order the sentence names the order; a stranger without a signature learns nothing of it."""
+    receiver = RequestVerifier(ClusterKeys.parse("old " * 10), "storage-1")
+    sender = RequestSigner(ClusterKeys.parse("new " * 10 + "\n" + "old " * 10))
+    with pytest.raises(
+        SignatureRejectedError, match="every service must accept the new secret before any signs with it"
+    ):
+        receiver.verify("GET", "/v1/x", sender.authorization("GET", "/v1/x", "storage-1", "d"), "d")
+    for nothing in (None, "", "Bearer x", "Trivet-HMAC"):
+        with pytest.raises(SignatureRejectedError, match="with the cluster secret only"):
+            receiver.verify("GET", "/v1/x", nothing, "d")

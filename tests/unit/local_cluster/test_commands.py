@@ -1,0 +1,59 @@
+"""The launcher's commands where there is no cluster, and what it says of a choice that a person may regret."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local_cluster.__main__ import port_warning
+from local_cluster.plan import all_ports
+from local_cluster.settings import PROJECT_ROOT, LocalSettings
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"), [("status", "Nothing is running: `make run`"), ("down", "Nothing was running.")]
+)
+def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, command: str, sentence: str) -> None:
+    """No table of red rows, no error of make's behind it, no "Stopped." for what was not running; nothing is made."""
+    folder = tmp_path / "local"
+    ended = subprocess.run(
+        [sys.executable, "-m", "local_cluster", command],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "TRIVET_LOCAL_DIR": str(folder)},  # noqa: TID251 - as a shell would
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sentence in ended.stdout
+    assert not folder.exists()
+
+
+def test_an_empty_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TRIVET_LOCAL_DIR=` would otherwise put data and secrets into the working directory."""
+    monkeypatch.setenv("TRIVET_LOCAL_DIR", "")
+    monkeypatch.setenv("TRIVET_PORT_OFFSET", "")
+    settings = LocalSettings()
+    assert (settings.local_dir, settings.port_offset) == (PROJECT_ROOT / ".local", 0)
+
+
+@pytest.mark.parametrize(
+    ("offset", "is_refused"), [(0, False), (1989, False), (1990, True), (2000, True), (2001, False)]
+)
+def test_a_port_that_browsers_refuse_is_named(offset: int, is_refused: bool) -> None:
+    """The Fetch standard blocks 10080, which is the gateway's port at offset 2000 and its operations port at 1990."""
+    warning = port_warning([8080 + offset, 8090 + offset])
+    assert (warning is not None) is is_refused
+    assert warning is None or "10080" in warning
+
+
+def test_no_two_processes_share_a_port() -> None:
+    """Data, peer and operations ports of all kinds."""
+    ports = all_ports(0)
+    assert len(ports) == len(set(ports))
+    assert {8080, 8090, 8101, 8181, 8201, 8251, 8281, 8301, 8381} <= set(ports)
