@@ -5,7 +5,6 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UV_VERSION := 0.13.9
 
 .PHONY: help
 help: ## List the targets
@@ -18,13 +17,13 @@ help: ## List the targets
 	    'TRIVET_PORT_OFFSET=0' 'added to every port, so that two clusters can stand side by side' \
 	    'WORKERS=2' 'how many tests run at once'
 
-UV_INSTALLED := $(VENV)/.uv-$(UV_VERSION)
-$(UV_INSTALLED):
+UV_INSTALLED := $(VENV)/.uv
+$(UV_INSTALLED): .ci/uv.txt
 	@command -v $(PYTHON) >/dev/null || { echo "trivet: $(PYTHON) was not found. Set PYTHON=/path/to/python3.11 (or newer)." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("trivet: Python 3.11 or newer is needed; %s is %s. Set PYTHON=/path/to/python3.11." % (sys.executable, sys.version.split()[0]))'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "trivet: $(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .ci/uv.txt
 	@touch $@
 
 $(VENV)/.installed: $(UV_INSTALLED) uv.lock pyproject.toml
@@ -131,6 +130,11 @@ openapi: install ## Write docs/openapi/ from the code of the services
 lock: $(UV_INSTALLED) ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock
 	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
+
+.PHONY: sbom
+sbom: install ## Write dist/sbom.json (CycloneDX): every distribution that the images hold, with its version and digest
+	@mkdir -p dist
+	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups --format cyclonedx1.5 -o dist/sbom.json
 
 ##@ Measure
 
