@@ -171,17 +171,17 @@ def test_a_body_that_differs_from_its_digest_is_not_stored(bucket, gateway) -> N
 def test_cluster_changes_need_the_admin_token(cluster) -> None:
     """401 without it; with it a node is admitted and, as it never dialled in, removed."""
     token = cluster.admin_token
-    operations = httpx.Client(base_url=cluster.operations_url("gateway-1"), trust_env=False, timeout=30)
-    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
-    assert operations.delete("/v1/cluster/nodes/storage-1").status_code == 401
-    headers = {"authorization": f"Bearer {token}"}
-    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
-    assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
-    assert operations.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
-    assert operations.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
-    assert operations.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
-    assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
-    assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404
+    with httpx.Client(base_url=cluster.operations_url("gateway-1"), trust_env=False, timeout=30) as operations:
+        assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
+        assert operations.delete("/v1/cluster/nodes/storage-1").status_code == 401
+        headers = {"authorization": f"Bearer {token}"}
+        assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
+        assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
+        assert operations.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
+        assert operations.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
+        assert operations.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
+        assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
+        assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404
 
 
 def test_cluster_changes_are_not_on_the_public_port(cluster, gateway) -> None:

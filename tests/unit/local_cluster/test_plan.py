@@ -39,17 +39,17 @@ def test_the_processes_and_ports_are_those_of_the_design(tmp_path) -> None:
     """Others rely on these numbers."""
     plan = plan_in(tmp_path)
     assert {spec.name: spec.ports for spec in plan.processes} == {
-        "gateway-1": (8080,),
-        "storage-1": (8101,),
-        "storage-2": (8102,),
-        "storage-3": (8103,),
+        "gateway-1": (8080, 8090),
+        "storage-1": (8101, 8181),
+        "storage-2": (8102, 8182),
+        "storage-3": (8103, 8183),
         "redis-1": (8151,),
         "redis-2": (8152,),
         "redis-3": (8153,),
-        "consensus-1": (8201, 8251),
-        "consensus-2": (8202, 8252),
-        "consensus-3": (8203, 8253),
-        "clock-1": (8301,),
+        "consensus-1": (8201, 8251, 8281),
+        "consensus-2": (8202, 8252, 8282),
+        "consensus-3": (8203, 8253, 8283),
+        "clock-1": (8301, 8381),
     }
 
 
