@@ -44,7 +44,9 @@ def test_readiness_says_full_when_every_write_would_be_507(small, seed) -> None:
             written += 1
             assert written <= CAPACITY_BYTES // MIB, "never full"
         assert status == 507
-        block_until(lambda: "full" in httpx.get(ready_url, trust_env=False, timeout=30).text, "readiness that says full")
+        block_until(
+            lambda: "full" in httpx.get(ready_url, trust_env=False, timeout=30).text, "readiness that says full"
+        )
         ready = httpx.get(ready_url, trust_env=False, timeout=30)
         assert ready.status_code == 200
         assert ready.json()["degraded"][0].startswith("full: ")
