@@ -26,6 +26,7 @@ from shared.errors import (
     DiskFullError,
     InternalError,
     InvalidRequestError,
+    NodeReplacedError,
     OverloadedError,
     PeerUnreachableError,
     TrivetError,
@@ -196,6 +197,12 @@ class ReplicaWriter:
         else:
             self._latency.observe(time.monotonic() - began_s)
             self._health.answered(node)
+            if fence is not None and fence < node.incarnation:
+                # It has not heard yet that another disk counts under its name: a publish that counts it is refused.
+                fan_out.tally.record_refusal(
+                    node.id, NodeReplacedError(f"{node.id} acknowledges for a disk that is gone.", node_id=node.id)
+                )
+                return
             fan_out.tally.record_stored(node.id, fence)
 
 

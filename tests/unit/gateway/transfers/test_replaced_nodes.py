@@ -172,3 +172,17 @@ async def test_the_receipt_of_a_later_attempt_stands_under_the_clients_key(world
     again = await put(world, body, idempotency_key=key)
     assert again == first
     assert len(published(world)) == 2
+
+
+async def test_a_node_that_does_not_know_that_it_was_replaced_is_passed_over(world, disks, seed) -> None:
+    """It goes on acknowledging under its old fence; the second attempt counts the others."""
+
+    async def supersede() -> None:
+        fence = world.nodes.fences[VICTIM]
+        await disks.record(VICTIM)
+        world.nodes.fences[VICTIM] = fence
+
+    at_publish(world, [supersede])
+    receipt = (await put(world, body_of(seed))).version
+    assert set(receipt.durability.nodes) == {OTHER, THIRD}
+    assert len(published(world)) == 2
