@@ -170,8 +170,8 @@ def test_a_wrong_name_is_a_400_and_stores_nothing(cluster, gateway, bucket, path
     """Sent raw, because clients tidy paths up before they send them."""
     address = httpx.URL(cluster.gateway_url)
     with socket.create_connection((address.host, address.port), timeout=10) as connection:
-        request = f"PUT {path.format(bucket=bucket)} HTTP/1.1\r\nhost: {address.host}\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx"
-        connection.sendall(request.encode())
+        head = f"PUT {path.format(bucket=bucket)} HTTP/1.1\r\nhost: {address.host}\r\nconnection: close\r\n"
+        connection.sendall(f"{head}content-length: 1\r\n\r\nx".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.split(b" ", 2)[1] == b"400", answer
     assert b"application/problem+json" in answer
