@@ -20,7 +20,7 @@ async def why_not_ready(client: PeerClient, spec: ProcessSpec, redis_password: s
     if spec.kind is Kind.REDIS:
         return await _why_redis_is_not_ready(spec, redis_password)
     try:
-        await client.request(spec.operations_peer, "GET", "/readyz", timeout_s=PROBE_TIMEOUT_S)
+        await client.request(spec.operations_peer, "GET", "/readyz", timeout_s=PROBE_TIMEOUT_S, is_public=True)
     except PeerUnreachableError:
         return "does not answer yet"
     except NotReadyError as error:

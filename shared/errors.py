@@ -42,6 +42,7 @@
     │   ├── NotReadyError
     │   ├── UpgradeUnfinishedError
     │   ├── PeerUnreachableError
+    │   ├── PeerAnswerInvalidError
     │   ├── ChunkCorruptError
     │   └── DataUnavailableError
     └── DiskFullError 507
@@ -373,6 +374,13 @@ class PeerUnreachableError(UnavailableError):
     default_definite = False
 
 
+class PeerAnswerInvalidError(UnavailableError):
+    """Another service, or a stranger at its address, sent something that is no answer of ours. Fact: `peer`."""
+
+    code = "peer_answer_invalid"
+    default_definite = False
+
+
 class ChunkCorruptError(UnavailableError):
     """A replica's bytes do not hash to their digest; the replica is not served."""
 
@@ -407,12 +415,15 @@ def error_from_problem(problem: dict[str, Any]) -> TrivetError:
     """The typed error behind a problem document that another Trivet service sent; the inverse of `to_problem`.
 
     A code that this version does not know becomes an `InternalError` that is not definite.
+
+    Raises:
+        TypeError, AttributeError: it is no problem document.
     """
     kind = ERRORS_BY_CODE.get(str(problem.get("code")), InternalError)
     facts = {name: value for name, value in problem.items() if name not in _STANDARD_FIELDS}
     return kind(
         str(problem.get("detail", "")),
-        definite=bool(problem.get("definite", False)),
-        retry_after_s=problem.get("retry_after_s"),
+        definite=problem.get("definite") is True,
+        retry_after_s=retry_after_s if isinstance(retry_after_s := problem.get("retry_after_s"), int) else None,
         **facts,
     )

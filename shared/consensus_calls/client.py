@@ -151,12 +151,12 @@ def _parse_proposals(content: bytes) -> list[ProposalResult | Refusal]:
     return [
         # What stands in the log is decided; asking again would only be told the same.
         result if result.problem is None else _refusal(result.problem, is_decided=result.log_index > 0)
-        for result in ProposalResults.model_validate_json(content).results
+        for result in ProposalResults.parse_answer(content).results
     ]
 
 
 def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | Refusal]:
-    batch = ReadResults.model_validate_json(content)
+    batch = ReadResults.parse_answer(content)
     context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc)
     return [
         _refusal(result.problem or {}) if result.answer is None else (result.answer, context)

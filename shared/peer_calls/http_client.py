@@ -3,11 +3,15 @@
 httpx's own transport costs 1.3-1.6 ms of CPU per call, aiohttp's under the same interface 0.25 ms (DESIGN.md section 5).
 Bytes (`PeerClient.request`, every chunk) go to aiohttp directly: httpx around it doubles the cost of a call, also of one
 with 1 MiB. Both ways share one pool of connections, one signer and the same errors.
+
+Whatever a peer answers, or a stranger at its address, ends as a typed error here and nowhere else (`_typed_errors`): a call
+succeeds only with an answer of 2xx that the destination has authenticated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -17,22 +21,41 @@ import httpx
 from blake3 import blake3
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream
-from pydantic import BaseModel
 from yarl import URL
 
 from shared.cluster_keys import ClusterKeys
-from shared.errors import InternalError, PeerUnreachableError, TrivetError, error_from_problem
+from shared.contracts.base import WireModel
+from shared.errors import PeerAnswerInvalidError, PeerUnreachableError, TrivetError, error_from_problem
 from shared.peer_address import PeerAddress
 from shared.peer_calls.loopback import make_socket
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
+from shared.peer_calls.request_signing import (
+    ANSWER_MAC_HEADER,
+    BODY_DIGEST_HEADER,
+    EMPTY_BODY_DIGEST,
+    RequestSigner,
+    parse_challenge,
+)
 from shared.units import MIB
 
 KEEPALIVE_EXPIRY_S: Final = 30.0
 """Shorter than the servers' own (`service_app`), so that a connection is not reused while its server closes it."""
 
-_NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+MAX_ANSWER_BYTES: Final = 32 * MIB
+"""More than any answer of ours that is not streamed: a page of chunk lists of consensus is the longest."""
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+_NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_BROKEN_OFF: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, httpx.TransportError, OSError)
+"""No answer, or half of one. TimeoutError is an OSError."""
+_MALFORMED: Final = (
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,
+    httpx.HTTPError,
+    httpx.StreamError,
+    ValueError,  # of decoding, JSON and pydantic
+    RecursionError,  # JSON that is nested without end
+)
+
+ModelT = TypeVar("ModelT", bound=WireModel)
 
 
 class _Transport(AiohttpTransport):
@@ -122,6 +145,7 @@ class PeerClient:
         timeout_s: float,
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
+        is_public: bool = False,
     ) -> httpx.Response:
         """One call, its answer read to the end.
 
@@ -129,24 +153,29 @@ class PeerClient:
             peer: whom to call; the request is signed for `peer.id`.
             path: with query, already percent-encoded.
             timeout_s: for every wait for bytes; callers bound the whole with `asyncio.timeout`.
+            is_public: of the public port of a gateway, which authenticates no answer.
             content: the body. A header `x-trivet-body-digest` given by the caller is trusted to be its BLAKE3.
 
         Raises:
             TrivetError: the peer's own typed error.
             PeerUnreachableError: no answer; definite only when the connection was never made.
+            PeerAnswerInvalidError: what came is no answer of that peer; not definite.
         """
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         if BODY_DIGEST_HEADER not in sent:
             sent[BODY_DIGEST_HEADER] = blake3(content).hexdigest() if content else EMPTY_BODY_DIGEST
-        bytes_out = _BytesOut(method, URL(peer.url + path, encoded=True), content, sent)
-        response = await self._send(peer, bytes_out, timeout_s)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            boot = parse_challenge(response.headers.get("www-authenticate"))
-            if boot is not None:
-                self._signer.learn_boot(peer.id, boot)
-                response = await self._send(peer, bytes_out, timeout_s)
-        raise_for_problem(response)
-        return response
+        with _typed_errors(peer):
+            bytes_out = _BytesOut(method, URL(peer.url + path, encoded=True), content, sent)
+            signature, response = await self._send(peer, bytes_out, timeout_s)
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                boot = parse_challenge(response.headers.get("www-authenticate"))
+                if boot is not None:
+                    self._signer.learn_boot(peer.id, boot)
+                    signature, response = await self._send(peer, bytes_out, timeout_s)
+            if is_public and response.is_success:
+                return response
+            self._require_authentic(peer, signature, response)
+            return response
 
     async def call(
         self,
@@ -155,25 +184,17 @@ class PeerClient:
         path: str,
         answer: type[ModelT],
         *,
-        body: BaseModel | None = None,
+        body: WireModel | None = None,
         timeout_s: float,
     ) -> ModelT:
         """One call with wire models in and out. Raises what `request` raises."""
-        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
-        try:
-            response = await self._client.request(
-                method,
-                peer.url + path,
-                content=None if body is None else body.model_dump_json().encode(),
-                headers=None if body is None else {"content-type": "application/json"},
-                timeout=timeout,
-                auth=_SignedAuth(self._signer, peer.id),
-            )
-        except httpx.TransportError as error:
-            # The transport calls every lost connection a ConnectTimeout; aiohttp's own error says what happened.
-            raise _unreachable(peer, error.__cause__ or error) from error
-        raise_for_problem(response)
-        return answer.model_validate_json(response.content)
+        async with self._answer(peer, method, path, body, timeout_s) as response:
+            content = bytearray()
+            async for piece in _pieces(peer, response):
+                content += piece
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise invalid_answer(peer, "an answer without end")
+        return parse_answer(peer, answer, bytes(content))
 
     async def download(
         self, peer: PeerAddress, path: str, take: Callable[[bytes], None], *, timeout_s: float
@@ -182,36 +203,57 @@ class PeerClient:
 
         Raises:
             TrivetError: the peer's own typed error; nothing was taken.
-            PeerUnreachableError: no answer, or one that broke off; what was taken is of no use.
+            PeerUnreachableError, PeerAnswerInvalidError: no answer, or a broken one; what was taken is of no use.
         """
-        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
-        try:
-            async with self._client.stream(
-                "GET", peer.url + path, timeout=timeout, auth=_SignedAuth(self._signer, peer.id)
-            ) as response:
-                if response.status_code >= httpx.codes.BAD_REQUEST:
-                    await response.aread()
-                    raise_for_problem(response)
-                async for piece in response.aiter_raw():
-                    take(piece)
-                return response.headers
-        except httpx.TransportError as error:
-            raise _unreachable(peer, error.__cause__ or error) from error
+        async with self._answer(peer, "GET", path, None, timeout_s) as response:
+            async for piece in _pieces(peer, response):
+                take(piece)
+            return response.headers
 
-    async def _send(self, peer: PeerAddress, out: _BytesOut, timeout_s: float) -> httpx.Response:
-        """Sign and send once; the answer, whatever its status. Raises PeerUnreachableError."""
+    @asynccontextmanager
+    async def _answer(
+        self, peer: PeerAddress, method: str, path: str, body: WireModel | None, timeout_s: float
+    ) -> AsyncIterator[httpx.Response]:
+        """A successful answer, its body not yet read. Raises as `request`."""
+        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
+        async with AsyncExitStack() as stack:
+            with _typed_errors(peer):
+                streaming = self._client.stream(
+                    method,
+                    peer.url + path,
+                    content=None if body is None else body.model_dump_json().encode(),
+                    headers=None if body is None else {"content-type": "application/json"},
+                    timeout=timeout,
+                    auth=_SignedAuth(self._signer, peer.id),
+                )
+                response = await stack.enter_async_context(streaming)
+                if not response.is_success:
+                    await response.aread()
+                self._require_authentic(peer, response.request.headers["authorization"], response)
+            yield response
+
+    async def _send(self, peer: PeerAddress, out: _BytesOut, timeout_s: float) -> tuple[str, httpx.Response]:
+        """Sign and send once; the signature, and the answer whatever its status."""
         digest = out.headers[BODY_DIGEST_HEADER]
         signature = self._signer.authorization(out.method, out.url.raw_path_qs, peer.id, digest)
         headers = {**out.headers, "authorization": signature}
         connect_s = min(self._connect_timeout_s, timeout_s)
         timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_connect=connect_s, sock_read=timeout_s)
-        try:
-            async with self._open_session().request(
-                out.method, out.url, data=out.content, headers=headers, timeout=timeout, allow_redirects=False
-            ) as answer:
-                return httpx.Response(answer.status, headers=answer.raw_headers, content=await answer.read())
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            raise _unreachable(peer, error) from error
+        async with self._open_session().request(
+            out.method, out.url, data=out.content, headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
+            if (answer.content_length or 0) > MAX_ANSWER_BYTES:
+                raise ValueError(f"an answer of {answer.content_length} bytes")
+            content = await answer.read()
+        return signature, httpx.Response(answer.status, headers=answer.raw_headers, content=content)
+
+    def _require_authentic(self, peer: PeerAddress, signature: str, response: httpx.Response) -> None:
+        """Raise the typed error behind an answer that is no success, or that `peer` did not give."""
+        if not response.is_success:
+            raise _error_of(peer, response)
+        mac = response.headers.get(ANSWER_MAC_HEADER)
+        if not self._signer.is_answer_of_destination(signature, response.status_code, mac):
+            raise invalid_answer(peer, "an answer that it has not authenticated")
 
     def _open_session(self) -> aiohttp.ClientSession:
         """The pool of connections; made at the first call, because it belongs to the running loop."""
@@ -232,23 +274,43 @@ class PeerClient:
         return self._session
 
 
-def _unreachable(peer: PeerAddress, error: BaseException) -> PeerUnreachableError:
-    if isinstance(error, _NEVER_CONNECTED):
-        return PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id)
-    return PeerUnreachableError(f"{peer.id} did not answer: {error or type(error).__name__}", peer=peer.id)
+def parse_answer(peer: PeerAddress, answer: type[ModelT], content: bytes) -> ModelT:
+    """The model in an answer of `peer`. Raises PeerAnswerInvalidError."""
+    with _typed_errors(peer):
+        return answer.parse_answer(content)
 
 
-def raise_for_problem(response: httpx.Response) -> None:
-    """Raise the typed error behind an answer of 400 and above; the answer has been read."""
-    if response.status_code < httpx.codes.BAD_REQUEST:
-        return
-    raise _problem_error(response)
+def invalid_answer(peer: PeerAddress, what: str) -> PeerAnswerInvalidError:
+    """The error for an answer that is well formed and cannot be right, told as `what`."""
+    return PeerAnswerInvalidError(f"{peer.id} did not answer as a service of this cluster does: {what}.", peer=peer.id)
 
 
-def _problem_error(response: httpx.Response) -> TrivetError:
+async def _pieces(peer: PeerAddress, response: httpx.Response) -> AsyncIterator[bytes]:
+    with _typed_errors(peer):
+        async for piece in response.aiter_raw():
+            yield piece
+
+
+@contextmanager
+def _typed_errors(peer: PeerAddress) -> Iterator[None]:
+    """The one place where what a peer does, or fails to do, becomes a typed error."""
+    try:
+        yield
+    except (*_BROKEN_OFF, *_MALFORMED) as error:
+        # The transport calls every lost connection a ConnectTimeout; aiohttp's own error says what happened.
+        cause = error.__cause__ if isinstance(error, httpx.TransportError) and error.__cause__ else error
+        if isinstance(cause, _NEVER_CONNECTED):
+            raise PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id) from error
+        if isinstance(cause, _BROKEN_OFF):
+            reason = str(cause) or type(cause).__name__
+            raise PeerUnreachableError(f"{peer.id} did not answer: {reason}", peer=peer.id) from error
+        raise invalid_answer(peer, type(cause).__name__) from error
+
+
+def _error_of(peer: PeerAddress, response: httpx.Response) -> TrivetError:
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         try:
             return error_from_problem(response.json())
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             pass
-    return InternalError(f"A peer answered {response.status_code} without a problem document.")
+    return invalid_answer(peer, f"{response.status_code} without a problem document")

@@ -8,13 +8,18 @@ receiver's *boot id*, a random name that it makes at start: a request is signed 
 that does not know the boot id yet learns it from the 401 answer (as in HTTP digest authentication). Within one boot a
 nonce is `<sender instance>.<counter>`, and the receiver keeps a sliding window per sender (as IPsec does, RFC 6479), so a
 recorded request is refused both in the same boot and in every later one.
+
+An answer carries a MAC over the request's MAC and its own status (`ANSWER_MAC_HEADER`). Only the destination can make it,
+so another program on its port cannot acknowledge anything, and no answer fits another request. It does not cover the body.
 """
 
 from __future__ import annotations
 
 import hmac
 import itertools
+import re
 import secrets
+from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
@@ -24,8 +29,10 @@ from shared.errors import SignatureRejectedError
 
 SCHEME: Final = "Trivet-HMAC"
 BODY_DIGEST_HEADER: Final = "x-trivet-body-digest"
+ANSWER_MAC_HEADER: Final = "x-trivet-answer-mac"
 EMPTY_BODY_DIGEST: Final = blake3(b"").hexdigest()
 
+_BOOT_ID: Final = re.compile("[0-9a-f]{16}")
 _WINDOW: Final = 8192
 _MAX_SENDERS: Final = 1024
 
@@ -33,6 +40,10 @@ _MAX_SENDERS: Final = 1024
 def _mac(key: SigningKey, *parts: str) -> str:
     # In one call: half the cost of an HMAC object.
     return hmac.digest(key.secret, "\n".join(parts).encode(), "sha256").hex()
+
+
+def _answer_mac(key: SigningKey, request_mac: str, status: int) -> str:
+    return _mac(key, "answer", request_mac, str(status))
 
 
 class RequestSigner:
@@ -55,6 +66,23 @@ class RequestSigner:
         boot = self._boots.get(destination, "unknown")
         mac = _mac(key, method, raw_target, destination, boot, nonce, body_digest)
         return f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}"
+
+    def is_answer_of_destination(self, authorization: str, status: int, answer_mac: str | None) -> bool:
+        """Whether the service that the request `authorization` was signed for gave an answer with this status and MAC."""
+        expected = _answer_mac(self._keys.signing, authorization.rpartition("mac=")[2], status)
+        return hmac.compare_digest(expected.encode(), (answer_mac or "").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRequest:
+    """A request whose signature was accepted."""
+
+    key: SigningKey = field(repr=False)
+    mac: str
+
+    def answer_mac(self, status: int) -> str:
+        """The value of `ANSWER_MAC_HEADER` in an answer with this status."""
+        return _answer_mac(self.key, self.mac, status)
 
 
 class _ReplayWindow:
@@ -92,7 +120,7 @@ class RequestVerifier:
         """The WWW-Authenticate header's value of a 401 answer."""
         return f'{SCHEME} destination="{self._node_id}", boot="{self.boot_id}"'
 
-    def verify(self, method: str, raw_target: str, authorization: str | None, body_digest: str) -> None:
+    def verify(self, method: str, raw_target: str, authorization: str | None, body_digest: str) -> VerifiedRequest:
         """Accept one request, once.
 
         Raises:
@@ -117,6 +145,7 @@ class RequestVerifier:
         instance, _, counter = nonce.partition(".")
         if not counter.isdecimal() or len(counter) > 20 or not self._window(instance).accept(int(counter)):
             raise SignatureRejectedError("The request was sent before.")
+        return VerifiedRequest(key, expected)
 
     def _window(self, instance: str) -> _ReplayWindow:
         window = self._windows.get(instance)
@@ -136,7 +165,7 @@ def parse_challenge(header: str | None) -> str | None:
         return None
     _, _, rest = header.partition('boot="')
     boot, quote, _ = rest.partition('"')
-    return boot if quote else None
+    return boot if quote and _BOOT_ID.fullmatch(boot) else None
 
 
 def _parse(authorization: str | None) -> dict[str, str]:

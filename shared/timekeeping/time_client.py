@@ -13,9 +13,9 @@ from typing import Final, Protocol, Self, TypeVar
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
-from pydantic import BaseModel, ValidationError
 
 from shared.background_tasks import BackgroundTasks
+from shared.contracts.base import WireModel
 from shared.contracts.time import Stamp, TimeReport
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
@@ -33,7 +33,7 @@ POLL_INTERVAL_S: Final = 2.0
 POLL_TIMEOUT_S: Final = 1.0
 WARNING_INTERVAL_NS: Final = 60 * NANOSECONDS_PER_SECOND
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=WireModel)
 
 
 class PeerCaller(Protocol):
@@ -181,7 +181,7 @@ class TimeClient:
         try:
             async with asyncio.timeout(POLL_TIMEOUT_S):
                 report = await self._client.call(clock, "GET", TIME_PATH, TimeReport, timeout_s=POLL_TIMEOUT_S)
-        except (TrivetError, TimeoutError, ValidationError) as error:
+        except (TrivetError, TimeoutError) as error:
             logger.debug("no time from a clock service", clock=clock.id, reason=str(error))
             return None
         return Exchange(report, sent_ns, self._host.monotonic_ns(), self._host.wall_ns())

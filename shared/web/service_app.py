@@ -32,7 +32,7 @@ from shared.errors import (
     SignatureRejectedError,
     TrivetError,
 )
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestVerifier
+from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, BODY_DIGEST_HEADER, RequestVerifier, VerifiedRequest
 from shared.units import MIB
 from shared.web.http_edge import problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
@@ -49,7 +49,9 @@ VERSION: Final = "0.2.0"
 """Of this release; pyproject.toml and the tags of the images in k8s say the same, held equal by tests/tidy."""
 
 OPEN_PATHS: Final = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json", "/docs-assets/")
-"""What an internal port answers without a signature: probes and the description of the API. No data, no settings."""
+"""What an internal port answers without a signature: probes and the description of the API. No data, no settings.
+
+With a signature the answer is authenticated, so a caller can tell the service from another program on its port."""
 
 ALIVE: Final = {"status": "alive"}
 
@@ -63,6 +65,7 @@ pages start by a script in the page itself and style themselves, which is why bo
 
 _PASSED_ON: Final = "trivet.passed_on"
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
+_ANSWER_MAC: Final = ANSWER_MAC_HEADER.encode()
 
 
 def create_app(
@@ -256,7 +259,7 @@ class ServiceApp(FastAPI):
 
 
 class _InternalOnly:
-    """Lets only signed requests through, and only with the body that was signed.
+    """Lets only signed requests through, and only with the body that was signed; authenticates the answers.
 
     The body is hashed as it passes, and the last piece is withheld until the digest fits, so that no route can act on
     a body that was tampered with. A chunk's digest stands in its path and the chunk store checks it anyway, so it is not
@@ -269,24 +272,29 @@ class _InternalOnly:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["path"]):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        if _is_open(scope["path"]) and b"authorization" not in headers:
+            await self._app(scope, receive, send)
+            return
         digest = headers.get(_BODY_DIGEST, b"").decode("latin-1")
         target = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
         try:
             authorization = headers.get(b"authorization", b"").decode("latin-1")
-            self._verifier.verify(scope["method"], target, authorization, digest)
-            self._check_length(headers.get(b"content-length"))
+            request = self._verifier.verify(scope["method"], target, authorization, digest)
         except SignatureRejectedError as error:
             answer = problem_response(error, scope["path"])
             answer.headers["www-authenticate"] = self._verifier.challenge()
             await answer(scope, receive, send)
             return
-        except TrivetError as error:
+        send = _authenticated(send, request)
+        try:
+            self._check_length(headers.get(b"content-length"))
+        except PayloadTooLargeError as error:
             await problem_response(error, scope["path"])(scope, receive, send)
             return
         is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
@@ -319,6 +327,18 @@ class _InternalOnly:
             return message
 
         return checked
+
+
+def _authenticated(send: Send, request: VerifiedRequest) -> Send:
+    """`send` with the answer's MAC among the headers."""
+
+    async def send_with_mac(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            mac = (_ANSWER_MAC, request.answer_mac(message["status"]).encode())
+            message = {**message, "headers": [*message.get("headers", []), mac]}
+        await send(message)
+
+    return send_with_mac
 
 
 def _is_open(path: str) -> bool:

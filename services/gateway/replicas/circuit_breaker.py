@@ -11,12 +11,26 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from shared.errors import InternalError, NotReadyError, PeerUnreachableError, SignatureRejectedError, TrivetError
+from shared.errors import (
+    InternalError,
+    NotReadyError,
+    PeerAnswerInvalidError,
+    PeerUnreachableError,
+    SignatureRejectedError,
+    TrivetError,
+)
 
 DOUBLINGS: Final = 5
 """Backoffs double this often; after that every probe waits for the limit."""
 
-_BROKEN_CONNECTIONS_TO_OPEN: Final = 2
+_PASSING_FAILURES_TO_OPEN: Final = 2
+_NODE_FAILURES: Final = (
+    PeerUnreachableError,
+    PeerAnswerInvalidError,
+    InternalError,
+    NotReadyError,
+    SignatureRejectedError,
+)
 
 
 class CircuitState(StrEnum):
@@ -37,7 +51,7 @@ class CircuitBreaker:
     def __init__(self, *, base_s: float, limit_s: float) -> None:
         self._base_s = base_s
         self._limit_s = limit_s
-        self._broken_connections = 0
+        self._passing_failures = 0
         self._attempts = 0
         self.state = CircuitState.CLOSED
 
@@ -49,24 +63,22 @@ class CircuitBreaker:
     def answered(self) -> None:
         """A request was answered: close the circuit."""
         self.state = CircuitState.CLOSED
-        self._broken_connections = 0
+        self._passing_failures = 0
         self._attempts = 0
 
     def failed(self, error: TrivetError) -> bool:
         """A request failed; returns whether that opened the circuit.
 
         A connection that could not be made opens it at once. One that broke may have been an idle one that its server was
-        just closing, so it takes two in a row. An answer, even a refusal, shows that the node is alive.
+        just closing, and an answer may be damaged on the way, so these take two in a row. Any other answer, even a refusal,
+        shows that the node is alive.
         """
-        if not isinstance(error, PeerUnreachableError | InternalError | NotReadyError | SignatureRejectedError):
-            self._broken_connections = 0
+        if not isinstance(error, _NODE_FAILURES):
+            self._passing_failures = 0
             return False
-        self._broken_connections += 1
-        if (
-            isinstance(error, PeerUnreachableError)
-            and not error.definite
-            and self._broken_connections < _BROKEN_CONNECTIONS_TO_OPEN
-        ):
+        self._passing_failures += 1
+        may_pass = isinstance(error, PeerUnreachableError | PeerAnswerInvalidError) and not error.definite
+        if may_pass and self._passing_failures < _PASSING_FAILURES_TO_OPEN:
             return False
         return self.open()
 
@@ -79,7 +91,7 @@ class CircuitBreaker:
     def half_open(self) -> None:
         """A probe was answered. The backoff stays as it is until a request is answered."""
         self.state = CircuitState.HALF_OPEN
-        self._broken_connections = 0
+        self._passing_failures = 0
 
     def next_probe_s(self, chance: float) -> float:
         """Seconds until the next probe; `chance` is uniform in [0, 1) and gives the full jitter."""

@@ -37,6 +37,7 @@ from shared.errors import (
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from tests.waiting import wait_until
+from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, VerifiedRequest
 
 ATTEMPT_TIMEOUT_S = 0.25
 DEADLINE_S = 5.0
@@ -49,10 +50,19 @@ class HangUpError(Exception):
     """Raised by a behaviour to close the connection without an answer."""
 
 
-async def answer_json(send, status: int, answer: dict | bytes) -> None:
+KEYS = ClusterKeys.parse("s" * 32)
+
+
+async def answer_json(scope, send, status: int, answer: dict | bytes) -> None:
     kind = b"application/json" if status < 400 else b"application/problem+json"
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
+    mac = dict(scope["headers"])[b"authorization"].decode().rpartition("mac=")[2]
+    answer_mac = VerifiedRequest(KEYS.signing, mac).answer_mac(status).encode()
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", str(len(content)).encode()),
+        (ANSWER_MAC_HEADER.encode(), answer_mac),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
@@ -79,7 +89,7 @@ class Member:
         if scope["path"] == STATUS_PATH:
             if self.status_answer is None:
                 await asyncio.Event().wait()
-            await answer_json(send, 200, self.status_answer)
+            await answer_json(scope, send, 200, self.status_answer)
             return
         fields = json.loads(body)
         batch = fields["proposals"] if scope["path"] == "/v1/proposals" else fields["queries"]
@@ -88,7 +98,7 @@ class Member:
             status, answer = await self.behaviour(scope["path"], batch)
         except HangUpError:
             return
-        await answer_json(send, status, answer)
+        await answer_json(scope, send, status, answer)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -156,7 +166,7 @@ async def cluster(*behaviours: Behaviour, **options) -> AsyncIterator[tuple[Cons
 
 
 def peers() -> PeerClient:
-    return PeerClient(ClusterKeys.parse("s" * 32))
+    return PeerClient(KEYS)
 
 
 def command(bucket: str = "abc") -> CreateBucket:

@@ -12,6 +12,7 @@ from shared.errors import (
     InternalError,
     NotReadyError,
     OverloadedError,
+    PeerAnswerInvalidError,
     PeerUnreachableError,
 )
 
@@ -33,6 +34,13 @@ def test_a_broken_connection_opens_the_circuit_the_second_time() -> None:
     node = breaker()
     assert not node.failed(PeerUnreachableError("reset"))
     assert node.failed(PeerUnreachableError("reset"))
+
+
+def test_an_invalid_answer_opens_the_circuit_the_second_time() -> None:
+    """One may be damaged on the way; a stranger on the node's port answers nothing else."""
+    node = breaker()
+    assert not node.failed(PeerAnswerInvalidError("a page"))
+    assert node.failed(PeerAnswerInvalidError("a page"))
 
 
 def test_an_answer_between_two_broken_connections_forgives_the_first() -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from blake3 import blake3
 from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
 
 from shared.cluster_keys import ClusterKeys
-from shared.contracts.cluster import InitResponse
+from shared.contracts.cluster import InitRequest, InitResponse
 from shared.errors import (
     ChunkNotFoundError,
-    InternalError,
+    PeerAnswerInvalidError,
     PeerUnreachableError,
     SignatureRejectedError,
+    TrivetError,
 )
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestVerifier
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier, VerifiedRequest
 from shared.units import MIB
 from shared.web.service_app import create_app
 
@@ -67,6 +70,10 @@ def peer(serve_app) -> PeerAddress:
     async def model() -> InitResponse:
         return InitResponse(cluster_id="test-cluster", created=True)
 
+    @app.get("/v1/model-of-tomorrow")
+    async def model_of_tomorrow() -> dict[str, object]:
+        return {"cluster_id": "test-cluster", "created": True, "tomorrow": {"deeply": [1]}}
+
     @app.get("/v1/missing")
     async def missing() -> None:
         raise ChunkNotFoundError("Not here.", digest="0" * 64)
@@ -106,19 +113,34 @@ async def test_the_peers_typed_error_is_raised_here(peer) -> None:
     assert caught.value.facts["digest"] == "0" * 64
 
 
-async def test_an_answer_that_is_no_problem_document_is_an_internal_error(peer) -> None:
-    """A proxy in between may answer anything; it is not definite."""
+@pytest.mark.parametrize("path", ["/v1/teapot", "/v1/redirect"])
+@both_ways
+async def test_a_status_that_is_neither_success_nor_problem_is_an_invalid_answer(peer, ask: Ask, path) -> None:
+    """A proxy in between may answer anything, and no peer may send us elsewhere; it is not definite."""
     async with PeerClient(KEYS) as client:
-        with pytest.raises(InternalError) as caught:
-            await client.request(peer, "GET", "/v1/teapot", timeout_s=10)
+        with pytest.raises(PeerAnswerInvalidError) as caught:
+            await ask(client, peer, path)
     assert not caught.value.definite
+    assert caught.value.facts["peer"] == "storage-1"
 
 
-async def test_a_redirect_is_not_followed(peer) -> None:
-    """A signature is for one destination, and no peer may send us elsewhere."""
+@both_ways
+async def test_a_probe_of_readiness_is_authenticated_when_it_is_signed(peer, ask: Ask) -> None:
+    """The path is open to everybody; a caller of ours learns that it is the service that answers."""
     async with PeerClient(KEYS) as client:
-        answer = await client.request(peer, "GET", "/v1/redirect", timeout_s=10)
-    assert answer.status_code == 307
+        await client.request(peer, "GET", "/readyz", timeout_s=10)
+    async with PeerClient(ClusterKeys.parse("w" * 32)) as client:
+        with pytest.raises(SignatureRejectedError):
+            await client.request(peer, "GET", "/readyz", timeout_s=10)
+
+
+async def test_an_answer_may_have_fields_that_this_version_does_not_know(peer) -> None:
+    """A newer peer may say more; a request with an unknown field is refused all the same."""
+    async with PeerClient(KEYS) as client:
+        answer = await client.call(peer, "GET", "/v1/model-of-tomorrow", InitResponse, timeout_s=10)
+    assert answer == InitResponse(cluster_id="test-cluster", created=True)
+    with pytest.raises(ValidationError):
+        InitRequest.model_validate({"cluster_id": "c", "members": [], "admitted_nodes": [], "tomorrow": 1})
 
 
 @both_ways
@@ -173,7 +195,108 @@ async def test_silence_or_half_an_answer_is_not_definite(answer: bytes, is_close
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(PeerUnreachableError) as caught:
+        with pytest.raises(PeerUnreachableError if answer == b"" else TrivetError) as caught:
             await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
         release.set()
     assert not caught.value.definite
+
+
+PAGE = b"<html><body>It works!</body></html>"
+
+
+def whole(status: bytes = b"200 OK", *headers: bytes, body: bytes = PAGE) -> bytes:
+    length = b"content-length: %d" % len(body)
+    return b"\r\n".join([b"HTTP/1.1 " + status, length, *headers, b"", body])
+
+
+MALFORMED = {
+    "a page": whole(),
+    "an empty success": whole(b"204 No Content", body=b""),
+    "JSON of something else": whole(b"200 OK", b"content-type: application/json", body=b'{"cluster_id": 3}'),
+    "the right JSON, unauthenticated": whole(
+        b"200 OK", b"content-type: application/json", body=b'{"cluster_id": "c", "created": true}'
+    ),
+    "another MAC": whole(b"200 OK", b"x-trivet-answer-mac: " + b"0" * 64),
+    "a MAC that is no ASCII": whole(b"200 OK", b"x-trivet-answer-mac: \xff\xfe"),
+    "a redirect": whole(b"302 Found", b"location: http://127.0.0.1:1/"),
+    "a status of none": whole(b"999 What"),
+    "a status that is no number": b"HTTP/1.1 2x0 OK\r\ncontent-length: 0\r\n\r\n",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "a header without a colon": b"HTTP/1.1 200 OK\r\nnonsense\r\ncontent-length: 0\r\n\r\n",
+    "a header with a NUL": b"HTTP/1.1 200 OK\r\na: \x00\r\ncontent-length: 0\r\n\r\n",
+    "a header of 64 KiB": whole(b"200 OK", b"a: " + b"a" * 65536),
+    "a length that is no number": b"HTTP/1.1 200 OK\r\ncontent-length: ten\r\n\r\n" + PAGE,
+    "a length below zero": b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n" + PAGE,
+    "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n" + PAGE,
+    "a length of a terabyte": b"HTTP/1.1 200 OK\r\ncontent-length: 1099511627776\r\n\r\n" + PAGE,
+    "a chunk size that is no number": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n" + PAGE,
+    "gzip that is none": whole(b"200 OK", b"content-encoding: gzip"),
+    "an unknown charset": whole(b"400 Bad", b"content-type: application/problem+json; charset=klingon", body=b"\xff"),
+    "a problem that is a list": whole(b"503 Busy", b"content-type: application/problem+json", body=b"[1]"),
+    "a problem that is no JSON": whole(b"503 Busy", b"content-type: application/problem+json", body=b"{"),
+    "a problem in no encoding": whole(b"503 Busy", b"content-type: application/problem+json", body=b"\xff\xfe\xfd"),
+    "a problem without a bottom": whole(b"503 Busy", b"content-type: application/problem+json", body=b"[" * 200_000),
+    "a problem with a fact named message": whole(
+        b"503 Busy", b"content-type: application/problem+json", body=b'{"code": "overloaded", "message": 1, "self": 2}'
+    ),
+    "a challenge with a boot that is no ASCII": whole(
+        b"401 No", 'www-authenticate: Trivet-HMAC destination="x", boot="\u0142\u00e9"'.encode()
+    ),
+    "a challenge that splits headers": whole(b"401 No", b'www-authenticate: Trivet-HMAC boot="a\rb: c"'),
+}
+
+
+@pytest.mark.parametrize("answer", MALFORMED.values(), ids=MALFORMED.keys())
+@both_ways
+async def test_whatever_a_stranger_answers_is_a_typed_failure_of_that_peer(answer: bytes, ask: Ask) -> None:
+    """Never a success, never another exception, and never definite: it may have been sent by the service after all."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises((PeerAnswerInvalidError, PeerUnreachableError)) as caught:
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
+    assert not caught.value.definite
+
+
+async def test_an_answer_does_not_authenticate_another_request(peer) -> None:
+    """What a stranger recorded on the wire acknowledges nothing later."""
+    verified = VerifiedRequest(KEYS.signing, "a" * 64)
+    signer = RequestSigner(KEYS)
+    assert signer.is_answer_of_destination(f"mac={'a' * 64}", 201, verified.answer_mac(201))
+    assert not signer.is_answer_of_destination(f"mac={'b' * 64}", 201, verified.answer_mac(201))
+    assert not signer.is_answer_of_destination(f"mac={'a' * 64}", 200, verified.answer_mac(201))
+    for wrong in (None, "", verified.answer_mac(201)[:-1], verified.answer_mac(201) + "0"):
+        assert not signer.is_answer_of_destination(f"mac={'a' * 64}", 201, wrong)
+
+
+@both_ways
+async def test_flipped_bits_are_a_typed_failure_or_do_not_matter(peer, ask: Ask) -> None:
+    """One bit of each answer is wrong, anywhere in it: the call fails as that peer's failure, or gives what was said."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    port = int(peer.url.rpartition(":")[2])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        back.write(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        answer = bytearray(await there.read())
+        answer[chance.randrange(len(answer))] ^= 1 << chance.randrange(8)
+        writer.write(answer)
+        writer.close()
+        back.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
+        await ask(client, peer, "/v1/model")  # learns the boot id
+        flipped = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        for _ in range(300):
+            with suppress(TrivetError):
+                await ask(client, flipped, "/v1/model")

@@ -70,7 +70,7 @@ async def test_both_ends_of_a_call_over_the_loopback_send_unpaced(serve_app) -> 
     url = serve_app(app)
     port = int(url.rpartition(":")[2])
     async with PeerClient(ClusterKeys.parse("k" * 32)) as client:
-        answer = await client.request(PeerAddress("storage-1", url), "GET", "/healthz", timeout_s=10)
+        answer = await client.request(PeerAddress("storage-1", url), "GET", "/healthz", timeout_s=10, is_public=True)
         with own_socket(local=port) as server_end, own_socket(remote=port) as client_end:
             found = algorithm_of(server_end), algorithm_of(client_end)
     assert answer.status_code == 200

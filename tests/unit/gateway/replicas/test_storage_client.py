@@ -1,0 +1,129 @@
+"""Storage nodes over HTTP when another program answers at their address, or an answer is about something else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from fastapi import FastAPI
+
+from services.gateway.ports import FileChunk
+from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.storage_client import StorageClient
+from shared.background_tasks import BackgroundTasks
+from shared.cluster_keys import ClusterKeys
+from shared.contracts.chunks import ChunkStored, HasRequest, HasResponse
+from shared.contracts.cluster import NodeState, StorageNode
+from shared.errors import PeerAnswerInvalidError
+from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.request_signing import RequestVerifier
+from shared.units import GIB
+from shared.web.service_app import create_app
+
+KEYS = ClusterKeys.parse("k" * 32)
+CHUNK = FileChunk.of(b"some bytes")
+
+
+def at(url: str) -> StorageNode:
+    return StorageNode(id="storage-1", url=url, zone="z", state=NodeState.ACTIVE, capacity_bytes=GIB)
+
+
+@asynccontextmanager
+async def stranger(status: int, content_type: str, body: bytes) -> AsyncIterator[StorageNode]:
+    """Another program on the node's port, which gives every request the same answer."""
+    head = f"HTTP/1.1 {status} OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: *(\d+)", request, re.IGNORECASE)
+                await reader.readexactly(int(length[1]) if length else 0)
+                writer.write(head + body)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+
+ACKNOWLEDGEMENT = ChunkStored(digest=CHUNK.digest, size_bytes=len(CHUNK.data), tier="disk", created=True)
+STRANGERS = {
+    "page": (200, "text/html", b"<html>It works!</html>"),
+    "created": (201, "text/html", b""),
+    "forged": (201, "application/json", ACKNOWLEDGEMENT.model_dump_json().encode()),
+    "bytes": (200, "application/octet-stream", CHUNK.data),
+}
+
+
+@pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS.keys())
+async def test_a_stranger_on_the_port_of_a_node_acknowledges_nothing(answer) -> None:
+    """No put, get, has, status or probe succeeds, whatever of the 2xx it says."""
+    async with stranger(*answer) as node, PeerClient(KEYS) as client:
+        nodes = StorageClient(client, timeout_s=5)
+        calls = [
+            lambda: nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1),
+            lambda: nodes.get_chunk(node, CHUNK.digest),
+            lambda: nodes.has_chunks(node, [CHUNK.digest]),
+            lambda: nodes.status(node),
+            lambda: nodes.probe(node, timeout_s=5),
+        ]
+        for call in calls:
+            with pytest.raises(PeerAnswerInvalidError):
+                await call()
+
+
+async def test_the_circuit_of_a_node_replaced_by_a_stranger_opens_and_stays_open() -> None:
+    """Its probes are answered 200 and never believed."""
+    async with stranger(*STRANGERS["page"]) as node, PeerClient(KEYS) as client, BackgroundTasks() as tasks:
+        nodes = StorageClient(client, timeout_s=5)
+        probes = 0
+
+        class CountedProbes:
+            async def probe(self, node: StorageNode, *, timeout_s: float) -> None:
+                nonlocal probes
+                probes += 1
+                await nodes.probe(node, timeout_s=timeout_s)
+
+        health = NodeHealth(CountedProbes(), tasks, reconnect_base_s=0.001, reconnect_limit_s=0.002)
+        for _ in range(2):
+            with pytest.raises(PeerAnswerInvalidError) as caught:
+                await nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1)
+            health.failed(node, caught.value)
+        deadline_s = time.monotonic() + 10
+        while probes < 5:
+            assert health.statistics() == {"storage-1": True}
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.001)
+        assert health.statistics() == {"storage-1": True}
+
+
+@asynccontextmanager
+async def no_lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("wrong", [{"digest": "0" * 64}, {"size_bytes": 9}])
+async def test_an_acknowledgement_of_another_chunk_does_not_count(serve_app, wrong) -> None:
+    """The node itself answers, and its answer is about other bytes."""
+    verifier = RequestVerifier(KEYS, "storage-1")
+    app = create_app(title="t", description="d", lifespan=no_lifespan, readiness=list, verifier=verifier)
+
+    @app.put("/v1/chunks/{digest}")
+    async def put_chunk(digest: str) -> ChunkStored:
+        return ACKNOWLEDGEMENT.model_copy(update=wrong)
+
+    @app.post("/v1/chunks/has")
+    async def has_chunks(question: HasRequest) -> HasResponse:
+        return HasResponse(present=[*question.digests, "0" * 64])
+
+    async with PeerClient(KEYS) as client:
+        nodes, node = StorageClient(client, timeout_s=5), at(serve_app(app))
+        with pytest.raises(PeerAnswerInvalidError):
+            await nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1)
+        with pytest.raises(PeerAnswerInvalidError):
+            await nodes.has_chunks(node, [CHUNK.digest])
