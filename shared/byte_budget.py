@@ -86,6 +86,11 @@ class ByteBudget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
+    def limit_bytes(self) -> int:
+        """The most that may be reserved."""
+        return self._limit_bytes
+
+    @property
     def used_bytes(self) -> int:
         """Bytes reserved now."""
         return self._used_bytes

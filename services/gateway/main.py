@@ -31,13 +31,12 @@ from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
 from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX
 from services.gateway.settings import GatewaySettings
-from services.gateway.transfers.admission import TransferSlots
+from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
-from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient
@@ -127,8 +126,9 @@ def assemble(
     """Wire the services over the three ports."""
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
-    budget = ByteBudget(settings.max_inflight_bytes)
-    slots = TransferSlots(settings.max_concurrent_requests)
+    admission = Admission(
+        AdmissionLimits(settings.max_concurrent_requests, settings.max_inflight_bytes, settings.slow_client_bytes_per_s)
+    )
     health = NodeHealth(
         nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
     )
@@ -138,7 +138,12 @@ def assemble(
     writer = ReplicaWriter(nodes, health, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
     repair = ReadRepair(
-        nodes, reader, budget, repair_tasks, replica_count=settings.replica_count, timeout_s=settings.replica_timeout_s
+        nodes,
+        reader,
+        admission.large,
+        repair_tasks,
+        replica_count=settings.replica_count,
+        timeout_s=settings.replica_timeout_s,
     )
     upload_limits = UploadLimits(
         settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits
@@ -150,8 +155,7 @@ def assemble(
             directory=directory,
             writer=writer,
             reader=reader,
-            budget=budget,
-            slots=slots,
+            admission=admission,
             clock=clock,
             limits=upload_limits,
         ),
@@ -161,8 +165,7 @@ def assemble(
             reader=reader,
             checker=ReplicaChecker(nodes, health),
             repair=repair,
-            budget=budget,
-            slots=slots,
+            admission=admission,
             limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
         ),
         listings=Listings(metadata, CursorSealer(settings.cluster_keys(), settings.cluster_id)),
@@ -174,7 +177,7 @@ def assemble(
         quorums=quorums,
     )
     watch = ReadinessWatch(directory, clock, write_quorum=settings.write_quorum)
-    return services, watch, GatewayMetrics(budget, slots, health, repair)
+    return services, watch, GatewayMetrics(admission, health, repair)
 
 
 def build_app(settings: GatewaySettings) -> ServiceApp:

@@ -10,8 +10,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.repair import ReadRepair
-from services.gateway.transfers.admission import TransferSlots
-from shared.byte_budget import ByteBudget
+from services.gateway.transfers.admission import Admission
 
 
 class GatewayMetrics(Collector):
@@ -19,14 +18,12 @@ class GatewayMetrics(Collector):
 
     def __init__(
         self,
-        budget: ByteBudget,
-        slots: TransferSlots,
+        admission: Admission,
         health: NodeHealth,
         repair: ReadRepair,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
-        self._budget = budget
-        self._slots = slots
+        self._admission = admission
         self._health = health
         self._repair = repair
         self._registry = registry
@@ -42,9 +39,16 @@ class GatewayMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         yield GaugeMetricFamily(
-            "trivet_gateway_inflight_bytes", "Chunk bytes reserved now.", value=self._budget.used_bytes
+            "trivet_gateway_inflight_bytes", "Chunk bytes reserved now.", value=self._admission.used_bytes
         )
-        yield GaugeMetricFamily("trivet_gateway_transfers", "File transfers under way.", value=self._slots.used)
+        yield GaugeMetricFamily(
+            "trivet_gateway_transfers", "File transfers under way.", value=self._admission.used_slots
+        )
+        yield CounterMetricFamily(
+            "trivet_gateway_slow_transfers_ended",
+            "Transfers whose client was the slowest while others waited.",
+            value=self._admission.ended_count,
+        )
         circuits = GaugeMetricFamily(
             "trivet_gateway_circuit_open",
             "1 while the circuit of the storage node is open and requests avoid it.",

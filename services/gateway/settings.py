@@ -64,6 +64,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         max_concurrent_requests: file transfers, HEADs included, at one time; more are answered 503 at once.
         upload_window_chunks, read_ahead_chunks: parallelism of one transfer.
         max_parallel_chunks: chunks on their way to replicas at one time, over all requests.
+        slow_client_bytes_per_s: a transfer whose client is slower may end while others wait for a slot or bytes.
         admission_wait_s: how long a new transfer may wait for its first budget.
         budget_wait_s: how long a transfer under way may wait for its next.
         replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
@@ -92,6 +93,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     read_ahead_chunks: int = Field(default=4, ge=1, le=64)
     max_parallel_chunks: int = Field(default=16, ge=1, le=256)
 
+    slow_client_bytes_per_s: int = Field(default=64 * KIB, ge=0)
     admission_wait_s: float = Field(default=1.0, ge=0)
     budget_wait_s: float = Field(default=10.0, gt=0)
     replica_timeout_s: float = Field(default=4.0, gt=0)
@@ -106,8 +108,9 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
-        # All requests may hold a first reservation at once, and one of them must still be able to fill its chunk.
-        needed = self.max_concurrent_requests * FIRST_RESERVATION_BYTES + self.chunk_size_bytes
+        # All requests may hold a first reservation at once, and one of them must still be able to fill its chunk, beside
+        # the eighth that is kept for small transfers.
+        needed = (self.max_concurrent_requests * FIRST_RESERVATION_BYTES + self.chunk_size_bytes) * 8 // 7 + 1
         if needed > self.max_inflight_bytes:
             raise ValueError(
                 f"TRIVET_MAX_INFLIGHT_BYTES={self.max_inflight_bytes} is too small for "

@@ -43,13 +43,10 @@ class FileContent(WireModel):
         """Number of chunks."""
         return len(self.chunk_digests) // DIGEST_BYTES
 
-    def chunks(self) -> list[tuple[str, int]]:
-        """(hex digest, size in bytes) of every chunk, in file order."""
-        raw, full = self.chunk_digests.hex(), self.chunk_size_bytes
-        count = self.chunk_count
-        last = self.size_bytes - full * (count - 1)
-        width = 2 * DIGEST_BYTES
-        return [(raw[i * width : (i + 1) * width], full if i < count - 1 else last) for i in range(count)]
+    def chunk(self, index: int) -> tuple[str, int]:
+        """(hex digest, size in bytes) of one chunk. A list of all would be twenty times as large as the digests."""
+        digest = self.chunk_digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES].hex()
+        return digest, min(self.chunk_size_bytes, self.size_bytes - index * self.chunk_size_bytes)
 
 
 class Durability(WireModel):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from fastapi import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
@@ -21,12 +22,40 @@ from shared.web.http_edge import exchange_of
 logger = structlog.get_logger(__name__)
 
 
-class FileStream(Response):
-    """Sends a file, one range of it or several, at the pace of the client.
+class HeldResponse(Response):
+    """An answer that holds something while it is sent: the context is entered before it and left after its last byte."""
 
-    An error before the headers becomes a problem document. One after them breaks the connection off before
-    `Content-Length` is reached, so the client cannot take the part for the whole.
-    """
+    def __init__(self, answer: AbstractAsyncContextManager[Response]) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. An error before the headers becomes a problem document.
+
+        One after them breaks the connection off before `Content-Length` is reached, so the client cannot take the part for
+        the whole.
+        """
+        has_started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            async with self._answer as answer:
+                await answer(scope, receive, watched)
+        except TrivetError as error:
+            exchange = exchange_of(scope)
+            if not has_started or exchange is None:
+                raise
+            # One line: a lack of replicas or of budget, or a client that is too slow, is no defect of ours.
+            logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
+            exchange.break_off()
+
+
+class FileStream(Response):
+    """Sends a file, one range of it or several, at the pace of the client. Raises what `Downloads.send` raises."""
 
     def __init__(
         self,
@@ -56,14 +85,11 @@ class FileStream(Response):
         self._spans = spans
         self._quorums = quorums
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 the ASGI signature
         """Send it; stops all fetching when the client goes."""
         parts = self._parts
-        is_started = False
 
         async def start(confirmed: int) -> None:
-            nonlocal is_started
-            is_started = True
             self.headers["x-trivet-replicas-confirmed"] = str(confirmed)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
@@ -77,12 +103,4 @@ class FileStream(Response):
             closing = b"" if parts is None else parts.closing
             await send({"type": "http.response.body", "body": closing, "more_body": False})
 
-        try:
-            await while_connected(receive, work)
-        except TrivetError as error:
-            exchange = exchange_of(scope)
-            if not is_started or exchange is None:
-                raise
-            # One line: a lack of replicas or of budget is no defect of ours.
-            logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
-            exchange.break_off()
+        await while_connected(receive, work)

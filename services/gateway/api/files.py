@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import quote
@@ -24,11 +25,12 @@ from services.gateway.api.file_descriptions import (
     file_parameters,
     form_parameters,
 )
-from services.gateway.api.file_stream import FileStream
+from services.gateway.api.file_stream import FileStream, HeldResponse
 from services.gateway.api.form_upload import open_form
 from services.gateway.api.models import Receipt
 from services.gateway.api.problems import header, problems
 from services.gateway.api.requests import (
+    client_of,
     headers_of,
     quorums_of,
     record_version,
@@ -155,12 +157,20 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
         Several ranges come as `multipart/byteranges`. If the bytes are lost on the way, the connection breaks off.
         """
         services = gateway.services
-        found, quorums, not_modified = await _find(request, services)
-        if not_modified is not None:
-            return not_modified
-        version = found.version
-        spans = requested_spans(headers_of(request), version.content.size_bytes, version.etag)
-        return FileStream(services.downloads, found, spans, quorums, now_ns=services.clock.stamp().approximate_ns)
+        asked = _ReadRequest.of(request, services)
+
+        @asynccontextmanager
+        async def answer() -> AsyncIterator[Response]:
+            async with services.downloads.open(asked.name, client_of(request)) as found:
+                now_ns = services.clock.stamp().approximate_ns
+                if (not_modified := asked.not_modified(request, found, now_ns)) is not None:
+                    yield not_modified
+                    return
+                version = found.version
+                spans = requested_spans(headers_of(request), version.content.size_bytes, version.etag)
+                yield FileStream(services.downloads, found, spans, asked.quorums, now_ns=now_ns)
+
+        return HeldResponse(answer())
 
     @router.head(
         _PATH,
@@ -172,14 +182,16 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
     async def head_file(request: Request) -> Response:
         """Asks the storage nodes about every chunk: `X-Trivet-Replicas-Confirmed` is the weakest chunk's replica count."""
         services = gateway.services
-        found, quorums, not_modified = await _find(request, services)
-        if not_modified is not None:
-            return not_modified
-        confirmed = await services.downloads.confirm(found, quorums)
-        headers = content_headers(found.version, now_ns=services.clock.stamp().approximate_ns)
-        headers["content-length"] = str(found.version.content.size_bytes)
-        headers["x-trivet-replicas-confirmed"] = str(confirmed)
-        return Response(headers=headers)
+        asked = _ReadRequest.of(request, services)
+        async with services.downloads.open(asked.name, client_of(request)) as found:
+            now_ns = services.clock.stamp().approximate_ns
+            if (not_modified := asked.not_modified(request, found, now_ns)) is not None:
+                return not_modified
+            confirmed = await services.downloads.confirm(found, asked.quorums)
+            headers = content_headers(found.version, now_ns=now_ns)
+            headers["content-length"] = str(found.version.content.size_bytes)
+            headers["x-trivet-replicas-confirmed"] = str(confirmed)
+            return Response(headers=headers)
 
 
 def _add_deletion(router: APIRouter, gateway: RunningGateway) -> None:
@@ -223,6 +235,7 @@ class _UploadHeaders:
     """What the headers of an upload ask for, checked before anything else is done."""
 
     method: str
+    client: str
     headers: Mapping[str, str]
     metadata: dict[str, str]
     preconditions: Preconditions
@@ -234,6 +247,7 @@ class _UploadHeaders:
         headers = headers_of(request)
         parsed = cls(
             method=request.method,
+            client=client_of(request),
             headers=headers,
             metadata=user_metadata(request.headers.raw),
             preconditions=write_preconditions(headers),
@@ -254,6 +268,7 @@ class _UploadHeaders:
             preconditions=self.preconditions,
             digests=digests,
             announced_bytes=announced_bytes,
+            client=self.client,
             idempotency_key=IdempotencyKey.of(
                 self.headers,
                 method=self.method,
@@ -272,14 +287,24 @@ def _receipt(uploaded: UploadResult, response: Response) -> Receipt:
     return Receipt.of(uploaded)
 
 
-async def _find(request: Request, services: Services) -> tuple[FoundFile, Quorums, Response | None]:
-    """The file, the quorums of the request, and the whole answer where that is 304. What is malformed is refused first."""
-    name, conditions = requested_file(request), ReadConditions.of(headers_of(request))
-    quorums = quorums_of(request, services.quorums)
-    found = await services.downloads.find(name)
-    version = found.version
-    record_version(request, version.version)
-    if not conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns)):
-        return found, quorums, None
-    headers = version_headers(version, now_ns=services.clock.stamp().approximate_ns)
-    return found, quorums, Response(status_code=304, headers=headers)
+@dataclass(frozen=True, slots=True)
+class _ReadRequest:
+    """What the path and headers of a GET or HEAD ask for, checked before anything else is done."""
+
+    name: FileName
+    conditions: ReadConditions
+    quorums: Quorums
+
+    @classmethod
+    def of(cls, request: Request, services: Services) -> Self:
+        """Raises InvalidRequestError when one of them is malformed."""
+        conditions = ReadConditions.of(headers_of(request))
+        return cls(requested_file(request), conditions, quorums_of(request, services.quorums))
+
+    def not_modified(self, request: Request, found: FoundFile, now_ns: int) -> Response | None:
+        """The whole answer where that is 304. Raises PreconditionFailedError."""
+        version = found.version
+        record_version(request, version.version)
+        if not self.conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns)):
+            return None
+        return Response(status_code=304, headers=version_headers(version, now_ns=now_ns))

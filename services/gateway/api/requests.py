@@ -71,6 +71,11 @@ def refuse_query(request: Request) -> None:
         raise InvalidRequestError(_NO_QUERY)
 
 
+def client_of(request: Request) -> str:
+    """The address that shares of the gateway are counted for. Behind a proxy all clients have the proxy's."""
+    return "" if request.client is None else request.client.host
+
+
 def record_version(request: Request, version: int) -> None:
     """Have every answer to this request say what was found out about the file, errors included."""
     request.state.file_version = version

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from services.gateway.ports import FileChunk
 from services.gateway.settings import FIRST_RESERVATION_BYTES
-from shared.byte_budget import ByteBudget, ByteLease
+from services.gateway.transfers.admission import Transfer
+from shared.byte_budget import ByteLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +20,16 @@ class ReservationWaits:
 
 
 async def cut(
-    body: AsyncIterable[bytes], *, chunk_size_bytes: int, budget: ByteBudget, waits: ReservationWaits
+    body: AsyncIterable[bytes], *, chunk_size_bytes: int, transfer: Transfer, waits: ReservationWaits
 ) -> AsyncGenerator[tuple[FileChunk, ByteLease], None]:
     """The chunks of `body` in order; all have `chunk_size_bytes` but the last. The taker releases each lease.
 
-    The next piece is not asked for while the last one waits for its reservation. A chunk is joined once from its pieces.
+    The next piece is not read while the last one waits for its reservation. A chunk is joined once from its pieces.
 
     Raises:
         OverloadedError: the budget stayed used up.
     """
-    buffer = _Buffer(chunk_size_bytes, budget, waits)
+    buffer = _Buffer(chunk_size_bytes, transfer, waits)
     try:
         await buffer.reserve(1)
         async for piece in body:
@@ -49,23 +50,28 @@ async def cut(
 class _Buffer:
     """The unfinished chunk. Invariant: `lease` covers at least the bytes in `_pieces`."""
 
-    def __init__(self, chunk_size_bytes: int, budget: ByteBudget, waits: ReservationWaits) -> None:
+    def __init__(self, chunk_size_bytes: int, transfer: Transfer, waits: ReservationWaits) -> None:
         self._chunk_size_bytes = chunk_size_bytes
-        self._budget = budget
+        self._transfer = transfer
         self._wait_s = waits.first_s
         self._waits = waits
         self._pieces: list[memoryview] = []
         self.size_bytes = 0
-        self.lease = budget.lease()
+        self.lease = transfer.lease()
 
     async def reserve(self, size_bytes: int) -> None:
-        """Cover `size_bytes` more: a small first step, then the whole chunk, so that slow beginnings stay cheap."""
+        """Cover `size_bytes` more, at most twice of what came: a client that sends slowly holds little."""
         needed = self.size_bytes + size_bytes
-        step = FIRST_RESERVATION_BYTES if needed <= FIRST_RESERVATION_BYTES else self._chunk_size_bytes
+        if needed <= self.lease.size_bytes:
+            return
+        step = self._chunk_size_bytes
+        if needed <= FIRST_RESERVATION_BYTES:
+            step = FIRST_RESERVATION_BYTES
+        elif self._transfer.has_room_for_steps(self._chunk_size_bytes):
+            step = 2 * needed
         target = min(step, self._chunk_size_bytes)
-        if target > self.lease.size_bytes:
-            await self.lease.grow(target - self.lease.size_bytes, wait_s=self._wait_s)
-            self._wait_s = self._waits.next_s
+        await self._transfer.grow(self.lease, target - self.lease.size_bytes, wait_s=self._wait_s)
+        self._wait_s = self._waits.next_s
 
     def add(self, part: memoryview) -> None:
         """Keep `part`."""
@@ -76,5 +82,5 @@ class _Buffer:
         """The chunk as it stands, with its lease; begins the next one."""
         chunk, lease = FileChunk.of(b"".join(self._pieces)), self.lease
         lease.shrink_to(len(chunk.data))
-        self._pieces, self.size_bytes, self.lease = [], 0, self._budget.lease()
+        self._pieces, self.size_bytes, self.lease = [], 0, self._transfer.lease()
         return chunk, lease

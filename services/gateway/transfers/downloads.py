@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -21,18 +22,21 @@ from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
 from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.admission import ConcurrencyLimit, TransferSlots
+from services.gateway.transfers.admission import Admission, ConcurrencyLimit, Transfer
+from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists
 from services.gateway.transfers.chunking import ReservationWaits
-from shared.byte_budget import ByteBudget, ByteLease
-from shared.consensus_calls.client import ReadContext
+from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import Answer, FileAnswer, FileVersion, GetFile
+from shared.contracts.metadata import FileAnswer, FileVersion, GetFile
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InternalError, TrivetError
 from shared.placement import read_order
 from shared.units import KIB
 
 CHECK_WINDOW_CHUNKS: Final = 64
 """How many chunks a download checks at a time; the first window's result stands in the headers."""
+
+STRICT_WINDOW_CHUNKS: Final = 1024
+"""How many are asked about at a time where every chunk of a file must be confirmed."""
 
 MAX_LOOKUPS: Final = 16
 """Chunk lists being fetched at one time: the longest is a few megabytes. As many again share the next batch."""
@@ -55,21 +59,12 @@ class DownloadLimits:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A version, where its chunks should be, and the log index at which this was so."""
+    """A version, where its chunks should be, and the log index at which this was so; held by `transfer`."""
 
     version: FileVersion
     node_map: NodeMap
     log_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkSlice:
-    """Bytes `start` to `stop` of one chunk."""
-
-    digest: str
-    size_bytes: int
-    start: int
-    stop: int
+    transfer: Transfer
 
 
 class Downloads:
@@ -83,8 +78,7 @@ class Downloads:
         reader: ReplicaReader,
         checker: ReplicaChecker,
         repair: ReadRepair,
-        budget: ByteBudget,
-        slots: TransferSlots,
+        admission: Admission,
         limits: DownloadLimits,
     ) -> None:
         self._metadata = metadata
@@ -92,25 +86,29 @@ class Downloads:
         self._reader = reader
         self._checker = checker
         self._repair = repair
-        self._budget = budget
-        self._slots = slots
+        self._admission = admission
         self._limits = limits
         self._lookups = ConcurrencyLimit(MAX_LOOKUPS, wait_s=limits.lookup_wait_s)
+        self._chunk_lists = SharedChunkLists()
 
-    async def find(self, name: FileName) -> FoundFile:
-        """The current version of a file, read linearizably. Takes a transfer slot while it does.
+    @asynccontextmanager
+    async def open(self, name: FileName, client: str) -> AsyncIterator[FoundFile]:
+        """The current version of a file, read linearizably, and the slot to send it in.
 
         Raises:
             BucketNotFoundError, FileNotFoundInBucketError: with the fact `version`, the index that last changed the key.
-            OverloadedError: no transfer slot, or no look-up place in time.
+            OverloadedError: no transfer slot, no look-up place in time, or no room for the list of chunks.
         """
-        # Acquired before the metadata read, so that a rejected request never loads a chunk list.
-        with self._slots.acquire():
-            async with self._lookups.acquire():
-                answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
-            return await self._found(name, answer, context)
+        # The slot is acquired before the metadata read, so that a rejected request never loads a chunk list.
+        async with self._admission.transfer(client) as transfer:
+            found = await self._look_up(name, transfer)
+            transfer.size_known(found.version.content.size_bytes)
+            async with self._chunk_lists.hold(found.version, transfer, wait_s=self._limits.waits.first_s) as version:
+                yield replace(found, version=version)
 
-    async def _found(self, name: FileName, answer: Answer, context: ReadContext) -> FoundFile:
+    async def _look_up(self, name: FileName, transfer: Transfer) -> FoundFile:
+        async with self._lookups.acquire():
+            answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
         if not isinstance(answer, FileAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         if not answer.has_bucket:
@@ -119,19 +117,15 @@ class Downloads:
             raise FileNotFoundInBucketError(
                 "There is no such file.", bucket=name.bucket, version=answer.version, horizon=answer.horizon
             )
-        return FoundFile(answer.file, await self._directory.at(context.epoch), context.log_index)
+        return FoundFile(answer.file, await self._directory.at(context.epoch), context.log_index, transfer)
 
     async def confirm(self, found: FoundFile, quorums: Quorums) -> int:
         """How many replicas of every chunk are confirmed, up to N: what HEAD shows.
 
         Raises:
             QuorumNotReachedError: fewer than R, and R is a condition.
-            OverloadedError: no transfer slot.
         """
-        with self._slots.acquire():
-            slices = list(slices_of(found.version, None))
-            check = await self._check(found, slices, quorums.replica_count, {})
-        confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
+        confirmed = await self._confirm(found, FileSlices(found.version.content, None), quorums.replica_count, quorums)
         require_read_quorum(confirmed, quorums)
         return confirmed
 
@@ -157,21 +151,15 @@ class Downloads:
             QuorumNotReachedError: fewer than R replicas, and R is a condition.
             OverloadedError: no budget.
         """
-        with self._slots.acquire():
-            read_ahead = _ReadAhead(
-                found,
-                slices=slices_of(found.version, spans),
-                reader=self._reader,
-                budget=self._budget,
-                limits=self._limits,
-                group=group,
-            )
-            try:
-                await read_ahead.require_next()
-                await start(await self._check_first(found, spans, quorums, read_ahead, group))
-                await self._pump(found, quorums, read_ahead, sink, group)
-            finally:
-                read_ahead.close()
+        read_ahead = _ReadAhead(
+            found, FileSlices(found.version.content, spans), reader=self._reader, limits=self._limits, group=group
+        )
+        try:
+            await read_ahead.require_next()
+            await start(await self._check_first(found, spans, quorums, read_ahead, group))
+            await self._pump(found, quorums, read_ahead, sink, group)
+        finally:
+            read_ahead.close()
 
     async def _check_first(
         self,
@@ -182,25 +170,38 @@ class Downloads:
         group: asyncio.TaskGroup,
     ) -> int:
         """The number of confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
-        slices = list(slices_of(found.version, spans))
-        if not quorums.is_read_strict:
-            slices = slices[:CHECK_WINDOW_CHUNKS]
-        if not slices:
+        slices = FileSlices(found.version.content, spans)
+        window = list(islice(slices, CHECK_WINDOW_CHUNKS))
+        if not window:
             return quorums.replica_count
-        first = slices[0].digest
+        first = window[0].digest
         presumed = self._reader.first_choice(read_order(first, found.node_map))
-        checking = group.create_task(self._check(found, slices, quorums.read_quorum, {first: presumed}))
+        checking = group.create_task(self._check(found, window, quorums.read_quorum, {first: presumed}))
         fetched = await read_ahead.first()
         check = await checking
         check.holders[first].add(fetched.node_id)
         if fetched.node_id != presumed and len(check.holders[first]) < quorums.read_quorum:
-            check.holders[first] |= (await self._check(found, slices[:1], quorums.read_quorum, {})).holders[first]
+            check.holders[first] |= (await self._check(found, window[:1], quorums.read_quorum, {})).holders[first]
         confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
+        if quorums.is_read_strict:
+            rest = slices.after(CHECK_WINDOW_CHUNKS)
+            confirmed = min(confirmed, await self._confirm(found, rest, quorums.read_quorum, quorums))
         require_read_quorum(confirmed, quorums)
         return confirmed
 
+    async def _confirm(self, found: FoundFile, slices: Iterable[ChunkSlice], wanted: int, quorums: Quorums) -> int:
+        """The weakest chunk's number of confirmed replicas, asked window by window so that memory does not depend on size."""
+        confirmed = quorums.replica_count
+        remaining = iter(slices)
+        while window := list(islice(remaining, STRICT_WINDOW_CHUNKS)):
+            check = await self._check(found, window, wanted, {})
+            confirmed = min(confirmed, replicas_confirmed(check.holders.values(), quorums.replica_count))
+            if quorums.is_read_strict and confirmed < quorums.read_quorum:
+                break
+        return confirmed
+
     async def _check(
-        self, found: FoundFile, slices: list[ChunkSlice], wanted: int, presumed: dict[str, str]
+        self, found: FoundFile, slices: Sequence[ChunkSlice], wanted: int, presumed: dict[str, str]
     ) -> ReplicaCheck:
         sizes = {chunk.digest: chunk.size_bytes for chunk in slices}
         check = await self._checker.check(sizes, found.node_map, wanted=wanted, presumed=presumed)
@@ -213,13 +214,17 @@ class Downloads:
     ) -> None:
         """Send what is fetched. Each further window is checked as it is reached, for the sake of repair."""
         sent_count = 0
+        transfer = found.transfer
         while (fetched_slice := await read_ahead.next()) is not None:
             chunk, fetched, lease = fetched_slice
             for node in fetched.faulty_nodes:
                 self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
             view = memoryview(fetched.data)[chunk.start : chunk.stop]
             for offset in range(0, len(view), _SLICE_BYTES):
-                await sink(view[offset : offset + _SLICE_BYTES])
+                piece = view[offset : offset + _SLICE_BYTES]
+                with transfer.waiting_for_client():
+                    await sink(piece)
+                transfer.moved(len(piece))
             lease.release()
             await read_ahead.require_next()
             sent_count += 1
@@ -238,17 +243,18 @@ class _ReadAhead:
     def __init__(
         self,
         found: FoundFile,
+        slices: FileSlices,
         *,
-        slices: Iterator[ChunkSlice],
         reader: ReplicaReader,
-        budget: ByteBudget,
         limits: DownloadLimits,
         group: asyncio.TaskGroup,
     ) -> None:
         self._found = found
-        self._slices = deque(slices)
+        self._slices = slices
+        self._unbegun = iter(slices)
+        self._begun_count = 0
+        self._following = next(self._unbegun, None)
         self._reader = reader
-        self._budget = budget
         self._limits = limits
         self._group = group
         self._ahead: deque[tuple[ChunkSlice, ByteLease, asyncio.Task[FetchedChunk | TrivetError]]] = deque()
@@ -257,16 +263,21 @@ class _ReadAhead:
 
     async def require_next(self) -> None:
         """Have the next chunk under way, if there is one, waiting for its budget; and more while there is plenty."""
-        if self._slices and not self._ahead:
+        transfer = self._found.transfer
+        if self._following is not None and not self._ahead:
             lease = self._new_lease()
-            await lease.grow(self._slices[0].size_bytes, wait_s=self._wait_s)
+            await transfer.grow(lease, self._following.size_bytes, wait_s=self._wait_s)
             self._wait_s = self._limits.waits.next_s
-            self._begin(lease)
-        while self._slices and len(self._ahead) < self._limits.read_ahead_chunks and self._budget.is_plentiful:
+            self._begin(self._following, lease)
+        while (
+            self._following is not None
+            and len(self._ahead) < self._limits.read_ahead_chunks
+            and transfer.budget.is_plentiful
+        ):
             lease = self._new_lease()
-            if not lease.try_grow(self._slices[0].size_bytes):
+            if not lease.try_grow(self._following.size_bytes):
                 return
-            self._begin(lease)
+            self._begin(self._following, lease)
 
     async def first(self) -> FetchedChunk:
         """The next chunk, which stays the next."""
@@ -282,7 +293,7 @@ class _ReadAhead:
 
     def upcoming(self, count: int) -> list[ChunkSlice]:
         """The next `count` chunks that are still to be sent."""
-        return [*(chunk for chunk, _, _ in self._ahead), *islice(self._slices, count)][:count]
+        return list(islice(self._slices.after(self._begun_count - len(self._ahead)), count))
 
     def close(self) -> None:
         """Stop fetching and give all budget back."""
@@ -293,12 +304,13 @@ class _ReadAhead:
 
     def _new_lease(self) -> ByteLease:
         self._leases = {lease for lease in self._leases if lease.size_bytes}
-        lease = self._budget.lease()
+        lease = self._found.transfer.lease()
         self._leases.add(lease)
         return lease
 
-    def _begin(self, lease: ByteLease) -> None:
-        chunk = self._slices.popleft()
+    def _begin(self, chunk: ChunkSlice, lease: ByteLease) -> None:
+        self._following = next(self._unbegun, None)
+        self._begun_count += 1
         self._ahead.append((chunk, lease, self._group.create_task(self._fetch(chunk))))
 
     async def _fetch(self, chunk: ChunkSlice) -> FetchedChunk | TrivetError:
@@ -309,16 +321,6 @@ class _ReadAhead:
             )
         except TrivetError as error:
             return error
-
-
-def slices_of(version: FileVersion, spans: Sequence[ByteSpan] | None) -> Iterator[ChunkSlice]:
-    """The chunks that each of `spans` touches, or all, each with the bytes of it that are wanted; none crosses a span."""
-    for span in [ByteSpan(0, version.content.size_bytes)] if spans is None else spans:
-        offset = 0
-        for digest, size_bytes in version.content.chunks():
-            if offset < span.stop and offset + size_bytes > span.start:
-                yield ChunkSlice(digest, size_bytes, max(0, span.start - offset), min(size_bytes, span.stop - offset))
-            offset += size_bytes
 
 
 def _unwrap(outcome: FetchedChunk | TrivetError) -> FetchedChunk:

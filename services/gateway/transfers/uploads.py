@@ -11,7 +11,7 @@ No acknowledgement of the earlier attempt counts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Self
@@ -28,10 +28,10 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import Present, check_write
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.admission import TransferSlots
+from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
 from services.gateway.transfers.chunking import ReservationWaits, cut
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
-from shared.byte_budget import ByteBudget, ByteLease
+from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
@@ -74,7 +74,7 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What a client asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
+    """What the client at address `client` asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
 
     name: FileName
     content_type: str
@@ -83,6 +83,7 @@ class UploadRequest:
     preconditions: Preconditions
     digests: BodyDigests
     announced_bytes: int | None
+    client: str
     idempotency_key: IdempotencyKey | None = None
 
 
@@ -107,8 +108,7 @@ class Uploads:
         directory: NodeDirectory,
         writer: ReplicaWriter,
         reader: ReplicaReader,
-        budget: ByteBudget,
-        slots: TransferSlots,
+        admission: Admission,
         clock: Clock,
         limits: UploadLimits,
     ) -> None:
@@ -117,8 +117,7 @@ class Uploads:
         self._directory = directory
         self._writer = writer
         self._reader = reader
-        self._budget = budget
-        self._slots = slots
+        self._admission = admission
         self._clock = clock
         self._limits = limits
 
@@ -132,19 +131,25 @@ class Uploads:
             TrivetError: typed; `definite` says whether the file certainly did not change.
         """
         self._check_size(request.announced_bytes or 0)
-        with self._slots.acquire(), self._idempotency.running(request.idempotency_key):
-            # Before the preconditions: the first time may be the very reason why they no longer hold.
-            key = request.idempotency_key
-            if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
-                return await self._answer_duplicate(request, key, stored, body)
-            incarnation, context = await self._open_bucket(request)
-            node_map = await self._directory.at(context.epoch)
-            require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
-            sender = _ChunkSender(
-                self._writer, node_map, request.quorums, context.log_index, self._limits.window_chunks
-            )
-            await self._send(request, body, sender)
-            return await self._publish_until_decided(request, sender, incarnation)
+        size_bytes = request.announced_bytes
+        is_large = size_bytes is None or size_bytes > SMALL_BYTES
+        async with self._admission.transfer(request.client, is_large_upload=is_large) as transfer:
+            if size_bytes is not None:
+                transfer.size_known(size_bytes)
+            with self._idempotency.running(request.idempotency_key):
+                return await self._put(request, _paced(body, transfer), transfer)
+
+    async def _put(self, request: UploadRequest, body: AsyncIterable[bytes], transfer: Transfer) -> UploadResult:
+        # Before the preconditions: the first time may be the very reason why they no longer hold.
+        key = request.idempotency_key
+        if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
+            return await self._answer_duplicate(request, key, stored, body)
+        incarnation, context = await self._open_bucket(request)
+        node_map = await self._directory.at(context.epoch)
+        require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
+        sender = _ChunkSender(self._writer, node_map, request.quorums, context.log_index, self._limits.window_chunks)
+        await self._send(request, body, sender, transfer)
+        return await self._publish_until_decided(request, sender, incarnation, transfer)
 
     async def _answer_duplicate(
         self, request: UploadRequest, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
@@ -177,10 +182,10 @@ class Uploads:
         check_write(request.preconditions, Present.of(answer))
         return answer.incarnation, context
 
-    async def _send(self, request: UploadRequest, body: AsyncIterable[bytes], sender: _ChunkSender) -> None:
-        chunks = cut(
-            body, chunk_size_bytes=self._limits.chunk_size_bytes, budget=self._budget, waits=self._limits.waits
-        )
+    async def _send(
+        self, request: UploadRequest, body: AsyncIterable[bytes], sender: _ChunkSender, transfer: Transfer
+    ) -> None:
+        chunks = cut(body, chunk_size_bytes=self._limits.chunk_size_bytes, transfer=transfer, waits=self._limits.waits)
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
@@ -196,7 +201,7 @@ class Uploads:
             raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
     async def _publish_until_decided(
-        self, request: UploadRequest, sender: _ChunkSender, incarnation: int
+        self, request: UploadRequest, sender: _ChunkSender, incarnation: int, transfer: Transfer
     ) -> UploadResult:
         """Publish; put everything again and publish anew while a node that is counted was replaced.
 
@@ -213,10 +218,10 @@ class Uploads:
                         definite=True,
                         **refusal.facts,
                     ) from refusal
-            sender = await self._send_again(request, sender)
+            sender = await self._send_again(request, sender, transfer)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _send_again(self, request: UploadRequest, sender: _ChunkSender) -> _ChunkSender:
+    async def _send_again(self, request: UploadRequest, sender: _ChunkSender, transfer: Transfer) -> _ChunkSender:
         """Put the chunks of `sender` again as they are now, from replicas that verify.
 
         Raises:
@@ -229,9 +234,9 @@ class Uploads:
         again = sender.begin_anew(node_map, context.log_index)
         try:
             for digest, size_bytes in sender.distinct_chunks(self._limits.chunk_size_bytes):
-                lease = self._budget.lease()
+                lease = transfer.lease()
                 try:
-                    await lease.grow(size_bytes, wait_s=self._limits.waits.next_s)
+                    await transfer.grow(lease, size_bytes, wait_s=self._limits.waits.next_s)
                     found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
                 except BaseException:
                     lease.release()
@@ -280,6 +285,18 @@ class Uploads:
             raise PayloadTooLargeError(
                 "The file is larger than this cluster takes.", limit_bytes=self._limits.max_file_bytes
             )
+
+
+async def _paced(body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerator[bytes, None]:
+    """`body`, with the time that it takes on the account of the client."""
+    pieces = aiter(body)
+    while True:
+        with transfer.waiting_for_client():
+            piece = await anext(pieces, None)
+        if piece is None:
+            return
+        transfer.moved(len(piece))
+        yield piece
 
 
 class _ChunkSender:

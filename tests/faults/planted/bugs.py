@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 
@@ -116,17 +116,17 @@ def _last_clock_wins() -> None:
 def _cache_without_asking() -> None:
     from services.gateway.transfers.downloads import Downloads
 
-    original = Downloads.find
+    original = Downloads._look_up
     known: dict[Any, tuple[float, Any]] = {}
 
-    async def find(self: Downloads, name: Any) -> Any:
+    async def look_up(self: Downloads, name: Any, transfer: Any) -> Any:
         found_at, found = known.get(name, (0.0, None))
         if found is None or time.monotonic() - found_at > 2.0:
-            found = await original(self, name)
+            found = await original(self, name, transfer)
             known[name] = time.monotonic(), found
-        return found
+        return replace(found, transfer=transfer)
 
-    Downloads.find = find  # type: ignore[method-assign]
+    Downloads._look_up = look_up  # type: ignore[method-assign]
 
 
 def _shorten_the_log() -> None:

@@ -36,8 +36,8 @@ from shared.errors import (
 )
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from tests.waiting import wait_until
 from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, VerifiedRequest
+from tests.waiting import wait_until
 
 ATTEMPT_TIMEOUT_S = 0.25
 DEADLINE_S = 5.0

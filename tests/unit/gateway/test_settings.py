@@ -56,8 +56,8 @@ def test_a_contradiction_is_refused(changes) -> None:
 
 
 def test_a_budget_that_could_deadlock_is_refused() -> None:
-    """All first reservations and one chunk must fit, exactly."""
-    needed = 100 * FIRST_RESERVATION_BYTES + MIB
+    """All first reservations and one chunk must fit beside what is kept for small transfers, exactly."""
+    needed = (100 * FIRST_RESERVATION_BYTES + MIB) * 8 // 7 + 1
     make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed)
     with pytest.raises(ValidationError, match="TRIVET_MAX_INFLIGHT_BYTES"):
         make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed - 1)

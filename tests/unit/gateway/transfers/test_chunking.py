@@ -10,8 +10,9 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunking import ReservationWaits, cut
-from shared.byte_budget import ByteBudget, ByteLease
+from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
 
@@ -23,9 +24,15 @@ async def pieces_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def take_all(body: AsyncIterator[bytes], budget: ByteBudget, take: Callable[[ByteLease], None]) -> None:
-    async for _, lease in cut(body, chunk_size_bytes=MIB, budget=budget, waits=WAITS):
-        take(lease)
+async def take_all(body: AsyncIterator[bytes], admission: Admission, take: Callable[[ByteLease], None]) -> None:
+    async with admission.transfer("client") as transfer:
+        async for _, lease in cut(body, chunk_size_bytes=MIB, transfer=transfer, waits=WAITS):
+            take(lease)
+
+
+def admission_of(large_bytes: int) -> Admission:
+    """Admission with a budget of so many bytes beside the part for small transfers."""
+    return Admission(AdmissionLimits(slots=16, budget_bytes=large_bytes * 8 // 7, slow_bytes_per_s=0))
 
 
 @given(sizes=st.lists(st.integers(0, 9 * KIB), max_size=12), chunk_size_bytes=st.sampled_from([1, 100, KIB, 4 * KIB]))
@@ -38,22 +45,25 @@ async def test_chunks_are_the_body_in_order_and_all_full_but_the_last(sizes, chu
     for size in sizes:
         pieces.append(body[start : start + size])
         start += size
-    budget = ByteBudget(64 * MIB)
+    admission = admission_of(64 * MIB)
     chunks = []
-    async for chunk, lease in cut(pieces_of(pieces), chunk_size_bytes=chunk_size_bytes, budget=budget, waits=WAITS):
-        assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
-        lease.release()
-        chunks.append(chunk)
+    async with admission.transfer("client") as transfer:
+        async for chunk, lease in cut(
+            pieces_of(pieces), chunk_size_bytes=chunk_size_bytes, transfer=transfer, waits=WAITS
+        ):
+            assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
+            lease.release()
+            chunks.append(chunk)
     assert b"".join(chunk.data for chunk in chunks) == body
     assert all(len(chunk.data) == chunk_size_bytes for chunk in chunks[:-1])
     assert all(chunk.digest == blake3(chunk.data).hexdigest() for chunk in chunks)
     assert len(chunks) == -(-len(body) // chunk_size_bytes)
-    assert budget.used_bytes == 0
+    assert admission.used_bytes == 0
 
 
 async def test_the_next_piece_is_not_asked_for_while_there_is_no_budget() -> None:
     """Backpressure: with the budget held by others, the body is not read on."""
-    budget = ByteBudget(2 * MIB)
+    admission = admission_of(2 * MIB)
     asked = 0
 
     async def body() -> AsyncIterator[bytes]:
@@ -64,39 +74,52 @@ async def test_the_next_piece_is_not_asked_for_while_there_is_no_budget() -> Non
 
     held = []
     with pytest.raises(OverloadedError):
-        await take_all(body(), budget, held.append)
+        await take_all(body(), admission, held.append)
     assert len(held) == 2
     assert asked == 3, "the piece that was refused, and none after it"
-    assert budget.used_bytes == 2 * MIB
+    assert admission.used_bytes == 2 * MIB
     for lease in held:
         lease.release()
-    assert budget.used_bytes == 0
+    assert admission.used_bytes == 0
 
 
-async def test_a_slow_beginning_reserves_little() -> None:
-    """A client that sent ten bytes holds 64 KiB of budget and not a whole chunk."""
-    budget = ByteBudget(64 * MIB)
+async def test_a_reservation_grows_with_the_bytes_that_came() -> None:
+    """A client that sent ten bytes holds 64 KiB of budget, and one that sent 100 KiB twice that, and not a whole chunk."""
+    admission = admission_of(64 * MIB)
     seen = []
 
     async def body() -> AsyncIterator[bytes]:
         yield bytes(10)
-        seen.append(budget.used_bytes)
+        seen.append(admission.used_bytes)
         yield bytes(100 * KIB)
-        seen.append(budget.used_bytes)
+        seen.append(admission.used_bytes)
 
-    async for _, lease in cut(body(), chunk_size_bytes=MIB, budget=budget, waits=WAITS):
-        lease.release()
-    assert seen == [64 * KIB, MIB]
+    await take_all(body(), admission, ByteLease.release)
+    assert seen == [64 * KIB, 2 * (100 * KIB + 10)]
+
+
+async def test_above_half_of_the_budget_only_whole_chunks_are_reserved() -> None:
+    """So transfers that each hold a part of a chunk cannot wait for each other for ever."""
+    admission = admission_of(4 * MIB)
+    assert admission.large.try_reserve(MIB + 1)
+    seen = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(100 * KIB)
+        seen.append(admission.used_bytes)
+
+    await take_all(body(), admission, ByteLease.release)
+    assert seen == [2 * MIB + 1]
 
 
 async def test_a_body_that_breaks_off_gives_its_budget_back() -> None:
     """An error in the middle of a chunk leaves nothing reserved."""
-    budget = ByteBudget(64 * MIB)
+    admission = admission_of(64 * MIB)
 
     async def body() -> AsyncIterator[bytes]:
         yield bytes(100 * KIB)
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await take_all(body(), budget, ByteLease.release)
-    assert budget.used_bytes == 0
+        await take_all(body(), admission, ByteLease.release)
+    assert admission.used_bytes == 0

@@ -44,6 +44,7 @@ def order(world: Any, **changes: Any) -> UploadRequest:
         preconditions=facts["preconditions"],
         digests=BodyDigests.announced({}),
         announced_bytes=None,
+        client="192.0.2.1",
         idempotency_key=IdempotencyKey.of(KEY, method="PUT", bucket="default", **facts),
     )
 

@@ -18,7 +18,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS
+from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS, FoundFile
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
@@ -41,6 +41,7 @@ from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, World
 from tests.unit.gateway.fakes import unreachable
 
 NAME = FileName("default", "a/key")
+CLIENT = "192.0.2.1"
 SIZES = [0, 1, CHUNK_SIZE_BYTES - 1, CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES + 1, 10 * CHUNK_SIZE_BYTES + 7]
 
 
@@ -53,6 +54,7 @@ def order_for(world: World, **changes: object) -> UploadRequest:
         preconditions=Preconditions(),
         digests=BodyDigests.announced({}),
         announced_bytes=None,
+        client=CLIENT,
     )
     return replace(order, **changes)
 
@@ -86,8 +88,7 @@ async def get(
     world: World, received: Received | None = None, *, span: ByteSpan | None = None, quorums: Quorums | None = None
 ) -> Received:
     received = received or Received()
-    found = await world.services.downloads.find(NAME)
-    async with asyncio.TaskGroup() as group:
+    async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
         await world.services.downloads.send(
             found,
             None if span is None else [span],
@@ -97,6 +98,16 @@ async def get(
             group=group,
         )
     return received
+
+
+async def find(world: World) -> FoundFile:
+    async with world.services.downloads.open(NAME, CLIENT) as found:
+        return found
+
+
+async def confirm(world: World, quorums: Quorums | None = None) -> int:
+    async with world.services.downloads.open(NAME, CLIENT) as found:
+        return await world.services.downloads.confirm(found, quorums or world.services.quorums)
 
 
 def only(error: BaseException) -> BaseException:
@@ -133,9 +144,7 @@ async def test_a_file_comes_back_whole_with_the_truth_about_it(world, seed, size
     received = await get(world)
     assert bytes(received.body) == body
     assert received.confirmed == (2 if size_bytes else 3)
-    assert (
-        await world.services.downloads.confirm(await world.services.downloads.find(NAME), world.services.quorums) == 3
-    )
+    assert await confirm(world) == 3
     await is_idle(world)
 
 
@@ -275,15 +284,14 @@ async def test_head_counts_the_weakest_chunk_and_may_be_strict(world, seed) -> N
     """One replica of one chunk is missing: HEAD says so, and with R as a condition it refuses below R only."""
     published = await put(world, random.Random(seed).randbytes(3 * CHUNK_SIZE_BYTES))
     await is_idle(world)
-    del world.nodes.of("storage-1")[published.version.content.chunks()[1][0]]
+    del world.nodes.of("storage-1")[published.version.content.chunk(1)[0]]
     world.nodes.errors["storage-2"] = unreachable()
-    found = await world.services.downloads.find(NAME)
     # Without room for repairs, so that the answer stays what it is.
     world.services.downloads._repair._queue |= {(str(number), ""): None for number in range(MAX_QUEUED_REPAIRS)}
-    assert await world.services.downloads.confirm(found, world.services.quorums) == 1
-    assert await world.services.downloads.confirm(found, world.services.quorums.for_request(None, "1")) == 1
+    assert await confirm(world) == 1
+    assert await confirm(world, world.services.quorums.for_request(None, "1")) == 1
     with pytest.raises(QuorumNotReachedError):
-        await world.services.downloads.confirm(found, world.services.quorums.for_request(None, "2"))
+        await confirm(world, world.services.quorums.for_request(None, "2"))
 
 
 async def test_lost_bytes_before_the_first_one_are_a_clean_error(world) -> None:
@@ -305,7 +313,7 @@ async def test_lost_bytes_in_mid_stream_break_off_after_right_bytes_only(world, 
     body = random.Random(seed).randbytes(20 * CHUNK_SIZE_BYTES)
     published = await put(world, body)
     await is_idle(world)
-    lost = published.version.content.chunks()[15][0]
+    lost = published.version.content.chunk(15)[0]
     for chunks in world.nodes.chunks.values():
         chunks.pop(lost, None)
     received = Received()
@@ -332,7 +340,7 @@ async def test_a_read_repairs_what_it_finds(world, seed, fault) -> None:
         first.clear()
     assert bytes((await get(world)).body) == body
     # A download asks R nodes about each chunk; HEAD asks all N.
-    await world.services.downloads.confirm(await world.services.downloads.find(NAME), world.services.quorums)
+    await confirm(world)
     if fault == "missing":
         await world.wait_until(lambda: first == wanted, "all replicas repaired")
     else:
@@ -345,8 +353,8 @@ async def test_chunks_behind_the_first_window_are_checked_when_they_are_reached(
     """A replica that is missing there is put back, although its bytes came from another one."""
     published = await put(world, random.Random(seed).randbytes((2 * CHECK_WINDOW_CHUNKS + 1) * CHUNK_SIZE_BYTES))
     await is_idle(world)
-    last, _ = published.version.content.chunks()[2 * CHECK_WINDOW_CHUNKS - 1]
-    _, second, *_ = read_order(last, (await world.services.downloads.find(NAME)).node_map)
+    last, _ = published.version.content.chunk(2 * CHECK_WINDOW_CHUNKS - 1)
+    _, second, *_ = read_order(last, (await find(world)).node_map)
     del world.nodes.of(second.id)[last]
     await get(world)
     await world.wait_until(lambda: last in world.nodes.of(second.id), "the replica is put back")
@@ -357,7 +365,7 @@ async def test_a_strict_read_checks_every_chunk_before_the_first_byte(world, see
     """Also behind the first window: what falls short of R there must not be found out in mid-stream."""
     published = await put(world, random.Random(seed).randbytes((CHECK_WINDOW_CHUNKS + 1) * CHUNK_SIZE_BYTES))
     await is_idle(world)
-    last, _ = published.version.content.chunks()[-1]
+    last, _ = published.version.content.chunk(published.version.content.chunk_count - 1)
     for node_id in ("storage-1", "storage-2"):
         del world.nodes.of(node_id)[last]
     strict = Received()
@@ -533,12 +541,12 @@ async def test_an_unknown_outcome_is_passed_on_as_it_is(world) -> None:
 async def test_a_missing_file_carries_the_index_that_last_changed_it(world) -> None:
     """0 when it never was, the deletion's index afterwards."""
     with pytest.raises(FileNotFoundInBucketError) as never:
-        await world.services.downloads.find(NAME)
+        await find(world)
     assert never.value.facts["version"] == 0
     await put(world, b"x")
     deleted = await world.metadata.propose(DeleteFile(bucket=NAME.bucket, key=NAME.key, stamp=world.clock.stamp()))
     with pytest.raises(FileNotFoundInBucketError) as gone:
-        await world.services.downloads.find(NAME)
+        await find(world)
     assert gone.value.facts["version"] == deleted.log_index
 
 
@@ -551,7 +559,9 @@ async def test_one_transfer_too_many_is_refused_at_once(make_world) -> None:
         yield b"x"
         await gate.wait()
 
-    running = [asyncio.ensure_future(world.services.uploads.put(order_for(world), body())) for _ in range(2)]
+    running = [
+        asyncio.ensure_future(world.services.uploads.put(order_for(world, announced_bytes=1), body())) for _ in range(2)
+    ]
     await world.wait_until(lambda: world.metric("trivet_gateway_transfers") == 2, "two transfers")
     with pytest.raises(OverloadedError) as caught:
         await put(world, b"y")
@@ -587,14 +597,14 @@ async def test_a_file_is_not_looked_up_without_a_slot(make_world, monkeypatch) -
     world = await make_world(max_concurrent_requests=2)
     await put(world, b"x")
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(2)]
+    running = [asyncio.ensure_future(find(world)) for _ in range(2)]
     await world.wait_until(lambda: slow.under_way == 2, "two look-ups")
     with pytest.raises(OverloadedError):
-        await world.services.downloads.find(NAME)
+        await find(world)
     assert slow.most_under_way == 2
     slow.gate.set()
     await asyncio.gather(*running)
-    await world.services.downloads.find(NAME)
+    await find(world)
     await is_idle(world)
 
 
@@ -603,7 +613,7 @@ async def test_look_ups_are_bounded_and_wait_their_turn(make_world, monkeypatch)
     world = await make_world(max_concurrent_requests=3 * MAX_LOOKUPS)
     await put(world, b"x")
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(3 * MAX_LOOKUPS)]
+    running = [asyncio.ensure_future(find(world)) for _ in range(3 * MAX_LOOKUPS)]
     await world.wait_until(lambda: slow.under_way == MAX_LOOKUPS, "as many look-ups as may be")
     slow.gate.set()
     assert {found.version.content.size_bytes for found in await asyncio.gather(*running)} == {1}
@@ -615,10 +625,10 @@ async def test_a_look_up_without_a_turn_in_time_is_refused(make_world, monkeypat
     """While no leader answers, those who wait are told so in the time that metadata may take."""
     world = await make_world(max_concurrent_requests=2 * MAX_LOOKUPS, consensus_deadline_s=0.05)
     slow = SlowFinds(world, monkeypatch)
-    running = [asyncio.ensure_future(world.services.downloads.find(NAME)) for _ in range(MAX_LOOKUPS)]
+    running = [asyncio.ensure_future(find(world)) for _ in range(MAX_LOOKUPS)]
     await world.wait_until(lambda: slow.under_way == MAX_LOOKUPS, "as many look-ups as may be")
     with pytest.raises(OverloadedError):
-        await world.services.downloads.find(NAME)
+        await find(world)
     slow.gate.set()
     await asyncio.gather(*running, return_exceptions=True)
     await is_idle(world)
@@ -628,12 +638,11 @@ async def test_head_takes_a_slot(make_world) -> None:
     """It asks about every chunk of a file, which is work like any transfer."""
     world = await make_world(max_concurrent_requests=1)
     await put(world, b"x")
-    found = await world.services.downloads.find(NAME)
     world.nodes.hanging.update(("storage-1", "storage-2", "storage-3"))
-    first = asyncio.ensure_future(world.services.downloads.confirm(found, world.services.quorums))
+    first = asyncio.ensure_future(confirm(world))
     await world.wait_until(lambda: world.metric("trivet_gateway_transfers") == 1, "the slot taken")
     with pytest.raises(OverloadedError):
-        await world.services.downloads.confirm(found, world.services.quorums)
+        await confirm(world)
     world.nodes.hanging.clear()
     world.nodes.released.set()
     assert await first == 3
@@ -651,7 +660,7 @@ async def test_many_uploads_share_the_budget_and_all_end(make_world, seed) -> No
     )
     print(f"seed {seed}")
     rng = random.Random(seed)
-    bodies = [rng.randbytes(rng.randrange(1, 1024 * 1024)) for _ in range(16)]
+    bodies = [rng.randbytes(rng.randrange(1, 1024 * 1024)) for _ in range(12)]
     highest = 0
 
     def watch(_what: str, _node_id: str) -> None:

@@ -1,0 +1,156 @@
+"""The chunks of a long file: computed when they are wanted, held once, counted in the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.semantics.byte_ranges import ByteSpan
+from services.gateway.transfers.admission import Admission, AdmissionLimits
+from services.gateway.transfers.chunk_lists import UNCOUNTED_BYTES, ChunkSlice, FileSlices, SharedChunkLists
+from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS
+from shared.contracts.metadata import Durability, FileContent, FileVersion, PublishFile
+from shared.contracts.time import ClockState, Stamp
+from shared.errors import OverloadedError
+from shared.units import KIB, MIB
+from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, put
+
+CHUNK = 100
+
+
+def content_of(size_bytes: int, chunk_size_bytes: int = CHUNK) -> FileContent:
+    count = -(-size_bytes // chunk_size_bytes)
+    digests = b"".join(number.to_bytes(32) for number in range(count))
+    return FileContent(size_bytes=size_bytes, chunk_size_bytes=chunk_size_bytes, chunk_digests=digests, digest="d" * 64)
+
+
+def version_of(content: FileContent) -> FileVersion:
+    return FileVersion(
+        bucket="default",
+        key="long",
+        version=7,
+        term=1,
+        etag="e",
+        content=content,
+        content_type="x/y",
+        user_metadata={},
+        stamp=Stamp(hlc=1, state=ClockState.LOGICAL),
+        modified_ns=1,
+        epoch=1,
+        durability=Durability(target=3, acknowledged=3, nodes=[]),
+    )
+
+
+def slices_one_by_one(size_bytes: int, spans: list[ByteSpan]) -> list[ChunkSlice]:
+    """Byte by byte, as slowly as it is obvious."""
+    found: list[ChunkSlice] = []
+    for span in spans:
+        by_chunk: dict[int, list[int]] = {}
+        for byte in range(span.start, span.stop):
+            by_chunk.setdefault(byte // CHUNK, []).append(byte % CHUNK)
+        for chunk, bytes_of_chunk in by_chunk.items():
+            size = min(CHUNK, size_bytes - chunk * CHUNK)
+            found.append(ChunkSlice(chunk.to_bytes(32).hex(), size, bytes_of_chunk[0], bytes_of_chunk[-1] + 1))
+    return found
+
+
+@given(st.data())
+def test_slices_are_the_bytes_of_the_spans_wherever_they_begin(data) -> None:
+    """Of any spans of any file, and after any number of chunks."""
+    size_bytes = data.draw(st.integers(1, 5 * CHUNK + 3))
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, size_bytes - 1), st.integers(1, size_bytes)), max_size=4))
+    spans = [ByteSpan(start, min(size_bytes, start + length)) for start, length in pairs]
+    expected = slices_one_by_one(size_bytes, spans)
+    skipped = data.draw(st.integers(0, len(expected) + 1))
+    assert list(FileSlices(content_of(size_bytes), spans).after(skipped)) == expected[skipped:]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_without_spans_it_is_the_whole_file(size_bytes) -> None:
+    """Every chunk full but the last; an empty file has none."""
+    expected = slices_one_by_one(size_bytes, [ByteSpan(0, size_bytes)])
+    assert list(FileSlices(content_of(size_bytes), None)) == expected
+
+
+async def test_a_chunk_list_is_held_once_for_all_its_readers() -> None:
+    """Their memory, and what is reserved for it, do not grow with their number; the last reader gives it back."""
+    admission = Admission(AdmissionLimits(slots=300, budget_bytes=8 * MIB, slow_bytes_per_s=0))
+    lists = SharedChunkLists()
+    size_bytes = len(content_of(8192 * CHUNK).chunk_digests)
+    async with AsyncExitStack() as stack:
+        held = []
+        for _ in range(240):
+            transfer = await stack.enter_async_context(admission.transfer("a"))
+            version = version_of(content_of(8192 * CHUNK))
+            held.append(await stack.enter_async_context(lists.hold(version, transfer, wait_s=0)))
+        assert len({id(version.content) for version in held}) == 1
+        assert admission.used_bytes == size_bytes
+    assert admission.used_bytes == 0
+
+
+@pytest.mark.parametrize(("list_bytes", "is_counted"), [(UNCOUNTED_BYTES, False), (UNCOUNTED_BYTES + 32, True)])
+async def test_a_long_chunk_list_is_counted_in_the_budget(list_bytes, is_counted) -> None:
+    """Both sides of the edge; without room the reader is refused and nothing stays reserved."""
+    admission = Admission(AdmissionLimits(slots=4, budget_bytes=MIB, slow_bytes_per_s=0))
+    version = version_of(content_of(list_bytes // 32 * CHUNK))
+    assert admission.large.try_reserve(admission.large.limit_bytes)
+    async with admission.transfer("a") as transfer:
+        if is_counted:
+            with pytest.raises(OverloadedError):
+                async with SharedChunkLists().hold(version, transfer, wait_s=0):
+                    pass
+        else:
+            async with SharedChunkLists().hold(version, transfer, wait_s=0) as held:
+                assert held is version
+    assert admission.used_bytes == admission.large.limit_bytes
+
+
+async def test_the_first_bytes_of_the_longest_file_cost_as_little_as_those_of_a_short_one(world, monkeypatch) -> None:
+    """30,000 chunks: before the first byte is sent, no more of them are looked at than are checked and fetched ahead."""
+    published = await put(world, bytes(4 * KIB))
+    digest = published.version.content.chunk(0)[0]
+    content = FileContent(
+        size_bytes=30_000 * 4 * KIB,
+        chunk_size_bytes=4 * KIB,
+        chunk_digests=bytes.fromhex(digest) * 30_000,
+        digest="d" * 64,
+    )
+    await world.metadata.propose(_publish(world, content))
+    looked_at = 0
+    chunk = FileContent.chunk
+
+    def counted(self: FileContent, index: int) -> tuple[str, int]:
+        nonlocal looked_at
+        looked_at += 1
+        return chunk(self, index)
+
+    monkeypatch.setattr(FileContent, "chunk", counted)
+    before_first_byte: list[int] = []
+
+    async def start(_: int) -> None:
+        return None
+
+    async def sink(_: memoryview) -> None:
+        before_first_byte.append(looked_at)
+        await asyncio.Event().wait()
+
+    async def read() -> None:
+        async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
+            await world.services.downloads.send(
+                found, None, world.services.quorums, start=start, sink=sink, group=group
+            )
+
+    reading = asyncio.ensure_future(read())
+    await world.wait_until(lambda: bool(before_first_byte), "the first byte")
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert before_first_byte[0] <= CHECK_WINDOW_CHUNKS + world.settings.read_ahead_chunks + 1
+
+
+def _publish(world, content: FileContent) -> PublishFile:
+    published = [command for command in world.metadata.proposed if isinstance(command, PublishFile)][-1]
+    return published.model_copy(update={"content": content, "stamp": world.clock.stamp()})
