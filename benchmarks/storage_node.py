@@ -89,7 +89,7 @@ def _node_environment(folder: Path, mode: str, secret: str) -> dict[str, str]:
         "TRIVET_DATA_DIR": str(folder / "data"),
         "TRIVET_STORAGE_MODE": mode,
         "TRIVET_ADVERTISED_URL": f"http://127.0.0.1:{port}",
-        "TRIVET_CONSENSUS_URLS": consensus_url(),
+        "TRIVET_CONSENSUS_URLS": consensus_url(secret),
     }
 
 

@@ -164,7 +164,7 @@ class StorageProcess:
             "TRIVET_DATA_DIR": str(self.data_dir),
             "TRIVET_STORAGE_MODE": self.mode,
             "TRIVET_ADVERTISED_URL": self.peer.url,
-            "TRIVET_CONSENSUS_URLS": consensus_url(),
+            "TRIVET_CONSENSUS_URLS": consensus_url(SECRET),
             "MALLOC_MMAP_THRESHOLD_": "33554432",
             "MALLOC_TRIM_THRESHOLD_": "134217728",
             "MALLOC_ARENA_MAX": "2",
