@@ -36,7 +36,9 @@ async def wait_until_disowned(scene: Scene, number: int) -> None:
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while "with another disk" not in reason:
             try:
-                await scene.client.request(scene.members.operations(number), "GET", "/readyz", timeout_s=2.0)
+                await scene.client.request(
+                    scene.members.operations(number), "GET", "/readyz", timeout_s=2.0, is_public=True
+                )
             except TrivetError as error:
                 reason = error.message
             await asyncio.sleep(0.05)

@@ -141,7 +141,9 @@ async def an_old_member_is_kept_out(rescued: Scene, old: Members, tmp_path: Path
         status = await rescued.members.status(rescued.client, 2)
         assert status.cluster_id == "test-cluster"
         assert status.leader_id is None
-        metrics = await rescued.client.request(rescued.members.operations(2), "GET", "/metrics", timeout_s=5.0)
+        metrics = await rescued.client.request(
+            rescued.members.operations(2), "GET", "/metrics", timeout_s=5.0, is_public=True
+        )
         assert "raft_connected_peers 0.0" in metrics.text
     finally:
         old.kill(2)

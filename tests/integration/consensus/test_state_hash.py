@@ -68,7 +68,7 @@ async def test_one_row_that_differs_is_noticed(scene: Scene) -> None:
     async with asyncio.timeout(2 * PROGRESS_WITHIN_S):
         while "agree on another state" not in reason:
             try:
-                await scene.client.request(members.operations(number), "GET", "/readyz", timeout_s=2.0)
+                await scene.client.request(members.operations(number), "GET", "/readyz", timeout_s=2.0, is_public=True)
             except TrivetError as error:
                 reason = error.message
             await asyncio.sleep(0.1)
@@ -79,8 +79,8 @@ async def test_one_row_that_differs_is_noticed(scene: Scene) -> None:
                 break
             await asyncio.sleep(0.1)
     for other in others:
-        await scene.client.request(members.operations(other), "GET", "/readyz", timeout_s=2.0)
+        await scene.client.request(members.operations(other), "GET", "/readyz", timeout_s=2.0, is_public=True)
     found = await wait_until_level(scene)
     assert found[others[0]] == found[others[1]] != found[number]
-    metrics = await scene.client.request(members.operations(number), "GET", "/metrics", timeout_s=2.0)
+    metrics = await scene.client.request(members.operations(number), "GET", "/metrics", timeout_s=2.0, is_public=True)
     assert "metadata_differing_members 2.0" in metrics.text

@@ -104,7 +104,7 @@ async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> No
     assert f"entries of version {KNOWN_ENTRY_VERSION + 1} are not known" in stopped.stopped_applying
     assert stopped.last_applied < stopped.commit_index
     with pytest.raises(TrivetError, match="upgrade it"):
-        await scene.client.request(scene.members.operations(OLDER), "GET", "/readyz", timeout_s=5.0)
+        await scene.client.request(scene.members.operations(OLDER), "GET", "/readyz", timeout_s=5.0, is_public=True)
 
     # It does not lead, but it keeps the log: with it, one of the two others is a majority.
     async with scene.registers.load():

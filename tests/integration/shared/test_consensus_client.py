@@ -129,7 +129,7 @@ async def leads(path: str, batch: list[dict]) -> Reply:
     if path == "/v1/proposals":
         return decided(len(batch))
     answer = {"answer": {"kind": "buckets", "buckets": []}}
-    return 200, {"log_index": 7, "term": 3, "epoch": 2, "results": [answer] * len(batch)}
+    return 200, {"log_index": 7, "term": 3, "epoch": 2, "hlc": 1, "results": [answer] * len(batch)}
 
 
 async def hangs(path: str, batch: list[dict]) -> Reply:
@@ -578,7 +578,7 @@ async def test_a_rejected_query_is_raised():
 
     async def behaviour(path: str, batch: list[dict]) -> Reply:
         gone = CursorExpiredError("Gone.", horizon=5).to_problem()
-        return 200, {"log_index": 7, "term": 3, "epoch": 2, "results": [{"problem": gone}]}
+        return 200, {"log_index": 7, "term": 3, "epoch": 2, "hlc": 1, "results": [{"problem": gone}]}
 
     async with cluster(behaviour) as (client, _):
         with pytest.raises(CursorExpiredError) as failed:
@@ -594,7 +594,7 @@ async def test_reads_that_did_not_fit_into_an_answer_are_asked_again_at_once(lon
         asked.update(query["bucket"] for query in batch)
         full = {"problem": OverloadedError("The answer would be too long.").to_problem()}
         first = {"answer": {"kind": "file", "has_bucket": False, "version": int(batch[0]["bucket"][1:]), "horizon": 0}}
-        return 200, {"log_index": 7, "term": 3, "epoch": 2, "results": [first, *([full] * (len(batch) - 1))]}
+        return 200, {"log_index": 7, "term": 3, "epoch": 2, "hlc": 1, "results": [first, *([full] * (len(batch) - 1))]}
 
     async with cluster(behaviour) as (client, _):
         names = [f"b{number:03}" for number in range(5)]

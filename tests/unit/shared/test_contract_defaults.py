@@ -10,6 +10,7 @@ from shared.contracts.base import WireModel
 
 NO_MEASUREMENTS = {
     ("ConsensusMember", "is_voter"): "stands in logs that were written before learners existed",
+    ("HasRequest", "verify"): "a choice of the caller",
     ("StorageNode", "incarnation"): "of a node that no run was recorded of",
     ("NodeRun", "is_redis_record"): "a mode of the node",
     ("HeartbeatResponse", "is_run_recorded"): "nothing was recorded",

@@ -57,8 +57,9 @@ def test_the_quarantine_keeps_the_newest_files_only(tmp_path, files, monkeypatch
     """Damage must not fill the disk."""
     monkeypatch.setattr(chunk_files, "_MAX_QUARANTINED", 3)
     for number in range(5):
-        path = files.quarantine_path(DIGEST)
+        path = files.path_of(DIGEST)
         path.write_bytes(b"bad")
         os.utime(path, ns=(number, number))
+        files.move_to_quarantine(DIGEST)
         assert len(list((tmp_path / "quarantine").iterdir())) <= 3
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "quarantine").iterdir()) == [2, 3, 4]
