@@ -71,7 +71,7 @@ class Gateway:
 
     @property
     def services(self) -> Services:
-        """See `api.parts.RunningGateway`."""
+        """See `api.services.RunningGateway`."""
         if self._services is None or self._watch is None:
             raise NotReadyError("The gateway is starting or stopping.")
         if not self._watch.is_clock_seeded:
