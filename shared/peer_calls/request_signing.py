@@ -10,7 +10,8 @@ nonce is `<sender instance>.<counter>`, and the receiver keeps a sliding window 
 recorded request is refused both in the same boot and in every later one.
 
 An answer carries a MAC over the request's MAC and its own status (`ANSWER_MAC_HEADER`). Only the destination can make it,
-so another program on its port cannot acknowledge anything, and no answer fits another request. It does not cover the body.
+so another program on its port cannot acknowledge anything, and no answer fits another request. It does not cover the body,
+but for the head of a batch, where each item has a status of its own.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def _mac(key: SigningKey, *parts: str) -> str:
     return hmac.digest(key.secret, "\n".join(parts).encode(), "sha256").hex()
 
 
-def _answer_mac(key: SigningKey, request_mac: str, status: int) -> str:
-    return _mac(key, "answer", request_mac, str(status))
+def _answer_mac(key: SigningKey, request_mac: str, status: int, head_digest: str) -> str:
+    return _mac(key, "answer", request_mac, str(status), *([head_digest] if head_digest else []))
 
 
 class RequestSigner:
@@ -67,9 +68,14 @@ class RequestSigner:
         mac = _mac(key, method, raw_target, destination, boot, nonce, body_digest)
         return f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}"
 
-    def is_answer_of_destination(self, authorization: str, status: int, answer_mac: str | None) -> bool:
-        """Whether the service that the request `authorization` was signed for gave an answer with this status and MAC."""
-        expected = _answer_mac(self._keys.signing, authorization.rpartition("mac=")[2], status)
+    def is_answer_of_destination(
+        self, authorization: str, status: int, answer_mac: str | None, head_digest: str = ""
+    ) -> bool:
+        """Whether the service that the request `authorization` was signed for gave an answer with this status and MAC.
+
+        `head_digest`: of the head of a frame (`shared.contracts.chunk_batches`), hex; empty for every other answer.
+        """
+        expected = _answer_mac(self._keys.signing, authorization.rpartition("mac=")[2], status, head_digest)
         return hmac.compare_digest(expected.encode(), (answer_mac or "").encode())
 
 
@@ -80,9 +86,9 @@ class VerifiedRequest:
     key: SigningKey = field(repr=False)
     mac: str
 
-    def answer_mac(self, status: int) -> str:
-        """The value of `ANSWER_MAC_HEADER` in an answer with this status."""
-        return _answer_mac(self.key, self.mac, status)
+    def answer_mac(self, status: int, head_digest: str = "") -> str:
+        """The value of `ANSWER_MAC_HEADER` in an answer with this status; `head_digest` of a frame's head, hex."""
+        return _answer_mac(self.key, self.mac, status, head_digest)
 
 
 class _ReplayWindow:
