@@ -71,6 +71,7 @@ lint: install ## Lint and format
 .PHONY: types
 types: install ## Types
 	$(BIN)/mypy
+	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/mypy .ci/openapi.py
 
@@ -79,8 +80,12 @@ imports: install ## Import rules: layers of every package, modules that must sta
 	$(BIN)/lint-imports
 
 .PHONY: tidy
-tidy: install ## Maps, links, words, class names, settings and dependencies
+tidy: install ## Maps, links, words, class names, settings and dependencies; no secret and no link is tracked
 	$(BIN)/python -m pytest -q tests/tidy
+
+.PHONY: audit
+audit: install ## Ask the OSV database for known vulnerabilities of what is locked; skipped, with a word, where it is out of reach
+	@$(BIN)/python .ci/audit.py
 
 .PHONY: test-unit
 test-unit: install ## The quick tests: no process is started, within a minute
