@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from local_cluster.errors import LocalClusterError
+
+MAX_SOCKET_PATH_BYTES: Final = 103
+"""What fits into `sun_path` with its NUL on every system: 108 bytes on Linux, 104 on macOS and the BSDs."""
+
+_LONGEST_SOCKET_NAME: Final = "redis-9999.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,19 @@ class Layout:
         """Standard output and error of one process."""
         return self.root / "log" / f"{name}.log"
 
+    @property
+    def sockets(self) -> Path:
+        """Where Unix sockets lie: in `run`, unless that path is too long for one; then in a short folder for this root alone."""
+        if len(os.fsencode(self.run / _LONGEST_SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+            return self.run
+        # Derived and not drawn: whichever launcher comes next must find it. Not TMPDIR, which may be long and differs.
+        digest = hashlib.blake2b(os.fsencode(self.root), digest_size=8).hexdigest()
+        return Path(f"/tmp/trivet-{os.geteuid()}-{digest}")  # noqa: S108 - `make` refuses it when it is not ours alone
+
+    def socket(self, name: str) -> Path:
+        """Where one process listens for those of the same user."""
+        return self.sockets / f"{name}.sock"
+
     def data_dir(self, name: str) -> Path:
         """What one process must find again after a restart."""
         return self.root / "data" / name
@@ -44,7 +66,7 @@ class Layout:
         """Create the folders.
 
         Raises:
-            LocalClusterError: the root cannot be written.
+            LocalClusterError: the root cannot be written, or somebody else has made the folder for sockets.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -56,3 +78,22 @@ class Layout:
             raise LocalClusterError(
                 f"Cannot write to {self.root} ({error.strerror}); choose another folder with TRIVET_LOCAL_DIR."
             ) from error
+        if self.sockets != self.run:
+            _make_private(self.sockets)
+
+
+def _make_private(folder: Path) -> None:
+    # Everybody may write to its parent, so that a folder or a link may have been planted there before.
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise LocalClusterError(
+            f"Cannot make {folder} ({error.strerror}), for the path of TRIVET_LOCAL_DIR is too long for Unix sockets; choose "
+            "a shorter one."
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise LocalClusterError(
+            f"{folder} is not a folder of this user alone, and the path of TRIVET_LOCAL_DIR is too long for Unix sockets; "
+            "remove that folder, or choose a shorter path."
+        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import LocalSecrets
@@ -66,9 +67,9 @@ class ProcessSpec:
     """One process to run.
 
     Attributes:
-        url: where it answers; for Redis a `redis://` URL without the password.
+        url: where it answers; for Redis a `unix://` or `redis://` URL without the password.
         operations_url: health, metrics and administration; empty for Redis.
-        ports: every port it listens on.
+        ports: every TCP port it listens on; a Redis on a Unix socket has none.
         environment: added to the launcher's own environment.
         private_config: text that must stand in `config_file`, mode 0600, before the start; Redis takes its password so.
     """
@@ -121,10 +122,15 @@ Overrides = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many of what a cluster has. Every storage node has a Redis of its own; there is one clock."""
+    """How many of what a cluster has. Every storage node has a Redis of its own; there is one clock.
+
+    Attributes:
+        has_redis_ports: each Redis listens on a TCP port, before which tests can put a proxy, instead of its Unix socket.
+    """
 
     storage_nodes: int = 3
     gateways: int = 1
+    has_redis_ports: bool = False
 
 
 DEFAULT_SHAPE: Final = Shape()
@@ -145,7 +151,10 @@ def process_names(kind: Kind, shape: Shape = DEFAULT_SHAPE) -> list[str]:
 def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
     """Every port that a cluster with this offset takes."""
     ports = [
-        _port(kind, number, port_offset) for kind in Kind for number in range(1, len(process_names(kind, shape)) + 1)
+        _port(kind, number, port_offset)
+        for kind in Kind
+        if kind is not Kind.REDIS or shape.has_redis_ports
+        for number in range(1, len(process_names(kind, shape)) + 1)
     ]
     ports += [
         first + index + port_offset
@@ -188,15 +197,18 @@ def make_plan(
             "TRIVET_ADMIN_TOKEN_FILE": str(secrets.admin_token_file),
         },
     }
-    processes = [
-        _redis(layout, name, _port(Kind.REDIS, number, port_offset), secrets, redis_server)
-        for number, name in enumerate(process_names(Kind.REDIS, shape), 1)
+    redis = [
+        _redis(layout, name, port, secrets, redis_server)
+        for name, port in zip(process_names(Kind.REDIS, shape), _redis_ports(port_offset, shape), strict=True)
     ]
+    processes = [*redis]
     for kind, environment in own.items():
         for number, name in enumerate(process_names(kind, shape), 1):
             port = _port(kind, number, port_offset)
             operations_port = _FIRST_OPERATIONS_PORT[kind] + number - 1 + port_offset
             special = _special(layout, secrets, kind, number, port_offset)
+            if kind is Kind.STORAGE:
+                special["TRIVET_REDIS_URL"] = redis[number - 1].url
             processes.append(
                 ProcessSpec(
                     name=name,
@@ -235,20 +247,24 @@ def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, por
         return data | {
             "TRIVET_ADVERTISED_URL": _url(_port(kind, number, port_offset)),
             "TRIVET_ZONE": f"zone-{number}",
-            "TRIVET_REDIS_URL": _redis_url(_port(Kind.REDIS, number, port_offset)),
             "TRIVET_REDIS_USERNAME": USERNAME,
             "TRIVET_REDIS_PASSWORD_FILE": str(secrets.redis_password_files[f"{Kind.REDIS}-{number}"]),
         }
     return data
 
 
-def _redis(layout: Layout, name: str, port: int, secrets: LocalSecrets, redis_server: Path) -> ProcessSpec:
+def _redis(layout: Layout, name: str, port: int | None, secrets: LocalSecrets, redis_server: Path) -> ProcessSpec:
     config_file = layout.secrets / f"{name}.conf"
     password = secrets.redis_password_files[name].read_text().strip()
+    # Port 0 is none at all.
+    listen = (
+        ("port 0", f'unixsocket "{layout.socket(name)}"', "unixsocketperm 600")
+        if port is None
+        else (f"bind {HOST}", f"port {port}")
+    )
     lines = (
         "# Written by local_cluster at every start. This node's own Redis: durable at every acknowledged write.",
-        f"bind {HOST}",
-        f"port {port}",
+        *listen,
         "protected-mode yes",
         f'dir "{layout.data_dir(name)}"',
         "tcp-backlog 128",
@@ -259,8 +275,8 @@ def _redis(layout: Layout, name: str, port: int, secrets: LocalSecrets, redis_se
         name=name,
         kind=Kind.REDIS,
         command=(str(redis_server), str(config_file)),
-        url=_redis_url(port),
-        ports=(port,),
+        url=f"unix://{quote(str(layout.socket(name)))}" if port is None else f"redis://{HOST}:{port}/0",
+        ports=() if port is None else (port,),
         config_file=config_file,
         private_config="\n".join(lines) + "\n",
     )
@@ -295,5 +311,6 @@ def _url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def _redis_url(port: int) -> str:
-    return f"redis://{HOST}:{port}/0"
+def _redis_ports(port_offset: int, shape: Shape) -> list[int | None]:
+    numbers = range(1, shape.storage_nodes + 1)
+    return [_port(Kind.REDIS, number, port_offset) if shape.has_redis_ports else None for number in numbers]

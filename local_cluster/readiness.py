@@ -7,7 +7,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from local_cluster.plan import HOST, Kind, ProcessSpec
+from local_cluster.plan import Kind, ProcessSpec
 from services.storage.redis_node.server_config import USERNAME
 from shared.errors import NotReadyError, PeerUnreachableError, TrivetError
 from shared.peer_calls.http_client import PeerClient
@@ -31,9 +31,8 @@ async def why_not_ready(client: PeerClient, spec: ProcessSpec, redis_password: s
 
 
 async def _why_redis_is_not_ready(spec: ProcessSpec, password: str | None) -> str | None:
-    client = Redis(
-        host=HOST,
-        port=spec.ports[0],
+    client = Redis.from_url(
+        spec.url,
         username=USERNAME,
         password=password,
         socket_timeout=PROBE_TIMEOUT_S,

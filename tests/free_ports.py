@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 
 from local_cluster import free_ports
+from local_cluster.plan import DEFAULT_SHAPE, Shape
 
 _GAP = 400
 """More than the ports of one cluster span, so that neighbours at the ends of two ranges do not meet."""
 
 
-def free_port_offset() -> int:
+def free_port_offset(shape: Shape = DEFAULT_SHAPE) -> int:
     """As `local_cluster.free_ports.free_port_offset`, apart from that of every other worker of this test run."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # noqa: TID251 pytest-xdist says it so
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # noqa: TID251 as above
     every = free_ports.OFFSETS
     width = len(every) // count
     start = every.start + worker * width
-    return free_ports.free_port_offset(range(start, start + width - _GAP))
+    return free_ports.free_port_offset(range(start, start + width - _GAP), shape)

@@ -17,7 +17,7 @@ class StorageSettings(ServiceSettings):
     Attributes:
         data_dir: this node's own folder; also used in mode `redis`, for the identity.
         storage_mode: `tiered` (write-behind through Redis to disk), `disk`, or `redis` (Redis is the store of record).
-        redis_url: e.g. `redis://127.0.0.1:8151/0`; needed by every mode but `disk`.
+        redis_url: `redis://host:port/0` or `unix:///path/of/the/socket`; needed by every mode but `disk`.
         redis_username: of its ACL; the default user when not set.
         redis_password, redis_password_file: of that user.
         redis_deadline_ms: for one call in mode `tiered`; a hung Redis costs a request no more than this.

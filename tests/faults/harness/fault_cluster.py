@@ -23,7 +23,7 @@ from tests.faults.harness.callers import Callers
 from tests.faults.harness.network import Network
 from tests.free_ports import free_port_offset
 
-SHAPE = Shape(storage_nodes=4, gateways=2)
+SHAPE = Shape(storage_nodes=4, gateways=2, has_redis_ports=True)
 MEMBERS = process_names(Kind.CONSENSUS, SHAPE)
 STORAGE = process_names(Kind.STORAGE, SHAPE)
 REDIS = process_names(Kind.REDIS, SHAPE)
@@ -52,11 +52,11 @@ class FaultCluster(Cluster):
         patches: Mapping[str, list[str]] | None = None,
         wrappers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        front = free_port_offset()
+        front = free_port_offset(SHAPE)
         super().__init__(folder, front, _merged(_QUIET_TIME, overrides or {}), SHAPE)
         self._back = front
         while abs(self._back - front) < 400:
-            self._back = free_port_offset()
+            self._back = free_port_offset(SHAPE)
         self._patches = patches or {}
         self._wrappers = wrappers or {}
         self.touched_at: dict[str, list[float]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from redis.connection import parse_url
 
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import load_or_make_secrets
@@ -43,9 +44,9 @@ def test_the_processes_and_ports_are_those_of_the_design(tmp_path) -> None:
         "storage-1": (8101, 8181),
         "storage-2": (8102, 8182),
         "storage-3": (8103, 8183),
-        "redis-1": (8151,),
-        "redis-2": (8152,),
-        "redis-3": (8153,),
+        "redis-1": (),
+        "redis-2": (),
+        "redis-3": (),
         "consensus-1": (8201, 8251, 8281),
         "consensus-2": (8202, 8252, 8282),
         "consensus-3": (8203, 8253, 8283),
@@ -59,6 +60,31 @@ def test_two_clusters_with_an_offset_of_a_thousand_share_no_port(tmp_path) -> No
         plan = plan_in(tmp_path, offset)
         assert sorted(all_ports(offset)) == sorted(port for spec in plan.processes for port in spec.ports)
     assert not set(all_ports(0)) & set(all_ports(1000))
+
+
+def test_each_node_is_told_the_socket_of_its_own_redis(tmp_path) -> None:
+    """As redis-py reads the URL, whatever characters the folder has."""
+    folder = tmp_path / "100% of it? #1"
+    plan = plan_in(folder)
+    for number in (1, 2, 3):
+        url = plan.get(f"storage-{number}").environment["TRIVET_REDIS_URL"]
+        assert url == plan.get(f"redis-{number}").url
+        assert parse_url(url)["path"] == f"{folder}/run/redis-{number}.sock"
+        assert f'unixsocket "{folder}/run/redis-{number}.sock"' in plan.get(f"redis-{number}").private_config
+
+
+def test_redis_takes_ports_where_a_proxy_is_to_stand_before_them(tmp_path) -> None:
+    """For the fault tests; then it has no socket."""
+    shape = Shape(has_redis_ports=True)
+    plan = plan_in(tmp_path, 1000, shape=shape)
+    assert [spec.ports for spec in plan.of_kind(Kind.REDIS)] == [(9151,), (9152,), (9153,)]
+    assert sorted(all_ports(1000, shape)) == sorted(port for spec in plan.processes for port in spec.ports)
+    assert (
+        plan.get("storage-2").environment["TRIVET_REDIS_URL"] == plan.get("redis-2").url == "redis://127.0.0.1:9152/0"
+    )
+    config = plan.get("redis-2").private_config
+    assert "bind 127.0.0.1\nport 9152\n" in config
+    assert "unixsocket" not in config
 
 
 def test_a_cluster_of_another_shape_has_as_many_of_each_as_asked(tmp_path) -> None:
@@ -131,8 +157,9 @@ def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_pat
     """The configuration that DESIGN.md asks for."""
     config = plan_in(tmp_path).get("redis-2").private_config.splitlines()
     for line in (
-        "bind 127.0.0.1",
-        "port 8152",
+        "port 0",
+        f'unixsocket "{tmp_path}/run/redis-2.sock"',
+        "unixsocketperm 600",
         "appendonly yes",
         "appendfsync always",
         "maxmemory 512mb",
