@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import threading
@@ -18,6 +17,7 @@ from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
 from shared.errors import NotLeaderError, RunSupersededError
 from shared.peer_calls.http_client import PeerClient
 from shared.units import MIB
+from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 from tests.waiting import block_until
@@ -65,7 +65,7 @@ def wipe(cluster: Cluster) -> None:
 def run_of(cluster: Cluster) -> NodeRun:
     """What the victim's folder says, as a copy of it would."""
     _, disk_id, counter, _ = (cluster.layout.data_dir(VICTIM) / "disk-identity").read_text().split()
-    return NodeRun(disk_id=disk_id, counter=int(counter), boot_id=os.urandom(16).hex())
+    return NodeRun(disk_id=disk_id, counter=int(counter), boot_id=random_bytes(16).hex())
 
 
 async def beat(cluster: Cluster, run: NodeRun) -> HeartbeatResponse:

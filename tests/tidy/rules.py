@@ -190,6 +190,16 @@ def unread_settings(root: Path, packages: Iterable[str] = PRODUCT) -> list[str]:
     ]
 
 
+def unseeded_chance(root: Path) -> list[str]:
+    """No test draws what no seed repeats, or a failure by chance cannot be run again (`tests.chance`)."""
+    return [
+        f"{path.relative_to(root)}:{number} calls os.urandom; take tests.chance.random_bytes"
+        for path in _outside_of_here(root, _sources(root, ("tests",), "*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "os.urandom(" in line
+    ]
+
+
 def wrong_dependencies(root: Path, tools: Mapping[str, str]) -> list[str]:
     """What is imported is declared, and what is declared is imported, or is in `tools` with the reason why not."""
     project = tomllib.loads((root / "pyproject.toml").read_text())

@@ -109,6 +109,12 @@ def test_a_setting_that_nobody_reads_is_found(tmp_path: Path) -> None:
     assert rules.unread_settings(tmp_path) == ["services/x/settings.py: no code reads c"]
 
 
+def test_chance_without_a_seed_is_found_in_tests(tmp_path: Path) -> None:
+    """Of the product and of benchmarks nobody wants to repeat it."""
+    plant(tmp_path, **{"tests/a.py": "import os\nx = os.urandom(8)", "benchmarks/b.py": "x = os.urandom(8)"})
+    assert rules.unseeded_chance(tmp_path) == ["tests/a.py:2 calls os.urandom; take tests.chance.random_bytes"]
+
+
 def test_dependencies_and_imports_that_disagree_are_found(tmp_path: Path) -> None:
     """Undeclared, unused, and declared for development only while the product needs it."""
     project = (

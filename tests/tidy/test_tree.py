@@ -90,6 +90,11 @@ def test_every_setting_is_read() -> None:
     _report(rules.unread_settings(ROOT))
 
 
+def test_the_chance_of_tests_has_a_seed() -> None:
+    """`--seed=N` repeats any of them."""
+    _report(rules.unseeded_chance(ROOT))
+
+
 def test_imports_and_dependencies_agree() -> None:
     """Nothing undeclared is imported, nothing is installed for no use."""
     _report(rules.wrong_dependencies(ROOT, TOOLS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 
 import pytest
@@ -13,6 +12,7 @@ from services.storage.ports import Chunk, LostChunk
 from shared.errors import ChunkCorruptError, ChunkNotFoundError
 from shared.partitions import PartitionTable, SetSum
 from shared.units import KIB
+from tests.chance import random_bytes
 
 SIZES = [1, 4096, 64 * KIB, 64 * KIB + 1, 700_000]
 
@@ -26,7 +26,7 @@ def make_chunk(body: bytes, pieces: int = 1) -> Chunk:
 async def test_a_chunk_comes_back_whole_after_a_reopen(bench):
     """Every size, in one piece or many, is held, measured and read back, before and after the tier is opened again."""
     # None of them by chance as another: there are only 256 bodies of one byte.
-    bodies = [bytes([pieces]) + os.urandom(size - 1) for size in SIZES for pieces in (1, 7)]
+    bodies = [bytes([pieces]) + random_bytes(size - 1) for size in SIZES for pieces in (1, 7)]
     chunks = [make_chunk(body, body[0]) for body in bodies] + [make_chunk(b"")]
     for chunk in chunks:
         assert (await bench.tier.put(chunk, 1)).created
@@ -53,7 +53,7 @@ async def test_what_is_not_held_is_not_found(bench):
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_the_largest_start_index_is_kept(size_bytes, bench):
     """Put and has record the maximum, never less than was recorded before."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     for start_index, expected in ((5, 5), (3, 5), (8, 8)):
         outcome = await bench.tier.put(chunk, start_index)
         assert outcome.created is (start_index == 5)
@@ -68,7 +68,7 @@ async def test_the_largest_start_index_is_kept(size_bytes, bench):
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_deleted_chunk_is_gone_and_may_come_back(size_bytes, bench):
     """A delete holds at once and after a reopen; the same chunk can be stored again."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     await bench.tier.put(chunk, 1)
     assert await bench.tier.delete(chunk.digest)
     for is_reopened in (False, True):
@@ -83,7 +83,7 @@ async def test_a_deleted_chunk_is_gone_and_may_come_back(size_bytes, bench):
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_damaged_chunk_is_refused_once_and_then_not_held(size_bytes, bench):
     """Bytes that do not match are never handed out; the replica makes room for a good one."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     await bench.tier.put(chunk, 1)
     tier = await bench.reopen()  # what was kept in memory is gone, so that the damaged replica is what is left
     bench.damage(chunk.digest)
@@ -99,7 +99,7 @@ async def test_a_damaged_chunk_is_refused_once_and_then_not_held(size_bytes, ben
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_put_of_a_chunk_whose_replica_is_bad_makes_it_whole(size_bytes, bench):
     """A record alone acknowledges nothing: after a restart the same bytes are stored again, and the start index is kept."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     await bench.tier.put(chunk, 5)
     tier = await bench.reopen()
     sums = await tier.sums(None)
@@ -116,7 +116,7 @@ async def test_a_put_of_a_chunk_whose_replica_is_bad_makes_it_whole(size_bytes, 
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_replica_is_verified_when_it_was_written_or_read_by_this_process(size_bytes, bench):
     """A restart forgets it; a read from the medium brings it back, and a deletion ends it."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     assert not bench.tier.is_verified(chunk.digest)
     with pytest.raises(ChunkNotFoundError):
         await bench.tier.verify(chunk.digest)
@@ -135,7 +135,7 @@ async def test_a_replica_is_verified_when_it_was_written_or_read_by_this_process
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_bad_replica_does_not_become_verified(size_bytes, bench):
     """It is found bad instead, and is not held any more."""
-    chunk = make_chunk(os.urandom(size_bytes))
+    chunk = make_chunk(random_bytes(size_bytes))
     await bench.tier.put(chunk, 1)
     tier = await bench.reopen()
     bench.damage(chunk.digest)
@@ -163,7 +163,7 @@ def sums_of(chunks: list[Chunk], group: int | None) -> list[SetSum]:
 
 async def test_the_inventory_lists_every_chunk_once_in_order(bench):
     """Pages of any size, of all chunks or of those with one prefix, before and after a reopen; ends where chunks end."""
-    chunks = [make_chunk(os.urandom(size)) for size in [3000] * 40 + [70_000] * 8]
+    chunks = [make_chunk(random_bytes(size)) for size in [3000] * 40 + [70_000] * 8]
     for index, chunk in enumerate(chunks):
         await bench.tier.put(chunk, index)
     expected = sorted((chunk.digest, chunk.size_bytes, index) for index, chunk in enumerate(chunks))
@@ -183,8 +183,8 @@ async def test_the_inventory_lists_every_chunk_once_in_order(bench):
 
 async def test_a_walk_during_changes_lists_what_stays_exactly_once(bench):
     """Chunks come and go between the pages; those that were there throughout are on exactly one page."""
-    staying = [make_chunk(os.urandom(2000)) for _ in range(30)]
-    leaving = [make_chunk(os.urandom(2000)) for _ in range(30)]
+    staying = [make_chunk(random_bytes(2000)) for _ in range(30)]
+    leaving = [make_chunk(random_bytes(2000)) for _ in range(30)]
     for chunk in staying + leaving:
         await bench.tier.put(chunk, 0)
     found: list[str] = []
@@ -192,14 +192,14 @@ async def test_a_walk_during_changes_lists_what_stays_exactly_once(bench):
         found += [chunk.digest for chunk in page]
         if leaving:
             await bench.tier.delete(leaving.pop().digest)
-            await bench.tier.put(make_chunk(os.urandom(2000)), 0)
+            await bench.tier.put(make_chunk(random_bytes(2000)), 0)
     assert len(set(found)) == len(found)
     assert {chunk.digest for chunk in staying} <= set(found)
 
 
 async def test_the_sums_follow_every_change(bench):
     """After puts, repeated puts, deletes and a found damage the sums are those of what is held, also after a reopen."""
-    chunks = [make_chunk(os.urandom(size)) for size in [1500] * 25 + [80_000] * 5]
+    chunks = [make_chunk(random_bytes(size)) for size in [1500] * 25 + [80_000] * 5]
     assert await bench.tier.sums(None) == [SetSum()] * 256
     await asyncio.gather(*(bench.tier.put(chunk, 1) for chunk in chunks))
     await bench.tier.put(chunks[0], 2)
@@ -223,7 +223,7 @@ async def test_the_sums_follow_every_change(bench):
 @pytest.mark.parametrize("size_bytes", [3000, 200_000])
 async def test_a_chunk_found_bad_is_lost_until_it_is_restored(size_bytes, bench):
     """It is listed as lost, also after a reopen, and comes back with the start index that it had."""
-    chunks = [make_chunk(os.urandom(size_bytes)) for _ in range(3)]
+    chunks = [make_chunk(random_bytes(size_bytes)) for _ in range(3)]
     for chunk in chunks:
         await bench.tier.put(chunk, 7)
     assert await bench.tier.list_lost("", 10) == []
@@ -257,7 +257,7 @@ async def test_a_chunk_found_bad_is_lost_until_it_is_restored(size_bytes, bench)
 async def test_many_puts_of_one_chunk_create_it_once(bench):
     """Concurrent puts of equal bytes all succeed; one of them brought the chunk."""
     for size_bytes in (2000, 150_000):
-        chunk = make_chunk(os.urandom(size_bytes))
+        chunk = make_chunk(random_bytes(size_bytes))
         outcomes = await asyncio.gather(*(bench.tier.put(chunk, index) for index in range(12)))
         assert sum(outcome.created for outcome in outcomes) == 1
         assert bench.start_index_of(chunk.digest) == 11
@@ -297,7 +297,7 @@ async def test_a_random_history_agrees_with_a_model(bench):
 
 async def test_counts_follow_puts_and_deletes(bench):
     """The status of the tier that holds the weight counts chunks and bytes, also after a reopen."""
-    chunks = [make_chunk(os.urandom(size)) for size in (500, 5000, 100_000)]
+    chunks = [make_chunk(random_bytes(size)) for size in (500, 5000, 100_000)]
     for chunk in chunks:
         await bench.tier.put(chunk, 1)
     await bench.tier.delete(chunks[0].digest)

@@ -25,6 +25,7 @@ from services.storage.redis_node.server_config import ACL_RULES, LIMITS, USERNAM
 from shared.cluster_keys import ClusterKeys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from tests.chance import random_bytes
 
 ROOT = Path(__file__).parents[3]
 SECRET = "storage-test-secret-" + "x" * 20
@@ -63,7 +64,7 @@ def digest_of(body: bytes) -> str:
 
 def make_chunk(size_bytes: int = 3000) -> Chunk:
     """One that exists nowhere else; small unless it is said otherwise."""
-    body = os.urandom(size_bytes)
+    body = random_bytes(size_bytes)
     return Chunk(digest_of(body), len(body), (body,))
 
 

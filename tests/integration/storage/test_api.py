@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 
 import httpx
 import pytest
@@ -20,10 +21,10 @@ from shared.errors import (
     RangeNotSatisfiableError,
 )
 from shared.units import MIB
+from tests.chance import random_bytes
 from tests.integration.storage.support import CLUSTER_ID, SECRET, RedisServer, StorageProcess, digest_of
 
-LARGE = os.urandom(1024 * 1024)
-SMALL = os.urandom(4096)
+LARGE, SMALL = (random.Random(size).randbytes(size) for size in (1024 * 1024, 4096))
 _PATIENT = {"TRIVET_REDIS_DEADLINE_MS": "5000", "TRIVET_REDIS_RECORD_DEADLINE_MS": "5000"}
 """A busy test machine is no hung Redis."""
 
@@ -69,7 +70,7 @@ async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_n
 
         async def fill() -> None:
             while len(held) < 20:
-                body = os.urandom(MIB)
+                body = random_bytes(MIB)
                 await client.put(body)
                 held.append(body)
 
@@ -87,7 +88,7 @@ async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_n
             await client.delete(digest_of(body))
         assert (await client.status())["is_accepting_writes"] is True
         assert await client.metric("trivet_storage_full") == 0
-        await client.put(os.urandom(MIB))
+        await client.put(random_bytes(MIB))
     finally:
         redis.kill()
 
@@ -96,15 +97,15 @@ async def test_a_full_node_refuses_small_chunks_too(start_node, redis, client_of
     """Those that go through Redis as well: what Redis acknowledges has to find room on disk a second later."""
     node = start_node(mode="tiered", redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(MIB), **_PATIENT})
     client = client_of(node)
-    held = [os.urandom(1000)]
+    held = [random_bytes(1000)]
     await client.put(held[0])
     for size_bytes in (600_000, 400_000, 40_000):
         with contextlib.suppress(DiskFullError):
-            await client.put(os.urandom(size_bytes))
+            await client.put(random_bytes(size_bytes))
 
     async def fill() -> None:
         while len(held) < 1000:
-            body = os.urandom(1000)
+            body = random_bytes(1000)
             await client.put(body)
             held.append(body)
 
@@ -121,7 +122,7 @@ async def test_what_is_held_can_be_compared_and_listed(node, client_of):
     client = client_of(node)
     assert (await client.ask("/v1/partitions"))["partitions"] == []
     assert await client.ask("/v1/chunks") == {"chunks": [], "next_after": None}
-    bodies = [os.urandom(size) for size in [3000] * 30 + [80_000]]
+    bodies = [random_bytes(size) for size in [3000] * 30 + [80_000]]
     held = {digest_of(body): len(body) for body in bodies}
     for index, body in enumerate(bodies):
         await client.put(body, start_index=index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,6 +25,7 @@ from services.storage.tiered.tier import TieredTier
 from services.storage.tiered.write_behind import BufferedChunk, WriteBehindBuffer
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableError
 from shared.units import KIB, MIB
+from tests.chance import random_bytes
 from tests.integration.storage.redis_proxy import RedisProxy
 from tests.integration.storage.support import REDIS_PASSWORD, make_chunk, poll
 
@@ -209,7 +209,7 @@ async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_pat
     prepare_folder(tmp_path)
     disk, link, metrics = make_parts(tmp_path, proxy.url)
     buffer, chunk = WriteBehindBuffer(MIB), make_chunk()
-    in_memory = [os.urandom(32).hex() for _ in range(2000)]
+    in_memory = [random_bytes(32).hex() for _ in range(2000)]
     for digest in in_memory:
         buffer.add(BufferedChunk(digest, b"", 1, 0))
     questions = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -25,6 +24,7 @@ from shared.errors import (
     TrivetError,
 )
 from shared.units import MIB
+from tests.chance import random_bytes
 from tests.integration.storage.support import poll
 from tests.unit.storage.fake_tier import FakeTier
 
@@ -72,7 +72,7 @@ class Bench:
         )
 
     def lose(self, start_index: int = 3) -> tuple[str, bytes]:
-        body = os.urandom(500)
+        body = random_bytes(500)
         digest = blake3(body).hexdigest()
         self.tier.lost[digest] = start_index
         return digest, body

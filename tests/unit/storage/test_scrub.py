@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
@@ -14,6 +12,7 @@ from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.scrub import Scrubber, ScrubPace
 from shared.units import KIB, MIB
+from tests.chance import random_bytes
 
 PACE = ScrubPace(period_s=1000, max_bytes_per_s=MIB)
 
@@ -33,7 +32,7 @@ class Bench:
     async def fill(self, count: int) -> list[str]:
         digests = []
         for number in range(count):
-            body = os.urandom(100 if number % 2 else 3000)
+            body = random_bytes(100 if number % 2 else 3000)
             digests.append(blake3(body).hexdigest())
             await self.disk.put(Chunk(digests[-1], len(body), (body,)), 0)
         return digests

@@ -27,10 +27,11 @@ from services.storage.ports import Chunk
 from services.storage.verified_chunks import VerifiedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, OverloadedError, UnavailableError
 from shared.units import KIB, MIB
+from tests.chance import random_bytes
 
 
 def make_chunk(size_bytes: int) -> Chunk:
-    body = os.urandom(size_bytes)
+    body = random_bytes(size_bytes)
     return Chunk(blake3(body).hexdigest(), size_bytes, (body,))
 
 
@@ -334,7 +335,7 @@ async def test_bodies_leave_memory_with_their_answers(disk, monkeypatch):
         alive.append(weakref.ref(traced))
         await disk.put(Chunk(blake3(body).hexdigest(), len(body), (traced,)), 1)
 
-    bodies = [os.urandom(size_bytes) for size_bytes in (1000, 200_000) * 20]
+    bodies = [random_bytes(size_bytes) for size_bytes in (1000, 200_000) * 20]
     await disk.put(make_chunk(200_000), 1)
     gc.disable()
     try:
@@ -343,7 +344,7 @@ async def test_bodies_leave_memory_with_their_answers(disk, monkeypatch):
         monkeypatch.setattr(FreeSpace, "check", refuse_as_full)
         for size_bytes in (1000, 200_000):
             with contextlib.suppress(DiskFullError):
-                await put(os.urandom(size_bytes))
+                await put(random_bytes(size_bytes))
         for _ in range(500):  # a thread drops them in the moment after it answered
             if not any(reference() is not None for reference in alive):
                 break
