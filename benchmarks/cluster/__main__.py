@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ def main() -> int:
     """Run the benchmark; the exit status."""
     arguments = _parse(sys.argv[1:])
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    # Whatever ends it stops the clusters; a background job of a shell is started with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         budgets = read_budgets(BUDGETS_FILE.read_text())
         plan = make_plan(arguments.rows.split(), arguments.rounds, is_tiny=arguments.tiny)

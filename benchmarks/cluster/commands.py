@@ -27,12 +27,25 @@ def run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, s
         BenchmarkError: it could not be started or failed; with the end of what it printed.
     """
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=clean_environment(environment), capture_output=True, text=True, check=False
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=clean_environment(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     except OSError as error:
         raise BenchmarkError(f"{command[0]} cannot be started: {error.strerror}") from error
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip()[-1500:]
-        raise BenchmarkError(f"`{' '.join(map(str, command))}` in {folder} ended with {done.returncode}:\n{said}")
-    return done.stdout.strip()
+    with process:
+        try:
+            printed, complaint = process.communicate()
+        except KeyboardInterrupt:
+            # Not killed: it knows which processes it has begun to start, and stops them.
+            process.terminate()
+            process.communicate()
+            raise
+    if process.returncode:
+        said = (complaint + printed).strip()[-1500:]
+        raise BenchmarkError(f"`{' '.join(map(str, command))}` in {folder} ended with {process.returncode}:\n{said}")
+    return printed.strip()

@@ -7,8 +7,9 @@ import logging
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -23,6 +24,7 @@ from shared.web.service_app import ServiceApp
 
 KEEP_ALIVE_S: Final = 75
 _SEND_BUFFER_BYTES: Final = MIB
+_TICK_S: Final = 1.0
 
 
 def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
@@ -54,7 +56,7 @@ def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: boo
         **common,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server, sockets = uvicorn.Server(data), [_wide_listener(data)] if has_wide_send_buffers else None
+    server, sockets = _Server(data), [_wide_listener(data)] if has_wide_send_buffers else None
     if isinstance(app, ServiceApp) and app.operations is not None:
         host, port = settings.operations_address()
         # It has no lifespan of its own, and nothing on it is worth waiting for at the end.
@@ -76,7 +78,33 @@ def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: boo
         sys.exit(1)
 
 
-class _Companion(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """Wakes up once a second, for the header Date, and when it is told to stop. uvicorn's own looks ten times a second."""
+
+    _told_to_stop: asyncio.Event | None = None
+
+    async def main_loop(self) -> None:
+        """Returns when the server is to stop."""
+        self._told_to_stop = asyncio.Event()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._told_to_stop.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As the signal handler."""
+        super().handle_exit(sig, frame)
+        if self._told_to_stop is not None:
+            self._told_to_stop.set()
+
+    def stop(self) -> None:
+        """Let it end."""
+        self.should_exit = True
+        if self._told_to_stop is not None:
+            self._told_to_stop.set()
+
+
+class _Companion(_Server):
     """A server that leaves the signals to the one that it accompanies."""
 
     @contextmanager
@@ -84,7 +112,7 @@ class _Companion(uvicorn.Server):
         yield
 
 
-class _PairedServer(uvicorn.Server):
+class _PairedServer(_Server):
     """A server, and a companion that starts before it and stops after it."""
 
     def __init__(self, config: uvicorn.Config, companion: _Companion, companion_socket: socket.socket) -> None:
@@ -99,7 +127,7 @@ class _PairedServer(uvicorn.Server):
             try:
                 await super().serve(sockets)
             finally:
-                self._companion.should_exit = True
+                self._companion.stop()
 
 
 def _wide_listener(config: uvicorn.Config) -> socket.socket:

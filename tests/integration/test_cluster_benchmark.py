@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from benchmarks.cluster.commands import clean_environment
 from benchmarks.cluster.output import LATEST, RESULT, read_result
 from benchmarks.cluster.process_groups import GROUPS
 from benchmarks.cluster.rows import ROWS
+from benchmarks.cluster.trees import WORK_DIR
 from local_cluster.settings import PROJECT_ROOT
+from tests.waiting import block_until
 
 TIMEOUT_S = 110
 
@@ -30,6 +33,11 @@ def run(module: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def folders_of_clusters() -> set[Path]:
+    """Those of the clusters that benchmarks run now."""
+    return set(WORK_DIR.glob("cluster-*"))
 
 
 def test_every_row_is_measured_on_a_real_cluster(tmp_path: Path) -> None:
@@ -62,3 +70,34 @@ def test_a_row_is_profiled(tmp_path: Path) -> None:
     assert [name.rsplit("-", 1)[0] for name in graphs] == ["consensus", "gateway", "storage"]
     for package in ("services.gateway", "services.storage", "services.consensus"):
         assert package in printed
+
+
+def test_a_benchmark_that_is_told_to_stop_stops_its_cluster(tmp_path: Path) -> None:
+    """As a background job of a shell, which is started with SIGINT ignored."""
+    before = folders_of_clusters()
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.cluster",
+            "--tiny",
+            "--rows",
+            "head-4k-x16",
+            "--rounds",
+            "100",
+            "--out",
+            str(tmp_path),
+        ],
+        cwd=PROJECT_ROOT,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as benchmark:
+        block_until(lambda: folders_of_clusters() - before, "the cluster has a folder", within_s=60)
+        made = folders_of_clusters() - before
+        benchmark.send_signal(signal.SIGTERM)
+        _, said = benchmark.communicate(timeout=TIMEOUT_S)
+    assert benchmark.returncode == 130, said
+    assert "Interrupted" in said
+    block_until(lambda: not made & folders_of_clusters(), "the folder is removed, after its processes", within_s=60)
