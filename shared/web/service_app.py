@@ -38,6 +38,7 @@ from shared.web.http_edge import problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
+from shared.web.request_metrics import request_metrics
 
 logger = structlog.get_logger(__name__)
 
@@ -102,7 +103,7 @@ def create_app(
     _add_health(app, readiness)
     add_docs(app)
     # A registry per process is what one service has; tests that make several apps get the metrics of all of them.
-    Instrumentator(excluded_handlers=["/healthz", "/readyz"]).instrument(app)
+    Instrumentator(excluded_handlers=["/healthz", "/readyz"]).add(request_metrics().record_info).instrument(app)
     app.add_middleware(HeadAsGet, routes=app)
     front: ASGIApp = app.answer
     if fast_path is not None:
