@@ -163,8 +163,9 @@ def test_without_a_write_quorum_a_write_is_refused_in_time_and_reads_go_on(clust
     """Two of three storage nodes are dead: 503 with the counts; a chunk with one good replica is still served."""
     body = random.Random(seed).randbytes(2 * MIB)
     assert gateway.put(f"/v1/files/{bucket}/before", content=body).status_code == 201
-    holders = gateway.head(f"/v1/files/{bucket}/before")
+    holders = gateway.head(f"/v1/files/{bucket}/before", headers={"x-trivet-read-quorum": "2"})
     assert holders.status_code == 200
+    assert int(holders.headers["x-trivet-replicas-confirmed"]) >= 2
     cluster.kill("storage-1")
     cluster.kill("storage-2")
     began = time.monotonic()

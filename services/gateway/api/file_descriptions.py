@@ -14,7 +14,7 @@ _BINARY: Final = {"type": "string", "format": "binary"}
 
 _HEADERS: Final = {
     "X-Trivet-Write-Quorum": ("Replicas of every chunk that must be durable before the answer, 1 to N.", "2"),
-    "X-Trivet-Read-Quorum": ("Replicas of every chunk that must be proved; fewer are answered 503.", "2"),
+    "X-Trivet-Read-Quorum": ("Replicas of every chunk that must be proved; fewer are answered 503. HEAD counts them only with this.", "2"),
     "X-Trivet-Meta-Place": (
         (
             "Any header that begins with `X-Trivet-Meta-` is kept with the file and given back with it: names of 1-128 "
@@ -76,7 +76,9 @@ FILE_HEADERS: Final = _NOT_MODIFIED_HEADERS | {
     "X-Trivet-Digest": header(
         "BLAKE3-256 of the whole file, hex.", "53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1"
     ),
-    "X-Trivet-Replicas-Confirmed": header("Proved replicas of the weakest chunk looked at.", "3"),
+    "X-Trivet-Replicas-Confirmed": header(
+        "Proved replicas of the weakest chunk looked at. Of HEAD: only where the request has X-Trivet-Read-Quorum.", "3"
+    ),
     "X-Trivet-Meta-Place": header("And every other header of user metadata, as it was stored.", "Rome"),
 }
 _RANGE_HEADERS: Final = FILE_HEADERS | {

@@ -180,17 +180,22 @@ def _add_reads(router: APIRouter, gateway: RunningGateway) -> None:
         openapi_extra=file_parameters(*READ_PARAMETERS),
     )
     async def head_file(request: Request) -> Response:
-        """Asks the storage nodes about every chunk: `X-Trivet-Replicas-Confirmed` is the weakest chunk's replica count."""
+        """Answers from the log alone, so it says nothing about the replicas of the chunks.
+
+        With `X-Trivet-Read-Quorum` the storage nodes are asked about every chunk, and `X-Trivet-Replicas-Confirmed` is the
+        weakest chunk's replica count.
+        """
         services = gateway.services
         asked = _ReadRequest.of(request, services)
         async with services.downloads.open(asked.name, client_of(request)) as found:
             now_ns = services.clock.stamp().approximate_ns
             if (not_modified := asked.not_modified(request, found, now_ns)) is not None:
                 return not_modified
-            confirmed = await services.downloads.confirm(found, asked.quorums)
             headers = content_headers(found.version, now_ns=now_ns)
             headers["content-length"] = str(found.version.content.size_bytes)
-            headers["x-trivet-replicas-confirmed"] = str(confirmed)
+            if asked.asks_about_replicas:
+                confirmed = await services.downloads.confirm(found, asked.quorums)
+                headers["x-trivet-replicas-confirmed"] = str(confirmed)
             return Response(headers=headers)
 
 
@@ -294,12 +299,15 @@ class _ReadRequest:
     name: FileName
     conditions: ReadConditions
     quorums: Quorums
+    asks_about_replicas: bool
 
     @classmethod
     def of(cls, request: Request, services: Services) -> Self:
         """Raises InvalidRequestError when one of them is malformed."""
-        conditions = ReadConditions.of(headers_of(request))
-        return cls(requested_file(request), conditions, quorums_of(request, services.quorums))
+        headers = headers_of(request)
+        conditions = ReadConditions.of(headers)
+        quorums = quorums_of(request, services.quorums)
+        return cls(requested_file(request), conditions, quorums, "x-trivet-read-quorum" in headers)
 
     def not_modified(self, request: Request, found: FoundFile, now_ns: int) -> Response | None:
         """The whole answer where that is 304. Raises PreconditionFailedError."""

@@ -264,7 +264,7 @@ class Trial:
         for read in reads:
             if read.value is None or read.gateway != GATEWAYS[0]:
                 continue
-            reply = await self.client.call(GATEWAYS[0], "HEAD", read.key)
+            reply = await self.client.call(GATEWAYS[0], "HEAD", read.key, headers={"x-trivet-read-quorum": "1"})
             asked += 1
             short[reply.headers.get("x-trivet-replicas-confirmed", "?")] += 1
         if asked:
