@@ -44,6 +44,10 @@ class ByteLease:
         await self._budget.reserve(size_bytes, wait_s=wait_s)
         self._size_bytes += size_bytes
 
+    async def grow_to(self, size_bytes: int) -> None:
+        """Hold at least `size_bytes` in all, or the whole budget for more than that. Raises OverloadedError."""
+        await self.grow(max(0, min(size_bytes, self._budget.limit_bytes) - self._size_bytes))
+
     def try_grow(self, size_bytes: int) -> bool:
         """Reserve `size_bytes` more if that is possible at once."""
         if not self._budget.try_reserve(size_bytes):

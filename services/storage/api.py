@@ -1,7 +1,7 @@
 """The HTTP face of a storage node: the routes of `shared.contracts.chunks`, all signed, all with typed problems.
 
-Put, get and head of a chunk are declared here and normally answered by `fast_path`, which stands before FastAPI; both
-run the code of `ChunkCalls`.
+The calls about chunks are declared here and normally answered by `fast_path`, which stands before FastAPI; both run the same
+code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore
 from services.storage.fast_path import Call, ChunkCalls, fence_headers
 from shared.contracts.base import WireModel
@@ -61,8 +62,9 @@ def build_router(store: ChunkStore, describe: Callable[[], Any]) -> APIRouter:
     calls = ChunkCalls(store)
     _add_put(router, calls)
     _add_get(router, calls)
-    _add_head_and_delete(router, calls, store)
+    _add_head_and_delete(router, calls)
     _add_questions(router, store, describe)
+    _add_batch(router, store)
     _add_comparison(router, store)
     return router
 
@@ -99,7 +101,7 @@ def _add_get(router: APIRouter, calls: ChunkCalls) -> None:
         return _AsgiAnswer(calls.get, digest)
 
 
-def _add_head_and_delete(router: APIRouter, calls: ChunkCalls, store: ChunkStore) -> None:
+def _add_head_and_delete(router: APIRouter, calls: ChunkCalls) -> None:
     @router.head(
         "/chunks/{digest}",
         tags=["chunks"],
@@ -121,8 +123,7 @@ def _add_head_and_delete(router: APIRouter, calls: ChunkCalls, store: ChunkStore
     )
     async def delete_chunk(digest: Digest) -> Response:
         """Returns after the deletion is fsynced."""
-        await store.delete(digest)
-        return Response(status_code=204)
+        return _AsgiAnswer(calls.delete, digest)
 
 
 def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], Any]) -> None:
@@ -145,6 +146,25 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         """Counts, tiers and whether writes are taken."""
         found: NodeStatus = await describe()
         return found
+
+
+def _add_batch(router: APIRouter, store: ChunkStore) -> None:
+    calls = BatchCalls(store)
+
+    @router.post(
+        "/chunks/batch",
+        tags=["chunks"],
+        summary="Several small puts, gets and has together",
+        response_class=Response,
+        responses={
+            200: {"description": "A frame with one result per item", "content": _BYTES},
+            **_problems(400, 413, 503),
+        },
+        openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
+    )
+    async def batch() -> Response:
+        """Frames of `shared.contracts.chunk_batches`. Each item succeeds or fails as the single call would."""
+        return _AsgiAnswer(calls.answer, "batch")
 
 
 def _add_comparison(router: APIRouter, store: ChunkStore) -> None:

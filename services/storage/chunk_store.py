@@ -10,15 +10,26 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from services.storage.digests import is_whole
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Body, Chunk, PutOutcome, Tier
+from services.storage.outcomes import too_large_for_a_batch
+from services.storage.ports import Body, Chunk, ChunkPut, PutOutcome, Tier
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.contracts.chunks import ChunkStored, HasResponse, InventoryPage, PartitionSum, PartitionSums, TierStatus
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
 from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
 from shared.units import MIB
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedChunk:
+    """Bytes that came under the name of `digest`, unchecked."""
+
+    digest: str
+    body: bytes
+    start_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,49 @@ class ChunkStore:
         self._metrics.bytes_out.inc(len(body))
         return LeasedBody(body, lease)
 
+    async def put_many(self, items: Sequence[ReceivedChunk], max_bytes: int) -> list[PutOutcome | TrivetError]:
+        """As `put` of each, together; the caller holds the lease of their bytes.
+
+        What concerns one item stands in its place: what `put` raises, and PayloadTooLargeError above `max_bytes`.
+        """
+        refusals = [self._refusal_of(item, max_bytes) for item in items]
+        wanted: dict[str, ChunkPut] = {}
+        for item, refusal in zip(items, refusals, strict=True):
+            if refusal is None:
+                known = wanted.get(item.digest)
+                start_index = item.start_index if known is None else max(item.start_index, known.start_index)
+                chunk = Chunk(item.digest, len(item.body), (item.body,)) if known is None else known.chunk
+                wanted[item.digest] = ChunkPut(chunk, start_index)
+        stored = await self._store_many(list(wanted.values())) if wanted else {}
+        outcomes: list[PutOutcome | TrivetError] = []
+        for item, refusal in zip(items, refusals, strict=True):
+            outcome = stored[item.digest] if refusal is None else refusal
+            outcomes.append(outcome)
+            if refusal is None and isinstance(outcome, PutOutcome):  # one that is named again finds it there
+                stored[item.digest] = PutOutcome(outcome.tier, created=False)
+        return outcomes
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        """As `get` of each, together; the caller holds the lease of their bytes.
+
+        What concerns one stands in its place: what `get` raises, and PayloadTooLargeError above `max_bytes`.
+        """
+        unique = list(dict.fromkeys(digests))
+        try:
+            bodies = await self._tier.get_many(unique, max_bytes)
+        except TrivetError as error:
+            bodies = [error] * len(unique)
+        found: dict[str, Body | TrivetError] = {}
+        for digest, body in zip(unique, bodies, strict=True):
+            is_too_large = not isinstance(body, TrivetError) and len(body) > max_bytes
+            found[digest] = too_large_for_a_batch(max_bytes) if is_too_large else body
+        outcomes = [found[digest] for digest in digests]
+        for outcome in outcomes:
+            label = _outcome_of(outcome) if isinstance(outcome, TrivetError) else "ok"
+            self._metrics.gets.labels(outcome=label).inc()
+        self._metrics.bytes_out.inc(sum(len(body) for body in outcomes if not isinstance(body, TrivetError)))
+        return outcomes
+
     async def get_size_bytes(self, digest: str) -> int:
         """Length of the chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
         return await self._tier.get_size_bytes(check_digest(digest))
@@ -129,11 +183,15 @@ class ChunkStore:
         """
         for digest in digests:
             check_digest(digest)
+        held = await self.find(digests, start_index, verify=verify)
+        present = [digest for digest in digests if digest in held]
+        return HasResponse(present=present, verified=[digest for digest in present if held[digest]])
+
+    async def find(self, digests: Sequence[str], start_index: int | None, *, verify: bool) -> dict[str, bool]:
+        """As `has`, of digests that are such: for each that is held, whether it is verified."""
         if verify:
             await self._verify(digests)
-        held = await self._tier.has(digests, start_index)
-        present = [digest for digest in digests if digest in held]
-        return HasResponse(present=present, verified=[digest for digest in present if self._tier.is_verified(digest)])
+        return {digest: self._tier.is_verified(digest) for digest in await self._tier.has(digests, start_index)}
 
     async def delete(self, digest: str) -> None:
         """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, DiskFullError, UnavailableError."""
@@ -217,7 +275,7 @@ class ChunkStore:
             hasher.update(piece)
             received.append(piece)
         if hasher.hexdigest() != digest:
-            raise DigestMismatchError("The body does not hash to the digest in its name.", digest=digest)
+            raise _mismatch(digest)
         self._metrics.bytes_in.inc(size_bytes)
         return Chunk(digest, size_bytes, tuple(received))
 
@@ -225,13 +283,42 @@ class ChunkStore:
         try:
             outcome = await self._tier.put(chunk, start_index)
         except TrivetError as error:
-            self._metrics.puts.labels(tier="none", outcome=error.code).inc()
+            self._count_put(error)
             raise
-        self._metrics.puts.labels(tier=outcome.tier, outcome="created" if outcome.created else "present").inc()
+        self._count_put(outcome)
         return outcome
+
+    def _refusal_of(self, item: ReceivedChunk, max_bytes: int) -> TrivetError | None:
+        if len(item.body) > self._max_chunk_bytes:
+            return self._too_large()
+        if len(item.body) > max_bytes:
+            return too_large_for_a_batch(max_bytes)
+        if not is_whole(item.body, item.digest):
+            return _mismatch(item.digest)
+        self._metrics.bytes_in.inc(len(item.body))
+        return None
+
+    async def _store_many(self, puts: Sequence[ChunkPut]) -> dict[str, PutOutcome | TrivetError]:
+        try:
+            outcomes = await self._tier.put_many(puts)
+        except TrivetError as error:
+            outcomes = [error] * len(puts)
+        for outcome in outcomes:
+            self._count_put(outcome)
+        return {put.chunk.digest: outcome for put, outcome in zip(puts, outcomes, strict=True)}
+
+    def _count_put(self, outcome: PutOutcome | TrivetError) -> None:
+        if isinstance(outcome, TrivetError):
+            self._metrics.puts.labels(tier="none", outcome=outcome.code).inc()
+        else:
+            self._metrics.puts.labels(tier=outcome.tier, outcome="created" if outcome.created else "present").inc()
 
     def _too_large(self) -> PayloadTooLargeError:
         return PayloadTooLargeError("A chunk is at most this large.", limit_bytes=self._max_chunk_bytes)
+
+
+def _mismatch(digest: str) -> DigestMismatchError:
+    return DigestMismatchError("The body does not hash to the digest in its name.", digest=digest)
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -1,23 +1,27 @@
-"""The fast path: an ASGI handler in front of FastAPI for put, get and head of one chunk.
+"""The fast path: an ASGI handler in front of FastAPI for the calls about chunks that gateways make for every request.
 
-A chunk of 4 KiB is stored in less CPU than routing, dependency solving and generic instrumentation take, so these three
-calls are answered before FastAPI sees them (benchmarks/storage.py has the figures). `api` declares the same calls for
-OpenAPI and shares their code. Everything else passes through.
+A chunk of 4 KiB is stored in less CPU than routing, dependency solving and generic instrumentation take, so these calls are
+answered before FastAPI sees them (benchmarks/storage.py has the figures). `api` declares the same calls for OpenAPI and shares
+their code. Everything else passes through.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.storage.asgi_bodies import OCTETS, header_of, pieces_of, read_body, send_answer
+from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.metrics import StorageMetrics
-from shared.contracts.chunks import FENCE_HEADER, START_INDEX_QUERY, ChunkStored
+from services.storage.query_admission import admission_bytes
+from shared.contracts.base import WireModel
+from shared.contracts.chunks import FENCE_HEADER, START_INDEX_QUERY, HasRequest
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.units import KIB
 from shared.web.service_app import problem_response
@@ -27,16 +31,15 @@ PREFIX: Final = "/v1/chunks/"
 _START_INDEX_QUERY: Final = f"{START_INDEX_QUERY}=".encode()
 _MAX_INDEX: Final = 2**63 - 1
 """What the catalog can hold."""
-_SLICE_BYTES: Final = 256 * KIB
-_SMALL_BYTES: Final = 64 * KIB
-"""What a connection buffers anyway: not worth a second wait."""
-_SEND_DEADLINE_S: Final = 60.0
+_MAX_SHORT_QUESTION_BYTES: Final = 16 * KIB
 _RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
 _FENCE: Final = FENCE_HEADER.encode()
-_OCTETS: Final = (b"content-type", b"application/octet-stream")
+_JSON: Final = b"application/json"
 
-Call = Callable[[Scope, Receive, Send, str], Awaitable[int]]
-"""Answers one request for one digest; gives the status that it sent. Raises TrivetError before it sent anything."""
+Call = Callable[[Scope, Receive, Send, str], Awaitable[int | None]]
+"""Answers one request, for the chunk or call named last in its path. Raises TrivetError before it sent anything.
+
+Gives the status that it sent, or None when it passed the request on."""
 
 
 class FastPath:
@@ -44,61 +47,87 @@ class FastPath:
 
     def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: StorageMetrics) -> None:
         self._app = app
+        self._store = store
         self._metrics = metrics
         calls = ChunkCalls(store)
-        self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head}
+        self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head, "DELETE": calls.delete}
+        self._posts: dict[str, Call] = {"batch": BatchCalls(store).answer, "has": self._has}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request here or pass it on."""
-        call = self._calls.get(scope["method"]) if scope["type"] == "http" else None
         path: str = scope.get("path", "")
-        digest = path[len(PREFIX) :]
-        if call is None or not path.startswith(PREFIX) or "/" in digest:
+        name = path[len(PREFIX) :]
+        call = self._find_call(scope, name) if path.startswith(PREFIX) else None
+        if call is None:
             await self._app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        status = 500
+        status: int | None = 500
         try:
-            status = await call(scope, receive, send, digest)
+            status = await call(scope, receive, send, name)
         except TrivetError as error:
             status = error.status
             await problem_response(error, path)(scope, receive, send)
         finally:
-            self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
+            if status is not None:
+                self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
+
+    def _find_call(self, scope: Scope, name: str) -> Call | None:
+        if scope["type"] != "http" or "/" in name:
+            return None
+        return self._posts.get(name) if scope["method"] == "POST" else self._calls.get(scope["method"])
+
+    async def _has(self, scope: Scope, receive: Receive, send: Send, _: str) -> int | None:
+        """Answer a short question. What is long is FastAPI's, and so is what does not parse: it says what is wrong."""
+        length = header_of(scope, b"content-length") or b""
+        is_short = length.isdigit() and int(length) <= _MAX_SHORT_QUESTION_BYTES
+        if not is_short or header_of(scope, b"content-type") != _JSON:
+            await self._app(scope, receive, send)
+            return None
+        lease = await self._store.lease(admission_bytes(scope))
+        try:
+            body = await read_body(receive)
+            try:
+                question = HasRequest.model_validate_json(body)
+            except ValidationError:
+                question = None
+            if question is not None:
+                headers = fence_headers(self._store)
+                found = await self._store.has(question.digests, question.start_index, verify=question.verify)
+                await _send_json(send, 200, found, headers)
+                return 200
+        finally:
+            lease.release()
+        await self._app(scope, _again(body, receive), send)
+        return None
 
 
 class ChunkCalls:
-    """The three calls, over `store`, as ASGI."""
+    """The calls about one chunk, over `store`, as ASGI."""
 
     def __init__(self, store: ChunkStore) -> None:
         self._store = store
 
     async def put(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:
         """Answer after the bytes, their name and max(start index) are fsynced in at least one tier. Idempotent."""
-        length = _header(scope, b"content-length")
+        length = header_of(scope, b"content-length")
         if length is not None and not length.isdigit():
             raise InvalidRequestError("Content-Length is not a number.")
         announced_bytes = None if length is None else int(length)
         # First: a Redis that is replaced meanwhile must not be answered for under a newer fence.
         fence = self._store.require_fence()
-        stored = await self._store.put(digest, _pieces(receive), announced_bytes, _start_index(scope))
+        stored = await self._store.put(digest, pieces_of(receive), announced_bytes, _start_index(scope))
         status = 201 if stored.created else 200
-        await _send_json(send, status, stored, fence)
+        await _send_json(send, status, stored, [(_FENCE, b"%d" % fence)])
         return status
 
     async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
-        """Send the whole chunk, or one range of it. All of it is verified even then.
-
-        Waits for the connection before each slice and after the last, so that the budget covers what is unsent. A reader
-        that stops reading loses its connection: others wait for the memory that it holds.
-        """
+        """Send the whole chunk, or one range of it. All of it is verified even then."""
         leased = await self._store.get(digest)
         try:
-            status, headers, view = _cut(leased, _header(scope, b"range"))
+            status, headers, view = _cut(leased, header_of(scope, b"range"))
             headers += fence_headers(self._store)
-            async with asyncio.timeout(_SEND_DEADLINE_S):
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await _send_body(send, view)
+            await send_answer(send, {"type": "http.response.start", "status": status, "headers": headers}, view)
         finally:
             leased.lease.release()
         return status
@@ -106,10 +135,17 @@ class ChunkCalls:
     async def head(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
         """Answer from the records; the bytes are not read."""
         size_bytes = await self._store.get_size_bytes(digest)
-        headers = [(b"content-length", b"%d" % size_bytes), _OCTETS, *fence_headers(self._store)]
+        headers = [(b"content-length", b"%d" % size_bytes), OCTETS, *fence_headers(self._store)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return 200
+
+    async def delete(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+        """Answer after the deletion is fsynced."""
+        await self._store.delete(digest)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        return 204
 
 
 def fence_headers(store: ChunkStore) -> list[tuple[bytes, bytes]]:
@@ -117,43 +153,34 @@ def fence_headers(store: ChunkStore) -> list[tuple[bytes, bytes]]:
     return [] if (fence := store.fence) is None else [(_FENCE, b"%d" % fence)]
 
 
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise InvalidRequestError("The body broke off.")
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` from the start, for a body of which all was read."""
+    is_first = True
+
+    async def receive_again() -> Message:
+        nonlocal is_first
+        if not is_first:
+            return await receive()
+        is_first = False
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
 
 
 def _cut(leased: LeasedBody, byte_range: bytes | None) -> tuple[int, list[tuple[bytes, bytes]], memoryview]:
     """Status, headers and bytes of the answer to a get. Raises RangeNotSatisfiableError."""
     size_bytes = len(leased.body)
     start, end = _parse_range(byte_range, size_bytes) or (0, size_bytes)
-    headers = [(b"content-length", b"%d" % (end - start)), _OCTETS, (b"accept-ranges", b"bytes")]
+    headers = [(b"content-length", b"%d" % (end - start)), OCTETS, (b"accept-ranges", b"bytes")]
     is_partial = (start, end) != (0, size_bytes)
     if is_partial:
         headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size_bytes)))
     return 206 if is_partial else 200, headers, memoryview(leased.body)[start:end]
 
 
-async def _send_body(send: Send, view: memoryview) -> None:
-    if len(view) <= _SMALL_BYTES:
-        await send({"type": "http.response.body", "body": view})
-        return
-    for at in range(0, len(view), _SLICE_BYTES):
-        await send({"type": "http.response.body", "body": view[at : at + _SLICE_BYTES], "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _send_json(send: Send, status: int, stored: ChunkStored, fence: int) -> None:
-    body = stored.model_dump_json().encode()
-    headers = [
-        (b"content-length", b"%d" % len(body)),
-        (b"content-type", b"application/json"),
-        (_FENCE, b"%d" % fence),
-    ]
+async def _send_json(send: Send, status: int, answer: WireModel, more: list[tuple[bytes, bytes]]) -> None:
+    body = answer.model_dump_json().encode()
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -168,13 +195,6 @@ def _start_index(scope: Scope) -> int:
     if not value.isdigit() or len(value) > 19 or int(value) > _MAX_INDEX:
         raise InvalidRequestError("The start index is not a log index.")
     return int(value)
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    for found, value in scope["headers"]:
-        if found == name:
-            return bytes(value)
-    return None
 
 
 def _parse_range(header: bytes | None, size_bytes: int) -> tuple[int, int] | None:

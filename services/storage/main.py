@@ -18,6 +18,7 @@ from services.storage.query_admission import QueryAdmission
 from services.storage.redis_node.inspection import inspect
 from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
+from shared.contracts.chunk_batches import MAX_FRAME_BYTES
 from shared.disk.data_folder import claim_data_dir
 from shared.peer_calls.request_signing import RequestVerifier
 from shared.private_process import make_process_private
@@ -54,7 +55,7 @@ def build_app(settings: StorageSettings) -> ServiceApp:
         lifespan=node.lifespan,
         readiness=node.readiness,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
-        max_body_bytes=settings.max_chunk_bytes,
+        max_body_bytes=max(settings.max_chunk_bytes, MAX_FRAME_BYTES),
         fast_path=lambda app: FastPath(QueryAdmission(app, store=node.store), store=node.store, metrics=metrics),
     )
     app.include_router(build_router(node.store, node.describe))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.contracts.chunks import HeldChunk, TierStatus
+from shared.errors import TrivetError
 from shared.partitions import SetSum
 
 Body = bytes | bytearray
@@ -39,6 +40,14 @@ class PutOutcome:
 
     tier: str
     created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPut:
+    """A chunk to be stored with max(`start_index`)."""
+
+    chunk: Chunk
+    start_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,19 @@ class Tier(Protocol):
             ChunkNotFoundError: not held here.
             ChunkCorruptError: held, but no good replica of it is left here; it is quarantined, no longer held, and lost.
             UnavailableError: the medium does not answer.
+        """
+
+    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+        """As `put` of each, together: one transaction and one fsync for all small ones. The digests are different.
+
+        Raises what concerns all of them; what concerns one stands in its place.
+        """
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        """As `get` of each, together: one question for all small ones. One above `max_bytes` is not read.
+
+        Raises what concerns all of them. What concerns one stands in its place: what `get` raises, and
+        PayloadTooLargeError.
         """
 
     def is_verified(self, digest: str) -> bool:

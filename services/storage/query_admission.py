@@ -35,7 +35,7 @@ class QueryAdmission:
             await self._app(scope, receive, send)
             return
         try:
-            lease = await self._store.lease(_ANSWER_BYTES + _BYTES_PER_BODY_BYTE * _body_bytes(scope))
+            lease = await self._store.lease(admission_bytes(scope))
         except TrivetError as error:
             await problem_response(error, scope["path"])(scope, receive, send)
             return
@@ -43,6 +43,11 @@ class QueryAdmission:
             await self._app(scope, receive, send)
         finally:
             lease.release()
+
+
+def admission_bytes(scope: Scope) -> int:
+    """What a query takes."""
+    return _ANSWER_BYTES + _BYTES_PER_BODY_BYTE * _body_bytes(scope)
 
 
 def _body_bytes(scope: Scope) -> int:

@@ -5,13 +5,14 @@ other: those of the puts in a request, those of the gets in an answer, in the or
 signed, and the digest that the answer's MAC covers, are of the length and the head alone: the head names every chunk by
 its digest, and whoever takes the bytes checks them against it.
 
-Each item succeeds or fails by itself. An answer has one result per item, in the order of the items.
+Each item succeeds or fails by itself, as the single call would. An answer has one result per item, in the order of the items.
+What is no such frame is refused as a whole, and nothing of it was done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -27,27 +28,38 @@ MAX_BATCHED_CHUNK_BYTES: Final = 64 * KIB
 
 _LENGTH_BYTES: Final = 4
 _MAX_HEAD_BYTES: Final = 256 * KIB
+MAX_FRAME_BYTES: Final = _LENGTH_BYTES + _MAX_HEAD_BYTES + MAX_BATCH_BYTES
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+StartIndex = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class PutItem(msgspec.Struct, frozen=True, array_like=True, tag="put"):
-    """Store the next `size_bytes` of the frame under `digest` (32 bytes); as PUT of one chunk."""
+    """Store the next `size_bytes` of the frame under `digest`; as PUT of one chunk.
 
-    digest: bytes
-    size_bytes: int
-    start_index: int
+    One above MAX_BATCHED_CHUNK_BYTES is refused (413).
+    """
+
+    digest: Digest
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    start_index: StartIndex
 
 
 class GetItem(msgspec.Struct, frozen=True, array_like=True, tag="get"):
-    """The bytes of `digest`, verified; as GET of one chunk. One above MAX_BATCHED_CHUNK_BYTES is refused (413)."""
+    """The bytes of `digest`, verified; as GET of one chunk.
 
-    digest: bytes
+    One above MAX_BATCHED_CHUNK_BYTES is refused (413), and so is one that has no room in the answer behind those before it
+    (MAX_BATCH_BYTES).
+    """
+
+    digest: Digest
 
 
 class HasItem(msgspec.Struct, frozen=True, array_like=True, tag="has"):
     """Is `digest` held? `start_index` and `verify` as in `shared.contracts.chunks.HasRequest`."""
 
-    digest: bytes
-    start_index: int | None = None
+    digest: Digest
+    start_index: StartIndex | None = None
     verify: bool = False
 
 
@@ -57,7 +69,7 @@ BatchItem = PutItem | GetItem | HasItem
 class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The head of a request."""
 
-    items: list[BatchItem]
+    items: Annotated[list[BatchItem], msgspec.Meta(max_length=MAX_BATCH_ITEMS)]
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag="put"):
@@ -89,7 +101,10 @@ BatchResult = Stored | Found | Held | Failed
 
 
 class BatchAnswer(msgspec.Struct, frozen=True):
-    """The head of an answer. `fence`: of the acknowledgements in it (`shared.contracts.chunks.FENCE_HEADER`)."""
+    """The head of an answer. `fence`: of the acknowledgements in it (`shared.contracts.chunks.FENCE_HEADER`).
+
+    Answers ignore fields that they do not know, so that a node of the next version may say more.
+    """
 
     results: list[BatchResult]
     fence: int | None = None
@@ -108,7 +123,7 @@ def encode_head(head: BatchRequest | BatchAnswer) -> bytes:
     return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
 
 
-def join_frame(head: bytes, bodies: Iterable[bytes | memoryview]) -> bytes:
+def join_frame(head: bytes, bodies: Iterable[bytes | bytearray | memoryview]) -> bytes:
     """A whole frame; `head` from `encode_head`."""
     return b"".join([head, *bodies])
 

@@ -7,6 +7,7 @@ Routes of a storage node (all signed, see `shared.peer_calls.request_signing`):
     HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
     DELETE /v1/chunks/{digest}   204; 404
     POST   /v1/chunks/has        HasRequest -> HasResponse
+    POST   /v1/chunks/batch      small puts, gets and has together: `shared.contracts.chunk_batches`
     GET    /v1/chunks            InventoryPage; `prefix`, `after`, `limit`: what is held, in order of digests
     GET    /v1/partitions        PartitionSums of all groups (see `shared.partitions`)
     GET    /v1/partitions/{group}  PartitionSums of the partitions of one group, two hex digits

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.contracts.chunk_batches import BATCH_PATH
 from shared.errors import (
     InternalError,
     InvalidRequestError,
@@ -63,6 +64,9 @@ DOCS_POLICY: Final = (
 )
 """Nobody else is asked by our pages. ReDoc has a logo of its maker's in its code, which the browser must not fetch; the
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
+
+HEAD_DIGEST: Final = "trivet.head_digest"
+"""In the ASGI message that begins an answer which is a frame: the digest of its head, hex, for the answer's MAC."""
 
 _PASSED_ON: Final = "trivet.passed_on"
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
@@ -264,7 +268,7 @@ class _InternalOnly:
 
     The body is hashed as it passes, and the last piece is withheld until the digest fits, so that no route can act on
     a body that was tampered with. A chunk's digest stands in its path and the chunk store checks it anyway, so it is not
-    hashed here a second time.
+    hashed here a second time; of a batch the head of the frame is signed, which its route alone can cut off.
     """
 
     def __init__(self, app: ASGIApp, verifier: RequestVerifier, max_body_bytes: int) -> None:
@@ -299,7 +303,8 @@ class _InternalOnly:
             await problem_response(error, scope["path"])(scope, receive, send)
             return
         is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
-        await self._app(scope, self._bounded(receive, None if is_named_by_digest else digest), send)
+        is_checked_by_route = is_named_by_digest or scope["path"] == BATCH_PATH
+        await self._app(scope, self._bounded(receive, None if is_checked_by_route else digest), send)
 
     def _check_length(self, content_length: bytes | None) -> None:
         if content_length is not None and content_length.isdigit() and int(content_length) > self._max_body_bytes:
@@ -335,7 +340,7 @@ def _authenticated(send: Send, request: VerifiedRequest) -> Send:
 
     async def send_with_mac(message: Message) -> None:
         if message["type"] == "http.response.start":
-            mac = (_ANSWER_MAC, request.answer_mac(message["status"]).encode())
+            mac = (_ANSWER_MAC, request.answer_mac(message["status"], message.get(HEAD_DIGEST, "")).encode())
             message = {**message, "headers": [*message.get("headers", []), mac]}
         await send(message)
 

@@ -116,12 +116,12 @@ def _attempt(work: Callable[[], Any]) -> object:
     try:
         return work()
     except TrivetError as error:
-        return Failure(_without_frames(error))
+        return Failure(without_frames(error))
     except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
         return Failure(error)
 
 
-def _without_frames(error: TrivetError) -> TrivetError:
+def without_frames(error: TrivetError) -> TrivetError:
     """The frames hold the reply, which holds the error: bodies would stay in memory until the next garbage collection."""
     part: BaseException | None = error
     while part is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,17 @@ class FreeSpace:
         refusal = self._refusal(self.measure(), incoming_bytes, used_bytes)
         if refusal is not None:
             raise refusal
+
+    def refusals(self, sizes_bytes: Sequence[int], used_bytes: int) -> list[DiskFullError | None]:
+        """As `check` of each, in order and behind those that have room; None for these. Blocks for one system call."""
+        usage = self.measure()
+        granted_bytes = 0
+        found: list[DiskFullError | None] = []
+        for size_bytes in sizes_bytes:
+            refusal = self._refusal(usage, granted_bytes + size_bytes, used_bytes)
+            granted_bytes += size_bytes if refusal is None else 0
+            found.append(refusal)
+        return found
 
     def shortage(self, used_bytes: int) -> str | None:
         """Why there was no room for a typical chunk at the last measurement; None if there was. Does not block."""

@@ -20,7 +20,7 @@ from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.commit_latency import CommitLatency
 from services.storage.disk.disk_errors import error_from_write, is_shortage
-from services.storage.disk.disk_threads import HANDED_ON, HandedOn
+from services.storage.disk.disk_threads import HANDED_ON, HandedOn, without_frames
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
 from services.storage.disk.reconciliation import FOLDER_COUNT, find_differences, resolve
@@ -30,10 +30,11 @@ from services.storage.disk.wal_salvage import find_unchecked, mark_checked, salv
 from services.storage.disk.warm_files import WarmFiles
 from services.storage.disk.write_gate import WriteGate
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
+from services.storage.outcomes import outcomes_of, result_of, too_large_for_a_batch
+from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
 from services.storage.verified_chunks import VerifiedChunks
 from shared.contracts.chunks import HeldChunk, TierStatus
-from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError, UnavailableError
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, TrivetError, UnavailableError
 from shared.partitions import PartitionTable, SetSum
 from shared.settings import refuse_to_start
 
@@ -129,6 +130,26 @@ class DiskTier:
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`. A row alone acknowledges nothing: its bytes were verified lately, or are now, or are replaced."""
+        if self.is_small(chunk.size_bytes):
+            return result_of((await self.put_many([ChunkPut(chunk, start_index)]))[0])
+        return await self._put_alone(chunk, start_index)
+
+    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+        """See `ports.Tier`. Small ones share one hop to a reading thread and one transaction."""
+        self.gate.check()
+        small = [put for put in puts if self.is_small(put.chunk.size_bytes)]
+        packed = await self._reads.hand_on(partial(self._pack_many, small)) if small else []
+        found: dict[str, PutOutcome | TrivetError] = {
+            put.chunk.digest: created if isinstance(created, TrivetError) else PutOutcome(self.name, created)
+            for put, created in zip(small, packed, strict=True)
+            if created is not None
+        }
+        alone = [put for put in puts if put.chunk.digest not in found]
+        outcomes = await outcomes_of([self._put_alone(put.chunk, put.start_index) for put in alone])
+        found.update(zip([put.chunk.digest for put in alone], outcomes, strict=True))
+        return [found[put.chunk.digest] for put in puts]
+
+    async def _put_alone(self, chunk: Chunk, start_index: int) -> PutOutcome:
         self.gate.check()
         threads = self._threads_for(chunk)
         created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
@@ -154,6 +175,13 @@ class DiskTier:
             self._metrics.warm_reads.inc()
             return body
         return await self._get(digest)
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        """See `ports.Tier`. One hop to a reading thread; what it finds bad is read again as `get` does."""
+        found = await self._reads.ask(self._read_many, digests, max_bytes)
+        bad = [digest for digest, body in zip(digests, found, strict=True) if body is None]
+        again = iter(await outcomes_of([self._get(digest) for digest in bad]))
+        return [next(again) if body is None else body for body in found]
 
     async def reread(self, digest: str) -> bytes:
         """As `get`, from the medium: a chunk with a file of its own is read past the page cache, and is verified then."""
@@ -194,13 +222,9 @@ class DiskTier:
         """The chunk's row."""
         return await self._reads.ask(catalog.find, digest)
 
-    async def find_or_check_room(self, digest: str, size_bytes: int) -> bool:
-        """Whether the chunk is held; if not, whether it could be.
-
-        Raises:
-            DiskFullError: it is not held and there is no room for it; definite.
-        """
-        return await self._reads.ask(self._is_held_or_has_room, digest, size_bytes)
+    async def find_or_check_room(self, chunks: Sequence[Chunk]) -> list[bool | DiskFullError]:
+        """For each whether it is held; if it is not and there is no room for it behind those before it, the refusal."""
+        return await self._reads.ask(self._are_held_or_have_room, chunks)
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
@@ -296,11 +320,31 @@ class DiskTier:
         self._committer.close()
         self._warm.close()
 
-    def _is_held_or_has_room(self, sql: sqlite3.Connection, digest: str, size_bytes: int) -> bool:
-        if catalog.holds(sql, digest):
-            return True
-        self._space.check(size_bytes, self._sums.total.used_bytes)
-        return False
+    def _are_held_or_have_room(self, sql: sqlite3.Connection, chunks: Sequence[Chunk]) -> list[bool | DiskFullError]:
+        held = catalog.present(sql, [chunk.digest for chunk in chunks])
+        missing = [chunk for chunk in chunks if chunk.digest not in held]
+        if not missing:
+            return [True] * len(chunks)
+        sizes_bytes = [chunk.size_bytes for chunk in missing]
+        refusals = iter(self._space.refusals(sizes_bytes, self._sums.total.used_bytes))
+        return [chunk.digest in held or next(refusals) or False for chunk in chunks]
+
+    def _pack_many(
+        self, puts: Sequence[ChunkPut], sql: sqlite3.Connection, reply: Reply[list[bool | TrivetError | None]]
+    ) -> list[bool | TrivetError | None] | HandedOn:
+        """For each whether it was not held, or its refusal; None for one that a file holds, with which nothing was done."""
+        results: list[bool | TrivetError | None] = []
+        chunks: list[SmallChunk] = []
+        for put, is_held in zip(puts, self._are_held_or_have_room(sql, [put.chunk for put in puts]), strict=True):
+            chunk = put.chunk
+            is_in_file = is_held is True and chunk.digest not in self._verified and _is_in_file(sql, chunk.digest)
+            results.append(None if is_in_file else is_held)
+            if not is_in_file and not isinstance(is_held, TrivetError):
+                chunks.append(SmallChunk(chunk.digest, chunk.body(), put.start_index))
+        if not chunks:
+            return results
+        self._committer.submit(partial(self._add_packed_of, chunks=chunks, results=results), reply)
+        return HANDED_ON
 
     def _store_unless_held(
         self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, reply: Reply[bool | None]
@@ -311,8 +355,6 @@ class DiskTier:
             return self._store(chunk, start_index, reply)
         if chunk.digest in self._verified:
             return None
-        if row.packed_id is not None and self.is_small(chunk.size_bytes):
-            return self._pack(chunk, start_index, reply)
         body = self._read_whole(sql, chunk.digest, row, past_cache=True)
         if body is not None and len(body) == row.size_bytes and row.packed_id is None:
             self._verified.record([chunk.digest])
@@ -350,12 +392,27 @@ class DiskTier:
         except OSError as error:
             raise error_from_write(error, self.gate) from error
 
-    def _read(self, sql: sqlite3.Connection, digest: str, *, past_cache: bool) -> bytes | None:
+    def _read_many(
+        self, sql: sqlite3.Connection, digests: Sequence[str], max_bytes: int
+    ) -> list[Body | TrivetError | None]:
+        found: list[Body | TrivetError | None] = []
+        for digest in digests:
+            try:
+                found.append(self._read(sql, digest, past_cache=False, max_bytes=max_bytes))
+            except TrivetError as error:
+                found.append(without_frames(error))
+        return found
+
+    def _read(
+        self, sql: sqlite3.Connection, digest: str, *, past_cache: bool, max_bytes: int | None = None
+    ) -> bytes | None:
         """The whole chunk, or None when what lies here, or its record, is bad."""
         removals = self._warm.removals()
         row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+        if max_bytes is not None and row.is_sound and row.size_bytes > max_bytes:
+            raise too_large_for_a_batch(max_bytes)
         body = self._read_whole(sql, digest, row, past_cache=past_cache)
         if body is not None and not (row.is_sound and len(body) == row.size_bytes):
             return None  # the record is bad
@@ -405,9 +462,15 @@ class DiskTier:
         start_index = max(start_index, self._take_out_unverified(transaction, digest))
         return catalog.add_packed(transaction, digest, body, start_index) and not is_held
 
-    def _add_small(self, transaction: Transaction, chunks: Sequence[SmallChunk]) -> None:
-        for chunk in chunks:
-            self._add_packed(transaction, chunk.digest, chunk.body, chunk.start_index)
+    def _add_small(self, transaction: Transaction, chunks: Sequence[SmallChunk]) -> list[bool]:
+        return [self._add_packed(transaction, chunk.digest, chunk.body, chunk.start_index) for chunk in chunks]
+
+    def _add_packed_of(
+        self, transaction: Transaction, chunks: Sequence[SmallChunk], results: Sequence[bool | TrivetError | None]
+    ) -> list[bool | TrivetError | None]:
+        """`results`, with what became of `chunks` in their places."""
+        created = iter(self._add_small(transaction, chunks))
+        return [next(created) if isinstance(result, bool) else result for result in results]
 
     def _rewrite(self, transaction: Transaction, digest: str, body: bytes) -> None:
         row = catalog.find(transaction.sql, digest)
@@ -525,6 +588,11 @@ class DiskTier:
                 continue  # stored anew under its own name, or listed twice
         await asyncio.to_thread(mark_checked, self._database)
         logger.warning("checked the newest packed chunks after damage", checked=len(digests), bad=bad)
+
+
+def _is_in_file(sql: sqlite3.Connection, digest: str) -> bool:
+    row = catalog.find(sql, digest)
+    return row is not None and row.packed_id is None
 
 
 def _restore_packed(transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:

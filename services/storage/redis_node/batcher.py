@@ -7,6 +7,7 @@ read costs more in the client than everything else about a small read.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from services.storage.redis_node.chunk_keys import RecordedChunk, get_many, put_
 from services.storage.redis_node.link import RedisLink
 from shared.background_tasks import BackgroundTasks
 from shared.errors import TrivetError, UnavailableError
-from shared.units import KIB, MIB
+from shared.units import MIB
 
 logger = structlog.get_logger(__name__)
 
@@ -27,15 +28,13 @@ ResultT = TypeVar("ResultT")
 
 _MAX_BATCH: Final = 64
 _MAX_BATCH_BYTES: Final = MIB
-_SMALL_READ_BYTES: Final = 64 * KIB
-"""What a read is counted as; the caller asks for small chunks only."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting(Generic[ItemT, ResultT]):
-    item: ItemT
+    items: Sequence[ItemT]
     size_bytes: int
-    future: asyncio.Future[ResultT]
+    future: asyncio.Future[Sequence[ResultT]]
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -54,10 +53,13 @@ class Batcher(Generic[ItemT, ResultT]):
         self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
         self._is_sending = False
 
-    async def call(self, item: ItemT, size_bytes: int) -> ResultT:
-        """What the server answers for `item`, about `size_bytes` on the wire. Raises what `RedisLink.call` raises."""
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(item, size_bytes, future))
+    async def call(self, items: Sequence[ItemT], size_bytes: int) -> Sequence[ResultT]:
+        """What the server answers for each of `items`, together about `size_bytes` on the wire; they stay together.
+
+        Raises what `RedisLink.call` raises.
+        """
+        future: asyncio.Future[Sequence[ResultT]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(items, size_bytes, future))
         if not self._is_sending:
             self._tasks.start(self._name, self._send_all())
             self._is_sending = True
@@ -75,11 +77,10 @@ class Batcher(Generic[ItemT, ResultT]):
                 waiting.future.cancel()
 
     async def _send_one(self, batch: list[_Waiting[ItemT, ResultT]]) -> None:
+        items = [item for waiting in batch for item in waiting.items]
         try:
-            results = await self._send(
-                [waiting.item for waiting in batch], sum(waiting.size_bytes for waiting in batch)
-            )
-            answered = list(zip(batch, results, strict=True))
+            results = await self._send(items, sum(waiting.size_bytes for waiting in batch))
+            parts = _in_parts(results, [len(waiting.items) for waiting in batch])
         except TrivetError as error:
             self._fail(batch, error)
             return
@@ -87,9 +88,9 @@ class Batcher(Generic[ItemT, ResultT]):
             logger.exception("a batch for redis failed", name=self._name)
             self._fail(batch, UnavailableError("Redis was not asked as it should be.", definite=False))
             return
-        for waiting, result in answered:
+        for waiting, part in zip(batch, parts, strict=True):
             if not waiting.future.done():
-                waiting.future.set_result(result)
+                waiting.future.set_result(part)
 
     def _fail(self, batch: list[_Waiting[ItemT, ResultT]], error: TrivetError) -> None:
         batch.extend(self._waiting)
@@ -99,12 +100,21 @@ class Batcher(Generic[ItemT, ResultT]):
                 waiting.future.set_exception(error)
 
     def _next_batch(self) -> list[_Waiting[ItemT, ResultT]]:
-        batch = [self._waiting.popleft()]
-        size_bytes = batch[0].size_bytes
-        while self._waiting and len(batch) < _MAX_BATCH and size_bytes < _MAX_BATCH_BYTES:
+        batch: list[_Waiting[ItemT, ResultT]] = []
+        count = size_bytes = 0
+        while self._waiting and count < _MAX_BATCH and size_bytes < _MAX_BATCH_BYTES:
             batch.append(self._waiting.popleft())
+            count += len(batch[-1].items)
             size_bytes += batch[-1].size_bytes
         return batch
+
+
+def _in_parts(results: Sequence[ResultT], counts: Sequence[int]) -> list[Sequence[ResultT]]:
+    """Raises ValueError when they do not add up."""
+    if len(results) != sum(counts):
+        raise ValueError(f"{len(results)} results for {sum(counts)} items")
+    ends = list(itertools.accumulate(counts))
+    return [results[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 class PutBatcher:
@@ -115,9 +125,12 @@ class PutBatcher:
         self._is_sole_record = is_sole_record
         self._batcher = Batcher(self._send, tasks, "redis puts")
 
-    async def put(self, chunk: RecordedChunk) -> bool:
-        """Store `chunk` durably in Redis; whether it was new to the record. Raises what `RedisLink.call` raises."""
-        return await self._batcher.call(chunk, len(chunk.body))
+    async def put(self, chunks: Sequence[RecordedChunk]) -> Sequence[bool]:
+        """Store `chunks` durably in Redis, all or none; for each whether it was new to the record.
+
+        Raises what `RedisLink.call` raises.
+        """
+        return await self._batcher.call(chunks, sum(len(chunk.body) for chunk in chunks))
 
     async def _send(self, chunks: Sequence[RecordedChunk], size_bytes: int) -> list[bool]:
         return await self._link.call(
@@ -134,9 +147,9 @@ class GetBatcher:
         self._link = link
         self._batcher = Batcher(self._send, tasks, "redis gets")
 
-    async def get(self, digest: str) -> bytes | None:
-        """The bytes, unchecked. Raises what `RedisLink.call` raises."""
-        return await self._batcher.call(digest, _SMALL_READ_BYTES)
+    async def get(self, digests: Sequence[str], size_bytes: int) -> Sequence[bytes | None]:
+        """The bytes of each, together about `size_bytes`, unchecked. Raises what `RedisLink.call` raises."""
+        return await self._batcher.call(digests, size_bytes)
 
     async def _send(self, digests: Sequence[str], size_bytes: int) -> list[bytes | None]:
         return await self._link.call(lambda client: get_many(client, digests), size_bytes=size_bytes)

@@ -136,6 +136,18 @@ async def get_many(client: Redis, digests: Sequence[str]) -> list[bytes | None]:
     return [_bytes(body) for body in bodies]
 
 
+async def get_many_up_to(client: Redis, digests: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], set[str]]:
+    """The bytes of each, unchecked, and those that are longer than `max_bytes`, which are not read."""
+    pipeline = client.pipeline(transaction=False)
+    for digest in digests:
+        pipeline.strlen(_key(digest))
+    sizes = dict(zip(digests, map(int, await pipeline.execute()), strict=True))
+    wanted = [digest for digest, size_bytes in sizes.items() if size_bytes <= max_bytes]
+    bodies = await get_many(client, wanted) if wanted else []
+    found = {digest: body for digest, body in zip(wanted, bodies, strict=True) if body is not None}
+    return found, sizes.keys() - wanted
+
+
 async def get_recorded_size_bytes(client: Redis, digest: str) -> int | None:
     """Length of a recorded chunk."""
     pipeline = client.pipeline(transaction=True)

@@ -8,7 +8,7 @@ After a restart, or when Redis was away, every group counts as changed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -32,20 +32,19 @@ class RecordSums:
         self._refreshing = asyncio.Lock()
 
     @contextmanager
-    def changing(self, digest: str) -> Iterator[None]:
-        """Around every change of a chunk, whatever comes of it."""
-        group = int(digest[:2], 16)
+    def changing(self, digests: Sequence[str]) -> Iterator[None]:
+        """Around every change of chunks, whatever comes of it."""
+        groups = {int(digest[:2], 16) for digest in digests}
         # Before, so that a refresh that reads the old state does not count as new; after, because one may have.
-        self._changes[group] += 1
+        self._record_change(groups)
         try:
             yield
         finally:
-            self._changes[group] += 1
+            self._record_change(groups)
 
     def forget(self) -> None:
         """Redis was away: what it holds now must be read again."""
-        for group in range(GROUP_COUNT):
-            self._changes[group] += 1
+        self._record_change(range(GROUP_COUNT))
 
     async def sums(self, group: int | None) -> list[SetSum]:
         """See `ports.Tier.sums`."""
@@ -54,6 +53,10 @@ class RecordSums:
                 if self._known[number] != self._changes[number]:
                     await self._refresh(number)
         return list(self._table.groups()) if group is None else self._table.group(group)
+
+    def _record_change(self, groups: Iterable[int]) -> None:
+        for group in groups:
+            self._changes[group] += 1
 
     async def _refresh(self, group: int) -> None:
         changes = self._changes[group]

@@ -13,7 +13,8 @@ import structlog
 
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, LostChunk, PutOutcome
+from services.storage.outcomes import outcomes_of, result_of, too_large_for_a_batch
+from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.batcher import PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
@@ -22,7 +23,7 @@ from services.storage.redis_node.record_sums import RecordSums
 from services.storage.verified_chunks import VerifiedChunks
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus
-from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, UnavailableError
+from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, TrivetError, UnavailableError
 from shared.partitions import SetSum
 
 logger = structlog.get_logger(__name__)
@@ -61,15 +62,21 @@ class RedisTier:
 
     async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
         """See `ports.Tier`."""
-        with self._sums.changing(chunk.digest):
+        return result_of((await self.put_many([ChunkPut(chunk, start_index)]))[0])
+
+    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+        """See `ports.Tier`. One MULTI, and so one fsync, for all of them."""
+        chunks = [RecordedChunk(put.chunk.digest, put.chunk.body(), put.start_index) for put in puts]
+        digests = [chunk.digest for chunk in chunks]
+        with self._sums.changing(digests):
             try:
-                created = await self._batcher.put(RecordedChunk(chunk.digest, chunk.body(), start_index))
+                created = await self._batcher.put(chunks)
             except DiskFullError:
                 self._is_full = True
                 raise
         self._is_full = False
-        self._verified.record([chunk.digest])
-        return PutOutcome(self.name, created)
+        self._verified.record(digests)
+        return [PutOutcome(self.name, is_new) for is_new in created]
 
     async def get(self, digest: str) -> bytes:
         """See `ports.Tier`. The medium is the memory of Redis, so that every read verifies."""
@@ -84,6 +91,18 @@ class RedisTier:
         self._metrics.corrupt.labels(tier=self.name).inc()
         logger.error("chunk corrupt, dropped", digest=digest, tier=self.name, size_bytes=len(body or b""))
         raise ChunkCorruptError("This replica does not match its digest; it was dropped.", digest=digest)
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        """See `ports.Tier`. What one pipeline does not give whole is asked for alone, as `get` does."""
+        found, large = await self._link.call(
+            lambda client: chunk_keys.get_many_up_to(client, digests, max_bytes), size_bytes=max_bytes * len(digests)
+        )
+        outcomes: dict[str, Body | TrivetError] = dict.fromkeys(large, too_large_for_a_batch(max_bytes))
+        outcomes |= {digest: body for digest, body in found.items() if is_whole(body, digest)}
+        self._verified.record(outcomes.keys() - large)
+        alone = [digest for digest in digests if digest not in outcomes]
+        outcomes.update(zip(alone, await outcomes_of([self.get(digest) for digest in alone]), strict=True))
+        return [outcomes[digest] for digest in digests]
 
     async def reread(self, digest: str) -> bytes:
         """As `get`: nothing is remembered from earlier reads."""
@@ -113,7 +132,7 @@ class RedisTier:
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
-        with self._sums.changing(digest):
+        with self._sums.changing([digest]):
             removed = await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         self._is_full = False
         self._verified.forget([digest])
@@ -147,7 +166,7 @@ class RedisTier:
     async def restore(self, chunk: Chunk) -> bool:
         """See `ports.Tier`."""
         body = chunk.body()
-        with self._sums.changing(chunk.digest):
+        with self._sums.changing([chunk.digest]):
             return await self._link.call(
                 lambda client: chunk_keys.restore(client, chunk.digest, body), size_bytes=len(body), changes=True
             )
@@ -206,7 +225,7 @@ class RedisTier:
             UnavailableError: its bytes are absent, and whether they should be there is not known.
         """
         try:
-            with self._sums.changing(digest):
+            with self._sums.changing([digest]):
                 return await self._link.call(
                     lambda client: chunk_keys.lose_unless(client, digest, lambda body: is_whole(body, digest)),
                     changes=True,

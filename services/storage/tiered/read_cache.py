@@ -36,6 +36,11 @@ class ReadCache:
     def __contains__(self, digest: str) -> bool:
         return bytes.fromhex(digest) in self._sizes
 
+    def size_bytes(self, digest: str) -> int | None:
+        """How long a copy is; None when there is none."""
+        found = self._sizes.get(bytes.fromhex(digest))
+        return None if found is None else found - _ENTRY_OVERHEAD_BYTES
+
     def add(self, digest: str, size_bytes: int) -> None:
         """Record that Redis holds a copy, as the most recently used."""
         self.remove(digest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
@@ -19,7 +19,8 @@ import structlog
 from services.storage.digests import is_whole
 from services.storage.disk.tier import DiskTier, SmallChunk
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Body, Chunk, LostChunk, PutOutcome
+from services.storage.outcomes import result_of, too_large_for_a_batch
+from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.batcher import GetBatcher, PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
@@ -39,6 +40,7 @@ logger = structlog.get_logger(__name__)
 _FLUSH_BATCH_BYTES: Final = 4 * MIB
 _FLUSH_RETRY_S: Final = 1.0
 _MAX_PROMOTIONS: Final = 16
+_BUFFERED: Final = PutOutcome("redis", created=False)
 
 
 class TieredTier:
@@ -101,7 +103,16 @@ class TieredTier:
         if not self._disk.is_small(chunk.size_bytes):
             return await self._disk.put(chunk, start_index)
         async with self._changes.hold(chunk.digest):
-            return await self._put_small(chunk, start_index)
+            return result_of((await self._put_small([ChunkPut(chunk, start_index)]))[chunk.digest])
+
+    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+        """See `ports.Tier`. Small ones share a question to the disk and a round trip to Redis."""
+        small = [put for put in puts if self._disk.is_small(put.chunk.size_bytes)]
+        async with self._changes.hold(*[put.chunk.digest for put in small]):
+            found = await self._put_small(small)
+        large = [put for put in puts if put.chunk.digest not in found]
+        found.update(await self._put_on_disk(large))
+        return [found[put.chunk.digest] for put in puts]
 
     async def get(self, digest: str) -> Body:
         """See `ports.Tier`. In order: memory, Redis, disk; a chunk only ever moves in that order too."""
@@ -119,10 +130,43 @@ class TieredTier:
             if is_record_unknown:
                 raise _record_not_read() from error
             raise
+        self._count_disk_read(digest, body)
+        return body
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        """See `ports.Tier`. In the order of `get`; one MGET, and one hop for what is left."""
+        found: dict[str, Body | TrivetError] = {}
+        for digest in digests:
+            if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:
+                is_too_large = len(buffered.body) > max_bytes
+                found[digest] = too_large_for_a_batch(max_bytes) if is_too_large else buffered.body
+        self._metrics.reads_by_place.labels(place="memory").inc(len(found))
+        sizes_bytes = {
+            d: size for d in digests if d not in found and (size := self._read_cache.size_bytes(d)) is not None
+        }
+        copies = await self._read_copies({digest: size for digest, size in sizes_bytes.items() if size <= max_bytes})
+        self._metrics.reads_by_place.labels(place="redis").inc(len(copies))
+        found.update(copies)
+        on_disk = [digest for digest in digests if digest not in found]
+        found.update(zip(on_disk, await self._get_from_disk(on_disk, max_bytes), strict=True))
+        return [found[digest] for digest in digests]
+
+    async def _get_from_disk(self, digests: Sequence[str], max_bytes: int) -> list[Body | TrivetError]:
+        if not digests:
+            return []
+        is_record_unknown = self._recovery.is_record_unknown  # as in `get`, before
+        outcomes = await self._disk.get_many(digests, max_bytes)
+        for digest, body in zip(digests, outcomes, strict=True):
+            if not isinstance(body, TrivetError):
+                self._count_disk_read(digest, body)
+        if not is_record_unknown:
+            return outcomes
+        return [_record_not_read() if isinstance(found, ChunkNotFoundError) else found for found in outcomes]
+
+    def _count_disk_read(self, digest: str, body: Body) -> None:
         self._metrics.reads_by_place.labels(place="disk").inc()
         if self._disk.is_small(len(body)) and self._link.is_usable and self._read_cache.should_promote(digest):
             self._start_promotion(digest, bytes(body))
-        return body
 
     def is_verified(self, digest: str) -> bool:
         """See `ports.Tier`. What is in the write-behind buffer was written by this process."""
@@ -259,47 +303,92 @@ class TieredTier:
             raise _deletion_not_confirmed(digest)
         return was_held
 
-    async def _put_small(self, chunk: Chunk, start_index: int) -> PutOutcome:
+    async def _put_small(self, puts: Sequence[ChunkPut]) -> dict[str, PutOutcome | TrivetError]:
+        """The outcomes by digest. The caller is alone with these digests."""
         self._disk.gate.check()
-        buffered = self._buffer.get(chunk.digest)
-        if buffered is not None:
-            if buffered.start_index < start_index:
-                await self._disk.put(chunk, start_index)
-            return PutOutcome("redis", created=False)
-        if not self._link.is_usable or not self._buffer.has_room(chunk.size_bytes):
-            self._wake.set()
-            return await self._disk.put(chunk, start_index)
-        if await self._disk.find_or_check_room(chunk.digest, chunk.size_bytes):
-            return await self._disk.put(chunk, start_index)
-        if not self._buffer.has_room(chunk.size_bytes):  # others came while the disk was asked
-            return await self._disk.put(chunk, start_index)
-        return await self._put_through_redis(chunk, start_index)
-
-    async def _put_through_redis(self, chunk: Chunk, start_index: int) -> PutOutcome:
-        body = chunk.body()
-        entry = BufferedChunk(chunk.digest, body, start_index, time.monotonic_ns())
-        self._buffer.add(entry)
+        if not puts:
+            return {}
+        buffered = {put.chunk.digest: self._buffer.get(put.chunk.digest) for put in puts}
+        outcomes: dict[str, PutOutcome | TrivetError] = {
+            put.chunk.digest: _BUFFERED
+            for put in puts
+            if (entry := buffered[put.chunk.digest]) is not None and entry.start_index >= put.start_index
+        }
+        refused, through_redis = await self._choose_for_redis(
+            [put for put in puts if buffered[put.chunk.digest] is None]
+        )
+        outcomes |= refused
+        is_redis_full = False
         try:
-            await self._batcher.put(RecordedChunk(chunk.digest, body, start_index))
+            outcomes |= await self._put_through_redis(through_redis)
         except DiskFullError:
-            # Redis certainly did not take it: there is nothing to compare, only room to be made.
-            self._buffer.remove(chunk.digest)
-            outcome = await self._disk.put(chunk, start_index)
-            await self._evict(reserved_bytes=MIB)
-            return outcome
+            is_redis_full = True
         except UnavailableError:
-            # Whether Redis has it is unknown, so the disk must acknowledge. If Redis has it, recovery takes it out.
-            self._buffer.remove(chunk.digest)
-            self._recovery.mark_unconfirmed([chunk.digest])
-            return await self._disk.put(chunk, start_index)
-        except BaseException:
-            self._buffer.remove(chunk.digest)
-            self._recovery.mark_unconfirmed([chunk.digest])
+            pass  # the disk acknowledges
+        to_disk = [put for put in puts if put.chunk.digest not in outcomes]
+        for digest, outcome in (await self._put_on_disk(to_disk)).items():
+            is_buffered = buffered[digest] is not None and not isinstance(outcome, TrivetError)
+            outcomes[digest] = _BUFFERED if is_buffered else outcome
+        if is_redis_full:
+            await self._evict(reserved_bytes=MIB)
+        return outcomes
+
+    async def _put_on_disk(self, puts: Sequence[ChunkPut]) -> dict[str, PutOutcome | TrivetError]:
+        """The outcomes by digest. What the disk refuses altogether says nothing of what Redis has acknowledged."""
+        if not puts:
+            return {}
+        try:
+            outcomes = await self._disk.put_many(puts)
+        except TrivetError as error:
+            return dict.fromkeys([put.chunk.digest for put in puts], error)
+        return {put.chunk.digest: outcome for put, outcome in zip(puts, outcomes, strict=True)}
+
+    async def _choose_for_redis(self, puts: Sequence[ChunkPut]) -> tuple[dict[str, TrivetError], list[ChunkPut]]:
+        """Those for which there is no room on disk, and those that Redis can take."""
+        if puts and not self._link.is_usable:
+            self._wake.set()
+        if not puts or not self._link.is_usable:
+            return {}, []
+        refused: dict[str, TrivetError] = {}
+        chosen: list[ChunkPut] = []
+        found = await self._disk.find_or_check_room([put.chunk for put in puts])
+        for put, is_held in zip(puts, found, strict=True):
+            if isinstance(is_held, TrivetError):
+                refused[put.chunk.digest] = is_held
+            elif not is_held:
+                chosen.append(put)
+        return refused, chosen
+
+    async def _put_through_redis(self, puts: Sequence[ChunkPut]) -> dict[str, PutOutcome]:
+        """The outcomes of those that the buffer has room for, all of which Redis has acknowledged.
+
+        Raises:
+            DiskFullError, UnavailableError: it has acknowledged none; what the buffer had of them is out of it again.
+        """
+        entries: list[BufferedChunk] = []
+        for put in puts:
+            if not self._buffer.has_room(put.chunk.size_bytes):
+                self._wake.set()
+                continue
+            entries.append(BufferedChunk(put.chunk.digest, put.chunk.body(), put.start_index, time.monotonic_ns()))
+            self._buffer.add(entries[-1])
+        if not entries:
+            return {}
+        try:
+            await self._batcher.put([RecordedChunk(entry.digest, entry.body, entry.start_index) for entry in entries])
+        except BaseException as error:
+            for entry in entries:
+                self._buffer.remove(entry.digest)
+            # Full, Redis certainly took none: there is nothing to compare, only room to be made. Otherwise it is unknown
+            # what it has, and recovery takes it out.
+            if not isinstance(error, DiskFullError):
+                self._recovery.mark_unconfirmed([entry.digest for entry in entries])
             raise
-        entry.is_acknowledged = True
+        for entry in entries:
+            entry.is_acknowledged = True
         if self._buffer.is_half_full():
             self._wake.set()
-        return PutOutcome("redis", created=True)
+        return {entry.digest: PutOutcome("redis", created=True) for entry in entries}
 
     def _is_acknowledged(self, digest: str) -> bool:
         buffered = self._buffer.get(digest)
@@ -310,20 +399,31 @@ class TieredTier:
         return await self._read_copy(digest) if digest in self._read_cache else None
 
     async def _read_copy(self, digest: str) -> bytes | None:
-        if not self._link.is_usable:
-            return None
+        size_bytes = self._read_cache.size_bytes(digest)
+        return (await self._read_copies({digest: MIB if size_bytes is None else size_bytes})).get(digest)
+
+    async def _read_copies(self, sizes_bytes: Mapping[str, int]) -> dict[str, bytes]:
+        """Those of the digests in `sizes_bytes` that are whole; every kind of trouble is a miss."""
+        if not sizes_bytes or not self._link.is_usable:
+            return {}
         try:
-            body = await self._reads.get(digest)
+            bodies = await self._reads.get(list(sizes_bytes), sum(sizes_bytes.values()))
         except (UnavailableError, DiskFullError):
-            return None
-        if body is not None and is_whole(body, digest):
-            self._read_cache.touch(digest)
-            return body
+            return {}
+        whole: dict[str, bytes] = {}
+        for digest, body in zip(sizes_bytes, bodies, strict=True):
+            if body is not None and is_whole(body, digest):
+                self._read_cache.touch(digest)
+                whole[digest] = body
+            else:
+                self._record_bad_copy(digest, is_corrupt=body is not None)
+        return whole
+
+    def _record_bad_copy(self, digest: str, *, is_corrupt: bool) -> None:
         self._read_cache.remove(digest)
-        if body is not None:
+        if is_corrupt:
             self._metrics.corrupt.labels(tier="redis").inc()
             logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
-        return None
 
     async def _restore_from_copy(self, digest: str) -> bool:
         """Put a chunk that the disk has lost back from Redis; whether it is not lost any more."""

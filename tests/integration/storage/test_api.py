@@ -10,6 +10,19 @@ import random
 import httpx
 import pytest
 
+from shared.cluster_keys import ClusterKeys
+from shared.contracts.chunk_batches import (
+    BATCH_PATH,
+    BatchAnswer,
+    BatchRequest,
+    Failed,
+    Found,
+    GetItem,
+    PutItem,
+    Stored,
+    encode_head,
+    split_frame,
+)
 from shared.disk.data_folder import claim_data_dir
 from shared.errors import (
     ChunkNotFoundError,
@@ -20,6 +33,7 @@ from shared.errors import (
     PayloadTooLargeError,
     RangeNotSatisfiableError,
 )
+from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, BODY_DIGEST_HEADER, RequestSigner, parse_challenge
 from shared.units import MIB
 from tests.chance import random_bytes
 from tests.integration.storage.support import CLUSTER_ID, SECRET, RedisServer, StorageProcess, digest_of
@@ -189,6 +203,43 @@ async def test_bad_requests_get_typed_problems_and_store_nothing(start_node, cli
     assert not list((node.data_dir / "tmp").iterdir())
 
 
+async def test_a_batch_is_signed_by_its_head_and_proved_by_its_digests(node) -> None:
+    """Bytes that are not those of a digest fail alone; another head does nothing; the answer's head is authenticated."""
+    signer = RequestSigner(ClusterKeys.parse(SECRET))
+    put = PutItem(bytes.fromhex(digest_of(SMALL)), len(SMALL), 5)
+    other = PutItem(bytes.fromhex(digest_of(b"other")), 5, 5)
+    get = GetItem(bytes.fromhex(digest_of(SMALL)))
+    async with httpx.AsyncClient(base_url=node.peer.url) as client:  # noqa: TID251 - what the wire sees
+
+        async def send(head: bytes, body: bytes, signed: bytes) -> tuple[str, httpx.Response]:
+            digest = digest_of(signed)
+            signature = signer.authorization("POST", BATCH_PATH, node.node_id, digest)
+            headers = {"authorization": signature, BODY_DIGEST_HEADER: digest}
+            return signature, await client.post(BATCH_PATH, content=head + body, headers=headers)
+
+        head = encode_head(BatchRequest([put, other]))
+        _, refused = await send(head, SMALL + b"wrong", head)
+        boot = parse_challenge(refused.headers["www-authenticate"])
+        assert boot is not None
+        signer.learn_boot(node.node_id, boot)
+        forged = encode_head(BatchRequest([PutItem(put.digest, put.size_bytes, 50), other]))
+        _, refused = await send(forged, SMALL + b"wrong", head)
+        assert (refused.status_code, refused.json()["code"]) == (401, "signature_rejected")
+        signature, answer = await send(head, SMALL + b"wrong", head)
+        signed, found, _ = split_frame(answer.content, BatchAnswer)
+        stored, failed = found.results
+        assert stored == Stored(created=True)
+        assert isinstance(failed, Failed)
+        assert failed.problem["code"] == DigestMismatchError.code
+        mac = answer.headers[ANSWER_MAC_HEADER]
+        assert signer.is_answer_of_destination(signature, 200, mac, digest_of(signed))
+        assert not signer.is_answer_of_destination(signature, 200, mac)
+        head = encode_head(BatchRequest([get]))
+        _, answer = await send(head, b"", head)
+        _, found, rest = split_frame(answer.content, BatchAnswer)
+        assert (found.results, bytes(rest)) == ([Found(len(SMALL))], SMALL)
+
+
 async def test_without_a_right_signature_nothing_is_said(start_node):
     """Every route but health and documentation answers 401 to a caller without, or with a foreign, signature."""
     node = start_node(mode="disk")
@@ -207,7 +258,7 @@ async def test_without_a_right_signature_nothing_is_said(start_node):
                 )
                 assert answer.status_code == 401, (method, path)
                 tried += 1
-        assert tried == 9
+        assert tried == 10
         assert (await client.get("/metrics")).status_code == 401
 
 

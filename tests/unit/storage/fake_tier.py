@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.storage.digests import is_whole
-from services.storage.ports import Chunk, LostChunk, PutOutcome
+from services.storage.outcomes import outcomes_of, too_large_for_a_batch
+from services.storage.ports import Chunk, ChunkPut, LostChunk, PutOutcome
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
 from shared.partitions import PartitionTable, SetSum
@@ -45,6 +46,14 @@ class FakeTier:
             self.lost[digest] = self.start_indexes.pop(digest)
             raise ChunkCorruptError("corrupt", digest=digest)
         return body
+
+    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+        return await outcomes_of([self.put(put.chunk, put.start_index) for put in puts])
+
+    async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[bytes | TrivetError]:
+        found = await outcomes_of([self.get(digest) for digest in digests])
+        refusal = too_large_for_a_batch(max_bytes)
+        return [body if isinstance(body, TrivetError) or len(body) <= max_bytes else refusal for body in found]
 
     def is_verified(self, digest: str) -> bool:
         return digest in self.verified

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,25 @@ from services.storage.fast_path import FastPath
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.byte_budget import ByteBudget
+from shared.contracts.chunk_batches import (
+    BATCH_PATH,
+    MAX_BATCH_ITEMS,
+    MAX_FRAME_BYTES,
+    BatchAnswer,
+    BatchItem,
+    BatchRequest,
+    Failed,
+    Found,
+    GetItem,
+    HasItem,
+    Held,
+    PutItem,
+    Stored,
+    encode_head,
+    split_frame,
+)
 from shared.errors import DiskFullError
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
 from shared.web.service_app import create_app
 from tests.unit.storage.fake_tier import FakeTier
 
@@ -103,6 +122,9 @@ async def test_the_fast_path_answers_as_the_declared_routes_do(nodes) -> None:
     assert (await both(nodes, "GET", "/v1/chunks/no-digest")).status_code == 400
     assert (await both(nodes, "GET", f"{path}/more")).status_code == 404
     assert (await both(nodes, "DELETE", path)).status_code == 204
+    assert (await both(nodes, "DELETE", path)).json()["code"] == "chunk_not_found"
+    assert (await both(nodes, "DELETE", "/v1/chunks/has")).json()["code"] == "invalid_name"
+    assert (await both(nodes, "POST", path)).status_code == 405
     for node in nodes:
         node.tier.put_error = DiskFullError("full")
     assert (await both(nodes, "PUT", path, content=BODY)).json()["code"] == DiskFullError.code
@@ -130,6 +152,110 @@ async def test_the_start_index_stands_in_the_query_which_is_signed(nodes) -> Non
         for node in nodes:
             assert (await node.http.put(f"{path}?{query}", content=BODY)).status_code == 400
     assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+
+
+async def test_a_question_is_answered_as_the_declared_route_does(nodes) -> None:
+    """Short or long, and whatever is wrong with it: FastAPI's words are the ones that are heard."""
+    path = "/v1/chunks/has"
+    await both(nodes, "PUT", f"/v1/chunks/{DIGEST}", content=BODY)
+    answer = await both(nodes, "POST", path, json={"digests": ["ab" * 32, DIGEST], "start_index": 9})
+    assert answer.json() == {"present": [DIGEST], "verified": [DIGEST]}
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+    assert (await both(nodes, "POST", path, json={"digests": [DIGEST] * 400})).json()["present"] == [DIGEST] * 400
+    for wrong in (
+        {"json": {"digests": ["no digest"]}},
+        {"json": {"digests": [5]}},
+        {"json": {"digests": [], "start_index": -1}},
+        {"json": {"digests": [], "more": 1}},
+        {"json": [DIGEST]},
+        {"content": b"{", "headers": {"content-type": "application/json"}},
+        {"content": b"", "headers": {"content-type": "application/json"}},
+        {"content": b'{"digests": []}', "headers": {"content-type": "text/plain"}},
+    ):
+        assert (await both(nodes, "POST", path, **wrong)).status_code == 400
+
+
+def frame_of(*items: BatchItem, bodies: bytes = b"") -> dict[str, Any]:
+    """A request with such a frame, its head signed as far as this test goes."""
+    head = encode_head(BatchRequest(list(items)))
+    return {"content": head + bodies, "headers": {BODY_DIGEST_HEADER: blake3(head).hexdigest()}}
+
+
+async def test_a_batch_is_answered_as_the_declared_route_does(nodes) -> None:
+    """Its head names what was done; each item fails alone."""
+    put = PutItem(bytes.fromhex(DIGEST), len(BODY), 5)
+    sent = frame_of(put, GetItem(bytes(32)), HasItem(bytes(32)), bodies=BODY)
+    answer = await both(nodes, "POST", BATCH_PATH, **sent)
+    assert answer.status_code == 200
+    _, head, rest = split_frame(answer.content, BatchAnswer)
+    stored, failed, held = head.results
+    assert (stored, held, head.fence, bytes(rest)) == (Stored(created=True), Held(False, False), FENCE, b"")
+    assert isinstance(failed, Failed)
+    assert failed.problem["code"] == "chunk_not_found"
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [5, 5]
+
+
+HEAD = encode_head(BatchRequest([]))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content": b""},
+        {"content": b"\x00\x00"},
+        {"content": b"\x00\x00\x00\x00"},
+        {"content": HEAD[:-1]},
+        {"content": HEAD + b"x"},
+        {"content": b"\x00\x00\x00\x01\xc1"},
+        {"content": b"\xff\xff\xff\xff" + bytes(100)},
+        frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY) - 1, 0), bodies=BODY),
+        frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY) + 1, 0), bodies=BODY),
+        frame_of(PutItem(bytes.fromhex(DIGEST), -1, 0)),
+        frame_of(PutItem(bytes(31), len(BODY), 0), bodies=BODY),
+        frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY), -1), bodies=BODY),
+        frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY), 2**63), bodies=BODY),
+        frame_of(*[HasItem(bytes(32))] * (MAX_BATCH_ITEMS + 1)),
+    ],
+)
+async def test_what_is_no_frame_is_refused_and_nothing_is_done(nodes, sent) -> None:
+    """Every way in which it is malformed ends in one problem document for all of it."""
+    answer = await both(nodes, "POST", BATCH_PATH, **sent)
+    assert (answer.status_code, answer.json()["code"], answer.json()["definite"]) == (400, "invalid_request", True)
+    assert [node.tier.bodies for node in nodes] == [{}, {}]
+
+
+async def test_a_frame_whose_head_was_not_signed_does_nothing(nodes) -> None:
+    """The digest in the header is what the signature covers."""
+    sent = frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY), 5), bodies=BODY)
+    for headers in ({}, {BODY_DIGEST_HEADER: blake3(sent["content"]).hexdigest()}):
+        answer = await both(nodes, "POST", BATCH_PATH, content=sent["content"], headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "signature_rejected")
+    assert [node.tier.bodies for node in nodes] == [{}, {}]
+
+
+async def test_a_frame_comes_with_its_length_and_within_the_limit(nodes) -> None:
+    """Memory is taken before it is read."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield HEAD
+
+    for node in nodes:
+        assert (await node.http.post(BATCH_PATH, content=pieces())).status_code == 400
+    assert (await both(nodes, "POST", BATCH_PATH, content=bytes(MAX_FRAME_BYTES + 1))).status_code == 413
+
+
+async def test_without_a_fence_the_puts_of_a_batch_fail_and_its_gets_do_not(nodes) -> None:
+    """As single puts and gets."""
+    for node in nodes:
+        await node.http.put(f"/v1/chunks/{DIGEST}", content=BODY)
+        node.incarnation.fence = None
+    sent = frame_of(PutItem(bytes.fromhex(DIGEST), len(BODY), 9), GetItem(bytes.fromhex(DIGEST)), bodies=BODY)
+    _, head, rest = split_frame((await both(nodes, "POST", BATCH_PATH, **sent)).content, BatchAnswer)
+    refused, found = head.results
+    assert isinstance(refused, Failed)
+    assert (refused.problem["code"], refused.problem["definite"]) == ("not_ready", True)
+    assert (found, bytes(rest), head.fence) == (Found(len(BODY)), BODY, None)
+    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [0, 0]
 
 
 async def test_the_fast_path_counts_what_it_answers(nodes) -> None:

@@ -41,7 +41,7 @@ async def test_a_group_is_summed_to_its_last_page(count, monkeypatch):
     asked = index.questions
     assert await sums.sums(0xAB) == table.group(0xAB)
     assert index.questions == asked
-    with sums.changing("ab" * 32):
+    with sums.changing(["ab" * 32]):
         pass
     await sums.sums(None)
     assert index.questions > asked
