@@ -9,7 +9,8 @@ Other calls: `query_admission` (memory) -> `api` (FastAPI routes) -> `chunk_stor
     scrub, refetch, peers, heartbeat   background loops: re-read all chunks, fetch lost ones from peers, report to consensus
     incarnation                        whose disk and Redis an acknowledgement rests on
     ports, digests, verified_chunks    what a tier promises; does a body have its digest; which replicas are verified
-    asgi_bodies, outcomes              bodies in and out before FastAPI; results of which each may be an error
+    asgi_bodies, body_buffers          bodies in and out before FastAPI; buffers from the socket to the disk
+    outcomes                           results of which each may be an error
     tiered/, disk/, redis_node/        the tiers
 
 It never learns of buckets or keys, and no name from a client becomes a path. It never serves a chunk that is not whole.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import InvalidRequestError
 from shared.units import KIB
+from shared.web.http_edge import exchange_of
 
 OCTETS: Final = (b"content-type", b"application/octet-stream")
 
@@ -36,6 +37,30 @@ async def pieces_of(receive: Receive) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return
+
+
+async def fill(scope: Scope, receive: Receive, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+    """Receive a body whose announced length is that of `buffer` into it; what a server can, it writes there itself.
+
+    `take` is called with each part that was filled, in order. Raises InvalidRequestError when the body breaks off.
+    """
+    exchange = exchange_of(scope)
+    at = 0
+    async for piece in pieces_of(receive):
+        end = at + len(piece)
+        if end > len(buffer):
+            raise InvalidRequestError("The body is longer than was announced.")
+        buffer[at:end] = piece
+        take(buffer[at:end])
+        at = end
+        if exchange is not None and at < len(buffer):
+            try:
+                await exchange.receive_into(buffer[at:], take)
+            except ConnectionError as error:
+                raise InvalidRequestError("The body broke off.") from error
+            return
+    if at < len(buffer):
+        raise InvalidRequestError("The body is shorter than was announced.")
 
 
 async def read_body(receive: Receive) -> bytes:

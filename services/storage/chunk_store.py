@@ -5,11 +5,13 @@ The tier checks what it returns (see `ports.Tier`), because only the tier knows 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from blake3 import blake3
 
+from services.storage.body_buffers import BUFFER_BYTES, BodyBuffers
 from services.storage.digests import is_whole
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
@@ -20,7 +22,12 @@ from shared.contracts.chunks import ChunkStored, HasResponse, InventoryPage, Par
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
 from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
-from shared.units import MIB
+from shared.units import KIB, MIB
+
+_MIN_FILLED_BYTES: Final = 64 * KIB
+
+Fill = Callable[[memoryview, Callable[[memoryview], object]], Awaitable[None]]
+"""Receives a body of announced length into a buffer of that length, and calls back with each part that was filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class ChunkStore:
         self._max_chunk_bytes = max_chunk_bytes
         self._typical_chunk_bytes = typical_chunk_bytes
         self._max_verify_bytes = max_verify_bytes
+        self._buffers = BodyBuffers()
         metrics.in_flight_bytes.set_function(lambda: budget.used_bytes)
         metrics.is_full.set_function(lambda: tier.shortage() is not None)
 
@@ -77,12 +85,19 @@ class ChunkStore:
         return self._incarnation.require_fence()
 
     async def put(
-        self, digest: str, pieces: AsyncIterator[bytes], announced_bytes: int | None, start_index: int
+        self,
+        digest: str,
+        pieces: AsyncIterator[bytes],
+        announced_bytes: int | None,
+        start_index: int,
+        *,
+        fill: Fill | None = None,
     ) -> ChunkStored:
         """Receive one chunk and store it durably, with max(`start_index`).
 
         Args:
             announced_bytes: Content-Length, or None when the sender did not say; then the largest chunk is assumed.
+            fill: used in place of `pieces` for a large chunk.
 
         Raises:
             InvalidNameError: `digest` is none.
@@ -96,8 +111,17 @@ class ChunkStore:
             raise self._too_large()
         lease = await self._budget.acquire(self._max_chunk_bytes if announced_bytes is None else announced_bytes)
         try:
-            chunk = await self._receive(digest, pieces)
+            if (
+                fill is not None
+                and announced_bytes is not None
+                and _MIN_FILLED_BYTES <= announced_bytes <= BUFFER_BYTES
+            ):
+                chunk = await self._receive_into_buffer(digest, fill, announced_bytes)
+            else:
+                chunk = await self._receive(digest, pieces)
             outcome = await self._store(chunk, start_index)
+            if chunk.blocks is not None:  # after an error somebody may still be at work with it
+                self._buffers.give_back(chunk.blocks)
         finally:
             lease.release()
         return ChunkStored(digest=digest, size_bytes=chunk.size_bytes, tier=outcome.tier, created=outcome.created)
@@ -274,10 +298,21 @@ class ChunkStore:
                 raise self._too_large()
             hasher.update(piece)
             received.append(piece)
-        if hasher.hexdigest() != digest:
+        self._check_received(digest, hasher.hexdigest(), size_bytes)
+        return Chunk(digest, size_bytes, tuple(received))
+
+    async def _receive_into_buffer(self, digest: str, fill: Fill, size_bytes: int) -> Chunk:
+        blocks = self._buffers.lend()
+        body = blocks[:size_bytes]
+        hasher = blake3()
+        await fill(body, hasher.update)
+        self._check_received(digest, hasher.hexdigest(), size_bytes)
+        return Chunk(digest, size_bytes, (body,), blocks)
+
+    def _check_received(self, digest: str, found: str, size_bytes: int) -> None:
+        if found != digest:
             raise _mismatch(digest)
         self._metrics.bytes_in.inc(size_bytes)
-        return Chunk(digest, size_bytes, tuple(received))
 
     async def _store(self, chunk: Chunk, start_index: int) -> PutOutcome:
         try:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.storage.asgi_bodies import OCTETS, header_of, pieces_of, read_body, send_answer
+from services.storage.asgi_bodies import OCTETS, fill, header_of, pieces_of, read_body, send_answer
 from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.metrics import StorageMetrics
@@ -116,7 +117,9 @@ class ChunkCalls:
         announced_bytes = None if length is None else int(length)
         # First: a Redis that is replaced meanwhile must not be answered for under a newer fence.
         fence = self._store.require_fence()
-        stored = await self._store.put(digest, pieces_of(receive), announced_bytes, _start_index(scope))
+        stored = await self._store.put(
+            digest, pieces_of(receive), announced_bytes, _start_index(scope), fill=partial(fill, scope, receive)
+        )
         status = 201 if stored.created else 200
         await _send_json(send, status, stored, [(_FENCE, b"%d" % fence)])
         return status

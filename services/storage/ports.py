@@ -23,15 +23,21 @@ class Chunk:
     """The bytes of one chunk as they came off the socket.
 
     Invariant: the pieces, joined, hash to `digest` (64 hex digits, BLAKE3-256); the maker of a Chunk has checked it.
+
+    Attributes:
+        blocks: a buffer that begins at a page and with the bytes of the chunk, and is long enough for whole blocks of a disk;
+            None when the pieces lie elsewhere. Its owner may use it again once the call that was given the chunk returned.
     """
 
     digest: str
     size_bytes: int
-    pieces: tuple[bytes, ...]
+    pieces: tuple[bytes | memoryview, ...]
+    blocks: memoryview | None = None
 
     def body(self) -> bytes:
         """All bytes in one object; copies them unless they arrived in one piece. Meant for small chunks."""
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        only = self.pieces[0] if len(self.pieces) == 1 else None
+        return only if isinstance(only, bytes) else b"".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)

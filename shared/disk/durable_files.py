@@ -47,7 +47,7 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def write_new_file(path: Path, pieces: Sequence[bytes]) -> None:
+def write_new_file(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
     """Write `pieces` to a file that must not exist; its bytes are durable on return, its name is not yet.
 
     On any error the file is removed as far as possible.
@@ -76,7 +76,7 @@ def replace_file(path: Path, body: bytes) -> None:
     sync_directory(path.parent)
 
 
-def _write_all(fd: int, pieces: Sequence[bytes]) -> None:
+def _write_all(fd: int, pieces: Sequence[bytes | memoryview]) -> None:
     """Write without joining the pieces first: a copy of 1 MiB costs as much as its digest."""
     views = [memoryview(piece) for piece in pieces if piece]
     while views:

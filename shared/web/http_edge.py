@@ -15,6 +15,7 @@ import json
 import re
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,6 +82,19 @@ class HttpExchange:
         self._cycle.keep_alive = True  # or uvicorn would close at once
         self._cycle.on_response = self._protocol.linger
 
+    async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+        """Receive the rest of the body, which is `len(buffer)` bytes long, from the socket into `buffer` without a copy.
+
+        For bodies with a Content-Length, after ASGI's `receive` has given the first piece and before it gives another one.
+
+        Args:
+            take: called with each part of `buffer` that was filled, in order.
+
+        Raises:
+            ConnectionError: the body broke off. The connection is closed then, and so it is when the caller is cancelled.
+        """
+        await self._protocol.receive_into(buffer, take)
+
     def break_off(self) -> None:
         """End the connection in mid-answer, so that the client cannot take the part for the whole.
 
@@ -96,14 +110,59 @@ def exchange_of(scope: Scope) -> HttpExchange | None:
     return exchange
 
 
+class _BodyReceiver(asyncio.BufferedProtocol):
+    """Stands in for the guard while the rest of one body arrives: the loop and the parser would make a copy of it each.
+
+    Invariant: it never takes a byte behind the body.
+    """
+
+    def __init__(self, guard: GuardedHttpProtocol, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+        self._guard = guard
+        self._rest = buffer
+        self._take = take
+        self.done: asyncio.Future[None] = guard.loop.create_future()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - of asyncio
+        """Where the next bytes go."""
+        return self._rest
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Some of them came."""
+        piece, self._rest = self._rest[:nbytes], self._rest[nbytes:]
+        self._guard.count_body(nbytes)
+        self._take(piece)
+        if not self._rest and not self.done.done():
+            self.done.set_result(None)
+            self._guard.end_body()
+
+    def break_off(self) -> None:
+        """No more of the body is heard."""
+        if not self.done.done():
+            self.done.set_exception(ConnectionResetError("The body broke off."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self.break_off()
+        self._guard.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As for the guard, of an answer before."""
+        self._guard.pause_writing()
+
+    def resume_writing(self) -> None:
+        """As for the guard."""
+        self._guard.resume_writing()
+
+
 class GuardedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
     Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_stall_timer` is armed
-    exactly while writing is paused.
+    exactly while writing is paused. `_receiver` is the transport's protocol, in place of this one, exactly while it is set.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _receiver: _BodyReceiver | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _is_refused = False
     _is_upgrade = False
@@ -194,8 +253,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as stop:
                 data = self._head_without_upgrade() + data[stop.args[0] :]
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self._make_parser()
             except httptools.HttpParserError as error:
                 self._refuse(400, "Bad Request", _reason_of(error))
                 return
@@ -275,7 +333,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Count the body for its rate, and hand it on in place of uvicorn's `on_body`; an upgrade never comes this far."""
-        self._body_bytes += len(body)
+        self.count_body(len(body))
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -292,6 +350,42 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if len(held) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
+
+    async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+        """See `HttpExchange.receive_into`."""
+        if self.transport.is_closing() or self._is_refused:
+            raise ConnectionResetError("The body broke off.")
+        receiver = self._receiver = _BodyReceiver(self, buffer, take)
+        self.transport.set_protocol(receiver)
+        self.flow.resume_reading()
+        try:
+            await receiver.done
+        except BaseException:
+            if not self._is_refused:
+                # The parser knows nothing of what was received: what comes next could be taken for anything.
+                self.cycle.disconnected = True
+                self._stop_receiving()
+                self.transport.close()
+            raise
+
+    def count_body(self, size_bytes: int) -> None:
+        """Count the body for its rate."""
+        self._body_bytes += size_bytes
+
+    def end_body(self) -> None:
+        """The receiver has all of it: go on as if the parser had seen it, with one that is at the beginning of a head."""
+        self._stop_receiving()
+        self._make_parser()
+        self.on_message_complete()
+
+    def _stop_receiving(self) -> None:
+        if self._receiver is not None:
+            self._receiver = None
+            self.transport.set_protocol(self)
+
+    def _make_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def on_message_complete(self) -> None:
         """The request is whole; the wait for the next one is uvicorn's keep-alive."""
@@ -358,6 +452,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._disarm()
+        if self._receiver is not None:
+            self._receiver.break_off()
+            self._stop_receiving()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and (self._is_in_head or cycle.response_started):
             # What is owed is finished, and the connection ends with it: bytes of ours within it would be wrong ones.

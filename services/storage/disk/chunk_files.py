@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from services.storage.disk.direct_io import DirectIo
+from services.storage.ports import Chunk
 from shared.contracts.names import check_digest
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidNameError
@@ -57,10 +57,10 @@ class ChunkFiles:
         """Where the chunk lies, or would lie."""
         return self._chunks / digest[:2] / digest
 
-    def write_temporary(self, digest: str, pieces: Sequence[bytes]) -> Path:
+    def write_temporary(self, chunk: Chunk) -> Path:
         """The bytes, durable, under a name that a crash forgets. Raises OSError, SyncFailedError."""
-        path = self._temporary / f"{digest}.{next(self._numbers)}"
-        self._direct.write_new_file(path, pieces)
+        path = self._temporary / f"{chunk.digest}.{next(self._numbers)}"
+        self._direct.write_new_file(path, chunk.pieces, chunk.blocks)
         return path
 
     def read_past_cache(self, digest: str) -> bytes:

@@ -45,15 +45,20 @@ class DirectIo:
             self._is_direct = True
         path.unlink()
 
-    def write_new_file(self, path: Path, pieces: Sequence[bytes]) -> None:
+    def write_new_file(
+        self, path: Path, pieces: Sequence[bytes | memoryview], blocks: memoryview | None = None
+    ) -> None:
         """As `durable_files.write_new_file`: the bytes are durable on return, the name is not yet.
+
+        Args:
+            blocks: a buffer that begins with the same bytes (`ports.Chunk`), written as it lies.
 
         Raises:
             OSError: it could not be written, e.g. ENOSPC; the file is removed as far as possible.
             SyncFailedError: it was written and is not durable.
         """
         if self._is_direct:
-            self._write_direct(path, pieces)
+            self._write_direct(path, pieces, blocks)
         else:
             write_new_file(path, pieces)
 
@@ -77,10 +82,14 @@ class DirectIo:
                 break
         return bytes(body)
 
-    def _write_direct(self, path: Path, pieces: Sequence[bytes]) -> None:
+    def _write_direct(self, path: Path, pieces: Sequence[bytes | memoryview], blocks: memoryview | None = None) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DIRECT, 0o600)
         try:
-            size_bytes = self._write_blocks(fd, pieces)
+            if blocks is None:
+                size_bytes = self._write_blocks(fd, pieces)
+            else:
+                size_bytes = sum(map(len, pieces))
+                _write_all(fd, blocks[: _whole_blocks(size_bytes)])
             if size_bytes % _BLOCK_BYTES:
                 os.ftruncate(fd, size_bytes)
             sync_data(fd)
@@ -90,7 +99,7 @@ class DirectIo:
         finally:
             os.close(fd)
 
-    def _write_blocks(self, fd: int, pieces: Sequence[bytes]) -> int:
+    def _write_blocks(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Whole blocks only, the last one filled up; the bytes in `pieces`."""
         buffer = self._buffer()
         filled_bytes = size_bytes = 0
@@ -107,7 +116,7 @@ class DirectIo:
                     filled_bytes = 0
         if filled_bytes:
             # What lies behind is an older chunk's, or zero; it is cut off before anything refers to the file.
-            _write_all(fd, buffer[: -(-filled_bytes // _BLOCK_BYTES) * _BLOCK_BYTES])
+            _write_all(fd, buffer[: _whole_blocks(filled_bytes)])
         return size_bytes
 
     def _buffer(self) -> memoryview:
@@ -116,6 +125,10 @@ class DirectIo:
             # A mapping begins at a page, as the kernel demands of such writes.
             buffer = self._thread.buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
         return buffer
+
+
+def _whole_blocks(size_bytes: int) -> int:
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _write_all(fd: int, view: memoryview) -> None:

@@ -388,7 +388,7 @@ class DiskTier:
 
     def _write(self, chunk: Chunk) -> Path:
         try:
-            return self._files.write_temporary(chunk.digest, chunk.pieces)
+            return self._files.write_temporary(chunk)
         except OSError as error:
             raise error_from_write(error, self.gate) from error
 

@@ -258,9 +258,9 @@ async def test_a_put_that_nobody_waits_for_any_more_leaves_no_file(disk, tmp_pat
     may_write = threading.Event()
     write = disk._files.write_temporary
 
-    def write_later(digest, pieces):
+    def write_later(chunk):
         may_write.wait(20)
-        return write(digest, pieces)
+        return write(chunk)
 
     monkeypatch.setattr(disk._files, "write_temporary", write_later)
     chunks = [make_chunk(200_000) for _ in range(7)]
