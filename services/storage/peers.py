@@ -49,7 +49,7 @@ class Peers:
                 answer = await self._client.request(peer, "GET", f"/v1/chunks/{digest}", timeout_s=_GET_DEADLINE_S)
         except TimeoutError as error:
             raise PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id) from error
-        return answer.content
+        return bytes(answer.content)
 
     async def _node_map(self) -> NodeMap:
         now_s = self._clock()

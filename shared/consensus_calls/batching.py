@@ -14,13 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from httpx import Response
 from pydantic import ValidationError
 
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import CHECK_AFTER_S, CHECK_AGAIN_S, PATIENCE_S, MajorityWatch
-from shared.consensus_calls.peer_requester import PeerRequester
+from shared.consensus_calls.peer_requester import Answered, PeerRequester
 from shared.contracts.cluster import MEMBERS_HEADER
 from shared.contracts.metadata import MAX_BATCH
 from shared.errors import (
@@ -39,8 +38,7 @@ from shared.units import KIB, MIB
 
 MAX_WAITING_BYTES: Final = 32 * MIB
 MAX_BATCH_BYTES: Final = MIB - 4 * KIB
-"""A larger call goes alone. With its framing a batch stays below 1 MiB, from where aiohttp warns of one large write; a
-member takes several times that in one body."""
+"""A larger call goes alone. A member takes several times that in one body."""
 
 _REFUSED_SUSPICION_S: Final = 0.5
 _HUNG_SUSPICION_S: Final = 2.5
@@ -79,7 +77,7 @@ class CallKind(Generic[T]):
     name: str
     path: str
     field: str
-    parse: Callable[[bytes], list[T | Refusal]]
+    parse: Callable[[bytes | bytearray], list[T | Refusal]]
     has_effect: bool
 
 
@@ -93,7 +91,7 @@ class Sender:
     answered_at_s: float = 0.0
     """Monotonic, when a leader last answered."""
 
-    async def attempt(self, path: str, content: bytes) -> tuple[PeerAddress, bytes]:
+    async def attempt(self, path: str, content: bytes) -> tuple[PeerAddress, bytes | bytearray]:
         """The leader and its answer to `content`.
 
         Raises:
@@ -112,7 +110,7 @@ class Sender:
             self.tracker.members_are(members)
         return member, response.content
 
-    async def _request(self, member: PeerAddress, path: str, content: bytes) -> Response:
+    async def _request(self, member: PeerAddress, path: str, content: bytes) -> Answered:
         timeout_s = self.attempt_timeout_s
         headers = {"content-type": "application/json"}
         try:
@@ -283,7 +281,7 @@ class CallBatcher(Generic[T]):
                 self._sender.record_error(member, outcome.error)
                 return
 
-    def _parse(self, content: bytes, count: int) -> list[T | Refusal]:
+    def _parse(self, content: bytes | bytearray, count: int) -> list[T | Refusal]:
         """One outcome per call. An answer that cannot be read leaves every outcome unknown."""
         try:
             outcomes = self._kind.parse(content)

@@ -147,7 +147,7 @@ class ConsensusClient:
         return await self._reads.call(body, self._deadline_s if deadline_s is None else deadline_s)
 
 
-def _parse_proposals(content: bytes) -> list[ProposalResult | Refusal]:
+def _parse_proposals(content: bytes | bytearray) -> list[ProposalResult | Refusal]:
     return [
         # What stands in the log is decided; asking again would only be told the same.
         result if result.problem is None else _refusal(result.problem, is_decided=result.log_index > 0)
@@ -155,7 +155,7 @@ def _parse_proposals(content: bytes) -> list[ProposalResult | Refusal]:
     ]
 
 
-def _parse_reads(content: bytes) -> list[tuple[Answer, ReadContext] | Refusal]:
+def _parse_reads(content: bytes | bytearray) -> list[tuple[Answer, ReadContext] | Refusal]:
     batch = ReadResults.parse_answer(content)
     context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc)
     return [

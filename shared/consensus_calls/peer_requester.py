@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from httpx import Response
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from shared.peer_address import PeerAddress
+
+
+class Answered(Protocol):
+    """A peer's answer, read to the end."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, in lower case."""
+
+    @property
+    def content(self) -> bytes | bytearray:
+        """The body."""
+
+    def json(self) -> Any:
+        """The body as JSON; raises ValueError or RecursionError."""
 
 
 class PeerRequester(Protocol):
@@ -21,5 +35,5 @@ class PeerRequester(Protocol):
         timeout_s: float,
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Response:
+    ) -> Answered:
         """One signed call; raises the peer's typed error, or PeerUnreachableError."""

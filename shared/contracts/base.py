@@ -17,7 +17,7 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     @classmethod
-    def parse_answer(cls, content: bytes) -> Self:
+    def parse_answer(cls, content: bytes | bytearray) -> Self:
         """The JSON answer of a peer, without the fields that this version does not know.
 
         Raises:

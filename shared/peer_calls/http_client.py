@@ -1,33 +1,36 @@
-"""The one place that makes HTTP clients: httpx on aiohttp's transport, signed, bounded, with typed errors.
+"""The one place that makes HTTP clients: signed, bounded, with typed errors.
 
-httpx's own transport costs 1.3-1.6 ms of CPU per call, aiohttp's under the same interface 0.25 ms (DESIGN.md section 5).
-Bytes (`PeerClient.request`, every chunk) go to aiohttp directly: httpx around it doubles the cost of a call, also of one
-with 1 MiB. Both ways share one pool of connections, one signer and the same errors.
+Calls go over connections of our own (`connection_pool`, `http_connection`). httpx stays for answers that are larger than
+memory (`PeerClient.download`), where the cost of a call does not count.
 
-Whatever a peer answers, or a stranger at its address, ends as a typed error here and nowhere else (`_typed_errors`): a call
+Whatever a peer answers, or a stranger at its address, ends as a typed error here and nowhere else (`_typed_error`): a call
 succeeds only with an answer of 2xx that the destination has authenticated.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-import aiohttp
 import httpx
 from blake3 import blake3
-from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import AiohttpResponseStream
-from yarl import URL
 
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.base import WireModel
 from shared.errors import PeerAnswerInvalidError, PeerUnreachableError, TrivetError, error_from_problem
 from shared.peer_address import PeerAddress
-from shared.peer_calls.loopback import make_socket
+from shared.peer_calls.connection_pool import ConnectionPool
+from shared.peer_calls.http_connection import (
+    Body,
+    Content,
+    MalformedAnswerError,
+    NeverConnectedError,
+    PeerAnswer,
+    StaleConnectionError,
+)
 from shared.peer_calls.request_signing import (
     ANSWER_MAC_HEADER,
     BODY_DIGEST_HEADER,
@@ -35,73 +38,59 @@ from shared.peer_calls.request_signing import (
     RequestSigner,
     parse_challenge,
 )
-from shared.units import MIB
+from shared.units import KIB
 
-KEEPALIVE_EXPIRY_S: Final = 30.0
-"""Shorter than the servers' own (`service_app`), so that a connection is not reused while its server closes it."""
+_RECEIVE_BUFFER_BYTES: Final = 256 * KIB
+_MAX_POOLS: Final = 256
+_UNAUTHORIZED: Final = 401
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
-MAX_ANSWER_BYTES: Final = 32 * MIB
-"""More than any answer of ours that is not streamed: a page of chunk lists of consensus is the longest."""
-
-_NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_BROKEN_OFF: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, httpx.TransportError, OSError)
+_NEVER_CONNECTED: Final = (NeverConnectedError, httpx.ConnectError, httpx.ConnectTimeout)
+_BROKEN_OFF: Final = (OSError, httpx.TransportError)
 """No answer, or half of one. TimeoutError is an OSError."""
 _MALFORMED: Final = (
-    aiohttp.ClientError,
-    aiohttp.http_exceptions.HttpProcessingError,
     httpx.HTTPError,
     httpx.StreamError,
-    ValueError,  # of decoding, JSON and pydantic
+    ValueError,  # of HTTP, decoding, JSON and pydantic
     RecursionError,  # JSON that is nested without end
 )
 
 ModelT = TypeVar("ModelT", bound=WireModel)
 
 
-class _Transport(AiohttpTransport):
-    """Hands a response over in large pieces: the default of 16 KiB costs 64 awaits per chunk."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        if isinstance(response.stream, AiohttpResponseStream):
-            response.stream.CHUNK_SIZE = MIB
-        return response
-
-
 class _SignedAuth(httpx.Auth):
-    """Signs a request for one destination; learns the destination's boot id from a 401 and signs once more."""
+    """Signs a GET for one destination; learns the destination's boot id from a 401 and signs once more."""
 
     def __init__(self, signer: RequestSigner, destination: str) -> None:
         self._signer = signer
         self._destination = destination
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        digest = request.headers.get(BODY_DIGEST_HEADER)
-        if digest is None:
-            digest = blake3(request.content).hexdigest() if request.content else EMPTY_BODY_DIGEST
-            request.headers[BODY_DIGEST_HEADER] = digest
-        response = yield self._sign(request, digest)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            boot = parse_challenge(response.headers.get("www-authenticate"))
-            if boot is not None:
-                self._signer.learn_boot(self._destination, boot)
-                yield self._sign(request, digest)
+        response = yield self._sign(request)
+        boot = parse_challenge(response.headers.get("www-authenticate"))
+        if response.status_code == _UNAUTHORIZED and boot is not None:
+            self._signer.learn_boot(self._destination, boot)
+            yield self._sign(request)
 
-    def _sign(self, request: httpx.Request, digest: str) -> httpx.Request:
-        # aiohttp writes a URL in its own normal form (%2F in a query becomes /), and that is what the peer verifies.
-        target = URL(str(request.url)).raw_path_qs
-        request.headers["authorization"] = self._signer.authorization(request.method, target, self._destination, digest)
+    def _sign(self, request: httpx.Request) -> httpx.Request:
+        target = request.url.raw_path.decode("ascii")
+        request.headers[BODY_DIGEST_HEADER] = EMPTY_BODY_DIGEST
+        request.headers["authorization"] = self._signer.authorization(
+            request.method, target, self._destination, EMPTY_BODY_DIGEST
+        )
         return request
 
 
 @dataclass(frozen=True, slots=True)
-class _BytesOut:
-    """A request but for its signature; header names in lower case, the body's digest among them."""
+class _Request:
+    """A request but for its signature. `headers` are lines, each with its end; the body's digest is among them."""
 
     method: str
-    url: URL
-    content: bytes | None
-    headers: dict[str, str]
+    target: str
+    digest: str
+    headers: str
+    content: Content
+    is_idempotent: bool
 
 
 class PeerClient:
@@ -113,14 +102,13 @@ class PeerClient:
     def __init__(
         self, keys: ClusterKeys, *, connect_timeout_s: float = 1.0, max_connections: int = 256, local_address: str = ""
     ) -> None:
+        """`max_connections`: to each peer."""
         self._signer = RequestSigner(keys)
         self._connect_timeout_s = connect_timeout_s
         self._max_connections = max_connections
         self._local_address = local_address
-        self._session: aiohttp.ClientSession | None = None
-        transport = _Transport(client=self._open_session, trust_env=False)
-        # The one client factory (STYLE.md).
-        self._client = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)  # noqa: TID251
+        self._pools: dict[str, ConnectionPool] = {}
+        self._receive_buffer = memoryview(bytearray(_RECEIVE_BUFFER_BYTES))
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,9 +120,9 @@ class PeerClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
-        if self._session is not None:
-            await self._session.close()
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
 
     async def request(
         self,
@@ -143,10 +131,12 @@ class PeerClient:
         path: str,
         *,
         timeout_s: float,
-        content: bytes | None = None,
+        content: Body | Content | None = None,
         headers: dict[str, str] | None = None,
         is_public: bool = False,
-    ) -> httpx.Response:
+        is_idempotent: bool | None = None,
+        covered: Callable[[Body], str] | None = None,
+    ) -> PeerAnswer:
         """One call, its answer read to the end.
 
         Args:
@@ -154,28 +144,35 @@ class PeerClient:
             path: with query, already percent-encoded.
             timeout_s: for every wait for bytes; callers bound the whole with `asyncio.timeout`.
             is_public: of the public port of a gateway, which authenticates no answer.
-            content: the body. A header `x-trivet-body-digest` given by the caller is trusted to be its BLAKE3.
+            content: the body, or its pieces. A header `x-trivet-body-digest` given by the caller is trusted to be its
+                BLAKE3; without one `content` is one piece.
+            is_idempotent: whether it is sent once more when the peer was just closing the connection; by default GET, PUT
+                and DELETE are.
+            covered: what the answer's MAC covers beside its status: a digest in hex, computed from the content. It raises
+                ValueError for a content that is wrong.
 
         Raises:
             TrivetError: the peer's own typed error.
             PeerUnreachableError: no answer; definite only when the connection was never made.
             PeerAnswerInvalidError: what came is no answer of that peer; not definite.
         """
-        sent = {name.lower(): value for name, value in (headers or {}).items()}
-        if BODY_DIGEST_HEADER not in sent:
-            sent[BODY_DIGEST_HEADER] = blake3(content).hexdigest() if content else EMPTY_BODY_DIGEST
-        with _typed_errors(peer):
-            bytes_out = _BytesOut(method, URL(peer.url + path, encoded=True), content, sent)
-            signature, response = await self._send(peer, bytes_out, timeout_s)
-            if response.status_code == httpx.codes.UNAUTHORIZED:
-                boot = parse_challenge(response.headers.get("www-authenticate"))
+        try:
+            pool = self._pool(peer.url)
+            if is_idempotent is None:
+                is_idempotent = method in _IDEMPOTENT
+            request = _prepare(method, pool.path_prefix + path, content, headers or {}, is_idempotent=is_idempotent)
+            signature, answer = await self._send(pool, peer, request, timeout_s)
+            if answer.status_code == _UNAUTHORIZED:
+                boot = parse_challenge(answer.headers.get("www-authenticate"))
                 if boot is not None:
                     self._signer.learn_boot(peer.id, boot)
-                    signature, response = await self._send(peer, bytes_out, timeout_s)
-            if is_public and response.is_success:
-                return response
-            self._require_authentic(peer, signature, response)
-            return response
+                    signature, answer = await self._send(pool, peer, request, timeout_s)
+            if not (is_public and answer.is_success):
+                head_digest = covered(answer.content) if covered is not None and answer.is_success else ""
+                self._require_authentic(peer, signature, answer, head_digest)
+        except (*_BROKEN_OFF, *_MALFORMED) as error:
+            raise _typed_error(peer, error) from error
+        return answer
 
     async def call(
         self,
@@ -188,13 +185,10 @@ class PeerClient:
         timeout_s: float,
     ) -> ModelT:
         """One call with wire models in and out. Raises what `request` raises."""
-        async with self._answer(peer, method, path, body, timeout_s) as response:
-            content = bytearray()
-            async for piece in _pieces(peer, response):
-                content += piece
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise invalid_answer(peer, "an answer without end")
-        return parse_answer(peer, answer, bytes(content))
+        content = None if body is None else body.model_dump_json().encode()
+        headers = None if body is None else {"content-type": "application/json"}
+        given = await self.request(peer, method, path, timeout_s=timeout_s, content=content, headers=headers)
+        return parse_answer(peer, answer, given.content)
 
     async def download(
         self, peer: PeerAddress, path: str, take: Callable[[bytes], None], *, timeout_s: float
@@ -205,79 +199,91 @@ class PeerClient:
             TrivetError: the peer's own typed error; nothing was taken.
             PeerUnreachableError, PeerAnswerInvalidError: no answer, or a broken one; what was taken is of no use.
         """
-        async with self._answer(peer, "GET", path, None, timeout_s) as response:
-            async for piece in _pieces(peer, response):
-                take(piece)
+        async with self._streamed(peer, path, timeout_s) as response:
+            try:
+                async for piece in response.aiter_raw():
+                    take(piece)
+            except (*_BROKEN_OFF, *_MALFORMED) as error:
+                raise _typed_error(peer, error) from error
             return response.headers
 
     @asynccontextmanager
-    async def _answer(
-        self, peer: PeerAddress, method: str, path: str, body: WireModel | None, timeout_s: float
-    ) -> AsyncIterator[httpx.Response]:
+    async def _streamed(self, peer: PeerAddress, path: str, timeout_s: float) -> AsyncIterator[httpx.Response]:
         """A successful answer, its body not yet read. Raises as `request`."""
-        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s), pool=timeout_s)
-        async with AsyncExitStack() as stack:
-            with _typed_errors(peer):
-                streaming = self._client.stream(
-                    method,
-                    peer.url + path,
-                    content=None if body is None else body.model_dump_json().encode(),
-                    headers=None if body is None else {"content-type": "application/json"},
-                    timeout=timeout,
-                    auth=_SignedAuth(self._signer, peer.id),
-                )
-                response = await stack.enter_async_context(streaming)
+        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
+        transport = httpx.AsyncHTTPTransport(local_address=self._local_address or None, trust_env=False)
+        # The one client factory (STYLE.md).
+        async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:  # noqa: TID251
+            request = client.build_request("GET", peer.url + path)
+            try:
+                response = await client.send(request, stream=True, auth=_SignedAuth(self._signer, peer.id))
                 if not response.is_success:
                     await response.aread()
-                self._require_authentic(peer, response.request.headers["authorization"], response)
-            yield response
+            except (*_BROKEN_OFF, *_MALFORMED) as error:
+                raise _typed_error(peer, error) from error
+            try:
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                answer = PeerAnswer(response.status_code, headers, b"" if response.is_success else response.content)
+                self._require_authentic(peer, response.request.headers["authorization"], answer, "")
+                yield response
+            finally:
+                await response.aclose()
 
-    async def _send(self, peer: PeerAddress, out: _BytesOut, timeout_s: float) -> tuple[str, httpx.Response]:
-        """Sign and send once; the signature, and the answer whatever its status."""
-        digest = out.headers[BODY_DIGEST_HEADER]
-        signature = self._signer.authorization(out.method, out.url.raw_path_qs, peer.id, digest)
-        headers = {**out.headers, "authorization": signature}
-        connect_s = min(self._connect_timeout_s, timeout_s)
-        timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_connect=connect_s, sock_read=timeout_s)
-        async with self._open_session().request(
-            out.method, out.url, data=out.content, headers=headers, timeout=timeout, allow_redirects=False
-        ) as answer:
-            if (answer.content_length or 0) > MAX_ANSWER_BYTES:
-                raise ValueError(f"an answer of {answer.content_length} bytes")
-            content = await answer.read()
-        return signature, httpx.Response(answer.status, headers=answer.raw_headers, content=content)
+    async def _send(
+        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float
+    ) -> tuple[str, PeerAnswer]:
+        """Sign and send; the signature, and the answer whatever its status."""
+        try:
+            return await self._send_once(pool, peer, request, timeout_s)
+        except StaleConnectionError:
+            if not request.is_idempotent:
+                raise
+            return await self._send_once(pool, peer, request, timeout_s)
 
-    def _require_authentic(self, peer: PeerAddress, signature: str, response: httpx.Response) -> None:
+    async def _send_once(
+        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float
+    ) -> tuple[str, PeerAnswer]:
+        signature = self._signer.authorization(request.method, request.target, peer.id, request.digest)
+        head = (
+            f"{request.method} {request.target} HTTP/1.1\r\nhost: {pool.host_header}\r\n"
+            f"authorization: {signature}\r\n{request.headers}\r\n"
+        )
+        answer = await pool.exchange(
+            head.encode("latin-1"),
+            request.content,
+            timeout_s=timeout_s,
+            connect_timeout_s=min(self._connect_timeout_s, timeout_s),
+        )
+        return signature, answer
+
+    def _require_authentic(self, peer: PeerAddress, signature: str, answer: PeerAnswer, head_digest: str) -> None:
         """Raise the typed error behind an answer that is no success, or that `peer` did not give."""
-        if not response.is_success:
-            raise _error_of(peer, response)
-        mac = response.headers.get(ANSWER_MAC_HEADER)
-        if not self._signer.is_answer_of_destination(signature, response.status_code, mac):
+        if not answer.is_success:
+            raise _error_of(peer, answer)
+        mac = answer.headers.get(ANSWER_MAC_HEADER)
+        if not self._signer.is_answer_of_destination(signature, answer.status_code, mac, head_digest):
             raise invalid_answer(peer, "an answer that it has not authenticated")
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        """The pool of connections; made at the first call, because it belongs to the running loop."""
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
+    def _pool(self, url: str) -> ConnectionPool:
+        pool = self._pools.get(url)
+        if pool is None:
+            if len(self._pools) >= _MAX_POOLS:
+                self._pools = {url: pool for url, pool in self._pools.items() if not pool.is_unused}
+            pool = self._pools[url] = ConnectionPool(
+                url,
                 limit=self._max_connections,
-                keepalive_timeout=KEEPALIVE_EXPIRY_S,
-                local_addr=(self._local_address, 0) if self._local_address else None,
-                socket_factory=make_socket,
+                local_address=self._local_address,
+                receive_buffer=self._receive_buffer,
             )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            )
-        return self._session
+        return pool
 
 
-def parse_answer(peer: PeerAddress, answer: type[ModelT], content: bytes) -> ModelT:
+def parse_answer(peer: PeerAddress, answer: type[ModelT], content: Body) -> ModelT:
     """The model in an answer of `peer`. Raises PeerAnswerInvalidError."""
-    with _typed_errors(peer):
+    try:
         return answer.parse_answer(content)
+    except _MALFORMED as error:
+        raise _typed_error(peer, error) from error
 
 
 def invalid_answer(peer: PeerAddress, what: str) -> PeerAnswerInvalidError:
@@ -285,32 +291,35 @@ def invalid_answer(peer: PeerAddress, what: str) -> PeerAnswerInvalidError:
     return PeerAnswerInvalidError(f"{peer.id} did not answer as a service of this cluster does: {what}.", peer=peer.id)
 
 
-async def _pieces(peer: PeerAddress, response: httpx.Response) -> AsyncIterator[bytes]:
-    with _typed_errors(peer):
-        async for piece in response.aiter_raw():
-            yield piece
+def _prepare(
+    method: str, target: str, content: Body | Content | None, headers: dict[str, str], *, is_idempotent: bool
+) -> _Request:
+    sent = {name.lower(): value for name, value in headers.items()}
+    pieces: Content = () if content is None else (content,) if isinstance(content, Body) else content
+    if BODY_DIGEST_HEADER not in sent:
+        sent[BODY_DIGEST_HEADER] = blake3(pieces[0]).hexdigest() if pieces else EMPTY_BODY_DIGEST
+    if content is not None or method in {"POST", "PUT"}:
+        sent["content-length"] = str(sum(map(len, pieces)))
+    lines = "".join([f"{name}: {value}\r\n" for name, value in sent.items()])
+    if not target.isprintable() or " " in target or lines.count("\n") != len(sent):
+        raise ValueError("a target or a header that would break the request")
+    return _Request(method, target, sent[BODY_DIGEST_HEADER], lines, pieces, is_idempotent)
 
 
-@contextmanager
-def _typed_errors(peer: PeerAddress) -> Iterator[None]:
+def _typed_error(peer: PeerAddress, error: Exception) -> TrivetError:
     """The one place where what a peer does, or fails to do, becomes a typed error."""
-    try:
-        yield
-    except (*_BROKEN_OFF, *_MALFORMED) as error:
-        # The transport calls every lost connection a ConnectTimeout; aiohttp's own error says what happened.
-        cause = error.__cause__ if isinstance(error, httpx.TransportError) and error.__cause__ else error
-        if isinstance(cause, _NEVER_CONNECTED):
-            raise PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id) from error
-        if isinstance(cause, _BROKEN_OFF):
-            reason = str(cause) or type(cause).__name__
-            raise PeerUnreachableError(f"{peer.id} did not answer: {reason}", peer=peer.id) from error
-        raise invalid_answer(peer, type(cause).__name__) from error
+    if isinstance(error, _NEVER_CONNECTED):
+        return PeerUnreachableError(f"{peer.id} cannot be connected to.", definite=True, peer=peer.id)
+    if isinstance(error, _BROKEN_OFF):
+        reason = str(error) or type(error).__name__
+        return PeerUnreachableError(f"{peer.id} did not answer: {reason}", peer=peer.id)
+    return invalid_answer(peer, str(error) if isinstance(error, MalformedAnswerError) else type(error).__name__)
 
 
-def _error_of(peer: PeerAddress, response: httpx.Response) -> TrivetError:
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
+def _error_of(peer: PeerAddress, answer: PeerAnswer) -> TrivetError:
+    if answer.headers.get("content-type", "").startswith("application/problem+json"):
         try:
-            return error_from_problem(response.json())
+            return error_from_problem(answer.json())
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass
-    return invalid_answer(peer, f"{response.status_code} without a problem document")
+    return invalid_answer(peer, f"{answer.status_code} without a problem document")

@@ -31,7 +31,6 @@ OLD_WORDS = {
 
 TOOLS = {
     "hiredis": "redis-py's parser in C",
-    "httptools": "uvicorn's parser",
     "uvloop": "uvicorn's event loop",
     "python-multipart": "Starlette's form parser",
     "fastapi-offline": "its package data, Swagger UI, is read by path",

@@ -46,7 +46,7 @@ class StorageClient:
     async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
         """What the node keeps under `digest`."""
         response = await self._client.request(_peer(node), "GET", f"/v1/chunks/{digest}", timeout_s=self._timeout_s)
-        return response.content
+        return bytes(response.content)
 
     async def has_chunks(self, node: StorageNode, digests: Sequence[str]) -> set[str]:
         """Those of `digests` that the node holds; one request per `MAX_HAS_DIGESTS`."""

@@ -144,7 +144,7 @@ async def an_old_member_is_kept_out(rescued: Scene, old: Members, tmp_path: Path
         metrics = await rescued.client.request(
             rescued.members.operations(2), "GET", "/metrics", timeout_s=5.0, is_public=True
         )
-        assert "raft_connected_peers 0.0" in metrics.text
+        assert b"raft_connected_peers 0.0" in metrics.content
     finally:
         old.kill(2)
     await rescued.registers.check()

@@ -83,4 +83,4 @@ async def test_one_row_that_differs_is_noticed(scene: Scene) -> None:
     found = await wait_until_level(scene)
     assert found[others[0]] == found[others[1]] != found[number]
     metrics = await scene.client.request(members.operations(number), "GET", "/metrics", timeout_s=2.0, is_public=True)
-    assert "metadata_differing_members 2.0" in metrics.text
+    assert b"metadata_differing_members 2.0" in metrics.content

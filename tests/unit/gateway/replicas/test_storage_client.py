@@ -37,7 +37,10 @@ async def stranger(status: int, content_type: str, body: bytes) -> AsyncIterator
     """Another program on the node's port, which gives every request the same answer."""
     head = f"HTTP/1.1 {status} OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
 
+    handlers: list[asyncio.Task | None] = []
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -49,6 +52,7 @@ async def stranger(status: int, content_type: str, body: bytes) -> AsyncIterator
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         yield at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await asyncio.gather(*handlers)
 
 
 ACKNOWLEDGEMENT = ChunkStored(digest=CHUNK.digest, size_bytes=len(CHUNK.data), tier="disk", created=True)
