@@ -14,7 +14,10 @@ _BINARY: Final = {"type": "string", "format": "binary"}
 
 _HEADERS: Final = {
     "X-Trivet-Write-Quorum": ("Replicas of every chunk that must be durable before the answer, 1 to N.", "2"),
-    "X-Trivet-Read-Quorum": ("Replicas of every chunk that must be proved; fewer are answered 503. HEAD counts them only with this.", "2"),
+    "X-Trivet-Read-Quorum": (
+        "Replicas of every chunk that must be proved; fewer are answered 503. HEAD counts them only with this.",
+        "2",
+    ),
     "X-Trivet-Meta-Place": (
         (
             "Any header that begins with `X-Trivet-Meta-` is kept with the file and given back with it: names of 1-128 "
