@@ -12,7 +12,7 @@ from typing import Final
 from services.gateway.ports import Clock
 from services.gateway.replicas.node_directory import NodeDirectory
 from shared.contracts.metadata import ClusterAnswer
-from shared.errors import TrivetError
+from shared.errors import SignatureRejectedError, TrivetError
 from shared.placement import can_take_chunks
 
 _UNREADY_INTERVAL_S: Final = 0.25
@@ -45,7 +45,9 @@ class ReadinessWatch:
         try:
             cluster, context = await self._directory.refresh()
         except TrivetError as error:
-            self.reasons, self.degradations = [f"consensus: {error.message}"], []
+            # An operator who rotates the secret in the wrong order is told so.
+            rejection = f" {error.__cause__.message}" if isinstance(error.__cause__, SignatureRejectedError) else ""
+            self.reasons, self.degradations = [f"consensus: {error.message}{rejection}"], []
             return
         if not self.is_clock_seeded:
             self._clock.seed(context.hlc)

@@ -19,7 +19,13 @@ from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
-from shared.errors import ClusterMismatchError, NotLeaderError, RunSupersededError, TrivetError
+from shared.errors import (
+    ClusterMismatchError,
+    NotLeaderError,
+    RunSupersededError,
+    SignatureRejectedError,
+    TrivetError,
+)
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 
@@ -130,6 +136,9 @@ class HeartbeatSender:
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
         except (TrivetError, TimeoutError, ValueError) as error:
+            # Later a member that has just restarted may answer so for a moment.
+            if isinstance(error, SignatureRejectedError) and not self.was_accepted:
+                self._record_refusal(error.message)
             logger.debug("heartbeat not accepted", member=member.id, error=str(error))
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False

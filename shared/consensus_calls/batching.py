@@ -54,7 +54,7 @@ class _Call(Generic[T]):
     future: asyncio.Future[T]
     began_at_s: float
     is_uncertain: bool = False
-    last_error: str = "none"
+    last_error: TrivetError | None = None
     majority_timer: asyncio.TimerHandle | None = None
 
 
@@ -182,7 +182,7 @@ class CallBatcher(Generic[T]):
             async with asyncio.timeout(deadline_s):
                 return await call.future
         except TimeoutError:
-            raise self._too_late(call) from None
+            raise self._too_late(call) from call.last_error
         finally:
             call.majority_timer.cancel()
 
@@ -296,11 +296,18 @@ class CallBatcher(Generic[T]):
         if self._kind.has_effect and call.is_uncertain:
             return OutcomeUnknownError(
                 "The proposal was sent and its outcome was not learnt in time; a retry with the same id is safe.",
-                last_error=call.last_error,
+                last_error=_code(call.last_error),
             )
-        return LeaderUnavailableError(
-            "No consensus leader answered in time; nothing was changed.", last_error=call.last_error
+        late = LeaderUnavailableError(
+            "No consensus leader answered in time; nothing was changed.", last_error=_code(call.last_error)
         )
+        # For whoever has to find out why; clients are told the code.
+        late.__cause__ = call.last_error
+        return late
+
+
+def _code(error: TrivetError | None) -> str:
+    return "none" if error is None else error.code
 
 
 def _deliver(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
@@ -309,7 +316,7 @@ def _deliver(call: _Call[T], outcome: T | Refusal, was_uncertain: bool) -> bool:
         if not call.future.done():
             call.future.set_result(outcome)
         return True
-    call.last_error = outcome.error.code
+    call.last_error = outcome.error
     if not outcome.is_final:
         call.is_uncertain = was_uncertain or not outcome.error.definite
         return call.future.done()

@@ -32,6 +32,7 @@ from shared.errors import (
     OutcomeUnknownError,
     OverloadedError,
     PayloadTooLargeError,
+    SignatureRejectedError,
     TrivetError,
 )
 from shared.peer_address import PeerAddress
@@ -504,6 +505,20 @@ async def test_nothing_sent_is_definite(long_pauses):
         assert failed.value.definite
         assert failed.value.retry_after_s == 1
         assert failed.value.facts == {"last_error": "peer_unreachable"}
+
+
+async def test_who_has_to_find_out_why_no_leader_answered_finds_the_last_refusal(long_pauses):
+    """A gateway's readiness says it when the secret was rotated in the wrong order; a client is told its code."""
+
+    async def refuses(path: str, batch: list[dict]) -> Reply:
+        return problem(SignatureRejectedError("not with this secret"))
+
+    async with cluster(refuses, refuses, deadline_s=0.4) as (client, _):
+        with pytest.raises(LeaderUnavailableError) as failed:
+            await client.propose(command())
+        assert isinstance(failed.value.__cause__, SignatureRejectedError)
+        assert failed.value.__cause__.message == "not with this secret"
+        assert "secret" not in failed.value.message
 
 
 async def test_only_refusals_are_definite(long_pauses):

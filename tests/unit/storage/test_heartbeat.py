@@ -17,6 +17,7 @@ from shared.errors import (
     NotReadyError,
     PeerUnreachableError,
     RunSupersededError,
+    SignatureRejectedError,
     UnavailableError,
 )
 from shared.peer_address import PeerAddress
@@ -125,6 +126,19 @@ async def test_a_refusal_is_told_until_it_ends(members, sender):
     assert sender.refusal == "another cluster"
     members.answers = dict.fromkeys(members.answers, ADMITTED)
     assert await sender.send()
+    assert sender.refusal is None
+
+
+async def test_a_secret_that_members_do_not_have_is_told_at_the_start_only(members, sender):
+    """In a rotation in the wrong order. Of a node that was known it is a member that has just restarted, which passes."""
+    wrong = SignatureRejectedError("not with this secret")
+    members.answers = dict.fromkeys(("consensus-1", "consensus-2", "consensus-3"), wrong)
+    assert not await sender.send()
+    assert sender.refusal == "not with this secret"
+    members.answers = dict.fromkeys(members.answers, ADMITTED)
+    assert await sender.send()
+    members.answers = dict.fromkeys(members.answers, wrong)
+    assert not await sender.send()
     assert sender.refusal is None
 
 
