@@ -42,12 +42,16 @@ run: install ## Start a whole cluster, store a first file; Ctrl-C stops it
 	@exec $(BIN)/python -m local_cluster run
 
 .PHONY: up
-up: install ## Start, in the background, what of the cluster is not running
-	@exec $(BIN)/python -m local_cluster up
+up: install ## Start, in the background, what of the cluster is not running; or NAMES="storage-1 redis-1"
+	@exec $(BIN)/python -m local_cluster up $(NAMES)
+
+.PHONY: restart
+restart: install ## Stop and start every service while the cluster serves, or NAMES one after the other
+	@exec $(BIN)/python -m local_cluster restart $(NAMES)
 
 .PHONY: down
-down: install ## Stop the cluster; its files are kept
-	@exec $(BIN)/python -m local_cluster down
+down: install ## Stop the cluster, or NAMES; its files are kept
+	@exec $(BIN)/python -m local_cluster down $(NAMES)
 
 .PHONY: status
 status: install ## Show which process runs where

@@ -1,14 +1,16 @@
-"""The commands behind `make run`, `make up`, `make down` and `make status`."""
+"""The commands behind `make run`, `make up`, `make restart`, `make down` and `make status`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from itertools import zip_longest
+from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
@@ -16,6 +18,7 @@ from local_cluster.cluster import Cluster
 from local_cluster.container_secrets import FOLDER, make_container_secrets
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
+from local_cluster.plan import Kind, process_names
 from local_cluster.settings import LocalSettings
 from local_cluster.terminal import complain, progress, say, show_ready, show_status
 from shared.private_process import make_process_private
@@ -31,14 +34,24 @@ def main() -> int:
     """Run one command; the exit status of the process."""
     make_process_private()
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
-    parser.add_argument("command", choices=[*_COMMANDS, "secrets"])
-    command = parser.parse_args().command
+    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, "secrets"])
+    parser.add_argument(
+        "names", nargs="*", help=f"processes, for {', '.join(_COMMANDS_FOR_SOME)}; else all, or all services"
+    )
+    arguments = parser.parse_args()
+    command, names = arguments.command, arguments.names
+    if names and command not in _COMMANDS_FOR_SOME:
+        parser.error(f"{command} takes no names of processes")
     if command == "secrets":
         say(f"Made in {FOLDER}: {', '.join(make_container_secrets()) or 'nothing, all are there'}")
         return 0
     try:
         settings = LocalSettings()
-        return asyncio.run(_COMMANDS[command](Cluster(settings.local_dir, settings.port_offset)))
+        cluster = Cluster(settings.local_dir, settings.port_offset)
+        _check_names(cluster, names)
+        if command in _COMMANDS:
+            return asyncio.run(_COMMANDS[command](cluster))
+        return asyncio.run(_COMMANDS_FOR_SOME[command](cluster, names))
     except ValidationError as error:
         complain("; ".join(f"TRIVET_{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors()))
     except LocalClusterError as error:
@@ -46,6 +59,13 @@ def main() -> int:
     except KeyboardInterrupt:
         complain("Interrupted. What was started keeps running: `make status` shows it, `make down` stops it.")
     return 1
+
+
+def _check_names(cluster: Cluster, names: Iterable[str]) -> None:
+    known = cluster.names()
+    for name in names:
+        if name not in known:
+            raise LocalClusterError(f"There is no process {name}; there are {', '.join(known)}.")
 
 
 async def _run(cluster: Cluster) -> int:
@@ -76,17 +96,45 @@ async def _stop_what_was_started(cluster: Cluster) -> None:
     say("Stopped. The files are kept; `make run` brings them back.")
 
 
-async def _up(cluster: Cluster) -> int:
+async def _up(cluster: Cluster, names: list[str]) -> int:
+    if names:
+        with progress(f"starting {', '.join(names)}") as on_progress:
+            await cluster.start(names, on_progress=on_progress)
+        say(f"{', '.join(names)}: ready.")
+        return 0
     await _bring_up(cluster)
     say("It runs in the background: `make status` shows it, `make down` stops it.")
     return 0
 
 
-async def _down(cluster: Cluster) -> int:
-    if not cluster.running():
+async def _restart(cluster: Cluster, names: list[str]) -> int:
+    """One of a kind after the other, each ready before the next; what the cluster promises holds meanwhile."""
+    for group in [[name] for name in names] or _rounds(cluster):
+        await asyncio.gather(*map(cluster.restart, group))
+        say(f"{', '.join(group)}: ready.")
+    return 0
+
+
+def _rounds(cluster: Cluster) -> list[list[str]]:
+    """A clock, a member and a storage node may be down at once; then the gateways. Redis reads no settings of the services."""
+    kinds = (process_names(kind, cluster.shape) for kind in (Kind.CLOCK, Kind.CONSENSUS, Kind.STORAGE))
+    rounds = [[name for name in names if name is not None] for names in zip_longest(*kinds)]
+    return rounds + [[name] for name in process_names(Kind.GATEWAY, cluster.shape)]
+
+
+async def _settings(cluster: Cluster, names: list[str]) -> int:
+    """For a shell that is to run a tool as one process would run: `eval "$(python -m local_cluster settings storage-1)"`."""
+    for name in names:
+        for key, value in cluster.plan.get(name).environment.items():
+            print(f"export {key}={shlex.quote(value)}")
+    return 0
+
+
+async def _down(cluster: Cluster, names: list[str]) -> int:
+    if not set(cluster.running()) & set(names or cluster.names()):
         say("Nothing was running.")
         return 0
-    await cluster.stop()
+    await cluster.stop(names or None)
     say("Stopped. The files are kept; `make up` brings them back.")
     return 0
 
@@ -133,7 +181,13 @@ def _on_signals(act: Callable[[], object]) -> None:
         loop.add_signal_handler(number, act)
 
 
-_COMMANDS: Final = {"run": _run, "up": _up, "down": _down, "status": _status}
+_COMMANDS: Final[Mapping[str, Callable[[Cluster], Coroutine[Any, Any, int]]]] = {"run": _run, "status": _status}
+_COMMANDS_FOR_SOME: Final[Mapping[str, Callable[[Cluster, list[str]], Coroutine[Any, Any, int]]]] = {
+    "up": _up,
+    "restart": _restart,
+    "down": _down,
+    "settings": _settings,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

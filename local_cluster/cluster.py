@@ -119,9 +119,13 @@ class Cluster:
         process = self._processes.find(name)
         return None if process is None else process.pid
 
+    def names(self) -> list[str]:
+        """All processes of the cluster, in the order of starting. Makes nothing."""
+        return [name for kind in Kind for name in process_names(kind, self.shape)]
+
     def running(self) -> list[str]:
         """Which processes of the cluster run. Makes nothing."""
-        return [name for name in self._all_names() if self.pid(name) is not None]
+        return [name for name in self.names() if self.pid(name) is not None]
 
     async def start(
         self,
@@ -146,7 +150,7 @@ class Cluster:
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
         """Stop all processes of the cluster, or the named ones: gateway first, Redis last, gently before by force."""
-        chosen = set(self._all_names() if names is None else names)
+        chosen = set(self.names() if names is None else names)
         for kind in reversed(Kind):
             group = [name for name in process_names(kind, self.shape) if name in chosen]
             for name in group:
@@ -170,7 +174,7 @@ class Cluster:
 
     def kill_all(self, names: Iterable[str] | None = None) -> None:
         """SIGKILL to all processes at once, as near to a power cut as processes can have it."""
-        chosen = list(self._all_names() if names is None else names)
+        chosen = list(self.names() if names is None else names)
         for name in chosen:
             self._processes.send_signal(name, signal.SIGKILL)
         self._processes.wait_until_ended(chosen, KILL_TIMEOUT_S)
@@ -277,6 +281,3 @@ class Cluster:
         except psutil.Error:
             rss_bytes = None
         return ProcessStatus(spec.name, spec.url, process.pid, rss_bytes, problem)
-
-    def _all_names(self) -> list[str]:
-        return [name for kind in Kind for name in process_names(kind, self.shape)]

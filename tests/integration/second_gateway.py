@@ -51,11 +51,12 @@ class SecondGateway:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)
+        self.operations_port = _free_port()
         self._command = [sys.executable, *program] if program else spec.command
         own = {
             "TRIVET_NODE_ID": "gateway-2",
             "TRIVET_PORT": str(port),
-            "TRIVET_OPERATIONS_PORT": str(_free_port()),
+            "TRIVET_OPERATIONS_PORT": str(self.operations_port),
             "TRIVET_LOG_FILE": str(log_file),
         }
         self._environment = {**spec.environment, **own, **(environment or {})}

@@ -14,14 +14,10 @@ from local_cluster.plan import all_ports
 from local_cluster.settings import PROJECT_ROOT, LocalSettings
 
 
-@pytest.mark.parametrize(
-    ("command", "sentence"), [("status", "Nothing is running: `make run`"), ("down", "Nothing was running.")]
-)
-def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, command: str, sentence: str) -> None:
-    """No table of red rows, no error of make's behind it, no "Stopped." for what was not running; nothing is made."""
-    folder = tmp_path / "local"
-    ended = subprocess.run(
-        [sys.executable, "-m", "local_cluster", command],
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As make does."""
+    return subprocess.run(
+        [sys.executable, "-m", "local_cluster", *arguments],
         cwd=PROJECT_ROOT,
         env={**os.environ, "TRIVET_LOCAL_DIR": str(folder)},  # noqa: TID251 - as a shell would
         capture_output=True,
@@ -29,9 +25,51 @@ def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, co
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"), [("status", "Nothing is running: `make run`"), ("down", "Nothing was running.")]
+)
+def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, command: str, sentence: str) -> None:
+    """No table of red rows, no error of make's behind it, no "Stopped." for what was not running; nothing is made."""
+    folder = tmp_path / "local"
+    ended = launch(folder, command)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert sentence in ended.stdout
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "status", "sentence"),
+    [
+        ("up", ["storage-9"], 1, "There is no process storage-9; there are redis-1,"),
+        ("restart", ["storage-1", "gateway"], 1, "There is no process gateway;"),
+        ("down", ["storage-1"], 0, "Nothing was running."),
+        ("status", ["storage-1"], 2, "status takes no names"),
+    ],
+)
+def test_a_command_takes_the_names_of_processes(
+    tmp_path: Path, command: str, names: list[str], status: int, sentence: str
+) -> None:
+    """Of those that there are, where it can be asked for some of them; nothing is made for others."""
+    ended = launch(tmp_path / "local", command, *names)
+    assert ended.returncode == status
+    assert sentence in ended.stdout + ended.stderr
+    assert not (tmp_path / "local").exists()
+
+
+def test_the_settings_of_one_process_can_be_evaluated_by_a_shell(tmp_path: Path) -> None:
+    """Whatever the folder is called; secrets stand in it as paths only."""
+    folder = tmp_path / "it's $HOME"
+    ended = launch(folder, "settings", "storage-2")
+    shown = subprocess.run(
+        ["sh", "-c", 'eval "$1"; echo "$TRIVET_NODE_ID $TRIVET_DATA_DIR"', "sh", ended.stdout],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == f"storage-2 {folder}/data/storage-2\n"
+    assert (folder / "secrets" / "cluster-secret").read_text().strip() not in ended.stdout
 
 
 def test_an_empty_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
