@@ -12,6 +12,8 @@ from services.gateway.admin_token import AdminToken
 from services.gateway.api import buckets, cluster, files
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
+from services.gateway.api.fast_path import FileFastPath
+from services.gateway.api.file_calls import FileCalls
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.services import Services
 from services.gateway.api.web_origins import WebOrigins
@@ -46,6 +48,7 @@ from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 METADATA_CONNECTIONS: Final = 16
@@ -180,15 +183,17 @@ def assemble(
     return services, watch, GatewayMetrics(admission, health, repair)
 
 
-def build_app(settings: GatewaySettings) -> ServiceApp:
+def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> ServiceApp:
     """The application of one gateway; it opens its clients when it starts."""
-    gateway = Gateway(settings)
+    gateway = gateway or Gateway(settings)
+    rules, calls = settings.origin_rules(), FileCalls(gateway)
     app = create_app(
         title="Trivet",
         description=_DESCRIPTION,
         lifespan=gateway.running,
         readiness=gateway.readiness,
         verifier=None,
+        fast_path=lambda behind: FileFastPath(behind, calls=calls, rules=rules, metrics=request_metrics()),
         named_below=(FILES_PREFIX, BUCKETS_PREFIX),
     )
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
@@ -197,7 +202,7 @@ def build_app(settings: GatewaySettings) -> ServiceApp:
         app.include_router(make(gateway))
     app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
     install_problems(app)
-    app.add_middleware(WebOrigins, rules=settings.origin_rules())
+    app.add_middleware(WebOrigins, rules=rules)
     operations = add_operations(
         app,
         readiness=gateway.readiness,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, TypedDict
 
 from pydantic import Field
 
@@ -56,12 +57,26 @@ class Timestamp(WireModel):
     @classmethod
     def from_stamp(cls, stamp: Stamp) -> Timestamp:
         """Render `stamp`; the interval is widened, never narrowed, by the rounding to microseconds."""
-        return cls(
-            earliest=None if stamp.earliest_ns is None else rfc3339(stamp.earliest_ns),
-            latest=None if stamp.latest_ns is None else rfc3339(stamp.latest_ns + 999),
-            hlc=f"{stamp.hlc:016x}",
-            state=stamp.state,
-        )
+        return cls(**timestamp_fields(stamp))
+
+
+class TimestampFields(TypedDict):
+    """The fields of a `Timestamp`."""
+
+    earliest: str | None
+    latest: str | None
+    hlc: str
+    state: ClockState
+
+
+def timestamp_fields(stamp: Stamp) -> TimestampFields:
+    """What `Timestamp.from_stamp` shows, for an answer that is encoded without models."""
+    return {
+        "earliest": None if stamp.earliest_ns is None else rfc3339(stamp.earliest_ns),
+        "latest": None if stamp.latest_ns is None else rfc3339(stamp.latest_ns + 999),
+        "hlc": f"{stamp.hlc:016x}",
+        "state": stamp.state,
+    }
 
 
 class SourceVerdict(StrEnum):
@@ -151,6 +166,12 @@ class TimeSource(Protocol):
 
 def rfc3339(unix_ns: int) -> str:
     """`unix_ns` as RFC 3339 text in UTC, truncated to microseconds: `2026-11-22T17:05:09.123456Z`."""
-    seconds, rest_ns = divmod(unix_ns, NANOSECONDS_PER_SECOND)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z"
+    minutes, rest_ns = divmod(unix_ns, 60 * NANOSECONDS_PER_SECOND)
+    second, rest_ns = divmod(rest_ns, NANOSECONDS_PER_SECOND)
+    return f"{_minute_text(minutes)}{second:02d}.{rest_ns // 1000:06d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _minute_text(unix_minutes: int) -> str:
+    """A page of a list has a thousand times, most of them close together."""
+    return f"{datetime.fromtimestamp(unix_minutes * 60, UTC):%Y-%m-%dT%H:%M:}"

@@ -1,6 +1,7 @@
 """The public HTTP surface (DESIGN.md section 3): one module per subject, each a thin translation to and from HTTP.
 
-A route (`files`, `buckets`, `cluster`) decodes names from the raw path, checks headers (`requests`), calls one of the
-`services` and shapes the answer (`models`, `file_stream`). It decides nothing itself; errors leave as problem documents
-(`problems`).
+The calls for files and lists are `file_calls`: each decodes names from the raw path, checks headers (`requests`), calls one of
+the `services` and shapes the answer (`answers`, `models`, `file_stream`). `fast_path` makes them before FastAPI sees the
+request; the routes (`files`, `buckets`) describe them in OpenAPI and make the same ones. The other routes (`buckets`,
+`cluster`) do all this themselves. Nothing here decides; errors leave as problem documents (`problems`).
 """

@@ -6,19 +6,19 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from services.gateway.api.answers import CallResponse
+from services.gateway.api.file_calls import BUCKET_PATH, FileCalls
 from services.gateway.api.models import BucketCreated, BucketList, FileList
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, headers_of, requested_bucket
+from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, fields_of, requested_bucket
 from services.gateway.api.services import RunningGateway
-from services.gateway.semantics.raw_names import FILES_PREFIX, bucket_name, query_values
+from services.gateway.semantics.raw_names import query_values
 from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket
 
 # The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
 _BUCKET: Final = "/buckets/{bucket}"
-_LIST: Final = "/files/{bucket}"
 _BUCKETS_PARAMETERS: Final = frozenset({"limit", "cursor"})
-_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor"})
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -39,8 +39,8 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def put_bucket(request: Request, response: Response) -> BucketCreated:
         """3-63 characters of a-z, 0-9, '-' and '.', as in S3. Creating it again changes nothing."""
         services = gateway.services
-        name = requested_bucket(request)
-        idempotency_key = IdempotencyKey.of(headers_of(request), method="PUT", bucket=name)
+        name = requested_bucket(request.scope)
+        idempotency_key = IdempotencyKey.of(fields_of(request.scope), method="PUT", bucket=name)
         with services.idempotency.running(idempotency_key):
             outcome = await services.idempotency.propose(
                 CreateBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key
@@ -61,8 +61,8 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def delete_bucket(request: Request) -> Response:
         """409 while it holds a file. The bucket `default` always exists."""
         services = gateway.services
-        name = requested_bucket(request)
-        idempotency_key = IdempotencyKey.of(headers_of(request), method="DELETE", bucket=name)
+        name = requested_bucket(request.scope)
+        idempotency_key = IdempotencyKey.of(fields_of(request.scope), method="DELETE", bucket=name)
         with services.idempotency.running(idempotency_key):
             await services.idempotency.propose(DeleteBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key)
         return Response(status_code=204)
@@ -78,17 +78,18 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         values = query_values(request.scope["query_string"], _BUCKETS_PARAMETERS)
         return BucketList.of(await gateway.services.listings.buckets(values))
 
+    calls = FileCalls(gateway)
+
     @router.get(
-        _LIST,
+        BUCKET_PATH,
         summary="List files",
+        response_model=FileList,
         responses=problems(400, 404, 410, 503, about="buckets"),
         openapi_extra=_LIST_DESCRIPTION,
     )
-    async def list_files(request: Request) -> FileList:
+    async def list_files() -> Response:
         """One page, keys in UTF-8 byte order. All pages of one cursor show the bucket at one log index."""
-        name = bucket_name(request.scope["raw_path"], FILES_PREFIX)
-        values = query_values(request.scope["query_string"], _LIST_PARAMETERS)
-        return FileList.of(await gateway.services.listings.page(name, values))
+        return CallResponse(calls.list_files)
 
     return router
 

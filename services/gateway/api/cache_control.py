@@ -11,7 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _API: Final = "/v1/"
-_NO_CACHE: Final = (b"cache-control", b"no-cache")
+NO_CACHE: Final = (b"cache-control", b"no-cache")
 
 
 class NoCache:
@@ -28,7 +28,7 @@ class NoCache:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), _NO_CACHE]}
+                message = {**message, "headers": [*message.get("headers", []), NO_CACHE]}
             await send(message)
 
         await self._app(scope, receive, marked)

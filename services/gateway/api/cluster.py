@@ -26,7 +26,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503, about="cluster"))
     async def get_cluster(request: Request) -> ClusterInfo:
         """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
-        refuse_query(request)
+        refuse_query(request.scope)
         return ClusterInfo.of(*await gateway.services.admin.cluster())
 
     return router
@@ -51,7 +51,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         """By id; the node dials in by itself. Needs the admin token."""
         services = gateway.services
         _require_admin(services.admin_token, request)
-        refuse_query(request)
+        refuse_query(request.scope)
         admission = await json_body(request, NodeAdmission)
         created = await services.admin.admit(admission.id)
         response.status_code = 201 if created else 200
@@ -87,7 +87,7 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
     @router.get("/time", summary="What time it is, and how surely", responses=problems(400, 503, about="cluster"))
     async def get_time(request: Request) -> TimeNow:
         """Timestamps describe; the log's order decides."""
-        refuse_query(request)
+        refuse_query(request.scope)
         return TimeNow.of(gateway.services.clock.stamp())
 
     return router

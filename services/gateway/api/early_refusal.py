@@ -7,9 +7,13 @@ bounded part of the body before it closes (`shared.web.http_edge`).
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.web.http_edge import exchange_of
+
+_CLOSE: Final = (b"connection", b"close")
 
 
 class EarlyRefusal:
@@ -20,30 +24,43 @@ class EarlyRefusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through, watching how far its body was read."""
-        if scope["type"] != "http" or not _announces_body(scope):
+        if scope["type"] != "http" or not announces_body(scope):
             await self._app(scope, receive, send)
             return
-        is_body_read = False
-
-        async def watched_receive() -> Message:
-            nonlocal is_body_read
-            message = await receive()
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                is_body_read = True
-            return message
-
-        async def closing_send(message: Message) -> None:
-            if message["type"] != "http.response.start" or is_body_read:
-                await send(message)
-                return
-            await send({**message, "headers": [*message.get("headers", []), (b"connection", b"close")]})
-            if (exchange := exchange_of(scope)) is not None:
-                exchange.linger_after_answer()
-
-        await self._app(scope, watched_receive, closing_send)
+        body = WatchedBody(scope, receive, send)
+        await self._app(scope, body.receive, body.send)
 
 
-def _announces_body(scope: Scope) -> bool:
+class WatchedBody:
+    """Receives the body of one request, and closes the connection after an answer that was given before its end."""
+
+    __slots__ = ("_is_read", "_receive", "_scope", "_send")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._is_read = False
+
+    async def receive(self) -> Message:
+        """As ASGI."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_read = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """As ASGI."""
+        if self._is_read or message["type"] != "http.response.start":
+            await self._send(message)
+            return
+        await self._send({**message, "headers": [*message.get("headers", []), _CLOSE]})
+        if (exchange := exchange_of(self._scope)) is not None:
+            exchange.linger_after_answer()
+
+
+def announces_body(scope: Scope) -> bool:
+    """Whether the head of a request says that a body follows."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ") != b"")
         for name, value in scope["headers"]

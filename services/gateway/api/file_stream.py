@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 
-import structlog
-from fastapi import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Send
 
+from services.gateway.api.answers import raw_headers
 from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import content_headers
 from services.gateway.transfers.downloads import Downloads, FoundFile
-from shared.errors import TrivetError
-from shared.web.http_edge import exchange_of
-
-logger = structlog.get_logger(__name__)
 
 
-class HeldResponse(Response):
-    """An answer that holds something while it is sent: the context is entered before it and left after its last byte."""
-
-    def __init__(self, answer: AbstractAsyncContextManager[Response]) -> None:
-        super().__init__()
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. An error before the headers becomes a problem document.
-
-        One after them breaks the connection off before `Content-Length` is reached, so the client cannot take the part for
-        the whole.
-        """
-        has_started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            async with self._answer as answer:
-                await answer(scope, receive, watched)
-        except TrivetError as error:
-            exchange = exchange_of(scope)
-            if not has_started or exchange is None:
-                raise
-            # One line: a lack of replicas or of budget, or a client that is too slow, is no defect of ours.
-            logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
-            exchange.break_off()
-
-
-class FileStream(Response):
-    """Sends a file, one range of it or several, at the pace of the client. Raises what `Downloads.send` raises."""
+class FileStream:
+    """Sends a file, one range of it or several, at the pace of the client."""
 
     def __init__(
         self,
@@ -64,11 +26,11 @@ class FileStream(Response):
         spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         *,
-        now_ns: int,
+        read_now_ns: Callable[[], int],
     ) -> None:
         version = found.version
         size_bytes = version.content.size_bytes
-        headers = content_headers(version, now_ns=now_ns)
+        headers = content_headers(version, read_now_ns=read_now_ns)
         self._parts: RangeParts | None = None
         if spans is None:
             headers["content-length"] = str(size_bytes)
@@ -79,19 +41,27 @@ class FileStream(Response):
             self._parts = RangeParts(spans, size_bytes, version.content_type)
             headers["content-length"] = str(self._parts.length_bytes)
             headers["content-type"] = self._parts.content_type
-        super().__init__(status_code=200 if spans is None else 206, headers=headers)
+        self._status = 200 if spans is None else 206
+        self._headers = headers
         self._downloads = downloads
         self._found = found
         self._spans = spans
         self._quorums = quorums
+        self.has_started = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 the ASGI signature
-        """Send it; stops all fetching when the client goes."""
+    async def send(self, receive: Receive | None, send: Send) -> None:
+        """Send it; stops all fetching when `receive` says that the client has gone.
+
+        Raises what `Downloads.send` raises. Once `has_started`, the connection must be broken off then: before
+        Content-Length is reached, so that the client cannot take the part for the whole.
+        """
         parts = self._parts
 
         async def start(confirmed: int) -> None:
-            self.headers["x-trivet-replicas-confirmed"] = str(confirmed)
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._headers["x-trivet-replicas-confirmed"] = str(confirmed)
+            self.has_started = True
+            headers = raw_headers(self._headers)
+            await send({"type": "http.response.start", "status": self._status, "headers": headers})
 
         async def sink(view: memoryview) -> None:
             if parts is not None and (opening := parts.before(len(view))):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import Scope
 
+from services.gateway.api.requests import recorded_version
 from shared.errors import (
     BucketNotEmptyError,
     BucketNotFoundError,
@@ -191,16 +193,21 @@ def install(app: FastAPI, *, security_schemes: dict[str, Any] | None = None) -> 
 
     @app.exception_handler(TrivetError)
     async def on_trivet_error(request: Request, error: TrivetError) -> Response:
-        answer = problem_response(error, request.scope["raw_path"].decode("latin-1"))
-        version = error.facts.get("version", getattr(request.state, "file_version", None))
-        if isinstance(version, int):
-            answer.headers["x-trivet-version"] = str(version)
-        if isinstance(horizon := error.facts.get("horizon"), int) and isinstance(error, NotFoundError):
-            answer.headers["x-trivet-horizon"] = str(horizon)
-        if isinstance(error, UnauthenticatedError):
-            answer.headers["www-authenticate"] = 'Bearer realm="trivet"'
-        if isinstance(error, RangeNotSatisfiableError):
-            answer.headers["content-range"] = f"bytes */{error.facts.get('size_bytes', 0)}"
-        return answer
+        return problem_answer(request.scope, error)
 
     describe_problems(app, {}, security_schemes=security_schemes)
+
+
+def problem_answer(scope: Scope, error: TrivetError) -> Response:
+    """The answer to a request that ended in `error`."""
+    answer = problem_response(error, scope["raw_path"].decode("latin-1"))
+    version = error.facts.get("version", recorded_version(scope))
+    if isinstance(version, int):
+        answer.headers["x-trivet-version"] = str(version)
+    if isinstance(horizon := error.facts.get("horizon"), int) and isinstance(error, NotFoundError):
+        answer.headers["x-trivet-horizon"] = str(horizon)
+    if isinstance(error, UnauthenticatedError):
+        answer.headers["www-authenticate"] = 'Bearer realm="trivet"'
+    if isinstance(error, RangeNotSatisfiableError):
+        answer.headers["content-range"] = f"bytes */{error.facts.get('size_bytes', 0)}"
+    return answer

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.types import Scope
 
 from services.gateway.api.client_connection import body_of
 from services.gateway.replicas.quorum import Quorums
@@ -16,6 +17,7 @@ from shared.units import MIB
 from shared.web.http_edge import exchange_of
 
 MAX_JSON_BYTES: Final = MIB
+_FILE_VERSION: Final = "file_version"
 _NO_QUERY: Final = "This path takes no query; a '?' in a key is written as %3F."
 
 IDEMPOTENCY_KEY_DESCRIPTION: Final = (
@@ -27,64 +29,74 @@ IDEMPOTENCY_KEY_DESCRIPTION: Final = (
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-
-def headers_of(request: Request) -> Mapping[str, str]:
-    """The header fields, repeated ones joined by commas as RFC 9110 section 5.3 says."""
-    joined: dict[str, str] = {}
-    for name, value in request.headers.items():
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
+Fields = Mapping[str, str]
+"""Header fields by name in lower case, repeated ones joined by commas as RFC 9110 section 5.3 says."""
 
 
-def requested_file(request: Request) -> FileName:
+def fields_of(scope: Scope) -> Fields:
+    """The header fields of a request."""
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
+
+
+def requested_file(scope: Scope) -> FileName:
     """The file that the path names.
 
     Raises:
         InvalidRequestError: as `file_name`, or there is a query, be it an empty one: `really?` would be stored as `really`.
     """
-    exchange = exchange_of(request.scope)
+    exchange = exchange_of(scope)
     if exchange is not None and exchange.has_empty_query:
         raise InvalidRequestError(_NO_QUERY)
-    refuse_query(request)
-    return file_name(request.scope["raw_path"])
+    refuse_query(scope)
+    return file_name(scope["raw_path"])
 
 
-def requested_bucket(request: Request) -> str:
+def requested_bucket(scope: Scope) -> str:
     """The bucket that the path `/v1/buckets/{bucket}` names. Raises as `requested_file`."""
-    refuse_query(request)
-    return bucket_name(request.scope["raw_path"], BUCKETS_PREFIX)
+    refuse_query(scope)
+    return bucket_name(scope["raw_path"], BUCKETS_PREFIX)
 
 
-def requested_form_bucket(request: Request) -> str:
+def requested_form_bucket(scope: Scope) -> str:
     """The bucket that the path `/v1/files/{bucket}` of a form names. Raises as `requested_file`."""
-    refuse_query(request)
-    return bucket_name(request.scope["raw_path"], FILES_PREFIX)
+    refuse_query(scope)
+    return bucket_name(scope["raw_path"], FILES_PREFIX)
 
 
-def refuse_query(request: Request) -> None:
+def refuse_query(scope: Scope) -> None:
     """Refuse what would be ignored: mostly a `?` that belongs to a key, which would name another file without a word.
 
     Raises:
         InvalidRequestError: there is a query.
     """
-    if request.scope["query_string"]:
+    if scope["query_string"]:
         raise InvalidRequestError(_NO_QUERY)
 
 
-def client_of(request: Request) -> str:
+def client_of(scope: Scope) -> str:
     """The address that shares of the gateway are counted for. Behind a proxy all clients have the proxy's."""
-    return "" if request.client is None else request.client.host
+    client = scope.get("client")
+    return "" if client is None else client[0]
 
 
-def record_version(request: Request, version: int) -> None:
+def record_version(scope: Scope, version: int) -> None:
     """Have every answer to this request say what was found out about the file, errors included."""
-    request.state.file_version = version
+    scope.setdefault("state", {})[_FILE_VERSION] = version
 
 
-def quorums_of(request: Request, defaults: Quorums) -> Quorums:
-    """The quorums that this request asks for."""
-    headers = headers_of(request)
-    return defaults.for_request(headers.get("x-trivet-write-quorum"), headers.get("x-trivet-read-quorum"))
+def recorded_version(scope: Scope) -> int | None:
+    """What `record_version` was told."""
+    version: int | None = scope.get("state", {}).get(_FILE_VERSION)
+    return version
+
+
+def quorums_of(fields: Fields, defaults: Quorums) -> Quorums:
+    """The quorums that a request asks for."""
+    return defaults.for_request(fields.get("x-trivet-write-quorum"), fields.get("x-trivet-read-quorum"))
 
 
 async def json_body(request: Request, model: type[ModelT]) -> ModelT:
@@ -98,7 +110,7 @@ async def json_body(request: Request, model: type[ModelT]) -> ModelT:
     if int(announced) > MAX_JSON_BYTES:
         raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)
     body = bytearray()
-    async for piece in body_of(request):
+    async for piece in body_of(request.receive):
         body += piece
         if len(body) > MAX_JSON_BYTES:
             raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)

@@ -7,12 +7,13 @@ origins that the operator named; never with credentials, since there are none th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.gateway.api.answers import RawHeaders
+from services.gateway.api.requests import Fields, fields_of
 from services.gateway.origin_rules import OriginRules
 from shared.errors import ForeignOriginError, TrivetError
 from shared.web.service_app import problem_response
@@ -59,8 +60,8 @@ class WebOrigins:
         if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
             await self._app(scope, receive, send)
             return
-        headers = _headers(scope)
-        marks = self._marks(headers.get("origin"))
+        fields = fields_of(scope)
+        marks = origin_marks(self._rules, fields)
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,50 +69,49 @@ class WebOrigins:
             await send(message)
 
         try:
-            answer = self._answer(scope, headers)
+            check_origin(self._rules, scope, fields)
+            answer = self._preflight(scope, fields)
         except TrivetError as error:
             answer = problem_response(error, scope["path"])
         await (answer or self._app)(scope, receive, marked)
 
-    def _answer(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
+    def _preflight(self, scope: Scope, fields: Fields) -> Response | None:
         """The answer to a preflight; None for a request to pass on."""
-        server = scope.get("server")
-        self._rules.check_host(headers.get("host"), None if server is None else server[0])
-        if scope["method"] not in _SAFE_METHODS:
-            self._rules.check_change(headers.get("origin"), headers.get("sec-fetch-site"), headers.get("host"))
-        is_preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
-        if not (is_preflight and self._rules.cors_origins and "origin" in headers):
+        is_preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in fields
+        if not (is_preflight and self._rules.cors_origins and "origin" in fields):
             return None
-        if not self._rules.is_cors_origin(headers["origin"]):
+        if not self._rules.is_cors_origin(fields["origin"]):
             raise ForeignOriginError("Pages of this origin may not ask; those that may are set by TRIVET_CORS_ORIGINS.")
-        return _preflight_answer(headers.get("access-control-request-headers", ""))
-
-    def _marks(self, origin: str | None) -> list[tuple[bytes, bytes]]:
-        if not self._rules.cors_origins:
-            return [_RESOURCE_POLICY]
-        if origin is None or not self._rules.is_cors_origin(origin):
-            return [_RESOURCE_POLICY, _VARY_ORIGIN]
-        return [
-            _RESOURCE_POLICY,
-            _VARY_ORIGIN,
-            (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", b"*"),  # user metadata has names that nobody can list
-        ]
+        return _preflight_answer(fields.get("access-control-request-headers", ""))
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    """The headers that decide here. One that is given twice is joined, and so matches nothing."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        if raw_name in _DECIDING:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+def check_origin(rules: OriginRules, scope: Scope, fields: Fields) -> None:
+    """Let a request pass that is meant for this gateway and is not a foreign page's change.
+
+    A field that is given twice is joined, and so matches nothing.
+
+    Raises:
+        MisdirectedRequestError, ForeignOriginError: as `OriginRules`.
+    """
+    server = scope.get("server")
+    rules.check_host(fields.get("host"), None if server is None else server[0])
+    if scope["method"] not in _SAFE_METHODS:
+        rules.check_change(fields.get("origin"), fields.get("sec-fetch-site"), fields.get("host"))
 
 
-_DECIDING: Final = frozenset(
-    {b"host", b"origin", b"sec-fetch-site", b"access-control-request-method", b"access-control-request-headers"}
-)
+def origin_marks(rules: OriginRules, fields: Fields) -> RawHeaders:
+    """What every answer says to browsers about pages of other origins."""
+    if not rules.cors_origins:
+        return [_RESOURCE_POLICY]
+    origin = fields.get("origin")
+    if origin is None or not rules.is_cors_origin(origin):
+        return [_RESOURCE_POLICY, _VARY_ORIGIN]
+    return [
+        _RESOURCE_POLICY,
+        _VARY_ORIGIN,
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"*"),  # user metadata has names that nobody can list
+    ]
 
 
 def _preflight_answer(asked_headers: str) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -15,6 +15,7 @@ from shared.errors import InvalidRequestError
 from shared.units import KIB
 
 META_PREFIX: Final = "x-trivet-meta-"
+_RAW_META_PREFIX: Final = META_PREFIX.encode()
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 MAX_METADATA_VALUE_BYTES: Final = 2 * KIB
 MAX_METADATA_BYTES: Final = 8 * KIB
@@ -50,10 +51,10 @@ def user_metadata(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     found: dict[str, str] = {}
     size_bytes = 0
     for raw_name, raw_value in raw_headers:
-        name = raw_name.decode("latin-1").lower()
-        if not name.startswith(META_PREFIX):
+        lower_name = raw_name.lower()
+        if not lower_name.startswith(_RAW_META_PREFIX):
             continue
-        name, value = name.removeprefix(META_PREFIX), raw_value.decode("latin-1").strip()
+        name, value = lower_name.removeprefix(_RAW_META_PREFIX).decode("latin-1"), raw_value.decode("latin-1").strip()
         size_bytes += len(name) + len(value)
         if not _META_NAME.fullmatch(name) or not _PRINTABLE.fullmatch(value):
             raise InvalidRequestError("User metadata has a name of 1-128 token characters and printable ASCII values.")
@@ -76,28 +77,30 @@ def etag_of(digest: str, media_type: str, metadata: dict[str, str]) -> str:
     return blake3(identity.encode()).hexdigest()[:_ETAG_HEX_DIGITS]
 
 
-def version_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
+def version_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> dict[str, str]:
     """The headers of every answer that shows `version`, those of 304 included.
 
     Last-Modified may not lie after Date (RFC 9110 section 8.8.2.1), and another date would not be this version's alone:
-    it is left out while its second is still to come. `now_ns` may be behind the clock that stamped the version.
+    it is left out while its second is still to come. The clock, which may be behind the one that stamped the version, is
+    read only for a version whose date was moved.
     """
     headers = {
         "etag": f'"{version.etag}"',
         "x-trivet-version": str(version.version),
         "accept-ranges": "bytes",
     }
-    if whole_s(version.modified_ns) <= whole_s(max(now_ns, version.stamp.approximate_ns)):
+    modified_s = whole_s(version.modified_ns)
+    if modified_s <= whole_s(version.stamp.approximate_ns) or modified_s <= whole_s(read_now_ns()):
         headers["last-modified"] = http_date(version.modified_ns)
     return headers
 
 
-def content_headers(version: FileVersion, *, now_ns: int) -> dict[str, str]:
+def content_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> dict[str, str]:
     """`version_headers` and what describes the bytes.
 
     A stored file is somebody's data on our origin: it is never sniffed, and as a page it runs in a sandbox.
     """
-    headers = version_headers(version, now_ns=now_ns) | {
+    headers = version_headers(version, read_now_ns=read_now_ns) | {
         "content-type": version.content_type,
         "x-trivet-digest": version.content.digest,
         "x-content-type-options": "nosniff",

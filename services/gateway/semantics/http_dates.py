@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Final
 
 from shared.units import NANOSECONDS_PER_SECOND
@@ -29,7 +30,12 @@ _LAST_SHORT_YEAR: Final = 76
 
 def http_date(unix_ns: int) -> str:
     """`unix_ns` as an HTTP date, whole seconds, rounded down."""
-    return format_datetime(datetime.fromtimestamp(whole_s(unix_ns), UTC), usegmt=True)
+    return _http_date(whole_s(unix_ns))
+
+
+@lru_cache(maxsize=1024)
+def _http_date(unix_s: int) -> str:
+    return format_datetime(datetime.fromtimestamp(unix_s, UTC), usegmt=True)
 
 
 def whole_s(unix_ns: int) -> int:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from shared.byte_budget import ByteBudget, ByteLease
@@ -59,7 +60,7 @@ class Transfer:
         self.is_large_upload = is_large_upload
         self.budget = admission.large
         self.scope = asyncio.timeout(None)
-        self.has_slot = True
+        self.has_slot = False
         self._admission = admission
         self._clock = admission.clock
         self._leases: set[ByteLease] = set()
@@ -158,27 +159,25 @@ class Admission:
         """Bytes reserved now."""
         return self.large.used_bytes + self.small.used_bytes
 
-    @asynccontextmanager
-    async def transfer(self, client: str, *, is_large_upload: bool = False) -> AsyncIterator[Transfer]:
+    def transfer(self, client: str, *, is_large_upload: bool = False) -> AbstractAsyncContextManager[Transfer]:
         """Run one transfer of the client at this address.
 
         Raises:
             OverloadedError: there is no slot for it, nothing was started; or it was too slow while others waited.
         """
-        self._make_slot(client, is_large_upload=is_large_upload)
-        transfer = Transfer(self, client, is_large_upload=is_large_upload)
+        return _Admitted(self, client, is_large_upload=is_large_upload)
+
+    def begin(self, transfer: Transfer) -> None:
+        """Give it a slot. Raises OverloadedError."""
+        self._make_slot(transfer.client, is_large_upload=transfer.is_large_upload)
+        transfer.has_slot = True
         self._transfers.add(transfer)
-        self._by_client[client] += 1
-        try:
-            async with transfer.scope:
-                yield transfer
-        except TimeoutError as error:
-            if not transfer.scope.expired():
-                raise
-            raise OverloadedError("The client was too slow while others waited; try again.") from error
-        finally:
-            self.give_slot_back(transfer)
-            self._transfers.discard(transfer)
+        self._by_client[transfer.client] += 1
+
+    def finish(self, transfer: Transfer) -> None:
+        """It has ended, in whatever way."""
+        self.give_slot_back(transfer)
+        self._transfers.discard(transfer)
 
     def give_slot_back(self, transfer: Transfer) -> None:
         """Its slot is free. Idempotent."""
@@ -251,26 +250,56 @@ class Admission:
         return max(1, self._slots // clients)
 
 
+class _Admitted(AbstractAsyncContextManager[Transfer]):
+    """`Admission.transfer`. By hand: a generator and what drives it would cost a tenth of a small request."""
+
+    __slots__ = ("_admission", "_transfer")
+
+    def __init__(self, admission: Admission, client: str, *, is_large_upload: bool) -> None:
+        self._admission = admission
+        self._transfer = Transfer(admission, client, is_large_upload=is_large_upload)
+
+    async def __aenter__(self) -> Transfer:
+        self._admission.begin(self._transfer)
+        await self._transfer.scope.__aenter__()
+        return self._transfer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        transfer = self._transfer
+        try:
+            await transfer.scope.__aexit__(kind, error, trace)
+            if isinstance(error, TimeoutError) and transfer.scope.expired():
+                raise error
+        except TimeoutError as timeout:
+            raise OverloadedError("The client was too slow while others waited; try again.") from timeout
+        finally:
+            self._admission.finish(transfer)
+
+
 class ConcurrencyLimit:
-    """Lets `limit` callers run at one time; the others wait in order of arrival."""
+    """Lets `limit` callers run at one time; the others wait in order of arrival. Enter it for one place.
+
+    Raises:
+        OverloadedError: none became free within `wait_s`; nothing was started.
+    """
 
     def __init__(self, limit: int, *, wait_s: float) -> None:
         self._free = asyncio.Semaphore(limit)
         self._wait_s = wait_s
 
-    @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[None]:
-        """Hold one place.
-
-        Raises:
-            OverloadedError: none became free within `wait_s`; nothing was started.
-        """
+    async def __aenter__(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()  # at once, and without the cost of a timer
+            return
         try:
             async with asyncio.timeout(self._wait_s):
                 await self._free.acquire()
         except TimeoutError:
             raise OverloadedError("Too many files are being looked up; try again.") from None
-        try:
-            yield
-        finally:
-            self._free.release()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._free.release()

@@ -107,7 +107,7 @@ class Downloads:
                 yield replace(found, version=version)
 
     async def _look_up(self, name: FileName, transfer: Transfer) -> FoundFile:
-        async with self._lookups.acquire():
+        async with self._lookups:
             answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
         if not isinstance(answer, FileAnswer):
             raise InternalError("Consensus answered another question than was asked.")
@@ -156,7 +156,7 @@ class Downloads:
         )
         try:
             await read_ahead.require_next()
-            await start(await self._check_first(found, spans, quorums, read_ahead, group))
+            await start(await self._check_first(found, spans, quorums, read_ahead))
             await self._pump(found, quorums, read_ahead, sink, group)
         finally:
             read_ahead.close()
@@ -167,7 +167,6 @@ class Downloads:
         spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         read_ahead: _ReadAhead,
-        group: asyncio.TaskGroup,
     ) -> int:
         """The number of confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
         slices = FileSlices(found.version.content, spans)
@@ -176,9 +175,9 @@ class Downloads:
             return quorums.replica_count
         first = window[0].digest
         presumed = self._reader.first_choice(read_order(first, found.node_map))
-        checking = group.create_task(self._check(found, window, quorums.read_quorum, {first: presumed}))
+        # The chunk is being fetched meanwhile.
+        check = await self._check(found, window, quorums.read_quorum, {first: presumed})
         fetched = await read_ahead.first()
-        check = await checking
         check.holders[first].add(fetched.node_id)
         if fetched.node_id != presumed and len(check.holders[first]) < quorums.read_quorum:
             check.holders[first] |= (await self._check(found, window[:1], quorums.read_quorum, {})).holders[first]

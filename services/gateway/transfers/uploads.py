@@ -25,7 +25,7 @@ from services.gateway.replicas.quorum import Quorums, durability, fences, requir
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter
 from services.gateway.semantics.body_digests import BodyDigests
-from services.gateway.semantics.conditions import Present, check_write
+from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
@@ -169,7 +169,7 @@ class Uploads:
     async def _open_bucket(self, request: UploadRequest) -> tuple[int, ReadContext]:
         """The bucket's incarnation; early refusals are decided here."""
         name = request.name
-        if request.preconditions == Preconditions():
+        if request.preconditions == UNCONDITIONAL:
             # The file itself is not asked for: its list of chunks may be megabytes.
             bucket_answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
             if isinstance(bucket_answer, BucketAnswer) and bucket_answer.bucket is not None:

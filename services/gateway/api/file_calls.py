@@ -1,0 +1,205 @@
+"""Put, get, head and delete of one file and the list of a bucket, as plain ASGI calls (`answers.Call`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from services.gateway.api.answers import raw_headers, send_answer, send_json
+from services.gateway.api.client_connection import body_of
+from services.gateway.api.early_refusal import announces_body
+from services.gateway.api.file_stream import FileStream
+from services.gateway.api.models import file_list_json, receipt_json
+from services.gateway.api.requests import Fields, client_of, quorums_of, record_version, requested_file
+from services.gateway.api.services import RunningGateway, Services
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.byte_ranges import requested_spans
+from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
+from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
+from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, query_values
+from services.gateway.transfers.admission import SMALL_BYTES
+from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.transfers.uploads import UploadRequest, UploadResult
+from shared.contracts.metadata import DeleteFile, FileVersion, Preconditions
+from shared.errors import InvalidRequestError, TrivetError
+from shared.web.http_edge import exchange_of
+
+logger = structlog.get_logger(__name__)
+
+# The names come from the raw path (`raw_names`), so the routes do not declare them; `file_descriptions` tells OpenAPI.
+FILE_PATH: Final = "/files/{bucket}/{key:any}"
+BUCKET_PATH: Final = "/files/{bucket}"
+
+_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor"})
+
+
+class FileCalls:
+    """The calls over one gateway."""
+
+    def __init__(self, gateway: RunningGateway) -> None:
+        self._gateway = gateway
+
+    async def put(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
+        """Store the body; the answer is its receipt."""
+        services = self._gateway.services
+        name = requested_file(scope)
+        headers = UploadHeaders.of(scope, fields, services)
+        if "content-range" in fields:
+            raise InvalidRequestError("A part of a file cannot be stored; send the whole.", header="Content-Range")
+        announced = fields.get("content-length")
+        upload = headers.request(
+            name,
+            content_type([value.decode("latin-1") for field, value in scope["headers"] if field == b"content-type"]),
+            # The server's parser has let only one decimal number pass.
+            None if announced is None else int(announced),
+            BodyDigests.announced(fields),
+        )
+        await send_receipt(send, await services.uploads.put(upload, body_of(receive)))
+
+    async def get(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
+        """Send the version that is current at one instant. One that fails on its way breaks the connection off."""
+        services = self._gateway.services
+        asked = _ReadRequest.of(scope, fields, services)
+        stream: FileStream | None = None
+        try:
+            async with services.downloads.open(asked.name, client_of(scope)) as found:
+                if asked.is_not_modified(scope, found.version):
+                    await self._send_not_modified(send, found.version)
+                    return
+                spans = requested_spans(fields, found.version.content.size_bytes, found.version.etag)
+                stream = FileStream(services.downloads, found, spans, asked.quorums, read_now_ns=self._read_now_ns)
+                # Of a small file without a body to take nothing is worth watching for.
+                is_soon_over = found.version.content.size_bytes <= SMALL_BYTES and not announces_body(scope)
+                await stream.send(None if is_soon_over else receive, send)
+        except TrivetError as error:
+            exchange = exchange_of(scope)
+            if stream is None or not stream.has_started or exchange is None:
+                raise
+            # One line: a lack of replicas or of budget, or a client that is too slow, is no defect of ours.
+            logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
+            exchange.break_off()
+
+    async def head(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
+        """Describe the current version from the log; the storage nodes are asked only where R is asked for."""
+        services = self._gateway.services
+        asked = _ReadRequest.of(scope, fields, services)
+        async with services.downloads.open(asked.name, client_of(scope)) as found:
+            if asked.is_not_modified(scope, found.version):
+                await self._send_not_modified(send, found.version)
+                return
+            headers = content_headers(found.version, read_now_ns=self._read_now_ns)
+            headers["content-length"] = str(found.version.content.size_bytes)
+            if "x-trivet-read-quorum" in fields:
+                confirmed = await services.downloads.confirm(found, asked.quorums)
+                headers["x-trivet-replicas-confirmed"] = str(confirmed)
+            await send_answer(send, 200, raw_headers(headers))
+
+    async def delete(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
+        """Delete the file; the answer tells the log index of the deletion."""
+        services = self._gateway.services
+        name = requested_file(scope)
+        conditions = write_preconditions(fields)
+        idempotency_key = IdempotencyKey.of(
+            fields, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions
+        )
+        with services.idempotency.running(idempotency_key):
+            outcome = await services.idempotency.propose(
+                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=services.clock.stamp()),
+                idempotency_key,
+            )
+        version = (outcome.result or {}).get("version", outcome.log_index)
+        await send_answer(send, 204, [(b"x-trivet-version", b"%d" % version)])
+
+    async def list_files(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
+        """One page of a bucket."""
+        bucket = bucket_name(scope["raw_path"], FILES_PREFIX)
+        values = query_values(scope["query_string"], _LIST_PARAMETERS)
+        page = await self._gateway.services.listings.page(bucket, values)
+        await send_json(send, 200, file_list_json(page))
+
+    async def _send_not_modified(self, send: Send, version: FileVersion) -> None:
+        await send_answer(send, 304, raw_headers(version_headers(version, read_now_ns=self._read_now_ns)))
+
+    def _read_now_ns(self) -> int:
+        return self._gateway.services.clock.stamp().approximate_ns
+
+
+async def send_receipt(send: Send, uploaded: UploadResult, headers: Mapping[str, str] | None = None) -> None:
+    """The answer to an upload, with further headers."""
+    version = uploaded.version
+    described = {"etag": f'"{version.etag}"', "x-trivet-version": str(version.version), **(headers or {})}
+    await send_json(send, 201 if uploaded.is_created else 200, receipt_json(uploaded), described)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadHeaders:
+    """What the headers of an upload ask for, checked before anything else is done."""
+
+    method: str
+    client: str
+    fields: Fields
+    metadata: dict[str, str]
+    preconditions: Preconditions
+    quorums: Quorums
+
+    @classmethod
+    def of(cls, scope: Scope, fields: Fields, services: Services) -> Self:
+        """Raises InvalidRequestError when one of them is malformed."""
+        parsed = cls(
+            method=scope["method"],
+            client=client_of(scope),
+            fields=fields,
+            metadata=user_metadata(scope["headers"]),
+            preconditions=write_preconditions(fields),
+            quorums=quorums_of(fields, services.quorums),
+        )
+        IdempotencyKey.of(fields, method=scope["method"], bucket="")
+        return parsed
+
+    def request(
+        self, name: FileName, media_type: str, announced_bytes: int | None, digests: BodyDigests
+    ) -> UploadRequest:
+        """The upload of a body under `name`."""
+        return UploadRequest(
+            name=name,
+            content_type=media_type,
+            user_metadata=self.metadata,
+            quorums=self.quorums,
+            preconditions=self.preconditions,
+            digests=digests,
+            announced_bytes=announced_bytes,
+            client=self.client,
+            idempotency_key=IdempotencyKey.of(
+                self.fields,
+                method=self.method,
+                bucket=name.bucket,
+                key=name.key,
+                preconditions=self.preconditions,
+                content=[media_type, self.metadata],
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadRequest:
+    """What the path and headers of a GET or HEAD ask for, checked before anything else is done."""
+
+    name: FileName
+    conditions: ReadConditions
+    quorums: Quorums
+
+    @classmethod
+    def of(cls, scope: Scope, fields: Fields, services: Services) -> Self:
+        """Raises InvalidRequestError when one of them is malformed."""
+        conditions = ReadConditions.of(fields)
+        return cls(requested_file(scope), conditions, quorums_of(fields, services.quorums))
+
+    def is_not_modified(self, scope: Scope, version: FileVersion) -> bool:
+        """Whether the answer is 304. Raises PreconditionFailedError."""
+        record_version(scope, version.version)
+        return self.conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns))
