@@ -157,11 +157,13 @@ class _BodyReceiver(asyncio.BufferedProtocol):
 class GuardedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
-    Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_stall_timer` is armed
-    exactly while writing is paused. `_receiver` is the transport's protocol, in place of this one, exactly while it is set.
+    Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_armed_s` is what it is to be
+    started with at the end of `data_received`; `_stall_timer` is armed exactly while writing is paused. `_receiver` is the
+    transport's protocol, in place of this one, exactly while it is set.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _armed_s: float | None = None
     _receiver: _BodyReceiver | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _is_refused = False
@@ -183,7 +185,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.idle_since_s = self.loop.time()
         surplus = len(self.connections) - self.connection_limit()
         if surplus <= 0 or self._take_idle_place():
-            self._arm(HEADER_TIMEOUT_S)
+            self._start_timer(HEADER_TIMEOUT_S)
         elif surplus > MAX_LINGERING:
             transport.abort()
         else:
@@ -241,6 +243,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
+        if self._armed_s is not None:
+            self._start_timer(self._armed_s)
 
     def _feed(self, data: bytes) -> None:
         """Parse. A wish to upgrade is ignored, as RFC 9110 section 7.8 allows.
@@ -403,10 +407,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def _arm(self, seconds: float) -> None:
+        """Have the timer started once what came has been parsed: of most requests nothing is outstanding by then."""
+        self._disarm()
+        self._armed_s = seconds
+
+    def _start_timer(self, seconds: float) -> None:
         self._disarm()
         self._timer = self.loop.call_later(seconds, self._on_timer)
 
     def _disarm(self) -> None:
+        self._armed_s = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -442,7 +452,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         elapsed_s = self.loop.time() - self._body_began_at
         # A body that we ourselves hold back (flow control) is not a slow client.
         if self.flow.read_paused or self._body_bytes >= MIN_BODY_BYTES_PER_S * (elapsed_s - BODY_GRACE_S):
-            self._arm(_CHECK_INTERVAL_S)
+            self._start_timer(_CHECK_INTERVAL_S)
         else:
             self._refuse(408, "Request Timeout", f"The body came at less than {MIN_BODY_BYTES_PER_S} bytes a second")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -82,6 +83,16 @@ class _Server(uvicorn.Server):
     """Wakes up once a second, for the header Date, and when it is told to stop. uvicorn's own looks ten times a second."""
 
     _told_to_stop: asyncio.Event | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then take what lives as long as the process out of sight of the collector of cycles.
+
+        The frameworks have made a few hundred thousand objects by now, and every full collection would look at all of
+        them again, in the middle of a request.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def main_loop(self) -> None:
         """Returns when the server is to stop."""
