@@ -17,6 +17,7 @@ from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node import chunk_keys
+from services.storage.redis_node import link as link_module
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.server_config import USERNAME
 from services.storage.redis_node.tier import RedisTier
@@ -25,6 +26,7 @@ from shared.errors import ChunkCorruptError, ChunkNotFoundError, UnavailableErro
 from shared.units import KIB, MIB
 from tests.integration.storage.redis_proxy import RedisProxy
 from tests.integration.storage.support import REDIS_PASSWORD, make_chunk, poll
+from tests.synced import Synced
 
 SIZE_BYTES = 3000
 
@@ -196,6 +198,25 @@ async def test_a_client_that_reads_no_answers_is_cut_off(redis):
     with BlockingRedis.from_url(redis.url, password=REDIS_PASSWORD) as other:
         await poll(lambda: other.info("stats")["client_output_buffer_limit_disconnections"] > 0)
     writer.transport.abort()
+
+
+async def test_that_a_server_was_claimed_is_durable_before_the_server_knows(tmp_path, link, monkeypatch):
+    """Else a power cut between the two, and an emptied server would pass for a new one; this process knows it at once, too."""
+    synced, kept = Synced(monkeypatch), []
+    real = link_module.claim
+
+    async def claim(client, owner):
+        kept.append(synced.is_kept(tmp_path / "redis-claimed"))
+        return await real(client, owner)
+
+    async def nothing_to_recover() -> None:
+        return
+
+    monkeypatch.setattr(link_module, "claim", claim)
+    async with link:
+        await link.start(nothing_to_recover)
+        assert kept == [True]
+        assert link.was_used_before
 
 
 async def test_the_memory_limit_of_redis_is_known_while_it_is_away(tmp_path, redis, link, record):

@@ -17,6 +17,7 @@ from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
+from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.server_config import USERNAME
 from services.storage.tiered.read_cache import ReadCache
@@ -228,6 +229,77 @@ async def test_a_record_that_shrinks_while_it_is_read_is_read_to_the_end(tmp_pat
             await Recovery(disk, link, buffer, ReadCache(MIB), metrics).run()
         assert questions >= 2
         assert await disk.get(chunk.digest) == chunk.body()
+
+
+async def test_a_large_chunk_of_the_record_keeps_its_start_index(open_store, stranger):
+    """Recorded while the node was in mode `redis`, or took larger chunks for small ones."""
+    large, small = make_chunk(100 * KIB), make_chunk()
+    async with open_store():
+        pass
+    await stranger.mset({f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in (large, small)})
+    await stranger.zadd("trivet:record", {large.digest: 9, small.digest: 4})
+    async with open_store() as store:
+        held = {chunk.digest: chunk.start_index for chunk in await store.list_chunks("", "", 10)}
+        assert held == {large.digest: 9, small.digest: 4}
+        assert await store.get(large.digest) == large.body()
+
+
+async def test_a_recovery_restores_what_stands_on_any_page_of_the_lost(
+    open_store, proxy, tmp_path, stranger, monkeypatch
+):
+    """The disk has lost more chunks than one page holds, and Redis has a copy of each."""
+    monkeypatch.setattr("services.storage.tiered.recovery._LOST_PAGE", 2)
+    monkeypatch.setattr("services.storage.tiered.recovery._PART", 2)
+    chunks = [make_chunk() for _ in range(7)]
+    disk, _, _ = make_parts(tmp_path, proxy.url)
+    async with disk:
+        for chunk in chunks:
+            await disk.record_lost(chunk.digest, 5)
+    async with open_store():
+        pass  # the server is claimed
+    await stranger.mset({f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in chunks})
+    async with open_store() as store:
+        assert await store.list_lost("", 10) == []
+        held = await store.list_chunks("", "", 10)
+        assert {chunk.digest: 5 for chunk in chunks} == {found.digest: found.start_index for found in held}
+
+
+async def test_a_recovery_moves_the_record_to_its_last_page(open_store, stranger, monkeypatch):
+    """Every chunk that was acknowledged by Redis alone."""
+    monkeypatch.setattr(chunk_keys, "_SCAN_COUNT", 10)
+    async with open_store():
+        pass
+    chunks = [make_chunk(100) for _ in range(300)]
+    await stranger.mset({f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in chunks})
+    await stranger.zadd("trivet:record", {chunk.digest: 5 for chunk in chunks})
+    async with open_store() as store:
+        held = await store._disk.has([chunk.digest for chunk in chunks], None)
+        assert len(held) == len(chunks)
+        assert await stranger.zcard("trivet:record") == 0
+
+
+async def test_a_recovery_reads_redis_to_its_last_page(open_store, stranger, monkeypatch):
+    """Copies that nobody knows are dropped, wherever they stand."""
+    monkeypatch.setattr(chunk_keys, "_SCAN_COUNT", 10)
+    async with open_store():
+        pass
+    copies = {f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in [make_chunk(100) for _ in range(300)]}
+    await stranger.mset(copies)
+    async with open_store():
+        assert await stranger.exists(*copies) == 0
+
+
+async def test_the_list_of_the_lost_goes_on_behind_a_page_that_was_restored(tmp_path, proxy, stranger):
+    """Who fetches from the peers would take an empty page for the end."""
+    prepare_folder(tmp_path)
+    disk, link, metrics = make_parts(tmp_path, proxy.url)
+    chunks = sorted((make_chunk() for _ in range(4)), key=lambda chunk: chunk.digest)
+    sizes = {"read_cache_bytes": MIB, "write_behind_bytes": MIB}
+    async with TieredTier(disk, link, metrics=metrics, **sizes, flush_interval_s=3600) as store:
+        for chunk in chunks:
+            await disk.record_lost(chunk.digest, 3)
+        await stranger.mset({f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in chunks[:2]})
+        assert await store.list_lost("", 2) == [LostChunk(chunk.digest, 3) for chunk in chunks[2:]]
 
 
 async def test_a_chunk_deleted_while_redis_was_dead_is_not_served_from_there(open_store, redis, stranger):

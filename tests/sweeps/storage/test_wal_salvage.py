@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
-from services.storage.disk.wal_salvage import find_unchecked
+from services.storage.disk.wal_salvage import find_unchecked, mark_checked, salvage
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from shared.errors import ChunkCorruptError
 from shared.units import KIB
 from tests.chance import draw_seed, random_bytes
+from tests.synced import Synced
 
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 4 * KIB
@@ -168,6 +169,21 @@ async def test_acknowledged_frames_that_are_gone_are_noticed(crashed):
     found = find_unchecked(gone.folder / "catalog.sqlite")
     assert found is not None
     assert found.missing_frames > 0
+
+
+async def test_no_power_cut_takes_back_a_repair_or_what_is_left_to_be_checked(crashed, monkeypatch):
+    """Findings, repaired file and emptied mark; then, that everything was checked."""
+    damaged = copy_of(crashed, "damaged")
+    damaged.flip(damaged.wal.stat().st_size - 2 * FRAME_BYTES)
+    synced = Synced(monkeypatch)
+    database = damaged.folder / "catalog.sqlite"
+    salvage(database, damaged.folder / "quarantine")
+    for name in ("catalog.salvaged", "catalog.sqlite-wal", "catalog.acknowledged"):
+        assert synced.is_kept(damaged.folder / name), name
+    assert find_unchecked(database) is not None
+    mark_checked(database)
+    assert find_unchecked(database) is None
+    assert not synced.has_name(damaged.folder / "catalog.salvaged")
 
 
 async def test_a_digest_damaged_in_the_catalog_does_not_hide_its_chunk(tmp_path):

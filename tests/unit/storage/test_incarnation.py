@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import shutil
 
@@ -50,6 +52,31 @@ def test_the_counter_is_durable_before_it_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append("directory"), real(fd)))
     raise_counter(tmp_path)
     assert synced == ["file", "directory"]
+
+
+async def test_the_counter_is_raised_while_the_node_runs_and_told(tmp_path, monkeypatch):
+    """So that a volume that was rolled back to a moment of this run is known by it; a disk that refuses once is tried again."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise asyncio.CancelledError
+
+    def raise_or_fail(folder):
+        if len(pauses) == 2:
+            raise OSError(errno.EIO, "refused")
+        return raise_counter(folder)
+
+    incarnation = Incarnation(tmp_path, lambda: None, is_redis_record=False)
+    await incarnation.start()
+    monkeypatch.setattr("services.storage.incarnation.asyncio.sleep", pause)
+    monkeypatch.setattr("services.storage.incarnation.raise_counter", raise_or_fail)
+    with pytest.raises(asyncio.CancelledError):
+        await incarnation.keep_raising()
+    assert pauses == [600.0] * 4
+    assert incarnation.run().counter == 3
+    assert raise_counter(tmp_path).counter == 4
 
 
 @pytest.mark.parametrize("position", range(0, 40, 7))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.consensus.metadata import verification
 from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.schema import CHECKED_TABLES
 from services.consensus.metadata.store import MetadataStore
@@ -80,6 +81,14 @@ def scrub(path: Path) -> int:
         return whole
     finally:
         tables.database.close()
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 3])
+def test_a_scrub_reads_every_row_once_on_whatever_page_it_stands(filled, page_rows, monkeypatch):
+    """As many as one page for each table would hold."""
+    row_count = scrub(filled)
+    monkeypatch.setattr(verification, "_PAGE_ROWS", page_rows)
+    assert scrub(filled) == row_count > 3 * len(CHECKED_TABLES) / 2
 
 
 @pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in CHECKED_TABLES.items() for c in columns])

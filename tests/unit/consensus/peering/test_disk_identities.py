@@ -8,6 +8,7 @@ import pytest
 
 from services.consensus.peering.disk_identities import DISK_ID_BYTES, DiskIdentities
 from services.consensus.raft.ports import LogDamagedError
+from tests.synced import Synced
 
 OLD, NEW = b"o" * DISK_ID_BYTES, b"n" * DISK_ID_BYTES
 
@@ -26,6 +27,19 @@ def test_the_first_disk_of_a_name_is_the_only_one(tmp_path: Path) -> None:
     again = DiskIdentities(tmp_path)
     assert again.accept("m2", OLD)
     assert not again.accept("m2", NEW)
+
+
+def test_no_power_cut_takes_back_an_id_that_was_told_or_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the member would be another one after it, or would let another disk in."""
+    synced = Synced(monkeypatch)
+    disks = DiskIdentities(tmp_path)
+    assert synced.is_kept(tmp_path / "disk_id")
+    disks.accept("m2", OLD)
+    assert synced.is_kept(tmp_path / "known_disks.json")
+    disks.learn({"m3": NEW.hex()})
+    assert synced.is_kept(tmp_path / "known_disks.json")
 
 
 def test_what_others_know_is_learnt_and_never_overwrites(tmp_path: Path) -> None:

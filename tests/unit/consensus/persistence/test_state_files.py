@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from services.consensus.metadata import store as metadata_store
+from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.adapter import FileSnapshot, StateMachineAdapter
 from services.consensus.persistence.log_store import SqliteLogStore
+from services.consensus.persistence.state_damage import MARK_NAME, mark_damaged, was_marked
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import RaftLog
@@ -29,6 +31,7 @@ from services.consensus.raft.ports import (
 )
 from services.consensus.raft.snapshot_receiving import SnapshotReceiver
 from shared.contracts.metadata import GetFile, Proposal
+from tests.synced import Synced
 from tests.unit.consensus.metadata.builders import Log, publish
 
 PIECE_BYTES = 40_000
@@ -192,6 +195,28 @@ def test_a_crash_at_any_step_of_an_installation_is_survived(
     assert len(outcomes) > 12, f"too few steps were seen: {steps}"
     assert outcomes == sorted(outcomes), "there is one instant before which all is old and after which all is new"
     assert {OLD_FILES, NEW_FILES} == set(outcomes)
+
+
+def test_no_power_cut_takes_back_tables_that_are_in_force(folder: Path, snapshot, monkeypatch) -> None:
+    """The log is cut behind them: bytes, name and pointer, each before the next step relies on it."""
+    taken, meta = snapshot
+    files = StateFiles(folder)
+    synced = Synced(monkeypatch)
+    held = 0
+    while held < meta.size_bytes:
+        held = files.receive(meta, held, taken.read(held, PIECE_BYTES))
+    tables = files.complete(meta)
+    assert synced.is_kept(tables)
+    files.put_in_force(tables, meta)
+    assert synced.is_kept(folder / "current_metadata")
+
+
+def test_no_power_cut_takes_back_the_mark_of_damage(tmp_path: Path, monkeypatch) -> None:
+    """The next start would take the damaged tables for whole ones."""
+    synced = Synced(monkeypatch)
+    mark_damaged(tmp_path, RowDamagedError("a row"))
+    assert was_marked(tmp_path)
+    assert synced.is_kept(tmp_path / MARK_NAME)
 
 
 def test_a_transfer_goes_on_after_a_restart_where_it_ended(folder: Path, snapshot) -> None:

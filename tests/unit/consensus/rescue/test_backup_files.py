@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import sys
@@ -15,6 +14,7 @@ from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
+from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.rescue import __main__ as command
 from services.consensus.rescue import new_cluster
 from services.consensus.rescue.backup_files import (
@@ -28,6 +28,7 @@ from services.consensus.rescue.backup_files import (
 from services.consensus.rescue.new_cluster import TargetRefusedError, make_folder
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
+from tests.synced import Synced
 from tests.unit.consensus.metadata.builders import Log, publish
 from tests.unit.consensus.rescue.test_survivors import log_of, member
 
@@ -232,32 +233,6 @@ def test_a_backup_of_a_stopped_member_needs_the_secret_or_says_that_it_has_no_se
     assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700
 
 
-class Synced:
-    """What the disk holds for certain: of each file the bytes, of each folder the names, as they were when last synced."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._found: dict[int, object] = {}
-        for name in ("fsync", "fdatasync"):
-            monkeypatch.setattr(os, name, self._sync)
-
-    def _sync(self, descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}")
-        self._found[os.fstat(descriptor).st_ino] = self._now(path)
-
-    @staticmethod
-    def _now(path: Path) -> object:
-        return sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()  # noqa: PTH208 a descriptor's path
-
-    def has_name(self, path: Path) -> bool:
-        """Whether a power cut now would leave something under that name."""
-        names = self._found.get(path.parent.stat().st_ino)
-        return isinstance(names, list) and path.name in names
-
-    def is_whole(self, path: Path) -> bool:
-        """Whether a power cut now would leave `path` as it is."""
-        return self._found.get(path.stat().st_ino) == self._now(path)
-
-
 def test_a_backup_survives_a_power_cut_once_it_has_its_name(tmp_path, run, monkeypatch):
     """Tables, list and manifest are on the disk before the folder appears; then the name is."""
     source, target = member(tmp_path, "consensus-2", log_of(9), applied=9), tmp_path / "backups" / "today"
@@ -286,6 +261,15 @@ def test_a_new_folder_survives_a_power_cut_once_it_has_its_name(backup, tmp_path
     assert [path.name for path in files if not synced.is_whole(path)] == []
     assert synced.is_whole(tmp_path / "new")
     assert synced.has_name(tmp_path / "new")
+
+
+def test_a_rescued_cluster_begins_above_the_term_of_every_survivor(tmp_path, run):
+    """The one with the longest log may have heard of fewer elections than another."""
+    longest = member(tmp_path, "consensus-2", log_of(9), applied=9)
+    latest = member(tmp_path, "consensus-3", log_of(5), applied=5)
+    FileHardState(latest).update({"term": 41})
+    run("new-cluster", "--to", tmp_path / "new", *RESTORE, command.ACCEPT_LOSS, longest, latest)
+    assert FileHardState(tmp_path / "new", must_exist=True).term == 42
 
 
 @pytest.mark.parametrize("name", ["new", "new.unfinished"])
