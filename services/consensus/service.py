@@ -33,6 +33,7 @@ from shared.contracts.metadata import (
     Query,
     ReadResult,
 )
+from shared.contracts.read_results import encode_read_results
 from shared.contracts.time import TimeSource
 from shared.errors import (
     ClusterMismatchError,
@@ -137,7 +138,7 @@ class ConsensusService:
             results = self.store.answer(queries, term=term, max_bytes=MAX_ANSWER_BYTES)
             filled = [_with_leaders_knowledge(result, engine, reports) for result in results.results]
             update = {"results": filled, "hlc": max(hlc, results.hlc)}
-            return results.model_copy(update=update).model_dump_json().encode()
+            return encode_read_results(results.model_copy(update=update))
 
         try:
             answered: bytes = await self._reader.run(answer)

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from pydantic import ValidationError
-
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import CHECK_AFTER_S, CHECK_AGAIN_S, PATIENCE_S, MajorityWatch
@@ -72,7 +70,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class CallKind(Generic[T]):
-    """What differs between proposals and reads. `parse` gives one outcome per call of the batch."""
+    """What differs between proposals and reads. `parse` gives one outcome per call of the batch, or raises ValueError."""
 
     name: str
     path: str
@@ -285,7 +283,7 @@ class CallBatcher(Generic[T]):
         """One outcome per call. An answer that cannot be read leaves every outcome unknown."""
         try:
             outcomes = self._kind.parse(content)
-        except ValidationError:
+        except ValueError:
             outcomes = []
         if len(outcomes) != count:
             error = InternalError("A consensus member sent an answer that cannot be understood.")

@@ -29,8 +29,8 @@ from shared.contracts.metadata import (
     ProposalResult,
     ProposalResults,
     Query,
-    ReadResults,
 )
+from shared.contracts.read_results import decode_read_results
 from shared.errors import error_from_problem
 from shared.peer_address import PeerAddress
 
@@ -156,7 +156,7 @@ def _parse_proposals(content: bytes | bytearray) -> list[ProposalResult | Refusa
 
 
 def _parse_reads(content: bytes | bytearray) -> list[tuple[Answer, ReadContext] | Refusal]:
-    batch = ReadResults.parse_answer(content)
+    batch = decode_read_results(content)
     context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc)
     return [
         _refusal(result.problem or {}) if result.answer is None else (result.answer, context)

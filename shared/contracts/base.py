@@ -6,9 +6,10 @@ Requests forbid unknown fields: what a service does not understand, it must not 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+import msgspec
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, PlainSerializer, PlainValidator, WithJsonSchema
 
 
 class WireModel(BaseModel):
@@ -24,3 +25,26 @@ class WireModel(BaseModel):
             pydantic.ValidationError: it is no such answer.
         """
         return cls.model_validate_json(content, extra="ignore")
+
+
+class WireRow(msgspec.Struct, frozen=True, gc=False):
+    """What an answer carries by the thousand: made, written and read in a tenth of what a model costs.
+
+    In JSON it is an object, as a model is, and fields that are not known are ignored. Models may have fields of it.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """For models that contain rows: how to check, write and describe them."""
+        described = msgspec.json.schema(cls)["$defs"][cls.__name__]
+        row = Annotated[
+            Any, PlainValidator(cls._of), PlainSerializer(msgspec.structs.asdict), WithJsonSchema(described)
+        ]
+        return handler.generate_schema(row)
+
+    @classmethod
+    def _of(cls, value: Any) -> Self:
+        try:
+            return value if isinstance(value, cls) else msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error

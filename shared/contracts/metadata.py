@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import WireModel
+from shared.contracts.base import WireModel, WireRow
 from shared.contracts.cluster import ConsensusMember, NodeMap, NodeRun, NodeState
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import Stamp
@@ -390,7 +390,7 @@ class FileAnswer(WireModel):
     horizon: int = 0
 
 
-class FileEntry(WireModel):
+class FileEntry(WireRow, frozen=True, gc=False):
     """One row of a list."""
 
     key: str

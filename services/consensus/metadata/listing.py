@@ -35,22 +35,10 @@ class _Page:
     last_key: str | None = None
     last_prefix: str | None = None
 
-    def is_full(self) -> bool:
-        return len(self.files) + len(self.prefixes) >= self.limit
-
-    def add_file(self, row: FileRow) -> None:
-        key = row.key.decode()
-        self.files.append(
-            FileEntry(
-                key=key,
-                size_bytes=row.size_bytes,
-                etag=row.etag,
-                version=row.version,
-                content_type=row.content_type,
-                modified_ns=row.modified_ns,
-            )
-        )
-        self.last_key, self.last_prefix = key, None
+    @property
+    def room(self) -> int:
+        """How many files and prefixes it still takes."""
+        return self.limit - len(self.files) - len(self.prefixes)
 
     def add_prefix(self, prefix: bytes) -> None:
         self.prefixes.append(prefix.decode())
@@ -99,20 +87,22 @@ def _start(query: ListFiles) -> bytes:
 
 def _collect(page: _Page, rows: Iterator[FileRow], prefix: bytes, delimiter: bytes | None) -> bytes | None:
     """Take rows until the page is full, the rows end (None), or a common prefix ends the scan: where to go on then."""
-    for row in rows:
-        if page.is_full():
+    files, room = page.files, page.room
+    for key, version, size_bytes, etag, content_type, modified_ns in rows:
+        if room <= 0:
             page.has_more = True
             return None
-        common = _common_prefix(row.key, prefix, delimiter)
+        common = None if delimiter is None else _common_prefix(key, prefix, delimiter)
         if common is not None:
             page.add_prefix(common)
             return end_of_prefix(common)
-        page.add_file(row)
+        files.append(FileEntry(key.decode(), size_bytes, etag, version, content_type, modified_ns))
+        room -= 1
+        page.last_key = files[-1].key
+        page.last_prefix = None
     return None
 
 
-def _common_prefix(key: bytes, prefix: bytes, delimiter: bytes | None) -> bytes | None:
-    if delimiter is None:
-        return None
+def _common_prefix(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
     at = key.find(delimiter, len(prefix))
     return None if at < 0 else key[: at + len(delimiter)]

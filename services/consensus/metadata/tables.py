@@ -139,7 +139,7 @@ class Tables:
         rows = self._execute(f"{_FILES} AND key>=? AND key<? ORDER BY key", (incarnation, lower, upper))
         try:
             for row in rows:
-                yield FileRow(*checked("files", row)[1:])
+                yield FileRow._make(checked("files", row)[1:])
         finally:
             rows.close()
 

@@ -1,0 +1,124 @@
+"""`ReadResults` as the JSON that goes over the wire, in both directions.
+
+Why beside the models: a page of a list has a thousand rows. pydantic takes 7 ms to make and write them and 3 ms to read
+them, msgspec 0.3 ms and 0.5 ms. The envelope and the rows are msgspec's, every answer by itself is its model's; the bytes are
+those that the models alone would make, so that members and callers of other versions read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from shared.contracts.metadata import (
+    Answer,
+    BucketAnswer,
+    BucketsAnswer,
+    ClusterAnswer,
+    FileAnswer,
+    FileEntry,
+    FilePage,
+    ReadResult,
+    ReadResults,
+    RequestAnswer,
+)
+
+_NULL: Final = msgspec.Raw(b"null")
+_rows: Final = msgspec.json.Encoder()
+
+
+def encode_read_results(batch: ReadResults) -> bytes:
+    """The JSON of `batch`."""
+    head = b'{"log_index":%d,"term":%d,"epoch":%d,"hlc":%d,"results":[' % (
+        batch.log_index,
+        batch.term,
+        batch.epoch,
+        batch.hlc,
+    )
+    return b"".join((head, b",".join(map(_encode_result, batch.results)), b"]}"))
+
+
+def _encode_result(result: ReadResult) -> bytes:
+    if not isinstance(result.answer, FilePage):
+        return result.model_dump_json().encode()
+    rest = result.answer.model_dump_json(exclude={"files"}).encode()
+    return b'{"answer":%b,"files":%b},"problem":null}' % (rest[:-1], _rows.encode(result.answer.files))
+
+
+def decode_read_results(content: bytes | bytearray) -> ReadResults:
+    """The answer of a peer, without the fields that this version does not know.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    try:
+        envelope = _envelope.decode(content)
+        results = [
+            ReadResult(answer=_decode_answer(result.answer), problem=result.problem) for result in envelope.results
+        ]
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"no answer to a batch of reads: {error}") from error
+    return ReadResults(
+        log_index=envelope.log_index, term=envelope.term, epoch=envelope.epoch, hlc=envelope.hlc, results=results
+    )
+
+
+class _Result(msgspec.Struct):
+    answer: msgspec.Raw = _NULL
+    problem: dict[str, Any] | None = None
+
+
+class _Envelope(msgspec.Struct):
+    log_index: int
+    term: int
+    epoch: int
+    hlc: int
+    results: list[_Result]
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+class _PageFields(msgspec.Struct):
+    """The fields of `FilePage`."""
+
+    has_bucket: bool
+    files: list[FileEntry] = []
+    prefixes: list[str] = []
+    has_more: bool = False
+    last_key: str | None = None
+    last_prefix: str | None = None
+    at_index: int = 0
+
+
+_envelope: Final = msgspec.json.Decoder(_Envelope)
+_kind: Final = msgspec.json.Decoder(_Kind)
+_page: Final = msgspec.json.Decoder(_PageFields)
+
+
+def _decode_answer(answer: msgspec.Raw) -> Answer | None:
+    if answer == _NULL:
+        return None
+    kind = _kind.decode(answer).kind
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise ValueError(f"an answer of the unknown kind {kind!r}")
+    return parse(bytes(answer))
+
+
+def _parse_page(answer: bytes) -> FilePage:
+    # Checked already, row by row: a model that checks them again would cost more than everything else.
+    return FilePage.model_construct(**msgspec.structs.asdict(_page.decode(answer)))
+
+
+_PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
+    "file": FileAnswer.parse_answer,
+    "files": _parse_page,
+    "bucket": BucketAnswer.parse_answer,
+    "buckets": BucketsAnswer.parse_answer,
+    "cluster": ClusterAnswer.parse_answer,
+    "request": RequestAnswer.parse_answer,
+}

@@ -1,0 +1,119 @@
+"""`shared.contracts.read_results`: the bytes are those of the models, in both directions."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from shared.contracts.cluster import ConsensusMember, NodeMap
+from shared.contracts.metadata import (
+    Answer,
+    Bucket,
+    BucketAnswer,
+    BucketsAnswer,
+    ClusterAnswer,
+    FileAnswer,
+    FileEntry,
+    FilePage,
+    FileVersion,
+    ProposalResult,
+    ReadResult,
+    ReadResults,
+    RequestAnswer,
+)
+from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
+from shared.errors import CursorExpiredError
+from tests.unit.consensus.metadata.builders import content, publish, stamp
+
+FILE = FileVersion(
+    **publish("a/é", content=content(2500)).model_dump(
+        exclude={"kind", "incarnation", "start_index", "preconditions", "fences", "content", "durability", "stamp"}
+    ),
+    content=content(2500),
+    durability=publish("a").durability,
+    stamp=stamp(),
+    version=1 << 60,
+    term=3,
+    modified_ns=5,
+)
+ROWS = [FileEntry('é"\\\n', 0, "e", 1, "text/plain", 1 << 62), FileEntry("z", 1 << 50, "", 2, "", -1)]
+ANSWERS: dict[str, Answer] = {
+    "file": FileAnswer(has_bucket=True, incarnation=1, file=FILE, version=1 << 60, horizon=2),
+    "no file": FileAnswer(has_bucket=False),
+    "page": FilePage(has_bucket=True, files=ROWS, prefixes=["a/"], has_more=True, last_key="z", at_index=9),
+    "empty page": FilePage(has_bucket=False),
+    "bucket": BucketAnswer(bucket=Bucket(name="b", incarnation=1, created_ns=2)),
+    "buckets": BucketsAnswer(buckets=[], has_more=True),
+    "cluster": ClusterAnswer(
+        cluster_id="c",
+        leader_id=None,
+        members=[ConsensusMember(id="m", url="http://m", peer_address="m:1")],
+        node_map=NodeMap(epoch=1, nodes=[]),
+    ),
+    "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
+}
+
+
+def batch(*results: ReadResult) -> ReadResults:
+    return ReadResults(log_index=7, term=2, epoch=3, hlc=(1 << 64) - 1, results=list(results))
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
+def test_an_answer_is_written_and_read_as_its_models_do_it(answer) -> None:
+    """So that callers and members of other versions understand it."""
+    results = batch(ReadResult(answer=answer), ReadResult(problem=CursorExpiredError("Gone.", horizon=4).to_problem()))
+    written = encode_read_results(results)
+    assert json.loads(written) == json.loads(results.model_dump_json())
+    assert ReadResults.model_validate_json(written) == results
+    assert decode_read_results(written) == results
+    assert decode_read_results(results.model_dump_json().encode()) == results
+
+
+def test_fields_that_are_not_known_are_ignored() -> None:
+    """A member of a version to come may say more, at every depth."""
+    fields = json.loads(batch(*(ReadResult(answer=answer) for answer in ANSWERS.values())).model_dump_json())
+    fields["tomorrow"] = 1
+    for result in fields["results"]:
+        result["tomorrow"] = result["answer"]["tomorrow"] = {"n": 1}
+    fields["results"][0]["answer"]["file"]["content"]["tomorrow"] = 1
+    fields["results"][2]["answer"]["files"][0]["tomorrow"] = 1
+    assert [found.answer for found in decode_read_results(json.dumps(fields).encode()).results] == [*ANSWERS.values()]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"log_index":"1","term":1,"epoch":1,"hlc":1,"results":[]}',
+        b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"riddle"}}]}',
+        b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"has_bucket":true}}]}',
+        b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"file"}}]}',
+        b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"files"}}]}',
+        b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"files","has_bucket":true,"files":[{}]}}]}',
+    ],
+)
+def test_what_is_no_answer_is_one_error(content) -> None:
+    """Whatever is wrong with it."""
+    with pytest.raises(ValueError):
+        decode_read_results(content)
+
+
+def test_a_page_is_read_with_every_field_of_its_model() -> None:
+    """A field that is added to the one is added to the other, with the same default."""
+    fields = {
+        field.name: field.default
+        for field in msgspec.structs.fields(_PageFields)
+        if field.name not in {"files", "prefixes"}
+    }
+    model = {
+        name: msgspec.NODEFAULT if field.is_required() else field.default
+        for name, field in FilePage.model_fields.items()
+        if name not in {"kind", "files", "prefixes"}
+    }
+    assert fields == model
