@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.consensus.duties.membership import Membership
 from services.consensus.duties.storage_nodes import StorageNodes
+from services.consensus.fast_path import answer_proposals, answer_reads
 from services.consensus.persistence.backup_source import BackupCopy, BackupSource
 from services.consensus.service import ConsensusService
 from shared.contracts.cluster import (
@@ -72,16 +73,25 @@ class _CopyResponse(StreamingResponse):
             self._backups.close()
 
 
+def _json(content: bytes, service: ConsensusService) -> Response:
+    return Response(content, media_type="application/json", headers={MEMBERS_HEADER: service.members})
+
+
 def create_router(member: RunningMember) -> APIRouter:
     """The routes over one member."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/proposals", tags=["metadata"], summary="Order and apply commands", responses=_NOT_LEADER)
-    async def propose(batch: ProposalBatch, response: Response) -> ProposalResults:
+    @router.post(
+        "/proposals",
+        tags=["metadata"],
+        summary="Order and apply commands",
+        response_model=ProposalResults,
+        responses=_NOT_LEADER,
+    )
+    async def propose(batch: ProposalBatch) -> Response:
         """Answered when every proposal is committed on a majority and applied here. Each happens once per request_id."""
-        results = await member.service.propose(batch.proposals)
-        response.headers[MEMBERS_HEADER] = member.service.members
-        return ProposalResults(results=results)
+        service = member.service
+        return _json(await answer_proposals(service, batch), service)
 
     @router.post(
         "/reads",
@@ -92,8 +102,8 @@ def create_router(member: RunningMember) -> APIRouter:
     )
     async def read(batch: ReadBatch) -> Response:
         """One ReadIndex barrier serves the whole batch; all answers come from one applied index."""
-        answer = await member.service.read(batch.queries)
-        return Response(answer, media_type="application/json", headers={MEMBERS_HEADER: member.service.members})
+        service = member.service
+        return _json(await answer_reads(service, batch), service)
 
     @router.post(
         "/nodes/{node_id}/heartbeat",

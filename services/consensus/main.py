@@ -26,6 +26,7 @@ from services.consensus.duties.slow_leader import watch_for_slow_leader
 from services.consensus.duties.state_comparison import StateComparison
 from services.consensus.duties.storage_nodes import StorageNodes
 from services.consensus.duties.upgrades import Upgrades
+from services.consensus.fast_path import MemberFastPath
 from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
@@ -55,6 +56,7 @@ from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
@@ -316,6 +318,7 @@ def build_app(settings: ConsensusSettings) -> ServiceApp:
         lifespan=process.running,
         readiness=process.readiness,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        fast_path=partial(MemberFastPath, service=lambda: process.service, metrics=request_metrics()),
     )
     app.include_router(create_router(process))
     add_operations(app, readiness=process.readiness, metrics_token=settings.read_metrics_token())
