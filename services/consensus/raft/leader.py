@@ -23,6 +23,8 @@ MAX_BATCH_BYTES = MIB
 MAX_UNCOMMITTED_BYTES = 64 * MIB
 MAX_TRACKED_ROUNDS = 50
 ANSWERING_HEARTBEATS = 5
+READ_HEDGE_S = 0.005
+"""A round for reads asks the members that it did not ask first, when it is not proven by then."""
 
 
 class LeaderRole(BaseLeader):
@@ -44,6 +46,9 @@ class LeaderRole(BaseLeader):
         self._proposals: dict[int, asyncio.Future[Any]] = {}
         self.snapshots: SnapshotSender = state.send_snapshots(self)
         self._reads = ReadRounds[asyncio.Future[None]]()
+        self._quick: frozenset[str] = frozenset()
+        """Who proved the last round."""
+        self._read_hedge: asyncio.TimerHandle | None = None
         self._term_committed: list[asyncio.Future[None]] = []
         self._is_flush_scheduled = False
 
@@ -60,8 +65,9 @@ class LeaderRole(BaseLeader):
         """Whoever waits learns that leadership was lost; what becomes of their entries is not known here."""
         super().stop()
         self.snapshots.close()
-        if self._transfer_deadline is not None:
-            self._transfer_deadline.cancel()
+        for timer in (self._transfer_deadline, self._read_hedge):
+            if timer is not None:
+                timer.cancel()
         for waiting in self._proposals.values():
             if not waiting.done():
                 waiting.set_exception(OutcomeUnknownError("Leadership was lost before the entry was committed."))
@@ -307,10 +313,13 @@ class LeaderRole(BaseLeader):
     def heartbeat(self) -> None:
         """raftos numbers the round and sends it; old rounds are forgotten."""
         super().heartbeat()
-        for old in [number for number in self.response_map if number <= self.request_id - MAX_TRACKED_ROUNDS]:
-            del self.response_map[old]
+        self._forget_old_rounds()
         if self.state.is_majority(1):
             self._round_proven(self.request_id)
+
+    def _forget_old_rounds(self) -> None:
+        for old in [number for number in self.response_map if number <= self.request_id - MAX_TRACKED_ROUNDS]:
+            del self.response_map[old]
 
     async def read_index(self) -> int:
         """An index such that whoever has applied it may answer a read that arrived before this call.
@@ -335,10 +344,30 @@ class LeaderRole(BaseLeader):
         return index
 
     def _begin_read_round(self) -> None:
-        if self._reads.wants_round:
-            # The round's number exists only from here on, so every answer to it was caused after the reads arrived.
-            self._reads.begin(self.request_id + 1)
-            self.heartbeat()
+        """Ask as few members as a majority needs, the quickest first, and soon the others; heartbeats go on to ask all.
+
+        A member that is not asked saves the waking of its process, which is most of what a lone read costs.
+        """
+        if not self._reads.wants_round:
+            return
+        # The round's number exists only from here on, so every answer to it was caused after the reads arrived.
+        self.request_id += 1
+        self._reads.begin(self.request_id)
+        self.response_map[self.request_id] = set()
+        self._forget_old_rounds()
+        needed = decide.majority(len(self.state.voters)) - (self.id in self.state.voters)
+        if needed <= 0:
+            self._round_proven(self.request_id)
+            return
+        peers = sorted(self.progress, key=lambda peer: (peer not in self.state.voters, peer not in self._quick))
+        for peer in peers[:needed]:
+            self.replicate(peer, is_heartbeat=True)
+        self._read_hedge = self.loop.call_later(READ_HEDGE_S, self._ask_others, self.request_id, peers[needed:])
+
+    def _ask_others(self, request_id: int, peers: Sequence[str]) -> None:
+        if request_id in self.response_map:
+            for peer in peers:
+                self.replicate(peer, is_heartbeat=True)
 
     def _count_round(self, request_id: int, peer: str) -> None:
         answered = self.response_map.get(request_id)
@@ -346,6 +375,7 @@ class LeaderRole(BaseLeader):
             return
         answered.add(peer)
         if decide.has_majority(answered | {self.id}, self.state.voters):
+            self._quick = frozenset(answered)
             self._round_proven(request_id)
 
     def _round_proven(self, request_id: int) -> None:
@@ -353,7 +383,10 @@ class LeaderRole(BaseLeader):
             self.step_down_timer.reset()
         for number in [number for number in self.response_map if number <= request_id]:
             del self.response_map[number]
-        _resolve(self._reads.proven(request_id))
+        if proven := self._reads.proven(request_id):
+            if self._read_hedge is not None:
+                self._read_hedge.cancel()
+            _resolve(proven)
         self._begin_read_round()
 
     # --- transfer -----------------------------------------------------------------------------------------------
