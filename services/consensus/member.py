@@ -40,6 +40,13 @@ logger = structlog.get_logger(__name__)
 
 APPLY_BATCH_ENTRIES = 256
 APPLY_BATCH_BYTES = 4 * MIB
+FOLLOWER_APPLY_DELAY_S = 0.05
+"""How long a follower lets committed entries wait for company: nobody waits for what it applies, and a transaction costs as much
+as the entries in it. Below the heartbeat interval, by which a follower learns late of a commit anyway."""
+
+FOLLOWER_APPLY_BACKLOG = 64
+"""With as many waiting it applies at once."""
+
 HEARD_WITHIN_S = 10.0
 """The log keeps what a follower needs that spoke within this time, up to a limit."""
 
@@ -64,12 +71,15 @@ class Member:
         state_machine: StateMachine,
         on_fatal: Callable[[BaseException], None],
         limits: LogLimits | None = None,
+        follower_apply_delay_s: float = FOLLOWER_APPLY_DELAY_S,
     ) -> None:
         self.id = member_id
+        self._follower_apply_delay_s = follower_apply_delay_s
         self._state_machine = state_machine
         self._apply_runner = apply_runner
         self._on_fatal = on_fatal
         self._is_applying = False
+        self._apply_timer: asyncio.TimerHandle | None = None
         self.stopped_applying: str | None = None
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waiter_number = 0
@@ -133,6 +143,7 @@ class Member:
 
     def stop(self) -> None:
         """Stop the timers; nothing more is sent. Waiting proposals fail as unknown."""
+        self._cancel_apply_timer()
         self.raft.stop()
 
     def on_role_change(self, listener: Callable[[], None]) -> None:
@@ -200,6 +211,7 @@ class Member:
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiter_number += 1
         heapq.heappush(self._applied_waiters, (index, self._waiter_number, waiting))
+        self._apply_next()
         await waiting
 
     def _require_leader(self) -> LeaderRole:
@@ -223,7 +235,7 @@ class Member:
 
     def commit_advanced(self, commit_index: int) -> None:  # noqa: ARG002 the log knows it
         """See `Observer`."""
-        self._apply_next()
+        self._apply_soon()
 
     def role_changed(self) -> None:
         """See `Observer`."""
@@ -240,7 +252,22 @@ class Member:
 
     # --- applying -----------------------------------------------------------------------------------------------
 
+    def _apply_soon(self) -> None:
+        """At once where somebody may wait for it; a follower lets entries gather first."""
+        backlog = self.log.commit_index - self.log.last_applied
+        may_wait = isinstance(self.raft.state, FollowerRole) and not self._applied_waiters
+        if not may_wait or backlog >= FOLLOWER_APPLY_BACKLOG or not self._follower_apply_delay_s:
+            self._apply_next()
+        elif self._apply_timer is None and backlog > 0:
+            self._apply_timer = asyncio.get_running_loop().call_later(self._follower_apply_delay_s, self._apply_next)
+
+    def _cancel_apply_timer(self) -> None:
+        if self._apply_timer is not None:
+            self._apply_timer.cancel()
+            self._apply_timer = None
+
     def _apply_next(self) -> None:
+        self._cancel_apply_timer()
         log = self.log
         # Committed is not enough: a majority of others may have fsynced what is still in flight here. After a crash the
         # state machine would be ahead of this member's log, which cannot be told from a lost log.
@@ -274,7 +301,7 @@ class Member:
                 role.applied(index, result)
         self._wake_readers()
         self._compaction.applied(entries[: len(results)])
-        self._apply_next()
+        self._apply_soon()
 
     def _wake_readers(self) -> None:
         while self._applied_waiters and self._applied_waiters[0][0] <= self.log.last_applied:

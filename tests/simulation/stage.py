@@ -100,7 +100,8 @@ class Stage(World):
         spares: Iterable[str] = (),
         limits: LogLimits | None = None,
     ) -> None:
-        super().__init__(size, limits=limits)
+        # No time passes unless the script says so: what a follower may do at once it does at once.
+        super().__init__(size, limits=limits, follower_apply_delay_s=0)
         self.learners = frozenset(learners)
         self.spares = frozenset(spares)
         self.network = QueuedNetwork(self.disk_of)

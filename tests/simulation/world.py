@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from services.consensus.member import Member
+from services.consensus.member import FOLLOWER_APPLY_DELAY_S, Member
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
@@ -63,6 +63,7 @@ class SimulatedMember:
             state_machine=self.machine,
             on_fatal=self.world.failed,
             limits=self.world.limits,
+            follower_apply_delay_s=self.world.follower_apply_delay_s,
         )
         self.world.invariants.watch(self.node, self.disk)
         self.world.network.receivers[self.id] = self._receive
@@ -96,9 +97,11 @@ class World:
         hard_state_class: type[SimulatedHardState] = SimulatedHardState,
         limits: LogLimits | None = None,
         spares: int = 0,
+        follower_apply_delay_s: float = FOLLOWER_APPLY_DELAY_S,
     ) -> None:
         configure_raftos(heartbeat_interval_ms=100, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
         self.limits = limits or LogLimits()
+        self.follower_apply_delay_s = follower_apply_delay_s
         self.names = [f"m{number}" for number in range(1, size + spares + 1)]
         self.first_names = self.names[:size]
         self.network = SimulatedNetwork(weather or Weather(), self.disk_of)

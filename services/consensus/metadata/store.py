@@ -22,7 +22,7 @@ from services.consensus.metadata.history import History
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
 from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.retention import retention_class
-from services.consensus.metadata.rows import RequestRow, RunRow, State
+from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
@@ -61,6 +61,7 @@ class _Committed:
     node_map: NodeMap
     marks: tuple[StateMark, ...]
     announced: dict[str, int]
+    nodes: dict[str, NodeRow]
     runs: dict[str, RunRow]
 
 
@@ -142,7 +143,9 @@ class MetadataStore:
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
-            self._committed = _Committed(state, node_map, batch.marks[-MARKS_KEPT:], batch.announced(), batch.runs())
+            self._committed = _Committed(
+                state, node_map, batch.marks[-MARKS_KEPT:], batch.announced(), batch.nodes(), batch.runs()
+            )
             return results
 
     def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
@@ -248,7 +251,8 @@ class MetadataStore:
         with self._writer.database.transaction(write=False):
             state = self._writer.read_state()
             node_map = read_node_map(self._writer, state)
-            return _Committed(state, node_map, (), self._writer.members(), self._writer.runs())
+            nodes = {node.node_id: node for node in self._writer.nodes()}
+            return _Committed(state, node_map, (), self._writer.members(), nodes, self._writer.runs())
 
 
 def _size_bytes(result: ReadResult) -> int:
@@ -290,7 +294,8 @@ class _Batch:
         self._database.content_sum = state.content_sum
         self._last_applied, self._last_term = state.last_applied, state.last_term
         self._highest_hlc = state.highest_hlc
-        nodes = {node.node_id: node for node in tables.nodes()}
+        # A copy: commands change it in place, and the store shows the one from before until this batch is committed.
+        nodes = dict(before.nodes)
         self._context = ApplyContext(
             0, 0, NO_STAMP, tables, History(tables), state, nodes, before.runs, {}, before.announced
         )
@@ -306,6 +311,10 @@ class _Batch:
     def announced(self) -> dict[str, int]:
         """What the table of members says."""
         return self._context.announced
+
+    def nodes(self) -> dict[str, NodeRow]:
+        """What the table of nodes says."""
+        return self._context.nodes
 
     def runs(self) -> dict[str, RunRow]:
         """What the table of runs says."""

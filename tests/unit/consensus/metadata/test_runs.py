@@ -222,6 +222,7 @@ def test_runs_survive_a_restart_of_the_member(log):
     log.store.close()
     again = Log(log.path, is_initialised=False)
     assert (again.store.runs(), again.store.state_hash()) == (runs, state_hash)
+    record(again, run(boot_id=boot(3), disk_id=OTHER_DISK, redis_id="e" * 32, counter=2))
 
 
 def test_every_refusal_of_a_run_is_definite():
