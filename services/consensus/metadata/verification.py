@@ -18,7 +18,7 @@ from services.consensus.metadata.tables import Tables, refs_sum
 from shared.units import MIB
 
 _CACHE_BYTES: Final = 2 * MIB
-_PAGE_ROWS: Final = 1000
+_PAGE_ROWS: Final = 250
 
 
 def verify(path: Path) -> State:

@@ -161,6 +161,7 @@ class IncomingLink:
         self._writer = writer
         self._keys = keys
         self._pulse = Pulse()
+        self._frame_count = 0
         self._beat_count = 0
         self._arrived_bytes = 0
         self.is_dead = False
@@ -176,34 +177,39 @@ class IncomingLink:
             await self._read_frames(deliver)
 
     async def _read_frames(self, deliver: Callable[[bytes], None]) -> None:
-        number = 0
+        """Take what the socket has in one read, and all frames in it in one turn of the loop: a wake-up costs more than a frame.
+
+        Not `readexactly`, which would not tell how much of a large frame has arrived.
+        """
+        received = bytearray()
         while True:
-            length, mac = _FRAME_HEAD.unpack(await self._read(_FRAME_HEAD.size))
+            piece = await self._reader.read(_PIECE_BYTES)
+            if not piece:
+                raise asyncio.IncompleteReadError(bytes(received), None)
+            self._arrived_bytes += len(piece)
+            received += piece
+            del received[: self._take_frames(received, deliver)]
+
+    def _take_frames(self, received: bytearray, deliver: Callable[[bytes], None]) -> int:
+        """Hand over every whole frame; how many bytes they have."""
+        taken_bytes = 0
+        while len(received) - taken_bytes >= _FRAME_HEAD.size:
+            length, mac = _FRAME_HEAD.unpack_from(received, taken_bytes)
             if length > MAX_FRAME_BYTES:
                 raise LinkError(f"a frame of {length} bytes")
-            payload = await self._read(length)
-            if not hmac.compare_digest(mac, _mac(self._keys.frames, number, payload)):
-                raise LinkError(f"frame {number} is not authentic")
-            number += 1
+            start, end = taken_bytes + _FRAME_HEAD.size, taken_bytes + _FRAME_HEAD.size + length
+            if end > len(received):
+                break
+            payload = bytes(memoryview(received)[start:end])
+            if not hmac.compare_digest(mac, _mac(self._keys.frames, self._frame_count, payload)):
+                raise LinkError(f"frame {self._frame_count} is not authentic")
+            self._frame_count += 1
+            taken_bytes = end
             if payload == _KEEP_ALIVE:
                 self._say_what_arrived()
             else:
                 deliver(payload)
-
-    async def _read(self, size_bytes: int) -> bytes:
-        """As `readexactly`, which would not tell how much of a large frame has arrived."""
-        pieces: list[bytes] = []
-        missing = size_bytes
-        while missing:
-            piece = await self._reader.read(min(missing, _PIECE_BYTES))
-            if not piece:
-                raise asyncio.IncompleteReadError(b"".join(pieces), size_bytes)
-            self._arrived_bytes += len(piece)
-            if len(piece) == size_bytes:
-                return piece
-            missing -= len(piece)
-            pieces.append(piece)
-        return b"".join(pieces)
+        return taken_bytes
 
     def _beat(self) -> None:
         if self._pulse.is_lost(self._arrived_bytes):
