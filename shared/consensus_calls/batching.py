@@ -70,13 +70,19 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class CallKind(Generic[T]):
-    """What differs between proposals and reads. `parse` gives one outcome per call of the batch, or raises ValueError."""
+    """What differs between proposals and reads.
+
+    Attributes:
+        parse: gives one outcome per call of the batch, or raises ValueError.
+        gather_s: for how long calls that came while a batch was under way wait for more, once it is answered.
+    """
 
     name: str
     path: str
     field: str
     parse: Callable[[bytes | bytearray], list[T | Refusal]]
     has_effect: bool
+    gather_s: float
 
 
 @dataclass(slots=True)
@@ -213,9 +219,15 @@ class CallBatcher(Generic[T]):
                     self._waiting_bytes += sum(len(call.body) for call in again)
                     batch = []
                     await self._sender.pause()
+                elif self._is_worth_gathering():
+                    await asyncio.sleep(self._kind.gather_s)
         finally:
             for call in batch:
                 _fail(call, self._too_late(call))
+
+    def _is_worth_gathering(self) -> bool:
+        """Calls came while a batch was under way, so others will; a lone call finds nothing under way and never waits."""
+        return 0 < len(self._waiting) < MAX_BATCH and self._waiting_bytes < MAX_BATCH_BYTES
 
     def _next_batch(self) -> list[_Call[T]]:
         """The next batch, oldest first, without those whose caller has gone."""

@@ -6,12 +6,14 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import uvicorn
 
 from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls import batching, leader_tracker
+from shared.consensus_calls import client as consensus_client
 from shared.consensus_calls.batching import MAX_WAITING_BYTES
 from shared.consensus_calls.client import ConsensusClient
 from shared.consensus_calls.majority_watch import PATIENCE_S, STATUS_PATH
@@ -377,6 +379,42 @@ async def test_reads_do_not_wait_for_proposals():
         assert not proposal.done()
         gate.set()
         await proposal
+
+
+def gather_for(patch: pytest.MonkeyPatch, gather_s: float) -> None:
+    """Clients made from now on let calls gather for so long."""
+    for name in ("_PROPOSALS", "_READS"):
+        patch.setattr(consensus_client, name, replace(getattr(consensus_client, name), gather_s=gather_s))
+
+
+@pytest.mark.parametrize("kind", ["propose", "read"])
+async def test_calls_that_came_while_a_batch_was_under_way_wait_for_company(kind, monkeypatch):
+    """Those that came then, and one that comes a moment after the answer, share a request."""
+    gather_for(monkeypatch, 1.0)
+    gate = asyncio.Event()
+
+    def call(client: ConsensusClient) -> asyncio.Future:
+        return asyncio.ensure_future(client.propose(command()) if kind == "propose" else client.read(ListBuckets()))
+
+    async with cluster(gated(gate, leads), attempt_timeout_s=5) as (client, [member]):
+        first = call(client)
+        await wait_until(lambda: len(member.requests) == 1)
+        others = [call(client), call(client)]
+        await wait_until(lambda: client.statistics()["calls_waiting"] == 2)
+        gate.set()
+        await first
+        await asyncio.gather(*others, call(client))
+        assert [len(batch) for batch in member.requests] == [1, 3]
+
+
+async def test_a_lone_call_never_waits_for_company(monkeypatch):
+    """One after the other, each finds nothing under way."""
+    gather_for(monkeypatch, 3600)
+    async with cluster(leads) as (client, [member]):
+        for _ in range(3):
+            await client.propose(command())
+            await client.read(ListBuckets())
+        assert [len(batch) for batch in member.requests] == [1] * 6
 
 
 async def test_a_batch_is_bounded_in_bytes():
