@@ -214,9 +214,16 @@ def add_packed(transaction: Transaction, digest: str, body: bytes, start_index: 
     if row is not None and row.is_sound:
         raise_start_index(transaction, [digest], start_index)
         return False
-    cursor = transaction.sql.execute("INSERT INTO packed (body) VALUES (?)", (body,))
-    _add_row(transaction, digest, Row(len(body), start_index, cursor.lastrowid), row)
+    insert_packed(transaction, digest, body, start_index, row)
     return True
+
+
+def insert_packed(
+    transaction: Transaction, digest: str, body: bytes, start_index: int, damaged: Row | None = None
+) -> None:
+    """Store a small chunk that has no row, or the `damaged` one."""
+    cursor = transaction.sql.execute("INSERT INTO packed (body) VALUES (?)", (body,))
+    _add_row(transaction, digest, Row(len(body), start_index, cursor.lastrowid), damaged)
 
 
 def add_file(transaction: Transaction, digest: str, size_bytes: int, start_index: int) -> bool:

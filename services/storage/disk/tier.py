@@ -458,7 +458,11 @@ class DiskTier:
 
     def _add_packed(self, transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
         """Store a small chunk; a replica that is held and not verified is replaced by it. Whether it was not held."""
-        is_held = catalog.holds(transaction.sql, digest)
+        row = catalog.find(transaction.sql, digest)
+        if row is None:
+            catalog.insert_packed(transaction, digest, body, start_index)
+            return True
+        is_held = row.is_sound
         start_index = max(start_index, self._take_out_unverified(transaction, digest))
         return catalog.add_packed(transaction, digest, body, start_index) and not is_held
 
@@ -479,7 +483,8 @@ class DiskTier:
 
     def _take_out_unverified(self, transaction: Transaction, digest: str) -> int:
         """Make way for the bytes at hand, if a replica is held that may be bad; the start index that it had, or 0."""
-        if digest in self._verified or digest in transaction.written or not catalog.holds(transaction.sql, digest):
+        # The last question searches a list as long as the batch.
+        if not catalog.holds(transaction.sql, digest) or digest in self._verified or digest in transaction.written:
             return 0
         row = catalog.remove(transaction, digest)
         if row is None:
