@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
@@ -26,6 +27,14 @@ def header_of(scope: Scope, name: bytes) -> bytes | None:
         if found == name:
             return bytes(value)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class SentAnswer:
+    """An answer that was sent, as the request metrics count it; `sent_bytes` is its Content-Length."""
+
+    status: int
+    sent_bytes: int
 
 
 async def pieces_of(receive: Receive) -> AsyncIterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Final
 from blake3 import blake3
 from starlette.types import Receive, Scope, Send
 
-from services.storage.asgi_bodies import OCTETS, header_of, read_body, send_answer
+from services.storage.asgi_bodies import OCTETS, SentAnswer, header_of, read_body, send_answer
 from services.storage.chunk_store import ChunkStore, ReceivedChunk
 from services.storage.outcomes import too_large_for_a_batch
 from services.storage.ports import Body, PutOutcome
@@ -50,7 +50,7 @@ class BatchCalls:
     def __init__(self, store: ChunkStore) -> None:
         self._store = store
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, _: str) -> int:
+    async def answer(self, scope: Scope, receive: Receive, send: Send, _: str) -> SentAnswer:
         """Do all items, then answer.
 
         Raises:
@@ -76,7 +76,7 @@ class BatchCalls:
             await send_answer(send, start, memoryview(answer))
         finally:
             lease.release()
-        return 200
+        return SentAnswer(200, len(answer))
 
     async def _do_all(self, request: BatchRequest, bodies: Sequence[memoryview]) -> tuple[bytes, bytes]:
         """The head of the answer and all of it."""

@@ -16,15 +16,15 @@ from typing import Final
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.storage.asgi_bodies import OCTETS, fill, header_of, pieces_of, read_body, send_answer
+from services.storage.asgi_bodies import OCTETS, SentAnswer, fill, header_of, pieces_of, read_body, send_answer
 from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore, LeasedBody
-from services.storage.metrics import StorageMetrics
 from services.storage.query_admission import admission_bytes
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import FENCE_HEADER, START_INDEX_QUERY, HasRequest
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.units import KIB
+from shared.web.request_metrics import RequestMetrics
 from shared.web.service_app import problem_response
 
 PREFIX: Final = "/v1/chunks/"
@@ -36,17 +36,18 @@ _MAX_SHORT_QUESTION_BYTES: Final = 16 * KIB
 _RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
 _FENCE: Final = FENCE_HEADER.encode()
 _JSON: Final = b"application/json"
+_ONE_CHUNK: Final = PREFIX + "{digest}"
 
-Call = Callable[[Scope, Receive, Send, str], Awaitable[int | None]]
+Call = Callable[[Scope, Receive, Send, str], Awaitable[SentAnswer | None]]
 """Answers one request, for the chunk or call named last in its path. Raises TrivetError before it sent anything.
 
-Gives the status that it sent, or None when it passed the request on."""
+Gives None when it passed the request on."""
 
 
 class FastPath:
     """ASGI middleware behind the signature check. An error of a call is answered as a problem document."""
 
-    def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: StorageMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: RequestMetrics) -> None:
         self._app = app
         self._store = store
         self._metrics = metrics
@@ -63,22 +64,34 @@ class FastPath:
             await self._app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        status: int | None = 500
+        answered: SentAnswer | None = SentAnswer(500, 0)
         try:
-            status = await call(scope, receive, send, name)
+            answered = await call(scope, receive, send, name)
         except TrivetError as error:
-            status = error.status
-            await problem_response(error, path)(scope, receive, send)
+            answer = problem_response(error, path)
+            answered = SentAnswer(error.status, len(answer.body))
+            await answer(scope, receive, send)
         finally:
-            if status is not None:
-                self._metrics.observe_chunk_call(scope["method"], status, time.perf_counter() - began_s)
+            if answered is not None:  # otherwise FastAPI has counted it
+                self._record(scope, answered, time.perf_counter() - began_s)
+
+    def _record(self, scope: Scope, answered: SentAnswer, duration_s: float) -> None:
+        length = header_of(scope, b"content-length") or b""
+        self._metrics.record(
+            scope["method"],
+            scope["path"] if scope["method"] == "POST" else _ONE_CHUNK,
+            answered.status,
+            duration_s,
+            received_bytes=int(length) if length.isdigit() else 0,
+            sent_bytes=answered.sent_bytes,
+        )
 
     def _find_call(self, scope: Scope, name: str) -> Call | None:
         if scope["type"] != "http" or "/" in name:
             return None
         return self._posts.get(name) if scope["method"] == "POST" else self._calls.get(scope["method"])
 
-    async def _has(self, scope: Scope, receive: Receive, send: Send, _: str) -> int | None:
+    async def _has(self, scope: Scope, receive: Receive, send: Send, _: str) -> SentAnswer | None:
         """Answer a short question. What is long is FastAPI's, and so is what does not parse: it says what is wrong."""
         length = header_of(scope, b"content-length") or b""
         is_short = length.isdigit() and int(length) <= _MAX_SHORT_QUESTION_BYTES
@@ -95,8 +108,7 @@ class FastPath:
             if question is not None:
                 headers = fence_headers(self._store)
                 found = await self._store.has(question.digests, question.start_index, verify=question.verify)
-                await _send_json(send, 200, found, headers)
-                return 200
+                return await _send_json(send, 200, found, headers)
         finally:
             lease.release()
         await self._app(scope, _again(body, receive), send)
@@ -109,7 +121,7 @@ class ChunkCalls:
     def __init__(self, store: ChunkStore) -> None:
         self._store = store
 
-    async def put(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:
+    async def put(self, scope: Scope, receive: Receive, send: Send, digest: str) -> SentAnswer:
         """Answer after the bytes, their name and max(start index) are fsynced in at least one tier. Idempotent."""
         length = header_of(scope, b"content-length")
         if length is not None and not length.isdigit():
@@ -121,10 +133,9 @@ class ChunkCalls:
             digest, pieces_of(receive), announced_bytes, _start_index(scope), fill=partial(fill, scope, receive)
         )
         status = 201 if stored.created else 200
-        await _send_json(send, status, stored, [(_FENCE, b"%d" % fence)])
-        return status
+        return await _send_json(send, status, stored, [(_FENCE, b"%d" % fence)])
 
-    async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+    async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> SentAnswer:  # noqa: ARG002 - ASGI
         """Send the whole chunk, or one range of it. All of it is verified even then."""
         leased = await self._store.get(digest)
         try:
@@ -133,22 +144,22 @@ class ChunkCalls:
             await send_answer(send, {"type": "http.response.start", "status": status, "headers": headers}, view)
         finally:
             leased.lease.release()
-        return status
+        return SentAnswer(status, len(view))
 
-    async def head(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+    async def head(self, scope: Scope, receive: Receive, send: Send, digest: str) -> SentAnswer:  # noqa: ARG002 - ASGI
         """Answer from the records; the bytes are not read."""
         size_bytes = await self._store.get_size_bytes(digest)
         headers = [(b"content-length", b"%d" % size_bytes), OCTETS, *fence_headers(self._store)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
-        return 200
+        return SentAnswer(200, size_bytes)
 
-    async def delete(self, scope: Scope, receive: Receive, send: Send, digest: str) -> int:  # noqa: ARG002 - ASGI
+    async def delete(self, scope: Scope, receive: Receive, send: Send, digest: str) -> SentAnswer:  # noqa: ARG002 - ASGI
         """Answer after the deletion is fsynced."""
         await self._store.delete(digest)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
-        return 204
+        return SentAnswer(204, 0)
 
 
 def fence_headers(store: ChunkStore) -> list[tuple[bytes, bytes]]:
@@ -181,11 +192,12 @@ def _cut(leased: LeasedBody, byte_range: bytes | None) -> tuple[int, list[tuple[
     return 206 if is_partial else 200, headers, memoryview(leased.body)[start:end]
 
 
-async def _send_json(send: Send, status: int, answer: WireModel, more: list[tuple[bytes, bytes]]) -> None:
+async def _send_json(send: Send, status: int, answer: WireModel, more: list[tuple[bytes, bytes]]) -> SentAnswer:
     body = answer.model_dump_json().encode()
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+    return SentAnswer(status, len(body))
 
 
 def _start_index(scope: Scope) -> int:

@@ -26,6 +26,7 @@ from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
@@ -56,7 +57,9 @@ def build_app(settings: StorageSettings) -> ServiceApp:
         readiness=node.readiness,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=max(settings.max_chunk_bytes, MAX_FRAME_BYTES),
-        fast_path=lambda app: FastPath(QueryAdmission(app, store=node.store), store=node.store, metrics=metrics),
+        fast_path=lambda app: FastPath(
+            QueryAdmission(app, store=node.store), store=node.store, metrics=request_metrics()
+        ),
     )
     app.include_router(build_router(node.store, node.describe))
     add_operations(

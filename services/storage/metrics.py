@@ -99,19 +99,3 @@ class StorageMetrics:
         self.heartbeat_failures = Counter(
             "trivet_storage_heartbeat_failures_total", "Heartbeats that no leader accepted", registry=registry
         )
-        # Replaces the generic request metrics for the calls of `fast_path`.
-        self._chunk_calls = Histogram(
-            "trivet_storage_chunk_request_duration_seconds",
-            "Put, get and head of one chunk, from the signature to the last byte sent",
-            ["method", "status"],
-            registry=registry,
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-        )
-        self._chunk_call_children: dict[tuple[str, int], Histogram] = {}
-
-    def observe_chunk_call(self, method: str, status: int, duration_s: float) -> None:
-        """Count one call of the fast path."""
-        child = self._chunk_call_children.get((method, status))
-        if child is None:  # looked up by label once: it costs as much as the count itself
-            child = self._chunk_call_children[method, status] = self._chunk_calls.labels(method, str(status))
-        child.observe(duration_s)

@@ -228,7 +228,10 @@ class DiskTier:
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
-        found = await self._reads.ask(catalog.present, digests)
+        # What is verified is held: it leaves with its row. So the catalog is asked for the rest only.
+        unknown = [digest for digest in digests if digest not in self._verified]
+        found = await self._reads.ask(catalog.present, unknown) if unknown else set()
+        found.update(set(digests).difference(unknown))
         if start_index is None or not found:
             return found
         # Looked up again in the transaction: a delete may have come in between.
@@ -350,6 +353,7 @@ class DiskTier:
         self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, reply: Reply[bool | None]
     ) -> HandedOn | None:
         """None when a verified replica is held; nothing was done then."""
+        forgets = self._verified.forgets()
         row = catalog.find(sql, chunk.digest)
         if row is None or not row.is_sound:
             return self._store(chunk, start_index, reply)
@@ -357,7 +361,7 @@ class DiskTier:
             return None
         body = self._read_whole(sql, chunk.digest, row, past_cache=True)
         if body is not None and len(body) == row.size_bytes and row.packed_id is None:
-            self._verified.record([chunk.digest])
+            self._verified.record_read(chunk.digest, forgets)
             return None
         return self._store(chunk, start_index, reply)
 
@@ -407,7 +411,7 @@ class DiskTier:
         self, sql: sqlite3.Connection, digest: str, *, past_cache: bool, max_bytes: int | None = None
     ) -> bytes | None:
         """The whole chunk, or None when what lies here, or its record, is bad."""
-        removals = self._warm.removals()
+        removals, forgets = self._warm.removals(), self._verified.forgets()
         row = catalog.find(sql, digest)
         if row is None:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
@@ -418,7 +422,7 @@ class DiskTier:
             return None  # the record is bad
         if body is not None and row.packed_id is None:
             if past_cache:
-                self._verified.record([digest])
+                self._verified.record_read(digest, forgets)
             self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
         return body
 

@@ -195,7 +195,7 @@ class TieredTier:
         is_record_unknown = self._recovery.is_record_unknown
         held = {digest for digest in digests if self._is_acknowledged(digest)}
         if start_index is None:
-            held |= await self._disk.has(digests, None)
+            held |= await self._disk.has([digest for digest in digests if digest not in held], None)
         else:
             if held:
                 # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.

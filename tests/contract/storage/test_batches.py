@@ -47,6 +47,7 @@ from shared.contracts.chunk_batches import (
 from shared.errors import DiskFullError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
 from shared.units import MIB
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
 from tests.chance import random_bytes
 from tests.integration.storage.support import poll
@@ -76,7 +77,7 @@ class Calls:
             lifespan=no_lifespan,
             readiness=list,
             verifier=None,
-            fast_path=partial(FastPath, store=store, metrics=metrics),
+            fast_path=partial(FastPath, store=store, metrics=request_metrics(CollectorRegistry())),
         )
         app.include_router(build_router(store, list))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -39,13 +39,15 @@ from shared.contracts.chunk_batches import (
 )
 from shared.errors import DiskFullError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
 from tests.unit.storage.fake_tier import FakeTier
 
 BODY = bytes(range(256)) * 3
 DIGEST = blake3(BODY).hexdigest()
 FENCE = 7
-COUNT = "trivet_storage_chunk_request_duration_seconds_count"
+WAYS = ("request", "response")
+ONE_CHUNK = "/v1/chunks/{digest}"
 
 
 @asynccontextmanager
@@ -77,15 +79,16 @@ class Node:
             lifespan=no_lifespan,
             readiness=list,
             verifier=None,
-            fast_path=partial(FastPath, store=store, metrics=metrics) if has_fast_path else None,
+            fast_path=partial(FastPath, store=store, metrics=request_metrics(self.registry)) if has_fast_path else None,
         )
         app.include_router(build_router(store, list))
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
             transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://node"
         )
 
-    def count(self, method: str, status: str) -> float:
-        return self.registry.get_sample_value(COUNT, {"method": method, "status": status}) or 0
+    def count(self, method: str, status: str, handler: str = ONE_CHUNK) -> float:
+        labels = {"method": method, "status": status, "handler": handler}
+        return self.registry.get_sample_value("http_requests_total", labels) or 0
 
 
 @pytest.fixture
@@ -259,7 +262,7 @@ async def test_without_a_fence_the_puts_of_a_batch_fail_and_its_gets_do_not(node
 
 
 async def test_the_fast_path_counts_what_it_answers(nodes) -> None:
-    """By method and status, refusals and defects too."""
+    """By method, status and route, refusals and defects too; what it passes on is counted by FastAPI."""
     lean, _ = nodes
     path = f"/v1/chunks/{DIGEST}"
     await lean.http.get(path)
@@ -267,8 +270,19 @@ async def test_the_fast_path_counts_what_it_answers(nodes) -> None:
     await lean.http.get(path, headers={"range": "bytes=0-0"})
     lean.tier.get = None  # a defect of ours
     assert (await lean.http.get(path)).status_code == 500
-    found = [lean.count(*labels) for labels in (("GET", "404"), ("PUT", "201"), ("GET", "206"), ("GET", "500"))]
+    await lean.http.delete(path)
+    await lean.http.post("/v1/chunks/has", json={"digests": []})
+    await lean.http.post("/v1/chunks/has", json={"digests": 5})
+    await lean.http.post(BATCH_PATH, **frame_of())
+    found = [lean.count(*labels) for labels in (("GET", "4xx"), ("PUT", "2xx"), ("GET", "2xx"), ("GET", "5xx"))]
     assert found == [1, 1, 1, 1]
+    assert lean.count("DELETE", "2xx") == 1
+    assert [lean.count("POST", "2xx", f"/v1/chunks/{name}") for name in ("has", "batch")] == [1, 1]
+    assert lean.count("POST", "4xx", "/v1/chunks/has") == 0
+    sizes = [lean.registry.get_sample_value(f"http_{way}_size_bytes_sum", {"handler": ONE_CHUNK}) for way in WAYS]
+    assert sizes[0] == len(BODY)
+    assert sizes[1] is not None
+    assert sizes[1] > 1
 
 
 async def test_answers_about_chunks_carry_the_fence(nodes) -> None:

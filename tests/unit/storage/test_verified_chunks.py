@@ -56,3 +56,16 @@ def test_the_times_are_bounded_and_the_oldest_are_forgotten():
         tracemalloc.stop()
     assert len(many) == 20_000
     assert taken_bytes < 10 * MIB
+
+
+def test_a_read_that_a_removal_overtook_is_not_recorded():
+    """The chunk may be the one that was removed meanwhile, and what is verified counts as held."""
+    verified = VerifiedChunks()
+    before = verified.forgets()
+    verified.record_read("aa" * 32, before)
+    assert "aa" * 32 in verified
+    verified.forget(["bb" * 32])
+    verified.record_read("cc" * 32, before)
+    assert "cc" * 32 not in verified
+    verified.record_read("cc" * 32, verified.forgets())
+    assert "cc" * 32 in verified
