@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from services.storage.metrics import StorageMetrics
 from shared.errors import DiskFullError
+
+FRESH_S: Final = 1.0
+"""So old may a measurement be to grant room by it. A write that finds none by it has the file system asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,12 @@ class FreeSpace:
     """The room for chunks under one folder. May be used from any thread."""
 
     def __init__(
-        self, path: Path, capacity_limit_bytes: int | None, full_percent: int, typical_chunk_bytes: int = 1
+        self,
+        path: Path,
+        capacity_limit_bytes: int | None,
+        full_percent: int,
+        typical_chunk_bytes: int = 1,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
@@ -45,7 +55,10 @@ class FreeSpace:
         self._capacity_limit_bytes = capacity_limit_bytes
         self._full_percent = full_percent
         self._typical_chunk_bytes = typical_chunk_bytes
+        self._now_s = now_s
         self._usage: SpaceUsage | None = None
+        self._measured_at_s = -math.inf
+        self._granted_bytes = 0
 
     @property
     def usage(self) -> SpaceUsage | None:
@@ -55,6 +68,8 @@ class FreeSpace:
     def measure(self) -> SpaceUsage:
         """Ask the file system. Blocks for one system call."""
         found = os.statvfs(self._path)
+        self._measured_at_s = self._now_s()
+        self._granted_bytes = 0
         self._usage = SpaceUsage(
             size_bytes=found.f_blocks * found.f_frsize,
             used_bytes=(found.f_blocks - found.f_bfree) * found.f_frsize,
@@ -81,6 +96,17 @@ class FreeSpace:
         refusal = self._refusal(self.measure(), incoming_bytes, used_bytes)
         if refusal is not None:
             raise refusal
+
+    def grant(self, size_bytes: int, used_bytes: int) -> bool:
+        """Whether the last measurement is fresh and has room for `size_bytes` behind what was granted since. Does not block."""
+        usage = self._usage
+        if usage is None or self._now_s() - self._measured_at_s > FRESH_S:
+            return False
+        granted_bytes = self._granted_bytes + size_bytes
+        if self._refusal(usage, granted_bytes, used_bytes) is not None:
+            return False
+        self._granted_bytes = granted_bytes
+        return True
 
     def refusals(self, sizes_bytes: Sequence[int], used_bytes: int) -> list[DiskFullError | None]:
         """As `check` of each, in order and behind those that have room; None for these. Blocks for one system call."""

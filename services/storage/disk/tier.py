@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import structlog
 
 from services.storage.digests import digest_of, is_nearly, is_whole
 from services.storage.disk import catalog, pending_unlinks
+from services.storage.disk.absence_filter import AbsenceFilter
 from services.storage.disk.catalog import Row
 from services.storage.disk.catalog_threads import CatalogThreads
 from services.storage.disk.chunk_files import ChunkFiles
@@ -111,6 +112,7 @@ class DiskTier:
         self._writes = CatalogThreads(self._database, self.gate, writer_threads, "disk-write", 1)
         self._warm = WarmFiles(max_warm_files)
         self._verified = VerifiedChunks() if verified is None else verified
+        self._absence = AbsenceFilter()
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
@@ -224,6 +226,10 @@ class DiskTier:
 
     async def find_or_check_room(self, chunks: Sequence[Chunk]) -> list[bool | DiskFullError]:
         """For each whether it is held; if it is not and there is no room for it behind those before it, the refusal."""
+        # Of what is certainly new nothing has to be asked, while it is known that there is room.
+        is_new = all(self._absence.is_absent(chunk.digest) for chunk in chunks)
+        if is_new and self._space.grant(sum(chunk.size_bytes for chunk in chunks), self._sums.total.used_bytes):
+            return [False] * len(chunks)
         return await self._reads.ask(self._are_held_or_have_room, chunks)
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
@@ -313,9 +319,14 @@ class DiskTier:
     def _open(self, sql: sqlite3.Connection) -> None:
         self._files.open()
         self._committer = GroupCommitter(self._database, self.gate, self._after_commit, self._commit_latency.observe)
-        self._sums.fill(catalog.all_sizes(sql))
+        self._sums.fill(self._added_to_filter(catalog.all_sizes(sql)))
         self._space.measure()
         self._space.publish(self._metrics)
+
+    def _added_to_filter(self, sizes: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+        for digest, size_bytes in sizes:
+            self._absence.add(digest)
+            yield digest, size_bytes
 
     def _close(self) -> None:
         self._writes.close()
@@ -552,6 +563,8 @@ class DiskTier:
             self._warm.forget(transaction.removed)
             self._verified.forget(transaction.removed)
         self._verified.record(transaction.written)
+        for digest in transaction.written:
+            self._absence.add(bytes.fromhex(digest))
         with self._sums_lock:
             for partition, difference in transaction.differences.items():
                 self._sums.change(partition, difference)

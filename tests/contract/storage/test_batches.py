@@ -213,6 +213,7 @@ async def test_a_full_node_refuses_what_is_new_alone(bench, calls, monkeypatch) 
         await bench.tier.has([blake3(held).hexdigest()], 1)  # in tiered: moves it to disk
         with monkeypatch.context() as patch:
             make_full(bench, patch)
+            await bench.tier.statuses()  # measures
             told.append(named(await way([put(held, 1), put(new, 1), get(held), has(new)]), bodies))
     assert told[0] == told[1]
     assert ("code", DiskFullError.code) in told[0][1]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.storage.disk.free_space import FreeSpace
+from services.storage.disk.free_space import FRESH_S, FreeSpace
 from shared.errors import DiskFullError
 
 BLOCK_BYTES = 10
@@ -81,3 +81,29 @@ def test_a_node_without_room_for_a_typical_chunk_says_so_before_a_write_is_refus
     use_bytes(file_system, 850)
     space.measure()
     assert space.shortage(0) is None
+
+
+def test_room_is_granted_by_a_fresh_measurement_only_and_no_more_than_it_found(file_system) -> None:
+    """What was granted since counts; an old measurement, or one without room, sends the caller to the file system."""
+    now_s = [100.0]
+    space = FreeSpace(Path(), None, 95, now_s=lambda: now_s[0])
+    assert not space.grant(1, 0)
+    use_bytes(file_system, 800)
+    space.measure()
+    assert space.grant(100, 0)
+    assert space.grant(50, 0)
+    assert not space.grant(1, 0)
+    space.measure()
+    now_s[0] += FRESH_S
+    assert space.grant(150, 0)
+    now_s[0] += 0.001
+    space.measure()
+    now_s[0] += FRESH_S + 0.001
+    assert not space.grant(1, 0)
+
+
+def test_what_comes_together_finds_room_one_behind_the_other(file_system) -> None:
+    """A large one that finds none takes none from those behind it."""
+    use_bytes(file_system, 800)
+    found = FreeSpace(Path(), None, 95).refusals([100, 51, 50, 1], 0)
+    assert [refusal is None for refusal in found] == [True, False, True, False]

@@ -714,3 +714,29 @@ async def test_questions_about_many_chunks_are_answered_for_all_of_them(disk):
     assert await disk.has(digests, None) == set(digests)
     assert await disk.has(digests, 5) == set(digests)
     assert {held.start_index for held in await disk.list_chunks("", "", 2000)} == {5}
+
+
+async def test_what_is_new_is_known_without_a_question_and_what_is_held_is_found(tmp_path, monkeypatch):
+    """Chunks of this run and of an earlier one; a removed one is asked for."""
+    old, new, removed = (make_chunk(1000) for _ in range(3))
+    async with disk_in(tmp_path) as disk:
+        await disk.put(old, 1)
+        await disk.put(removed, 1)
+    async with disk_in(tmp_path) as disk:
+        questions = []
+        ask = disk._reads.ask
+
+        def count(question, *args, **facts):
+            questions.append(question)
+            return ask(question, *args, **facts)
+
+        await disk.statuses()  # measures
+        monkeypatch.setattr(disk._reads, "ask", count)
+        assert await disk.find_or_check_room([new]) == [False]
+        assert questions == []
+        assert await disk.find_or_check_room([new, old]) == [False, True]
+        await disk.delete(removed.digest)
+        assert await disk.find_or_check_room([removed]) == [False]
+        await disk.put(new, 1)
+        assert await disk.find_or_check_room([new]) == [True]
+        assert len(questions) == 3
