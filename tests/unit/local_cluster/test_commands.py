@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from local_cluster.__main__ import port_warning
-from local_cluster.plan import all_ports
+from local_cluster.__main__ import _rounds, port_warning
+from local_cluster.cluster import Cluster
+from local_cluster.plan import Shape, all_ports
 from local_cluster.settings import PROJECT_ROOT, LocalSettings
 
 
@@ -70,6 +71,18 @@ def test_the_settings_of_one_process_can_be_evaluated_by_a_shell(tmp_path: Path)
     )
     assert shown.stdout == f"storage-2 {folder}/data/storage-2\n"
     assert (folder / "secrets" / "cluster-secret").read_text().strip() not in ended.stdout
+
+
+def test_a_restart_of_all_services_takes_one_of_a_kind_at_a_time(tmp_path: Path) -> None:
+    """So that a quorum of each is left; every service once, and no Redis, which reads no secret of theirs."""
+    cluster = Cluster(tmp_path, shape=Shape(storage_nodes=4, gateways=2))
+    rounds = _rounds(cluster)
+    for group in rounds:
+        kinds = [name.rpartition("-")[0] for name in group]
+        assert len(set(kinds)) == len(kinds), group
+    assert rounds[-2:] == [["gateway-1"], ["gateway-2"]]
+    names = [name for group in rounds for name in group]
+    assert sorted(names) == sorted(name for name in cluster.names() if not name.startswith("redis"))
 
 
 def test_an_empty_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
