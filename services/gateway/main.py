@@ -107,6 +107,7 @@ class Gateway:
             tasks = await stack.enter_async_context(BackgroundTasks())
             repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))
             nodes = StorageClient(client, timeout_s=settings.replica_timeout_s)
+            stack.push_async_callback(nodes.aclose)
             self._services, self._watch, metrics = assemble(
                 settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks
             )
@@ -137,7 +138,9 @@ def assemble(
     )
     directory = NodeDirectory(metadata, health)
     idempotency = IdempotencyStore(metadata)
-    writer_limits = ReplicaWriterLimits(settings.replica_timeout_s, settings.max_parallel_chunks)
+    writer_limits = ReplicaWriterLimits(
+        settings.replica_timeout_s, settings.max_parallel_chunks, slot_wait_s=settings.replica_timeout_s
+    )
     writer = ReplicaWriter(nodes, health, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
     repair = ReadRepair(

@@ -5,7 +5,8 @@ Adapters: `replicas.storage_client` and the clients in `shared`; fakes stand in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,18 +18,29 @@ from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import Answer, Command, ProposalResult, Query
 from shared.contracts.time import TimeSource
 
+ChunkBytes = bytes | bytearray
+"""Bytes of a chunk, which nobody changes: a bytearray is one into which they were received."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileChunk:
     """Immutable bytes of a file and their name, the hex BLAKE3-256."""
 
     digest: str
-    data: bytes
+    data: ChunkBytes
 
     @classmethod
-    def of(cls, data: bytes) -> FileChunk:
+    def of(cls, data: ChunkBytes) -> FileChunk:
         """Name `data`. 0.12 ms per MiB: less than handing it to a thread and back would cost."""
         return cls(blake3(data).hexdigest(), data)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldChunks:
+    """What a node says of the chunks that it was asked about: those it holds durably, and those of them that it has verified."""
+
+    present: AbstractSet[str]
+    verified: AbstractSet[str]
 
 
 class Metadata(Protocol):
@@ -50,16 +62,19 @@ class Metadata(Protocol):
 
 
 class ChunkNodes(Protocol):
-    """All storage nodes. Every call is bounded by the caller's `asyncio.timeout`; errors are TrivetErrors."""
+    """All storage nodes. The caller bounds every call, and cancels one that it no longer waits for; errors are TrivetErrors.
 
-    async def put_chunk(self, node: StorageNode, digest: str, data: bytes, *, start_index: int) -> int | None:
-        """Returns when the chunk is durable on `node`: the fence of the acknowledgement, None from a node that has none."""
+    Awaitables and not coroutines: a call that shares a request with others is a future, and costs no task.
+    """
 
-    async def get_chunk(self, node: StorageNode, digest: str) -> bytes:
-        """The bytes that `node` keeps under `digest`; the caller verifies them."""
+    def put_chunk(self, node: StorageNode, digest: str, data: ChunkBytes, *, start_index: int) -> Awaitable[int | None]:
+        """Ends when the chunk is durable on `node`: the fence of the acknowledgement, None from a node that has none."""
 
-    async def has_chunks(self, node: StorageNode, digests: Sequence[str]) -> set[str]:
-        """Those of `digests` that `node` holds durably."""
+    def get_chunk(self, node: StorageNode, digest: str, size_bytes: int) -> Awaitable[ChunkBytes]:
+        """The bytes that `node` keeps under `digest`; `size_bytes` are expected. The caller verifies them."""
+
+    def has_chunks(self, node: StorageNode, digests: Sequence[str], *, verify: bool = False) -> Awaitable[HeldChunks]:
+        """Which of `digests` the node holds; with `verify` it first reads from the medium those not verified lately."""
 
     async def status(self, node: StorageNode) -> NodeStatus:
         """The node about itself."""

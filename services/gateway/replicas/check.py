@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.gateway.ports import ChunkNodes
+from services.gateway.ports import ChunkNodes, HeldChunks
+from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from shared.contracts.cluster import NodeMap, StorageNode
@@ -25,6 +26,9 @@ _TIMEOUT_FLOOR_S: Final = 0.1
 _TIMEOUT_LIMIT_S: Final = 1.0
 _TIMEOUT_FACTOR: Final = 4.0
 _TIMEOUT_PER_DIGEST_S: Final = 0.001
+_TIMEOUT_PER_VERIFIED_S: Final = 0.05
+"""A chunk of 1 MiB at 20 MiB/s: a node reads from the medium what it has not verified lately."""
+
 _SLICE: Final = 128
 """Chunks planned in one go: a few milliseconds, then other requests run."""
 
@@ -46,7 +50,13 @@ class ReplicaChecker:
         self._latency = RecentLatency(initial_s=_TIMEOUT_FLOOR_S)
 
     async def check(
-        self, digests: Collection[str], node_map: NodeMap, *, wanted: int, presumed: dict[str, str]
+        self,
+        digests: Collection[str],
+        node_map: NodeMap,
+        *,
+        wanted: int,
+        presumed: dict[str, str],
+        is_verified: bool = False,
     ) -> ReplicaCheck:
         """Find `wanted` holders of each chunk, asking the nodes in preference order, those that failed lately last.
 
@@ -54,8 +64,10 @@ class ReplicaChecker:
 
         Args:
             presumed: by digest, a node that need not be asked because it is about to prove itself by sending the bytes.
+            is_verified: count a holder only if it has read the bytes from the medium and found them whole. One that merely
+                lists the chunk is neither a holder nor missing it, unless it finds it bad.
         """
-        timeout_s = self._timeout_s(len(digests))
+        timeout_s = self._timeout_s(len(digests), _TIMEOUT_PER_VERIFIED_S if is_verified else _TIMEOUT_PER_DIGEST_S)
         plan = _Plan(wanted, self._health, node_map, presumed)
         check = plan.check
         await plan.add(digests)
@@ -63,35 +75,62 @@ class ReplicaChecker:
             requests = await plan.next_requests()
             if not requests:
                 break
-            async with asyncio.TaskGroup() as group:
-                for node, asked in requests:
-                    group.create_task(self._ask(node, asked, check, timeout_s))
+            await self._ask_all([_Question(node, asked, is_verified) for node, asked in requests], check, timeout_s)
         return check
 
-    def _timeout_s(self, digest_count: int) -> float:
+    def _timeout_s(self, digest_count: int, per_digest_s: float) -> float:
         """How long a node may take: a multiple of the usual, and more for a long list."""
         usual_s = min(max(_TIMEOUT_FLOOR_S, _TIMEOUT_FACTOR * self._latency.p95_s), _TIMEOUT_LIMIT_S)
-        return usual_s + digest_count * _TIMEOUT_PER_DIGEST_S
+        return usual_s + digest_count * per_digest_s
 
-    async def _ask(self, node: StorageNode, digests: Sequence[str], check: ReplicaCheck, timeout_s: float) -> None:
+    async def _ask_all(self, questions: Sequence[_Question], check: ReplicaCheck, timeout_s: float) -> None:
         began_s = time.monotonic()
+        asked: dict[asyncio.Future[HeldChunks], _Question] = {}
         try:
-            async with asyncio.timeout(timeout_s):
-                present = await self._nodes.has_chunks(node, digests)
-        except TimeoutError:
-            self._health.suspect(node)
-            return
+            for question in questions:
+                attempt: asyncio.Future[HeldChunks] = asyncio.ensure_future(
+                    self._nodes.has_chunks(question.node, question.digests, verify=question.is_verified)
+                )
+                attempt.add_done_callback(question.end)
+                asked[attempt] = question
+            await asyncio.wait(asked, timeout=timeout_s)
+            for attempt, question in asked.items():
+                if attempt.done():
+                    self._record(attempt, question, check, began_s)
+                else:
+                    self._health.suspect(question.node)
+        finally:
+            await abandon(asked)
+
+    def _record(
+        self, attempt: asyncio.Future[HeldChunks], question: _Question, check: ReplicaCheck, began_s: float
+    ) -> None:
+        try:
+            found = attempt.result()
         except TrivetError as error:
-            self._health.failed(node, error)
+            self._health.failed(question.node, error)
             return
-        self._health.answered(node)
-        if len(digests) <= _SHORT_LIST:
-            self._latency.observe(time.monotonic() - began_s)
-        for digest in digests:
-            if digest in present:
-                check.holders[digest].add(node.id)
-            else:
-                check.missing.append((digest, node))
+        self._health.answered(question.node)
+        if len(question.digests) <= _SHORT_LIST and not question.is_verified:
+            self._latency.observe(question.ended_s - began_s)
+        for digest in question.digests:
+            if digest in (found.verified if question.is_verified else found.present):
+                check.holders[digest].add(question.node.id)
+            elif digest not in found.present:
+                check.missing.append((digest, question.node))
+
+
+@dataclass(slots=True)
+class _Question:
+    """What one node is asked, and when it answered."""
+
+    node: StorageNode
+    digests: Sequence[str]
+    is_verified: bool
+    ended_s: float = 0.0
+
+    def end(self, _: object) -> None:
+        self.ended_s = time.monotonic()
 
 
 class _Plan:
@@ -108,7 +147,7 @@ class _Plan:
     async def add(self, digests: Collection[str]) -> None:
         """Find holders of `digests`, too."""
         for number, digest in enumerate(digests):
-            if number % _SLICE == 0:
+            if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             if digest not in self._left:
                 self._add(digest)
@@ -123,7 +162,7 @@ class _Plan:
         """As many nodes per chunk as it still lacks holders, grouped by node."""
         by_node: dict[str, tuple[StorageNode, list[str]]] = {}
         for number, (digest, left) in enumerate(self._left.items()):
-            if number % (8 * _SLICE) == 0:
+            if number % (8 * _SLICE) == 8 * _SLICE - 1:
                 await asyncio.sleep(0)
             needed = self._wanted - len(self.check.holders[digest]) - (digest in self._presumed)
             for _ in range(min(needed, len(left))):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import weakref
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -40,6 +41,7 @@ class _Record:
     full_until_s: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     probing: asyncio.Task[object] | None = None
+    last_error: weakref.ref[TrivetError] | None = None
 
     def is_probed(self) -> bool:
         return self.probing is not None and not self.probing.done()
@@ -84,8 +86,11 @@ class NodeHealth:
             record.wake.set()
 
     def failed(self, node: StorageNode, error: TrivetError) -> None:
-        """A request to `node` ended in `error`."""
+        """A request to `node` ended in `error`. The same error object again is that of another call in the same request."""
         record = self._record(node)
+        if record.last_error is not None and record.last_error() is error:
+            return
+        record.last_error = weakref.ref(error)
         if isinstance(error, DiskFullError):
             record.full_until_s = time.monotonic() + FULL_NODE_PAUSE_S
         if record.breaker.failed(error):

@@ -15,7 +15,8 @@ from typing import Final
 
 from blake3 import blake3
 
-from services.gateway.ports import ChunkNodes
+from services.gateway.ports import ChunkBytes, ChunkNodes
+from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from shared.contracts.cluster import StorageNode
@@ -35,7 +36,7 @@ HEDGE_LIMIT_S: Final = 1.0
 class FetchedChunk:
     """Verified bytes, the node they came from, and the nodes that turned out to lack the chunk or to have it wrong."""
 
-    data: bytes
+    data: ChunkBytes
     node_id: str
     faulty_nodes: tuple[StorageNode, ...]
 
@@ -67,41 +68,55 @@ class ReplicaReader:
         """
         preferred, avoided = self._health.split(order)
         race = _Race(digest, size_bytes, deque([*preferred, *avoided]))
-        async with asyncio.TaskGroup() as group:
+        try:
             while race.winner is None:
-                node = race.next_node()
-                if node is not None:
-                    race.attempts[group.create_task(self._attempt(race, node))] = node
-                elif not race.attempts:
-                    break
-                await asyncio.wait(
-                    race.attempts,
-                    timeout=self.hedge_after_s if race.unasked else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                race.drop_finished()
-            for attempt, node in race.attempts.items():
-                attempt.cancel()
+                self._ask_next(race)
+                if not race.attempts:
+                    raise race.failure()
+                await asyncio.wait(race.attempts, timeout=self._wait_s(race), return_when=asyncio.FIRST_COMPLETED)
+                self._record_progress(race)
+            for node, _ in race.attempts.values():
                 self._health.suspect(node)
-        if race.winner is None:
-            raise race.failure()
+        finally:
+            if race.attempts:
+                await abandon(race.attempts)
         return race.winner
 
-    async def _attempt(self, race: _Race, node: StorageNode) -> None:
-        began_s = time.monotonic()
+    def _ask_next(self, race: _Race) -> None:
+        if race.unasked:
+            node = race.unasked.popleft()
+            attempt = asyncio.ensure_future(self._nodes.get_chunk(node, race.digest, race.size_bytes))
+            race.attempts[attempt] = node, time.monotonic()
+
+    def _wait_s(self, race: _Race) -> float:
+        """Until another node is asked, or the first attempt has taken too long."""
+        first_s = min(began_s for _, began_s in race.attempts.values())
+        left_s = max(0.0, first_s + self._timeout_s - time.monotonic())
+        return min(self.hedge_after_s, left_s) if race.unasked else left_s
+
+    def _record_progress(self, race: _Race) -> None:
+        now_s = time.monotonic()
+        for attempt, (node, began_s) in list(race.attempts.items()):
+            if attempt.done():
+                del race.attempts[attempt]
+                self._record_end(race, node, attempt, now_s - began_s)
+            elif began_s + self._timeout_s <= now_s:
+                del race.attempts[attempt]
+                attempt.cancel()
+                self._health.hung(node)
+                race.record_failure(node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
+
+    def _record_end(
+        self, race: _Race, node: StorageNode, attempt: asyncio.Future[ChunkBytes], elapsed_s: float
+    ) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                data = await self._nodes.get_chunk(node, race.digest)
-        except TimeoutError:
-            self._health.hung(node)
-            race.record_failure(node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
-            return
+            data = attempt.result()
         except TrivetError as error:
             self._health.failed(node, error)
             race.record_failure(node, error)
             return
         self._health.answered(node)
-        self._latency.observe(time.monotonic() - began_s)
+        self._latency.observe(elapsed_s)
         # The last check before the client: wrong bytes are never passed on, wherever they came from.
         if len(data) != race.size_bytes or blake3(data).hexdigest() != race.digest:
             race.record_failure(node, ChunkCorruptError(f"{node.id} sent bytes that do not have the chunk's digest."))
@@ -111,29 +126,22 @@ class ReplicaReader:
 
 @dataclass(slots=True)
 class _Race:
-    """One chunk being fetched. `unasked` are the nodes not yet asked."""
+    """One chunk being fetched. `unasked` are the nodes not yet asked; `attempts` name their node and when they began."""
 
     digest: str
     size_bytes: int
     unasked: deque[StorageNode]
-    attempts: dict[asyncio.Task[None], StorageNode] = field(default_factory=dict)
+    attempts: dict[asyncio.Future[ChunkBytes], tuple[StorageNode, float]] = field(default_factory=dict)
     failures: dict[str, TrivetError] = field(default_factory=dict)
     faulty: list[StorageNode] = field(default_factory=list)
     winner: FetchedChunk | None = None
-
-    def next_node(self) -> StorageNode | None:
-        return self.unasked.popleft() if self.unasked else None
-
-    def drop_finished(self) -> None:
-        for attempt in [attempt for attempt in self.attempts if attempt.done()]:
-            del self.attempts[attempt]
 
     def record_failure(self, node: StorageNode, error: TrivetError) -> None:
         self.failures[node.id] = error
         if isinstance(error, ChunkCorruptError | ChunkNotFoundError):
             self.faulty.append(node)
 
-    def record_bytes(self, node: StorageNode, data: bytes) -> None:
+    def record_bytes(self, node: StorageNode, data: ChunkBytes) -> None:
         if self.winner is None:
             self.winner = FetchedChunk(data, node.id, tuple(self.faulty))
 

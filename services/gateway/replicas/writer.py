@@ -1,8 +1,8 @@
 """Writes one chunk to its nodes and reports when W of them have it durably.
 
-Each chunk is one background task, the fan-out, with its attempts as children. The caller waits only until the write quorum
-is met; the other replicas go on inside the same task, with a deadline, and the chunk's bytes stay reserved until the last
-attempt ends.
+Each chunk is one background task, the fan-out. Its attempts are futures that record their own end; where all goes well the
+task runs twice, to start them and to end after the last. The caller waits only until the write quorum is met; the other
+replicas go on inside the same task, with a deadline, and the chunk's bytes stay reserved until the last attempt ends.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from services.gateway.ports import ChunkNodes, FileChunk
+from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from services.gateway.replicas.quorum import Quorums, WriteTally
@@ -40,10 +42,14 @@ _RETRY_PAUSES_S: Final = (0.1, 0.4)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaWriterLimits:
-    """`timeout_s` bounds the time to the quorum; `max_parallel_chunks` bounds what lies in socket buffers."""
+    """`timeout_s` bounds the time to the quorum; `max_parallel_chunks` bounds what lies in socket buffers.
+
+    `slot_wait_s`: how long a chunk may wait to become one of these.
+    """
 
     timeout_s: float
     max_parallel_chunks: int
+    slot_wait_s: float
 
 
 class ChunkWrite:
@@ -87,9 +93,13 @@ class ReplicaWriter:
     async def start(
         self, chunk: FileChunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
     ) -> ChunkWrite:
-        """Begin to send `chunk` along `order`; takes over `lease`. Waits while `max_parallel_chunks` are being written."""
+        """Begin to send `chunk` along `order`; takes over `lease`. Waits while `max_parallel_chunks` are being written.
+
+        Raises:
+            OverloadedError: they were still being written after `slot_wait_s`.
+        """
         try:
-            await self._parallel.acquire()
+            await self._acquire_slot()
         except BaseException:
             lease.release()
             raise
@@ -108,6 +118,18 @@ class ReplicaWriter:
         write.task.add_done_callback(lambda _: self._on_end(write, lease))
         return write
 
+    async def _acquire_slot(self) -> None:
+        if not self._parallel.locked():
+            await self._parallel.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._limits.slot_wait_s):
+                await self._parallel.acquire()
+        except TimeoutError as error:
+            raise OverloadedError(
+                "The storage nodes are too slow for what is being written.", limit=self._limits.max_parallel_chunks
+            ) from error
+
     def _on_end(self, write: ChunkWrite, lease: ByteLease) -> None:
         self._parallel.release()
         lease.release()
@@ -124,9 +146,9 @@ class ReplicaWriter:
         return min(max(SLOW_FLOOR_S, _SLOW_FACTOR * self._latency.p95_s), self._limits.timeout_s / 2)
 
     async def _fan_out(self, fan_out: _FanOut) -> None:
-        async with asyncio.TaskGroup() as group:
+        try:
             for pause_s in (*_RETRY_PAUSES_S, None):
-                await self._one_round(fan_out, group)
+                await self._one_round(fan_out)
                 if fan_out.is_finished or pause_s is None:
                     break
                 # Jitter only: many chunks fail together and should not come back together.
@@ -135,36 +157,68 @@ class ReplicaWriter:
             if not fan_out.write.quorum_met.done():
                 fan_out.write.quorum_met.set_exception(fan_out.tally.failure())
                 fan_out.write.quorum_met.exception()  # the upload may have gone, and then nobody fetches it
+        finally:
+            if fan_out.attempts or fan_out.cancelled:
+                await abandon([*fan_out.attempts, *fan_out.cancelled])
 
-    async def _one_round(self, fan_out: _FanOut, group: asyncio.TaskGroup) -> None:
+    async def _one_round(self, fan_out: _FanOut) -> None:
         """Start attempts until all replicas are stored, or no node is left to ask or to wait for."""
         while True:
-            self._start_wanted(fan_out, group)
+            self._start_wanted(fan_out)
             if not fan_out.attempts:
                 return
-            await asyncio.wait(
-                fan_out.attempts, timeout=fan_out.next_event_in_s(time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-            )
-            self._record_progress(fan_out)
+            await fan_out.wait_for_event()
+            self._check_times(fan_out)
 
-    def _start_wanted(self, fan_out: _FanOut, group: asyncio.TaskGroup) -> None:
-        slow_after_s = self._slow_after_s()
+    def _start_wanted(self, fan_out: _FanOut) -> None:
+        began_s = time.monotonic()
         while (node := fan_out.next_node()) is not None:
-            task = group.create_task(self._attempt(fan_out, node))
-            fan_out.attempts[task] = _Attempt(node, time.monotonic() + slow_after_s)
+            attempt = asyncio.ensure_future(
+                self._nodes.put_chunk(node, fan_out.chunk.digest, fan_out.chunk.data, start_index=fan_out.start_index)
+            )
+            fan_out.attempts[attempt] = _Attempt(node, began_s, began_s + self._slow_after_s())
+            attempt.add_done_callback(partial(self._on_attempt_end, fan_out))
 
-    def _record_progress(self, fan_out: _FanOut) -> None:
+    def _on_attempt_end(self, fan_out: _FanOut, attempt: asyncio.Future[int | None]) -> None:
+        started = fan_out.attempts.pop(attempt, None)
+        if started is None or attempt.cancelled():
+            return
+        error = attempt.exception()
+        if error is not None and not isinstance(error, TrivetError):
+            fan_out.wake(error)
+            return
+        self._record_end(fan_out, started, attempt)
+        if fan_out.tally.is_quorum_met and not fan_out.write.quorum_met.done():
+            fan_out.write.quorum_met.set_result(None)
+            # The remaining replicas may take as long as a healthy node would.
+            fan_out.deadline_s = time.monotonic() + self._slow_after_s()
+        if fan_out.has_to_decide:
+            fan_out.wake()
+
+    def _record_end(self, fan_out: _FanOut, started: _Attempt, attempt: asyncio.Future[int | None]) -> None:
+        node = started.node
+        try:
+            fence = attempt.result()
+        except TrivetError as error:
+            self._health.failed(node, error)
+            fan_out.tally.record_refusal(node.id, error)
+            return
+        self._latency.observe(time.monotonic() - started.began_s)
+        self._health.answered(node)
+        if fence is not None and fence < node.incarnation:
+            # It has not heard yet that another disk counts under its name: a publish that counts it is refused.
+            fan_out.tally.record_refusal(
+                node.id, NodeReplacedError(f"{node.id} acknowledges for a disk that is gone.", node_id=node.id)
+            )
+            return
+        fan_out.tally.record_stored(node.id, fence)
+
+    def _check_times(self, fan_out: _FanOut) -> None:
         now_s = time.monotonic()
-        for task in [task for task in fan_out.attempts if task.done()]:
-            del fan_out.attempts[task]
         for attempt in fan_out.attempts.values():
             if not attempt.is_slow and attempt.slow_at_s <= now_s:
                 attempt.is_slow = True
                 self._health.suspect(attempt.node)
-        if fan_out.tally.is_quorum_met and not fan_out.write.quorum_met.done():
-            fan_out.write.quorum_met.set_result(None)
-            # The remaining replicas may take as long as a healthy node would.
-            fan_out.deadline_s = now_s + self._slow_after_s()
         if fan_out.deadline_s <= now_s:
             self._cancel_attempts(fan_out)
 
@@ -172,6 +226,7 @@ class ReplicaWriter:
         fan_out.is_over = True
         for task, attempt in fan_out.attempts.items():
             task.cancel()
+            fan_out.cancelled.append(task)
             fan_out.tally.record_refusal(
                 attempt.node.id, PeerUnreachableError("The node was too slow.", peer=attempt.node.id)
             )
@@ -179,36 +234,11 @@ class ReplicaWriter:
                 self._health.hung(attempt.node)
         fan_out.attempts.clear()
 
-    async def _attempt(self, fan_out: _FanOut, node: StorageNode) -> None:
-        began_s = time.monotonic()
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                fence = await self._nodes.put_chunk(
-                    node, fan_out.chunk.digest, fan_out.chunk.data, start_index=fan_out.start_index
-                )
-        except TimeoutError:
-            self._health.hung(node)
-            fan_out.tally.record_refusal(
-                node.id, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id)
-            )
-        except TrivetError as error:
-            self._health.failed(node, error)
-            fan_out.tally.record_refusal(node.id, error)
-        else:
-            self._latency.observe(time.monotonic() - began_s)
-            self._health.answered(node)
-            if fence is not None and fence < node.incarnation:
-                # It has not heard yet that another disk counts under its name: a publish that counts it is refused.
-                fan_out.tally.record_refusal(
-                    node.id, NodeReplacedError(f"{node.id} acknowledges for a disk that is gone.", node_id=node.id)
-                )
-                return
-            fan_out.tally.record_stored(node.id, fence)
-
 
 @dataclass(slots=True)
 class _Attempt:
     node: StorageNode
+    began_s: float
     slow_at_s: float
     is_slow: bool = False
 
@@ -226,9 +256,11 @@ class _FanOut:
     preferred: deque[StorageNode]
     avoided: deque[StorageNode]
     deadline_s: float
-    attempts: dict[asyncio.Task[None], _Attempt] = field(default_factory=dict)
+    attempts: dict[asyncio.Future[int | None], _Attempt] = field(default_factory=dict)
+    cancelled: list[asyncio.Future[int | None]] = field(default_factory=list)
     asked: dict[str, StorageNode] = field(default_factory=dict)
     is_over: bool = False
+    event: asyncio.Future[None] | None = None
 
     @property
     def tally(self) -> WriteTally:
@@ -239,9 +271,20 @@ class _FanOut:
         """Nothing that a further round could improve."""
         return self.is_over or self.tally.is_quorum_met or not self.retryable()
 
+    @property
+    def prompt_count(self) -> int:
+        """Attempts under way that are not slow."""
+        return sum(not attempt.is_slow for attempt in self.attempts.values())
+
+    @property
+    def has_to_decide(self) -> bool:
+        """All have ended, another is wanted, or the deadline of a slow one has moved."""
+        prompt = self.prompt_count
+        return prompt < len(self.attempts) or not self.attempts or self.tally.wanted(prompt) > 0
+
     def next_node(self) -> StorageNode | None:
         """The next node to ask now, if another attempt is wanted."""
-        prompt = sum(not attempt.is_slow for attempt in self.attempts.values())
+        prompt = self.prompt_count
         if self.is_over or self.tally.wanted(prompt) == 0:
             return None
         node: StorageNode | None = None
@@ -253,10 +296,25 @@ class _FanOut:
             self.asked[node.id] = node
         return node
 
-    def next_event_in_s(self, now_s: float) -> float:
-        """Seconds until an attempt becomes slow or the deadline passes."""
+    async def wait_for_event(self) -> None:
+        """Until an attempt's end asks for a decision, an attempt becomes slow, or the deadline passes."""
+        loop = asyncio.get_running_loop()
+        self.event = loop.create_future()
         marks = [attempt.slow_at_s for attempt in self.attempts.values() if not attempt.is_slow]
-        return max(0.0, min([*marks, self.deadline_s]) - now_s)
+        timer = loop.call_later(max(0.0, min([*marks, self.deadline_s]) - time.monotonic()), self.wake)
+        try:
+            await self.event
+        finally:
+            timer.cancel()
+
+    def wake(self, defect: BaseException | None = None) -> None:
+        """There is something to decide, or a defect of ours to end with."""
+        if self.event is None or self.event.done():
+            return
+        if defect is None:
+            self.event.set_result(None)
+        else:
+            self.event.set_exception(defect)
 
     def retryable(self) -> list[StorageNode]:
         """Nodes whose refusal may have been momentary."""

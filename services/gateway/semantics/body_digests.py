@@ -26,7 +26,7 @@ _MEMBER: Final = re.compile(rf"({_KEY})(?:=({_ITEM}))?(?:; *{_KEY}(?:=(?:{_ITEM}
 class Hasher(Protocol):
     """The part of a hashlib object that is used here."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | bytearray, /) -> None:
         """Take in more of the body."""
 
     def digest(self) -> bytes:
@@ -61,7 +61,7 @@ class BodyDigests:
             expected += _members(value)
         return cls(expected)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | bytearray) -> None:
         """Take in the next bytes of the body."""
         for expected in self._expected:
             expected.hasher.update(data)

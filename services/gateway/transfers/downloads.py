@@ -35,8 +35,8 @@ from shared.units import KIB
 CHECK_WINDOW_CHUNKS: Final = 64
 """How many chunks a download checks at a time; the first window's result stands in the headers."""
 
-STRICT_WINDOW_CHUNKS: Final = 1024
-"""How many are asked about at a time where every chunk of a file must be confirmed."""
+STRICT_WINDOW_CHUNKS: Final = 64
+"""How many are asked about at a time where every chunk of a file must be confirmed: the nodes read them from their disks."""
 
 MAX_LOOKUPS: Final = 16
 """Chunk lists being fetched at one time: the longest is a few megabytes. As many again share the next batch."""
@@ -175,12 +175,14 @@ class Downloads:
             return quorums.replica_count
         first = window[0].digest
         presumed = self._reader.first_choice(read_order(first, found.node_map))
+        is_strict = quorums.is_read_strict
         # The chunk is being fetched meanwhile.
-        check = await self._check(found, window, quorums.read_quorum, {first: presumed})
+        check = await self._check(found, window, quorums.read_quorum, {first: presumed}, is_verified=is_strict)
         fetched = await read_ahead.first()
         check.holders[first].add(fetched.node_id)
         if fetched.node_id != presumed and len(check.holders[first]) < quorums.read_quorum:
-            check.holders[first] |= (await self._check(found, window[:1], quorums.read_quorum, {})).holders[first]
+            again = await self._check(found, window[:1], quorums.read_quorum, {}, is_verified=is_strict)
+            check.holders[first] |= again.holders[first]
         confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
         if quorums.is_read_strict:
             rest = slices.after(CHECK_WINDOW_CHUNKS)
@@ -193,17 +195,26 @@ class Downloads:
         confirmed = quorums.replica_count
         remaining = iter(slices)
         while window := list(islice(remaining, STRICT_WINDOW_CHUNKS)):
-            check = await self._check(found, window, wanted, {})
+            check = await self._check(found, window, wanted, {}, is_verified=quorums.is_read_strict)
             confirmed = min(confirmed, replicas_confirmed(check.holders.values(), quorums.replica_count))
             if quorums.is_read_strict and confirmed < quorums.read_quorum:
                 break
         return confirmed
 
     async def _check(
-        self, found: FoundFile, slices: Sequence[ChunkSlice], wanted: int, presumed: dict[str, str]
+        self,
+        found: FoundFile,
+        slices: Sequence[ChunkSlice],
+        wanted: int,
+        presumed: dict[str, str],
+        *,
+        is_verified: bool = False,
     ) -> ReplicaCheck:
+        """Where R is a condition, a replica `is_verified` or does not count: a row in a node's catalog proves no bytes."""
         sizes = {chunk.digest: chunk.size_bytes for chunk in slices}
-        check = await self._checker.check(sizes, found.node_map, wanted=wanted, presumed=presumed)
+        check = await self._checker.check(
+            sizes, found.node_map, wanted=wanted, presumed=presumed, is_verified=is_verified
+        )
         for digest, node in check.missing:
             self._repair.ask(Repair(digest, sizes[digest], node, found.node_map, found.log_index))
         return check

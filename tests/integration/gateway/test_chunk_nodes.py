@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from services.gateway.ports import ChunkNodes, FileChunk
+from services.gateway.ports import ChunkNodes, FileChunk, HeldChunks
 from services.gateway.replicas.storage_client import StorageClient
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import NodeState, StorageNode
@@ -58,18 +59,38 @@ async def test_a_chunk_that_was_put_is_there(subject, size_bytes) -> None:
     chunk = FileChunk.of(b"x" * size_bytes)
     for _ in range(2):
         await subject.nodes.put_chunk(subject.alive, chunk.digest, chunk.data, start_index=3)
-    assert await subject.nodes.get_chunk(subject.alive, chunk.digest) == chunk.data
-    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64, chunk.digest]) == {chunk.digest}
+    assert await subject.nodes.get_chunk(subject.alive, chunk.digest, size_bytes) == chunk.data
+    for verify in (False, True):
+        held = await subject.nodes.has_chunks(subject.alive, ["0" * 64, chunk.digest], verify=verify)
+        assert held == HeldChunks({chunk.digest}, {chunk.digest})
     status = await subject.nodes.status(subject.alive)
     assert status.chunk_count == 1
     assert status.node_id == "storage-1"
 
 
+async def test_many_calls_at_once_have_each_their_outcome(subject) -> None:
+    """Small ones share requests: a bad put, or a chunk that is not there, fails alone, and the bytes of none get mixed up."""
+    chunks = [FileChunk.of(b"%d" % number * (number * 97 + 1)) for number in range(100)]
+    nodes, alive = subject.nodes, subject.alive
+    puts = [nodes.put_chunk(alive, chunk.digest, chunk.data, start_index=3) for chunk in chunks]
+    bad = nodes.put_chunk(alive, "1" * 64, b"other bytes", start_index=3)
+    outcomes = await asyncio.gather(*puts, bad, return_exceptions=True)
+    assert outcomes[:-1] == [outcomes[0]] * len(chunks), "the fence of the node"
+    assert isinstance(outcomes[-1], DigestMismatchError)
+    gets = [nodes.get_chunk(alive, chunk.digest, len(chunk.data)) for chunk in chunks]
+    held = [nodes.has_chunks(alive, [chunk.digest]) for chunk in chunks]
+    missing = nodes.get_chunk(alive, "1" * 64, 11)
+    got = await asyncio.gather(*gets, missing, *held, return_exceptions=True)
+    assert got[: len(chunks)] == [chunk.data for chunk in chunks]
+    assert isinstance(got[len(chunks)], ChunkNotFoundError)
+    assert got[len(chunks) + 1 :] == [HeldChunks({chunk.digest}, {chunk.digest}) for chunk in chunks]
+
+
 async def test_a_missing_chunk_is_a_typed_error(subject) -> None:
     """And `has` says so without one."""
     with pytest.raises(ChunkNotFoundError):
-        await subject.nodes.get_chunk(subject.alive, "0" * 64)
-    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64]) == set()
+        await subject.nodes.get_chunk(subject.alive, "0" * 64, 1)
+    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64]) == HeldChunks(set(), set())
 
 
 async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
@@ -77,7 +98,7 @@ async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
     chunk = FileChunk.of(b"right")
     with pytest.raises(DigestMismatchError):
         await subject.nodes.put_chunk(subject.alive, chunk.digest, b"wrong", start_index=0)
-    assert await subject.nodes.has_chunks(subject.alive, [chunk.digest]) == set()
+    assert await subject.nodes.has_chunks(subject.alive, [chunk.digest]) == HeldChunks(set(), set())
 
 
 async def test_a_dead_node_is_unreachable_for_sure(subject) -> None:
@@ -87,6 +108,6 @@ async def test_a_dead_node_is_unreachable_for_sure(subject) -> None:
         await subject.nodes.put_chunk(subject.dead, chunk.digest, chunk.data, start_index=0)
     assert caught.value.definite
     with pytest.raises(PeerUnreachableError):
-        await subject.nodes.get_chunk(subject.dead, chunk.digest)
+        await subject.nodes.get_chunk(subject.dead, chunk.digest, 1)
     with pytest.raises(PeerUnreachableError):
         await subject.nodes.probe(subject.dead, timeout_s=1)

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
+from services.gateway.ports import HeldChunks
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
@@ -29,7 +30,14 @@ from shared.contracts.metadata import (
     UpdateNode,
 )
 from shared.contracts.time import ClockState, Stamp
-from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError, TrivetError, error_from_problem
+from shared.errors import (
+    ChunkCorruptError,
+    ChunkNotFoundError,
+    DigestMismatchError,
+    PeerUnreachableError,
+    TrivetError,
+    error_from_problem,
+)
 from shared.units import GIB
 
 
@@ -65,13 +73,14 @@ class FakeClock:
 
 class FakeNodes:
     """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes,
-    `uncounted` does not know what it holds."""
+    `rotten` lists its chunks until it is asked for their bytes or to verify them, `uncounted` does not know what it holds."""
 
     def __init__(self) -> None:
         self.chunks: dict[str, dict[str, bytes]] = {}
         self.errors: dict[str, TrivetError] = {}
         self.hanging: set[str] = set()
         self.spoiled: set[str] = set()
+        self.rotten: set[str] = set()
         self.uncounted: set[str] = set()
         self.fences: dict[str, int] = {}
         """Of the acknowledgements; a node that is not in it gives none."""
@@ -112,16 +121,22 @@ class FakeNodes:
         chunks[digest] = data
         return self.fences.get(target.id)
 
-    async def get_chunk(self, target: StorageNode, digest: str) -> bytes:
+    async def get_chunk(self, target: StorageNode, digest: str, size_bytes: int) -> bytes:
         chunks = await self._enter("get", target)
+        if target.id in self.rotten:
+            raise ChunkCorruptError("The chunk has rotted here.")
         if digest not in chunks:
             raise ChunkNotFoundError("This node does not hold the chunk.")
         data = chunks[digest]
         return bytes(reversed(data)) + b"?" if target.id in self.spoiled else data
 
-    async def has_chunks(self, target: StorageNode, digests: Sequence[str]) -> set[str]:
+    async def has_chunks(self, target: StorageNode, digests: Sequence[str], *, verify: bool = False) -> HeldChunks:
         chunks = await self._enter("has", target)
-        return {digest for digest in digests if digest in chunks}
+        present = {digest for digest in digests if digest in chunks}
+        is_rotten = target.id in self.rotten
+        if verify and is_rotten:
+            return HeldChunks(set(), set())
+        return HeldChunks(present, set() if is_rotten else present)
 
     async def status(self, target: StorageNode) -> NodeStatus:
         chunks = await self._enter("status", target)

@@ -12,14 +12,38 @@ import pytest
 from fastapi import FastAPI
 
 from services.gateway.ports import FileChunk
+from services.gateway.replicas.chunk_batcher import MAX_UNDER_WAY
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.storage_client import StorageClient
 from shared.background_tasks import BackgroundTasks
 from shared.cluster_keys import ClusterKeys
+from shared.contracts.chunk_batches import (
+    BATCH_PATH,
+    MAX_BATCHED_CHUNK_BYTES,
+    BatchAnswer,
+    BatchItem,
+    BatchRequest,
+    Failed,
+    Found,
+    Held,
+    PutItem,
+    Stored,
+    encode_head,
+    join_frame,
+    split_frame,
+)
 from shared.contracts.chunks import ChunkStored, HasRequest, HasResponse
 from shared.contracts.cluster import NodeState, StorageNode
-from shared.errors import PeerAnswerInvalidError
+from shared.errors import (
+    DiskFullError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PeerAnswerInvalidError,
+    TrivetError,
+)
 from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.http_connection import PeerAnswer
 from shared.peer_calls.request_signing import RequestVerifier
 from shared.units import GIB
 from shared.web.service_app import create_app
@@ -71,7 +95,7 @@ async def test_a_stranger_on_the_port_of_a_node_acknowledges_nothing(answer) -> 
         nodes = StorageClient(client, timeout_s=5)
         calls = [
             lambda: nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1),
-            lambda: nodes.get_chunk(node, CHUNK.digest),
+            lambda: nodes.get_chunk(node, CHUNK.digest, len(CHUNK.data)),
             lambda: nodes.has_chunks(node, [CHUNK.digest]),
             lambda: nodes.status(node),
             lambda: nodes.probe(node, timeout_s=5),
@@ -131,3 +155,107 @@ async def test_an_acknowledgement_of_another_chunk_does_not_count(serve_app, wro
             await nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1)
         with pytest.raises(PeerAnswerInvalidError):
             await nodes.has_chunks(node, [CHUNK.digest])
+
+
+class FramePeer:
+    """In place of a `PeerClient`: answers frames with what it is told, and single calls one by one."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.items: list[BatchItem] = []
+        self.answer: BaseException | BatchAnswer = BatchAnswer([])
+        self.bodies: list[bytes] = []
+        self.hold = asyncio.Event()
+
+    async def request(self, peer, method, path, *, content=None, covered=None, **_) -> PeerAnswer:
+        self.paths.append(f"{method} {path.partition('?')[0]}")
+        await self.hold.wait()
+        if path != BATCH_PATH:
+            digest = path.split("/")[-1].partition("?")[0]
+            stored = ChunkStored(digest=digest, size_bytes=len(content or b""), tier="disk", created=True)
+            return PeerAnswer(201, {"x-trivet-fence": "7"}, stored.model_dump_json().encode())
+        _, head, _ = split_frame(b"".join(content), BatchRequest)
+        self.items = head.items
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        frame = join_frame(encode_head(self.answer), self.bodies)
+        covered(frame)
+        return PeerAnswer(200, {}, frame)
+
+
+@pytest.fixture
+async def framed() -> AsyncIterator[tuple[FramePeer, StorageClient]]:
+    peer = FramePeer()
+    client = StorageClient(peer, timeout_s=5)
+    yield peer, client
+    await client.aclose()
+
+
+NODE = at("http://127.0.0.1:1")
+OTHERS = [FileChunk.of(b"%d" % number) for number in range(3)]
+
+
+async def share_a_request(peer: FramePeer, nodes: StorageClient, chunks: list[FileChunk]) -> list[asyncio.Future]:
+    """Puts of `chunks` that go together, behind two that went alone."""
+    before = [nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1) for _ in range(MAX_UNDER_WAY)]
+    puts = [nodes.put_chunk(NODE, chunk.digest, chunk.data, start_index=3) for chunk in chunks]
+    peer.hold.set()
+    await asyncio.gather(*before, *puts, return_exceptions=True)
+    return puts
+
+
+async def test_puts_that_go_together_have_each_its_outcome(framed) -> None:
+    """One bad item fails alone, with its own error; the fence is that of the answer."""
+    peer, nodes = framed
+    problem = DiskFullError("full").to_problem()
+    peer.answer = BatchAnswer([Stored(created=True), Failed(problem), Stored(created=False)], fence=9)
+    puts = await share_a_request(peer, nodes, OTHERS)
+    assert peer.paths == [f"PUT /v1/chunks/{CHUNK.digest}"] * MAX_UNDER_WAY + [f"POST {BATCH_PATH}"]
+    assert peer.items == [PutItem(bytes.fromhex(chunk.digest), len(chunk.data), 3) for chunk in OTHERS]
+    assert (puts[0].result(), puts[2].result()) == (9, 9)
+    assert isinstance(puts[1].exception(), DiskFullError)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BatchAnswer([]),
+        BatchAnswer([Stored(created=True)] * 2),
+        BatchAnswer([Stored(created=True)] * 4),
+        BatchAnswer([Found(0)] * 3),
+        BatchAnswer([Held(present=True, verified=True)] * 3),
+        BatchAnswer([Found(10)] * 3),
+        BatchAnswer([Found(-1)] * 3),
+        BatchAnswer([Failed({"code": []})] * 3),
+    ],
+)
+async def test_an_answer_that_does_not_fit_acknowledges_nothing(framed, answer: BatchAnswer) -> None:
+    """Not definite: what the node did is not known."""
+    peer, nodes = framed
+    peer.answer = answer
+    for put in await share_a_request(peer, nodes, OTHERS):
+        error = put.exception()
+        assert isinstance(error, TrivetError)
+        assert not error.definite
+
+
+@pytest.mark.parametrize("refusal", [MethodNotAllowedError("no"), NotFoundError("no"), InvalidRequestError("no")])
+async def test_what_is_refused_as_a_whole_is_sent_singly(framed, refusal: TrivetError) -> None:
+    """By a node of the version before; or one item is to blame for the refusal of its neighbours."""
+    peer, nodes = framed
+    peer.answer = refusal
+    assert [put.result() for put in await share_a_request(peer, nodes, OTHERS)] == [7, 7, 7]
+
+
+async def test_a_large_chunk_travels_alone(framed) -> None:
+    """Beside what is under way, and not behind it."""
+    peer, nodes = framed
+    small = [nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1) for _ in range(MAX_UNDER_WAY + 2)]
+    large = FileChunk.of(b"x" * (MAX_BATCHED_CHUNK_BYTES + 1))
+    put = asyncio.ensure_future(nodes.put_chunk(NODE, large.digest, large.data, start_index=1))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert f"PUT /v1/chunks/{large.digest}" in peer.paths
+    peer.answer = BatchAnswer([Stored(created=True)] * 2, fence=1)
+    peer.hold.set()
+    await asyncio.gather(put, *small)

@@ -15,7 +15,7 @@ from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget, ByteLease
-from shared.errors import DiskFullError, QuorumNotReachedError
+from shared.errors import DiskFullError, InternalError, OverloadedError, QuorumNotReachedError
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
 
 CHUNK = FileChunk.of(b"some bytes")
@@ -30,7 +30,7 @@ class Bench:
         self.tasks = tasks
         self.budget = ByteBudget(1000)
         self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.05)
-        self.writer = ReplicaWriter(self.nodes, self.health, tasks, ReplicaWriterLimits(0.5, max_parallel_chunks=4))
+        self.writer = ReplicaWriter(self.nodes, self.health, tasks, ReplicaWriterLimits(0.5, 4, slot_wait_s=5))
 
     def lease(self) -> ByteLease:
         lease = self.budget.lease()
@@ -236,6 +236,36 @@ async def test_a_write_abandoned_before_its_first_step_leaks_nothing(bench) -> N
         write = await asyncio.wait_for(bench.start("a", "b", "c"), 5)
         write.abandon()
         await bench.settled(write)
+
+
+async def test_a_chunk_waits_no_longer_than_it_may_for_its_turn(bench) -> None:
+    """While nodes hang, those in front of it take their whole time: it is refused, and not queued for a minute."""
+    bench.writer = ReplicaWriter(bench.nodes, bench.health, bench.tasks, ReplicaWriterLimits(1000, 4, slot_wait_s=0.01))
+    bench.nodes.hanging |= {"a", "b", "c"}
+    writes = [await bench.start("a", "b", "c") for _ in range(4)]
+    with pytest.raises(OverloadedError):
+        await asyncio.wait_for(bench.start("a", "b", "c"), 5)
+    assert bench.budget.used_bytes == 4 * len(CHUNK.data), "its bytes are given back"
+    bench.nodes.released.set()
+    for write in writes:
+        await write.wait_until_quorum()
+        await asyncio.wait([write.task])
+    fifth = await bench.start("a", "b", "c")
+    await fifth.wait_until_quorum()
+    await bench.settled(fifth)
+
+
+async def test_a_defect_of_ours_fails_the_chunk_at_once(bench) -> None:
+    """Its upload hears of it, and the slot and the bytes come back."""
+
+    def break_down(what: str, node_id: str) -> None:
+        raise RuntimeError("a defect")
+
+    bench.nodes.on_call = break_down
+    write = await bench.start("a", "b", "c")
+    with pytest.raises(InternalError):
+        await write.wait_until_quorum()
+    await bench.settled(write)
 
 
 async def test_no_more_chunks_than_allowed_are_on_their_way(bench) -> None:

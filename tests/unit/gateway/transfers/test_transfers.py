@@ -280,6 +280,24 @@ async def test_bytes_are_served_from_one_replica_and_strict_reads_are_not(world)
     await is_idle(world)
 
 
+async def test_a_rotten_replica_confirms_nothing_where_r_is_a_condition(world) -> None:
+    """Two of three nodes list the chunk and have lost its bytes: a GET and a HEAD that ask for two replicas are refused."""
+    await put(world, b"x" * CHUNK_SIZE_BYTES)
+    await is_idle(world)
+    world.nodes.rotten |= {"storage-1", "storage-2"}
+    for quorum in ("2", "3"):
+        quorums = world.services.quorums.for_request(None, quorum)
+        received = Received()
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await get(world, received, quorums=quorums)
+        assert isinstance(only(caught.value), QuorumNotReachedError)
+        assert received.confirmed is None
+        with pytest.raises(QuorumNotReachedError):
+            await confirm(world, quorums)
+    assert (await get(world)).confirmed is not None, "without a condition it is served as ever"
+    await is_idle(world)
+
+
 async def test_head_counts_the_weakest_chunk_and_may_be_strict(world, seed) -> None:
     """One replica of one chunk is missing: HEAD says so, and with R as a condition it refuses below R only."""
     published = await put(world, random.Random(seed).randbytes(3 * CHUNK_SIZE_BYTES))
