@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.clock.api import create_router
+from services.clock.fast_path import TimeFastPath
 from services.clock.metrics import SourceMetrics
 from services.clock.service import ClockService
 from services.clock.settings import ClockSettings
@@ -21,6 +23,7 @@ from shared.timekeeping.host_clock import HostClock, SystemHostClock
 from shared.timekeeping.time_metrics import TimeMetrics
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
+from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 DESCRIPTION = "Turns several NTP servers into one time with an error bound, and falls back to logical time."
@@ -53,6 +56,7 @@ def build_app(
         lifespan=lifespan,
         readiness=list,
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        fast_path=partial(TimeFastPath, report=clock.report, metrics=request_metrics()),
     )
     app.include_router(create_router(clock))
     add_operations(app, readiness=list, degradations=clock.reasons, metrics_token=settings.read_metrics_token())

@@ -35,6 +35,8 @@ MAX_SOURCES: Final = 16
 BURST_ROUNDS: Final = 4
 BURST_INTERVAL_S: Final = 2.0
 NAMES_INTERVAL_S: Final = 1.0
+NAMES_INTERVAL_MAX_S: Final = 8.0
+"""While no name has an address, it is looked whether there is one, after waits that double: each look asks the host's chrony."""
 JITTER: Final = 0.05
 FALSETICKER: Final = "falseticker"
 
@@ -58,6 +60,7 @@ class Synchronizer:
         self._random = random.Random()  # noqa: S311 - spreads polls, guards nothing
         self._sources: dict[str, Source] = {}
         self._burst_left = BURST_ROUNDS
+        self._names_wait_s = NAMES_INTERVAL_S
         self._has_started = False
         self._published_state = ClockState.INIT
         self._last_result = RoundResult(is_valid=False, reason="no round has been made yet")
@@ -125,7 +128,9 @@ class Synchronizer:
     def next_wait_s(self) -> float:
         """How long to wait until the next round, jitter included. Asked once after each round: bursts are counted."""
         if not self._sources and any(self._resolver.failure(server) for server in self._settings.ntp_servers):
-            return NAMES_INTERVAL_S
+            wait_s, self._names_wait_s = self._names_wait_s, min(2 * self._names_wait_s, NAMES_INTERVAL_MAX_S)
+            return wait_s
+        self._names_wait_s = NAMES_INTERVAL_S
         interval_s = self._settings.ntp_poll_interval_s
         if self._published_state is ClockState.SYNCED:
             self._burst_left = BURST_ROUNDS

@@ -394,3 +394,17 @@ async def test_a_resolver_that_hangs_blocks_neither_rounds_nor_readings(monkeypa
         assert [report.reason for report in reports if report.name == "pool.ntp.org"] == ["the name is being looked up"]
     finally:
         release.set()
+
+
+async def test_while_no_name_has_an_address_rounds_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks the host's chrony by a process of its own; the first look-ups are not kept waiting."""
+
+    def refuse(*_: object, **__: object) -> list[object]:
+        raise OSError("no network")
+
+    monkeypatch.setattr("services.clock.resolver.socket.getaddrinfo", refuse)
+    world = World([], ntp_servers="pool.ntp.org")
+    await world.run(6)
+    assert world.synchronizer.rounds == 3
+    await world.run(8 * 60)
+    assert world.synchronizer.rounds <= 65
