@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
@@ -61,3 +62,17 @@ class BackgroundTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("background task failed", task=task.get_name(), exc_info=error)
+
+
+def next_tick_s(now_s: float, interval_s: float) -> float:
+    """The multiple of `interval_s` that lies about that long after `now_s`: between half and one and a half of it."""
+    return math.ceil((now_s + interval_s / 2) / interval_s) * interval_s
+
+
+async def sleep_to_tick(interval_s: float) -> None:
+    """Sleep for about `interval_s`, so that what a process does periodically wakes it up together.
+
+    In a process that is idle a wake-up costs more than what is done then.
+    """
+    now_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(next_tick_s(now_s, interval_s) - now_s)

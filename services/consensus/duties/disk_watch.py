@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 import structlog
 
 from services.consensus.member import Member
+from shared.background_tasks import sleep_to_tick
 
 logger = structlog.get_logger(__name__)
 
@@ -26,7 +27,7 @@ async def watch_disk(member: Member, folder: Path, reserve_bytes: int) -> NoRetu
             free_bytes = (await asyncio.to_thread(shutil.disk_usage, folder)).free
         except OSError as error:
             logger.warning("disk space cannot be read", error=str(error))
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await sleep_to_tick(CHECK_INTERVAL_S)
             continue
         is_low = free_bytes < reserve_bytes
         if is_low != member.raft.is_low_on_disk:
@@ -36,4 +37,4 @@ async def watch_disk(member: Member, folder: Path, reserve_bytes: int) -> NoRetu
         if is_low and role is not None:
             target = role.transfer()
             logger.warning("handing over leadership for want of disk space", to=target)
-        await asyncio.sleep(CHECK_INTERVAL_S)
+        await sleep_to_tick(CHECK_INTERVAL_S)

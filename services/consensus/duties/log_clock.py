@@ -6,7 +6,6 @@ cannot overlap, because an entry of the older one that commits was appended befo
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import structlog
 
 from services.consensus.service import ConsensusService
+from shared.background_tasks import sleep_to_tick
 from shared.contracts.metadata import PassTime
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
@@ -59,7 +59,7 @@ class LogClock:
     async def watch(self) -> None:
         """Run for ever."""
         while True:
-            await asyncio.sleep(min(CHECK_INTERVAL_S, self._interval_ms / 1000))
+            await sleep_to_tick(min(CHECK_INTERVAL_S, self._interval_ms / 1000))
             try:
                 await self._pass_time()
             except TrivetError as error:

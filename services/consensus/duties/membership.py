@@ -17,6 +17,7 @@ from services.consensus.metadata.store import MetadataStore
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.progress import Mode
+from shared.background_tasks import sleep_to_tick
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
 from shared.contracts.names import check_member_id
 from shared.errors import ConflictError, NodeNotFoundError, NotLeaderError, OutcomeUnknownError, TrivetError
@@ -82,7 +83,7 @@ class Membership:
     async def watch(self) -> None:
         """Run for ever: while leading, promote learners that have caught up."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await sleep_to_tick(CHECK_INTERVAL_S)
             try:
                 await self._promote_one()
             except NotLeaderError:

@@ -15,6 +15,7 @@ import structlog
 
 from services.consensus.member import Member
 from services.consensus.raft import decide
+from shared.background_tasks import sleep_to_tick
 
 logger = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], i
     judge: SlowLeader | None = None
     judged_term = 0
     while True:
-        await asyncio.sleep(CHECK_INTERVAL_S)
+        await sleep_to_tick(CHECK_INTERVAL_S)
         raft = member.raft
         measured = {peer: ms for peer in raft.voters if (ms := round_trip_ms(peer)) is not None}
         own_ms = raft.majority_round_trip_ms = decide.majority_round_trip_ms(member.id, raft.voters, measured)

@@ -6,7 +6,6 @@ clock, so that no node's wall clock matters.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from typing import Final
@@ -17,6 +16,7 @@ from services.consensus.duties.failure_detector import FailureDetector
 from services.consensus.duties.node_reports import NodeReports
 from services.consensus.metadata.entries import RUNS_VERSION
 from services.consensus.service import ConsensusService
+from shared.background_tasks import sleep_to_tick
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import Command, ProposalResult, RecordRun, SetNodeState, UpdateNode
 from shared.contracts.time import TimeSource
@@ -75,7 +75,7 @@ class StorageNodes:
     async def watch(self) -> None:
         """Run for ever: mark silent nodes inactive, while leading."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await sleep_to_tick(CHECK_INTERVAL_S)
             role = self._service.member.leader_role
             if role is None:
                 continue

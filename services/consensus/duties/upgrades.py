@@ -8,7 +8,6 @@ taken back to an older version afterwards stops applying at the first entry that
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Final, NoReturn
@@ -17,6 +16,7 @@ import structlog
 
 from services.consensus.metadata.entries import FIRST_ENTRY_VERSION, KNOWN_ENTRY_VERSION
 from services.consensus.service import ConsensusService
+from shared.background_tasks import sleep_to_tick
 from shared.contracts.metadata import AnnounceMember, Proposal, ProposalBatch, ProposalResults, RaiseEntryVersion
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
@@ -45,7 +45,7 @@ class Upgrades:
     async def watch(self) -> NoReturn:
         """Run for ever."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await sleep_to_tick(CHECK_INTERVAL_S)
             self._step_aside()
             try:
                 await self._announce()

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from shared.background_tasks import next_tick_s
 from shared.units import KIB, MIB
 
 MAX_FRAME_BYTES: Final = 16 * MIB
@@ -163,6 +164,7 @@ class IncomingLink:
         self._pulse = Pulse()
         self._frame_count = 0
         self._beat_count = 0
+        self._has_said = False
         self._arrived_bytes = 0
         self.is_dead = False
 
@@ -215,10 +217,12 @@ class IncomingLink:
         if self._pulse.is_lost(self._arrived_bytes):
             self.is_dead = True
             self._writer.transport.abort()
-        else:
+        elif not self._has_said:
             self._say_what_arrived()
+        self._has_said = False
 
     def _say_what_arrived(self) -> None:
+        self._has_said = True
         mac = _mac(self._keys.beats, self._beat_count, _NUMBER.pack(self._arrived_bytes))
         self._beat_count += 1
         self._writer.write(_BEAT.pack(self._arrived_bytes, mac))
@@ -230,16 +234,19 @@ def _mac(key: bytes, number: int, payload: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _every(interval_s: float, act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` after every `interval_s`, while the block runs. One late call stands for all that were missed."""
+    """Call `act` about every `interval_s`, while the block runs, for all links at once (`sleep_to_tick`).
+
+    One late call stands for all that were missed.
+    """
     loop = asyncio.get_running_loop()
     handle: asyncio.TimerHandle
 
     def once() -> None:
         nonlocal handle
-        handle = loop.call_later(interval_s, once)
+        handle = loop.call_at(next_tick_s(loop.time(), interval_s), once)
         act()
 
-    handle = loop.call_later(interval_s, once)
+    handle = loop.call_at(next_tick_s(loop.time(), interval_s), once)
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from services.consensus.metadata.database import RowDamagedError, UnknownTablesE
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.verification import Scrub
+from shared.background_tasks import sleep_to_tick
 from shared.disk.durable_files import replace_file
 from shared.units import MIB
 
@@ -73,7 +74,7 @@ class StateScrub:
                 if is_damage(error):
                     self._on_damage(error)
                 logger.warning("the scrub of the metadata was put off", reason=str(error))
-            await asyncio.sleep(SCRUB_PAUSE_S)
+            await sleep_to_tick(SCRUB_PAUSE_S)
 
     async def _pass_once(self) -> None:
         """All rows of the file that is in force; ends early when a snapshot takes its place."""
@@ -84,7 +85,7 @@ class StateScrub:
             has_more = True
             while has_more and self._store.path == path:
                 # Rests between pages: others need the disk and the processor more.
-                await asyncio.sleep(SCRUB_PAUSE_S)
+                await sleep_to_tick(SCRUB_PAUSE_S)
                 has_more = await asyncio.to_thread(scrub.next_page) > 0
         finally:
             await asyncio.to_thread(tables.database.close)

@@ -1,0 +1,40 @@
+"""Periodic work of a process wakes it up together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.background_tasks import next_tick_s, sleep_to_tick
+from tests.simulation.virtual_loop import run_simulation
+
+
+@pytest.mark.parametrize("interval_s", [0.1, 0.5, 1.0, 7.0])
+@pytest.mark.parametrize("now_s", [0.0, 0.2, 0.4999, 0.5, 0.5001, 0.9999, 1.0, 123456.789])
+def test_a_tick_is_a_multiple_that_is_neither_at_once_nor_far(now_s, interval_s) -> None:
+    """Half an interval at least, so that a timer that fires early does not fire twice."""
+    tick_s = next_tick_s(now_s, interval_s)
+    assert tick_s / interval_s == pytest.approx(round(tick_s / interval_s))
+    assert 0.499 * interval_s <= tick_s - now_s <= 1.501 * interval_s
+
+
+def test_what_began_at_different_times_goes_on_at_the_same() -> None:
+    """From the second time on."""
+
+    async def life() -> None:
+        loop = asyncio.get_running_loop()
+        seen: list[list[float]] = []
+
+        async def work(begins_at_s: float) -> None:
+            await asyncio.sleep(begins_at_s)
+            seen.append([])
+            own = seen[-1]
+            for _ in range(5):
+                await sleep_to_tick(1.0)
+                own.append(loop.time())
+
+        await asyncio.gather(*(work(begins_at_s) for begins_at_s in (0.0, 0.3, 0.49)))
+        assert seen == [[1.0, 2.0, 3.0, 4.0, 5.0]] * 3
+
+    run_simulation(1, life())
