@@ -78,15 +78,21 @@ async def read_body(receive: Receive) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def send_answer(send: Send, start: Message, view: memoryview) -> None:
+async def send_answer(scope: Scope, send: Send, start: Message, view: memoryview) -> None:
     """Send `start` and the bytes, in slices if they are many.
 
     Waits for the connection before each slice and after the last, so that a lease of the bytes covers what is unsent. A reader
     that stops reading loses its connection (TimeoutError): others wait for the memory that it holds.
     """
+    exchange = exchange_of(scope)
+    is_small = len(view) <= _SMALL_BYTES
+    if is_small and exchange is not None and not exchange.is_write_paused:  # neither of the two calls waits
+        await send(start)
+        await send({"type": "http.response.body", "body": view})
+        return
     async with asyncio.timeout(_SEND_DEADLINE_S):
         await send(start)
-        if len(view) <= _SMALL_BYTES:
+        if is_small:
             await send({"type": "http.response.body", "body": view})
             return
         for at in range(0, len(view), _SLICE_BYTES):

@@ -73,7 +73,7 @@ class BatchCalls:
             headers = [(b"content-length", b"%d" % len(answer)), OCTETS]
             digest = blake3(head).hexdigest()
             start = {"type": "http.response.start", "status": 200, "headers": headers, HEAD_DIGEST: digest}
-            await send_answer(send, start, memoryview(answer))
+            await send_answer(scope, send, start, memoryview(answer))
         finally:
             lease.release()
         return SentAnswer(200, len(answer))

@@ -141,7 +141,7 @@ class ChunkCalls:
         try:
             status, headers, view = _cut(leased, header_of(scope, b"range"))
             headers += fence_headers(self._store)
-            await send_answer(send, {"type": "http.response.start", "status": status, "headers": headers}, view)
+            await send_answer(scope, send, {"type": "http.response.start", "status": status, "headers": headers}, view)
         finally:
             leased.lease.release()
         return SentAnswer(status, len(view))

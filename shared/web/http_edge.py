@@ -84,6 +84,11 @@ class HttpExchange:
         self._cycle.keep_alive = True  # or uvicorn would close at once
         self._cycle.on_response = self._protocol.linger
 
+    @property
+    def is_write_paused(self) -> bool:
+        """Whether the client has to read before more can be sent."""
+        return self._protocol.flow.write_paused
+
     async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
         """Receive the rest of the body, which is `len(buffer)` bytes long, from the socket into `buffer` without a copy.
 

@@ -281,7 +281,7 @@ class _InternalOnly:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if _is_open(scope["path"]) and b"authorization" not in headers:
+        if b"authorization" not in headers and _is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         digest = headers.get(_BODY_DIGEST, b"").decode("latin-1")

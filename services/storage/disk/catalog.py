@@ -232,8 +232,15 @@ def add_file(transaction: Transaction, digest: str, size_bytes: int, start_index
     if row is not None and row.is_sound:
         raise_start_index(transaction, [digest], start_index)
         return False
-    _add_row(transaction, digest, Row(size_bytes, start_index, None), row)
+    insert_file(transaction, digest, size_bytes, start_index, row)
     return True
+
+
+def insert_file(
+    transaction: Transaction, digest: str, size_bytes: int, start_index: int, damaged: Row | None = None
+) -> None:
+    """Record a chunk that has a file and no row, or the `damaged` one."""
+    _add_row(transaction, digest, Row(size_bytes, start_index, None), damaged)
 
 
 def remove(transaction: Transaction, digest: str) -> Row | None:

@@ -456,12 +456,20 @@ class DiskTier:
     # Operations, run by the commit thread inside a transaction.
 
     def _publish(self, file: _WrittenFile, only_if_lost: bool, transaction: Transaction) -> bool:
+        if not only_if_lost and catalog.find(transaction.sql, file.digest) is None:
+            catalog.insert_file(transaction, file.digest, file.size_bytes, file.start_index)
+            self._give_name(transaction, file)
+            return True
         is_unwanted = only_if_lost and not catalog.is_lost(transaction.sql, file.digest)
         replaced_index = 0 if is_unwanted else self._take_out_unverified(transaction, file.digest)
         start_index = max(file.start_index, replaced_index)
         if is_unwanted or not catalog.add_file(transaction, file.digest, file.size_bytes, start_index):
             transaction.unlinks.append(file.temporary)
             return False
+        self._give_name(transaction, file)
+        return True
+
+    def _give_name(self, transaction: Transaction, file: _WrittenFile) -> None:
         path = self._files.path_of(file.digest)
         file.temporary.rename(path)
         if file.digest not in transaction.removed:  # otherwise a rollback brings back a row that needs this file
@@ -469,7 +477,6 @@ class DiskTier:
         transaction.directories.add(path.parent)
         # A delete in the same batch asked for the unlink of this name, which is now the new file's.
         transaction.unlinks = [unlink for unlink in transaction.unlinks if unlink != path]
-        return True
 
     def _add_packed(self, transaction: Transaction, digest: str, body: bytes, start_index: int) -> bool:
         """Store a small chunk; a replica that is held and not verified is replaced by it. Whether it was not held."""
