@@ -18,6 +18,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 import httptools
 from starlette.types import Scope
@@ -26,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from shared.peer_calls.loopback import send_unpaced
 from shared.units import KIB, MIB
+from shared.web.answer_writer import AnswerCycle
 from shared.web.descriptors import max_connections
 
 MAX_HEADER_BYTES: Final = 32 * KIB
@@ -54,8 +56,6 @@ _LOOKED_AT: Final = 1024
 """Among so many connections an idle one is looked for: the look must not cost more than a request."""
 
 _CHECK_INTERVAL_S: Final = 1.0
-_JOINED_BYTES: Final = 16 * KIB
-"""A copy of so much costs less than sending from two places."""
 _EXCHANGE: Final = "trivet.exchange"
 _RESET: Final = struct.pack("ii", 1, 0)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
@@ -117,51 +117,6 @@ def exchange_of(scope: Scope) -> HttpExchange | None:
     return exchange
 
 
-class _AnswerTransport:
-    """Sends the head of one answer together with what follows it in the same turn of the loop.
-
-    uvicorn writes them one after the other, and the loop sends each at once: two system calls, and two wake-ups of the peer.
-    """
-
-    __slots__ = ("_held", "_is_head_written", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: bytes | None = None
-        self._is_head_written = False
-
-    def write(self, data: bytes | memoryview) -> None:
-        """The first call is for the head, or for an interim answer: it may wait until this turn is over."""
-        if self._is_head_written:
-            held, self._held = self._held, None
-            if held is None:
-                self._transport.write(data)
-            elif len(data) <= _JOINED_BYTES:
-                self._transport.write(b"".join([held, data]))
-            else:
-                self._transport.writelines([held, data])
-        else:
-            self._is_head_written = True
-            self._held = bytes(data)
-            self._loop.call_soon(self.flush)
-
-    def is_closing(self) -> bool:
-        """As of the transport."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """As of the transport, after all that was written."""
-        self.flush()
-        self._transport.close()
-
-    def flush(self) -> None:
-        """Send what waits: nothing may follow it."""
-        held, self._held = self._held, None
-        if held is not None and not self._transport.is_closing():
-            self._transport.write(held)
-
-
 class _BodyReceiver(asyncio.BufferedProtocol):
     """Stands in for the guard while the rest of one body arrives: the loop and the parser would make a copy of it each.
 
@@ -217,7 +172,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _armed_s: float | None = None
     _receiver: _BodyReceiver | None = None
-    _answer: _AnswerTransport | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _is_refused = False
     _is_upgrade = False
@@ -363,12 +317,38 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_began_at = self.loop.time()
         self._arm(BODY_GRACE_S)
-        super().on_headers_complete()
-        # Its task begins in the next round of the loop, so the scope can still be added to.
-        self._answer = _AnswerTransport(self.transport, self.loop)
-        self.cycle.transport = self._answer  # type: ignore[assignment]
-        exchange = HttpExchange(self.url.endswith(b"?"), self, self.cycle)
-        self.scope[_EXCHANGE] = exchange  # type: ignore[typeddict-unknown-key]
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """In place of uvicorn's `on_headers_complete`, which knows no other cycle than its own."""
+        scope, version = self.scope, self.parser.get_http_version()
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = target.path
+        scope["query_string"] = target.query or b""
+        before = self.cycle
+        self.cycle = AnswerCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        scope[_EXCHANGE] = HttpExchange(self.url.endswith(b"?"), self, self.cycle)  # type: ignore[typeddict-unknown-key]
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _framing_problem(self) -> tuple[int, str, str] | None:
         version = self.parser.get_http_version()
@@ -458,14 +438,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The client may think of its next request."""
-        self._flush_answer()
         self.idle_since_s = self.loop.time()
         super().on_response_complete()
-
-    def _flush_answer(self) -> None:
-        """A head without a body does not wait for one."""
-        if self._answer is not None:
-            self._answer.flush()
 
     def _arm(self, seconds: float) -> None:
         """Have the timer started once what came has been parsed: of most requests nothing is outstanding by then."""
@@ -552,7 +526,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._disarm()
-        self._flush_answer()
         self.flow.resume_reading()
         self.transport.write_eof()
         self._dropped_bytes = 0
