@@ -55,6 +55,11 @@ class FileSlices:
                 yield ChunkSlice(digest, size_bytes, max(0, span.start - offset), min(size_bytes, span.stop - offset))
 
 
+def is_counted(version: FileVersion) -> bool:
+    """Whether its chunk list is long enough to be held in the byte budget."""
+    return len(version.content.chunk_digests) > UNCOUNTED_BYTES
+
+
 @dataclass(slots=True)
 class _Held:
     content: FileContent
@@ -75,10 +80,10 @@ class SharedChunkLists:
         Raises:
             OverloadedError: there was no room for it in the byte budget.
         """
-        size_bytes = len(version.content.chunk_digests)
-        if size_bytes <= UNCOUNTED_BYTES:
+        if not is_counted(version):
             yield version
             return
+        size_bytes = len(version.content.chunk_digests)
         key = (version.bucket, version.key, version.version)
         if (held := self._held.get(key)) is None:
             held = self._held[key] = _Held(version.content, transfer.budget.lease())

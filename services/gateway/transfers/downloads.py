@@ -23,7 +23,7 @@ from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import Admission, ConcurrencyLimit, Transfer
-from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists
+from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists, is_counted
 from services.gateway.transfers.chunking import ReservationWaits
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
@@ -103,6 +103,9 @@ class Downloads:
         async with self._admission.transfer(client) as transfer:
             found = await self._look_up(name, transfer)
             transfer.size_known(found.version.content.size_bytes)
+            if not is_counted(found.version):
+                yield found
+                return
             async with self._chunk_lists.hold(found.version, transfer, wait_s=self._limits.waits.first_s) as version:
                 yield replace(found, version=version)
 
