@@ -35,6 +35,7 @@ EMPTY_BODY_DIGEST: Final = blake3(b"").hexdigest()
 
 _BOOT_ID: Final = re.compile("[0-9a-f]{16}")
 _WINDOW: Final = 8192
+_WINDOW_MASK: Final = (1 << _WINDOW) - 1
 _MAX_SENDERS: Final = 1024
 
 
@@ -103,7 +104,7 @@ class _ReplayWindow:
     def accept(self, counter: int) -> bool:
         if counter > self.highest:
             shift = min(counter - self.highest, _WINDOW)
-            self.bits = ((self.bits << shift) | 1) & ((1 << _WINDOW) - 1)
+            self.bits = ((self.bits << shift) | 1) & _WINDOW_MASK
             self.highest = counter
             return True
         age = self.highest - counter

@@ -179,6 +179,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _header_bytes = 0
     _header_count = 0
+    _hosts: list[bytes]
+    _codings: list[bytes]
     _body_bytes = 0
     _body_began_at = 0.0
     _dropped_bytes = 0
@@ -282,6 +284,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._header_bytes = 0
         self._header_count = 0
+        self._hosts = []
+        self._codings = []
 
     def on_url(self, url: bytes) -> None:
         """Bound the URL."""
@@ -301,8 +305,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
             self._refuse(*_HEAD_TOO_LARGE)
             raise _RefusedError
-        if self._is_in_head:
-            super().on_header(name, value)
+        if not self._is_in_head:
+            return
+        super().on_header(name, value)
+        name = self.headers[-1][0]
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"transfer-encoding":
+            self._codings.append(value)
 
     def on_headers_complete(self) -> None:
         """Refuse what could be read in two ways (RFC 9112 sections 2.3, 3.2 and 6.1), then the body's clock starts."""
@@ -354,11 +364,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
             return 505, "HTTP Version Not Supported", "This server speaks HTTP/1.1"
-        hosts = [value for name, value in self.headers if name == b"host"]
+        hosts, codings = self._hosts, self._codings
         # HTTP/1.0 knows no Host; some health checks still speak it.
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
             return 400, "Bad Request", "A request has one Host header with a host name and perhaps a port"
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and version == "1.0":
             return 400, "Bad Request", "HTTP/1.0 has no Transfer-Encoding"
         if self.parser.get_method() == b"CONNECT":
