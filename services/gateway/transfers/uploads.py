@@ -190,7 +190,8 @@ class Uploads:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
                     request.digests.update(chunk.data)
-                    await sender.add(chunk, lease)
+                    # One chunk as long as was announced is the file, and its digest is the file's.
+                    await sender.add(chunk, lease, is_whole_file=len(chunk.data) == request.announced_bytes)
                     self._check_size(sender.size_bytes)
             request.digests.check()
             await sender.finish()
@@ -249,7 +250,7 @@ class Uploads:
         return again
 
     async def _publish(self, request: UploadRequest, sender: _ChunkSender, incarnation: int) -> UploadResult:
-        digest = sender.hasher.hexdigest()
+        digest = sender.digest
         tallies = [write.tally for write in sender.writes.values()]
         content = FileContent(
             size_bytes=sender.size_bytes,
@@ -316,14 +317,23 @@ class _ChunkSender:
         self.start_index = start_index
         self.writes: dict[str, ChunkWrite] = {}
         self.chunk_digests = bytearray()
-        self.hasher = blake3()
         self.size_bytes = 0
+        self.hasher = blake3()
+        self.only_digest: str | None = None
 
-    async def add(self, chunk: FileChunk, lease: ByteLease) -> None:
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of the file as far as it has been added."""
+        return self.hasher.hexdigest() if self.only_digest is None else self.only_digest
+
+    async def add(self, chunk: FileChunk, lease: ByteLease, *, is_whole_file: bool = False) -> None:
         """Send `chunk`, after waiting for room in the window. Raises when an earlier chunk missed its quorum."""
         self.chunk_digests += bytes.fromhex(chunk.digest)
-        self.hasher.update(chunk.data)
         self.size_bytes += len(chunk.data)
+        if is_whole_file:
+            self.only_digest = chunk.digest
+        else:
+            self.hasher.update(chunk.data)
         if chunk.digest in self.writes:
             lease.release()
             return
@@ -346,7 +356,8 @@ class _ChunkSender:
     def begin_anew(self, node_map: NodeMap, start_index: int) -> Self:
         """A sender of the same file that has sent nothing yet."""
         again = type(self)(self._writer, node_map, self._quorums, start_index, self._window)
-        again.chunk_digests, again.hasher, again.size_bytes = self.chunk_digests, self.hasher, self.size_bytes
+        again.chunk_digests, again.size_bytes = self.chunk_digests, self.size_bytes
+        again.hasher, again.only_digest = self.hasher, self.only_digest
         return again
 
     def distinct_chunks(self, chunk_size_bytes: int) -> Iterator[tuple[str, int]]:
