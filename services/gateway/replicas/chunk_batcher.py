@@ -1,13 +1,14 @@
 """Collects the small chunk calls of concurrent requests to one storage node, so that they share HTTP requests.
 
-A call that finds fewer than `MAX_UNDER_WAY` requests under way goes at once: an idle gateway adds no latency. Others wait
-until one of these ends, and all that have come by then go together. So load makes requests larger and not more numerous
-(as `shared.consensus_calls.batching` does).
+A call that finds no request under way goes at once: an idle gateway adds no latency. Others wait until it ends, and all that
+have come by then go together. So load makes requests larger and not more numerous (as `shared.consensus_calls.batching` does).
+One that takes unusually long does not hold up those behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +19,10 @@ from shared.contracts.chunk_batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 from shared.errors import InternalError, OverloadedError, PeerUnreachableError, TrivetError
 from shared.units import MIB
 
-MAX_UNDER_WAY: Final = 2
-"""One is worked on while the next is on its way."""
+STALLED_AFTER_S: Final = 0.05
+"""A request under way for so long lets the next one go beside it."""
+
+MAX_UNDER_WAY: Final = 4
 
 MAX_WAITING: Final = 1024
 MAX_WAITING_BYTES: Final = 32 * MIB
@@ -71,6 +74,7 @@ class ChunkBatcher(Generic[CallT]):
         self._waiting_bytes = 0
         self._under_way: dict[CallT, _BatchUnderWay[CallT]] = {}
         self._batches: set[_BatchUnderWay[CallT]] = set()
+        self._began_s = 0.0
         self._is_closed = False
 
     @property
@@ -100,7 +104,7 @@ class ChunkBatcher(Generic[CallT]):
         _fail_all(waiting, self._broken_off())
 
     def _start_wanted(self) -> None:
-        while self._waiting and len(self._batches) < MAX_UNDER_WAY:
+        while self._waiting and self._may_send():
             batch = self._next_batch()
             try:
                 batch.task = self._tasks.start("chunk calls", self._run(batch))
@@ -108,9 +112,15 @@ class ChunkBatcher(Generic[CallT]):
                 _fail_all(batch, error)
                 continue
             self._batches.add(batch)
+            self._began_s = time.monotonic()
             self._under_way.update(dict.fromkeys(batch.calls, batch))
             # A callback and not a `finally` in the task: a task cancelled before its first step runs none of its code.
             batch.task.add_done_callback(partial(self._on_end, batch))
+
+    def _may_send(self) -> bool:
+        if not self._batches:
+            return True
+        return len(self._batches) < MAX_UNDER_WAY and time.monotonic() - self._began_s >= STALLED_AFTER_S
 
     def _next_batch(self) -> _BatchUnderWay[CallT]:
         """Those that have waited longest, as many as one frame takes."""

@@ -12,7 +12,6 @@ import pytest
 from fastapi import FastAPI
 
 from services.gateway.ports import FileChunk
-from services.gateway.replicas.chunk_batcher import MAX_UNDER_WAY
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.storage_client import StorageClient
 from shared.background_tasks import BackgroundTasks
@@ -196,11 +195,11 @@ OTHERS = [FileChunk.of(b"%d" % number) for number in range(3)]
 
 
 async def share_a_request(peer: FramePeer, nodes: StorageClient, chunks: list[FileChunk]) -> list[asyncio.Future]:
-    """Puts of `chunks` that go together, behind two that went alone."""
-    before = [nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1) for _ in range(MAX_UNDER_WAY)]
+    """Puts of `chunks` that go together, behind one that went alone."""
+    before = nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1)
     puts = [nodes.put_chunk(NODE, chunk.digest, chunk.data, start_index=3) for chunk in chunks]
     peer.hold.set()
-    await asyncio.gather(*before, *puts, return_exceptions=True)
+    await asyncio.gather(before, *puts, return_exceptions=True)
     return puts
 
 
@@ -210,7 +209,7 @@ async def test_puts_that_go_together_have_each_its_outcome(framed) -> None:
     problem = DiskFullError("full").to_problem()
     peer.answer = BatchAnswer([Stored(created=True), Failed(problem), Stored(created=False)], fence=9)
     puts = await share_a_request(peer, nodes, OTHERS)
-    assert peer.paths == [f"PUT /v1/chunks/{CHUNK.digest}"] * MAX_UNDER_WAY + [f"POST {BATCH_PATH}"]
+    assert peer.paths == [f"PUT /v1/chunks/{CHUNK.digest}", f"POST {BATCH_PATH}"]
     assert peer.items == [PutItem(bytes.fromhex(chunk.digest), len(chunk.data), 3) for chunk in OTHERS]
     assert (puts[0].result(), puts[2].result()) == (9, 9)
     assert isinstance(puts[1].exception(), DiskFullError)
@@ -250,7 +249,7 @@ async def test_what_is_refused_as_a_whole_is_sent_singly(framed, refusal: Trivet
 async def test_a_large_chunk_travels_alone(framed) -> None:
     """Beside what is under way, and not behind it."""
     peer, nodes = framed
-    small = [nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1) for _ in range(MAX_UNDER_WAY + 2)]
+    small = [nodes.put_chunk(NODE, CHUNK.digest, CHUNK.data, start_index=1) for _ in range(3)]
     large = FileChunk.of(b"x" * (MAX_BATCHED_CHUNK_BYTES + 1))
     put = asyncio.ensure_future(nodes.put_chunk(NODE, large.digest, large.data, start_index=1))
     for _ in range(3):
