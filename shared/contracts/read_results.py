@@ -26,6 +26,9 @@ from shared.contracts.metadata import (
 )
 
 _NULL: Final = msgspec.Raw(b"null")
+_PAGE_MARK: Final = b'"kind":"files"'
+"""In every batch with a page of files, as members write it; what lacks it is read by the models alone, in one pass."""
+
 _rows: Final = msgspec.json.Encoder()
 
 
@@ -53,6 +56,8 @@ def decode_read_results(content: bytes | bytearray) -> ReadResults:
     Raises:
         ValueError: it is no such answer.
     """
+    if _PAGE_MARK not in content:
+        return ReadResults.parse_answer(content)
     try:
         envelope = _envelope.decode(content)
         results = [

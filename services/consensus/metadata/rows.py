@@ -12,8 +12,7 @@ import msgpack
 from blake3 import blake3
 
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
-from shared.contracts.metadata import Durability, FileContent, FileVersion
-from shared.contracts.time import ClockState, Stamp
+from shared.contracts.metadata import FileVersion
 
 BODY_VERSION: Final = 1
 STATE_HASH_BYTES: Final = 16
@@ -199,22 +198,25 @@ def decode_version(body: bytes) -> FileVersion:
     size_bytes, chunk_size_bytes, chunk_digests, digest = fields[5]
     target, acknowledged, nodes = fields[9]
     earliest_ns, latest_ns, hlc, state = fields[10]
-    return FileVersion(
-        bucket=fields[0],
-        key=fields[1],
-        version=fields[2],
-        term=fields[3],
-        etag=fields[4],
-        content=FileContent(
-            size_bytes=size_bytes,
-            chunk_size_bytes=chunk_size_bytes,
-            chunk_digests=chunk_digests,
-            digest=digest.hex(),
-        ),
-        content_type=fields[6],
-        user_metadata=fields[7],
-        epoch=fields[8],
-        durability=Durability(target=target, acknowledged=acknowledged, nodes=nodes),
-        stamp=Stamp(earliest_ns=earliest_ns, latest_ns=latest_ns, hlc=hlc, state=ClockState(state)),
-        modified_ns=fields[11],
+    # Validated in one step: a model for each part by itself takes twice as long.
+    return FileVersion.model_validate(
+        {
+            "bucket": fields[0],
+            "key": fields[1],
+            "version": fields[2],
+            "term": fields[3],
+            "etag": fields[4],
+            "content": {
+                "size_bytes": size_bytes,
+                "chunk_size_bytes": chunk_size_bytes,
+                "chunk_digests": chunk_digests,
+                "digest": digest.hex(),
+            },
+            "content_type": fields[6],
+            "user_metadata": fields[7],
+            "epoch": fields[8],
+            "durability": {"target": target, "acknowledged": acknowledged, "nodes": nodes},
+            "stamp": {"earliest_ns": earliest_ns, "latest_ns": latest_ns, "hlc": hlc, "state": state},
+            "modified_ns": fields[11],
+        }
     )

@@ -90,7 +90,7 @@ def test_fields_that_are_not_known_are_ignored() -> None:
         b"{}",
         b"\xff",
         b"[" * 100_000,
-        b'{"log_index":"1","term":1,"epoch":1,"hlc":1,"results":[]}',
+        b'{"log_index":"x","term":1,"epoch":1,"hlc":1,"results":[]}',
         b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"riddle"}}]}',
         b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"has_bucket":true}}]}',
         b'{"log_index":1,"term":1,"epoch":1,"hlc":1,"results":[{"answer":{"kind":"file"}}]}',
