@@ -36,18 +36,22 @@ def read_node_map(tables: Tables, state: State) -> NodeMap:
     return NodeMap(epoch=state.epoch, nodes=[node.to_wire() for node in tables.nodes()])
 
 
-def answer_query(tables: Tables, state: State, query: Query) -> ReadResult:
-    """The answer, or the rejection as a problem document."""
+Buckets = dict[str, BucketRow | None]
+"""Those that were looked up in this transaction: the files of a batch are mostly in one."""
+
+
+def answer_query(tables: Tables, state: State, query: Query, buckets: Buckets) -> ReadResult:
+    """The answer, or the rejection as a problem document. `buckets` is filled on the way."""
     try:
-        return ReadResult(answer=_answer(tables, state, query))
+        return ReadResult(answer=_answer(tables, state, query, buckets))
     except TrivetError as error:
         return ReadResult(problem=error.to_problem())
 
 
-def _answer(tables: Tables, state: State, query: Query) -> Answer:
+def _answer(tables: Tables, state: State, query: Query, buckets: Buckets) -> Answer:
     match query:
         case GetFile():
-            return _get_file(tables, state, query)
+            return _get_file(tables, state, query, buckets)
         case ListFiles():
             return _list_files(tables, state, query)
         case GetBucket():
@@ -63,9 +67,11 @@ def _answer(tables: Tables, state: State, query: Query) -> Answer:
             return _get_request(tables, query)
 
 
-def _get_file(tables: Tables, state: State, query: GetFile) -> Answer:
+def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) -> Answer:
     key = query.key.encode()
-    bucket = tables.bucket(query.bucket)
+    if query.bucket not in buckets:
+        buckets[query.bucket] = tables.bucket(query.bucket)
+    bucket = buckets[query.bucket]
     file = None if bucket is None else tables.file(bucket.incarnation, key)
     if bucket is not None and file is not None:
         return FileAnswer(

@@ -20,7 +20,7 @@ from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.history import History
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
-from services.consensus.metadata.queries import answer_query, read_node_map
+from services.consensus.metadata.queries import Buckets, answer_query, read_node_map
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
@@ -158,13 +158,14 @@ class MetadataStore:
         """
         size_bytes = 0
         results: list[ReadResult] = []
+        buckets: Buckets = {}
         with self._read_lock, self._reader.database.transaction(write=False):
             state = self._reader.read_state()
             for query in queries:
                 if max_bytes is not None and size_bytes > max_bytes:
                     results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
                     continue
-                results.append(answer_query(self._reader, state, query))
+                results.append(answer_query(self._reader, state, query, buckets))
                 size_bytes += _size_bytes(results[-1])
         return ReadResults(
             log_index=state.last_applied, term=term, epoch=state.epoch, hlc=state.highest_hlc, results=results
