@@ -80,6 +80,7 @@ class Member:
         self._on_fatal = on_fatal
         self._is_applying = False
         self._apply_timer: asyncio.TimerHandle | None = None
+        self._is_stopped = False
         self.stopped_applying: str | None = None
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waiter_number = 0
@@ -143,6 +144,7 @@ class Member:
 
     def stop(self) -> None:
         """Stop the timers; nothing more is sent. Waiting proposals fail as unknown."""
+        self._is_stopped = True
         self._cancel_apply_timer()
         self.raft.stop()
 
@@ -256,6 +258,8 @@ class Member:
         """At once where somebody may wait for it; a follower lets entries gather first."""
         backlog = self.log.commit_index - self.log.last_applied
         may_wait = isinstance(self.raft.state, FollowerRole) and not self._applied_waiters
+        if self._is_stopped:
+            return  # the threads end soon; what is committed is applied in the next life
         if not may_wait or backlog >= FOLLOWER_APPLY_BACKLOG or not self._follower_apply_delay_s:
             self._apply_next()
         elif self._apply_timer is None and backlog > 0:
