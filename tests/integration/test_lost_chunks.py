@@ -32,7 +32,7 @@ async def read(cluster: Cluster, client: PeerClient, node: str, digest: str) -> 
         answer = await client.request(cluster.peer(node), "GET", f"/v1/chunks/{digest}", timeout_s=10)
     except ChunkNotFoundError:
         return None
-    return answer.content
+    return bytes(answer.content)
 
 
 async def until_back(cluster: Cluster, client: PeerClient, node: str, chunks: dict[str, bytes]) -> None:

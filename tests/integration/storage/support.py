@@ -242,7 +242,7 @@ class ChunkClient:
     async def get(self, digest: str, byte_range: str | None = None) -> bytes:
         headers = {} if byte_range is None else {"range": byte_range}
         path = f"/v1/chunks/{digest}"
-        return (await self.peers.request(self.node.peer, "GET", path, timeout_s=10, headers=headers)).content
+        return bytes((await self.peers.request(self.node.peer, "GET", path, timeout_s=10, headers=headers)).content)
 
     async def head(self, digest: str) -> httpx.Response:
         return await self.peers.request(self.node.peer, "HEAD", f"/v1/chunks/{digest}", timeout_s=10)
