@@ -110,7 +110,7 @@ def _add_head_and_delete(router: APIRouter, calls: ChunkCalls) -> None:
         responses={200: {"description": "Held; Content-Length is its length"}, **_problems(400, 404, 503)},
     )
     async def head_chunk(digest: Digest) -> Response:
-        """SentAnswer from the records; the bytes are not read."""
+        """Answered from the records; the bytes are not read."""
         return _AsgiAnswer(calls.head, digest)
 
     @router.delete(
