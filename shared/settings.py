@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, NoReturn, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.cluster_keys import MIN_SECRET_BYTES, ClusterKeys
@@ -39,7 +39,7 @@ class ServiceSettings(BaseSettings):
             `OPERATIONS_DISTANCE` above, unless said otherwise.
         metrics_token: lets other machines read /metrics; without one only this machine may.
         log_level: debug, info, warning or error.
-        log_file: where the log goes instead of standard error; rotated (`telemetry.MAX_LOG_BYTES`).
+        log_file: where the log goes instead of standard error, if not empty; rotated (`telemetry.MAX_LOG_BYTES`).
         shutdown_grace_s: how long requests under way may take after SIGTERM.
     """
 
@@ -60,6 +60,12 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     log_file: Path | None = None
     shutdown_grace_s: int = Field(default=20, ge=0)
+
+    @field_validator("log_file", mode="before")
+    @classmethod
+    def _read_log_file(cls, value: object) -> object:
+        # As everywhere: a variable that is set to nothing is not set.
+        return None if value == "" else value
 
     @model_validator(mode="after")
     def _check_identity(self) -> Self:

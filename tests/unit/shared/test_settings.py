@@ -150,3 +150,10 @@ def test_no_secret_is_none_and_not_an_empty_one() -> None:
     """The caller decides whether it can do without."""
     assert read_secret(None, None, "X") is None
     assert read_secret(SecretStr("x"), None, "X") == "x"
+
+
+@pytest.mark.parametrize(("value", "file"), [("", None), ("trivet.log", Path("trivet.log"))])
+def test_an_empty_log_file_is_none(environment: pytest.MonkeyPatch, value: str, file: Path | None) -> None:
+    """It was the folder that the service runs in, and the start ended in a traceback."""
+    environment.setenv("TRIVET_LOG_FILE", value)
+    assert load_settings(ServiceSettings).log_file == file
