@@ -67,7 +67,9 @@ class BatchCalls:
         try:
             request, bodies = _open(await read_body(receive), header_of(scope, _BODY_DIGEST) or b"")
             gets = sum(isinstance(item, GetItem) for item in request.items)
-            await lease.grow_to(int(length) + gets * MAX_BATCHED_CHUNK_BYTES)
+            # The bodies of puts are copied out of the frame.
+            copied_bytes = sum(map(len, bodies))
+            await lease.grow_to(int(length) + copied_bytes + gets * MAX_BATCHED_CHUNK_BYTES)
             head, answer = await self._do_all(request, bodies)
             lease.resize(int(length) + len(answer))
             headers = [(b"content-length", b"%d" % len(answer)), OCTETS]

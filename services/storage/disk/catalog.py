@@ -258,6 +258,8 @@ def remove(transaction: Transaction, digest: str) -> Row | None:
     size_bytes = row.size_bytes if row.is_sound else 0
     transaction.change_sums(-sum_of(bytes.fromhex(digest), size_bytes), bytes.fromhex(digest))
     transaction.removed.append(digest)
+    if digest in transaction.written:  # by an operation of the same commit: what it wrote is gone again
+        transaction.written.remove(digest)
     return row
 
 

@@ -28,6 +28,7 @@ from services.storage.verified_chunks import VerifiedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, OverloadedError, UnavailableError
 from shared.units import KIB, MIB
 from tests.chance import random_bytes
+from tests.waiting import wait_until
 
 
 def make_chunk(size_bytes: int) -> Chunk:
@@ -740,3 +741,27 @@ async def test_what_is_new_is_known_without_a_question_and_what_is_held_is_found
         await disk.put(new, 1)
         assert await disk.find_or_check_room([new]) == [True]
         assert len(questions) == 3
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 200_000])
+async def test_a_chunk_that_is_written_and_deleted_in_one_commit_is_not_held(size_bytes, disk):
+    """It was remembered as verified without its row, and `has` answered from that memory for a day."""
+    chunk = make_chunk(size_bytes)
+    taken, release = threading.Event(), threading.Event()
+
+    def hold(_transaction: object) -> None:
+        taken.set()
+        release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(disk._committer.run(hold))
+        await asyncio.to_thread(taken.wait)
+        group.create_task(disk.put(chunk, 5))
+        await wait_until(lambda: disk._committer._queue.qsize() == 1, "the put waits for the commit")
+        group.create_task(disk.delete(chunk.digest))
+        await wait_until(lambda: disk._committer._queue.qsize() == 2, "the deletion waits behind it")
+        release.set()
+    assert not disk.is_verified(chunk.digest)
+    assert await disk.has([chunk.digest], None) == await disk.has([chunk.digest], 7)
+    with pytest.raises(ChunkNotFoundError):
+        await disk.get(chunk.digest)
