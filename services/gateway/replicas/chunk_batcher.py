@@ -75,6 +75,7 @@ class ChunkBatcher(Generic[CallT]):
         self._under_way: dict[CallT, _BatchUnderWay[CallT]] = {}
         self._batches: set[_BatchUnderWay[CallT]] = set()
         self._began_s = 0.0
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -98,6 +99,8 @@ class ChunkBatcher(Generic[CallT]):
     def close(self) -> None:
         """Send nothing more. What is under way ends with its task."""
         self._is_closed = True
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
         waiting = _BatchUnderWay(list(self._waiting))
         for call in waiting.calls:
             self._withdraw(call)
@@ -116,6 +119,14 @@ class ChunkBatcher(Generic[CallT]):
             self._under_way.update(dict.fromkeys(batch.calls, batch))
             # A callback and not a `finally` in the task: a task cancelled before its first step runs none of its code.
             batch.task.add_done_callback(partial(self._on_end, batch))
+        # Whoever waits behind a request that stalls is not sent by another call or by the end of that request alone.
+        if self._waiting and len(self._batches) < MAX_UNDER_WAY and self._stall_timer is None:
+            wait_s = STALLED_AFTER_S - (time.monotonic() - self._began_s)
+            self._stall_timer = asyncio.get_running_loop().call_later(max(0.001, wait_s), self._on_stall_timer)
+
+    def _on_stall_timer(self) -> None:
+        self._stall_timer = None
+        self._start_wanted()
 
     def _may_send(self) -> bool:
         if not self._batches:

@@ -16,6 +16,7 @@ from shared.contracts.chunk_batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 from shared.errors import InternalError, OverloadedError, PeerUnreachableError
 from shared.units import KIB
 from tests.unit.gateway.fakes import FakeNodes, node
+from tests.waiting import wait_until
 
 
 @dataclass(eq=False)
@@ -148,6 +149,14 @@ async def test_a_request_that_takes_long_does_not_hold_up_those_behind_it(bench:
     for _ in range(2 * MAX_UNDER_WAY):
         await bench.submit("y")
     assert len(bench.sent) == MAX_UNDER_WAY
+
+
+async def test_what_waits_behind_a_request_that_stalls_goes_without_a_further_call(bench: Bench) -> None:
+    """Nothing else has to happen: neither another call nor the end of that request."""
+    await bench.fill()
+    await bench.submit("behind")
+    await wait_until(lambda: len(bench.sent) == 2, "the call behind is sent")
+    assert bench.sent == [["first"], ["behind"]]
 
 
 async def test_a_failed_request_fails_all_its_calls_and_counts_once(bench: Bench) -> None:
