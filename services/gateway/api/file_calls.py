@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -10,7 +11,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.answers import raw_headers, send_answer, send_json
-from services.gateway.api.client_connection import body_of
+from services.gateway.api.client_connection import body_of, while_connected
 from services.gateway.api.early_refusal import announces_body
 from services.gateway.api.file_stream import FileStream
 from services.gateway.api.models import file_list_json, receipt_json
@@ -84,7 +85,7 @@ class FileCalls:
             logger.warning("a download was broken off", path=scope["path"], code=error.code, reason=error.message)
             exchange.break_off()
 
-    async def head(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
+    async def head(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
         """Describe the current version from the log; the storage nodes are asked only where R is asked for."""
         services = self._gateway.services
         asked = _ReadRequest.of(scope, fields, services)
@@ -95,8 +96,16 @@ class FileCalls:
             headers = content_headers(found.version, read_now_ns=self._read_now_ns)
             headers["content-length"] = str(found.version.content.size_bytes)
             if "x-trivet-read-quorum" in fields:
-                confirmed = await services.downloads.confirm(found, asked.quorums)
-                headers["x-trivet-replicas-confirmed"] = str(confirmed)
+                confirmed: list[int] = []
+
+                async def ask(_: asyncio.TaskGroup) -> None:
+                    confirmed.append(await services.downloads.confirm(found, asked.quorums))
+
+                # The nodes may have to read the whole file from their disks: not for a client that has gone.
+                await while_connected(receive, ask)
+                if not confirmed:
+                    return
+                headers["x-trivet-replicas-confirmed"] = str(confirmed[0])
             await send_answer(send, 200, raw_headers(headers))
 
     async def delete(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI

@@ -198,7 +198,7 @@ class Downloads:
         confirmed = quorums.replica_count
         remaining = iter(slices)
         while window := list(islice(remaining, STRICT_WINDOW_CHUNKS)):
-            check = await self._check(found, window, wanted, {}, is_verified=quorums.is_read_strict)
+            check = await self._check(found, window, min(wanted, confirmed), {}, is_verified=quorums.is_read_strict)
             confirmed = min(confirmed, replicas_confirmed(check.holders.values(), quorums.replica_count))
             if quorums.is_read_strict and confirmed < quorums.read_quorum:
                 break
