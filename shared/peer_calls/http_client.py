@@ -238,7 +238,11 @@ class PeerClient:
         except StaleConnectionError:
             if not request.is_idempotent:
                 raise
+        try:
             return await self._send_once(pool, peer, request, timeout_s)
+        except NeverConnectedError as error:
+            # The peer may have done what was sent the first time.
+            raise ConnectionError(f"it closed the connection, and no other one could be made: {error}") from error
 
     async def _send_once(
         self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float

@@ -59,6 +59,9 @@ _CHECK_INTERVAL_S: Final = 1.0
 _EXCHANGE: Final = "trivet.exchange"
 _RESET: Final = struct.pack("ii", 1, 0)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_MAX_LENGTH_DIGITS: Final = 20
+"""Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
+
 _HEAD_TOO_LARGE: Final = (
     431,
     "Request Header Fields Too Large",
@@ -309,6 +312,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         super().on_header(name, value)
         name = self.headers[-1][0]
+        if name == b"content-length" and len(value) > _MAX_LENGTH_DIGITS:
+            self._refuse(400, "Bad Request", f"A Content-Length has at most {_MAX_LENGTH_DIGITS} digits")
+            raise _RefusedError
         if name == b"host":
             self._hosts.append(value)
         elif name == b"transfer-encoding":

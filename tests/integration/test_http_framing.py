@@ -83,6 +83,7 @@ def test_a_head_that_can_be_misread_is_refused_with_a_problem_document(edge, req
         (b"CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n", "no proxy"),
         (HEAD + b"Transfer-Encoding: gzip\r\n\r\na", "chunked"),
         (HEAD + b"Content-Length: one\r\n\r\na", "Content-Length"),
+        (HEAD + b"Content-Length: " + b"0" * 5000 + b"1\r\n\r\na", "at most 20 digits"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
         (b"GET /x HTTP/1.1\r\nHost: test\r\nX-A: " + b"b" * 40_000 + b"\r\n\r\n", "header fields"),
     ],

@@ -178,6 +178,28 @@ async def test_a_refused_connection_is_definite(ask: Ask) -> None:
     assert caught.value.facts["peer"] == "storage-1"
 
 
+async def test_a_refused_second_attempt_is_not_definite() -> None:
+    """The peer took the request on a connection that was open already, died, and is not there for the second attempt."""
+    taken = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b""):
+            head = await reader.readuntil(b"\r\n\r\n")
+            taken.append(head.split()[1])
+            writer.write(answer)
+        server.close()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    peer = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with PeerClient(KEYS) as client:
+        await client.request(peer, "DELETE", "/1", timeout_s=10, is_public=True)
+        with pytest.raises(PeerUnreachableError) as caught:
+            await client.request(peer, "DELETE", "/2", timeout_s=10, is_public=True)
+    assert taken == [b"/1", b"/2"]
+    assert not caught.value.definite
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"])
 @pytest.mark.parametrize("is_closed", [True, False])
 @both_ways
