@@ -6,25 +6,38 @@ A new buffer of 1 MiB costs 256 page faults, as much as its digest does.
 from __future__ import annotations
 
 import mmap
+import weakref
 from typing import Final
 
 from shared.units import MIB
 
 BUFFER_BYTES: Final = MIB
+MAX_BUFFERS: Final = 12
+"""They lie beside the heap, which keeps the room of all bodies that it ever held at once; 32 took the process past 200 MiB."""
 
 
 class BodyBuffers:
-    """At most `max_free` buffers that wait to be lent again; those that are lent are the borrower's to account for."""
+    """At most `max_buffers` at a time: lent, waiting to be lent again, or dropped and not collected yet."""
 
-    def __init__(self, max_free: int = 8) -> None:
-        self._max_free = max_free
+    def __init__(self, max_buffers: int = MAX_BUFFERS) -> None:
+        self._max_buffers = max_buffers
         self._free: list[memoryview] = []
+        self._count = 0
 
-    def lend(self) -> memoryview:
-        """`BUFFER_BYTES` that begin at a page, with whatever was in them before."""
-        return self._free.pop() if self._free else memoryview(mmap.mmap(-1, BUFFER_BYTES))
+    def lend(self) -> memoryview | None:
+        """`BUFFER_BYTES` that begin at a page, with whatever was in them before; None while there are `max_buffers`."""
+        if self._free:
+            return self._free.pop()
+        if self._count >= self._max_buffers:
+            return None
+        made = mmap.mmap(-1, BUFFER_BYTES)
+        self._count += 1
+        weakref.finalize(made, self._on_collected)
+        return memoryview(made)
 
     def give_back(self, buffer: memoryview) -> None:
         """Nobody reads or writes `buffer` any more. Where that is not certain, it is not given back but dropped."""
-        if len(self._free) < self._max_free:
-            self._free.append(buffer)
+        self._free.append(buffer)
+
+    def _on_collected(self) -> None:
+        self._count -= 1

@@ -111,14 +111,12 @@ class ChunkStore:
             raise self._too_large()
         lease = await self._budget.acquire(self._max_chunk_bytes if announced_bytes is None else announced_bytes)
         try:
-            if (
-                fill is not None
-                and announced_bytes is not None
-                and _MIN_FILLED_BYTES <= announced_bytes <= BUFFER_BYTES
-            ):
-                chunk = await self._receive_into_buffer(digest, fill, announced_bytes)
-            else:
+            size_bytes = announced_bytes or 0
+            blocks = self._buffers.lend() if _MIN_FILLED_BYTES <= size_bytes <= BUFFER_BYTES else None
+            if fill is None or blocks is None:
                 chunk = await self._receive(digest, pieces)
+            else:
+                chunk = await self._receive_into_buffer(digest, fill, blocks, size_bytes)
             outcome = await self._store(chunk, start_index)
             if chunk.blocks is not None:  # after an error somebody may still be at work with it
                 self._buffers.give_back(chunk.blocks)
@@ -301,8 +299,7 @@ class ChunkStore:
         self._check_received(digest, hasher.hexdigest(), size_bytes)
         return Chunk(digest, size_bytes, tuple(received))
 
-    async def _receive_into_buffer(self, digest: str, fill: Fill, size_bytes: int) -> Chunk:
-        blocks = self._buffers.lend()
+    async def _receive_into_buffer(self, digest: str, fill: Fill, blocks: memoryview, size_bytes: int) -> Chunk:
         body = blocks[:size_bytes]
         hasher = blake3()
         await fill(body, hasher.update)

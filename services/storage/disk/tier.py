@@ -234,10 +234,8 @@ class DiskTier:
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
-        # What is verified is held: it leaves with its row. So the catalog is asked for the rest only.
-        unknown = [digest for digest in digests if digest not in self._verified]
-        found = await self._reads.ask(catalog.present, unknown) if unknown else set()
-        found.update(set(digests).difference(unknown))
+        # Not from memory: a row may have been damaged since, and what it names cannot be served.
+        found = await self._reads.ask(catalog.present, digests)
         if start_index is None or not found:
             return found
         # Looked up again in the transaction: a delete may have come in between.
