@@ -41,6 +41,8 @@ class Invariants:
     leader_of_term: dict[int, str] = field(default_factory=dict)
     vote_of: dict[tuple[str, int], str] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
+    committed_in: dict[int, int] = field(default_factory=dict)
+    """By index, the term of the leader that committed it first."""
     terms_on_disk: dict[str, int] = field(default_factory=dict)
     violations: list[InvariantViolatedError] = field(default_factory=list)
     snapshots_installed: int = 0
@@ -188,6 +190,8 @@ class Invariants:
             nonlocal known
             if index > known and node.leader_role is not None:
                 self._check_commit(node, index)
+                for committed in range(known + 1, index + 1):
+                    self.committed_in.setdefault(committed, node.leader_role.term)
             known = max(known, index)
             tell(index)
 
@@ -208,9 +212,10 @@ class Invariants:
         votes += [name for name in disks if name not in votes and self.vote_of.get((name, role.term)) == node.id]
         if 2 * len(votes) <= len(disks):
             self._violated(f"{node.id} leads term {role.term} with the votes of {votes} among {sorted(disks)}")
-        # Leader completeness (figure 3).
+        # Leader completeness (figure 3): of the leaders of later terms. Votes that come late make a leader of a term that is
+        # over, which may lack what a later one has committed meanwhile, and commits nothing.
         for index, entry in self.entries.items():
-            if index < node.log.base.index:
+            if index < node.log.base.index or self.committed_in.get(index, 0) > role.term:
                 continue
             if index > node.log.last_log_index or node.log.term_at(index) != entry.term:
                 self._violated(f"leader completeness: {node.id} leads term {role.term} without entry {index}")

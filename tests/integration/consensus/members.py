@@ -88,6 +88,11 @@ class PeerProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def connection_count(self) -> int:
+        """How many there are now."""
+        return len(self._tasks)
+
     def half_open(self) -> None:
         """Connections that exist swallow everything from now on, and every byte is acknowledged; new ones work."""
         self._half_open |= self._tasks
@@ -305,6 +310,11 @@ class Members:
         others = [address.id for other, address in enumerate(self.addresses) if other != number]
         cut = self.cuts.isolate if both_ways else self.cuts.silence
         cut(self.addresses[number].id, others)
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections there are between the founders."""
+        return sum(proxy.connection_count for proxy in self._founding_proxies)
 
     def half_open(self) -> None:
         """Every connection between the founders carries nothing from now on, and nobody is told; new ones work."""
