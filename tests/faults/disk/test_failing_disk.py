@@ -13,7 +13,7 @@ from tests.chance import random_bytes
 from tests.faults.disk.chunk_load import ChunkLoad
 from tests.faults.disk.node_on_disk import NodeOnDisk
 from tests.faults.tools.needs import require
-from tests.faults.tools.strace import Attached, Injection
+from tests.faults.tools.strace import EVERY_READ, Attached, Injection
 from tests.integration.storage.support import ChunkClient, StorageProcess, digest_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -76,7 +76,7 @@ async def test_a_chunk_that_cannot_be_read_is_an_error_and_never_a_wrong_byte(
     paths = (
         [node.data_dir / "catalog.sqlite"] if size_bytes < 10_000 else [node.data_dir / "chunks" / digest[:2] / digest]
     )
-    with Attached(node.process.pid, Injection("read,pread64", "error=EIO", paths=paths), tmp_path / "trace"):
+    with Attached(node.process.pid, Injection(EVERY_READ, "error=EIO", paths=paths), tmp_path / "trace"):
         with pytest.raises((ChunkCorruptError, UnavailableError)):
             await client.get(digest)
         if size_bytes > 10_000:

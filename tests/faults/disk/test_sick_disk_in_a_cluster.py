@@ -17,7 +17,7 @@ from tests.faults.disk.file_load import FileLoad
 from tests.faults.tools.loop_disk import LoopDisk
 from tests.faults.tools.mounts import Mounts
 from tests.faults.tools.needs import require
-from tests.faults.tools.strace import Attached, Injection
+from tests.faults.tools.strace import EVERY_READ, Attached, Injection
 from tests.free_ports import free_port_offset
 
 pytestmark = [pytest.mark.faults, pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -121,9 +121,7 @@ def test_a_disk_that_turns_read_only_fails_no_request(ward, load):
 def test_a_replica_that_cannot_be_read_is_served_by_a_peer(ward, load, tmp_path):
     """EIO for every read of the node: its peers answer, byte for byte."""
     require("strace")
-    with Attached(
-        ward.cluster.pid(_SICK), Injection("read,pread64", "error=EIO", paths=chunks_of(ward)), tmp_path / "t"
-    ):
+    with Attached(ward.cluster.pid(_SICK), Injection(EVERY_READ, "error=EIO", paths=chunks_of(ward)), tmp_path / "t"):
         load.check()
         with load:
             load.wait_for_more(60)

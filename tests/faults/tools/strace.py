@@ -18,6 +18,9 @@ from typing import Self
 WATCHED = "fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat"
 """The calls after which something is durable, named or gone."""
 
+EVERY_READ = "read,readv,pread64,preadv,preadv2"
+"""All calls that give bytes of a file: which of them a service uses is its own affair."""
+
 _ATTACH_WITHIN_S = 20.0
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _PATH = re.compile(r'"([^"]+)"|<([^>]+)>')
