@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -63,7 +64,7 @@ _REFUSED_AS_A_WHOLE: Final = (InvalidRequestError, NotFoundError, MethodNotAllow
 ResultT = TypeVar("ResultT")
 
 
-class _ChunkCall(Generic[ResultT]):
+class _ChunkCall(ABC, Generic[ResultT]):
     """One call to a node. It may go alone, or as some items of a frame."""
 
     kind: ClassVar[str]
@@ -79,13 +80,13 @@ class _ChunkCall(Generic[ResultT]):
     def item_count(self) -> int:
         return len(self.items)
 
+    @abstractmethod
     async def alone(self, client: PeerClient, peer: PeerAddress, timeout_s: float) -> ResultT:
         """The outcome of a request of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, results: Sequence[BatchResult], bodies: Iterator[memoryview], fence: int | None) -> ResultT:
         """The outcome in a frame: the results of its items, the bytes of those that were found. Raises TypeError."""
-        raise NotImplementedError
 
 
 class _Put(_ChunkCall[int | None]):
