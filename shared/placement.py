@@ -10,7 +10,7 @@ that bit does not matter; there `math.log2` gives the same integer in a tenth of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -19,6 +19,8 @@ from blake3 import blake3
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.units import GIB
 
+_LIVE: Final = frozenset({"active", "suspect"})
+"""States, by name: `suspect` is stored by newer members only."""
 _HASH_BITS: Final = 64
 _FRACTION_BITS: Final = 32
 _EDGE: Final = 2.0**-10
@@ -62,6 +64,31 @@ def read_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
     return sorted(usable, key=lambda node: node.state == NodeState.INACTIVE)
 
 
+def live_nodes(node_map: NodeMap) -> list[StorageNode]:
+    """The nodes that count as places for replicas: they have an address, and are neither away, nor leaving, nor yet to come."""
+    return [node for node in node_map.nodes if node.url and node.state in _LIVE]
+
+
+def expected_holders(digest: str, live: Sequence[StorageNode], replica_count: int) -> list[StorageNode]:
+    """Who should hold the chunk for good, best first; `live` from `live_nodes`. All of them, when they are too few."""
+    return preference_list(digest, live)[:replica_count]
+
+
+def is_expected_holder(digest: bytes, node_id: str, live: Sequence[StorageNode], replica_count: int) -> bool:
+    """Whether `node_id` is one of `expected_holders`, for a raw digest. For many digests in a row: nothing is cached."""
+    if len(live) <= replica_count:
+        return any(node.id == node_id for node in live)
+    name = digest.hex()
+    own = next((node for node in live if node.id == node_id), None)
+    if own is None:
+        return False
+    if any(node.zone != own.zone for node in live):
+        return any(node.id == node_id for node in expected_holders(name, live, replica_count))
+    rank = (-_uncached_score(name, own.id, _weight(own.capacity_bytes)), own.id)
+    better = sum((-_uncached_score(name, node.id, _weight(node.capacity_bytes)), node.id) < rank for node in live)
+    return better < replica_count
+
+
 def _weight(capacity_bytes: int) -> int:
     """Whole GiB, at least one: small changes of a file system's size must not move chunks."""
     return max(1, capacity_bytes // GIB)
@@ -69,6 +96,10 @@ def _weight(capacity_bytes: int) -> int:
 
 @lru_cache(maxsize=65536)
 def _score(digest: str, node_id: str, weight: int) -> int:
+    return _uncached_score(digest, node_id, weight)
+
+
+def _uncached_score(digest: str, node_id: str, weight: int) -> int:
     raw = int.from_bytes(blake3(f"{digest}/{node_id}".encode()).digest(_HASH_BITS // 8))
     # u in (0, 1) as (raw + 1) / (2^64 + 1), so that -log2(u) > 0 and the division is defined.
     distance = (_HASH_BITS << _FRACTION_BITS) - _log2(raw + 1) + 1

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
-from shared.placement import _FRACTION_BITS, _exact_log2, _log2, preference_list, read_order, write_order
+from shared.placement import (
+    _FRACTION_BITS,
+    _exact_log2,
+    _log2,
+    expected_holders,
+    is_expected_holder,
+    live_nodes,
+    preference_list,
+    read_order,
+    write_order,
+)
 from shared.units import GIB
 
 
@@ -158,3 +168,36 @@ GOLDEN = [
     ["storage-4", "storage-6", "storage-2", "storage-3", "storage-5", "storage-1"],
     ["storage-5", "storage-3", "storage-4", "storage-1", "storage-6", "storage-2"],
 ]
+
+
+def test_only_live_nodes_with_an_address_are_expected_to_hold_chunks() -> None:
+    """One that is away or draining, or has never dialled in, is no place for a replica; suspect ones are."""
+    nodes = [
+        node("a"),
+        node("b", state=NodeState.INACTIVE),
+        node("c", state=NodeState.DRAINING),
+        node("d", url=""),
+        node("e"),
+    ]
+    assert ids(live_nodes(NodeMap(epoch=1, nodes=nodes))) == ["a", "e"]
+
+
+@given(digests, node_maps, st.integers(1, 5))
+def test_the_next_in_order_stands_in_for_a_node_that_is_away(name: str, nodes: list[StorageNode], count: int) -> None:
+    """The others stay: a node that goes away moves only what it held."""
+    before = ids(expected_holders(name, nodes, count))
+    assert before == ids(preference_list(name, nodes))[:count]
+    after = ids(expected_holders(name, nodes[1:], count))
+    if len({each.zone for each in nodes}) in {1, len(nodes)}:
+        assert set(before) - {nodes[0].id} <= set(after)
+    assert len(after) == min(count, len(nodes) - 1)
+
+
+@given(digests, node_maps, st.integers(1, 5))
+def test_the_fast_question_has_the_same_answer(name: str, nodes: list[StorageNode], count: int) -> None:
+    """In one zone or several, with enough nodes or too few, also for a node that is none of them."""
+    flat = [each.model_copy(update={"zone": "one"}) for each in nodes]
+    for live in (nodes, flat):
+        expected = set(ids(expected_holders(name, live, count)))
+        for asked in [*ids(live), "stranger"]:
+            assert is_expected_holder(bytes.fromhex(name), asked, live, count) is (asked in expected)
