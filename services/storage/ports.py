@@ -6,7 +6,7 @@ implementation to the same sentences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +62,17 @@ class LostChunk:
 
     digest: str
     start_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalDelete:
+    """A chunk to be deleted if `condition` is true of the start index that is recorded on it at that moment.
+
+    `condition` is called in the step that deletes, maybe by another thread and maybe again: it is quick and never raises.
+    """
+
+    digest: str
+    condition: Callable[[int], bool]
 
 
 class Tier(Protocol):
@@ -132,12 +143,36 @@ class Tier(Protocol):
                 `digests` whether it is held.
         """
 
+    async def record_start_indexes(self, start_indexes: Mapping[str, int]) -> set[str]:
+        """As `has`, each with a start index of its own: those that are held, on which max(start index) is durable now.
+
+        Raises what `has` raises.
+        """
+
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        """The start indexes that are recorded on those of `digests` that are held.
+
+        Raises:
+            UnavailableError: the medium does not answer, or cannot tell of one of `digests` whether it is held.
+        """
+
     async def delete(self, digest: str) -> bool:
         """Forget a chunk durably, a lost one too; False when it was not held.
 
         Raises:
             DiskFullError: not even the deletion can be written down, because others took the reserve; definite.
             UnavailableError: durability cannot be promised now; not definite once it was tried.
+        """
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        """Forget durably those of `candidates` that are held, or lost, and whose condition is true; which they were.
+
+        The condition is evaluated in the step that deletes. So a start index that was acknowledged before it was seen by the
+        condition, and one that is acknowledged later belongs to a chunk that is stored again. Many are deleted in one
+        transaction, but not all: after an error some may be gone. One is left for a later call while it is not sure that it
+        would stay deleted, or while its record is damaged. The digests are different.
+
+        Raises what `delete` raises.
         """
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:

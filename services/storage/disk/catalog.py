@@ -132,6 +132,19 @@ def present(sql: sqlite3.Connection, digests: Sequence[str]) -> set[str]:
     return found
 
 
+def start_indexes(sql: sqlite3.Connection, digests: Sequence[str]) -> dict[str, int]:
+    """Those of `digests` that have a sound row, with what is recorded on them."""
+    found: dict[str, int] = {}
+    for part in _batches(digests):
+        marks = ",".join("?" * len(part))
+        rows = sql.execute(
+            f"SELECT digest, start_index FROM chunks WHERE digest IN ({marks}) AND {SOUND_VALUES}",  # noqa: S608 - marks, constants
+            part,
+        )
+        found.update((digest.hex(), start_index) for digest, start_index in rows)
+    return found
+
+
 def large_digests(sql: sqlite3.Connection, prefix: int) -> set[str]:
     """The digests, beginning with the byte `prefix`, of chunks that have a file of their own."""
     low, high = bytes([prefix]), bytes([prefix]) + b"\xff" * 32
@@ -184,9 +197,15 @@ def count_lost(sql: sqlite3.Connection) -> int:
     return int(sql.execute(f"SELECT count(*) FROM lost WHERE {SOUND_DIGEST}").fetchone()[0])  # noqa: S608 - constants
 
 
+def lost_index(sql: sqlite3.Connection, digest: str) -> int | None:
+    """The start index of a lost chunk, or None when it is not lost."""
+    found = sql.execute(f"SELECT {START_INDEX} FROM lost WHERE digest = ?", (bytes.fromhex(digest),)).fetchone()  # noqa: S608 - constants
+    return None if found is None else int(found[0])
+
+
 def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
     """Whether the chunk is lost."""
-    return sql.execute("SELECT 1 FROM lost WHERE digest = ?", (bytes.fromhex(digest),)).fetchone() is not None
+    return lost_index(sql, digest) is not None
 
 
 def position(sql: sqlite3.Connection, name: str) -> str:
@@ -200,11 +219,11 @@ def save_position(transaction: Transaction, name: str, digest: str) -> None:
     transaction.sql.execute("INSERT OR REPLACE INTO positions (name, digest) VALUES (?, ?)", (name, digest))
 
 
-def raise_start_index(transaction: Transaction, digests: Iterable[str], start_index: int) -> None:
-    """Record max(`start_index`) on those of `digests` that are held; rows that have more already cost no write."""
+def raise_start_indexes(transaction: Transaction, start_indexes: Iterable[tuple[str, int]]) -> None:
+    """Record max(start index) on those of the digests that are held; rows that have more already cost no write."""
     transaction.sql.executemany(
         "UPDATE chunks SET start_index = ?1 WHERE digest = ?2 AND start_index < ?1",
-        [(start_index, bytes.fromhex(digest)) for digest in digests],
+        [(start_index, bytes.fromhex(digest)) for digest, start_index in start_indexes],
     )
 
 
@@ -212,7 +231,7 @@ def add_packed(transaction: Transaction, digest: str, body: bytes, start_index: 
     """Store a small chunk unless it is there, and record its start index; whether it was added."""
     row = find(transaction.sql, digest)
     if row is not None and row.is_sound:
-        raise_start_index(transaction, [digest], start_index)
+        raise_start_indexes(transaction, [(digest, start_index)])
         return False
     insert_packed(transaction, digest, body, start_index, row)
     return True
@@ -230,7 +249,7 @@ def add_file(transaction: Transaction, digest: str, size_bytes: int, start_index
     """Record a chunk that has a file, unless it has a row, and its start index; whether a row was added."""
     row = find(transaction.sql, digest)
     if row is not None and row.is_sound:
-        raise_start_index(transaction, [digest], start_index)
+        raise_start_indexes(transaction, [(digest, start_index)])
         return False
     insert_file(transaction, digest, size_bytes, start_index, row)
     return True
@@ -285,12 +304,10 @@ def lose(transaction: Transaction, digest: str, start_index: int) -> Row | None:
 def forget_lost(transaction: Transaction, digest: str) -> int | None:
     """Take the chunk off the list of lost ones; its start index, or None when it was not lost."""
     # Without RETURNING on purpose: a cursor that was not read to its end would keep the statement open.
-    key = (bytes.fromhex(digest),)
-    found = transaction.sql.execute(f"SELECT {START_INDEX} FROM lost WHERE digest = ?", key).fetchone()  # noqa: S608 - constants
-    if found is None:
-        return None
-    transaction.sql.execute("DELETE FROM lost WHERE digest = ?", key)
-    return int(found[0])
+    start_index = lost_index(transaction.sql, digest)
+    if start_index is not None:
+        transaction.sql.execute("DELETE FROM lost WHERE digest = ?", (bytes.fromhex(digest),))
+    return start_index
 
 
 def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:

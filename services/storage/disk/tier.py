@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from services.storage.disk.warm_files import WarmFiles
 from services.storage.disk.write_gate import WriteGate
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import outcomes_of, result_of, too_large_for_a_batch
-from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
+from services.storage.ports import Body, Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome
 from services.storage.verified_chunks import VerifiedChunks
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, TrivetError, UnavailableError
@@ -46,6 +46,8 @@ _CATALOG_NAME: Final = "catalog.sqlite"
 _READ_ATTEMPTS: Final = 3
 _MAX_QUESTIONS: Final = 16
 """What one reading thread replies in one hop."""
+DELETIONS_PER_COMMIT: Final = 64
+"""Of conditional ones: a few milliseconds of the commit thread, most of them for unlinks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +238,34 @@ class DiskTier:
         """See `ports.Tier`."""
         # Not from memory: a row may have been damaged since, and what it names cannot be served.
         found = await self._reads.ask(catalog.present, digests)
-        if start_index is None or not found:
-            return found
+        return found if start_index is None else await self._record_on_held(dict.fromkeys(sorted(found), start_index))
+
+    async def record_start_indexes(self, start_indexes: Mapping[str, int]) -> set[str]:
+        """See `ports.Tier`."""
+        found = await self._reads.ask(catalog.present, list(start_indexes))
+        return await self._record_on_held({digest: start_indexes[digest] for digest in sorted(found)})
+
+    async def _record_on_held(self, start_indexes: Mapping[str, int]) -> set[str]:
+        if not start_indexes:
+            return set()
         # Looked up again in the transaction: a delete may have come in between.
-        return await self._committer.run(partial(_raise_and_list, digests=sorted(found), start_index=start_index))
+        return await self._committer.run(partial(_raise_and_list, start_indexes=start_indexes))
+
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        """See `ports.Tier`."""
+        return await self._reads.ask(catalog.start_indexes, digests)
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
         return await self._committer.run(partial(self._delete, digest=digest))
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        """See `ports.Tier`. In transactions of `DELETIONS_PER_COMMIT`: what else waits for a commit waits for one of them."""
+        deleted: set[str] = set()
+        for start in range(0, len(candidates), DELETIONS_PER_COMMIT):
+            part = candidates[start : start + DELETIONS_PER_COMMIT]
+            deleted |= await self._committer.run(partial(self._delete_if, candidates=part))
+        return deleted
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
@@ -530,6 +552,12 @@ class DiskTier:
             transaction.unlinks.append(self._files.path_of(digest))
         return True
 
+    def _delete_if(self, transaction: Transaction, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        chosen = {each.digest for each in candidates if _is_condemned(transaction.sql, each)}
+        for digest in chosen:
+            self._delete(transaction, digest)
+        return chosen
+
     async def _quarantine(self, digest: str) -> bool:
         """Quarantine a bad replica; False when there is none any more: it was deleted or replaced meanwhile."""
         try:
@@ -639,7 +667,15 @@ def _lose_unless_held(transaction: Transaction, digest: str, start_index: int) -
         catalog.lose(transaction, digest, start_index)
 
 
-def _raise_and_list(transaction: Transaction, digests: Sequence[str], start_index: int) -> set[str]:
-    held = catalog.present(transaction.sql, digests)
-    catalog.raise_start_index(transaction, held, start_index)
+def _raise_and_list(transaction: Transaction, start_indexes: Mapping[str, int]) -> set[str]:
+    held = catalog.present(transaction.sql, list(start_indexes))
+    catalog.raise_start_indexes(transaction, [(digest, start_indexes[digest]) for digest in held])
     return held
+
+
+def _is_condemned(sql: sqlite3.Connection, candidate: ConditionalDelete) -> bool:
+    row = catalog.find(sql, candidate.digest)
+    if row is not None and not row.is_sound:
+        return False  # its start index may be what was damaged; a read, a put or the next start puts it right
+    start_index = catalog.lost_index(sql, candidate.digest) if row is None else row.start_index
+    return start_index is not None and candidate.condition(start_index)

@@ -14,7 +14,7 @@ record are copies of what is safe on disk, and may be dropped at any time. Score
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,6 +68,23 @@ return 1
 """
 """Moves a chunk from the record to the list of lost ones, if its body is still the one that was seen; 0 when it was not
 recorded. No WATCH: its end waits for the server without a deadline when the server hangs."""
+
+_DELETE_UNCHANGED: Final = """
+local results = {}
+for index = 4, #KEYS do
+    local digest, seen = ARGV[2 * index - 7], tonumber(ARGV[2 * index - 6])
+    local found = redis.call('ZSCORE', KEYS[1], digest) or redis.call('ZSCORE', KEYS[3], digest)
+    local is_deleted = found and tonumber(found) == seen
+    if is_deleted then
+        redis.call('UNLINK', KEYS[index])
+        for entry = 1, 3 do redis.call('ZREM', KEYS[entry], digest) end
+    end
+    results[#results + 1] = is_deleted and 1 or 0
+end
+return results
+"""
+"""Drops recorded and lost chunks whose start index is still the one that was seen; for each whether it did. A chunk is never
+both."""
 
 _RESTORE: Final = """
 local start_index = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -157,16 +174,46 @@ async def get_recorded_size_bytes(client: Redis, digest: str) -> int | None:
     return None if score is None else int(size_bytes)
 
 
-async def recorded(client: Redis, digests: Sequence[str], start_index: int | None) -> set[str]:
-    """Those of `digests` that are recorded, after max(`start_index`) was recorded on them."""
-    if not digests:
-        return set()
+async def start_indexes(client: Redis, digests: Sequence[str]) -> dict[str, int]:
+    """Those of `digests` that are recorded, with their start indexes."""
+    return await _scores(client, RECORD_KEY, digests)
+
+
+async def record_start_indexes(client: Redis, wanted: Mapping[str, int]) -> set[str]:
+    """Those of `wanted` that are recorded, after max(start index) was recorded on them."""
     pipeline = client.pipeline(transaction=True)
-    if start_index is not None:
-        pipeline.zadd(RECORD_KEY, dict.fromkeys(digests, start_index), xx=True, gt=True)
-    pipeline.zmscore(RECORD_KEY, list(digests))
+    pipeline.zadd(RECORD_KEY, dict(wanted), xx=True, gt=True)
+    pipeline.zmscore(RECORD_KEY, list(wanted))
     scores = (await pipeline.execute())[-1]
-    return {digest for digest, score in zip(digests, scores, strict=True) if score is not None}
+    return {digest for digest, score in zip(wanted, scores, strict=True) if score is not None}
+
+
+async def delete_if(client: Redis, conditions: Mapping[str, Callable[[int], bool]]) -> set[str]:
+    """Drop the chunks that are recorded or lost and whose condition is true of the start index; which they were.
+
+    The server deletes one only while its start index is the one that was seen; otherwise the condition is asked again.
+    """
+    deleted: set[str] = set()
+    left = list(conditions)
+    while left:
+        seen = await _scores(client, LOST_KEY, left) | await start_indexes(client, left)
+        chosen = [digest for digest, start_index in seen.items() if conditions[digest](start_index)]
+        if not chosen:
+            break
+        arguments = [argument for digest in chosen for argument in (digest, seen[digest])]
+        keys = [RECORD_KEY, INDEX_KEY, LOST_KEY, *map(_key, chosen)]
+        command: Any = client.eval  # typed for text only
+        results = await command(_DELETE_UNCHANGED, len(keys), *keys, *arguments)
+        deleted.update(digest for digest, is_deleted in zip(chosen, results, strict=True) if is_deleted)
+        left = [digest for digest in chosen if digest not in deleted]
+    return deleted
+
+
+async def _scores(client: Redis, key: str, digests: Sequence[str]) -> dict[str, int]:
+    if not digests:
+        return {}
+    scores = await client.zmscore(key, list(digests))
+    return {digest: int(score) for digest, score in zip(digests, scores, strict=True) if score is not None}
 
 
 async def remove(client: Redis, digests: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ Durable by AOF with `appendfsync always`, bounded by `maxmemory` with `noevictio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
@@ -14,7 +14,7 @@ import structlog
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import outcomes_of, result_of, too_large_for_a_batch
-from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
+from services.storage.ports import Body, Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.batcher import PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
@@ -29,6 +29,8 @@ from shared.partitions import SetSum
 logger = structlog.get_logger(__name__)
 
 _PART: Final = 1000
+_DELETED_PART: Final = 256
+"""In one step of the server, which does nothing else meanwhile."""
 
 
 class RedisTier:
@@ -125,9 +127,25 @@ class RedisTier:
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
+        if start_index is None:
+            return set(await self.start_indexes(digests))
+        return await self.record_start_indexes(dict.fromkeys(digests, start_index))
+
+    async def record_start_indexes(self, start_indexes: Mapping[str, int]) -> set[str]:
+        """See `ports.Tier`."""
         found: set[str] = set()
+        digests = list(start_indexes)
         for start in range(0, len(digests), _PART):
-            found |= await self._has_part(digests[start : start + _PART], start_index)
+            wanted = {digest: start_indexes[digest] for digest in digests[start : start + _PART]}
+            found |= await self._link.call(lambda client: chunk_keys.record_start_indexes(client, wanted), changes=True)  # noqa: B023 - called at once
+        return found
+
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        """See `ports.Tier`."""
+        found: dict[str, int] = {}
+        for start in range(0, len(digests), _PART):
+            part = digests[start : start + _PART]
+            found |= await self._link.call(lambda client: chunk_keys.start_indexes(client, part))  # noqa: B023 - called at once
         return found
 
     async def delete(self, digest: str) -> bool:
@@ -137,6 +155,18 @@ class RedisTier:
         self._is_full = False
         self._verified.forget([digest])
         return removed == 1
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        """See `ports.Tier`. The server compares again what the conditions have seen, in the step that deletes."""
+        deleted: set[str] = set()
+        for start in range(0, len(candidates), _DELETED_PART):
+            conditions = {each.digest: each.condition for each in candidates[start : start + _DELETED_PART]}
+            with self._sums.changing(list(conditions)):
+                found = await self._link.call(lambda client: chunk_keys.delete_if(client, conditions), changes=True)  # noqa: B023 - called at once
+            self._verified.forget(found)
+            self._is_full = self._is_full and not found
+            deleted |= found
+        return deleted
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`."""
@@ -212,11 +242,6 @@ class RedisTier:
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         return [] if self._link.weakness is None else [self._link.weakness]
-
-    async def _has_part(self, digests: Sequence[str], start_index: int | None) -> set[str]:
-        return await self._link.call(
-            lambda client: chunk_keys.recorded(client, digests, start_index), changes=start_index is not None
-        )
 
     async def _lose(self, digest: str, *, is_absent: bool) -> bool:
         """Take a bad chunk out of service; whether it was recorded as held.

@@ -13,7 +13,9 @@ them (`may_record`, `is_record_unknown`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -55,6 +57,7 @@ class Recovery:
         self._unconfirmed: dict[str, int] = {}
         """Digest -> number of the last unconfirmed change of its entry in the record."""
         self._unconfirmed_count = 0
+        self._running = asyncio.Lock()
         self.has_read_record = False
         """Whether all that an earlier process left in the record is on disk; before, Redis may hold unknown chunks."""
 
@@ -64,14 +67,21 @@ class Recovery:
         Raises:
             UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
         """
-        await self._reconcile()
-        await self._learn_copies()
-        for _ in range(_MAX_ROUNDS):
-            # Puts and a flush that were under way when the circuit opened failed and left unconfirmed changes. Nothing new
-            # reaches Redis now, so they are reconciled here; left for later they would open the circuit again.
-            if not self._unconfirmed and not self._pending_deletes:
-                return
+        async with self._running:
             await self._reconcile()
+            await self._learn_copies()
+            for _ in range(_MAX_ROUNDS):
+                # Puts and a flush that were under way when the circuit opened failed and left unconfirmed changes. Nothing
+                # new reaches Redis now, so they are reconciled here; left for later they would open the circuit again.
+                if not self._unconfirmed and not self._pending_deletes:
+                    return
+                await self._reconcile()
+
+    @asynccontextmanager
+    async def excluded(self) -> AsyncIterator[None]:
+        """No recovery runs until the block ends: none moves a chunk to disk by an entry of the record that it read before."""
+        async with self._running:
+            yield
 
     @property
     def is_record_unknown(self) -> bool:

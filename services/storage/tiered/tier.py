@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
 import structlog
 
 from services.storage.digests import is_whole
-from services.storage.disk.tier import DiskTier, SmallChunk
+from services.storage.disk.tier import DELETIONS_PER_COMMIT, DiskTier, SmallChunk
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import result_of, too_large_for_a_batch
-from services.storage.ports import Body, Chunk, ChunkPut, LostChunk, PutOutcome
+from services.storage.ports import Body, Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.batcher import GetBatcher, PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
@@ -192,19 +192,34 @@ class TieredTier:
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
+        if start_index is not None:
+            return await self.record_start_indexes(dict.fromkeys(digests, start_index))
         is_record_unknown = self._recovery.is_record_unknown
         held = {digest for digest in digests if self._is_acknowledged(digest)}
-        if start_index is None:
-            held |= await self._disk.has([digest for digest in digests if digest not in held], None)
-        else:
-            if held:
-                # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
-                await self._flush_all()
-            held = await self._disk.has(digests, start_index)
+        held |= await self._disk.has([digest for digest in digests if digest not in held], None)
         if is_record_unknown and not held.issuperset(digests):
             # The caller takes what is left out for absent, and might put it or count it as missing.
             raise _record_not_read()
         return held
+
+    async def record_start_indexes(self, start_indexes: Mapping[str, int]) -> set[str]:
+        """See `ports.Tier`."""
+        is_record_unknown = self._recovery.is_record_unknown
+        # A start index is kept where the chunk is. Moving the chunk first leaves one place to write it.
+        await self._flush_if_buffered(start_indexes)
+        held = await self._disk.record_start_indexes(start_indexes)
+        if is_record_unknown and not held.issuperset(start_indexes):
+            raise _record_not_read()
+        return held
+
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        """See `ports.Tier`."""
+        self._check_record_is_known()
+        # Before the disk is asked: a chunk only moves in that direction.
+        buffered = {d: entry for d in digests if (entry := self._buffer.get(d)) is not None and entry.is_acknowledged}
+        found = await self._disk.start_indexes(digests)
+        # A later put of a buffered chunk goes to disk.
+        return found | {d: max(entry.start_index, found.get(d, 0)) for d, entry in buffered.items()}
 
     async def delete(self, digest: str) -> bool:
         """See `ports.Tier`."""
@@ -230,6 +245,28 @@ class TieredTier:
                 if not is_out_of_redis:
                     raise _deletion_not_confirmed(digest)
                 return True
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        """See `ports.Tier`. The disk decides: what is buffered is flushed first, and a put of a candidate waits."""
+        deleted: set[str] = set()
+        for start in range(0, len(candidates), DELETIONS_PER_COMMIT):
+            part = candidates[start : start + DELETIONS_PER_COMMIT]
+            async with self._recovery.excluded(), self._changes.hold(*[each.digest for each in part]):
+                deleted |= await self._delete_part_if(part)
+        return deleted
+
+    async def _delete_part_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        self._check_record_is_known()
+        await self._flush_if_buffered([each.digest for each in candidates])
+        # The next recovery would bring the others back. It comes soon: an unconfirmed change opens the circuit.
+        deleted = await self._disk.delete_if(
+            [each for each in candidates if not self._recovery.may_record(each.digest)]
+        )
+        if copies := [digest for digest in deleted if digest in self._read_cache]:
+            for digest in copies:
+                self._read_cache.remove(digest)
+            await self._recovery.drop_copies(copies)
+        return deleted
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`. What only Redis has is flushed first, so that the disk has all of it."""
@@ -467,6 +504,10 @@ class TieredTier:
                 # Whatever it was, this loop must not end: without it nothing leaves memory.
                 logger.exception("flush failed", error=str(error), chunks=len(self._buffer))
                 await asyncio.sleep(_FLUSH_RETRY_S)
+
+    async def _flush_if_buffered(self, digests: Iterable[str]) -> None:
+        if any(self._is_acknowledged(digest) for digest in digests):
+            await self._flush_all()
 
     async def _flush_all(self) -> None:
         """Move to disk what was acknowledged before this call."""

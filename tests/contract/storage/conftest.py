@@ -125,7 +125,7 @@ def damage(bench: Bench, root: Path, server: Redis, digest: str) -> None:
 def start_index_of(bench: Bench, root: Path, server: Redis, digest: str) -> int:
     """The largest start index that is durable for the chunk."""
     if bench.kind == "fake":
-        return bench.tier.start_indexes[digest]
+        return bench.tier.recorded[digest]
     found = [int(server.zscore("trivet:record", digest) or -1)]
     with sqlite3.connect(root / "catalog.sqlite") as sql:
         rows = sql.execute("SELECT start_index FROM chunks WHERE digest = ?", (bytes.fromhex(digest),))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.storage.digests import is_whole
 from services.storage.outcomes import outcomes_of, too_large_for_a_batch
-from services.storage.ports import Chunk, ChunkPut, LostChunk, PutOutcome
+from services.storage.ports import Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome
 from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
 from shared.partitions import PartitionTable, SetSum
@@ -19,7 +19,7 @@ class FakeTier:
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
-        self.start_indexes: dict[str, int] = {}
+        self.recorded: dict[str, int] = {}
         self.lost: dict[str, int] = {}
         self.put_error: TrivetError | None = None
         self.full: str | None = None
@@ -32,8 +32,8 @@ class FakeTier:
         if chunk.digest not in self.verified:
             self.bodies[chunk.digest] = chunk.body()
         self.verified.add(chunk.digest)
-        known = max(self.start_indexes.get(chunk.digest, 0), self.lost.pop(chunk.digest, 0))
-        self.start_indexes[chunk.digest] = max(start_index, known)
+        known = max(self.recorded.get(chunk.digest, 0), self.lost.pop(chunk.digest, 0))
+        self.recorded[chunk.digest] = max(start_index, known)
         return PutOutcome(self.name, created)
 
     async def get(self, digest: str) -> bytes:
@@ -43,7 +43,7 @@ class FakeTier:
         if not is_whole(body, digest):
             del self.bodies[digest]
             self.verified.discard(digest)
-            self.lost[digest] = self.start_indexes.pop(digest)
+            self.lost[digest] = self.recorded.pop(digest)
             raise ChunkCorruptError("corrupt", digest=digest)
         return body
 
@@ -69,13 +69,26 @@ class FakeTier:
         return len(self.bodies[digest])
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
-        held = {digest for digest in digests if digest in self.bodies}
+        return await self.record_start_indexes(dict.fromkeys(digests, start_index or 0))
+
+    async def record_start_indexes(self, start_indexes: Mapping[str, int]) -> set[str]:
+        held = {digest for digest in start_indexes if digest in self.bodies}
         for digest in held:
-            self.start_indexes[digest] = max(self.start_indexes[digest], start_index or 0)
+            self.recorded[digest] = max(self.recorded[digest], start_indexes[digest])
         return held
 
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        return {digest: self.recorded[digest] for digest in digests if digest in self.bodies}
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        known = self.recorded | self.lost
+        chosen = {each.digest for each in candidates if each.digest in known and each.condition(known[each.digest])}
+        for digest in chosen:
+            await self.delete(digest)
+        return chosen
+
     async def delete(self, digest: str) -> bool:
-        self.start_indexes.pop(digest, None)
+        self.recorded.pop(digest, None)
         self.lost.pop(digest, None)
         self.verified.discard(digest)
         return self.bodies.pop(digest, None) is not None
@@ -83,7 +96,7 @@ class FakeTier:
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         found = sorted(digest for digest in self.bodies if digest.startswith(prefix) and digest > after)
         return [
-            HeldChunk(digest=digest, size_bytes=len(self.bodies[digest]), start_index=self.start_indexes[digest])
+            HeldChunk(digest=digest, size_bytes=len(self.bodies[digest]), start_index=self.recorded[digest])
             for digest in found[:limit]
         ]
 

@@ -117,7 +117,7 @@ async def test_the_fast_path_answers_as_the_declared_routes_do(nodes) -> None:
     assert (await both(nodes, "PUT", path, content=bytes(1001))).status_code == 413
     assert (await both(nodes, "PUT", path, content=BODY)).status_code == 201
     assert (await both(nodes, "PUT", f"{path}?start_index=7", content=BODY)).status_code == 200
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [7, 7]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [7, 7]
     assert (await both(nodes, "GET", path)).content == BODY
     assert (await both(nodes, "HEAD", path)).headers["content-length"] == str(len(BODY))
     assert (await both(nodes, "GET", path, headers={"range": "bytes=5-9"})).content == BODY[5:10]
@@ -147,14 +147,14 @@ async def test_the_start_index_stands_in_the_query_which_is_signed(nodes) -> Non
     """A header of that name says nothing; a query that is no start index is refused."""
     path = f"/v1/chunks/{DIGEST}"
     assert (await both(nodes, "PUT", f"{path}?start_index=7", content=BODY)).status_code == 201
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [7, 7]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [7, 7]
     unsigned = {"x-trivet-start-index": "12"}
     assert (await both(nodes, "PUT", f"{path}?start_index=9", content=BODY, headers=unsigned)).status_code == 200
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [9, 9]
     for query in ("start_index=", "start_index=-1", "start_index=x", "index=5", f"start_index={2**63}"):
         for node in nodes:
             assert (await node.http.put(f"{path}?{query}", content=BODY)).status_code == 400
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [9, 9]
 
 
 async def test_a_question_is_answered_as_the_declared_route_does(nodes) -> None:
@@ -163,7 +163,7 @@ async def test_a_question_is_answered_as_the_declared_route_does(nodes) -> None:
     await both(nodes, "PUT", f"/v1/chunks/{DIGEST}", content=BODY)
     answer = await both(nodes, "POST", path, json={"digests": ["ab" * 32, DIGEST], "start_index": 9})
     assert answer.json() == {"present": [DIGEST], "verified": [DIGEST]}
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [9, 9]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [9, 9]
     assert (await both(nodes, "POST", path, json={"digests": [DIGEST] * 400})).json()["present"] == [DIGEST] * 400
     for wrong in (
         {"json": {"digests": ["no digest"]}},
@@ -195,7 +195,7 @@ async def test_a_batch_is_answered_as_the_declared_route_does(nodes) -> None:
     assert (stored, held, head.fence, bytes(rest)) == (Stored(created=True), Held(False, False), FENCE, b"")
     assert isinstance(failed, Failed)
     assert failed.problem["code"] == "chunk_not_found"
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [5, 5]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [5, 5]
 
 
 HEAD = encode_head(BatchRequest([]))
@@ -258,7 +258,7 @@ async def test_without_a_fence_the_puts_of_a_batch_fail_and_its_gets_do_not(node
     assert isinstance(refused, Failed)
     assert (refused.problem["code"], refused.problem["definite"]) == ("not_ready", True)
     assert (found, bytes(rest), head.fence) == (Found(len(BODY)), BODY, None)
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [0, 0]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [0, 0]
 
 
 async def test_the_fast_path_counts_what_it_answers(nodes) -> None:
@@ -305,7 +305,7 @@ async def test_without_a_fence_nothing_is_acknowledged(nodes) -> None:
         node.incarnation.fence = None
     refused = await both(nodes, "PUT", f"{path}?start_index=9", content=BODY)
     assert (refused.status_code, refused.json()["code"], refused.json()["definite"]) == (503, "not_ready", True)
-    assert [node.tier.start_indexes[DIGEST] for node in nodes] == [0, 0]
+    assert [node.tier.recorded[DIGEST] for node in nodes] == [0, 0]
     answer = await both(nodes, "GET", path)
     assert answer.content == BODY
     assert "x-trivet-fence" not in answer.headers

@@ -97,7 +97,7 @@ async def test_the_first_peer_that_has_it_whole_gives_it_back(bench):
             bench.peers.held["first"][digest] = trouble
     assert await bench.refetcher.walk() == 0
     assert bench.tier.bodies == wanted
-    assert set(bench.tier.start_indexes.values()) == {3}
+    assert set(bench.tier.recorded.values()) == {3}
     assert bench.tier.lost == {}
     assert bench.outcomes("fetched") == 4
     assert bench.refetcher.status(0).fetched_chunks == 4
@@ -196,7 +196,7 @@ async def test_a_chunk_that_a_put_brought_meanwhile_is_not_counted_as_fetched(be
     bench.peers.on_ask = bench.tier.lost.clear
     await bench.refetcher.walk()
     assert bench.refetcher.status(0).fetched_chunks == 0
-    assert bench.tier.start_indexes[digest] == 9
+    assert bench.tier.recorded[digest] == 9
 
 
 async def test_a_walk_tries_every_page_of_lost_chunks(bench, monkeypatch):
