@@ -19,8 +19,12 @@ from services.storage.fast_path import Call, ChunkCalls, fence_headers
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import (
     MAX_PAGE_CHUNKS,
+    START_INDEX_HEADER,
     START_INDEX_QUERY,
+    WITH_START_INDEX_QUERY,
     ChunkStored,
+    ConfirmRequest,
+    ConfirmResponse,
     HasRequest,
     HasResponse,
     InventoryPage,
@@ -31,6 +35,10 @@ from shared.contracts.chunks import (
 Digest = Annotated[str, Path(description="BLAKE3-256 of the chunk, 64 lower-case hex digits")]
 StartIndex = Annotated[
     int, Query(alias=START_INDEX_QUERY, ge=0, description="Log index that the upload read when it began")
+]
+WithStartIndex = Annotated[
+    bool,
+    Query(alias=WITH_START_INDEX_QUERY, description=f"Whether the answer says the start index: {START_INDEX_HEADER}"),
 ]
 Prefix = Annotated[str, Query(pattern="^[0-9a-f]{0,64}$", description="Only digests that begin with these hex digits")]
 After = Annotated[str, Query(pattern="^([0-9a-f]{64})?$", description="Only digests after this one: `next_after`")]
@@ -54,6 +62,10 @@ _PROBLEMS: Final = {
     507: "No room; reads go on, and so do deletions, unless others took the reserve that they are written into. Definite",
 }
 _BYTES: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+_START_INDEX: Final[dict[str, Any]] = {
+    START_INDEX_HEADER: {"description": "Recorded by uploads; when asked for", "schema": {"type": "integer"}}
+}
 
 
 def build_router(store: ChunkStore, describe: Callable[[], Any]) -> APIRouter:
@@ -91,12 +103,12 @@ def _add_get(router: APIRouter, calls: ChunkCalls) -> None:
         summary="One chunk, verified",
         response_class=Response,
         responses={
-            200: {"description": "The whole chunk", "content": _BYTES},
-            206: {"description": "One range of it", "content": _BYTES},
+            200: {"description": "The whole chunk", "content": _BYTES, "headers": _START_INDEX},
+            206: {"description": "One range of it", "content": _BYTES, "headers": _START_INDEX},
             **_problems(400, 404, 416, 503),
         },
     )
-    async def get_chunk(digest: Digest, _: RangeHeader = None) -> Response:
+    async def get_chunk(digest: Digest, _: RangeHeader = None, __: WithStartIndex = False) -> Response:
         """The whole chunk is verified even when only a range is sent."""
         return _AsgiAnswer(calls.get, digest)
 
@@ -138,6 +150,18 @@ def _add_questions(router: APIRouter, store: ChunkStore, describe: Callable[[], 
         """With a start index, max(start index) is durable on every chunk that is reported. See `HasRequest` for `verify`."""
         response.raw_headers += fence_headers(store)
         return await store.has(question.digests, question.start_index, verify=question.verify)
+
+    @router.post(
+        "/chunks/confirm",
+        tags=["chunks"],
+        summary="Which of these chunks may another node drop?",
+        response_model=ConfirmResponse,
+        responses=_problems(400, 413, 503, 507),
+    )
+    async def confirm_chunks(question: ConfirmRequest, response: Response) -> ConfirmResponse:
+        """Those that are expected here in this epoch, held and verified, and on which max(start index) is durable now."""
+        response.raw_headers += fence_headers(store)
+        return await store.confirm(question)
 
     @router.get(
         "/status", tags=["node"], summary="The node about itself", response_model=NodeStatus, responses=_problems(503)

@@ -86,20 +86,19 @@ class BatchCalls:
         # First: a Redis that is replaced meanwhile must not be answered for under a newer fence.
         refusal = self._refusal_of_puts() if puts else None
         fence = self._store.fence
-        gets = [item.digest.hex() for item in request.items if isinstance(item, GetItem)]
+        gets = [item for item in request.items if isinstance(item, GetItem)]
         questions = [item for item in request.items if isinstance(item, HasItem)]
         # Together, because a read must not wait for the fsync of a write.
         stored, held, read = await asyncio.gather(
             self._put_all(puts, bodies, refusal), self._find_all(questions), self._get_all(gets)
         )
-        found = [body for body in read if not isinstance(body, Failed)]
         results: dict[type[object], Iterator[BatchResult]] = {
             PutItem: iter(stored),
             HasItem: iter(held),
-            GetItem: iter([body if isinstance(body, Failed) else Found(len(body)) for body in read]),
+            GetItem: iter([result for result, _ in read]),
         }
         head = encode_head(BatchAnswer([next(results[type(item)]) for item in request.items], fence))
-        return head, join_frame(head, found)
+        return head, join_frame(head, [body for _, body in read])
 
     def _refusal_of_puts(self) -> TrivetError | None:
         try:
@@ -125,19 +124,26 @@ class BatchCalls:
             Stored(outcome.created) if isinstance(outcome, PutOutcome) else _failed(outcome) for outcome in outcomes
         ]
 
-    async def _get_all(self, digests: Sequence[str]) -> list[Body | Failed]:
-        if not digests:
+    async def _get_all(self, items: Sequence[GetItem]) -> list[tuple[Found | Failed, Body]]:
+        """With each result the bytes that go into the frame."""
+        if not items:
             return []
         room_bytes = MAX_BATCH_BYTES
-        found: list[Body | Failed] = []
-        for body in await self._store.get_many(digests, MAX_BATCHED_CHUNK_BYTES):
+        found: list[tuple[Found | Failed, Body]] = []
+        bodies = await self._store.get_many([item.digest.hex() for item in items], MAX_BATCHED_CHUNK_BYTES)
+        asked = [item.digest.hex() for item in items if item.with_start_index]
+        start_indexes = await self._store.get_start_indexes(asked) if asked else {}
+        for item, body in zip(items, bodies, strict=True):
+            start_index = start_indexes[item.digest.hex()] if item.with_start_index else None
             if isinstance(body, TrivetError):
-                found.append(_failed(body))
+                found.append((_failed(body), b""))
+            elif isinstance(start_index, TrivetError):
+                found.append((_failed(start_index), b""))
             elif len(body) > room_bytes:
-                found.append(_failed(too_large_for_a_batch(MAX_BATCH_BYTES)))
+                found.append((_failed(too_large_for_a_batch(MAX_BATCH_BYTES)), b""))
             else:
                 room_bytes -= len(body)
-                found.append(body)
+                found.append((Found(len(body), start_index), body))
         return found
 
     async def _find_all(self, items: Sequence[HasItem]) -> list[BatchResult]:

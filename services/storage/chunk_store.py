@@ -16,9 +16,18 @@ from services.storage.digests import is_whole
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import too_large_for_a_batch
-from services.storage.ports import Body, Chunk, ChunkPut, PutOutcome, Tier
+from services.storage.ports import Body, Chunk, ChunkPut, HolderView, PutOutcome, Tier
 from shared.byte_budget import ByteBudget, ByteLease
-from shared.contracts.chunks import ChunkStored, HasResponse, InventoryPage, PartitionSum, PartitionSums, TierStatus
+from shared.contracts.chunks import (
+    ChunkStored,
+    ConfirmRequest,
+    ConfirmResponse,
+    HasResponse,
+    InventoryPage,
+    PartitionSum,
+    PartitionSums,
+    TierStatus,
+)
 from shared.contracts.names import check_digest
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DigestMismatchError, PayloadTooLargeError, TrivetError
 from shared.partitions import PARTITIONS_PER_GROUP, prefix_of
@@ -63,8 +72,11 @@ class ChunkStore:
         max_chunk_bytes: int,
         typical_chunk_bytes: int,
         max_verify_bytes: int = 32 * MIB,
+        holders: HolderView | None = None,
     ) -> None:
+        """Over `tier`; without `holders` nothing is confirmed."""
         self._tier = tier
+        self._holders = holders
         self._budget = budget
         self._incarnation = incarnation
         self._metrics = metrics
@@ -188,6 +200,21 @@ class ChunkStore:
         self._metrics.bytes_out.inc(sum(len(body) for body in outcomes if not isinstance(body, TrivetError)))
         return outcomes
 
+    async def get_start_index(self, digest: str) -> int:
+        """What uploads recorded on the chunk. Raises ChunkNotFoundError, UnavailableError."""
+        found = await self._tier.start_indexes([digest])
+        if digest not in found:
+            raise _not_held(digest)
+        return found[digest]
+
+    async def get_start_indexes(self, digests: Sequence[str]) -> dict[str, int | TrivetError]:
+        """As `get_start_index` of each, together; what it raises stands in its place."""
+        try:
+            found = await self._tier.start_indexes(digests)
+        except TrivetError as error:
+            return dict.fromkeys(digests, error)
+        return {digest: found[digest] if digest in found else _not_held(digest) for digest in digests}
+
     async def get_size_bytes(self, digest: str) -> int:
         """Length of the chunk. Raises ChunkNotFoundError, InvalidNameError, UnavailableError."""
         return await self._tier.get_size_bytes(check_digest(digest))
@@ -215,10 +242,40 @@ class ChunkStore:
             await self._verify(digests)
         return {digest: self._tier.is_verified(digest) for digest in await self._tier.has(digests, start_index)}
 
+    async def confirm(self, question: ConfirmRequest) -> ConfirmResponse:
+        """Those of the chunks that another node may drop as far as this one is concerned: see `ConfirmRequest`.
+
+        Raises:
+            NotReadyError: nothing may be acknowledged yet.
+            InvalidNameError: a digest is none.
+            OverloadedError: no room in memory to read them.
+            DiskFullError, UnavailableError: from the tier.
+        """
+        self.require_fence()
+        start_indexes: dict[str, int] = {}
+        for chunk in question.chunks:
+            digest = check_digest(chunk.digest)
+            start_indexes[digest] = max(chunk.start_index, start_indexes.get(digest, 0))
+        if self._holders is None or self._holders.epoch != question.epoch:
+            return ConfirmResponse(epoch=self._epoch, confirmed=[])
+        expected = [digest for digest in start_indexes if self._holders.is_expected(digest)]
+        await self._verify(expected)
+        verified = {digest: start_indexes[digest] for digest in expected if self._tier.is_verified(digest)}
+        held = await self._tier.record_start_indexes(verified)
+        if self._epoch != question.epoch:  # it changed meanwhile, and with it maybe who is expected
+            return ConfirmResponse(epoch=self._epoch, confirmed=[])
+        # Asked again: one may have been found bad, and come back unread, while the start indexes were recorded.
+        confirmed = [digest for digest in verified if digest in held and self._tier.is_verified(digest)]
+        return ConfirmResponse(epoch=question.epoch, confirmed=confirmed)
+
+    @property
+    def _epoch(self) -> int | None:
+        return None if self._holders is None else self._holders.epoch
+
     async def delete(self, digest: str) -> None:
         """Forget a chunk. Raises ChunkNotFoundError, InvalidNameError, DiskFullError, UnavailableError."""
         if not await self._tier.delete(check_digest(digest)):
-            raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
+            raise _not_held(digest)
 
     async def lease(self, size_bytes: int) -> ByteLease:
         """Memory for a query and its answer. Raises OverloadedError."""
@@ -347,6 +404,10 @@ class ChunkStore:
 
     def _too_large(self) -> PayloadTooLargeError:
         return PayloadTooLargeError("A chunk is at most this large.", limit_bytes=self._max_chunk_bytes)
+
+
+def _not_held(digest: str) -> ChunkNotFoundError:
+    return ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
 
 
 def _mismatch(digest: str) -> DigestMismatchError:

@@ -21,7 +21,13 @@ from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore, LeasedBody
 from services.storage.query_admission import admission_bytes
 from shared.contracts.base import WireModel
-from shared.contracts.chunks import FENCE_HEADER, START_INDEX_QUERY, HasRequest
+from shared.contracts.chunks import (
+    FENCE_HEADER,
+    START_INDEX_HEADER,
+    START_INDEX_QUERY,
+    WITH_START_INDEX_QUERY,
+    HasRequest,
+)
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.units import KIB
 from shared.web.request_metrics import RequestMetrics
@@ -30,11 +36,18 @@ from shared.web.service_app import problem_response
 PREFIX: Final = "/v1/chunks/"
 
 _START_INDEX_QUERY: Final = f"{START_INDEX_QUERY}=".encode()
+_WITH_START_INDEX: Final = {
+    b"": False,
+    f"{WITH_START_INDEX_QUERY}=false".encode(): False,
+    f"{WITH_START_INDEX_QUERY}=true".encode(): True,
+}
+"""The queries that a GET takes."""
 _MAX_INDEX: Final = 2**63 - 1
 """What the catalog can hold."""
 _MAX_SHORT_QUESTION_BYTES: Final = 16 * KIB
 _RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
 _FENCE: Final = FENCE_HEADER.encode()
+_START_INDEX: Final = START_INDEX_HEADER.encode()
 _JSON: Final = b"application/json"
 _ONE_CHUNK: Final = PREFIX + "{digest}"
 
@@ -137,10 +150,15 @@ class ChunkCalls:
 
     async def get(self, scope: Scope, receive: Receive, send: Send, digest: str) -> SentAnswer:  # noqa: ARG002 - ASGI
         """Send the whole chunk, or one range of it. All of it is verified even then."""
+        with_start_index = _WITH_START_INDEX.get(scope["query_string"])
+        if with_start_index is None:
+            raise InvalidRequestError(f"The query takes {WITH_START_INDEX_QUERY}=true and nothing else.")
         leased = await self._store.get(digest)
         try:
             status, headers, view = _cut(leased, header_of(scope, b"range"))
             headers += fence_headers(self._store)
+            if with_start_index:
+                headers.append((_START_INDEX, b"%d" % await self._store.get_start_index(digest)))
             await send_answer(scope, send, {"type": "http.response.start", "status": status, "headers": headers}, view)
         finally:
             leased.lease.release()

@@ -75,6 +75,17 @@ class ConditionalDelete:
     condition: Callable[[int], bool]
 
 
+class HolderView(Protocol):
+    """What this node knows of placement, at one moment."""
+
+    @property
+    def epoch(self) -> int | None:
+        """Of the node map that `is_expected` goes by; None while none was read."""
+
+    def is_expected(self, digest: str) -> bool:
+        """Whether this node is an expected holder of `digest`, by the node map of `epoch`. Quick: asked by the thousand."""
+
+
 class Tier(Protocol):
     """Keeps chunks durably and hands out whole ones only.
 

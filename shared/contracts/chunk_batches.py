@@ -49,10 +49,11 @@ class GetItem(msgspec.Struct, frozen=True, array_like=True, tag="get"):
     """The bytes of `digest`, verified; as GET of one chunk.
 
     One above MAX_BATCHED_CHUNK_BYTES is refused (413), and so is one that has no room in the answer behind those before it
-    (MAX_BATCH_BYTES).
+    (MAX_BATCH_BYTES). `with_start_index` as `shared.contracts.chunks.WITH_START_INDEX_QUERY`.
     """
 
     digest: Digest
+    with_start_index: bool = False
 
 
 class HasItem(msgspec.Struct, frozen=True, array_like=True, tag="has"):
@@ -79,9 +80,10 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="put"):
 
 
 class Found(msgspec.Struct, frozen=True, array_like=True, tag="get"):
-    """The next `size_bytes` of the frame are the chunk."""
+    """The next `size_bytes` of the frame are the chunk. `start_index`: see `GetItem`; None unless it was asked for."""
 
     size_bytes: int
+    start_index: int | None = None
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True, tag="has"):

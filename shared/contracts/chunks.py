@@ -3,10 +3,12 @@
 Routes of a storage node (all signed, see `shared.peer_calls.request_signing`):
 
     PUT    /v1/chunks/{digest}   raw body; START_INDEX_QUERY; 201 stored, 200 already there; durable before the answer
-    GET    /v1/chunks/{digest}   200 raw body, or 206 for one byte Range; the whole is verified on the way out
+    GET    /v1/chunks/{digest}   200 raw body, or 206 for one byte Range; the whole is verified on the way out;
+                                 WITH_START_INDEX_QUERY
     HEAD   /v1/chunks/{digest}   200 with Content-Length; 404
     DELETE /v1/chunks/{digest}   204; 404
     POST   /v1/chunks/has        HasRequest -> HasResponse
+    POST   /v1/chunks/confirm    ConfirmRequest -> ConfirmResponse: may I drop these, of which you are an expected holder?
     POST   /v1/chunks/batch      small puts, gets and has together: `shared.contracts.chunk_batches`
     GET    /v1/chunks            InventoryPage; `prefix`, `after`, `limit`: what is held, in order of digests
     GET    /v1/partitions        PartitionSums of all groups (see `shared.partitions`)
@@ -25,12 +27,20 @@ from shared.contracts.base import WireModel
 START_INDEX_QUERY: Final = "start_index"
 """The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
 
+WITH_START_INDEX_QUERY: Final = "with_start_index"
+"""`true` asks a GET for `START_INDEX_HEADER`. Only when asked, because a body may be at hand while its record is not."""
+
+START_INDEX_HEADER: Final = "x-trivet-start-index"
+"""In the answer to a GET that asks for it: the largest start index that uploads recorded on the chunk, a decimal number. Who
+pulls the chunk records at least that."""
+
 FENCE_HEADER: Final = "x-trivet-fence"
 """In the answers about chunks: the fence of the node (`shared.contracts.cluster.HeartbeatResponse`), a decimal number. A publish
 that counts an acknowledgement names the one that came with it."""
 
 MAX_HAS_DIGESTS: Final = 10_000
 MAX_PAGE_CHUNKS: Final = 1000
+MAX_CONFIRM_CHUNKS: Final = 1000
 
 
 class HasRequest(WireModel):
@@ -55,6 +65,34 @@ class HasResponse(WireModel):
 
     present: list[str]
     verified: list[str] = Field(default=[])
+
+
+class SurplusChunk(WireModel):
+    """A chunk that another node wants to drop, with the start index that is recorded there."""
+
+    digest: str
+    start_index: int = Field(ge=0, lt=2**63)
+
+
+class ConfirmRequest(WireModel):
+    """Which of these chunks are you an expected holder of in this epoch, hold, and have verified?
+
+    The node first durably records max(start_index) on each that it confirms, and before that reads, past the page cache,
+    those that are not verified, up to a bound of the node (TRIVET_MAX_VERIFY_BYTES).
+    """
+
+    epoch: int = Field(ge=0, lt=2**63)
+    chunks: list[SurplusChunk] = Field(max_length=MAX_CONFIRM_CHUNKS)
+
+
+class ConfirmResponse(WireModel):
+    """The chunks that are confirmed, in the order asked. None unless `epoch`, the node's own, is the one that was asked for.
+
+    `epoch` is None while the node does not know which chunks it should hold.
+    """
+
+    epoch: int | None
+    confirmed: list[str]
 
 
 class ChunkStored(WireModel):

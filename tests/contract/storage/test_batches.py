@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from blake3 import blake3
 from fastapi import FastAPI
@@ -105,6 +106,12 @@ class Calls:
             return answer.content
         return Held(*[bool(answer.json()[name]) for name in ("present", "verified")])
 
+    async def results(self, items: Sequence[BatchItem]) -> list[object]:
+        """As they stand in the head of the answer."""
+        head = encode_head(BatchRequest(list(items)))
+        answer = await self.http.post(BATCH_PATH, content=head, headers={BODY_DIGEST_HEADER: blake3(head).hexdigest()})
+        return list(split_frame(answer.content, BatchAnswer)[1].results)
+
     async def together(self, steps: Sequence[Step]) -> list[object]:
         head = encode_head(BatchRequest([item for item, _ in steps]))
         frame = join_frame(head, [body for item, body in steps if isinstance(item, PutItem)])
@@ -179,6 +186,57 @@ async def test_a_batch_gives_what_the_single_calls_give(bench, calls) -> None:
     assert told[0] == told[1]
     assert told[0][1] == [30, 8, 2, 9]
     assert told[0][0][10:16:2] == [0, 1, 0]
+
+
+async def test_a_get_says_the_start_index_when_it_is_asked(bench, calls) -> None:
+    """The largest that was recorded, with the bytes, alone and in a batch; nothing about it otherwise."""
+    small, large = bodies_of(3000, 200_000)
+    for body, start_index in ((small, 5), (small, 8), (large, 6)):
+        await calls.one_by_one([put(body, start_index)])
+    for body, start_index in ((small, "8"), (large, "6")):
+        path = f"/v1/chunks/{blake3(body).hexdigest()}"
+        answer = await calls.http.get(path, params={"with_start_index": "true"})
+        assert (answer.content, answer.headers["x-trivet-start-index"]) == (body, start_index)
+        assert "x-trivet-start-index" not in (await calls.http.get(path)).headers
+    name = blake3(small).digest()
+    absent = GetItem(bytes(32), with_start_index=True)
+    answers = await calls.results([GetItem(name, with_start_index=True), GetItem(name), absent])
+    assert answers[:2] == [Found(3000, 8), Found(3000)]
+    assert isinstance(answers[2], Failed)
+    assert answers[2].problem["code"] == "chunk_not_found"
+
+
+async def test_a_chunk_that_goes_between_body_and_start_index_is_not_found(bench, calls, monkeypatch) -> None:
+    """Who pulled it without its start index would be free to delete what others count on."""
+    (body,) = bodies_of(3000)
+    await calls.one_by_one([put(body, 5)])
+
+    async def none_of(_: object) -> dict[str, int]:
+        return {}
+
+    monkeypatch.setattr(bench.tier, "start_indexes", none_of)
+    (failed,) = await calls.results([GetItem(blake3(body).digest(), with_start_index=True)])
+    assert isinstance(failed, Failed)
+    assert failed.problem["code"] == "chunk_not_found"
+    answer = await calls.http.get(f"/v1/chunks/{blake3(body).hexdigest()}", params={"with_start_index": "true"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "chunk_not_found")
+
+
+def test_frames_of_a_version_without_start_indexes_are_read() -> None:
+    """Its gets and its answers have no such field; this version's get has one more than it knows, which it passes over."""
+    old_get = msgspec.msgpack.encode({"items": [["get", bytes(32)]]})
+    old_answer = msgspec.msgpack.encode({"results": [["get", 7]], "fence": 1})
+    for raw, kind, expected in (
+        (old_get, BatchRequest, BatchRequest([GetItem(bytes(32))])),
+        (old_answer, BatchAnswer, BatchAnswer([Found(7)], 1)),
+    ):
+        assert split_frame(len(raw).to_bytes(4, "big") + raw, kind)[1] == expected
+
+    class OldGet(msgspec.Struct, frozen=True, array_like=True, tag="get"):
+        digest: bytes
+
+    new_get = msgspec.msgpack.encode(GetItem(bytes(32), with_start_index=True))
+    assert msgspec.msgpack.decode(new_get, type=OldGet) == OldGet(bytes(32))
 
 
 async def test_a_bad_replica_is_quarantined_from_a_batch_too(bench) -> None:

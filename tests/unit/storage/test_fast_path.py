@@ -178,6 +178,20 @@ async def test_a_question_is_answered_as_the_declared_route_does(nodes) -> None:
         assert (await both(nodes, "POST", path, **wrong)).status_code == 400
 
 
+async def test_a_get_says_the_start_index_when_it_is_asked(nodes) -> None:
+    """With the whole chunk and with a range; any other query is refused."""
+    path = f"/v1/chunks/{DIGEST}"
+    await both(nodes, "PUT", f"{path}?start_index=7", content=BODY)
+    for headers in ({}, {"range": "bytes=0-1"}):
+        answer = await both(nodes, "GET", f"{path}?with_start_index=true", headers=headers)
+        assert answer.headers["x-trivet-start-index"] == "7"
+        for query in ("", "?with_start_index=false"):
+            assert "x-trivet-start-index" not in (await both(nodes, "GET", path + query, headers=headers)).headers
+    for query in ("with_start_index=1", "with_start_index=true&x=1", "start_index=7"):
+        assert (await both(nodes, "GET", f"{path}?{query}")).status_code == 400
+    assert (await both(nodes, "GET", f"/v1/chunks/{'0' * 64}?with_start_index=true")).status_code == 404
+
+
 def frame_of(*items: BatchItem, bodies: bytes = b"") -> dict[str, Any]:
     """A request with such a frame, its head signed as far as this test goes."""
     head = encode_head(BatchRequest(list(items)))
