@@ -10,8 +10,8 @@ that bit does not matter; there `math.log2` gives the same integer in a tenth of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Final
 
 from blake3 import blake3
@@ -23,6 +23,14 @@ _LIVE: Final = frozenset({"active", "suspect"})
 """States, by name: `suspect` is stored by newer members only."""
 _HASH_BITS: Final = 64
 _FRACTION_BITS: Final = 32
+_HASH_BYTES: Final = _HASH_BITS // 8
+_ONE: Final = float(1 << _FRACTION_BITS)
+_MAX_LOG: Final = float((_HASH_BITS << _FRACTION_BITS) + 1)
+_MIN_DISTANCE: Final = 2.0**20
+_NEAR: Final = 2.0**-18
+"""Scores in floating point that differ by less, as a part of them, are compared exactly: nearly twice the errors of two scores
+together, each at most 2^-20 for the distance and 2^-25 for the rest. That is one digest in about a thousand."""
+_int_from_bytes: Final = int.from_bytes
 _EDGE: Final = 2.0**-10
 """In units of the last fraction bit. `math.log2` of a number in [1, 2) errs by about 2^-53, the exact way by less than
 2^-63: in these units 2^-21 and 2^-31. So a C library may be a thousand times worse than any is."""
@@ -75,18 +83,101 @@ def expected_holders(digest: str, live: Sequence[StorageNode], replica_count: in
 
 
 def is_expected_holder(digest: bytes, node_id: str, live: Sequence[StorageNode], replica_count: int) -> bool:
-    """Whether `node_id` is one of `expected_holders`, for a raw digest. For many digests in a row: nothing is cached."""
-    if len(live) <= replica_count:
-        return any(node.id == node_id for node in live)
-    name = digest.hex()
+    """Whether `node_id` is one of `expected_holders`, for a raw digest. For many digests: `expected_holder_filter`."""
+    return expected_holder_filter(node_id, live, replica_count)(digest)
+
+
+def expected_holder_filter(node_id: str, live: Sequence[StorageNode], replica_count: int) -> Callable[[bytes], bool]:
+    """`is_expected_holder` for many raw digests in a row: what only depends on the nodes is done once, nothing is cached."""
     own = next((node for node in live if node.id == node_id), None)
-    if own is None:
-        return False
-    if any(node.zone != own.zone for node in live):
-        return any(node.id == node_id for node in expected_holders(name, live, replica_count))
-    rank = (-_uncached_score(name, own.id, _weight(own.capacity_bytes)), own.id)
-    better = sum((-_uncached_score(name, node.id, _weight(node.capacity_bytes)), node.id) < rank for node in live)
-    return better < replica_count
+    if own is None or len(live) <= replica_count:
+        return lambda _: own is not None
+    by_zone: dict[str, list[_Candidate]] = {}
+    for node in live:
+        if node.id != node_id:
+            by_zone.setdefault(node.zone, []).append(_candidate(node))
+    mates = by_zone.pop(own.zone, [])
+    if not by_zone or (not mates and all(len(others) == 1 for others in by_zone.values())):
+        others = [*mates, *(candidate for zone in by_zone.values() for candidate in zone)]
+        count_before = partial(_count_before, _candidate(own), others, replica_count)
+    else:
+        count_before = partial(_count_before_by_zone, _candidate(own), mates, list(by_zone.values()))
+
+    def is_expected(digest: bytes) -> bool:
+        try:
+            return count_before(digest.hex().encode()) < replica_count
+        except _NearTieError:
+            return any(node.id == node_id for node in expected_holders(digest.hex(), live, replica_count))
+
+    return is_expected
+
+
+_Candidate = tuple[bytes, float]
+"""What is hashed behind a digest, and the weight."""
+
+
+class _NearTieError(Exception):
+    """Two scores are too close to each other for floating point."""
+
+
+def _candidate(node: StorageNode) -> _Candidate:
+    return f"/{node.id}".encode(), float(_weight(node.capacity_bytes) << _FRACTION_BITS)
+
+
+def _count_before(own: _Candidate, others: Sequence[_Candidate], limit: int, name: bytes) -> int:
+    """How many of `others` come before `own` by score, where zones make no difference; those beyond `limit` do not matter."""
+    score = _float_score(name, own)
+    low, high = score * (1 - _NEAR), score * (1 + _NEAR)
+    before = 0
+    for candidate in others:
+        other = _float_score(name, candidate)
+        if other > high:
+            before += 1
+            if before == limit:
+                break
+        elif other > low:
+            raise _NearTieError
+    return before
+
+
+def _count_before_by_zone(
+    own: _Candidate, mates: Sequence[_Candidate], zones: Sequence[Sequence[_Candidate]], name: bytes
+) -> int:
+    """As `_count_before`, zones first: those of a better rank in their zones, and those of the same rank that score higher.
+
+    `mates` are the others of the own zone, `zones` those of the other zones.
+    """
+    score = _float_score(name, own)
+    rank = sum(_is_before(_float_score(name, mate), score) for mate in mates)
+    before = rank
+    for zone in zones:
+        before += min(rank, len(zone))
+        if rank < len(zone):
+            rival = sorted((_float_score(name, candidate) for candidate in zone), reverse=True)[rank]
+            before += _is_before(rival, score)
+    return before
+
+
+def _is_before(score: float, other: float) -> bool:
+    if abs(score - other) <= _NEAR * other:
+        raise _NearTieError
+    return score > other
+
+
+def _float_score(name: bytes, candidate: _Candidate) -> float:
+    """`_score` over 2^32, within `_NEAR` / 2 of it.
+
+    The difference is in the distance, a whole number there: less than 1 of at least `_MIN_DISTANCE`.
+
+    Raises:
+        _NearTieError: the distance is less than that.
+    """
+    suffix, weight = candidate
+    raw = _int_from_bytes(blake3(name + suffix).digest(_HASH_BYTES))
+    distance = _MAX_LOG - math.log2(raw + 1) * _ONE
+    if distance < _MIN_DISTANCE:
+        raise _NearTieError
+    return weight / distance
 
 
 def _weight(capacity_bytes: int) -> int:
@@ -96,10 +187,6 @@ def _weight(capacity_bytes: int) -> int:
 
 @lru_cache(maxsize=65536)
 def _score(digest: str, node_id: str, weight: int) -> int:
-    return _uncached_score(digest, node_id, weight)
-
-
-def _uncached_score(digest: str, node_id: str, weight: int) -> int:
     raw = int.from_bytes(blake3(f"{digest}/{node_id}".encode()).digest(_HASH_BITS // 8))
     # u in (0, 1) as (raw + 1) / (2^64 + 1), so that -log2(u) > 0 and the division is defined.
     distance = (_HASH_BITS << _FRACTION_BITS) - _log2(raw + 1) + 1

@@ -258,7 +258,7 @@ class ChunkStore:
             start_indexes[digest] = max(chunk.start_index, start_indexes.get(digest, 0))
         if self._holders is None or self._holders.epoch != question.epoch:
             return ConfirmResponse(epoch=self._epoch, confirmed=[])
-        expected = [digest for digest in start_indexes if self._holders.is_expected(digest)]
+        expected = [digest for digest in start_indexes if self._holders.is_expected(bytes.fromhex(digest))]
         await self._verify(expected)
         verified = {digest: start_indexes[digest] for digest in expected if self._tier.is_verified(digest)}
         held = await self._tier.record_start_indexes(verified)

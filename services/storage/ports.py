@@ -82,8 +82,8 @@ class HolderView(Protocol):
     def epoch(self) -> int | None:
         """Of the node map that `is_expected` goes by; None while none was read."""
 
-    def is_expected(self, digest: str) -> bool:
-        """Whether this node is an expected holder of `digest`, by the node map of `epoch`. Quick: asked by the thousand."""
+    def is_expected(self, digest: bytes) -> bool:
+        """Whether this node is an expected holder of the raw `digest`, by the node map of `epoch`. Asked by the thousand."""
 
 
 class Tier(Protocol):

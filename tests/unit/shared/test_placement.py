@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import placement
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.placement import (
     _FRACTION_BITS,
+    _candidate,
     _exact_log2,
+    _float_score,
     _log2,
+    _NearTieError,
+    _score,
+    expected_holder_filter,
     expected_holders,
     is_expected_holder,
     live_nodes,
@@ -193,11 +200,58 @@ def test_the_next_in_order_stands_in_for_a_node_that_is_away(name: str, nodes: l
     assert len(after) == min(count, len(nodes) - 1)
 
 
-@given(digests, node_maps, st.integers(1, 5))
-def test_the_fast_question_has_the_same_answer(name: str, nodes: list[StorageNode], count: int) -> None:
-    """In one zone or several, with enough nodes or too few, also for a node that is none of them."""
+@pytest.mark.parametrize("near", [placement._NEAR, 2.0**-3, 2.0])
+@given(name=digests, nodes=node_maps, count=st.integers(1, 5))
+def test_the_fast_question_has_the_same_answer(near: float, name: str, nodes: list[StorageNode], count: int) -> None:
+    """In one zone, in several, in one each, with enough nodes or too few, also for a node that is none of them, and however
+    many scores are compared exactly: few, some or all."""
     flat = [each.model_copy(update={"zone": "one"}) for each in nodes]
-    for live in (nodes, flat):
-        expected = set(ids(expected_holders(name, live, count)))
-        for asked in [*ids(live), "stranger"]:
-            assert is_expected_holder(bytes.fromhex(name), asked, live, count) is (asked in expected)
+    alone = [each.model_copy(update={"zone": each.id}) for each in nodes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "_NEAR", near)
+        for live in (nodes, flat, alone):
+            expected = set(ids(expected_holders(name, live, count)))
+            for asked in [*ids(live), "stranger"]:
+                assert is_expected_holder(bytes.fromhex(name), asked, live, count) is (asked in expected)
+
+
+def test_the_fast_question_has_the_same_answer_for_thousands_of_digests() -> None:
+    """Among them are some whose scores are too close for floating point."""
+    live = [node(f"storage-{number}", zone=f"zone-{number % 3}", gib=50 * number) for number in range(1, 7)]
+    filters = {each.id: expected_holder_filter(each.id, live, 3) for each in live}
+    for number in range(5000):
+        expected = set(ids(expected_holders(digest(number), live, 3)))
+        assert {name for name, is_expected in filters.items() if is_expected(bytes.fromhex(digest(number)))} == expected
+
+
+@given(digests, st.integers(1, 1 << 24))
+def test_a_score_in_floating_point_is_as_near_as_the_comparison_assumes(name: str, gib: int) -> None:
+    """Two of them err by less than what is compared exactly."""
+    each = node("storage-1", gib=gib)
+    exact = _score(name, each.id, gib) / (1 << _FRACTION_BITS)
+    try:
+        found = _float_score(name.encode(), _candidate(each))
+    except _NearTieError:
+        return
+    assert abs(found - exact) * 2 < placement._NEAR * min(found, exact)
+
+
+def test_two_nodes_of_one_zone_share_what_falls_to_the_zone() -> None:
+    """Two nodes on one host never hold the same chunk while other zones have nodes. They share by capacity, one stands in for
+    the other without moving anything else, and with too few zones both hold what they must."""
+    pair = [node("storage-1", zone="host-1", gib=100), node("storage-2", zone="host-1", gib=300)]
+    others = [node("storage-3", zone="host-2"), node("storage-4", zone="host-3")]
+    held: Counter[str] = Counter()
+    for number in range(4000):
+        before = ids(expected_holders(digest(number), [*pair, *others], 3))
+        assert len({"storage-1", "storage-2"}.intersection(before)) == 1
+        held.update(before)
+        after = set(ids(expected_holders(digest(number), [pair[1], *others], 3)))
+        assert after == {"storage-2", "storage-3", "storage-4"}
+        assert set(ids(expected_holders(digest(number), [*pair, others[0]], 3))) == {
+            "storage-1",
+            "storage-2",
+            "storage-3",
+        }
+    assert 850 < held["storage-1"] < 1150
+    assert held["storage-3"] == held["storage-4"] == 4000

@@ -39,8 +39,8 @@ class Holders:
         self.epoch: int | None = EPOCH
         self.strangers: set[str] = set()
 
-    def is_expected(self, digest: str) -> bool:
-        return digest not in self.strangers
+    def is_expected(self, digest: bytes) -> bool:
+        return digest.hex() not in self.strangers
 
 
 @asynccontextmanager
