@@ -182,6 +182,10 @@ bench-storage: install ## Measure puts and reads of one storage node in its thre
 	@$(BIN)/python -m benchmarks.storage_restart
 	@$(BIN)/python -m benchmarks.signing
 
+.PHONY: bench-crowd
+bench-crowd: install ## Measure what a crowd of slow clients, and one of greedy ones, costs the others
+	@$(BIN)/python -m benchmarks.crowd
+
 .PHONY: bench-volume
 bench-volume: install ## Put 10 GB through one storage node with 512 MB of Redis, and read all of it back
 	@$(BIN)/python -m benchmarks.storage_volume
