@@ -22,7 +22,7 @@ from blake3 import blake3
 from shared.units import MIB
 from tests.faults.cluster.conftest import conclusive, steady_of
 from tests.faults.harness.cgroups import confined
-from tests.faults.harness.fault_cluster import GATEWAYS, MEMBERS, FaultCluster, running_cluster
+from tests.faults.harness.fault_cluster import GATEWAYS, MEMBERS, STORAGE, FaultCluster, running_cluster
 from tests.faults.harness.network import Network
 from tests.faults.tools.needs import require
 from tests.faults.tools.strace import Attached, Injection
@@ -41,6 +41,8 @@ UPLOAD_BYTES = 4 * MIB
 UPLOADS_WITHIN_S = 90.0
 O6_CLIENTS = 700
 MAX_IN_FLIGHT = 1000
+HUNG_WRITES = 200
+WRITE_DEADLINE_S = 10.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -189,6 +191,39 @@ async def test_o6_a_log_that_cannot_keep_up_is_bounded_and_the_rest_is_refused(m
         for key in stored:
             async with session.get(f"{trial.cluster.url(GATEWAYS[0])}/v1/files/default/{key}") as answer:
                 assert (answer.status, await answer.text()) == (200, key)
+
+
+async def test_small_writes_beside_three_hung_nodes_end_within_their_deadline(make_trial, seed) -> None:
+    """Three of four nodes hang, 200 PUTs of 3 KB come at once: each is refused in time, whoever waits for its turn included."""
+
+    async def attempt() -> None:
+        trial = make_trial(Steady)
+        draw = random.Random(seed)
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+        ) as session:
+
+            async def write(number: int) -> tuple[int, str, float]:
+                began = time.monotonic()
+                url = f"{trial.cluster.url(GATEWAYS[0])}/v1/files/default/hung-{seed}-{number}"
+                async with session.put(url, data=draw.randbytes(3000)) as answer:
+                    code = json.loads(await answer.read()).get("code", "stored")
+                    return answer.status, code, time.monotonic() - began
+
+            try:
+                for name in STORAGE[:3]:
+                    await trial.cluster.signal(name, signal.SIGSTOP)
+                answers = await asyncio.gather(*(write(number) for number in range(HUNG_WRITES)))
+            finally:
+                for name in STORAGE[:3]:
+                    trial.cluster.resume(name)
+        waits_s = sorted(wait_s for _, _, wait_s in answers)
+        print(f"{Counter(found[:2] for found in answers)}, median {waits_s[100]:.1f} s, slowest {waits_s[-1]:.1f} s")
+        trial.require_no_stall()
+        assert {status for status, _, _ in answers} == {503}
+        assert waits_s[-1] <= WRITE_DEADLINE_S
+
+    await conclusive(attempt)
 
 
 async def test_p11_a_leader_whose_loop_stands_still_costs_no_write(make_trial, repetitions) -> None:
