@@ -89,7 +89,7 @@ class HttpExchange:
 
     @property
     def is_write_paused(self) -> bool:
-        """Whether the client has to read before more can be sent."""
+        """Whether the client has to read before more can be sent: some of what was sent lies here still."""
         return self._protocol.flow.write_paused
 
     async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
@@ -192,6 +192,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for a request's head."""
         super().connection_made(transport)
+        # What waits unsent keeps all of the buffer that it is a part of alive; an answer's memory may be given back only when
+        # nothing waits, so the sender must be told of the first byte that does.
+        transport.set_write_buffer_limits(high=0)
         if self.client is not None:
             send_unpaced(transport.get_extra_info("socket"), self.client[0])
         self.idle_since_s = self.loop.time()

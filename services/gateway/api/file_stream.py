@@ -64,7 +64,7 @@ class FileStream:
             await send({"type": "http.response.start", "status": self._status, "headers": headers})
 
         async def sink(view: memoryview) -> None:
-            if parts is not None and (opening := parts.before(len(view))):
+            if parts is not None and view and (opening := parts.before(len(view))):
                 await send({"type": "http.response.body", "body": opening, "more_body": True})
             await send({"type": "http.response.body", "body": view, "more_body": True})
 

@@ -92,7 +92,9 @@ class SharedChunkLists:
             if held.lease.size_bytes == 0:
                 await transfer.grow(held.lease, size_bytes, wait_s=wait_s)
                 held.lease.shrink_to(size_bytes)
-            yield version.model_copy(update={"content": held.content})
+            # Under the old name: otherwise this frame would hold the caller's own list for as long as it reads.
+            version = version.model_copy(update={"content": held.content})
+            yield version
         finally:
             held.readers -= 1
             if held.readers == 0:

@@ -22,7 +22,7 @@ from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
 from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.admission import Admission, ConcurrencyLimit, Transfer
+from services.gateway.transfers.admission import SMALL_BYTES, Admission, ConcurrencyLimit, Transfer
 from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists, is_counted
 from services.gateway.transfers.chunking import ReservationWaits
 from shared.byte_budget import ByteLease
@@ -107,7 +107,8 @@ class Downloads:
                 yield found
                 return
             async with self._chunk_lists.hold(found.version, transfer, wait_s=self._limits.waits.first_s) as version:
-                yield replace(found, version=version)
+                found = replace(found, version=version)
+                yield found
 
     async def _look_up(self, name: FileName, transfer: Transfer) -> FoundFile:
         async with self._lookups:
@@ -144,7 +145,8 @@ class Downloads:
     ) -> None:
         """Send the file, or `spans` of it one after the other.
 
-        Calls `start` once with the number of confirmed replicas, then `sink` for the bytes, no piece across two spans.
+        Calls `start` once with the number of confirmed replicas, then `sink` for the bytes, no piece across two spans. Each call
+        waits until the connection has taken what was sent before; an empty piece only waits.
 
         `start` is only called once the first bytes are at hand and verified, so what fails before is a clean error; what
         fails after it must break the connection off.
@@ -227,23 +229,33 @@ class Downloads:
     ) -> None:
         """Send what is fetched. Each further window is checked as it is reached, for the sake of repair."""
         sent_count = 0
-        transfer = found.transfer
-        while (fetched_slice := await read_ahead.next()) is not None:
-            chunk, fetched, lease = fetched_slice
-            for node in fetched.faulty_nodes:
-                self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
-            view = memoryview(fetched.data)[chunk.start : chunk.stop]
-            for offset in range(0, len(view), _SLICE_BYTES):
-                piece = view[offset : offset + _SLICE_BYTES]
-                with transfer.waiting_for_client():
-                    await sink(piece)
-                transfer.moved(len(piece))
-            lease.release()
+        while await self._send_next(found, read_ahead, sink):
             await read_ahead.require_next()
             sent_count += 1
             if sent_count % CHECK_WINDOW_CHUNKS == 0 and not quorums.is_read_strict:
                 window = read_ahead.upcoming(CHECK_WINDOW_CHUNKS)
                 group.create_task(self._check(found, window, quorums.read_quorum, {}))
+
+    async def _send_next(self, found: FoundFile, read_ahead: _ReadAhead, sink: Sink) -> bool:
+        """Send one chunk; False after the last one. On return nothing here holds its bytes, which no lease covers then."""
+        fetched_slice = await read_ahead.next()
+        if fetched_slice is None:
+            return False
+        chunk, fetched, lease = fetched_slice
+        for node in fetched.faulty_nodes:
+            self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
+        transfer = found.transfer
+        view = memoryview(fetched.data)[chunk.start : chunk.stop]
+        for offset in range(0, len(view), _SLICE_BYTES):
+            piece = view[offset : offset + _SLICE_BYTES]
+            with transfer.waiting_for_client():
+                await sink(piece)
+            transfer.moved(len(piece))
+        if found.version.content.size_bytes > SMALL_BYTES:
+            with transfer.waiting_for_client():
+                await sink(view[:0])  # until the connection has taken all of it: the lease covers what is unsent
+        lease.release()
+        return True
 
 
 class _ReadAhead:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import AsyncExitStack
 
 import pytest
@@ -83,11 +85,15 @@ async def test_a_chunk_list_is_held_once_for_all_its_readers() -> None:
     size_bytes = len(content_of(8192 * CHUNK).chunk_digests)
     async with AsyncExitStack() as stack:
         held = []
+        own_lists = []
         for _ in range(240):
             transfer = await stack.enter_async_context(admission.transfer("a"))
             version = version_of(content_of(8192 * CHUNK))
+            own_lists.append(weakref.ref(version.content))
             held.append(await stack.enter_async_context(lists.hold(version, transfer, wait_s=0)))
+        del version
         assert len({id(version.content) for version in held}) == 1
+        assert sum(content() is not None for content in own_lists) == 1
         assert admission.used_bytes == size_bytes
     assert admission.used_bytes == 0
 
@@ -107,6 +113,25 @@ async def test_a_long_chunk_list_is_counted_in_the_budget(list_bytes, is_counted
             async with SharedChunkLists().hold(version, transfer, wait_s=0) as held:
                 assert held is version
     assert admission.used_bytes == admission.large.limit_bytes
+
+
+async def test_readers_of_a_long_file_keep_one_list_between_them(world) -> None:
+    """Each read an answer with a list of its own; none keeps it for as long as it reads."""
+    published = await put(world, bytes(4 * KIB))
+    digests = bytes.fromhex(published.version.content.chunk(0)[0]) * 2000
+    size_bytes = 2000 * 4 * KIB
+    content = FileContent(size_bytes=size_bytes, chunk_size_bytes=4 * KIB, chunk_digests=digests, digest="d" * 64)
+    await world.metadata.propose(_publish(world, content))
+
+    def lists() -> int:
+        gc.collect()
+        return sum(isinstance(found, FileContent) and found.size_bytes == size_bytes for found in gc.get_objects())
+
+    before = lists()
+    async with AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(world.services.downloads.open(NAME, CLIENT))
+        assert lists() == before + 1
 
 
 async def test_the_first_bytes_of_the_longest_file_cost_as_little_as_those_of_a_short_one(world, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import random
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS, FoundFile
+from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS, FoundFile, _ReadAhead
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
@@ -66,6 +67,10 @@ async def pieces_of(body: bytes, size_bytes: int = 3000) -> AsyncIterator[bytes]
 
 async def put(world: World, body: bytes, **changes: object) -> UploadResult:
     return await world.services.uploads.put(order_for(world, **changes), pieces_of(body))
+
+
+class Body(bytearray):
+    """Bytes that can be referred to weakly."""
 
 
 class Received:
@@ -402,12 +407,57 @@ async def test_a_chunk_that_was_sent_is_held_no_longer(world, seed) -> None:
 
     class Watching(Received):
         async def sink(self, view: memoryview) -> None:
-            held.append(world.metric("trivet_gateway_inflight_bytes"))
+            if view:
+                held.append(world.metric("trivet_gateway_inflight_bytes"))
             await super().sink(view)
 
     await get(world, Watching())
     assert len(held) == 40
     assert max(held) <= (world.settings.read_ahead_chunks + 1) * CHUNK_SIZE_BYTES
+
+
+async def test_a_chunk_is_held_until_the_connection_has_taken_all_of_it(world, seed) -> None:
+    """What is sent and still lies in this process counts: two hundred slow clients would hold a chunk each beside the budget."""
+    await put(world, random.Random(seed).randbytes(100 * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    held: list[float] = []
+
+    class Unsent(Received):
+        async def sink(self, view: memoryview) -> None:
+            if not view:  # the call that waits for what was sent before
+                held.append(world.metric("trivet_gateway_inflight_bytes"))
+            await super().sink(view)
+
+    await get(world, Unsent())
+    assert len(held) == 100
+    assert min(held) >= CHUNK_SIZE_BYTES
+    await is_idle(world)
+
+
+async def test_a_chunk_that_was_sent_is_gone_before_the_next_is_waited_for(world, seed, monkeypatch) -> None:
+    """While a download waits for budget it holds no bytes that nothing counts: two hundred would be as many chunks."""
+    await put(world, random.Random(seed).randbytes(40 * CHUNK_SIZE_BYTES))
+    await is_idle(world)
+    bodies: list[weakref.ref[Body]] = []
+    get_chunk, require_next = world.nodes.get_chunk, _ReadAhead.require_next
+    surplus: list[int] = []
+
+    async def fetch(*args: object) -> Body:
+        body = Body(await get_chunk(*args))
+        bodies.append(weakref.ref(body))
+        return body
+
+    async def wait(self: _ReadAhead) -> None:
+        for _ in range(5):  # callbacks of what has ended
+            await asyncio.sleep(0)
+        surplus.append(sum(body() is not None for body in bodies) - len(self._ahead))
+        await require_next(self)
+
+    monkeypatch.setattr(world.nodes, "get_chunk", fetch)
+    monkeypatch.setattr(_ReadAhead, "require_next", wait)
+    await get(world)
+    assert len(surplus) >= 40
+    assert max(surplus) <= 0
 
 
 async def test_read_ahead_is_bounded_and_a_slow_client_stops_it(world, seed) -> None:
