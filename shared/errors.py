@@ -12,7 +12,8 @@
     │   ├── BucketNotFoundError
     │   ├── FileNotFoundInBucketError
     │   ├── ChunkNotFoundError
-    │   └── NodeNotFoundError
+    │   ├── NodeNotFoundError
+    │   └── BackupNotFoundError
     ├── MethodNotAllowedError 405
     ├── RequestTimeoutError 408
     ├── ConflictError 409
@@ -23,6 +24,10 @@
     │   ├── ChunkCondemnedError
     │   ├── NodeRemovedError
     │   ├── NodeReplacedError
+    │   ├── NodeDrainingError
+    │   ├── DrainInProgressError
+    │   ├── TooFewNodesError
+    │   ├── RemovalNotProvedError
     │   ├── RunSupersededError
     │   ├── RequestInProgressError
     │   └── ClusterMismatchError
@@ -176,6 +181,12 @@ class NodeNotFoundError(NotFoundError):
     code = "node_not_found"
 
 
+class BackupNotFoundError(NotFoundError):
+    """No such backup is under way, or its lease ran out: what it copied may lack chunks by now. Fact: `backup_id`."""
+
+    code = "backup_not_found"
+
+
 class MethodNotAllowedError(TrivetError):
     """The path is known, the method does not fit it; the Allow header says which do."""
 
@@ -240,6 +251,32 @@ class NodeReplacedError(ConflictError):
     """A node that acknowledged a chunk has another disk or Redis since; start the upload again. Fact: `node_id`."""
 
     code = "node_replaced"
+    is_transient = True
+
+
+class NodeDrainingError(ConflictError):
+    """A node that acknowledged a chunk drains by now and counts no more; start the upload again. Fact: `node_id`."""
+
+    code = "node_draining"
+    is_transient = True
+
+
+class DrainInProgressError(ConflictError):
+    """Another storage node drains; one at a time. Fact: `node_id` of that one."""
+
+    code = "drain_in_progress"
+
+
+class TooFewNodesError(ConflictError):
+    """Without this node, fewer would be left than a chunk has replicas. Facts: `left`, `needed`."""
+
+    code = "too_few_nodes"
+
+
+class RemovalNotProvedError(ConflictError):
+    """Nothing proves that the node holds no chunk that is referenced, or what was proved is out of date; prove it anew."""
+
+    code = "removal_not_proved"
     is_transient = True
 
 

@@ -69,7 +69,7 @@ class ClusterAdmin:
         chunks_left = None if is_lost else await self._chunks_left(node)
         is_drained = node.state == NodeState.DRAINING and chunks_left == 0
         if is_lost or is_drained or not node.url:
-            await self._metadata.propose(RemoveNode(node_id=node_id, stamp=self._clock.stamp()))
+            await self._metadata.propose(RemoveNode(node_id=node_id, is_forced=True, stamp=self._clock.stamp()))
             return DrainProgress(node_id, is_removed=True, chunks_left=chunks_left)
         if node.state != NodeState.DRAINING:
             await self._metadata.propose(

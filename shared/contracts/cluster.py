@@ -28,11 +28,14 @@ _RANDOM_ID: Final = re.compile("[0-9a-f]{32}")
 class NodeState(StrEnum):
     """A storage node's place in the cluster.
 
-    ACTIVE nodes are written to. INACTIVE ones have been silent beyond the grace period. DRAINING ones are read from
-    only. A removed node is not in the map at all.
+    JOINING ones are admitted and have not dialled in yet. ACTIVE ones are written to; so are SUSPECT ones, which are slow,
+    failing or late with a heartbeat, after all others. INACTIVE ones have been silent beyond the grace period. DRAINING
+    ones are read from only. A removed node is not in the map at all.
     """
 
+    JOINING = "joining"
     ACTIVE = "active"
+    SUSPECT = "suspect"
     INACTIVE = "inactive"
     DRAINING = "draining"
 
@@ -48,6 +51,8 @@ class StorageNode(WireModel):
         used_bytes, is_full: as the leader last heard from the node; None when it has not, or when the node does not know.
             They are not in the log and not part of the epoch.
         incarnation: the epoch in which it was admitted with the disk that it has; a replaced disk begins another one.
+        draining_since: the log index from which on no publish may count it; None while it does not drain, and where that
+            was decided before entries of version 3.
     """
 
     id: str
@@ -58,6 +63,7 @@ class StorageNode(WireModel):
     used_bytes: int | None = Field(default=None, ge=0)
     is_full: bool | None = None
     incarnation: int = Field(default=0, ge=0)
+    draining_since: int | None = Field(default=None, ge=1)
 
 
 class NodeMap(WireModel):

@@ -26,6 +26,18 @@ MAX_BATCH: Final = 512
 
 LIST_LIMIT_MAX: Final = 1000
 
+CONDEMN_MAX: Final = 4096
+"""Most chunks that one entry condemns."""
+
+REFERENCES_MAX: Final = 10_000
+"""Most chunks in one page of references, and in one question about them."""
+
+LEASE_MAX_S: Final = 30 * 86_400
+"""The longest lease of a backup; it can be renewed."""
+
+
+BackupId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
 
 class FileContent(WireModel):
     """The bytes a version refers to: `chunk_digests` is the concatenation of raw 32-byte digests, in file order.
@@ -117,11 +129,13 @@ class DeleteBucket(WireModel):
 class PublishFile(WireModel):
     """Make a new version visible. Result: {"created": bool, "version": FileVersion as JSON}.
 
-    Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, node_replaced, chunk_condemned.
+    Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, node_replaced, node_draining,
+    chunk_condemned.
 
     Attributes:
         incarnation: of the bucket, as read when the upload began.
-        start_index: the log index read when the upload began.
+        start_index: the log index read when the upload began. Every node that is counted has recorded it, or a later one,
+            on every chunk that it acknowledged; a chunk that was condemned since may be deleted, so it is refused.
         epoch: the node map's epoch that placement used.
         fences: by node, the fence that came with its acknowledgements, the lowest where they differ (`FENCE_HEADER`). A
             node that sent none counts if it has the disk and Redis that it had in `epoch`. None in entries of version 1.
@@ -199,19 +213,115 @@ class RecordRun(WireModel):
 
 
 class SetNodeState(WireModel):
-    """The failure detector or an operator changed a node's state. Result: {"epoch": int}. Rejected: node_not_found."""
+    """The failure detector or an operator changed a node's state. Result: {"epoch": int}. Rejected: node_not_found.
+
+    Any state but `draining` ends a drain. `joining` cannot be set.
+
+    Attributes:
+        seen: the state that the proposer saw; if the node has another one by now, nothing changes. None for whatever it is.
+    """
 
     kind: Literal["set_node_state"] = "set_node_state"
     node_id: str
     state: NodeState
+    seen: NodeState | None = None
     stamp: Stamp
 
 
+class DrainNode(WireModel):
+    """Take no more chunks to a node: no publish counts it from here on. Result: {"epoch": int, "log_index": int}.
+
+    `log_index` is where the drain began; draining again changes nothing. Rejected: node_not_found; too_few_nodes and
+    drain_in_progress, unless it is forced.
+
+    Attributes:
+        min_left: nodes that must be left: live, with an address, not draining. None forces it.
+    """
+
+    kind: Literal["drain_node"] = "drain_node"
+    node_id: str
+    min_left: int | None = Field(default=None, ge=1)
+    stamp: Stamp
+
+
+class RemovalProof(WireModel):
+    """What was found of a draining node: no chunk that was referenced at `log_index` was left to it.
+
+    Attributes:
+        epoch: of the node map by which the others were found to hold everything.
+        incarnation: of the node.
+    """
+
+    log_index: int = Field(ge=1)
+    epoch: int = Field(ge=0)
+    incarnation: int = Field(ge=0)
+
+
 class RemoveNode(WireModel):
-    """Take a node out of the map for good. Result: {"epoch": int}. Rejected: node_not_found."""
+    """Take a node out of the map for good. Result: {"epoch": int}. Rejected: node_not_found, removal_not_proved.
+
+    Attributes:
+        proof: counts if the node drains since before its index, and epoch and incarnation are still those.
+        is_forced: the node is lost, or never held anything: no proof is needed. With neither this nor a proof it is
+            removed as long as entries of version 3 may not be proposed, and refused afterwards.
+    """
 
     kind: Literal["remove_node"] = "remove_node"
     node_id: str
+    proof: RemovalProof | None = None
+    is_forced: bool | None = None
+    stamp: Stamp
+
+
+class CondemnChunks(WireModel):
+    """A storage node holds chunks that no page of references listed. Result: {"condemned": int}, those that are now.
+
+    One that is referenced, or condemned already after `start_index`, is left as it is. A node deletes a condemned chunk
+    whose recorded start index is below the index of this entry.
+
+    Attributes:
+        digests: raw, 32 bytes each, 4,096 of them at most.
+        start_indexes: what the node has recorded on each of them.
+    """
+
+    kind: Literal["condemn_chunks"] = "condemn_chunks"
+    digests: bytes = Field(min_length=DIGEST_BYTES, max_length=CONDEMN_MAX * DIGEST_BYTES)
+    start_indexes: list[int] = Field(min_length=1, max_length=CONDEMN_MAX)
+    stamp: Stamp
+
+
+class BeginBackup(WireModel):
+    """Keep the chunks of every version that is deleted from here on. Result: {"log_index": int, "expires_ms": int}.
+
+    `expires_ms` is an age of the cluster by the log's own clock. Beginning it again changes nothing. Rejected: conflict, when
+    too many are under way.
+
+    Attributes:
+        owner: for people: who copies, and where to.
+        lease_s: how long it holds unless it is renewed.
+    """
+
+    kind: Literal["begin_backup"] = "begin_backup"
+    backup_id: BackupId
+    owner: str = Field(max_length=256)
+    lease_s: int = Field(ge=1, le=LEASE_MAX_S)
+    stamp: Stamp
+
+
+class RenewBackup(WireModel):
+    """It goes on: the lease begins anew. Result: {"log_index": int, "expires_ms": int}. Rejected: backup_not_found."""
+
+    kind: Literal["renew_backup"] = "renew_backup"
+    backup_id: BackupId
+    lease_s: int = Field(ge=1, le=LEASE_MAX_S)
+    stamp: Stamp
+
+
+class EndBackup(WireModel):
+    """It is done, or given up. Result: {"ended": bool}: whether it was under way; its lease may have run out."""
+
+    kind: Literal["end_backup"] = "end_backup"
+    backup_id: BackupId
     stamp: Stamp
 
 
@@ -225,12 +335,18 @@ class PassTime(WireModel):
     Attributes:
         cursor_retention_s: for how long lists can go on, pinned to the index where they began.
         tombstone_retention_s: for how long an absent key's deletion is known.
+        reference_retention_s: for how long a version that was superseded or deleted keeps its chunks; then they are
+            condemned unless something else refers to them. None in entries before version 3: as long as lists show it,
+            and nothing is condemned.
+        condemned_retention_s: for how long it is known which chunks were condemned; uploads that began earlier are refused.
     """
 
     kind: Literal["pass_time"] = "pass_time"
     elapsed_ms: int
     cursor_retention_s: int
     tombstone_retention_s: int
+    reference_retention_s: int | None = None
+    condemned_retention_s: int | None = None
     stamp: Stamp
 
 
@@ -265,7 +381,12 @@ Command = Annotated[
     | UpdateNode
     | RecordRun
     | SetNodeState
+    | DrainNode
     | RemoveNode
+    | CondemnChunks
+    | BeginBackup
+    | RenewBackup
+    | EndBackup
     | PassTime
     | AnnounceMember
     | RaiseEntryVersion,
@@ -370,8 +491,62 @@ class GetRequest(WireModel):
     request_id: str = Field(min_length=1, max_length=128)
 
 
+class ListReferences(WireModel):
+    """Which chunks are referenced. Answer: ReferencePage, the first `limit` digests after `after`, in order.
+
+    Attributes:
+        after: raw digest, exclusive; empty for all.
+    """
+
+    kind: Literal["list_references"] = "list_references"
+    after: bytes = Field(default=b"", max_length=DIGEST_BYTES)
+    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
+
+
+class ListReferenceChanges(WireModel):
+    """Which chunks were referenced and condemned after a log index. Answer: ReferenceChanges.
+
+    Attributes:
+        after_index, after_chunk: `next_index` and `next_chunk` of the page before.
+        limit: chunks of each kind in a page, about: those that one entry condemned are not cut.
+    """
+
+    kind: Literal["list_reference_changes"] = "list_reference_changes"
+    after_index: int = Field(ge=0)
+    after_chunk: int = Field(default=0, ge=0)
+    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
+
+
+class CheckReferences(WireModel):
+    """Whether chunks are referenced. Answer: CheckedReferences.
+
+    Attributes:
+        digests: raw, 32 bytes each, 10,000 of them at most.
+        age_s: of the log index that the answer names.
+    """
+
+    kind: Literal["check_references"] = "check_references"
+    digests: bytes = Field(max_length=REFERENCES_MAX * DIGEST_BYTES)
+    age_s: int = Field(ge=0)
+
+
+class ListBackups(WireModel):
+    """The backups under way. Answer: BackupsAnswer."""
+
+    kind: Literal["list_backups"] = "list_backups"
+
+
 Query = Annotated[
-    GetFile | ListFiles | GetBucket | ListBuckets | GetCluster | GetRequest,
+    GetFile
+    | ListFiles
+    | GetBucket
+    | ListBuckets
+    | GetCluster
+    | GetRequest
+    | ListReferences
+    | ListReferenceChanges
+    | CheckReferences
+    | ListBackups,
     Field(discriminator="kind"),
 ]
 
@@ -462,8 +637,86 @@ class RequestAnswer(WireModel):
     fingerprint: str | None = None
 
 
+class ReferencePage(WireModel):
+    """Chunks that are referenced, each once. The next page starts after the last digest; see `has_more`.
+
+    Attributes:
+        digests: raw, 32 bytes each, ascending.
+        sizes: in bytes, of each.
+    """
+
+    kind: Literal["references"] = "references"
+    digests: bytes
+    sizes: list[int]
+    has_more: bool
+
+
+class ReferenceChanges(WireModel):
+    """What entries after `after_index` did to references, up to and with `next_index`, as far as it still holds.
+
+    Attributes:
+        added: raw digests that versions published there refer to; one may come more than once, and may have been
+            referenced before. `added_sizes` has their sizes in bytes.
+        condemned: raw digests, with the index of the entry that condemned each last (`condemned_indexes`), and whether it
+            is referenced again now (`is_referenced`).
+        next_index, next_chunk: where the next page goes on: so many chunks of the version `next_index` + 1 are listed.
+        has_more: false when `next_index` is the applied index.
+        horizon: the highest index whose condemned chunks are forgotten.
+        must_restart: `after_index` lies below the horizon: chunks that were condemned in between are not known any more.
+            The page is empty; list all references anew, and go on after the index at which that began.
+    """
+
+    kind: Literal["reference_changes"] = "reference_changes"
+    added: bytes
+    added_sizes: list[int]
+    condemned: bytes
+    condemned_indexes: list[int]
+    is_referenced: list[bool]
+    next_index: int
+    next_chunk: int
+    has_more: bool
+    horizon: int
+    must_restart: bool
+
+
+class CheckedReferences(WireModel):
+    """In the order of the question.
+
+    `aged_index`: the last log index known to be applied `age_s` ago or earlier by the log's own clock; 0 for none.
+    """
+
+    kind: Literal["checked_references"] = "checked_references"
+    is_referenced: list[bool]
+    aged_index: int
+
+
+class Backup(WireModel):
+    """A backup under way: chunks of versions that are deleted after `log_index` are kept until it ends or expires."""
+
+    backup_id: str
+    owner: str
+    log_index: int
+    expires_in_s: int
+
+
+class BackupsAnswer(WireModel):
+    """By id."""
+
+    kind: Literal["backups"] = "backups"
+    backups: list[Backup]
+
+
 Answer = Annotated[
-    FileAnswer | FilePage | BucketAnswer | BucketsAnswer | ClusterAnswer | RequestAnswer,
+    FileAnswer
+    | FilePage
+    | BucketAnswer
+    | BucketsAnswer
+    | ClusterAnswer
+    | RequestAnswer
+    | ReferencePage
+    | ReferenceChanges
+    | CheckedReferences
+    | BackupsAnswer,
     Field(discriminator="kind"),
 ]
 

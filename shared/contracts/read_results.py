@@ -14,14 +14,18 @@ import msgspec
 
 from shared.contracts.metadata import (
     Answer,
+    BackupsAnswer,
     BucketAnswer,
     BucketsAnswer,
+    CheckedReferences,
     ClusterAnswer,
     FileAnswer,
     FileEntry,
     FilePage,
     ReadResult,
     ReadResults,
+    ReferenceChanges,
+    ReferencePage,
     RequestAnswer,
 )
 
@@ -126,4 +130,8 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "buckets": BucketsAnswer.parse_answer,
     "cluster": ClusterAnswer.parse_answer,
     "request": RequestAnswer.parse_answer,
+    "references": ReferencePage.parse_answer,
+    "reference_changes": ReferenceChanges.parse_answer,
+    "checked_references": CheckedReferences.parse_answer,
+    "backups": BackupsAnswer.parse_answer,
 }

@@ -34,10 +34,15 @@ from shared.contracts.cluster import ConsensusMember, NodeState
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
+    BeginBackup,
     Command,
+    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
+    DrainNode,
+    Durability,
+    EndBackup,
     GetFile,
     InitCluster,
     ListFiles,
@@ -45,7 +50,9 @@ from shared.contracts.metadata import (
     Proposal,
     RaiseEntryVersion,
     RecordRun,
+    RemovalProof,
     RemoveNode,
+    RenewBackup,
     SetNodeState,
     UpdateNode,
 )
@@ -96,6 +103,59 @@ def commands() -> list[tuple[Command, dict[str, Any]]]:
         (publish("replaced", incarnation=2, epoch=6, fences={"storage-1": 1}), {"fingerprint": "f"}),
         (CreateBucket(bucket="music", stamp=stamp()), {}),
         (DeleteBucket(bucket="music", stamp=stamp()), {}),
+        *_garbage_commands(),
+    ]
+
+
+def _garbage_commands() -> list[tuple[Command, dict[str, Any]]]:
+    """Those that came with entries of version 3; in the end every table of theirs has a row."""
+    retentions = {
+        "cursor_retention_s": 900,
+        "tombstone_retention_s": 86_400,
+        "reference_retention_s": 1800,
+        "condemned_retention_s": 3600,
+    }
+    orphan = content(1, fill=7).chunk_digests
+    return [
+        (AnnounceMember(member_id="consensus-1", entry_version=3, stamp=stamp()), {}),
+        (RaiseEntryVersion(entry_version=3, stamp=stamp()), {}),
+        (AdmitNode(node_id="storage-4", stamp=stamp()), {}),
+        (UpdateNode(node_id="storage-4", url="http://s4", zone="z", capacity_bytes=5, stamp=stamp()), {}),
+        (SetNodeState(node_id="storage-4", state=NodeState.SUSPECT, seen=NodeState.ACTIVE, stamp=stamp()), {}),
+        (SetNodeState(node_id="storage-4", state=NodeState.INACTIVE, seen=NodeState.ACTIVE, stamp=stamp()), {}),
+        (CondemnChunks(digests=orphan, start_indexes=[9], stamp=stamp()), {}),
+        (publish("too-early", incarnation=2, content=content(1, fill=7), start_index=9, epoch=9), {}),
+        (PassTime(elapsed_ms=1, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=3_600_000, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (publish("below-the-horizon", incarnation=2, content=content(1, fill=8), start_index=9, epoch=9), {}),
+        (BeginBackup(backup_id="nightly", owner="ops", lease_s=86_400, stamp=stamp()), {}),
+        (RenewBackup(backup_id="nightly", lease_s=172_800, stamp=stamp()), {}),
+        (BeginBackup(backup_id="weekly", owner="ops", lease_s=86_400, stamp=stamp()), {}),
+        (EndBackup(backup_id="weekly", stamp=stamp()), {}),
+        (CondemnChunks(digests=orphan, start_indexes=[50], stamp=stamp()), {}),
+        (publish("short", incarnation=2, content=content(1500, fill=9), start_index=44, epoch=9), {}),
+        (DeleteFile(bucket="default", key="short", stamp=stamp()), {}),
+        (PassTime(elapsed_ms=1, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=900_000, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (publish("late", incarnation=2, content=content(1, fill=10), start_index=48, epoch=9), {}),
+        (DeleteFile(bucket="default", key="late", stamp=stamp()), {}),
+        (DrainNode(node_id="storage-4", min_left=3, stamp=stamp()), {}),
+        (DrainNode(node_id="storage-4", stamp=stamp()), {}),
+        (
+            publish(
+                "draining",
+                incarnation=2,
+                epoch=12,
+                start_index=50,
+                durability=Durability(target=3, acknowledged=1, nodes=["storage-4"]),
+            ),
+            {"fingerprint": "f", "attempt_id": "a1"},
+        ),
+        (RemoveNode(node_id="storage-4", stamp=stamp()), {}),
+        (RemoveNode(node_id="storage-4", proof=RemovalProof(log_index=53, epoch=10, incarnation=8), stamp=stamp()), {}),
+        (RemoveNode(node_id="storage-4", proof=RemovalProof(log_index=53, epoch=11, incarnation=8), stamp=stamp()), {}),
+        (RemoveNode(node_id="storage-2", is_forced=True, stamp=stamp()), {}),
+        (DrainNode(node_id="storage-1", stamp=stamp()), {}),
     ]
 
 

@@ -13,24 +13,35 @@ from typing import Any, Final
 from services.consensus.metadata.decisions import (
     check_acknowledging_nodes,
     check_content,
+    check_may_drain,
+    check_no_node_drains,
     check_preconditions,
+    check_removal,
+    check_start_index,
     check_stored_integer,
     fence_of,
+    lease_end_ms,
     next_modified_ns,
     next_run,
 )
+from services.consensus.metadata.entries import GARBAGE_VERSION
+from services.consensus.metadata.garbage import Garbage, check_not_condemned
 from services.consensus.metadata.history import History
-from services.consensus.metadata.retention import pass_time
-from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State, TombstoneRow
-from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.retention import Sweep, pass_time
+from services.consensus.metadata.rows import BackupRow, BucketRow, NodeRow, RunRow, State, TombstoneRow
+from services.consensus.metadata.tables import Tables, split_digests
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
+    BeginBackup,
     Command,
+    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
+    DrainNode,
+    EndBackup,
     FileVersion,
     InitCluster,
     PassTime,
@@ -38,17 +49,20 @@ from shared.contracts.metadata import (
     RaiseEntryVersion,
     RecordRun,
     RemoveNode,
+    RenewBackup,
     SetNodeState,
     UpdateNode,
 )
 from shared.contracts.names import DEFAULT_BUCKET, check_bucket_name, check_key, check_member_id
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import (
+    BackupNotFoundError,
     BucketNotEmptyError,
     BucketNotFoundError,
     BucketProtectedError,
     BucketRecreatedError,
     ClusterMismatchError,
+    ConflictError,
     FileNotFoundInBucketError,
     InvalidRequestError,
     NodeNotFoundError,
@@ -85,11 +99,17 @@ class ApplyContext:
     stamp: Stamp
     tables: Tables
     history: History
+    garbage: Garbage
     state: State
     nodes: dict[str, NodeRow]
     runs: dict[str, RunRow]
     buckets: dict[str, BucketRow | None]
     announced: dict[str, int]
+
+    @property
+    def knows_garbage(self) -> bool:
+        """Whether the rules of entries of version 3 hold here, for entries of earlier versions, too."""
+        return self.state.entry_version >= GARBAGE_VERSION
 
     def bucket(self, name: str) -> BucketRow | None:
         """The bucket of that name that exists now."""
@@ -97,6 +117,9 @@ class ApplyContext:
             self.buckets[name] = self.tables.bucket(name)
         return self.buckets[name]
 
+
+BACKUPS_MAX: Final = 100
+"""Under way at once."""
 
 NO_STAMP: Final = Stamp(hlc=0, state=ClockState.INIT)
 """Before the first entry of a batch."""
@@ -180,6 +203,10 @@ def _publish_file(context: ApplyContext, command: PublishFile) -> Result:
             incarnation=bucket.incarnation,
         )
     check_acknowledging_nodes(command, context.nodes, context.runs)
+    if context.knows_garbage:
+        check_start_index(command, context.index)
+        check_no_node_drains(command, context.nodes)
+        check_not_condemned(command, context.garbage)
     file = context.tables.file(bucket.incarnation, key)
     tombstone = context.history.tombstone(bucket.name, key) if file is None else None
     check_preconditions(command.preconditions, file, tombstone)
@@ -253,7 +280,8 @@ def _admit_node(context: ApplyContext, command: AdmitNode) -> Result:
 def _admit(context: ApplyContext, node_id: str) -> None:
     """A node that has not dialled in is away: it becomes active with its first announcement."""
     context.state = replace(context.state, epoch=context.state.epoch + 1)
-    node = NodeRow(node_id, "", "", NodeState.INACTIVE, 0, context.state.epoch)
+    state = NodeState.JOINING if context.knows_garbage else NodeState.INACTIVE
+    node = NodeRow(node_id, "", "", state, 0, context.state.epoch)
     context.nodes[node_id] = node
     context.tables.insert_node(node)
 
@@ -261,7 +289,7 @@ def _admit(context: ApplyContext, node_id: str) -> None:
 def _update_node(context: ApplyContext, command: UpdateNode) -> Result:
     node = _node(context, command.node_id)
     check_stored_integer("capacity_bytes", command.capacity_bytes)
-    is_first = not node.url and node.state == NodeState.INACTIVE
+    is_first = not node.url and node.state in {NodeState.INACTIVE, NodeState.JOINING}
     return _replace_node(
         context,
         replace(
@@ -308,14 +336,49 @@ def _put_run(context: ApplyContext, node_id: str, run: RunRow | None) -> None:
 
 
 def _set_node_state(context: ApplyContext, command: SetNodeState) -> Result:
-    return _replace_node(context, replace(_node(context, command.node_id), state=command.state))
+    node = _node(context, command.node_id)
+    if command.state == NodeState.JOINING:
+        raise InvalidRequestError("A node joins by being admitted.", name="state")
+    if command.seen is not None and command.seen != node.state:
+        return {"epoch": context.state.epoch}
+    if context.knows_garbage:
+        return _set_state(context, node, command.state)
+    return _replace_node(context, replace(node, state=command.state))
+
+
+def _drain_node(context: ApplyContext, command: DrainNode) -> Result:
+    node = _node(context, command.node_id)
+    drains = context.tables.drains()
+    if node.node_id not in drains:
+        if command.min_left is not None:
+            check_may_drain(node, command.min_left, context.nodes.values())
+        _set_state(context, node, NodeState.DRAINING)
+        drains[node.node_id] = context.index
+    return {"epoch": context.state.epoch, "log_index": drains[node.node_id]}
+
+
+def _set_state(context: ApplyContext, node: NodeRow, state: NodeState) -> Result:
+    """The node has that state, and drains from this entry on if that is it and it did not drain before."""
+    since = context.tables.drains().get(node.node_id)
+    is_draining = state == NodeState.DRAINING
+    if is_draining != (since is not None):
+        context.tables.set_drain(node.node_id, context.index if is_draining else None)
+        # In the node map, which is read anew with every epoch; the row of the node may stay as it is.
+        context.state = replace(context.state, epoch=context.state.epoch + 1)
+        _put_node(context, replace(node, state=state))
+        return {"epoch": context.state.epoch}
+    return _replace_node(context, replace(node, state=state))
 
 
 def _remove_node(context: ApplyContext, command: RemoveNode) -> Result:
     node = _node(context, command.node_id)
+    if context.knows_garbage and not command.is_forced:
+        since = context.tables.drains().get(node.node_id)
+        check_removal(node, command.proof, draining_since=since, epoch=context.state.epoch)
     context.state = replace(context.state, epoch=context.state.epoch + 1)
     del context.nodes[node.node_id]
     context.tables.remove_node(node)
+    context.tables.set_drain(node.node_id, None)
     _put_run(context, node.node_id, None)
     return {"epoch": context.state.epoch}
 
@@ -341,11 +404,74 @@ def _node(context: ApplyContext, node_id: str) -> NodeRow:
     return node
 
 
+# --- garbage ------------------------------------------------------------------------------------------------------
+
+
+def _condemn_chunks(context: ApplyContext, command: CondemnChunks) -> Result:
+    digests = split_digests(command.digests)
+    if len(digests) != len(command.start_indexes):
+        raise InvalidRequestError("Every digest needs its start index.", name="start_indexes")
+    # A node that names one twice has recorded the higher.
+    recorded: dict[bytes, int] = {}
+    for digest, start_index in zip(digests, command.start_indexes, strict=True):
+        recorded[digest] = max(start_index, recorded.get(digest, 0))
+    condemned = context.garbage.condemned(recorded)
+    due = [
+        digest
+        for digest, start_index in recorded.items()
+        if condemned.get(digest, 0) <= start_index and not context.tables.is_referenced(digest)
+    ]
+    context.garbage.condemn(due, context.index)
+    return {"condemned": len(due)}
+
+
+def _begin_backup(context: ApplyContext, command: BeginBackup) -> Result:
+    rows = {row.backup_id: row for row in context.garbage.backups()}
+    before = rows.get(command.backup_id)
+    if before is not None and before.is_living(context.state.lived_ms):
+        return _lease(before)
+    if before is None and len(rows) >= BACKUPS_MAX:
+        raise ConflictError("As many backups as there may be are under way; end one first.", limit=BACKUPS_MAX)
+    expires_ms = lease_end_ms(context.state.lived_ms, command.lease_s)
+    row = BackupRow(command.backup_id, context.index, command.owner, expires_ms)
+    return _put_backup(context, before, row)
+
+
+def _renew_backup(context: ApplyContext, command: RenewBackup) -> Result:
+    before = context.garbage.backup(command.backup_id)
+    if before is None or not before.is_living(context.state.lived_ms):
+        raise BackupNotFoundError(
+            "No such backup is under way, or its lease ran out; begin another one.", backup_id=command.backup_id
+        )
+    return _put_backup(
+        context, before, before._replace(expires_ms=lease_end_ms(context.state.lived_ms, command.lease_s))
+    )
+
+
+def _end_backup(context: ApplyContext, command: EndBackup) -> Result:
+    before = context.garbage.backup(command.backup_id)
+    if before is not None:
+        context.garbage.remove_backup(before)
+    return {"ended": before is not None and before.is_living(context.state.lived_ms)}
+
+
+def _put_backup(context: ApplyContext, before: BackupRow | None, row: BackupRow) -> Result:
+    if before is not None:
+        context.garbage.remove_backup(before)
+    context.garbage.insert_backup(row)
+    return _lease(row)
+
+
+def _lease(row: BackupRow) -> Result:
+    return {"log_index": row.log_index, "expires_ms": row.expires_ms}
+
+
 # --- the cluster's own entries --------------------------------------------------------------------------------------
 
 
 def _pass_time(context: ApplyContext, command: PassTime) -> Result:
-    context.state, result = pass_time(command, context.index, context.state, context.tables, context.history)
+    sweep = Sweep(context.tables, context.history, context.garbage, context.index)
+    context.state, result = pass_time(command, context.index, context.state, context.history, sweep)
     return result
 
 
@@ -376,7 +502,12 @@ _HANDLERS: Final[dict[type[Any], Callable[[ApplyContext, Any], Result]]] = {
     UpdateNode: _update_node,
     RecordRun: _record_run,
     SetNodeState: _set_node_state,
+    DrainNode: _drain_node,
     RemoveNode: _remove_node,
+    CondemnChunks: _condemn_chunks,
+    BeginBackup: _begin_backup,
+    RenewBackup: _renew_backup,
+    EndBackup: _end_backup,
     PassTime: _pass_time,
     AnnounceMember: _announce_member,
     RaiseEntryVersion: _raise_entry_version,

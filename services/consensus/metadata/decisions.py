@@ -5,20 +5,24 @@ Nothing here looks at a table: the rows come in, the answer or a typed rejection
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from services.consensus.metadata.rows import FileRow, NodeRow, RunRow, TombstoneRow
-from shared.contracts.cluster import NodeRun
-from shared.contracts.metadata import FileContent, Preconditions, PublishFile
+from shared.contracts.cluster import NodeRun, NodeState
+from shared.contracts.metadata import FileContent, Preconditions, PublishFile, RemovalProof
 from shared.contracts.names import DIGEST_BYTES, check_digest
 from shared.contracts.time import Stamp
 from shared.errors import (
+    DrainInProgressError,
     InvalidRequestError,
+    NodeDrainingError,
     NodeRemovedError,
     NodeReplacedError,
     PreconditionFailedError,
+    RemovalNotProvedError,
+    TooFewNodesError,
 )
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -27,6 +31,8 @@ STORED_INTEGER_MAX: Final = (1 << 63) - 1
 MAX_SUPERSEDED: Final = 64
 """Runs of one node that are refused by name. An older one that comes back is another disk, or one whose counter is too low:
 it begins a new incarnation, which is safe."""
+
+_LIVE: Final = frozenset({NodeState.ACTIVE, NodeState.SUSPECT})
 
 
 def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
@@ -99,6 +105,72 @@ def check_acknowledging_nodes(command: PublishFile, nodes: Mapping[str, NodeRow]
                 fence=fence,
                 current=current,
             )
+
+
+def check_start_index(command: PublishFile, index: int) -> None:
+    """An upload began at an index that was applied: one that lies ahead would be above every condemnation to come.
+
+    Raises:
+        InvalidRequestError: it lies ahead.
+    """
+    if not 0 <= command.start_index < index:
+        raise InvalidRequestError("The upload began at an index that does not exist yet.", name="start_index")
+
+
+def check_no_node_drains(command: PublishFile, nodes: Mapping[str, NodeRow]) -> None:
+    """A draining node counts no more: what it holds is proved to be elsewhere at some index, and it must get nothing after it.
+
+    Raises:
+        NodeDrainingError: one drains; definite.
+    """
+    for node_id in command.durability.nodes:
+        if nodes[node_id].state == NodeState.DRAINING:
+            raise NodeDrainingError(
+                "A node that acknowledged a chunk drains by now; start the upload again.", node_id=node_id
+            )
+
+
+def check_may_drain(node: NodeRow, min_left: int, nodes: Iterable[NodeRow]) -> None:
+    """One node drains at a time, and enough others are left to hold every replica.
+
+    Raises:
+        DrainInProgressError, TooFewNodesError: definite.
+    """
+    others = [other for other in nodes if other.node_id != node.node_id]
+    draining = next((other for other in others if other.state == NodeState.DRAINING), None)
+    if draining is not None:
+        raise DrainInProgressError("Another storage node drains; one at a time.", node_id=draining.node_id)
+    left = sum(bool(other.url) and other.state in _LIVE for other in others)
+    if left < min_left:
+        raise TooFewNodesError(
+            "Too few storage nodes would be left for every chunk's replicas; add one first.", left=left, needed=min_left
+        )
+
+
+def check_removal(node: NodeRow, proof: RemovalProof | None, *, draining_since: int | None, epoch: int) -> None:
+    """What was proved must still hold: the drain in force began before, and neither placement nor the node's disk changed.
+
+    Raises:
+        RemovalNotProvedError: definite.
+    """
+    if (
+        proof is None
+        or draining_since is None
+        or draining_since >= proof.log_index
+        or (proof.epoch, proof.incarnation) != (epoch, node.admitted_epoch)
+    ):
+        raise RemovalNotProvedError(
+            "Nothing proves as of now that the node holds no chunk that is referenced; let it drain.",
+            node_id=node.node_id,
+            draining_since=draining_since,
+            epoch=epoch,
+            incarnation=node.admitted_epoch,
+        )
+
+
+def lease_end_ms(lived_ms: int, lease_s: int) -> int:
+    """The age of the log's clock at which a lease runs out that begins now."""
+    return min(lived_ms + lease_s * 1000, STORED_INTEGER_MAX)
 
 
 def fence_of(incarnation: int, run: RunRow | None) -> int:

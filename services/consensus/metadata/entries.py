@@ -6,8 +6,9 @@ added, or gets a field or a meaning that it did not have, is written as an entry
 entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
-`fingerprint` and `unmodified_since_s`, before anything was released, `limit` of a new bucket, `fences` of a publish and
-`attempt_id`, with version 2. They are left out when there are none.
+`fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
+`attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
+removal, with version 3. They are left out when there are none.
 """
 
 from __future__ import annotations
@@ -18,16 +19,26 @@ from typing import Any, Final
 import msgpack
 from pydantic import ValidationError
 
-from shared.contracts.metadata import CreateBucket, Proposal, PublishFile
+from shared.contracts.cluster import NodeState
+from shared.contracts.metadata import Proposal, PublishFile, RemoveNode, SetNodeState
 from shared.errors import InvalidRequestError
 
-KNOWN_ENTRY_VERSION: Final = 2
+KNOWN_ENTRY_VERSION: Final = 3
 """The newest version of entries that this version of Trivet can apply; it can apply all before."""
 
 FIRST_ENTRY_VERSION: Final = 1
 RUNS_VERSION: Final = 2
 """In which runs of storage nodes are recorded, and publishes name the fences of the nodes that they count."""
-NEWER_KINDS: Final[dict[str, int]] = {"record_run": RUNS_VERSION}
+GARBAGE_VERSION: Final = 3
+"""From which on chunks are condemned, publishes checked against that, and drains proved (DESIGN.md section 13)."""
+NEWER_KINDS: Final[dict[str, int]] = {
+    "record_run": RUNS_VERSION,
+    "drain_node": GARBAGE_VERSION,
+    "condemn_chunks": GARBAGE_VERSION,
+    "begin_backup": GARBAGE_VERSION,
+    "renew_backup": GARBAGE_VERSION,
+    "end_backup": GARBAGE_VERSION,
+}
 """The version in which a kind of command came, for those that are not of the first version."""
 
 BUCKET_LIMIT_VERSION: Final = 2
@@ -35,6 +46,18 @@ BUCKET_LIMIT_VERSION: Final = 2
 
 ATTEMPT_VERSION: Final = 2
 """The version in which `Proposal.attempt_id` came."""
+
+
+_LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
+    "create_bucket": {"limit": BUCKET_LIMIT_VERSION},
+    "publish_file": {"fences": RUNS_VERSION},
+    "set_node_state": {"seen": GARBAGE_VERSION},
+    "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},
+    "pass_time": {"reference_retention_s": GARBAGE_VERSION, "condemned_retention_s": GARBAGE_VERSION},
+}
+"""By kind of command: fields that came later, and the version in which they did. They are left out when they are None."""
+
+_LATER_STATES: Final = frozenset({NodeState.SUSPECT, NodeState.JOINING})
 
 
 class UnknownEntryError(Exception):
@@ -61,13 +84,12 @@ def encode_proposal(proposal: Proposal) -> bytes:
         del fields["fingerprint"]
     if proposal.attempt_id is None:
         del fields["attempt_id"]
-    if fields["command"].get("fences", ...) is None:
-        del fields["command"]["fences"]
+    for name in _LATER_FIELDS.get(proposal.command.kind, ()):
+        if fields["command"][name] is None:
+            del fields["command"][name]
     preconditions = fields["command"].get("preconditions")
     if preconditions is not None and preconditions["unmodified_since_s"] is None:
         del preconditions["unmodified_since_s"]
-    if isinstance(proposal.command, CreateBucket) and proposal.command.limit is None:
-        del fields["command"]["limit"]
     try:
         if (content := fields["command"].get("content")) is not None:
             content["digest"] = bytes.fromhex(content["digest"])
@@ -81,10 +103,11 @@ def entry_version_of(proposal: Proposal) -> int:
     """The version of entries that a member must know in order to apply this one."""
     command = proposal.command
     versions = [NEWER_KINDS.get(command.kind, FIRST_ENTRY_VERSION)]
-    if isinstance(command, CreateBucket) and command.limit is not None:
-        versions.append(BUCKET_LIMIT_VERSION)
-    if isinstance(command, PublishFile) and command.fences is not None:
-        versions.append(RUNS_VERSION)
+    for name, version in _LATER_FIELDS.get(command.kind, {}).items():
+        if getattr(command, name) is not None:
+            versions.append(version)
+    if isinstance(command, SetNodeState) and command.state in _LATER_STATES:
+        versions.append(GARBAGE_VERSION)
     if proposal.attempt_id is not None:
         versions.append(ATTEMPT_VERSION)
     return max(versions)
@@ -95,6 +118,10 @@ def fit(proposal: Proposal, entry_version: int) -> Proposal:
     command = proposal.command
     if entry_version < RUNS_VERSION and isinstance(command, PublishFile) and command.fences is not None:
         command = command.model_copy(update={"fences": None})
+    if entry_version < GARBAGE_VERSION and isinstance(command, SetNodeState) and command.seen is not None:
+        command = command.model_copy(update={"seen": None})
+    if entry_version < GARBAGE_VERSION and isinstance(command, RemoveNode) and command.is_forced:
+        command = command.model_copy(update={"is_forced": None})
     attempt_id = None if entry_version < ATTEMPT_VERSION else proposal.attempt_id
     if command is proposal.command and attempt_id == proposal.attempt_id:
         return proposal

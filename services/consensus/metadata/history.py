@@ -56,9 +56,8 @@ class History:
         return [PastRow(*checked("past", row)) for row in rows.fetchall()]
 
     def remove(self, row: PastRow) -> None:
-        """Forget one row; what it referred to is `doomed`."""
+        """Forget one row; the version itself is released or doomed."""
         self._database.remove("past", *row)
-        self._database.insert("doomed", row.version, 0)
 
     def scan_as_of(self, incarnation: int, lower: bytes, upper: bytes, at_index: int) -> Iterator[FileRow]:
         """Files with lower <= key < upper by key as of `at_index`; rows are fetched as they are taken."""
@@ -127,6 +126,10 @@ class History:
         """(version, number of its chunk references dropped already), oldest first."""
         rows = self._execute("SELECT version, next_chunk, checksum FROM doomed ORDER BY version LIMIT ?", (limit,))
         return [(row[0], row[1]) for row in (checked("doomed", row) for row in rows.fetchall())]
+
+    def doom(self, version: int) -> None:
+        """Nothing shows the version or needs its chunks any more."""
+        self._database.insert("doomed", version, 0)
 
     def replace_doomed(self, version: int, next_chunk: int, *, done: int | None) -> None:
         """So many chunk references are dropped; None: the version needs no more of this."""

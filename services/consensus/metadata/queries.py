@@ -7,6 +7,7 @@ from functools import partial
 from services.consensus.metadata.history import History
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
+from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
 from shared.contracts.cluster import NodeMap
@@ -15,6 +16,7 @@ from shared.contracts.metadata import (
     Bucket,
     BucketAnswer,
     BucketsAnswer,
+    CheckReferences,
     ClusterAnswer,
     FileAnswer,
     FilePage,
@@ -22,8 +24,11 @@ from shared.contracts.metadata import (
     GetCluster,
     GetFile,
     GetRequest,
+    ListBackups,
     ListBuckets,
     ListFiles,
+    ListReferenceChanges,
+    ListReferences,
     Query,
     ReadResult,
     RequestAnswer,
@@ -33,7 +38,8 @@ from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
 
 def read_node_map(tables: Tables, state: State) -> NodeMap:
     """The node map of `state`'s epoch."""
-    return NodeMap(epoch=state.epoch, nodes=[node.to_wire() for node in tables.nodes()])
+    drains = tables.drains()
+    return NodeMap(epoch=state.epoch, nodes=[node.to_wire(drains.get(node.node_id)) for node in tables.nodes()])
 
 
 Buckets = dict[str, BucketRow | None]
@@ -54,17 +60,16 @@ def _answer(tables: Tables, state: State, query: Query, buckets: Buckets) -> Ans
             return _get_file(tables, state, query, buckets)
         case ListFiles():
             return _list_files(tables, state, query)
-        case GetBucket():
-            row = tables.bucket(query.bucket)
-            return BucketAnswer(bucket=None if row is None else _bucket(row))
-        case ListBuckets():
-            return _list_buckets(tables, query)
+        case GetBucket() | ListBuckets():
+            return _answer_buckets(tables, query)
         case GetCluster():
             # Members and leader are Raft's to know; the caller adds them.
             node_map = read_node_map(tables, state)
             return ClusterAnswer(cluster_id=state.cluster_id, leader_id=None, members=[], node_map=node_map)
         case GetRequest():
             return _get_request(tables, query)
+        case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
+            return answer_about_references(tables, state, query)
 
 
 def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) -> Answer:
@@ -97,7 +102,10 @@ def _get_request(tables: Tables, query: GetRequest) -> Answer:
     return RequestAnswer(result=repeated_result(known, tables), fingerprint=fingerprint_of(known))
 
 
-def _list_buckets(tables: Tables, query: ListBuckets) -> Answer:
+def _answer_buckets(tables: Tables, query: GetBucket | ListBuckets) -> Answer:
+    if isinstance(query, GetBucket):
+        row = tables.bucket(query.bucket)
+        return BucketAnswer(bucket=None if row is None else _bucket(row))
     rows = tables.buckets(query.after or "", query.limit + 1)
     return BucketsAnswer(buckets=[_bucket(row) for row in rows[: query.limit]], has_more=len(rows) > query.limit)
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from services.consensus.metadata.decisions import STORED_INTEGER_MAX
+from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
-from services.consensus.metadata.rows import RETENTIONS_S, State, decode_version
+from services.consensus.metadata.rows import RETENTIONS_S, State, decode_content
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.metadata import PassTime
 
@@ -30,7 +31,7 @@ def retention_class(retain_s: int) -> int:
 
 
 def pass_time(
-    command: PassTime, index: int, state: State, tables: Tables, history: History
+    command: PassTime, index: int, state: State, history: History, sweep: Sweep
 ) -> tuple[State, dict[str, Any]]:
     """Move the log's clock and the horizons, and forget some of what lies behind them: the state, and the result."""
     lived_ms = min(state.lived_ms + max(command.elapsed_ms, 0), STORED_INTEGER_MAX)
@@ -42,12 +43,22 @@ def pass_time(
         horizon=max(state.horizon, history.index_at(_ago(lived_ms, command.cursor_retention_s))),
         tombstone_horizon=max(state.tombstone_horizon, history.index_at(_ago(lived_ms, command.tombstone_retention_s))),
     )
-    sweep = _Sweep(tables, history)
-    sweep.past(state.horizon)
+    keeps_references = command.reference_retention_s is not None
+    sweep.past(state.horizon, releases=keeps_references)
+    if command.reference_retention_s is not None:
+        sweep.released(lived_ms, command.reference_retention_s)
     sweep.tombstones(state.tombstone_horizon)
     sweep.requests(lived_ms)
-    sweep.doomed()
-    history.forget_moments(_ago(lived_ms, max(*RETENTIONS_S, command.tombstone_retention_s)), FORGET_ROWS_MAX)
+    sweep.doomed(condemns=keeps_references)
+    if command.condemned_retention_s is not None:
+        sweep.condemned(history.index_at(_ago(lived_ms, command.condemned_retention_s)))
+    longest_s = max(
+        *RETENTIONS_S,
+        command.tombstone_retention_s,
+        command.reference_retention_s or 0,
+        command.condemned_retention_s or 0,
+    )
+    history.forget_moments(_ago(lived_ms, longest_s), FORGET_ROWS_MAX)
     forgotten = FORGET_ROWS_MAX - sweep.left
     return state, {"forgotten": forgotten, "has_more": sweep.left <= 0, "lived_ms": lived_ms, "horizon": state.horizon}
 
@@ -56,21 +67,38 @@ def _ago(lived_ms: int, seconds: int) -> int:
     return max(lived_ms - max(seconds, 0) * 1000, 0)
 
 
-class _Sweep:
-    """One entry's share of forgetting. Each step takes what is `left`; the next entry begins with the first again."""
+class Sweep:
+    """The share of forgetting of the entry at `index`. Each step takes what is `left`; the next entry begins with the first."""
 
-    def __init__(self, tables: Tables, history: History) -> None:
-        self._tables = tables
+    def __init__(self, tables: Tables, history: History, garbage: Garbage, index: int) -> None:
         self._history = history
+        self._tables = tables
+        self._garbage = garbage
+        self._index = index
         self.left = FORGET_ROWS_MAX
 
-    def past(self, horizon: int) -> None:
+    def past(self, horizon: int, *, releases: bool) -> None:
         """Superseded and deleted versions, and buckets, that no list can be pinned to any more."""
         rows = self._history.oldest(horizon, self._share())
         for row in rows:
             self._history.remove(row)
+            if releases:
+                self._garbage.release(row.version, row.deleted_index)
+            else:
+                self._history.doom(row.version)
         self.left -= len(rows)
         self.left -= self._history.forget_buckets(horizon, self._share())
+
+    def released(self, lived_ms: int, retention_s: int) -> None:
+        """Versions whose chunks neither a slow reader nor a backup needs any more."""
+        up_to_index = self._history.index_at(_ago(lived_ms, retention_s))
+        for backup in self._garbage.backups():
+            if backup.is_living(lived_ms):
+                up_to_index = min(up_to_index, backup.log_index)
+            elif self.left > 0:
+                self._garbage.remove_backup(backup)
+                self.left -= 1
+        self.left -= self._garbage.doom_released(up_to_index, self._share())
 
     def tombstones(self, horizon: int) -> None:
         """Deletions that are forgotten: an absent key's version is 0 again."""
@@ -90,15 +118,18 @@ class _Sweep:
                     self._tables.remove_version(row.log_index, self._tables.version_body(row.log_index))
             self.left -= len(rows)
 
-    def doomed(self) -> None:
+    def doomed(self, *, condemns: bool) -> None:
         """Chunk references of versions that nothing shows, a slice at a time, and then the versions themselves."""
         for version, dropped in self._history.doomed(self._share()):
             if self.left <= 0:
                 return
             body = self._tables.version_body(version)
-            refs = distinct_chunks(decode_version(body).content)
+            refs = distinct_chunks(decode_content(body))
             share = refs[dropped : dropped + self._share()]
             self._tables.remove_refs(version, share)
+            if condemns:
+                lost = [digest for digest, _ in share if not self._tables.is_referenced(digest)]
+                self._garbage.condemn(lost, self._index)
             self.left -= 1 + len(share)
             done = dropped + len(share)
             self._history.replace_doomed(version, dropped, done=done if done < len(refs) else None)
@@ -108,6 +139,10 @@ class _Sweep:
                 self._history.keep(version)
             else:
                 self._tables.remove_version(version, body)
+
+    def condemned(self, up_to_index: int) -> None:
+        """Which chunks were condemned so long ago that no upload goes on that began before it."""
+        self.left -= self._garbage.forget_condemned(up_to_index, self._share())
 
     def _share(self) -> int:
         return max(self.left, 0)

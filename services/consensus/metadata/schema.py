@@ -16,6 +16,11 @@
   `kept` those that wait only for a remembered request to be forgotten.
 - `runs` has the run of each storage node that was recorded last: whose disk and Redis its acknowledgements rest on.
 - `members` says which entries each consensus member can apply.
+- `released` has the versions that no list shows any more and that a slow reader or a backup may still need: their chunk
+  references are kept until they are `doomed`. By the index that superseded or deleted them.
+- `condemned` has the chunks that lost their last reference, or never had one, with the index of the entry that found it.
+  `horizons` says up to which index such rows are forgotten.
+- `backups` has those under way, and `drains` since when a storage node drains.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
@@ -29,7 +34,7 @@ from __future__ import annotations
 
 from typing import Final
 
-TABLE_VERSION: Final = 3
+TABLE_VERSION: Final = 4
 """Kept in SQLite's `user_version`; 0 is an empty file. Version 1 had no checksums and was never released."""
 
 OLDEST_TABLE_VERSION: Final = 2
@@ -49,7 +54,43 @@ _RUNS: Final = """
     ) WITHOUT ROWID
     """
 
-_CONVERSIONS: Final = {2: (_RUNS,)}
+_GARBAGE: Final = (
+    "CREATE TABLE released (version INTEGER PRIMARY KEY, log_index INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE INDEX released_by_index ON released (log_index)",
+    """
+    CREATE TABLE condemned (
+        digest BLOB PRIMARY KEY,
+        log_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX condemned_by_index ON condemned (log_index, digest)",
+    """
+    CREATE TABLE horizons (
+        name TEXT PRIMARY KEY,
+        log_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE backups (
+        backup_id TEXT PRIMARY KEY,
+        log_index INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE drains (
+        node_id TEXT PRIMARY KEY,
+        log_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+_CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE}
 """What makes tables of a version those of the next. They add no rows: all members must come to the same sum."""
 
 _OLDEST_TABLES: Final = (
@@ -184,6 +225,11 @@ CHECKED_TABLES: Final = {
     "doomed": ("version", "next_chunk"),
     "kept": ("version",),
     "members": ("member_id", "entry_version"),
+    "released": ("version", "log_index"),
+    "condemned": ("digest", "log_index"),
+    "horizons": ("name", "log_index"),
+    "backups": ("backup_id", "log_index", "owner", "expires_ms"),
+    "drains": ("node_id", "log_index"),
 }
 """The tables whose rows end with a checksum that counts in the state's sum: all but `state` and `chunk_refs`."""
 

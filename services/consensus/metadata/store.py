@@ -18,15 +18,18 @@ from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_
 from services.consensus.metadata.commands import NO_STAMP, ApplyContext, Result, run
 from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
+from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
 from services.consensus.metadata.queries import Buckets, answer_query, read_node_map
+from services.consensus.metadata.references import size_bytes
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     BucketsAnswer,
+    CheckedReferences,
     Command,
     FileAnswer,
     FilePage,
@@ -36,6 +39,8 @@ from shared.contracts.metadata import (
     Query,
     ReadResult,
     ReadResults,
+    ReferenceChanges,
+    ReferencePage,
 )
 from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
 
@@ -156,17 +161,17 @@ class MetadataStore:
 
         With `max_bytes`, queries after the one whose answer exceeds it get a problem that says to ask again.
         """
-        size_bytes = 0
+        sum_bytes = 0
         results: list[ReadResult] = []
         buckets: Buckets = {}
         with self._read_lock, self._reader.database.transaction(write=False):
             state = self._reader.read_state()
             for query in queries:
-                if max_bytes is not None and size_bytes > max_bytes:
+                if max_bytes is not None and sum_bytes > max_bytes:
                     results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
                     continue
                 results.append(answer_query(self._reader, state, query, buckets))
-                size_bytes += _size_bytes(results[-1])
+                sum_bytes += _size_bytes(results[-1])
         return ReadResults(
             log_index=state.last_applied, term=term, epoch=state.epoch, hlc=state.highest_hlc, results=results
         )
@@ -265,6 +270,8 @@ def _size_bytes(result: ReadResult) -> int:
             return sum(len(file.key) + _ROW_BYTES for file in page.files) + sum(map(len, page.prefixes))
         case BucketsAnswer() as answer:
             return len(answer.buckets) * _ROW_BYTES
+        case ReferencePage() | ReferenceChanges() | CheckedReferences() as answer:
+            return size_bytes(answer)
         case _:
             return 0
 
@@ -298,7 +305,17 @@ class _Batch:
         # A copy: commands change it in place, and the store shows the one from before until this batch is committed.
         nodes = dict(before.nodes)
         self._context = ApplyContext(
-            0, 0, NO_STAMP, tables, History(tables), state, nodes, before.runs, {}, before.announced
+            index=0,
+            term=0,
+            stamp=NO_STAMP,
+            tables=tables,
+            history=History(tables),
+            garbage=Garbage(tables),
+            state=state,
+            nodes=nodes,
+            runs=before.runs,
+            buckets={},
+            announced=before.announced,
         )
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:

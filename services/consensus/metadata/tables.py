@@ -1,11 +1,12 @@
 """The rows of the present: reading and writing buckets, files, versions, requests, nodes and members.
 
-What was and is not yet forgotten has a module of its own (`history`); the two and `database` are the only ones that speak SQL.
+What was and is not yet forgotten, and what is garbage, have modules of their own (`history`, `garbage`); the three and
+`database` are the only ones that speak SQL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ from services.consensus.metadata.rows import (
     RequestRow,
     RunRow,
     State,
+    decode_content,
     decode_version,
     encode_version,
 )
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import FileContent, FileVersion
 from shared.contracts.names import DIGEST_BYTES
+from shared.errors import InvalidRequestError
 from shared.units import MIB
 
 WRITER_CACHE_BYTES: Final = 64 * MIB
@@ -38,6 +41,17 @@ _WRITE_STATE: Final = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?,
 _FILES: Final = (
     "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, checksum FROM files "
     "WHERE incarnation=?"
+)
+# One seek for each digest, however many versions refer to it.
+_REFERENCED_CHUNKS: Final = (
+    "WITH RECURSIVE found(digest) AS (SELECT min(digest) FROM chunk_refs WHERE digest>?1 UNION ALL "
+    "SELECT (SELECT min(digest) FROM chunk_refs WHERE digest>found.digest) FROM found WHERE digest IS NOT NULL LIMIT ?2) "
+    "SELECT digest, (SELECT size_bytes FROM chunk_refs WHERE chunk_refs.digest=found.digest LIMIT 1) FROM found "
+    "WHERE digest IS NOT NULL"
+)
+_VERSIONS_BETWEEN: Final = (
+    "SELECT version, body, versions.checksum, doomed.next_chunk, doomed.checksum, kept.version IS NOT NULL FROM versions "
+    "LEFT JOIN doomed USING (version) LEFT JOIN kept USING (version) WHERE version>? AND version<=? ORDER BY version"
 )
 
 
@@ -206,6 +220,35 @@ class Tables:
         """(digest, size in bytes) of every reference, in the order of the digests; rows are fetched as they are taken."""
         yield from self._execute("SELECT digest, size_bytes FROM chunk_refs ORDER BY digest, version")
 
+    def is_referenced(self, digest: bytes) -> bool:
+        """Whether any version refers to the chunk."""
+        return self._one("SELECT 1 FROM chunk_refs WHERE digest=? LIMIT 1", (digest,)) is not None
+
+    def referenced_chunks(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """(digest, size in bytes) of the first `limit` chunks after `after`, each once, in the order of the digests."""
+        found: list[tuple[bytes, int]] = self._execute(_REFERENCED_CHUNKS, (after, limit)).fetchall()
+        return found
+
+    def versions_between(
+        self, after_index: int, end: int
+    ) -> Generator[tuple[int, FileContent | None, int], None, None]:
+        """(version, content, number of its chunk references dropped already) of those after the one and up to the other index.
+
+        Content is None where no reference is left. Rows are fetched as they are taken.
+        """
+        rows = self._execute(_VERSIONS_BETWEEN, (after_index, end))
+        try:
+            for version, body, checksum, dropped, doomed_checksum, is_kept in rows:
+                if is_kept:
+                    yield version, None, 0
+                    continue
+                content = decode_content(checked("versions", (version, body, checksum))[1])
+                if dropped is not None:
+                    checked("doomed", (version, dropped, doomed_checksum))
+                yield version, content, dropped or 0
+        finally:
+            rows.close()
+
     # --- requests -------------------------------------------------------------------------------------------------
 
     def request(self, request_id: str) -> RequestRow | None:
@@ -275,6 +318,19 @@ class Tables:
         """Take a run out."""
         self._remove("runs", *run.columns())
 
+    def drains(self) -> dict[str, int]:
+        """Since which log index each draining node drains, where that is known."""
+        rows = self._execute("SELECT node_id, log_index, checksum FROM drains ORDER BY node_id")
+        return dict(checked("drains", row) for row in rows)
+
+    def set_drain(self, node_id: str, log_index: int | None) -> None:
+        """Since when a node drains; None when it does not."""
+        row = self._one("SELECT node_id, log_index, checksum FROM drains WHERE node_id=?", (node_id,))
+        if row is not None:
+            self._remove("drains", *checked("drains", row))
+        if log_index is not None:
+            self._insert("drains", node_id, log_index)
+
     def members(self) -> dict[str, int]:
         """The newest entry version that each consensus member said it can apply."""
         rows = self._execute("SELECT member_id, entry_version, checksum FROM members ORDER BY member_id")
@@ -297,6 +353,17 @@ def distinct_chunks(content: FileContent) -> list[tuple[bytes, int]]:
         last = raw[-DIGEST_BYTES:]
         sizes[last] = min(sizes[last], content.size_bytes - full * (content.chunk_count - 1))
     return list(sizes.items())
+
+
+def split_digests(raw: bytes) -> list[bytes]:
+    """The digests in a concatenation of them.
+
+    Raises:
+        InvalidRequestError: its length is none of whole digests.
+    """
+    if len(raw) % DIGEST_BYTES:
+        raise InvalidRequestError("These are not digests of 32 bytes each.", length_bytes=len(raw))
+    return [raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES)]
 
 
 def refs_sum(version: int, refs: Iterable[tuple[bytes, int]]) -> int:

@@ -8,16 +8,20 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
+    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
+    DrainNode,
     FilePage,
     GetFile,
     ListFiles,
     Preconditions,
+    SetNodeState,
 )
-from tests.unit.consensus.metadata.builders import Log, publish, stamp
+from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
 
 BUCKETS = ["default", "photos", "music"]
 KEYS = ["a", "a/", "a/b", "a/b/c", "a/c", "a0", "b", "b/é", "é/b", "é/😀", "\uffee"]
@@ -26,9 +30,15 @@ ETAGS = ["e1", "e2", "*"]
 
 @dataclass
 class Model:
-    """What a reader would expect: buckets by name, the last change of every key, and a copy of all at every index."""
+    """What a reader would expect: buckets by name, the last change of every key, and a copy of all at every index.
 
-    index: int = 1
+    No time passes, so a chunk that was referenced once stays so.
+    """
+
+    index: int = 3
+    referenced: set[int] = field(default_factory=set)
+    condemned: dict[int, int] = field(default_factory=dict)
+    is_draining: bool = False
     incarnations: dict[str, int] = field(default_factory=lambda: {"default": 1})
     files: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     changed: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -61,10 +71,23 @@ class Model:
         del self.incarnations[bucket]
         return "ok"
 
-    def put(self, bucket: str, key: str, etag: str, conditions: tuple) -> str:
+    def condemn(self, fill: int) -> str:
+        if fill not in self.referenced:
+            self.condemned[fill] = self.index
+        return "ok"
+
+    def drain(self, is_draining: bool) -> str:
+        self.is_draining = is_draining
+        return "ok"
+
+    def put(self, bucket: str, key: str, etag: str, fill: int, age: int, conditions: tuple) -> str:
         at = bucket, key
         if bucket not in self.incarnations:
             return "bucket_not_found"
+        if self.is_draining:
+            return "node_draining"
+        if self.condemned.get(fill, -1) >= max(0, self.index - 1 - age):
+            return "chunk_condemned"
         if_match, if_none_match = conditions
         if if_match is not None and not self.matches(if_match, at):
             return "precondition_failed"
@@ -72,6 +95,7 @@ class Model:
             return "precondition_failed"
         self.files[at] = self.index, etag
         self.changed[at] = self.index
+        self.referenced.add(fill)
         return "ok"
 
     def delete(self, bucket: str, key: str, conditions: tuple) -> str:
@@ -110,8 +134,21 @@ conditions = st.one_of(*[st.just((None, None))] * 3, st.tuples(st.none() | some_
 actions = st.one_of(
     st.tuples(st.just("create"), buckets),
     st.tuples(st.just("drop"), buckets),
-    st.tuples(st.just("put"), buckets, keys, st.sampled_from(["e1", "e2"]), conditions),
-    st.tuples(st.just("delete"), buckets, keys, conditions),
+    *[
+        st.tuples(
+            st.just("put"),
+            buckets,
+            keys,
+            st.sampled_from(["e1", "e2"]),
+            st.integers(1, 3),  # the content
+            st.integers(0, 12),  # how many entries ago the upload began
+            conditions,
+        )
+    ]
+    * 3,
+    *[st.tuples(st.just("delete"), buckets, keys, conditions)] * 3,
+    st.tuples(st.just("condemn"), st.integers(1, 4)),
+    st.tuples(st.just("drain"), st.booleans()),
 )
 lists = st.tuples(
     st.integers(0, 100),  # percent of the history to which the list is pinned; 100 is now
@@ -123,19 +160,33 @@ lists = st.tuples(
 
 
 def command(log: Log, action: tuple):
-    name, bucket, *rest = action
-    if name == "create":
-        return CreateBucket(bucket=bucket, stamp=stamp())
-    if name == "drop":
-        return DeleteBucket(bucket=bucket, stamp=stamp())
-    if_match, if_none_match = rest[-1]
-    if name == "put":
-        row = log.store._reader.bucket(bucket)
-        incarnation = 0 if row is None else row.incarnation
-        options = {"if_match": if_match, "if_none_match": if_none_match, "incarnation": incarnation}
-        return publish(rest[0], bucket=bucket, etag=rest[1], **options)
-    preconditions = Preconditions(if_match=if_match, if_none_match=if_none_match)
-    return DeleteFile(bucket=bucket, key=rest[0], preconditions=preconditions, stamp=stamp())
+    match action:
+        case ("create", bucket):
+            return CreateBucket(bucket=bucket, stamp=stamp())
+        case ("drop", bucket):
+            return DeleteBucket(bucket=bucket, stamp=stamp())
+        case ("condemn", fill):
+            digests = content(fill=fill).chunk_digests
+            return CondemnChunks(digests=digests, start_indexes=[log.store.last_applied], stamp=stamp())
+        case ("drain", is_draining):
+            cancel = SetNodeState(node_id="storage-1", state=NodeState.ACTIVE, stamp=stamp())
+            return DrainNode(node_id="storage-1", stamp=stamp()) if is_draining else cancel
+        case ("put", bucket, key, etag, fill, age, (if_match, if_none_match)):
+            row = log.store._reader.bucket(bucket)
+            return publish(
+                key,
+                bucket=bucket,
+                etag=etag,
+                content=content(fill=fill),
+                if_match=if_match,
+                if_none_match=if_none_match,
+                incarnation=0 if row is None else row.incarnation,
+                start_index=max(0, log.store.last_applied - age),
+            )
+        case ("delete", bucket, key, (if_match, if_none_match)):
+            preconditions = Preconditions(if_match=if_match, if_none_match=if_none_match)
+            return DeleteFile(bucket=bucket, key=key, preconditions=preconditions, stamp=stamp())
+    raise AssertionError(action)
 
 
 def every_page(log: Log, query: ListFiles) -> tuple[list, list] | None:
@@ -160,8 +211,9 @@ def every_page(log: Log, query: ListFiles) -> tuple[list, list] | None:
 def test_a_random_history_agrees_with_a_dict(history, asked):
     """Every result, every key's version, and every list at every index are those of the model."""
     with tempfile.TemporaryDirectory() as folder:
-        log, model = Log(Path(folder) / "m"), Model()
-        model.remember()
+        log, model = Log(Path(folder) / "m", entry_version=3), Model()
+        for model.index in (1, 2, 3):
+            model.remember()
         for action in history:
             outcome = log.propose(command(log, action))
             assert (outcome.problem or {"code": "ok"})["code"] == model.step(action), action

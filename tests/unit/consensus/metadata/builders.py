@@ -7,6 +7,7 @@ from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from shared.contracts.cluster import NodeRun
 from shared.contracts.metadata import (
+    AnnounceMember,
     Answer,
     Command,
     Durability,
@@ -17,6 +18,7 @@ from shared.contracts.metadata import (
     ProposalResult,
     PublishFile,
     Query,
+    RaiseEntryVersion,
 )
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import ClockState, Stamp
@@ -82,18 +84,28 @@ def entry(
 
 
 class Log:
-    """A store, and the index of what comes next. Begins with a cluster `trivet-test` of storage-1 to storage-3."""
+    """A store, and the index of what comes next. Begins with a cluster `trivet-test` of storage-1 to storage-3.
 
-    def __init__(self, path: Path, *, is_initialised: bool = True) -> None:
+    With an `entry_version`, that is in force from the third entry on.
+    """
+
+    def __init__(self, path: Path, *, is_initialised: bool = True, entry_version: int | None = None) -> None:
         self.path = path
         self.store = MetadataStore.open(path)
         if is_initialised:
             nodes = ["storage-1", "storage-2", "storage-3"]
             self.apply(InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))
+        if entry_version is not None:
+            self.raise_entry_version(entry_version)
 
     @property
     def next_index(self) -> int:
         return self.store.last_applied + 1
+
+    def raise_entry_version(self, entry_version: int) -> None:
+        """Two entries, after which those of that version may be proposed."""
+        self.apply(AnnounceMember(member_id="consensus-1", entry_version=entry_version, stamp=stamp()))
+        self.apply(RaiseEntryVersion(entry_version=entry_version, stamp=stamp()))
 
     def propose(self, command: Command, **options: Any) -> ProposalResult:
         """Apply one command; its result, whatever it is."""

@@ -14,9 +14,12 @@ from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import Scrub, verify
 from shared.contracts.metadata import (
     AnnounceMember,
+    BeginBackup,
+    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
+    DrainNode,
     GetBucket,
     GetFile,
     GetRequest,
@@ -46,6 +49,7 @@ def fill(path: Path) -> None:
         log.apply(PassTime(elapsed_ms=elapsed_ms, cursor_retention_s=900, tombstone_retention_s=86_400, stamp=stamp()))
     log.apply(publish("a", etag="etag-3"))
     log.apply(DeleteBucket(bucket="music", stamp=stamp()))
+    fill_garbage(log)
     log.store.close()
     # A row that only lives between two slices of a long expiry.
     tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
@@ -55,6 +59,31 @@ def fill(path: Path) -> None:
         tables.database.insert("doomed", 99, 1)
         tables.write_state(replace(state, content_sum=tables.database.signed_sum()))
     tables.database.close()
+
+
+def fill_garbage(log: Log) -> None:
+    """The tables that came with entries of version 3; `past` and `buckets` keep a row that was deleted."""
+    log.raise_entry_version(3)
+    orphans = content(2500, fill=7).chunk_digests
+    log.apply(CondemnChunks(digests=orphans, start_indexes=[1, 1, 1], stamp=stamp()))
+    for elapsed_ms in (1, 3_600_000):
+        pass_time(log, elapsed_ms)
+    log.apply(CondemnChunks(digests=orphans, start_indexes=[100, 100, 100], stamp=stamp()))
+    log.apply(publish("released", content=content(fill=8), start_index=log.store.last_applied), retain_s=0)
+    log.apply(DeleteFile(bucket="default", key="released", stamp=stamp()))
+    for elapsed_ms in (1, 900_000):
+        pass_time(log, elapsed_ms)
+    log.apply(publish("a", etag="etag-4", content=content(fill=9), start_index=log.store.last_applied))
+    log.apply(CreateBucket(bucket="music", stamp=stamp()))
+    log.apply(DeleteBucket(bucket="music", stamp=stamp()))
+    log.apply(BeginBackup(backup_id="nightly", owner="ops", lease_s=60, stamp=stamp()))
+    log.apply(DrainNode(node_id="storage-3", stamp=stamp()))
+
+
+def pass_time(log: Log, elapsed_ms: int) -> None:
+    retentions = {"cursor_retention_s": 900, "tombstone_retention_s": 86_400}
+    retentions |= {"reference_retention_s": 7200, "condemned_retention_s": 3600}
+    log.apply(PassTime(elapsed_ms=elapsed_ms, **retentions, stamp=stamp()))
 
 
 @pytest.fixture
@@ -96,8 +125,9 @@ def test_a_changed_column_is_found(filled, table, column):
     """Every column of every table, by the full check and by the scrub."""
     key = ", ".join(CHECKED_TABLES[table][:3])
     row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
-    kinds = {"key": "x'00'", "body": "x'00'", "outcome": "x'00'", "deleted_index": "424242"}
+    kinds = {"key": "x'00'", "body": "x'00'", "outcome": "x'00'", "digest": "x'00'", "deleted_index": "424242"}
     texts = {"name", "etag", "content_type", "bucket", "request_id", "node_id", "url", "zone", "state", "member_id"}
+    texts |= {"backup_id", "owner"}
     value = kinds.get(column) or ("'other'" if column in texts else f"{column}+1000000")
     change(filled, f"UPDATE {table} SET {column} = {value} WHERE {row}")
     with pytest.raises(RowDamagedError):
@@ -155,7 +185,10 @@ def test_the_scrub_sees_every_row(filled):
         ("UPDATE files SET etag = 'x' WHERE key = x'62'", ListFiles(bucket="default")),
         ("UPDATE versions SET body = x'00' WHERE version = 3", GetFile(bucket="default", key="b")),
         ("DELETE FROM versions WHERE version = 3", GetFile(bucket="default", key="b")),
-        ("UPDATE tombstones SET deleted_index = 3", GetFile(bucket="default", key="gone")),
+        (
+            "UPDATE tombstones SET deleted_index = 3 WHERE bucket = 'default' AND key = x'676f6e65'",
+            GetFile(bucket="default", key="gone"),
+        ),
         ("UPDATE requests SET log_index = 99 WHERE request_id = 'b'", GetRequest(request_id="b")),
         ("UPDATE buckets SET created_ns = 5 WHERE name = 'photos'", GetBucket(bucket="photos")),
         ("UPDATE buckets SET created_ns = 5 WHERE name = 'photos'", ListBuckets()),
@@ -177,6 +210,6 @@ def test_a_damaged_row_stops_the_entry_that_needs_it(filled):
     change(filled, "UPDATE files SET version = version + 1 WHERE key = x'62'")
     before = log.store.last_applied
     with pytest.raises(RowDamagedError):
-        log.apply(publish("b", if_match=["etag-1"]))
+        log.apply(publish("b", if_match=["etag-1"], start_index=before))
     assert log.store.last_applied == before
     log.store.close()

@@ -10,9 +10,12 @@ import pytest
 from shared.contracts.cluster import ConsensusMember, NodeMap
 from shared.contracts.metadata import (
     Answer,
+    Backup,
+    BackupsAnswer,
     Bucket,
     BucketAnswer,
     BucketsAnswer,
+    CheckedReferences,
     ClusterAnswer,
     FileAnswer,
     FileEntry,
@@ -21,6 +24,8 @@ from shared.contracts.metadata import (
     ProposalResult,
     ReadResult,
     ReadResults,
+    ReferenceChanges,
+    ReferencePage,
     RequestAnswer,
 )
 from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
@@ -52,6 +57,21 @@ ANSWERS: dict[str, Answer] = {
         members=[ConsensusMember(id="m", url="http://m", peer_address="m:1")],
         node_map=NodeMap(epoch=1, nodes=[]),
     ),
+    "references": ReferencePage(digests=bytes(range(64)), sizes=[1, 1 << 40], has_more=True),
+    "reference changes": ReferenceChanges(
+        added=b"\xff" * 32,
+        added_sizes=[7],
+        condemned=b"\xfe" * 64,
+        condemned_indexes=[3, 4],
+        is_referenced=[True, False],
+        next_index=4,
+        next_chunk=5,
+        has_more=True,
+        horizon=2,
+        must_restart=False,
+    ),
+    "checked references": CheckedReferences(is_referenced=[True, False], aged_index=1 << 60),
+    "backups": BackupsAnswer(backups=[Backup(backup_id="b", owner="o", log_index=1, expires_in_s=2)]),
     "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
 }
 

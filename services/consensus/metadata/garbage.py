@@ -1,0 +1,169 @@
+"""The rows of garbage: what keeps chunk references for a while, which chunks were condemned, and what is forgotten of that.
+
+A version that no list shows any more is `released`: its references are kept for readers in mid-stream and for backups, then
+dropped (`retention`). A chunk that loses its last reference is condemned by that same entry; one that never had a reference
+is condemned when a storage node reports it (DESIGN.md section 4, Garbage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from services.consensus.metadata.database import checked
+from services.consensus.metadata.rows import BackupRow
+from services.consensus.metadata.tables import Tables, distinct_chunks
+from shared.contracts.metadata import PublishFile
+from shared.errors import ChunkCondemnedError
+
+_CONDEMNED_HORIZON: Final = "condemned"
+
+
+class Garbage:
+    """On the same connection as `tables`.
+
+    Invariant: `_newest` is what the tables say, or None. So one of these lasts for one transaction.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._database = tables.database
+        self._execute = tables.database.execute
+        self._one = tables.database.one
+        self._newest: int | None = None
+
+    # --- condemned chunks -----------------------------------------------------------------------------------------
+
+    def newest(self) -> int:
+        """The highest index that condemned a chunk, as far as is known; 0 for none. Most uploads begin after it."""
+        if self._newest is None:
+            row = self._one("SELECT max(log_index) FROM condemned")
+            self._newest = max(self.horizon(), 0 if row is None or row[0] is None else int(row[0]))
+        return self._newest
+
+    def condemned(self, digests: Iterable[bytes]) -> dict[bytes, int]:
+        """Those of the chunks that were condemned, with the index that did it last."""
+        select = "SELECT digest, log_index, checksum FROM condemned WHERE digest=?"
+        rows = (self._one(select, (digest,)) for digest in digests)
+        return dict(checked("condemned", row) for row in rows if row is not None)
+
+    def condemn(self, digests: Sequence[bytes], log_index: int) -> None:
+        """Distinct chunks that nothing refers to, from this entry on."""
+        for digest, before in self.condemned(digests).items():
+            self._database.remove("condemned", digest, before)
+        for digest in digests:
+            self._database.insert("condemned", digest, log_index)
+        if digests:
+            self._newest = log_index
+
+    def end_of_window(self, after_index: int, last_applied: int, limit: int) -> int:
+        """The index up to which about `limit` chunks were condemned after `after_index`; those of one entry stay together."""
+        row = self._one(
+            "SELECT log_index FROM condemned WHERE log_index>? ORDER BY log_index LIMIT 1 OFFSET ?",
+            (after_index, limit),
+        )
+        if row is None:
+            return last_applied
+        first = self._one("SELECT min(log_index) FROM condemned WHERE log_index>?", (after_index,))
+        is_one_entry = first is not None and first[0] == row[0]
+        return int(row[0]) if is_one_entry else int(row[0]) - 1
+
+    def condemned_between(self, after_index: int, up_to_index: int) -> list[tuple[bytes, int]]:
+        """(digest, index) of those condemned after the one and up to the other index, in the order of the log."""
+        rows = self._execute(
+            "SELECT digest, log_index, checksum FROM condemned WHERE log_index>? AND log_index<=? "
+            "ORDER BY log_index, digest",
+            (after_index, up_to_index),
+        )
+        found = (checked("condemned", row) for row in rows.fetchall())
+        return [(digest, log_index) for digest, log_index in found]
+
+    def forget_condemned(self, up_to_index: int, limit: int) -> int:
+        """Forget the oldest, none after `up_to_index`, and say so; how many there were."""
+        rows = self._execute(
+            "SELECT digest, log_index, checksum FROM condemned WHERE log_index<=? ORDER BY log_index, digest LIMIT ?",
+            (up_to_index, limit),
+        ).fetchall()
+        for row in rows:
+            self._database.remove("condemned", *checked("condemned", row))
+        if rows:
+            self._newest = None
+            self._raise_horizon(rows[-1][1])
+        return len(rows)
+
+    def horizon(self) -> int:
+        """The highest index whose condemned chunks are forgotten, some of them at least; 0 before the first."""
+        row = self._one("SELECT name, log_index, checksum FROM horizons WHERE name=?", (_CONDEMNED_HORIZON,))
+        return 0 if row is None else int(checked("horizons", row)[1])
+
+    def _raise_horizon(self, log_index: int) -> None:
+        before = self.horizon()
+        if before > 0:
+            self._database.remove("horizons", _CONDEMNED_HORIZON, before)
+        self._database.insert("horizons", _CONDEMNED_HORIZON, max(before, log_index))
+
+    # --- references that are kept ---------------------------------------------------------------------------------
+
+    def release(self, version: int, log_index: int) -> None:
+        """No list shows the version any more, which `log_index` superseded or deleted."""
+        self._database.insert("released", version, log_index)
+
+    def doom_released(self, up_to_index: int, limit: int) -> int:
+        """Have the oldest released versions give up their references, none after `up_to_index`; how many there were."""
+        rows = self._execute(
+            "SELECT version, log_index, checksum FROM released WHERE log_index<=? ORDER BY log_index LIMIT ?",
+            (up_to_index, limit),
+        ).fetchall()
+        for row in rows:
+            version, log_index = checked("released", row)
+            self._database.remove("released", version, log_index)
+            self._database.insert("doomed", version, 0)
+        return len(rows)
+
+    # --- backups --------------------------------------------------------------------------------------------------
+
+    def backups(self) -> list[BackupRow]:
+        """All, by id, those whose lease ran out included until they are forgotten."""
+        rows = self._execute("SELECT backup_id, log_index, owner, expires_ms, checksum FROM backups ORDER BY backup_id")
+        return [BackupRow(*checked("backups", row)) for row in rows.fetchall()]
+
+    def backup(self, backup_id: str) -> BackupRow | None:
+        """One of them."""
+        row = self._one(
+            "SELECT backup_id, log_index, owner, expires_ms, checksum FROM backups WHERE backup_id=?", (backup_id,)
+        )
+        return None if row is None else BackupRow(*checked("backups", row))
+
+    def insert_backup(self, row: BackupRow) -> None:
+        """One that is not there."""
+        self._database.insert("backups", *row)
+
+    def remove_backup(self, row: BackupRow) -> None:
+        """It pins nothing any more."""
+        self._database.remove("backups", *row)
+
+
+def check_not_condemned(command: PublishFile, garbage: Garbage) -> None:
+    """No chunk of the upload was condemned after it began: nodes that recorded no later start index delete such a chunk.
+
+    Raises:
+        ChunkCondemnedError: one was, or it is not known any more whether one was; definite.
+    """
+    start_index = command.start_index
+    if start_index > garbage.newest():
+        return
+    horizon = garbage.horizon()
+    if 0 < horizon >= start_index:
+        raise ChunkCondemnedError(
+            "The upload began so long ago that its chunks may have been condemned since; start it again.",
+            start_index=start_index,
+            horizon=horizon,
+        )
+    digests = (digest for digest, _ in distinct_chunks(command.content))
+    for digest, log_index in garbage.condemned(digests).items():
+        if log_index >= start_index:
+            raise ChunkCondemnedError(
+                "A chunk of this upload was condemned after the upload began; start it again.",
+                digest=digest.hex(),
+                start_index=start_index,
+                condemned_index=log_index,
+            )
