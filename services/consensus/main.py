@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from services.consensus.api import create_router
 from services.consensus.duties.disk_watch import watch_disk
 from services.consensus.duties.failure_detector import FailureDetector
-from services.consensus.duties.log_clock import LogClock
+from services.consensus.duties.log_clock import LogClock, Retentions
 from services.consensus.duties.membership import Membership
 from services.consensus.duties.node_reports import NodeReports
 from services.consensus.duties.slow_leader import watch_for_slow_leader
@@ -209,8 +209,12 @@ class MemberProcess:
             log_clock = LogClock(
                 service,
                 clock,
-                cursor_retention_s=settings.cursor_retention_s,
-                tombstone_retention_s=settings.tombstone_retention_s,
+                Retentions(
+                    cursor_s=settings.cursor_retention_s,
+                    tombstone_s=settings.tombstone_retention_s,
+                    reference_s=max(settings.gc_grace_s, settings.max_download_age_s),
+                    condemned_s=settings.condemned_retention_s,
+                ),
             )
             tasks.start("log clock", log_clock.watch())
             tasks.start("upgrades", Upgrades(service, clock, client).watch())

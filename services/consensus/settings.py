@@ -27,6 +27,10 @@ class ConsensusSettings(ServiceSettings):
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
         tombstone_retention_s: how long the version of a deleted key is known.
+        gc_grace_s: for how long, at least, a chunk that nothing refers to any more is kept.
+        max_download_age_s: for how long a download keeps the chunks of a version that is replaced or deleted meanwhile. What
+            a version refers to is kept for the longer of the two.
+        condemned_retention_s: for how long it is known which chunks may be deleted, by the log's own clock: the longest upload.
         bucket_limit: buckets that may exist in the cluster; the leader's setting counts.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
     """
@@ -46,6 +50,9 @@ class ConsensusSettings(ServiceSettings):
     disk_reserve_bytes: int = Field(default=64 * MIB, ge=0)
     cursor_retention_s: int = Field(default=900, ge=1, le=86_400)
     tombstone_retention_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    gc_grace_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    max_download_age_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    condemned_retention_s: int = Field(default=7 * 86_400, ge=1, le=90 * 86_400)
     bucket_limit: int = Field(default=10_000, ge=1, le=1_000_000)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
 

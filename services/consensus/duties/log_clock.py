@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from services.consensus.metadata.entries import GARBAGE_VERSION
 from services.consensus.service import ConsensusService
 from shared.background_tasks import sleep_to_tick
 from shared.contracts.metadata import PassTime
@@ -42,18 +44,26 @@ class ElapsedTime:
         self._since_s = now_s
 
 
+@dataclass(frozen=True, slots=True)
+class Retentions:
+    """For how long what is kept; see `PassTime`."""
+
+    cursor_s: int
+    tombstone_s: int
+    reference_s: int
+    condemned_s: int
+
+
 class LogClock:
     """Proposes `PassTime` while this member leads."""
 
-    def __init__(
-        self, service: ConsensusService, clock: TimeSource, *, cursor_retention_s: int, tombstone_retention_s: int
-    ) -> None:
+    def __init__(self, service: ConsensusService, clock: TimeSource, retentions: Retentions) -> None:
         self._service = service
         self._clock = clock
-        self._cursor_retention_s = cursor_retention_s
-        self._tombstone_retention_s = tombstone_retention_s
+        self._retentions = retentions
         # What is kept for a short time is also forgotten soon after.
-        self._interval_ms = int(min(TELL_INTERVAL_MAX_S, cursor_retention_s / 4) * 1000)
+        shortest_s = min(retentions.cursor_s, retentions.reference_s)
+        self._interval_ms = int(min(TELL_INTERVAL_MAX_S, shortest_s / 4) * 1000)
         self._elapsed = ElapsedTime()
 
     async def watch(self) -> None:
@@ -76,10 +86,14 @@ class LogClock:
             elapsed_ms = 0
 
     async def _forget(self, elapsed_ms: int) -> bool:
+        retentions = self._retentions
+        condemns = self._service.store.summary().entry_version >= GARBAGE_VERSION
         command = PassTime(
             elapsed_ms=elapsed_ms,
-            cursor_retention_s=self._cursor_retention_s,
-            tombstone_retention_s=self._tombstone_retention_s,
+            cursor_retention_s=retentions.cursor_s,
+            tombstone_retention_s=retentions.tombstone_s,
+            reference_retention_s=retentions.reference_s if condemns else None,
+            condemned_retention_s=retentions.condemned_s if condemns else None,
             stamp=self._clock.stamp(),
         )
         try:

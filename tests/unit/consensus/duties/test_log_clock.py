@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
-from services.consensus.duties.log_clock import ElapsedTime, LogClock
+import pytest
+
+from services.consensus.duties.log_clock import ElapsedTime, LogClock, Retentions
 from shared.contracts.metadata import PassTime, ProposalResult
 from tests.unit.consensus.metadata.builders import stamp
 
@@ -36,25 +38,31 @@ def test_another_leadership_begins_anew():
 class Leader:
     """A consensus service that has more to forget, `slices` times; or until it leads no more."""
 
-    def __init__(self, slices: int, *, leads_for: int = 1000) -> None:
+    def __init__(self, slices: int, *, leads_for: int = 1000, entry_version: int = 3) -> None:
         self.member = SimpleNamespace(leader_role=SimpleNamespace(term=1))
-        self.told_ms: list[int] = []
+        self.store = SimpleNamespace(summary=lambda: SimpleNamespace(entry_version=entry_version))
+        self.told: list[PassTime] = []
         self._slices = slices
         self._leads_for = leads_for
 
     async def propose_one(self, request_id: str, command: PassTime, *, retain_s: int) -> ProposalResult:
-        self.told_ms.append(command.elapsed_ms)
-        if len(self.told_ms) == self._leads_for:
+        self.told.append(command)
+        if len(self.told) == self._leads_for:
             self.member.leader_role = None
-        return ProposalResult(log_index=1, term=1, result={"has_more": len(self.told_ms) < self._slices})
+        return ProposalResult(log_index=1, term=1, result={"has_more": len(self.told) < self._slices})
+
+
+async def commands_of(leader: Leader, retentions: Retentions, *, passed_s: float = 60) -> list[PassTime]:
+    clock = SimpleNamespace(stamp=stamp)
+    log_clock = LogClock(leader, clock, retentions)  # type: ignore[arg-type]
+    log_clock._elapsed.elapsed_ms(1, time.monotonic() - passed_s)
+    await log_clock._pass_time()
+    return leader.told
 
 
 async def told_by(leader: Leader) -> list[int]:
-    clock = SimpleNamespace(stamp=stamp)
-    log_clock = LogClock(leader, clock, cursor_retention_s=0, tombstone_retention_s=1)  # type: ignore[arg-type]
-    log_clock._elapsed.elapsed_ms(1, time.monotonic() - 60)
-    await log_clock._pass_time()
-    return leader.told_ms
+    retentions = Retentions(cursor_s=0, tombstone_s=1, reference_s=2, condemned_s=3)
+    return [command.elapsed_ms for command in await commands_of(leader, retentions)]
 
 
 async def test_what_is_left_to_forget_is_forgotten_without_telling_the_time_again():
@@ -68,3 +76,22 @@ async def test_what_is_left_to_forget_is_forgotten_without_telling_the_time_agai
 async def test_who_leads_no_more_forgets_no_more():
     """The next leader goes on."""
     assert len(await told_by(Leader(9, leads_for=2))) == 2
+
+
+@pytest.mark.parametrize(("entry_version", "told"), [(2, (None, None)), (3, (3, 4))])
+async def test_chunks_are_condemned_once_every_member_knows_how(entry_version, told):
+    """A member of an older version could not apply an entry that says for how long references are kept."""
+    retentions = Retentions(cursor_s=1, tombstone_s=2, reference_s=3, condemned_s=4)
+    [command] = await commands_of(Leader(1, entry_version=entry_version), retentions)
+    assert (command.cursor_retention_s, command.tombstone_retention_s) == (1, 2)
+    assert (command.reference_retention_s, command.condemned_retention_s) == told
+
+
+@pytest.mark.parametrize(
+    ("cursor_s", "reference_s", "interval_s"), [(900, 86_400, 60), (40, 86_400, 10), (900, 8, 2), (4, 8, 1)]
+)
+async def test_what_is_kept_for_a_short_time_is_forgotten_soon_after(cursor_s, reference_s, interval_s):
+    """The log is told four times as often as the shortest retention ends, once a minute at least."""
+    retentions = Retentions(cursor_s=cursor_s, tombstone_s=1, reference_s=reference_s, condemned_s=1)
+    assert await commands_of(Leader(1), retentions, passed_s=interval_s - 0.5) == []
+    assert len(await commands_of(Leader(1), retentions, passed_s=interval_s)) == 1
