@@ -3,9 +3,9 @@
 Nothing is visible before the entry is applied, so an upload that breaks off at any step leaves the old version as it was;
 its chunks are garbage that the cluster collects.
 
-A publish is refused when it counts a node that was removed or has lost its disk since it acknowledged a chunk. Then the
-upload begins anew without its client: every chunk is fetched from a replica, verified, and put again with a new start index.
-No acknowledgement of the earlier attempt counts.
+A publish is refused when it counts a node that was removed, drains or has lost its disk since it acknowledged a chunk, and when
+a chunk was condemned since the upload began. Then the upload begins anew without its client: every chunk is fetched from a
+replica, verified, and put again with a new start index. No acknowledgement of the earlier attempt counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ from shared.contracts.metadata import (
 from shared.contracts.names import DIGEST_BYTES
 from shared.errors import (
     BucketNotFoundError,
+    ChunkCondemnedError,
     InternalError,
+    NodeDrainingError,
     NodeRemovedError,
     NodeReplacedError,
     PayloadTooLargeError,
@@ -60,6 +62,9 @@ logger = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 3
 """Publishes of one upload; each but the first puts all of its chunks again."""
+
+_UNPROVED: Final = (NodeRemovedError, NodeReplacedError, NodeDrainingError, ChunkCondemnedError)
+"""Refusals that say that what was acknowledged proves no durable chunk any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +209,18 @@ class Uploads:
     async def _publish_until_decided(
         self, request: UploadRequest, sender: _ChunkSender, incarnation: int, transfer: Transfer
     ) -> UploadResult:
-        """Publish; put everything again and publish anew while a node that is counted was replaced.
+        """Publish; put everything again and publish anew while what was acknowledged counts no more.
 
         Every attempt is a proposal of its own, and begins after the refusal of the one before was read from the log.
         """
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 return await self._publish(request, sender, incarnation)
-            except (NodeRemovedError, NodeReplacedError) as refusal:
+            except _UNPROVED as refusal:
                 logger.warning("publish refused", code=refusal.code, attempt=attempt, **refusal.facts)
                 if attempt == MAX_ATTEMPTS:
                     raise UnavailableError(
-                        "Storage nodes were replaced during every attempt; nothing was published.",
+                        "Storage nodes or chunks were lost during every attempt; nothing was published.",
                         definite=True,
                         **refusal.facts,
                     ) from refusal

@@ -5,11 +5,23 @@ from __future__ import annotations
 import random
 
 import pytest
+from blake3 import blake3
 
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import MAX_ATTEMPTS
 from shared.contracts.cluster import NodeRun
-from shared.contracts.metadata import CreateBucket, DeleteBucket, GetFile, PublishFile, RecordRun, RemoveNode
+from shared.contracts.metadata import (
+    AnnounceMember,
+    CondemnChunks,
+    CreateBucket,
+    DeleteBucket,
+    DrainNode,
+    GetFile,
+    PublishFile,
+    RaiseEntryVersion,
+    RecordRun,
+    RemoveNode,
+)
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketRecreatedError, DataUnavailableError, QuorumNotReachedError, UnavailableError
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
@@ -147,6 +159,44 @@ async def test_a_removed_node_makes_a_new_attempt_as_well(make_world, seed) -> N
     receipt = (await put(world, body)).version
     assert VICTIM not in receipt.durability.nodes
     assert len(published(world)) == 2
+
+
+async def knows_garbage(world: World) -> None:
+    """Entries of version 3 are in force."""
+    await world.metadata.propose(AnnounceMember(member_id="consensus-1", entry_version=3, stamp=STAMP))
+    await world.metadata.propose(RaiseEntryVersion(entry_version=3, stamp=STAMP))
+
+
+async def test_a_node_that_drains_by_now_makes_a_new_attempt(make_world, seed) -> None:
+    """What it acknowledged counts no more: its chunks are put to others."""
+    world = await make_world(*NODES, "storage-4")
+    await knows_garbage(world)
+
+    async def drain() -> None:
+        await world.metadata.propose(DrainNode(node_id=VICTIM, stamp=STAMP))
+
+    at_publish(world, [drain])
+    receipt = (await put(world, body_of(seed))).version
+    assert VICTIM not in receipt.durability.nodes
+    assert len(published(world)) == 2
+
+
+async def test_a_chunk_that_was_condemned_meanwhile_is_put_again(world, disks, seed) -> None:
+    """With a start index above the condemnation: no node deletes it any more."""
+    await knows_garbage(world)
+
+    async def condemn() -> None:
+        digests = published_digests[:32]
+        await world.metadata.propose(CondemnChunks(digests=digests, start_indexes=[1 << 40], stamp=STAMP))
+
+    body = body_of(seed)
+    published_digests = blake3(body[:CHUNK_SIZE_BYTES]).digest()
+    at_publish(world, [condemn])
+    receipt = (await put(world, body)).version
+    first, second = published(world)
+    assert second.start_index > first.start_index
+    assert receipt.version > second.start_index
+    assert bytes((await get(world)).body) == body
 
 
 async def test_a_later_attempt_keeps_the_bucket_in_which_the_upload_began(world, disks, seed) -> None:
