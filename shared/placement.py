@@ -21,6 +21,10 @@ from shared.units import GIB
 
 _LIVE: Final = frozenset({"active", "suspect"})
 """States, by name: `suspect` is stored by newer members only."""
+_FULL: Final = 2
+_ABSENCE: Final = {NodeState.SUSPECT: 1, NodeState.INACTIVE: 3}
+"""What puts a node behind others: it certainly refuses a write when it is full, and does not answer at all when it is away."""
+
 _HASH_BITS: Final = 64
 _FRACTION_BITS: Final = 32
 _HASH_BYTES: Final = _HASH_BITS // 8
@@ -43,7 +47,7 @@ def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNo
     depends on ids, zones and capacities only: state is the caller's business, so that a node that is away keeps its
     place and gets its chunks back.
     """
-    ranked = sorted(nodes, key=lambda node: (-_score(digest, node.id, _weight(node.capacity_bytes)), node.id))
+    ranked = sorted(nodes, key=lambda node: (-_score(digest, node.id, placement_weight(node.capacity_bytes)), node.id))
     spread: list[StorageNode] = []
     while ranked:
         zones: set[str] = set()
@@ -61,15 +65,19 @@ def can_take_chunks(node: StorageNode) -> bool:
 
 
 def write_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
-    """The preference list of a write: nodes that may take new chunks, those believed away last."""
+    """The preference list of a write: nodes that may take new chunks; then suspect, full and absent ones, in this order."""
     usable = [node for node in preference_list(digest, node_map.nodes) if can_take_chunks(node)]
-    return sorted(usable, key=lambda node: node.state != NodeState.ACTIVE)
+    return sorted(usable, key=lambda node: max(_absence(node), _FULL if node.is_full else 0))
 
 
 def read_order(digest: str, node_map: NodeMap) -> list[StorageNode]:
-    """The preference list of a read: every node that has an address, those believed away last."""
+    """The preference list of a read: every node that has an address, suspect ones later, those believed away last."""
     usable = [node for node in preference_list(digest, node_map.nodes) if node.url]
-    return sorted(usable, key=lambda node: node.state == NodeState.INACTIVE)
+    return sorted(usable, key=_absence)
+
+
+def _absence(node: StorageNode) -> int:
+    return _ABSENCE.get(node.state, 0)
 
 
 def live_nodes(node_map: NodeMap) -> list[StorageNode]:
@@ -121,7 +129,7 @@ class _NearTieError(Exception):
 
 
 def _candidate(node: StorageNode) -> _Candidate:
-    return f"/{node.id}".encode(), float(_weight(node.capacity_bytes) << _FRACTION_BITS)
+    return f"/{node.id}".encode(), float(placement_weight(node.capacity_bytes) << _FRACTION_BITS)
 
 
 def _count_before(own: _Candidate, others: Sequence[_Candidate], limit: int, name: bytes) -> int:
@@ -180,7 +188,7 @@ def _float_score(name: bytes, candidate: _Candidate) -> float:
     return weight / distance
 
 
-def _weight(capacity_bytes: int) -> int:
+def placement_weight(capacity_bytes: int) -> int:
     """Whole GiB, at least one: small changes of a file system's size must not move chunks."""
     return max(1, capacity_bytes // GIB)
 

@@ -30,7 +30,7 @@ from services.consensus.fast_path import MemberFastPath
 from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.metrics import MemberMetrics
+from services.consensus.metrics import MemberMetrics, NodeMetrics
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.persistence.adapter import StateMachineAdapter
@@ -196,12 +196,16 @@ class MemberProcess:
                 deadline_s=settings.proposal_deadline_s,
                 bucket_limit=settings.bucket_limit,
                 differing_members=lambda: sorted(comparison.differing),
-                node_reports=reports.of_term,
+                fill_nodes=lambda term: reports.of_term(term).fill,
             )
-            detector = FailureDetector(grace_s=settings.heartbeat_grace_s)
+            detector = FailureDetector(
+                grace_s=settings.heartbeat_grace_s, heartbeat_interval_s=settings.heartbeat_interval_s
+            )
             nodes = StorageNodes(service, detector, reports, clock, cluster_id=settings.cluster_id)
             metrics = MemberMetrics(member, mesh, store, comparison)
             stack.callback(metrics.close)
+            node_metrics = NodeMetrics(member, store, reports, replica_count=settings.replica_count)
+            stack.callback(node_metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             tasks.start("storage node watch", nodes.watch())
             members = Membership(member, store, disks, deadline_s=settings.proposal_deadline_s)

@@ -1,18 +1,26 @@
-"""What a member shows Prometheus about the engine and the state machine; read when scraped, nothing is counted twice."""
+"""What a member shows Prometheus: the engine, the state machine and, while it leads, the storage nodes.
+
+Read when scraped, so that nothing is counted twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.consensus.duties.node_reports import NodeReports
 from services.consensus.duties.state_comparison import StateComparison
 from services.consensus.member import Member
 from services.consensus.metadata.store import MetadataStore, StateMark
 from services.consensus.peering.mesh import PeerMesh
+from shared.cluster_summary import current_reports, summarise
+from shared.contracts.cluster import NodeState
+from shared.contracts.reconcile import ReconcileReport
 
 _MARK_DIGITS: Final = 12
 """Of the hash in hex: as many as a float, which is all that Prometheus knows, holds exactly."""
@@ -74,3 +82,62 @@ class MemberMetrics(Collector):
         )
         for (name, text), value in zip(_GAUGES, values, strict=True):
             yield GaugeMetricFamily(name, text, value=value)
+
+
+_NODE_GAUGES: Final[tuple[tuple[str, str, Callable[[ReconcileReport], int | None]], ...]] = (
+    ("missing_chunks", "Chunks that the storage node should hold and does not.", lambda report: report.missing_chunks),
+    ("missing_bytes", "Bytes of these.", lambda report: report.missing_bytes),
+    ("surplus_chunks", "Chunks of files that it holds and need not.", lambda report: report.surplus_chunks),
+    ("orphan_chunks", "Chunks that it holds and no file refers to.", lambda report: report.orphan_chunks),
+)
+
+
+class NodeMetrics(Collector):
+    """The storage nodes as the leader sees them: the numbers of `GET /v1/cluster`. No samples while this member does not lead."""
+
+    def __init__(self, member: Member, store: MetadataStore, reports: NodeReports, *, replica_count: int) -> None:
+        self._member = member
+        self._store = store
+        self._reports = reports
+        self._replica_count = replica_count
+        REGISTRY.register(self)
+
+    def close(self) -> None:
+        """Stop being scraped."""
+        REGISTRY.unregister(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """NaN for what is not known."""
+        role = self._member.leader_role
+        if role is None:
+            return
+        node_map = self._store.node_map()
+        nodes = list(map(self._reports.of_term(role.term).fill, node_map.nodes))
+        summary = summarise(node_map.model_copy(update={"nodes": nodes}), self._replica_count)
+        totals = (
+            ("under_replicated_chunks", "Replicas that are missing.", summary.under_replicated_chunks),
+            ("remaining_bytes", "Bytes that live storage nodes have to fetch.", summary.remaining_bytes),
+            ("eta_seconds", "Until they have; NaN also while nothing is missing.", summary.eta_s),
+            ("degradations", "Of how many things the cluster is short.", len(summary.degraded)),
+        )
+        for name, text, value in totals:
+            yield GaugeMetricFamily(f"trivet_cluster_{name}", text, value=_or_nan(value))
+        states = GaugeMetricFamily(
+            "trivet_cluster_node_state",
+            "1 for the state that the storage node is in.",
+            labels=["storage_node", "state"],
+        )
+        for node in nodes:
+            for state in NodeState:
+                states.add_metric([node.id, state], float(node.state == state))
+        yield states
+        reports = current_reports(nodes, node_map.epoch)
+        for name, text, read in _NODE_GAUGES:
+            gauge = GaugeMetricFamily(f"trivet_cluster_node_{name}", text, labels=["storage_node"])
+            for node, report in zip(nodes, reports, strict=True):
+                gauge.add_metric([node.id], math.nan if report is None else _or_nan(read(report)))
+            yield gauge
+
+
+def _or_nan(value: int | None) -> float:
+    return math.nan if value is None else value

@@ -21,7 +21,7 @@ from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.persistence.state_damage import is_damage
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import has_majority
-from shared.contracts.cluster import Heartbeat, InitRequest, InitResponse, MemberStatus
+from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus, StorageNode
 from shared.contracts.metadata import (
     ClusterAnswer,
     Command,
@@ -71,7 +71,7 @@ class ConsensusService:
         deadline_s: float,
         bucket_limit: int,
         differing_members: Callable[[], list[str]],
-        node_reports: Callable[[int], Mapping[str, Heartbeat]],
+        fill_nodes: Callable[[int], Callable[[StorageNode], StorageNode]],
     ) -> None:
         self.member = member
         self.store = store
@@ -82,7 +82,7 @@ class ConsensusService:
         self._deadline_s = deadline_s
         self._bucket_limit = bucket_limit
         self._differing_members = differing_members
-        self._node_reports = node_reports
+        self._fill_nodes = fill_nodes
 
     async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
         """Order and apply; one result per proposal, in order.
@@ -132,11 +132,11 @@ class ConsensusService:
             "members": list(self.member.configuration.members),
             "is_low_on_disk": self.member.raft.is_low_on_disk,
         }
-        reports, hlc = self._node_reports(term), self._clock.stamp().hlc
+        fill_node, hlc = self._fill_nodes(term), self._clock.stamp().hlc
 
         def answer() -> bytes:
             results = self.store.answer(queries, term=term, max_bytes=MAX_ANSWER_BYTES)
-            filled = [_with_leaders_knowledge(result, engine, reports) for result in results.results]
+            filled = [_with_leaders_knowledge(result, engine, fill_node) for result in results.results]
             update = {"results": filled, "hlc": max(hlc, results.hlc)}
             return encode_read_results(results.model_copy(update=update))
 
@@ -248,19 +248,13 @@ class ConsensusService:
 
 
 def _with_leaders_knowledge(
-    result: ReadResult, engine: Mapping[str, object], reports: Mapping[str, Heartbeat]
+    result: ReadResult, engine: Mapping[str, object], fill_node: Callable[[StorageNode], StorageNode]
 ) -> ReadResult:
-    """Who the members are is the engine's knowledge, and how full the nodes are that of the leader; neither is in the log."""
+    """Who the members are is the engine's knowledge, and how the nodes are that of the leader; neither is in the log."""
     if not isinstance(result.answer, ClusterAnswer):
         return result
     node_map = result.answer.node_map
-    nodes = [
-        node.model_copy(update={"used_bytes": beat.used_bytes, "is_full": beat.is_full})
-        if (beat := reports.get(node.id)) is not None
-        else node
-        for node in node_map.nodes
-    ]
-    update = {**engine, "node_map": node_map.model_copy(update={"nodes": nodes})}
+    update = {**engine, "node_map": node_map.model_copy(update={"nodes": list(map(fill_node, node_map.nodes))})}
     return result.model_copy(update={"answer": result.answer.model_copy(update=update)})
 
 

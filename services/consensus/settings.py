@@ -33,6 +33,8 @@ class ConsensusSettings(ServiceSettings):
         condemned_retention_s: for how long it is known which chunks may be deleted, by the log's own clock: the longest upload.
         bucket_limit: buckets that may exist in the cluster; the leader's setting counts.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
+        replica_count: of every chunk, the same variable as the gateways'; what metrics call missing is counted by it.
+        heartbeat_interval_s: of the storage nodes, the same variable as theirs; one that is 1.5 intervals silent is suspect.
     """
 
     port: int = Field(default=8201, ge=1, le=65535)
@@ -55,6 +57,8 @@ class ConsensusSettings(ServiceSettings):
     condemned_retention_s: int = Field(default=7 * 86_400, ge=1, le=90 * 86_400)
     bucket_limit: int = Field(default=10_000, ge=1, le=1_000_000)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
+    heartbeat_interval_s: float = Field(default=30.0, gt=0)
+    replica_count: int = Field(default=3, ge=1, le=16)
 
     @model_validator(mode="after")
     def _check_timing(self) -> Self:

@@ -21,6 +21,7 @@ from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
 from shared.errors import (
     ClusterMismatchError,
+    InvalidRequestError,
     NotLeaderError,
     RunSupersededError,
     SignatureRejectedError,
@@ -37,12 +38,16 @@ _START_BASE_S: Final = 0.2
 _START_CAP_S: Final = 1.0
 _RETRY_CAP_S: Final = 60.0
 _CHANGE_CHECK_INTERVAL_S: Final = 1.0
-_UNRECORDED_S: Final = 1.0
-"""Between heartbeats until the log has recorded this run: only from then on is another disk under this name noticed."""
+_UNSETTLED_S: Final = 1.0
+"""Between heartbeats until the log has recorded this run, because only from then on is another disk under this name noticed,
+and until the leader was told all that it understands."""
 
 
 class HeartbeatSender:
-    """Sends heartbeats for ever; `was_accepted` says whether a leader has accepted one since the start."""
+    """Sends heartbeats for ever; `was_accepted` says whether a leader has accepted one since the start.
+
+    `describe` makes a heartbeat; `news` tells cheaply, by being another value, that what it would say has changed.
+    """
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class HeartbeatSender:
         describe: Callable[[], Awaitable[Heartbeat]],
         metrics: StorageMetrics,
         *,
+        news: Callable[[], object],
         incarnation: Incarnation,
         interval_s: float,
         retry_base_s: float,
@@ -61,14 +67,16 @@ class HeartbeatSender:
         self._leader = LeaderTracker(members)
         self._client = client
         self._describe = describe
+        self._news = news
         self._incarnation = incarnation
         self._metrics = metrics
         self._interval_s = interval_s
         self._retry_base_s = retry_base_s
-        self._is_run_recorded = False
+        self._is_settled = False
+        self._takes_reports = False
         self.was_accepted = False
         self.refusal: str | None = None
-        self._told_full: bool | None = None
+        self._told: object = None
         self._sending = asyncio.Lock()
         """One at a time: an answer must not be taken for a later one's."""
 
@@ -79,16 +87,16 @@ class HeartbeatSender:
             self._incarnation.heartbeat_wanted.clear()
             if await self.send():
                 failures = 0
-                await self._pause(self._interval_s if self._is_run_recorded else min(_UNRECORDED_S, self._interval_s))
+                await self._pause(self._interval_s if self._is_settled else min(_UNSETTLED_S, self._interval_s))
             else:
                 failures += 1
                 await asyncio.sleep(self._pause_s(failures))
 
-    async def run_on_change(self, is_full: Callable[[], bool]) -> None:
-        """Until cancelled, beside `run`: one heartbeat more, at once, when the node fills up or has room again."""
+    async def run_on_change(self) -> None:
+        """Until cancelled, beside `run`: one heartbeat more, at once, when there is news, such as that the node is full."""
         while True:
             await asyncio.sleep(_CHANGE_CHECK_INTERVAL_S)
-            if self._told_full is not None and is_full() != self._told_full:
+            if self._told is not None and self._news() != self._told:
                 await self.send()
 
     async def _pause(self, pause_s: float) -> None:
@@ -103,6 +111,8 @@ class HeartbeatSender:
             return await self._send()
 
     async def _send(self) -> bool:
+        # Before the description: what changes meanwhile is told once more, and not forgotten.
+        news = self._news()
         try:
             heartbeat = await self._describe()
         except (TrivetError, OSError) as error:
@@ -113,8 +123,8 @@ class HeartbeatSender:
         # A member that does not lead may name the leader, so each may be asked, and then be asked to be followed.
         for _ in range(2 * self._member_count):
             member = self._leader.choose(time.monotonic())
-            if await self._offer(member, heartbeat):
-                self._told_full = heartbeat.is_full
+            if await self._offer(member, heartbeat if self._takes_reports else heartbeat.without_reports()):
+                self._told = news
                 return True
         self._metrics.heartbeat_failures.inc()
         return False
@@ -136,9 +146,14 @@ class HeartbeatSender:
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
         except (TrivetError, TimeoutError, ValueError) as error:
-            # Later a member that has just restarted may answer so for a moment.
+            # A signature is refused later, too, for a moment, by a member that has just restarted.
             if isinstance(error, SignatureRejectedError) and not self.was_accepted:
                 self._record_refusal(error.message)
+            if isinstance(error, InvalidRequestError):
+                if not self._takes_reports:
+                    self._record_refusal(error.message)
+                # In the middle of an upgrade a member of the version before may lead again.
+                self._takes_reports = False
             logger.debug("heartbeat not accepted", member=member.id, error=str(error))
             self._leader.failed(member, time.monotonic(), _SUSPICION_S)
             return False
@@ -150,7 +165,10 @@ class HeartbeatSender:
         self._leader.led(member)
         self.refusal = None
         # Without admission there is nothing to record: the operator's act is waited for as long as it takes.
-        self._is_run_recorded = answer.is_run_recorded or not answer.is_admitted
+        is_run_recorded = answer.is_run_recorded or not answer.is_admitted
+        self._is_settled = is_run_recorded and answer.takes_reports == self._takes_reports
+        # A leader of an older version refuses heartbeats with more than it knows, so the first one goes without.
+        self._takes_reports = answer.takes_reports
         if not self.was_accepted:
             logger.info("consensus knows this node", is_admitted=answer.is_admitted, epoch=answer.epoch)
         self.was_accepted = True

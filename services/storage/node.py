@@ -26,7 +26,7 @@ from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.chunks import NodeStatus
-from shared.contracts.cluster import Heartbeat
+from shared.contracts.cluster import HealthReport, Heartbeat
 from shared.errors import UnavailableError
 from shared.peer_calls.http_client import PeerClient
 from shared.timekeeping.time_client import TimeClient
@@ -59,7 +59,7 @@ class StorageService:
             settings.data_dir, settings.capacity_bytes, settings.full_percent, settings.typical_chunk_bytes
         )
         self._link = self._make_link()
-        self._tier, weight = self._make_tiers()
+        self._tier, self._weight = self._make_tiers()
         self._incarnation = Incarnation(
             settings.data_dir,
             lambda: None if self._link is None else self._link.redis_id,
@@ -78,6 +78,7 @@ class StorageService:
             self._client,
             self._describe_for_heartbeat,
             metrics,
+            news=self._news,
             incarnation=self._incarnation,
             interval_s=settings.heartbeat_interval_s,
             retry_base_s=settings.heartbeat_retry_base_s,
@@ -98,7 +99,7 @@ class StorageService:
             typical_chunk_bytes=settings.typical_chunk_bytes,
         )
         pace = ScrubPace(settings.scrub_period_s, settings.scrub_max_bytes_per_s, settings.scrub_start_delay_s)
-        self._scrubber = Scrubber(weight, pace, metrics)
+        self._scrubber = Scrubber(self._weight, pace, metrics)
         self.store = ChunkStore(
             self._tier,
             budget,
@@ -116,7 +117,7 @@ class StorageService:
         async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
             tasks.start("disk counter", self._incarnation.keep_raising())
             tasks.start("heartbeat", self._heartbeat.run())
-            tasks.start("heartbeat on change", self._heartbeat.run_on_change(self.store.is_full))
+            tasks.start("heartbeat on change", self._heartbeat.run_on_change())
             tasks.start("scrub", self._scrubber.run())
             tasks.start("refetch", self._refetcher.run())
             yield
@@ -162,7 +163,17 @@ class StorageService:
             used_bytes=status.used_bytes,
             chunk_count=status.chunk_count,
             is_full=self.store.is_full(),
+            health=self._health(),
+            reconcile=status.reconcile,
         )
+
+    def _health(self) -> HealthReport:
+        is_slow = isinstance(self._weight, DiskTier) and self._weight.is_slow()
+        return HealthReport(is_failing=bool(self.store.reasons_against_writes()), is_slow=is_slow)
+
+    def _news(self) -> object:
+        """What consensus is told at once, and not with the next heartbeat."""
+        return self.store.is_full(), self._health()
 
     def _make_link(self) -> RedisLink | None:
         """To this node's Redis; None in mode `disk`."""

@@ -23,6 +23,7 @@ from typing import Final
 from pydantic import Field
 
 from shared.contracts.base import WireModel
+from shared.contracts.reconcile import ReconcileReport
 
 START_INDEX_QUERY: Final = "start_index"
 """The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
@@ -189,3 +190,4 @@ class NodeStatus(WireModel):
     tiers: list[TierStatus]
     scrub: ScrubStatus | None = None
     refetch: RefetchStatus | None = None
+    reconcile: ReconcileReport | None = None

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from shared.contracts.base import WireModel
+from shared.contracts.reconcile import ReconcileReport
 
 LOG_INDEX_HEADER: Final = "x-trivet-log-index"
 DIGEST_HEADER: Final = "x-trivet-digest"
+
+MAX_CAPACITY_BYTES: Final = 1 << 50
+"""Of one storage node, 1 PiB. A node that says more is refused: it would get every chunk."""
 
 _RANDOM_ID: Final = re.compile("[0-9a-f]{32}")
 
@@ -48,8 +52,9 @@ class StorageNode(WireModel):
         url: base URL inside the cluster, e.g. `http://127.0.0.1:8101`; empty until the node has dialled in.
         zone: failure domain; placement spreads over zones first.
         capacity_bytes: weight in placement.
-        used_bytes, is_full: as the leader last heard from the node; None when it has not, or when the node does not know.
-            They are not in the log and not part of the epoch.
+        used_bytes, is_full, reconcile: as the leader last heard from the node; None when it has not, or when the node does
+            not know. They are not in the log and not part of the epoch.
+        reason: why the leader does not think well of the node, in words; None when it does.
         incarnation: the epoch in which it was admitted with the disk that it has; a replaced disk begins another one.
         draining_since: the log index from which on no publish may count it; None while it does not drain, and where that
             was decided before entries of version 3.
@@ -62,6 +67,8 @@ class StorageNode(WireModel):
     capacity_bytes: int = Field(ge=0)
     used_bytes: int | None = Field(default=None, ge=0)
     is_full: bool | None = None
+    reason: str | None = None
+    reconcile: ReconcileReport | None = None
     incarnation: int = Field(default=0, ge=0)
     draining_since: int | None = Field(default=None, ge=1)
 
@@ -94,20 +101,45 @@ class NodeRun(WireModel):
     is_redis_record: bool = False
 
 
+class HealthReport(WireModel):
+    """How a storage node finds itself.
+
+    Attributes:
+        is_failing: it refuses writes, and not for want of room: durability cannot be promised.
+        is_slow: its disk takes far longer for a commit than it should.
+    """
+
+    is_failing: bool
+    is_slow: bool
+
+
 class Heartbeat(WireModel):
-    """A storage node says that it lives, every `heartbeat_interval`, and when `is_full` changes.
+    """A storage node says that it lives, every `heartbeat_interval`, and when what matters of the rest changes.
 
     What it does not know is None. `is_full`: a chunk of typical size would be refused for want of room.
+    `health` and `reconcile` are left out until an answer has said that they are understood (`takes_reports`).
     """
 
     cluster_id: str
     run: NodeRun
     url: str
     zone: str
-    capacity_bytes: int = Field(ge=0)
+    capacity_bytes: int = Field(ge=0, le=MAX_CAPACITY_BYTES)
     used_bytes: int | None = Field(ge=0)
     chunk_count: int | None = Field(ge=0)
     is_full: bool | None = None
+    health: HealthReport | None = None
+    reconcile: ReconcileReport | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_reports(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A member of an older version refuses fields that it does not know, null or not.
+        fields: dict[str, Any] = write(self)
+        return {name: value for name, value in fields.items() if name not in _REPORTS or value is not None}
+
+    def without_reports(self) -> Heartbeat:
+        """For a leader that does not understand them."""
+        return self.model_copy(update=dict.fromkeys(_REPORTS))
 
     @field_validator("run")
     @classmethod
@@ -119,6 +151,9 @@ class Heartbeat(WireModel):
         return value
 
 
+_REPORTS: Final = ("health", "reconcile")
+
+
 class HeartbeatResponse(WireModel):
     """What the leader makes of it. `is_admitted` is false while an operator has not admitted the node.
 
@@ -126,6 +161,7 @@ class HeartbeatResponse(WireModel):
         fence: what the node sends with its acknowledgements: the epoch since which those of its disk and Redis count. A
             publish that counts one with another fence is refused. None while it is not admitted: it acknowledges nothing.
         is_run_recorded: false while some consensus member is too old to record which disk a node has; ask again soon.
+        takes_reports: the leader understands `health` and `reconcile`.
     """
 
     is_admitted: bool
@@ -133,6 +169,7 @@ class HeartbeatResponse(WireModel):
     epoch: int
     fence: int | None = None
     is_run_recorded: bool = False
+    takes_reports: bool = False
 
 
 class ConsensusMember(WireModel):

@@ -33,6 +33,8 @@ _PROPOSAL: Final = {
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "HasRequest": {"digests": [_DIGEST], "start_index": 17},
     "HasResponse": {"present": [_DIGEST], "verified": [_DIGEST]},
+    "ConfirmRequest": {"epoch": 7, "chunks": [{"digest": _DIGEST, "start_index": 17}]},
+    "ConfirmResponse": {"epoch": 7, "confirmed": [_DIGEST]},
     "ChunkStored": {"digest": _DIGEST, "size_bytes": 10, "tier": "redis", "created": True},
     "InventoryPage": {"chunks": [{"digest": _DIGEST, "size_bytes": 10, "start_index": 17}], "next_after": None},
     "PartitionSums": {

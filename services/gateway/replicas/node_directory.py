@@ -37,7 +37,8 @@ class NodeDirectory:
         answer, context = await self._metadata.read(GetCluster())
         if not isinstance(answer, ClusterAnswer):
             raise InternalError("Consensus answered another question than was asked.")
-        if self._cached is None or answer.node_map.epoch > self._cached.epoch:
+        # Of the same epoch, too: which nodes are full is not part of it.
+        if self._cached is None or answer.node_map.epoch >= self._cached.epoch:
             self._cached = answer.node_map
             self._health.node_map_changed(answer.node_map)
         return answer, context

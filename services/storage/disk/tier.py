@@ -326,6 +326,10 @@ class DiskTier:
         """See `ports.Tier`. Known since the last put, heartbeat or question for the status."""
         return self._space.shortage(self._sums.total.used_bytes)
 
+    def is_slow(self) -> bool:
+        """Whether commits take far longer than the disk should need."""
+        return self._commit_latency.slow_median_s() is not None
+
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
         median_s = self._commit_latency.slow_median_s()

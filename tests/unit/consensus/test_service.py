@@ -58,7 +58,7 @@ def service_over(member: LeadingMember, *, entry_version: int = 1, bucket_limit:
         deadline_s=DEADLINE_S,
         bucket_limit=bucket_limit,
         differing_members=list,
-        node_reports=lambda _: {},
+        fill_nodes=lambda _: lambda node: node,
     )
 
 

@@ -14,6 +14,7 @@ NO_MEASUREMENTS = {
     ("StorageNode", "incarnation"): "of a node that no run was recorded of",
     ("NodeRun", "is_redis_record"): "a mode of the node",
     ("HeartbeatResponse", "is_run_recorded"): "nothing was recorded",
+    ("HeartbeatResponse", "takes_reports"): "of a leader of an older version",
     ("ListFiles", "limit"): "a choice of the caller",
     ("ListBuckets", "limit"): "a choice of the caller",
     ("ListReferences", "limit"): "a choice of the caller",

@@ -136,6 +136,26 @@ def test_writes_avoid_draining_nodes_and_try_those_believed_away_last() -> None:
         assert order[2:] == ["away"]
 
 
+def test_writes_turn_to_suspect_full_and_absent_nodes_in_this_order() -> None:
+    """A suspect node may take the chunk, a full one refuses it, an absent one does not answer; reads mind no full node."""
+    nodes = [
+        node("away", state=NodeState.INACTIVE),
+        node("full").model_copy(update={"is_full": True}),
+        node("suspect", state=NodeState.SUSPECT),
+        node("full-suspect", state=NodeState.SUSPECT).model_copy(update={"is_full": True}),
+        node("well").model_copy(update={"is_full": False}),
+    ]
+    for number in range(20):
+        order = ids(write_order(digest(number), NodeMap(epoch=1, nodes=nodes)))
+        assert order[:2] == ["well", "suspect"]
+        assert set(order[2:4]) == {"full", "full-suspect"}
+        assert order[4] == "away"
+        reads = ids(read_order(digest(number), NodeMap(epoch=1, nodes=nodes)))
+        assert set(reads[:2]) == {"well", "full"}
+        assert set(reads[2:4]) == {"suspect", "full-suspect"}
+        assert reads[4] == "away"
+
+
 def test_reads_use_draining_nodes_and_try_those_believed_away_last() -> None:
     """A draining node still has its chunks."""
     nodes = [

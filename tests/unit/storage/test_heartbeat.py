@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
-from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
+from shared.contracts.cluster import MAX_CAPACITY_BYTES, HealthReport, Heartbeat, HeartbeatResponse, NodeRun
 from shared.errors import (
     ClusterMismatchError,
+    InvalidRequestError,
     NotLeaderError,
     NotReadyError,
     PeerUnreachableError,
@@ -61,10 +63,18 @@ def incarnation() -> Incarnation:
     return Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False)
 
 
-def make_sender(members, describe, incarnation) -> HeartbeatSender:
+def make_sender(members, describe, incarnation, news: Callable[[], object] = lambda: True) -> HeartbeatSender:
     metrics = StorageMetrics(CollectorRegistry())
     return HeartbeatSender(
-        "storage-1", MEMBERS, members, describe, metrics, incarnation=incarnation, interval_s=30, retry_base_s=5
+        "storage-1",
+        MEMBERS,
+        members,
+        describe,
+        metrics,
+        news=news,
+        incarnation=incarnation,
+        interval_s=30,
+        retry_base_s=5,
     )
 
 
@@ -224,10 +234,84 @@ async def test_a_node_that_fills_up_says_so_at_once(members, incarnation, monkey
 
     monkeypatch.setattr(members, "call", call)
     monkeypatch.setattr(asyncio, "sleep", tick)
-    sender = make_sender(members, describe, incarnation)
+    sender = make_sender(members, describe, incarnation, lambda: is_full)
     with pytest.raises(asyncio.CancelledError):
-        await sender.run_on_change(lambda: is_full)
+        await sender.run_on_change()
     assert sent == [False, True, False]
+
+
+async def test_news_during_the_description_are_told_once_more(members, incarnation, monkeypatch):
+    """What the heartbeat says of them may be old or new; the next one is sent at once."""
+    news = 0
+
+    async def describe() -> Heartbeat:
+        nonlocal news
+        news = 1
+        return HEARTBEAT
+
+    ticks = [None, None, None]
+    real_sleep = asyncio.sleep
+
+    async def tick(seconds: float) -> None:
+        if not ticks:
+            raise asyncio.CancelledError
+        ticks.pop()
+        await real_sleep(0)
+
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), ADMITTED)
+    sender = make_sender(members, describe, incarnation, lambda: news)
+    assert await sender.send()
+    monkeypatch.setattr(asyncio, "sleep", tick)
+    with pytest.raises(asyncio.CancelledError):
+        await sender.run_on_change()
+    assert len(members.asked) == 2
+
+
+async def test_reports_are_left_out_until_a_leader_says_that_it_takes_them(members, incarnation, monkeypatch):
+    """A member of the version before refuses what it does not know; one may lead again in the middle of an upgrade."""
+    health = HealthReport(is_failing=False, is_slow=True)
+    sent: list[str] = []
+    answer: object = ADMITTED
+
+    async def describe() -> Heartbeat:
+        return HEARTBEAT.model_copy(update={"health": health})
+
+    async def call(peer, method, path, kind, *, body, timeout_s):
+        sent.append(body.model_dump_json())
+        if isinstance(answer, Exception) and "health" in sent[-1]:
+            raise answer
+        return ADMITTED if isinstance(answer, Exception) else answer
+
+    monkeypatch.setattr(members, "call", call)
+    sender = make_sender(members, describe, incarnation)
+    assert await sender.send()
+    assert sent == [HEARTBEAT.model_dump_json()]
+    assert "reconcile" not in sent[0]
+    answer = ADMITTED.model_copy(update={"takes_reports": True})
+    assert await sender.send()
+    assert not sender._is_settled, "what it takes was not told yet"
+    assert await sender.send()
+    assert sender._is_settled
+    assert ['"is_slow":true' in body for body in sent] == [False, False, True]
+    answer = InvalidRequestError("health: extra fields are not permitted")
+    assert await sender.send()
+    assert sender.refusal is None
+    assert ['"is_slow":true' in body for body in sent[3:]] == [True, False]
+
+
+async def test_a_node_whose_heartbeat_is_malformed_says_so(members, sender):
+    """A capacity beyond what a node can have, say: it stays out, and its /readyz gives the reason."""
+    refusal = InvalidRequestError("capacity_bytes: Input should be less than or equal to 1125899906842624")
+    members.answers = dict.fromkeys((member.id for member in MEMBERS), refusal)
+    assert not await sender.send()
+    assert sender.refusal == refusal.message
+
+
+@pytest.mark.parametrize("capacity_bytes", [-1, MAX_CAPACITY_BYTES + 1])
+def test_an_absurd_capacity_is_no_heartbeat(capacity_bytes):
+    """It is the weight in placement: a node that lies about it would get every chunk."""
+    with pytest.raises(ValidationError):
+        Heartbeat.model_validate(HEARTBEAT.model_dump() | {"capacity_bytes": capacity_bytes})
 
 
 async def test_a_fence_comes_with_the_first_answer(members, sender, incarnation):
