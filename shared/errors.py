@@ -29,6 +29,9 @@
     │   ├── TooFewNodesError
     │   ├── RemovalNotProvedError
     │   ├── RunSupersededError
+    │   ├── NodeNotLostError
+    │   ├── LastHolderError
+    │   ├── VerifyInProgressError
     │   ├── RequestInProgressError
     │   └── ClusterMismatchError
     ├── CursorExpiredError 410
@@ -284,6 +287,24 @@ class RunSupersededError(ConflictError):
     """Another process runs under this storage node's name since; this one is refused for ever."""
 
     code = "run_superseded"
+
+
+class NodeNotLostError(ConflictError):
+    """A storage node that is to be removed as lost is heard of; drain it instead. Facts: `node_id`, `state`."""
+
+    code = "node_not_lost"
+
+
+class LastHolderError(ConflictError):
+    """No other storage node is live: what is stored may be on this one alone. Fact: `node_id`."""
+
+    code = "last_holder"
+
+
+class VerifyInProgressError(ConflictError):
+    """A verify is under way; wait for it, or cancel it. Fact: `nodes`."""
+
+    code = "verify_in_progress"
 
 
 class RequestInProgressError(ConflictError):

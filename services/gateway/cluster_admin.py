@@ -1,41 +1,53 @@
-"""The cluster as operators see it, and the changes they may make: admit a storage node, drain it, remove it.
+"""The cluster as operators see it, and the changes they may make: admit a storage node, drain it, remove a lost one.
 
-A node is never removed while it holds chunks, unless the operator says that it is lost: DELETE first drains, and removes
-once the node itself reports that it is empty. So it can be repeated until it is done.
+A drained node is removed by the consensus leader, once the node has proved that it holds nothing any more that a file refers
+to: nobody has to wait for that with a request. A node that is lost proves nothing; it is removed when an operator says so, and
+the answer says how much may be gone with it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
-from services.gateway.ports import ChunkNodes, Metadata
+from services.gateway.ports import Metadata
+from shared.cluster_summary import ClusterSummary, chunks_at_risk, summarise
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.cluster import NodeState, StorageNode
-from shared.contracts.metadata import AdmitNode, ClusterAnswer, GetCluster, RemoveNode, SetNodeState
+from shared.contracts.cluster import NodeMap, NodeState, StorageNode
+from shared.contracts.metadata import AdmitNode, ClusterAnswer, DrainNode, GetCluster, RemoveNode, SetNodeState
 from shared.contracts.names import check_member_id
 from shared.contracts.time import TimeSource
-from shared.errors import InternalError, NodeNotFoundError, TrivetError, UnavailableError
-
-_STATUS_TIMEOUT_S = 2.0
+from shared.errors import ConflictError, InternalError, LastHolderError, NodeNotFoundError, NodeNotLostError
+from shared.placement import live_nodes
 
 
 @dataclass(frozen=True, slots=True)
-class DrainProgress:
-    """`chunks_left` is None while the node cannot be asked, or does not know."""
+class Removal:
+    """What became of a request to remove a node.
+
+    Attributes:
+        draining_since: the log index since when it drains; None where it is removed.
+        chunks_left: what it holds that files refer to, as it said last; None while that is not known.
+        chunks_at_risk: of a removed one: at most so many chunks may have had no other verified holder; None when not known.
+    """
 
     node_id: str
-    is_removed: bool
-    chunks_left: int | None
+    draining_since: int | None = None
+    chunks_left: int | None = None
+    chunks_at_risk: int | None = None
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the node is gone from the node map."""
+        return self.draining_since is None
 
 
 class ClusterAdmin:
     """Reads are linearizable; changes are log entries."""
 
-    def __init__(self, metadata: Metadata, nodes: ChunkNodes, clock: TimeSource) -> None:
+    def __init__(self, metadata: Metadata, clock: TimeSource, *, replica_count: int) -> None:
         self._metadata = metadata
-        self._nodes = nodes
         self._clock = clock
+        self._replica_count = replica_count
 
     async def cluster(self) -> tuple[ClusterAnswer, ReadContext]:
         """Members, nodes and who leads."""
@@ -43,6 +55,10 @@ class ClusterAdmin:
         if not isinstance(answer, ClusterAnswer):
             raise InternalError("Consensus answered another question than was asked.")
         return answer, context
+
+    def summary(self, answer: ClusterAnswer) -> ClusterSummary:
+        """How the cluster of `answer` is."""
+        return summarise(answer.node_map, self._replica_count, is_low_on_disk=answer.is_low_on_disk)
 
     async def admit(self, node_id: str) -> bool:
         """Let a storage node in; false when it had been admitted before.
@@ -54,38 +70,78 @@ class ClusterAdmin:
         outcome = await self._metadata.propose(command)
         return bool((outcome.result or {}).get("created"))
 
-    async def remove(self, node_id: str, *, is_lost: bool) -> DrainProgress:
-        """Drain a node, and remove it once it is empty; at once when it never held anything or `is_lost`.
+    async def drain(self, node_id: str) -> Removal:
+        """Take nothing more to a node and have it removed when it is empty; one that never dialled in is removed at once.
+
+        Repeating it changes nothing and says how far it is.
 
         Raises:
             InvalidNameError, NodeNotFoundError: definite.
-            UnavailableError: it drains, and it is not known whether it is empty; it was not removed.
+            TooFewNodesError: fewer nodes would be left than a chunk has replicas; definite, nothing was changed.
+            DrainInProgressError: another node drains; definite, nothing was changed.
         """
+        node_map, node = await self._find(node_id)
+        if not node.url:
+            await self._remove(node)
+            return Removal(node_id, chunks_at_risk=0)
+        command = DrainNode(node_id=node_id, min_left=self._replica_count, stamp=self._clock.stamp())
+        outcome = await self._metadata.propose(command)
+        report = node.reconcile if node.state == NodeState.DRAINING else None
+        return Removal(
+            node_id,
+            draining_since=int((outcome.result or {})["log_index"]),
+            chunks_left=report.surplus_chunks if report is not None and report.epoch == node_map.epoch else None,
+        )
+
+    async def cancel_drain(self, node_id: str) -> None:
+        """Use a draining node again as any other; what it has given away comes back to it.
+
+        Raises:
+            InvalidNameError, NodeNotFoundError: definite.
+            ConflictError: it does not drain; definite.
+        """
+        _, node = await self._find(node_id)
+        if node.state != NodeState.DRAINING:
+            raise ConflictError("The node does not drain.", node_id=node_id, state=node.state)
+        command = SetNodeState(
+            node_id=node_id, state=NodeState.ACTIVE, seen=NodeState.DRAINING, stamp=self._clock.stamp()
+        )
+        await self._metadata.propose(command)
+
+    async def remove_lost(self, node_id: str) -> Removal:
+        """Remove a node that will never come back; the others restore its replicas.
+
+        Raises:
+            InvalidNameError, NodeNotFoundError: definite.
+            NodeNotLostError: it is heard of; definite.
+            LastHolderError: no other node is live, so it may be the only one that holds anything; definite.
+        """
+        node_map, node = await self._find(node_id)
+        if not node.url:
+            await self._remove(node)
+            return Removal(node_id, chunks_at_risk=0)
+        live_ids = {other.id for other in live_nodes(node_map)}
+        if node_id in live_ids or (node.state == NodeState.DRAINING and node.reason is None):
+            raise NodeNotLostError(
+                "The cluster still hears of this node: drain it; or stop it, and ask again when it is inactive.",
+                node_id=node_id,
+                state=node.state,
+            )
+        if not live_ids:
+            raise LastHolderError(
+                "No other storage node is live, so this one may be the only holder of what is stored.", node_id=node_id
+            )
+        at_risk = chunks_at_risk(node_map, self._replica_count, node_id)
+        await self._remove(node)
+        return Removal(node_id, chunks_at_risk=at_risk)
+
+    async def _find(self, node_id: str) -> tuple[NodeMap, StorageNode]:
         check_member_id(node_id)
         answer, _ = await self.cluster()
-        node = next((node for node in answer.node_map.nodes if node.id == node_id), None)
-        if node is None:
-            raise NodeNotFoundError("There is no such storage node.", node=node_id)
-        chunks_left = None if is_lost else await self._chunks_left(node)
-        is_drained = node.state == NodeState.DRAINING and chunks_left == 0
-        if is_lost or is_drained or not node.url:
-            await self._metadata.propose(RemoveNode(node_id=node_id, is_forced=True, stamp=self._clock.stamp()))
-            return DrainProgress(node_id, is_removed=True, chunks_left=chunks_left)
-        if node.state != NodeState.DRAINING:
-            await self._metadata.propose(
-                SetNodeState(node_id=node_id, state=NodeState.DRAINING, stamp=self._clock.stamp())
-            )
-        elif chunks_left is None:
-            raise UnavailableError(
-                "The node does not say how many chunks it holds, so it was not removed; say lost=true if it is lost.",
-                definite=True,
-                node=node_id,
-            )
-        return DrainProgress(node_id, is_removed=False, chunks_left=chunks_left)
+        for node in answer.node_map.nodes:
+            if node.id == node_id:
+                return answer.node_map, node
+        raise NodeNotFoundError("There is no such storage node.", node_id=node_id)
 
-    async def _chunks_left(self, node: StorageNode) -> int | None:
-        try:
-            async with asyncio.timeout(_STATUS_TIMEOUT_S):
-                return (await self._nodes.status(node)).chunk_count
-        except (TrivetError, TimeoutError):
-            return None
+    async def _remove(self, node: StorageNode) -> None:
+        await self._metadata.propose(RemoveNode(node_id=node.id, is_forced=True, stamp=self._clock.stamp()))

@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
-from services.gateway.api import buckets, cluster, files
+from services.gateway.api import backups, buckets, cluster, files
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.fast_path import FileFastPath
@@ -17,7 +17,9 @@ from services.gateway.api.file_calls import FileCalls
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.services import Services
 from services.gateway.api.web_origins import WebOrigins
+from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
+from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
 from services.gateway.metrics import GatewayMetrics
@@ -175,7 +177,9 @@ def assemble(
             limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
         ),
         listings=Listings(metadata, CursorSealer(settings.cluster_keys(), settings.cluster_id)),
-        admin=ClusterAdmin(metadata, nodes, clock),
+        admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
+        verify=ClusterVerify(metadata, nodes),
+        backups=Backups(metadata, clock),
         admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,
         idempotency=idempotency,
@@ -212,7 +216,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         degradations=gateway.degradations,
         metrics_token=settings.read_metrics_token(),
     )
-    for make in (cluster.create_router, cluster.create_admin_router):
+    for make in (cluster.create_router, cluster.create_admin_router, backups.create_router):
         operations.include_router(make(gateway))
     install_problems(operations, security_schemes=cluster.ADMIN_SCHEME)
     operations.add_middleware(NoCache)

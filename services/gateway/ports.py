@@ -13,9 +13,9 @@ from typing import Protocol
 from blake3 import blake3
 
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
-from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import Answer, Command, ProposalResult, Query
+from shared.contracts.reconcile import VerifyReport
 from shared.contracts.time import TimeSource
 
 ChunkBytes = bytes | bytearray
@@ -76,8 +76,14 @@ class ChunkNodes(Protocol):
     def has_chunks(self, node: StorageNode, digests: Sequence[str], *, verify: bool = False) -> Awaitable[HeldChunks]:
         """Which of `digests` the node holds; with `verify` it first reads from the medium those not verified lately."""
 
-    async def status(self, node: StorageNode) -> NodeStatus:
-        """The node about itself."""
+    async def start_verify(self, node: StorageNode) -> VerifyReport:
+        """Have the node begin a pass over everything it holds; VerifyInProgressError while one is under way."""
+
+    async def verify_report(self, node: StorageNode) -> VerifyReport:
+        """Of the pass under way, else of the last one."""
+
+    async def cancel_verify(self, node: StorageNode) -> VerifyReport:
+        """End the pass under way early, if there is one."""
 
     async def probe(self, node: StorageNode, *, timeout_s: float) -> None:
         """Returns when `node` is ready to serve."""

@@ -8,7 +8,15 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.admin_token import AdminToken
-from services.gateway.api.models import ClusterInfo, NodeAdmission, NodeAdmitted, NodeDraining, TimeNow
+from services.gateway.api.models import (
+    ClusterInfo,
+    ClusterVerification,
+    NodeAdmission,
+    NodeAdmitted,
+    NodeDraining,
+    NodeRemoved,
+    TimeNow,
+)
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import json_body, refuse_query
 from services.gateway.api.services import RunningGateway
@@ -25,9 +33,11 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
     @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503, about="cluster"))
     async def get_cluster(request: Request) -> ClusterInfo:
-        """Members, leader and storage nodes at one log index. `under_replicated_chunks` is null: not measured yet."""
+        """Members, leader and storage nodes at one log index, and what the nodes said last of what they still lack."""
         refuse_query(request.scope)
-        return ClusterInfo.of(*await gateway.services.admin.cluster())
+        admin = gateway.services.admin
+        answer, context = await admin.cluster()
+        return ClusterInfo.of(answer, context, admin.summary(answer))
 
     return router
 
@@ -45,12 +55,12 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             200: {"model": NodeAdmitted, "description": "It had been admitted before."},
             **problems(400, 401, 403, 413, 503, about="cluster"),
         },
-        openapi_extra=_ADMISSION_BODY | _ADMIN,
+        openapi_extra=_ADMISSION_BODY | ADMIN_ONLY,
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs the admin token."""
         services = gateway.services
-        _require_admin(services.admin_token, request)
+        require_admin(services.admin_token, request)
         refuse_query(request.scope)
         admission = await json_body(request, NodeAdmission)
         created = await services.admin.admit(admission.id)
@@ -61,21 +71,92 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         "/cluster/nodes/{node_id}",
         summary="Drain and remove a storage node",
         status_code=202,
-        response_model=NodeDraining,
-        responses={204: {"description": "Removed."}, **problems(400, 401, 403, 404, 503, about="cluster")},
-        openapi_extra=_REMOVAL | _ADMIN,
+        # Two kinds of answers, by status.
+        response_model=None,
+        responses={
+            202: {"model": NodeDraining, "description": "It drains."},
+            200: {"model": NodeRemoved, "description": "Removed: it is lost, or it never dialled in."},
+            **problems(400, 401, 403, 404, 409, 503, about="nodes"),
+        },
+        openapi_extra=_REMOVAL | ADMIN_ONLY,
     )
-    async def remove_node(request: Request, node_id: str) -> Response | NodeDraining:
-        """The first call drains; once the node is empty, a call removes it. Repeat until 204. Needs the admin token."""
+    async def remove_node(request: Request, response: Response, node_id: str) -> NodeRemoved | NodeDraining:
+        """Drains it: the others take over its chunks, then it leaves the cluster by itself, and a call is 404.
+
+        Repeating the call says how far it is. Refused when fewer nodes would be left than a chunk has replicas, and while
+        another node drains. Needs the admin token.
+        """
         services = gateway.services
-        _require_admin(services.admin_token, request)
+        require_admin(services.admin_token, request)
         lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
         if lost not in {"true", "false"}:
             raise InvalidRequestError("lost is true or false.", parameter="lost")
-        progress = await services.admin.remove(node_id, is_lost=lost == "true")
-        if progress.is_removed:
-            return Response(status_code=204)
-        return NodeDraining(id=node_id, state=NodeState.DRAINING, chunks_left=progress.chunks_left)
+        admin = services.admin
+        removal = await (admin.remove_lost(node_id) if lost == "true" else admin.drain(node_id))
+        if removal.draining_since is None:
+            response.status_code = 200
+            return NodeRemoved(id=node_id, chunks_at_risk=removal.chunks_at_risk)
+        return NodeDraining(
+            id=node_id,
+            state=NodeState.DRAINING,
+            draining_since=removal.draining_since,
+            chunks_left=removal.chunks_left,
+        )
+
+    @router.delete(
+        "/cluster/nodes/{node_id}/drain",
+        summary="Cancel the drain of a storage node",
+        status_code=204,
+        responses=problems(400, 401, 403, 404, 409, 503, about="nodes"),
+        openapi_extra=ADMIN_ONLY,
+    )
+    async def cancel_drain(request: Request, node_id: str) -> Response:
+        """It is written to again, and gets back what it has given away. Needs the admin token."""
+        services = gateway.services
+        require_admin(services.admin_token, request)
+        refuse_query(request.scope)
+        await services.admin.cancel_drain(node_id)
+        return Response(status_code=204)
+
+    @router.post(
+        "/cluster/verify",
+        summary="Verify every chunk on every storage node",
+        status_code=202,
+        responses=problems(400, 401, 403, 409, 503, about="verify"),
+        openapi_extra=ADMIN_ONLY,
+    )
+    async def start_verify(request: Request) -> ClusterVerification:
+        """Every node reads all it holds, past every cache, and compares it with the log; what is bad or missing is restored.
+
+        Rate-limited, and goes on after a restart. A node that is away is named and not verified. Needs the admin token.
+        """
+        require_admin(gateway.services.admin_token, request)
+        refuse_query(request.scope)
+        return ClusterVerification.of(await gateway.services.verify.start())
+
+    @router.get(
+        "/cluster/verify",
+        summary="How far verify is, or what it found last",
+        responses=problems(400, 401, 403, 503, about="verify"),
+        openapi_extra=ADMIN_ONLY,
+    )
+    async def get_verify(request: Request) -> ClusterVerification:
+        """Of the pass under way, else of the last one. Needs the admin token."""
+        require_admin(gateway.services.admin_token, request)
+        refuse_query(request.scope)
+        return ClusterVerification.of(await gateway.services.verify.report())
+
+    @router.delete(
+        "/cluster/verify",
+        summary="Cancel verify",
+        responses=problems(400, 401, 403, 503, about="verify"),
+        openapi_extra=ADMIN_ONLY,
+    )
+    async def cancel_verify(request: Request) -> ClusterVerification:
+        """Keeps what was found so far. Without a pass under way nothing happens. Needs the admin token."""
+        require_admin(gateway.services.admin_token, request)
+        refuse_query(request.scope)
+        return ClusterVerification.of(await gateway.services.verify.cancel())
 
     return router
 
@@ -93,7 +174,7 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
     return router
 
 
-def _require_admin(token: AdminToken, request: Request) -> None:
+def require_admin(token: AdminToken, request: Request) -> None:
     """Raise what `AdminToken.require` raises. Every refusal is logged: somebody guesses, or has an old token."""
     try:
         token.require(request.headers.get("authorization"))
@@ -105,7 +186,7 @@ def _require_admin(token: AdminToken, request: Request) -> None:
         raise
 
 
-_ADMIN: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
+ADMIN_ONLY: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
 ADMIN_SCHEME: Final[dict[str, Any]] = {"AdminToken": {"type": "http", "scheme": "bearer"}}
 
 _ADMISSION_BODY: Final[dict[str, Any]] = {
@@ -119,7 +200,8 @@ _REMOVAL: Final[dict[str, Any]] = {
         {
             "name": "lost",
             "in": "query",
-            "description": "The node will never come back: remove it at once and heal its chunks from the others.",
+            "description": "The node will never come back: remove it at once and restore its chunks from the others. Refused "
+            "while it is heard of, and while no other node is live.",
             "schema": {"type": "boolean", "default": False},
         }
     ]

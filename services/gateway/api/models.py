@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 from pydantic import ConfigDict, Field
 
+from services.gateway.backups import DEFAULT_LEASE_S
+from services.gateway.cluster_verify import Verification
 from services.gateway.listings import BucketPage, Page
 from services.gateway.transfers.uploads import UploadResult
+from shared.cluster_summary import ClusterSummary
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
-from shared.contracts.metadata import Bucket, ClusterAnswer, Durability
+from shared.contracts.metadata import LEASE_MAX_S, Backup, Bucket, ClusterAnswer, Durability
+from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.contracts.time import Stamp, Timestamp, rfc3339, timestamp_fields
 
 _TIMESTAMP: Final[dict[str, Any]] = {
@@ -204,19 +209,31 @@ class NodeAdmitted(WireModel):
 
 
 class NodeDraining(WireModel):
-    """The node is being emptied. Repeat the request until it answers 204."""
+    """The node takes no more chunks, and is removed once the others hold what it held; `GET /v1/cluster` says how far it is."""
 
-    model_config = _example(id="storage-4", state="draining", chunks_left=120)
+    model_config = _example(id="storage-4", state="draining", draining_since=311, chunks_left=120)
 
     id: str
     state: NodeState
+    draining_since: int = Field(description="Log index since when no write counts this node.")
     chunks_left: int | None = Field(
-        description="As the node reports it; null while it cannot be asked or does not know."
+        description="Chunks of files that it still holds, as it reported last; null while it has not reported."
+    )
+
+
+class NodeRemoved(WireModel):
+    """The node is gone from the cluster. A node that is lost cannot prove that the others hold what it held."""
+
+    model_config = _example(id="storage-4", chunks_at_risk=0)
+
+    id: str
+    chunks_at_risk: int | None = Field(
+        description="At most so many chunks may have had no other verified holder; null when that is not known."
     )
 
 
 class ClusterInfo(WireModel):
-    """Who leads, who votes, where chunks live."""
+    """Who leads, who votes, where chunks live, and how far the cluster is from holding all it should."""
 
     model_config = _example(
         cluster_id="c-5d41402abc4b2a76",
@@ -228,13 +245,30 @@ class ClusterInfo(WireModel):
                 "id": "storage-1",
                 "url": "http://127.0.0.1:8101",
                 "zone": "zone-1",
-                "state": "active",
+                "state": "suspect",
+                "reason": "silent for 51 s",
                 "capacity_bytes": 1 << 40,
                 "used_bytes": 1 << 30,
                 "is_full": False,
+                "reconcile": {
+                    "epoch": 7,
+                    "log_index": 18,
+                    "expected_chunks": 1024,
+                    "expected_bytes": 1 << 30,
+                    "missing_chunks": 4,
+                    "missing_bytes": 1 << 22,
+                    "surplus_chunks": 0,
+                    "orphan_chunks": 0,
+                    "bytes_per_s": 1 << 20,
+                    "eta_s": 4,
+                    "is_listing": False,
+                },
             }
         ],
-        under_replicated_chunks=None,
+        under_replicated_chunks=4,
+        remaining_bytes=1 << 22,
+        eta_s=4,
+        degraded=["storage-1 is suspect: silent for 51 s", "4 replicas are missing and being restored"],
         epoch=7,
         log_index=18,
     )
@@ -244,12 +278,18 @@ class ClusterInfo(WireModel):
     term: int
     members: list[ConsensusMember]
     nodes: list[StorageNode]
-    under_replicated_chunks: int | None = Field(description="null: not measured yet.")
+    under_replicated_chunks: int | None = Field(
+        description="Replicas that are missing, over all live nodes; all chunks while fewer nodes are live than a chunk should "
+        "have replicas. null until every live node has reported to the leader of this term, by the node map of this epoch."
+    )
+    remaining_bytes: int | None = Field(description="Of the replicas that live nodes have to fetch; null as above.")
+    eta_s: int | None = Field(description="Until they have; null also while nothing is missing.")
+    degraded: list[str] = Field(description="What the cluster has to do without, in sentences; empty when nothing.")
     epoch: int
     log_index: int
 
     @classmethod
-    def of(cls, answer: ClusterAnswer, context: ReadContext) -> ClusterInfo:
+    def of(cls, answer: ClusterAnswer, context: ReadContext, summary: ClusterSummary) -> ClusterInfo:
         """The cluster at one log index."""
         return cls(
             cluster_id=answer.cluster_id,
@@ -257,9 +297,142 @@ class ClusterInfo(WireModel):
             term=context.term,
             members=answer.members,
             nodes=answer.node_map.nodes,
-            under_replicated_chunks=None,
+            under_replicated_chunks=summary.under_replicated_chunks,
+            remaining_bytes=summary.remaining_bytes,
+            eta_s=summary.eta_s,
+            degraded=summary.degraded,
             epoch=answer.node_map.epoch,
             log_index=context.log_index,
+        )
+
+
+_VERIFY_REPORT: Final[dict[str, Any]] = {
+    "state": "running",
+    "epoch": 7,
+    "log_index": 18,
+    "expected_chunks": 1024,
+    "checked_chunks": 512,
+    "checked_bytes": 1 << 29,
+    "missing_chunks": 0,
+    "bad_chunks": 1,
+    "surplus_chunks": 0,
+    "orphaned_chunks": 3,
+    "progress": 0.5,
+    "eta_s": 27,
+}
+
+
+class NodeVerification(WireModel):
+    """What one storage node found; `report` is null, with the reason in `problem`, while it does not answer."""
+
+    id: str
+    report: VerifyReport | None
+    problem: str | None
+
+
+class ClusterVerification(WireModel):
+    """A pass over every chunk on every node against the log: the sums over the nodes that answer, and each node."""
+
+    model_config = _example(
+        state="running",
+        is_clean=False,
+        progress=0.5,
+        eta_s=27,
+        checked_chunks=512,
+        checked_bytes=1 << 29,
+        missing_chunks=0,
+        bad_chunks=1,
+        surplus_chunks=0,
+        orphaned_chunks=3,
+        nodes=[
+            {"id": "storage-1", "report": _VERIFY_REPORT, "problem": None},
+            {"id": "storage-2", "report": None, "problem": "storage-2 does not answer."},
+        ],
+    )
+
+    state: VerifyState
+    is_clean: bool | None = Field(
+        description="Nothing is missing or bad anywhere; null until every storage node has finished and said so."
+    )
+    progress: float
+    eta_s: int | None
+    checked_chunks: int
+    checked_bytes: int
+    missing_chunks: int
+    bad_chunks: int
+    surplus_chunks: int
+    orphaned_chunks: int
+    nodes: list[NodeVerification]
+
+    @classmethod
+    def of(cls, found: Verification) -> ClusterVerification:
+        """The sums and the parts."""
+        reports = found.reports
+        return cls(
+            state=found.state,
+            is_clean=found.is_clean,
+            progress=round(found.progress, 4),
+            eta_s=found.eta_s,
+            checked_chunks=sum(report.checked_chunks for report in reports),
+            checked_bytes=sum(report.checked_bytes for report in reports),
+            missing_chunks=sum(report.missing_chunks for report in reports),
+            bad_chunks=sum(report.bad_chunks for report in reports),
+            surplus_chunks=sum(report.surplus_chunks for report in reports),
+            orphaned_chunks=sum(report.orphaned_chunks for report in reports),
+            nodes=[NodeVerification(id=node.node_id, report=node.report, problem=node.problem) for node in found.nodes],
+        )
+
+
+class BackupBegin(WireModel):
+    """Who copies, and for how long the chunks are to be kept unless that is renewed."""
+
+    model_config = _example(owner="nightly copy to tape", lease_s=86_400)
+
+    owner: str = Field(min_length=1, max_length=256, description="For people.")
+    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S)
+
+
+class BackupRenewal(WireModel):
+    """For how long, from now on."""
+
+    model_config = _example(lease_s=86_400)
+
+    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S)
+
+
+class BackupInfo(WireModel):
+    """A backup under way: no chunk that was referenced at `log_index` is deleted until it ends or its lease runs out."""
+
+    model_config = _example(id="0f3a9c5be1d27b48", owner="nightly copy to tape", log_index=311, expires_in_s=86_400)
+
+    id: str
+    owner: str | None = Field(description="null in the answer to a renewal.")
+    log_index: int
+    expires_in_s: int
+
+
+class BackupList(WireModel):
+    """Backups under way, by id."""
+
+    model_config = _example(
+        backups=[{"id": "0f3a9c5be1d27b48", "owner": "nightly copy to tape", "log_index": 311, "expires_in_s": 86_120}]
+    )
+
+    backups: list[BackupInfo]
+
+    @classmethod
+    def of(cls, backups: Iterable[Backup]) -> BackupList:
+        """As the log knows them."""
+        return cls(
+            backups=[
+                BackupInfo(
+                    id=backup.backup_id,
+                    owner=backup.owner,
+                    log_index=backup.log_index,
+                    expires_in_s=backup.expires_in_s,
+                )
+                for backup in backups
+            ]
         )
 
 

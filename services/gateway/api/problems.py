@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from services.gateway.api.requests import recorded_version
 from shared.errors import (
+    BackupNotFoundError,
     BucketNotEmptyError,
     BucketNotFoundError,
     BucketProtectedError,
@@ -17,6 +18,7 @@ from shared.errors import (
     DataUnavailableError,
     DigestMismatchError,
     DiskFullError,
+    DrainInProgressError,
     FileNotFoundInBucketError,
     ForbiddenError,
     ForeignOriginError,
@@ -24,9 +26,11 @@ from shared.errors import (
     InternalError,
     InvalidNameError,
     InvalidRequestError,
+    LastHolderError,
     LeaderUnavailableError,
     MisdirectedRequestError,
     NodeNotFoundError,
+    NodeNotLostError,
     NotFoundError,
     OutcomeUnknownError,
     OverloadedError,
@@ -36,21 +40,23 @@ from shared.errors import (
     RangeNotSatisfiableError,
     RequestInProgressError,
     RequestTimeoutError,
+    TooFewNodesError,
     TooManyBucketsError,
     TrivetError,
     UnauthenticatedError,
+    VerifyInProgressError,
 )
 from shared.web.problem_schema import describe_problems, described_problem
 from shared.web.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
-Subject = Literal["files", "buckets", "cluster"]
+Subject = Literal["files", "buckets", "cluster", "nodes", "verify", "backups"]
 
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
     401: "The admin token is missing or wrong.",
     403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
-    404: "There is no such bucket, file or node.",
+    404: "There is no such bucket, file, node or backup.",
     408: "The body came too slowly or broke off. Nothing was stored.",
     409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
     410: "The cursor is too old; list again from the start.",
@@ -83,6 +89,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         FileNotFoundInBucketError("There is no such file.", bucket="default", version=17, horizon=0),
         BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
         NodeNotFoundError("There is no such storage node.", node_id="storage-9"),
+        BackupNotFoundError("No such backup is under way.", backup_id="0f3a9c5be1d27b48"),
     ],
     408: [RequestTimeoutError("The body broke off before its end; nothing was stored.")],
     409: [
@@ -90,6 +97,11 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         BucketProtectedError("The bucket 'default' always exists.", bucket="default"),
         BucketRecreatedError("The bucket was deleted and made again; start the upload again.", bucket="photos"),
         TooManyBucketsError("There are as many buckets as there may be; delete one first.", limit=10_000),
+        TooFewNodesError("Fewer nodes would be left than a chunk has replicas.", left=2, needed=3),
+        DrainInProgressError("Another storage node drains; one at a time.", node_id="storage-2"),
+        NodeNotLostError("The cluster still hears of this node: drain it.", node_id="storage-2", state="active"),
+        LastHolderError("No other storage node is live.", node_id="storage-2"),
+        VerifyInProgressError("A verify is under way; wait for it, or cancel it.", nodes=["storage-2"]),
         RequestInProgressError("A request with this Idempotency-Key is still running.", retry_after_s=1),
     ],
     410: [
@@ -129,13 +141,20 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 """One of every kind that a client may meet, with its facts."""
 
 
+_ADMINISTRATION: Final[set[Subject]] = {"cluster", "nodes", "verify", "backups"}
 _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
-    ForbiddenError: {"cluster"},
+    ForbiddenError: _ADMINISTRATION,
     InvalidNameError: {"files", "buckets"},
     DigestMismatchError: {"files"},
     FileNotFoundInBucketError: {"files"},
     BucketNotFoundError: {"files", "buckets"},
-    NodeNotFoundError: {"cluster"},
+    NodeNotFoundError: {"nodes"},
+    BackupNotFoundError: {"backups"},
+    TooFewNodesError: {"nodes"},
+    DrainInProgressError: {"nodes"},
+    NodeNotLostError: {"nodes"},
+    LastHolderError: {"nodes"},
+    VerifyInProgressError: {"verify"},
     BucketNotEmptyError: {"buckets"},
     BucketProtectedError: {"buckets"},
     TooManyBucketsError: {"buckets"},

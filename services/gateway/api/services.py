@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.admin_token import AdminToken
+from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
+from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.listings import Listings
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.quorum import Quorums
@@ -23,6 +25,8 @@ class Services:
     downloads: Downloads
     listings: Listings
     admin: ClusterAdmin
+    verify: ClusterVerify
+    backups: Backups
     admin_token: AdminToken
     metadata: Metadata
     idempotency: IdempotencyStore

@@ -38,9 +38,9 @@ from shared.contracts.chunks import (
     ChunkStored,
     HasRequest,
     HasResponse,
-    NodeStatus,
 )
 from shared.contracts.cluster import StorageNode
+from shared.contracts.reconcile import VerifyReport
 from shared.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
@@ -186,9 +186,20 @@ class StorageClient:
             return self._find(_peer(node), digests)
         return self._together(node, _Has(digests))
 
-    async def status(self, node: StorageNode) -> NodeStatus:
-        """The node about itself."""
-        return await self._client.call(_peer(node), "GET", "/v1/status", NodeStatus, timeout_s=self._timeout_s)
+    async def start_verify(self, node: StorageNode) -> VerifyReport:
+        """Begin a pass over everything the node holds."""
+        return await self._verify(node, "POST")
+
+    async def verify_report(self, node: StorageNode) -> VerifyReport:
+        """Of the pass under way, else of the last one."""
+        return await self._verify(node, "GET")
+
+    async def cancel_verify(self, node: StorageNode) -> VerifyReport:
+        """End the pass under way early."""
+        return await self._verify(node, "DELETE")
+
+    async def _verify(self, node: StorageNode, method: str) -> VerifyReport:
+        return await self._client.call(_peer(node), method, "/v1/verify", VerifyReport, timeout_s=self._timeout_s)
 
     async def probe(self, node: StorageNode, *, timeout_s: float) -> None:
         """Ask the node's readiness, bounded by `timeout_s` in all. A stranger at its address is not ready: it cannot sign."""

@@ -180,7 +180,8 @@ def test_cluster_changes_need_the_admin_token(cluster) -> None:
         assert operations.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
         assert operations.post("/v1/cluster/nodes", content=b"[" * 100_000, headers=headers).status_code == 400
         assert operations.post("/v1/cluster/nodes", content=b" " * (MIB + 1), headers=headers).status_code == 413
-        assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 204
+        removed = operations.delete("/v1/cluster/nodes/storage-9", headers=headers)
+        assert (removed.status_code, removed.json()) == (200, {"id": "storage-9", "chunks_at_risk": 0})
         assert operations.delete("/v1/cluster/nodes/storage-9", headers=headers).status_code == 404
 
 
@@ -194,6 +195,82 @@ def test_cluster_changes_are_not_on_the_public_port(cluster, gateway) -> None:
         "storage-2",
         "storage-3",
     }
+
+
+ADMINISTRATION = [
+    ("POST", "/v1/cluster/nodes"),
+    ("DELETE", "/v1/cluster/nodes/storage-1"),
+    ("DELETE", "/v1/cluster/nodes/storage-1?lost=true"),
+    ("DELETE", "/v1/cluster/nodes/storage-1/drain"),
+    ("POST", "/v1/cluster/verify"),
+    ("GET", "/v1/cluster/verify"),
+    ("DELETE", "/v1/cluster/verify"),
+    ("POST", "/v1/backups"),
+    ("GET", "/v1/backups"),
+    ("PUT", "/v1/backups/0123456789abcdef"),
+    ("DELETE", "/v1/backups/0123456789abcdef"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
+def test_administration_needs_the_admin_token_and_its_own_port(cluster, gateway, method: str, path: str) -> None:
+    """401 without the token, before anything is read of the request; nothing of it is on the public port."""
+    operations = cluster.operations_url("gateway-1")
+    for headers in ({}, {"authorization": "Bearer wrong-token-of-sixteen"}):
+        refused = httpx.request(method, operations + path, headers=headers, trust_env=False, timeout=30)
+        assert (refused.status_code, refused.json()["definite"]) == (401, True)
+    headers = {"authorization": f"Bearer {cluster.admin_token}"}
+    assert gateway.request(method, path, headers=headers).status_code == 404
+
+
+def test_a_change_that_the_cluster_must_not_make_is_refused_and_nothing_is_half_done(cluster) -> None:
+    """Draining below the number of replicas, an unknown node, a node that is not lost, a drain that is none."""
+    headers = {"authorization": f"Bearer {cluster.admin_token}"}
+    url = cluster.operations_url("gateway-1")
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as operations:
+
+        def states() -> dict[str, str]:
+            return {node["id"]: node["state"] for node in operations.get("/v1/cluster").json()["nodes"]}
+
+        before = states()
+        for path, status, code in (
+            ("/v1/cluster/nodes/storage-1", 409, "too_few_nodes"),
+            ("/v1/cluster/nodes/storage-1?lost=true", 409, "node_not_lost"),
+            ("/v1/cluster/nodes/storage-1?lost=maybe", 400, "invalid_request"),
+            ("/v1/cluster/nodes/storage-1/drain", 409, "conflict"),
+            ("/v1/cluster/nodes/storage-77", 404, "node_not_found"),
+            ("/v1/cluster/nodes/storage-77?lost=true", 404, "node_not_found"),
+            ("/v1/cluster/nodes/storage-77/drain", 404, "node_not_found"),
+            ("/v1/cluster/nodes/%FF", 400, None),
+            (f"/v1/backups/{'x' * 200}", 404, "backup_not_found"),
+        ):
+            refused = operations.delete(path)
+            assert refused.status_code == status, (path, refused.text)
+            assert code in {None, refused.json()["code"]}, path
+            assert refused.json()["definite"], path
+        assert states() == before
+
+
+def test_a_backup_is_begun_listed_renewed_and_ended(cluster) -> None:
+    """Over the operations port; a second end is 404, and a lease that no one may have is 400."""
+    headers = {"authorization": f"Bearer {cluster.admin_token}"}
+    url = cluster.operations_url("gateway-1")
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as operations:
+        begun = operations.post("/v1/backups", json={"owner": "a test", "lease_s": 600})
+        assert begun.status_code == 201
+        backup = begun.json()
+        path = f"/v1/backups/{backup['id']}"
+        listed = {found["id"]: found for found in operations.get("/v1/backups").json()["backups"]}
+        assert (listed[backup["id"]]["owner"], listed[backup["id"]]["log_index"]) == ("a test", backup["log_index"])
+        assert 0 < listed[backup["id"]]["expires_in_s"] <= 600
+        assert operations.put(path, json={"lease_s": 1200}).json()["expires_in_s"] == 1200
+        for body in ({"lease_s": 0}, {"lease_s": 10**9}, {"owner": "x"}):
+            assert operations.put(path, json=body).status_code == 400, body
+        for body in ({}, {"owner": ""}, {"owner": "x" * 257}, {"owner": "x", "lease_s": -1}):
+            assert operations.post("/v1/backups", json=body).status_code == 400, body
+        assert operations.delete(path).status_code == 204
+        assert operations.delete(path).status_code == 404
+        assert backup["id"] not in {found["id"] for found in operations.get("/v1/backups").json()["backups"]}
 
 
 def test_a_refused_cluster_change_is_logged(cluster) -> None:

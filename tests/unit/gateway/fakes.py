@@ -13,22 +13,25 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from services.consensus.metadata.entries import CommittedEntry, encode_proposal
+from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.gateway.ports import HeldChunks
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
-from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (
     AdmitNode,
+    AnnounceMember,
     Answer,
+    ClusterAnswer,
     Command,
     InitCluster,
     Proposal,
     ProposalResult,
     Query,
+    RaiseEntryVersion,
     UpdateNode,
 )
+from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import (
     ChunkCorruptError,
@@ -36,6 +39,7 @@ from shared.errors import (
     DigestMismatchError,
     PeerUnreachableError,
     TrivetError,
+    VerifyInProgressError,
     error_from_problem,
 )
 from shared.units import GIB
@@ -73,7 +77,7 @@ class FakeClock:
 
 class FakeNodes:
     """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes,
-    `rotten` lists its chunks until it is asked for their bytes or to verify them, `uncounted` does not know what it holds."""
+    `rotten` lists its chunks until it is asked for their bytes or to verify them."""
 
     def __init__(self) -> None:
         self.chunks: dict[str, dict[str, bytes]] = {}
@@ -81,7 +85,7 @@ class FakeNodes:
         self.hanging: set[str] = set()
         self.spoiled: set[str] = set()
         self.rotten: set[str] = set()
-        self.uncounted: set[str] = set()
+        self.verifies: dict[str, VerifyReport] = {}
         self.fences: dict[str, int] = {}
         """Of the acknowledgements; a node that is not in it gives none."""
         self.released = asyncio.Event()
@@ -138,18 +142,26 @@ class FakeNodes:
             return HeldChunks(set(), set())
         return HeldChunks(present, set() if is_rotten else present)
 
-    async def status(self, target: StorageNode) -> NodeStatus:
-        chunks = await self._enter("status", target)
-        return NodeStatus(
-            node_id=target.id,
-            cluster_id="test-cluster",
-            mode="fake",
-            is_accepting_writes=True,
-            capacity_bytes=GIB,
-            used_bytes=sum(map(len, chunks.values())),
-            chunk_count=None if target.id in self.uncounted else len(chunks),
-            tiers=[],
-        )
+    async def start_verify(self, target: StorageNode) -> VerifyReport:
+        await self._enter("verify", target)
+        if self._report(target).state == VerifyState.RUNNING:
+            raise VerifyInProgressError("A verify is under way here.")
+        self.verifies[target.id] = VerifyReport(state=VerifyState.RUNNING)
+        return self.verifies[target.id]
+
+    async def verify_report(self, target: StorageNode) -> VerifyReport:
+        await self._enter("verify_report", target)
+        return self._report(target)
+
+    async def cancel_verify(self, target: StorageNode) -> VerifyReport:
+        await self._enter("cancel_verify", target)
+        report = self._report(target)
+        if report.state == VerifyState.RUNNING:
+            self.verifies[target.id] = report.model_copy(update={"state": VerifyState.CANCELLED})
+        return self._report(target)
+
+    def _report(self, target: StorageNode) -> VerifyReport:
+        return self.verifies.get(target.id, VerifyReport(state=VerifyState.NEVER))
 
     async def probe(self, target: StorageNode, *, timeout_s: float) -> None:
         try:
@@ -169,6 +181,8 @@ class LocalMetadata:
         """Raised instead of an answer, after the command was applied."""
         self.proposed: list[Command] = []
         self.retentions_s: list[int] = []
+        self.known: dict[str, dict[str, object]] = {}
+        """By node id: what the leader knows of it besides the log."""
         self._ids = itertools.count()
 
     async def propose(
@@ -205,7 +219,11 @@ class LocalMetadata:
         (result,) = results.results
         if result.answer is None:
             raise error_from_problem(result.problem or {})
-        return result.answer, ReadContext(results.log_index, results.term, results.epoch, results.hlc)
+        answer = result.answer
+        if isinstance(answer, ClusterAnswer):
+            nodes = [each.model_copy(update=self.known.get(each.id, {})) for each in answer.node_map.nodes]
+            answer = answer.model_copy(update={"node_map": answer.node_map.model_copy(update={"nodes": nodes})})
+        return answer, ReadContext(results.log_index, results.term, results.epoch, results.hlc)
 
     async def make_cluster(self, clock: FakeClock, *node_ids: str) -> None:
         """Bucket `default` and these nodes, as after a first start."""
@@ -216,3 +234,9 @@ class LocalMetadata:
             await self.propose(
                 UpdateNode(node_id=node_id, url=facts.url, zone=facts.zone, capacity_bytes=GIB, stamp=clock.stamp())
             )
+
+    async def upgrade(self, clock: FakeClock) -> None:
+        """Every kind of entry may be proposed."""
+        stamp = clock.stamp()
+        await self.propose(AnnounceMember(member_id="m", entry_version=KNOWN_ENTRY_VERSION, stamp=stamp))
+        await self.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=stamp))

@@ -8,13 +8,19 @@ import re
 import pytest
 
 from services.gateway.api.models import (
+    BackupBegin,
+    BackupInfo,
+    BackupList,
+    BackupRenewal,
     BucketCreated,
     BucketList,
     ClusterInfo,
+    ClusterVerification,
     FileList,
     NodeAdmission,
     NodeAdmitted,
     NodeDraining,
+    NodeRemoved,
     Receipt,
     TimeNow,
 )
@@ -84,7 +90,23 @@ def test_the_text_stands_alone_and_every_json_document_has_an_example() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [BucketCreated, BucketList, ClusterInfo, FileList, NodeAdmission, NodeAdmitted, NodeDraining, Receipt, TimeNow],
+    [
+        BackupBegin,
+        BackupInfo,
+        BackupList,
+        BackupRenewal,
+        BucketCreated,
+        BucketList,
+        ClusterInfo,
+        ClusterVerification,
+        FileList,
+        NodeAdmission,
+        NodeAdmitted,
+        NodeDraining,
+        NodeRemoved,
+        Receipt,
+        TimeNow,
+    ],
 )
 def test_the_examples_are_such_documents(model) -> None:
     """They are read as what they stand for."""

@@ -27,6 +27,20 @@ NO_MEASUREMENTS = {
     ("FilePage", "has_more"): "of an absent bucket",
     ("BucketsAnswer", "has_more"): "of a single page",
     ("FilePage", "at_index"): "no log entry has this index",
+    ("BackupBegin", "lease_s"): "a choice of the caller",
+    ("BackupRenewal", "lease_s"): "a choice of the caller",
+    **{
+        ("VerifyReport", name): "counted so far by a pass whose state stands beside it"
+        for name in (
+            "checked_chunks",
+            "checked_bytes",
+            "missing_chunks",
+            "bad_chunks",
+            "surplus_chunks",
+            "orphaned_chunks",
+            "progress",
+        )
+    },
 }
 
 

@@ -89,14 +89,14 @@ STRANGERS = {
 
 @pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS.keys())
 async def test_a_stranger_on_the_port_of_a_node_acknowledges_nothing(answer) -> None:
-    """No put, get, has, status or probe succeeds, whatever of the 2xx it says."""
+    """No put, get, has, verify or probe succeeds, whatever of the 2xx it says."""
     async with stranger(*answer) as node, PeerClient(KEYS) as client:
         nodes = StorageClient(client, timeout_s=5)
         calls = [
             lambda: nodes.put_chunk(node, CHUNK.digest, CHUNK.data, start_index=1),
             lambda: nodes.get_chunk(node, CHUNK.digest, len(CHUNK.data)),
             lambda: nodes.has_chunks(node, [CHUNK.digest]),
-            lambda: nodes.status(node),
+            lambda: nodes.verify_report(node),
             lambda: nodes.probe(node, timeout_s=5),
         ]
         for call in calls:
