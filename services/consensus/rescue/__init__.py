@@ -6,7 +6,8 @@ a generation that the old one never gave out, so that no version, receipt or cur
 into the folder that data is rescued from.
 
 The path of a rescue: `survivors` (who has what) -> `new_cluster` (a folder for the first member) -> the member starts, and
-others are added with empty folders. The path of a backup: `backup_files` from a copy, restored by `new_cluster` too.
+others are added with empty folders. The path of a backup: `backup_pin` (the cluster keeps the chunks), `backup_files` from a
+copy, restored by `new_cluster` too.
 
 Refuses to: bring back what no surviving disk holds, or to hide that it may be missing.
 """

@@ -1,6 +1,8 @@
 """Backup, restore and rescue of the metadata: `python -m services.consensus.rescue COMMAND`.
 
     backup --to FOLDER              from a running member (TRIVET_CONSENSUS_URLS, TRIVET_CLUSTER_SECRET_FILE)
+    renew ID                        keep the chunks of that backup for as long again
+    end ID                          its chunks are copied: they need not be kept any more
     backup --to FOLDER --from DIR   from the data folder of a member that does not run
     check FOLDER                    whether a backup is whole, and one of this cluster (TRIVET_CLUSTER_SECRET_FILE)
     restore --from FOLDER --to DIR  the data folder of the first member of a new cluster, from a backup
@@ -8,7 +10,7 @@
     new-cluster --to DIR DIR...     the same from what the survivors of a lost majority have
 
 Backups are sealed with the cluster secret, and checked against it; each command has an option for when it is lost.
-The last two but one make a cluster of a new id; its other members start with empty folders. Only `backup` talks to anybody.
+The last two but one make a cluster of a new id; its other members start with empty folders. Only the first three talk to anybody.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 from pydantic import Field, SecretStr
@@ -41,6 +43,7 @@ from services.consensus.rescue.backup_files import (
     complete_backup,
     prove,
 )
+from services.consensus.rescue.backup_pin import end, pinned, renew
 from services.consensus.rescue.new_cluster import GENERATION_SHIFT, TargetRefusedError, check_target, make_folder
 from services.consensus.rescue.survivors import (
     Survivor,
@@ -52,15 +55,31 @@ from services.consensus.rescue.survivors import (
 )
 from services.consensus.tools.initialise import parse_members
 from shared.cluster_keys import ClusterKeys
+from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
+from shared.contracts.metadata import LEASE_MAX_S
 from shared.disk.durable_files import sync_directory
-from shared.errors import TrivetError
+from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetError, UpgradeUnfinishedError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
 from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
 
 PATIENCE_S = 60.0
+ROUNDS = 20
+ROUND_PAUSE_S = 0.5
+"""For members that have not applied yet what the leader has."""
+
+DEFAULT_KEEP_HOURS = 24
+OWNER_MAX = 256
+_HOUR_S = 3600
+_PINNED = (
+    "the cluster keeps the chunks that it needs, as backup {id} since log index {index}, for {hours} h from now: copy them in "
+    "that time. `renew {id}` lets it last as long again, `end {id}` ends it\n"
+)
+_NOT_PINNED = "NOT PINNED: {reason}. Chunks that it needs may be deleted before they are copied\n"
+ResultT = TypeVar("ResultT")
+
 ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"
 ACCEPT_UNSEALED = "--i-know-that-this-backup-may-be-forged"
 
@@ -110,8 +129,16 @@ def _parser() -> argparse.ArgumentParser:
     backup = acts.add_parser("backup", help="a copy of the metadata, with the list of chunks that it needs")
     backup.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     backup.add_argument("--from", dest="source", type=Path, help="the data folder of a stopped member")
+    _add_lease(backup)
     backup.add_argument("--without-seal", action="store_true", help="with --from, when the cluster secret is lost")
     backup.set_defaults(run=_backup)
+    renewal = acts.add_parser("renew", help="keep the chunks of a backup for as long again")
+    renewal.add_argument("backup_id", metavar="ID", help="as `backup` printed it")
+    _add_lease(renewal)
+    renewal.set_defaults(run=_renew)
+    ending = acts.add_parser("end", help="the chunks of a backup need not be kept any more")
+    ending.add_argument("backup_id", metavar="ID", help="as `backup` printed it")
+    ending.set_defaults(run=_end)
     check = acts.add_parser("check", help="whether a backup is whole")
     check.add_argument("folder", type=Path)
     check.add_argument(ACCEPT_UNSEALED, dest="accepts_unsealed", action="store_true")
@@ -132,6 +159,17 @@ def _parser() -> argparse.ArgumentParser:
     rescue.add_argument(ACCEPT_LOSS, dest="accepts_loss", action="store_true")
     rescue.set_defaults(run=_new_cluster)
     return parser
+
+
+def _add_lease(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-hours",
+        type=int,
+        default=DEFAULT_KEEP_HOURS,
+        choices=range(1, LEASE_MAX_S // _HOUR_S + 1),
+        metavar="HOURS",
+        help="so long the cluster keeps the chunks that the backup needs, unless that is renewed; 24 by default",
+    )
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -171,16 +209,17 @@ def _backup(arguments: argparse.Namespace) -> None:
         folder = work / "backup"
         folder.mkdir(mode=0o700)
         if keys is not None and arguments.source is None:
-            _download(folder / METADATA_NAME, keys)
+            manifest, how_long = asyncio.run(_copy_from_cluster(folder, keys, arguments))
         else:
             with copied(arguments.source, work) as copy:
                 inspect(arguments.source, copy)
                 write_copy(StateFiles(copy).current, folder / METADATA_NAME)
-        manifest = complete_backup(folder, keys)
+            manifest, how_long = complete_backup(folder, keys), _NOT_PINNED.format(reason="it comes from a folder")
         check_target(target)
         folder.rename(target)
         sync_directory(target.parent)
     _print_manifest(manifest)
+    sys.stdout.write(how_long)
 
 
 def _keys() -> ClusterKeys:
@@ -198,22 +237,48 @@ def _checked(folder: Path, arguments: argparse.Namespace) -> Manifest:
         refuse_to_start(f"{error}. If you know where it comes from and want it all the same, add {ACCEPT_UNSEALED}")
 
 
-def _download(target: Path, keys: ClusterKeys) -> None:
-    """From the first member that gives one."""
+async def _copy_from_cluster(folder: Path, keys: ClusterKeys, arguments: argparse.Namespace) -> tuple[Manifest, str]:
+    """The backup, from the first member that gives one, and for how long the cluster keeps the chunks that it needs."""
     settings = load_settings(BackupSettings)
-    refusals = []
-    for member in settings.consensus_urls:
+    lease_s = arguments.keep_hours * _HOUR_S
+    owner = f"rescue backup --to {arguments.to}"[:OWNER_MAX]
+    async with (
+        PeerClient(keys) as client,
+        ConsensusClient(settings.consensus_urls, client) as log,
+        AsyncExitStack() as stack,
+    ):
         try:
-            index = asyncio.run(_download_from(member, keys, target))
-        except TrivetError as error:
-            refusals.append(f"{member.id}: {error.message}")
-            continue
-        sys.stdout.write(f"copied from {member.id} at log index {index}\n")
-        return
-    refuse_to_start("no member gives a copy: " + "; ".join(refusals))
+            pin = await stack.enter_async_context(pinned(log, owner, lease_s))
+        except (LeaderUnavailableError, UpgradeUnfinishedError, InvalidRequestError) as error:
+            # A copy that nothing is kept for is better than none: there may never be a leader again.
+            await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=0)
+            return complete_backup(folder, keys), _NOT_PINNED.format(reason=error.message)
+        await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=pin.log_index)
+        manifest = await asyncio.to_thread(complete_backup, folder, keys)
+    return manifest, _PINNED.format(id=pin.backup_id, index=pin.log_index, hours=arguments.keep_hours)
 
 
-async def _download_from(member: PeerAddress, keys: ClusterKeys, target: Path) -> int:
+async def _download(members: Sequence[PeerAddress], client: PeerClient, target: Path, *, at_least: int) -> None:
+    """From the first member that gives one that is not older than log index `at_least`: what it lacks may be deleted."""
+    refusals: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        for member in members:
+            try:
+                index = await _download_from(member, client, target)
+            except TrivetError as error:
+                refusals[member.id] = error.message
+                continue
+            if index >= at_least:
+                sys.stdout.write(f"copied from {member.id} at log index {index}\n")
+                return
+            refusals[member.id] = f"it is behind, at log index {index} of {at_least}"
+        if not any(reason.startswith("it is behind") for reason in refusals.values()):
+            break
+        await asyncio.sleep(ROUND_PAUSE_S)
+    refuse_to_start("no member gives a copy: " + "; ".join(f"{member}: {why}" for member, why in refusals.items()))
+
+
+async def _download_from(member: PeerAddress, client: PeerClient, target: Path) -> int:
     hasher = blake3()
     with target.open("wb") as file:
 
@@ -221,11 +286,30 @@ async def _download_from(member: PeerAddress, keys: ClusterKeys, target: Path) -
             hasher.update(piece)
             file.write(piece)
 
-        async with PeerClient(keys) as client:
-            headers = await client.download(member, "/v1/backup", write, timeout_s=PATIENCE_S)
+        headers = await client.download(member, "/v1/backup", write, timeout_s=PATIENCE_S)
     if headers.get(DIGEST_HEADER) != hasher.hexdigest():
         raise BackupDamagedError(f"what {member.id} sent is not what it announced")
     return int(headers[LOG_INDEX_HEADER])
+
+
+def _renew(arguments: argparse.Namespace) -> None:
+    pin = asyncio.run(_with_log(lambda log: renew(log, arguments.backup_id, arguments.keep_hours * _HOUR_S)))
+    sys.stdout.write(_PINNED.format(id=pin.backup_id, index=pin.log_index, hours=arguments.keep_hours))
+
+
+def _end(arguments: argparse.Namespace) -> None:
+    was_pinned = asyncio.run(_with_log(lambda log: end(log, arguments.backup_id)))
+    sys.stdout.write(
+        f"backup {arguments.backup_id} has ended\n"
+        if was_pinned
+        else f"no backup {arguments.backup_id} is under way: it was ended before, or its time ran out\n"
+    )
+
+
+async def _with_log(act: Callable[[ConsensusClient], Awaitable[ResultT]]) -> ResultT:
+    settings = load_settings(BackupSettings)
+    async with PeerClient(_keys()) as client, ConsensusClient(settings.consensus_urls, client) as log:
+        return await act(log)
 
 
 def _check(arguments: argparse.Namespace) -> None:
