@@ -54,8 +54,24 @@ down: install ## Stop the cluster, or NAMES; its files are kept
 	@exec $(BIN)/python -m local_cluster down $(NAMES)
 
 .PHONY: status
-status: install ## Show which process runs where
+status: install ## Show which process runs where, what every storage node lacks, and what the cluster has to do without
 	@exec $(BIN)/python -m local_cluster status
+
+.PHONY: node-add
+node-add: install ## Add a storage node with its Redis to the running cluster
+	@exec $(BIN)/python -m local_cluster node-add
+
+.PHONY: node-drain
+node-drain: install ## Have a storage node (ID=storage-4) emptied and taken out of the cluster; CANCEL=1 to use it again
+	@exec $(BIN)/python -m local_cluster node-drain $(if $(CANCEL),--cancel) $(ID)
+
+.PHONY: node-remove
+node-remove: install ## The same, wait until it is out, and stop it; LOST=1 when it will never come back
+	@exec $(BIN)/python -m local_cluster node-remove $(if $(LOST),--lost) $(ID)
+
+.PHONY: verify
+verify: install ## Read every replica of every chunk and compare it with the log
+	@exec $(BIN)/python -m local_cluster verify
 
 .PHONY: secrets
 secrets: install ## Make the secrets for docker compose and Kubernetes, once

@@ -1,4 +1,4 @@
-"""The commands behind `make run`, `make up`, `make restart`, `make down` and `make status`."""
+"""The commands behind `make run`, `make up`, `make restart`, `make down`, `make status`, `make node-...` and `make verify`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
+from local_cluster.administration import Administration
 from local_cluster.cluster import Cluster
 from local_cluster.container_secrets import FOLDER, make_container_secrets
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
 from local_cluster.plan import Kind, process_names
 from local_cluster.settings import LocalSettings
-from local_cluster.terminal import complain, progress, say, show_ready, show_status
+from local_cluster.terminal import (
+    VerifyProgress,
+    complain,
+    progress,
+    say,
+    show_cluster,
+    show_ready,
+    show_removal,
+    show_status,
+    show_verification,
+)
 from shared.private_process import make_process_private
 
 WATCH_INTERVAL_S: Final = 1.0
@@ -34,13 +46,20 @@ def main() -> int:
     """Run one command; the exit status of the process."""
     make_process_private()
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
-    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, "secrets"])
+    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE, "secrets"])
     parser.add_argument(
-        "names", nargs="*", help=f"processes, for {', '.join(_COMMANDS_FOR_SOME)}; else all, or all services"
+        "names",
+        nargs="*",
+        help=f"processes, for {', '.join(_COMMANDS_FOR_SOME)}; else all, or all services. One storage node for "
+        f"{', '.join(_COMMANDS_FOR_ONE)}",
     )
+    parser.add_argument("--cancel", action="store_true", help="with node-drain: use the node again")
+    parser.add_argument("--lost", action="store_true", help="with node-remove: it will never come back")
     arguments = parser.parse_args()
     command, names = arguments.command, arguments.names
-    if names and command not in _COMMANDS_FOR_SOME:
+    if command in _COMMANDS_FOR_ONE and len(names) != 1:
+        parser.error(f"{command} takes one storage node: ID=storage-4, say")
+    if names and command not in {*_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE}:
         parser.error(f"{command} takes no names of processes")
     if command == "secrets":
         say(f"Made in {FOLDER}: {', '.join(make_container_secrets()) or 'nothing, all are there'}")
@@ -48,9 +67,12 @@ def main() -> int:
     try:
         settings = LocalSettings()
         cluster = Cluster(settings.local_dir, settings.port_offset)
-        _check_names(cluster, names)
+        if command in _COMMANDS_FOR_SOME:
+            _check_names(cluster, names)
         if command in _COMMANDS:
             return asyncio.run(_COMMANDS[command](cluster))
+        if command in _COMMANDS_FOR_ONE:
+            return asyncio.run(_COMMANDS_FOR_ONE[command](cluster, names[0], arguments))
         return asyncio.run(_COMMANDS_FOR_SOME[command](cluster, names))
     except ValidationError as error:
         complain("; ".join(f"TRIVET_{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors()))
@@ -145,7 +167,74 @@ async def _status(cluster: Cluster) -> int:
         return 0
     statuses = await cluster.status()
     show_status(statuses)
+    if any(status.name == "gateway-1" and status.problem is None for status in statuses):
+        try:
+            with cluster.administration() as administration:
+                show_cluster(await asyncio.to_thread(administration.cluster))
+        except LocalClusterError as error:
+            say(str(error))
     return int(any(status.problem is not None for status in statuses))
+
+
+async def _node_add(cluster: Cluster) -> int:
+    with progress("adding a storage node"):
+        name = await cluster.add_node()
+    say(f"{name} is in the cluster, and fetches its share of the chunks: `make status` shows how far it is.")
+    return 0
+
+
+async def _node_drain(cluster: Cluster, name: str, arguments: argparse.Namespace) -> int:
+    """Begins and returns: a drain may take hours, and can be cancelled until it is over."""
+    with cluster.administration() as administration:
+        if arguments.cancel:
+            await asyncio.to_thread(administration.cancel_drain, name)
+            say(f"{name} is used again.")
+            return 0
+        await asyncio.to_thread(partial(administration.remove, name, is_lost=False))
+    say(
+        f"{name} drains: the others take over its chunks, then it leaves the cluster. `make status` shows how far it is, "
+        f"`make node-drain ID={name} CANCEL=1` cancels it, `make node-remove ID={name}` waits for the end and stops it."
+    )
+    return 0
+
+
+async def _node_remove(cluster: Cluster, name: str, arguments: argparse.Namespace) -> int:
+    """Until it is out of the cluster; then its processes are stopped."""
+    with cluster.administration() as administration:
+        if await asyncio.to_thread(administration.node, name) is not None:
+            if arguments.lost:
+                removed = await asyncio.to_thread(partial(administration.remove, name, is_lost=True))
+                show_removal(name, removed)
+            else:
+                await asyncio.to_thread(partial(administration.remove, name, is_lost=False))
+                await _follow_drain(administration, name)
+    await cluster.forget_node(name)
+    say(f"{name} has left the cluster and is stopped. Its files are kept in {cluster.layout.data_dir(name)}.")
+    return 0
+
+
+async def _follow_drain(administration: Administration, name: str) -> None:
+    """Until the leader has removed the node. Raises LocalClusterError when somebody cancelled the drain."""
+    with progress(f"draining {name} (Ctrl-C leaves it draining)") as on_progress:
+        while (node := await asyncio.to_thread(administration.node, name)) is not None:
+            if node["state"] != "draining":
+                raise LocalClusterError(f"The drain of {name} was cancelled; it is {node['state']}.")
+            left = (node["reconcile"] or {}).get("surplus_chunks")
+            on_progress({name: "chunks left: " + ("not reported yet" if left is None else f"{left:,}")})
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+
+async def _verify(cluster: Cluster) -> int:
+    """Follows the pass until it ends; Ctrl-C leaves it running."""
+    with cluster.administration() as administration, VerifyProgress() as shown:
+        found = await asyncio.to_thread(administration.start_verify)
+        while found["state"] == "running":
+            shown.update(found)
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            found = await asyncio.to_thread(administration.verify)
+        shown.update(found)
+    show_verification(found)
+    return 0 if found["is_clean"] else 1
 
 
 async def _bring_up(cluster: Cluster) -> None:
@@ -181,12 +270,21 @@ def _on_signals(act: Callable[[], object]) -> None:
         loop.add_signal_handler(number, act)
 
 
-_COMMANDS: Final[Mapping[str, Callable[[Cluster], Coroutine[Any, Any, int]]]] = {"run": _run, "status": _status}
+_COMMANDS: Final[Mapping[str, Callable[[Cluster], Coroutine[Any, Any, int]]]] = {
+    "run": _run,
+    "status": _status,
+    "node-add": _node_add,
+    "verify": _verify,
+}
 _COMMANDS_FOR_SOME: Final[Mapping[str, Callable[[Cluster, list[str]], Coroutine[Any, Any, int]]]] = {
     "up": _up,
     "restart": _restart,
     "down": _down,
     "settings": _settings,
+}
+_COMMANDS_FOR_ONE: Final[Mapping[str, Callable[[Cluster, str, argparse.Namespace], Coroutine[Any, Any, int]]]] = {
+    "node-drain": _node_drain,
+    "node-remove": _node_remove,
 }
 
 if __name__ == "__main__":

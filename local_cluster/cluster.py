@@ -6,12 +6,13 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from local_cluster.administration import Administration
 from local_cluster.cluster_init import why_not_initialised
 from local_cluster.errors import LocalClusterError
 from local_cluster.exclusive import exclusive
@@ -30,6 +31,7 @@ from local_cluster.plan import (
 from local_cluster.processes import Processes
 from local_cluster.readiness import why_not_ready
 from local_cluster.redis_server import find_redis_server
+from local_cluster.shape_file import load_shape, save_shape
 from shared.cluster_keys import ClusterKeys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
@@ -59,7 +61,8 @@ class ProcessStatus:
 class Cluster:
     """One cluster in one folder.
 
-    It may be driven by several launchers one after the other: what runs is read from the folder, not remembered.
+    It may be driven by several launchers one after the other: what runs, and which storage nodes were added to the `shape` or
+    have left it, is read from the folder, not remembered.
     `started` holds the names of the processes that this object started.
     """
 
@@ -73,7 +76,7 @@ class Cluster:
         self.layout = Layout(local_dir.resolve())
         self.started: set[str] = set()
         self.port_offset = port_offset
-        self.shape = shape
+        self.shape = load_shape(self.layout, shape)
         self._overrides = overrides or {}
         self._processes = Processes(self.layout)
         self._prepared: tuple[ClusterPlan, LocalSecrets] | None = None
@@ -184,6 +187,43 @@ class Cluster:
         await self.stop([name])
         self._start_missing([self.plan.get(name)])
         await self.wait_until_ready([name], timeout_s=timeout_s)
+
+    def administration(self) -> Administration:
+        """Of this cluster, through its first gateway."""
+        return Administration(self.operations_url("gateway-1"), self.admin_token)
+
+    async def add_node(self, *, timeout_s: float = READY_TIMEOUT_S) -> str:
+        """One storage node more, with a Redis of its own, admitted and ready; its name.
+
+        Raises:
+            LocalClusterError: the cluster does not admit it, and nothing was changed; or it does not start, and `start` with
+                its name tries again.
+        """
+        number = self.shape.storage_nodes + 1
+        name, redis = f"{Kind.STORAGE}-{number}", f"{Kind.REDIS}-{number}"
+        with self.administration() as administration:
+            # Before it starts: so it is let in with its first heartbeat.
+            await asyncio.to_thread(administration.admit, name)
+        self._reshape(replace(self.shape, storage_nodes=number))
+        await self.start([redis, name], timeout_s=timeout_s)
+        return name
+
+    async def forget_node(self, name: str) -> None:
+        """Stop a storage node that has left the cluster, and its Redis; later commands do not know them. Its files are kept."""
+        number = self._storage_number(name)
+        await self.stop([name, f"{Kind.REDIS}-{number}"])
+        self._reshape(replace(self.shape, removed_nodes=self.shape.removed_nodes | {number}))
+
+    def _storage_number(self, name: str) -> int:
+        names = process_names(Kind.STORAGE, self.shape)
+        if name not in names:
+            raise LocalClusterError(f"There is no storage node {name}; there are {', '.join(names)}.")
+        return self.shape.numbers(Kind.STORAGE)[names.index(name)]
+
+    def _reshape(self, shape: Shape) -> None:
+        save_shape(self.layout, shape)
+        self.shape = shape
+        self._prepared = None
 
     async def wait_until_ready(
         self,

@@ -33,6 +33,11 @@ class Layout:
         """Cluster secret, admin token, Redis passwords."""
         return self.root / "secrets"
 
+    @property
+    def shape_file(self) -> Path:
+        """Which storage nodes were added and removed; absent while none was."""
+        return self.root / "storage-nodes.json"
+
     def pid_file(self, name: str) -> Path:
         """Holds the process id and nothing else, so that `kill $(cat ...)` does what it says."""
         return self.run / f"{name}.pid"

@@ -125,27 +125,29 @@ class Shape:
     """How many of what a cluster has. Every storage node has a Redis of its own; there is one clock.
 
     Attributes:
+        storage_nodes: that there ever were: their numbers are not used again.
+        removed_nodes: the numbers of those that have left.
         has_redis_ports: each Redis listens on a TCP port, before which tests can put a proxy, instead of its Unix socket.
     """
 
     storage_nodes: int = 3
     gateways: int = 1
     has_redis_ports: bool = False
+    removed_nodes: frozenset[int] = frozenset()
+
+    def numbers(self, kind: Kind) -> list[int]:
+        """Of the processes of one kind; everything is numbered from one."""
+        if kind in {Kind.REDIS, Kind.STORAGE}:
+            return [number for number in range(1, self.storage_nodes + 1) if number not in self.removed_nodes]
+        return list(range(1, {Kind.CONSENSUS: MEMBER_COUNT, Kind.GATEWAY: self.gateways, Kind.CLOCK: 1}[kind] + 1))
 
 
 DEFAULT_SHAPE: Final = Shape()
 
 
 def process_names(kind: Kind, shape: Shape = DEFAULT_SHAPE) -> list[str]:
-    """`storage-1`, `storage-2`, ...; everything is numbered from one."""
-    count = {
-        Kind.REDIS: shape.storage_nodes,
-        Kind.STORAGE: shape.storage_nodes,
-        Kind.CONSENSUS: MEMBER_COUNT,
-        Kind.GATEWAY: shape.gateways,
-        Kind.CLOCK: 1,
-    }[kind]
-    return [f"{kind}-{number}" for number in range(1, count + 1)]
+    """`storage-1`, `storage-2`, ..."""
+    return [f"{kind}-{number}" for number in shape.numbers(kind)]
 
 
 def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
@@ -154,12 +156,12 @@ def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
         _port(kind, number, port_offset)
         for kind in Kind
         if kind is not Kind.REDIS or shape.has_redis_ports
-        for number in range(1, len(process_names(kind, shape)) + 1)
+        for number in shape.numbers(kind)
     ]
     ports += [
-        first + index + port_offset
+        first + number - 1 + port_offset
         for kind, first in _FIRST_OPERATIONS_PORT.items()
-        for index in range(len(process_names(kind, shape)))
+        for number in shape.numbers(kind)
     ]
     return ports + [_FIRST_PEER_PORT + index + port_offset for index in range(MEMBER_COUNT)]
 
@@ -197,18 +199,23 @@ def make_plan(
             "TRIVET_ADMIN_TOKEN_FILE": str(secrets.admin_token_file),
         },
     }
-    redis = [
-        _redis(layout, name, port, secrets, redis_server)
-        for name, port in zip(process_names(Kind.REDIS, shape), _redis_ports(port_offset, shape), strict=True)
-    ]
-    processes = [*redis]
+    redis = {
+        number: _redis(layout, name, port, secrets, redis_server)
+        for number, name, port in zip(
+            shape.numbers(Kind.REDIS),
+            process_names(Kind.REDIS, shape),
+            _redis_ports(port_offset, shape),
+            strict=True,
+        )
+    }
+    processes = [*redis.values()]
     for kind, environment in own.items():
-        for number, name in enumerate(process_names(kind, shape), 1):
+        for number, name in zip(shape.numbers(kind), process_names(kind, shape), strict=True):
             port = _port(kind, number, port_offset)
             operations_port = _FIRST_OPERATIONS_PORT[kind] + number - 1 + port_offset
             special = _special(layout, secrets, kind, number, port_offset)
             if kind is Kind.STORAGE:
-                special["TRIVET_REDIS_URL"] = redis[number - 1].url
+                special["TRIVET_REDIS_URL"] = redis[number].url
             processes.append(
                 ProcessSpec(
                     name=name,
@@ -312,5 +319,7 @@ def _url(port: int) -> str:
 
 
 def _redis_ports(port_offset: int, shape: Shape) -> list[int | None]:
-    numbers = range(1, shape.storage_nodes + 1)
-    return [_port(Kind.REDIS, number, port_offset) if shape.has_redis_ports else None for number in numbers]
+    return [
+        _port(Kind.REDIS, number, port_offset) if shape.has_redis_ports else None
+        for number in shape.numbers(Kind.REDIS)
+    ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.status import Status
 from rich.table import Table
 
@@ -86,3 +89,102 @@ def show_status(statuses: list[ProcessStatus]) -> None:
         memory = "" if status.rss_bytes is None else f"{status.rss_bytes // MIB} MiB"
         table.add_row(status.name, state, str(status.pid or ""), memory, status.url)
     console.print(table)
+
+
+def show_cluster(cluster: Mapping[str, Any]) -> None:
+    """`GET /v1/cluster`: one row per storage node, how much is missing, and what the cluster has to do without."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("node", "state", "holds", "missing", "surplus", "left", "used"):
+        table.add_column(heading, justify="left" if heading in {"node", "state"} else "right")
+    for node in cluster["nodes"]:
+        report = node["reconcile"] or {}
+        is_well = node["state"] == "active" and not node["reason"]
+        state = node["state"] + (f" ({node['reason']})" if node["reason"] else "")
+        table.add_row(
+            node["id"],
+            f"[{'green' if is_well else 'yellow'}]{escape(state)}[/]",
+            *(_number(report.get(name)) for name in ("expected_chunks", "missing_chunks", "surplus_chunks")),
+            _duration(report.get("eta_s")),
+            "?" if node["used_bytes"] is None else f"{node['used_bytes'] // MIB:,} MiB",
+        )
+    console.print()
+    console.print(table)
+    console.print()
+    missing, remaining = cluster["under_replicated_chunks"], cluster["remaining_bytes"]
+    if missing is None:
+        console.print("Replicas missing: not known until every live node has reported.")
+    elif missing:
+        size = "" if remaining is None else f", {remaining // MIB:,} MiB to fetch"
+        console.print(f"Replicas missing: {missing:,}{size}, {_duration(cluster['eta_s'])} left.")
+    else:
+        console.print("Every chunk has all its replicas.")
+    for sentence in cluster["degraded"]:
+        console.print(f"[yellow]degraded:[/] {escape(sentence)}")
+
+
+def show_removal(name: str, removed: Mapping[str, Any]) -> None:
+    """What may be gone with a lost node."""
+    at_risk = removed["chunks_at_risk"]
+    if at_risk is None:
+        say(f"{name} was removed. Whether it was the only holder of any chunk is not known: `make verify` will tell.")
+    elif at_risk:
+        say(
+            f"{name} was removed. Up to {at_risk:,} chunks may have had no other verified holder: `make verify` will tell."
+        )
+    else:
+        say(f"{name} was removed. The others hold every chunk.")
+
+
+class VerifyProgress:
+    """How far verify is: a bar on a terminal, a line for every tenth in a log. Open it with `with`."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("verifying"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[found]}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("verify", total=1.0, found="")
+        self._tenth = -1
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, found: Mapping[str, Any]) -> None:
+        """Show one answer of `GET /v1/cluster/verify`."""
+        text = f"{found['checked_chunks']:,} chunks, {_duration(found['eta_s'])} left, {_counts(found)}"
+        self._bar.update(self._task, completed=found["progress"], found=text)
+        tenth = int(found["progress"] * 10)
+        if not console.is_terminal and tenth > self._tenth:
+            console.print(f"  {found['progress']:.0%}: {text}")
+            self._tenth = tenth
+
+
+def show_verification(found: Mapping[str, Any]) -> None:
+    """What verify found, and which nodes it could not ask."""
+    console.print(f"Verify {found['state']}: {found['checked_chunks']:,} replicas read; {_counts(found)}.")
+    for node in found["nodes"]:
+        if node["problem"] is not None:
+            console.print(f"[yellow]not verified:[/] {node['id']}: {escape(node['problem'])}")
+    if found["is_clean"]:
+        console.print("[green]Clean:[/] every replica that should be there is there, and whole.")
+    elif found["is_clean"] is False:
+        console.print("[yellow]What is missing or bad is being restored; verify again afterwards.[/]")
+
+
+def _counts(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{found[f'{what}_chunks']:,} {what}" for what in ("missing", "bad", "surplus", "orphaned"))
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _duration(seconds: int | None) -> str:
+    if seconds is None:
+        return "-"
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"

@@ -47,6 +47,8 @@ def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, co
         ("restart", ["storage-1", "gateway"], 1, "There is no process gateway;"),
         ("down", ["storage-1"], 0, "Nothing was running."),
         ("status", ["storage-1"], 2, "status takes no names"),
+        ("node-drain", [], 2, "node-drain takes one storage node"),
+        ("node-remove", ["storage-1", "storage-2"], 2, "node-remove takes one storage node"),
     ],
 )
 def test_a_command_takes_the_names_of_processes(

@@ -8,9 +8,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from redis.connection import parse_url
 
+from local_cluster.cluster import Cluster
+from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Layout
 from local_cluster.local_secrets import load_or_make_secrets
 from local_cluster.plan import DEFAULT_SHAPE, ClusterPlan, Kind, Shape, all_ports, make_plan, process_names
+from local_cluster.shape_file import load_shape, save_shape
 from services.clock.settings import ClockSettings
 from services.consensus.settings import ConsensusSettings
 from services.gateway.settings import GatewaySettings
@@ -99,6 +102,35 @@ def test_a_cluster_of_another_shape_has_as_many_of_each_as_asked(tmp_path) -> No
     ports = [port for spec in plan.processes for port in spec.ports]
     assert sorted(all_ports(100, shape)) == sorted(ports)
     assert len(set(ports)) == len(ports)
+
+
+def test_a_node_that_has_left_leaves_a_gap(tmp_path) -> None:
+    """Its number is not used again, and the others keep their ports, folders and Redis."""
+    shape = Shape(storage_nodes=4, removed_nodes=frozenset({2}), has_redis_ports=True)
+    plan = plan_in(tmp_path, 100, shape=shape)
+    assert [spec.name for spec in plan.of_kind(Kind.STORAGE)] == ["storage-1", "storage-3", "storage-4"]
+    assert plan.get("storage-4").ports == (8204, 8284)
+    assert plan.get("storage-4").environment["TRIVET_REDIS_URL"] == plan.get("redis-4").url
+    assert plan.get("redis-4").ports == (8254,)
+    assert sorted(all_ports(100, shape)) == sorted(port for spec in plan.processes for port in spec.ports)
+
+
+def test_later_commands_know_added_and_removed_nodes(tmp_path) -> None:
+    """Whatever else of the shape is asked for; without a file it is what is asked for."""
+    layout = Layout(tmp_path)
+    assert load_shape(layout, Shape(gateways=2)) == Shape(gateways=2)
+    save_shape(layout, Shape(storage_nodes=5, removed_nodes=frozenset({2, 4})))
+    assert load_shape(layout, Shape(gateways=2)) == Shape(storage_nodes=5, gateways=2, removed_nodes=frozenset({2, 4}))
+    assert Cluster(tmp_path).names()[3:5] == ["clock-1", "consensus-1"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2, "storage_nodes": 4, "removed_nodes": []}', "4"])
+def test_a_damaged_list_of_nodes_is_no_list(tmp_path, text: str) -> None:
+    """Guessing could start a node that has left."""
+    layout = Layout(tmp_path)
+    layout.shape_file.write_text(text)
+    with pytest.raises(LocalClusterError, match="damaged"):
+        load_shape(layout, DEFAULT_SHAPE)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
