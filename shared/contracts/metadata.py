@@ -682,11 +682,15 @@ class ReferenceChanges(WireModel):
 class CheckedReferences(WireModel):
     """In the order of the question.
 
-    `aged_index`: the last log index known to be applied `age_s` ago or earlier by the log's own clock; 0 for none.
+    Attributes:
+        condemned_indexes: of the entry that condemned each chunk last, as far as that is known; 0 for none. A replica that
+            came when its node had followed that entry already is deleted by it all the same: nobody condemns it again.
+        aged_index: the last log index known to be applied `age_s` ago or earlier by the log's own clock; 0 for none.
     """
 
     kind: Literal["checked_references"] = "checked_references"
     is_referenced: list[bool]
+    condemned_indexes: list[int] | None = None
     aged_index: int
 
 

@@ -29,7 +29,7 @@ VERSIONS_PER_PAGE_MAX: Final = 1000
 """Versions that one page of changes walks over; files of a chunk each, or of none, are many."""
 
 _REFERENCE_BYTES: Final = 56
-_BOOLEAN_BYTES: Final = 6
+_CHECKED_BYTES: Final = 16
 
 
 def answer_about_references(
@@ -55,7 +55,7 @@ def size_bytes(answer: ReferencePage | ReferenceChanges | CheckedReferences) -> 
         case ReferenceChanges():
             return (len(answer.added_sizes) + len(answer.condemned_indexes)) * _REFERENCE_BYTES
         case CheckedReferences():
-            return len(answer.is_referenced) * _BOOLEAN_BYTES
+            return len(answer.is_referenced) * _CHECKED_BYTES
 
 
 def list_references(tables: Tables, query: ListReferences) -> ReferencePage:
@@ -70,10 +70,12 @@ def list_references(tables: Tables, query: ListReferences) -> ReferencePage:
 
 
 def check_references(tables: Tables, state: State, query: CheckReferences) -> CheckedReferences:
-    """Which of the chunks are referenced, and the index that is `age_s` old."""
+    """Which of the chunks are referenced, what condemned them, and the index that is `age_s` old."""
     digests = split_digests(query.digests)
+    condemned = Garbage(tables).condemned(digests)
     return CheckedReferences(
         is_referenced=[tables.is_referenced(digest) for digest in digests],
+        condemned_indexes=[condemned.get(digest, 0) for digest in digests],
         aged_index=History(tables).index_at(max(state.lived_ms - query.age_s * 1000, 0)),
     )
 

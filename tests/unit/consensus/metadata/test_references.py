@@ -102,6 +102,18 @@ def test_a_check_says_of_every_chunk_whether_it_is_referenced(log):
     assert log.ask(CheckReferences(digests=b"", age_s=1 << 60)).aged_index == 0
 
 
+def test_a_check_says_what_condemned_a_chunk_last(log):
+    """0 for one that never was. What is condemned already is not condemned again for a replica that came late."""
+    for fill in (2, 3):
+        assert report(log, chunk(fill)) == 1
+    index = log.store.last_applied
+    before = log.ask(CheckReferences(digests=chunk(1) + chunk(2) + chunk(3), age_s=0)).condemned_indexes
+    assert before is not None
+    assert (before[0], before[1] < before[2] <= index) == (0, True)
+    assert report(log, chunk(2), start_index=before[1] - 1) == 0
+    assert log.ask(CheckReferences(digests=chunk(2), age_s=0)).condemned_indexes == [before[1]]
+
+
 def test_bytes_that_are_no_digests_are_refused(log):
     """Typed."""
     with pytest.raises(InvalidRequestError):
