@@ -22,6 +22,7 @@ A small put skips the temporary file; a read ends in its reading thread, or in `
     reconciliation, row_damage, wal_salvage   at start: files against rows, damaged rows, a damaged write-ahead file
     disk_errors, write_gate                   what an error means; no acknowledgement after a failed fsync
     free_space, commit_latency                is it full, is it slow
+    catalog_vacuum                            gives free pages of the catalog back
     absence_filter                            which chunks have certainly no row
 
 Promise: what is reported as done survives power loss; what failed is never reported as done later.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.storage.disk.catalog_vacuum import make_incremental
 from services.storage.disk.group_commit import Transaction, open_writer
 from services.storage.disk.row_damage import (
     PACKED_ID,
@@ -91,6 +92,7 @@ def _prepare(sql: sqlite3.Connection, database: Path) -> None:
         # One transaction per step: a crash in between leaves a catalog of one format or of another.
         sql.executescript(f"BEGIN; {step} PRAGMA user_version={version}; COMMIT;")
     mend(sql)
+    make_incremental(sql, database)
 
 
 def open_reader(database: Path) -> sqlite3.Connection:

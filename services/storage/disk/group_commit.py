@@ -3,7 +3,7 @@
 Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
 Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then
 unlinks, then the replies, then a checkpoint now and then. A crash between two steps leaves at most a file without a
-row, which the start-up scan adopts.
+row, which the start-up scan adopts. Between batches it gives free pages of the catalog back (`catalog_vacuum`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from services.storage.disk.catalog_vacuum import CatalogVacuum
 from services.storage.disk.disk_errors import error_from_commit, error_from_write, is_full, is_shortage
 from services.storage.disk.replies import Failure, Reply, deliver
 from services.storage.disk.wal_salvage import AcknowledgedMark
@@ -105,6 +106,7 @@ class GroupCommitter:
         self._checkpoint_at_frames = _CHECKPOINT_FRAMES
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._sql = open_writer(database)
+        self._vacuum = CatalogVacuum(self._sql, gate)
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
@@ -182,7 +184,7 @@ class GroupCommitter:
         return True
 
     def _next_batch(self) -> list[_Pending] | None:
-        first = self._queue.get()
+        first = self._next_pending()
         if first is None:
             return None
         batch = [first]
@@ -193,6 +195,20 @@ class GroupCommitter:
                 break
             batch.append(pending)
         return batch
+
+    def _next_pending(self) -> _Pending | None:
+        """Waits for the next operation, and gives space back meanwhile."""
+        while True:
+            wait_s = self._vacuum.wait_s()
+            if wait_s == 0.0 and self._gate.reason is None:
+                self._vacuum.step()
+                self._record_acknowledged()
+                self._checkpoint_when_long()
+                continue
+            try:
+                return self._queue.get(timeout=wait_s or None)
+            except queue.Empty:
+                continue
 
     def _commit(self, batch: Sequence[_Pending]) -> list[object]:
         """One reply per operation: its result or `Failure`."""
@@ -221,6 +237,8 @@ class GroupCommitter:
             # Files stay: the rows that named them may be back after a restart.
             return [Failure(doubt)] * len(batch)
         self._remove(transaction.unlinks)
+        if transaction.removed:
+            self._vacuum.check()
         return replies
 
     def _record_acknowledged(self) -> TrivetError | None:
@@ -272,6 +290,7 @@ class GroupCommitter:
 def open_writer(database: Path) -> sqlite3.Connection:
     """A connection whose COMMIT returns after the WAL is fsynced."""
     sql = sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=10)
+    sql.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: before anything is written
     sql.execute("PRAGMA journal_mode=WAL")
     sql.execute("PRAGMA synchronous=FULL")
     sql.execute("PRAGMA wal_autocheckpoint=0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ async def test_a_disk_folder_of_then_is_read_after_a_crash(folder):
         await assert_holds(tier, expected)
         assert await tier.scrub_position() == position
     assert not (data / "chunks" / deleted[:2] / deleted).exists()
+    with sqlite3.connect(data / "catalog.sqlite") as sql:  # whatever it was made with
+        assert sql.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    sql.close()
 
 
 async def test_a_tiered_folder_of_then_gets_what_only_redis_has(folder):
