@@ -60,9 +60,13 @@ Gives None when it passed the request on."""
 class FastPath:
     """ASGI middleware behind the signature check. An error of a call is answered as a problem document."""
 
-    def __init__(self, app: ASGIApp, *, store: ChunkStore, metrics: RequestMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, store: ChunkStore, metrics: RequestMetrics, on_call: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_call` is called with every call that is answered here."""
         self._app = app
         self._store = store
+        self._on_call = on_call
         self._metrics = metrics
         calls = ChunkCalls(store)
         self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head, "DELETE": calls.delete}
@@ -76,6 +80,7 @@ class FastPath:
         if call is None:
             await self._app(scope, receive, send)
             return
+        self._on_call()
         began_s = time.perf_counter()
         answered: SentAnswer | None = SentAnswer(500, 0)
         try:

@@ -18,6 +18,7 @@ from services.storage.query_admission import QueryAdmission
 from services.storage.redis_node.inspection import inspect
 from services.storage.redis_node.link import connect
 from services.storage.settings import StorageSettings
+from services.storage.verify_api import build_verify_router
 from shared.contracts.chunk_batches import MAX_FRAME_BYTES
 from shared.disk.data_folder import claim_data_dir
 from shared.peer_calls.request_signing import RequestVerifier
@@ -58,10 +59,14 @@ def build_app(settings: StorageSettings) -> ServiceApp:
         verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
         max_body_bytes=max(settings.max_chunk_bytes, MAX_FRAME_BYTES),
         fast_path=lambda app: FastPath(
-            QueryAdmission(app, store=node.store), store=node.store, metrics=request_metrics()
+            QueryAdmission(app, store=node.store),
+            store=node.store,
+            metrics=request_metrics(),
+            on_call=node.foreground.record,
         ),
     )
     app.include_router(build_router(node.store, node.describe))
+    app.include_router(build_verify_router(node.verifier))
     add_operations(
         app,
         readiness=node.readiness,

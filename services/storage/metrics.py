@@ -71,6 +71,25 @@ class StorageMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.reconcile_chunks = Gauge(
+            "trivet_storage_reconcile_chunks",
+            "Chunks that this node should hold and does not, and holds and should not; NaN while that is not known",
+            ["kind"],
+            registry=registry,
+        )
+        self.pulled_chunks = Counter(
+            "trivet_storage_pulled_chunks_total", "Missing chunks fetched from other nodes", registry=registry
+        )
+        self.pulled_bytes = Counter("trivet_storage_pulled_bytes_total", "Likewise, in bytes", registry=registry)
+        self.wrong_pulls = Counter(
+            "trivet_storage_wrong_pulls_total", "Answers of other nodes that were not the chunk", registry=registry
+        )
+        self.deleted_chunks = Counter(
+            "trivet_storage_deleted_chunks_total",
+            "Chunks deleted because the log condemned them, or as surplus",
+            ["reason"],
+            registry=registry,
+        )
         self.commit_duration_s = Histogram(
             "trivet_storage_commit_duration_seconds",
             "One transaction of the catalog, from BEGIN until it is durable",

@@ -15,6 +15,18 @@ from services.storage.heartbeat import HeartbeatSender
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from services.storage.peers import Peers
+from services.storage.placement_view import PlacementView
+from services.storage.reconcile.comparison import Comparison
+from services.storage.reconcile.database import FILE_NAME, ReconcileDatabase
+from services.storage.reconcile.expected_chunks import ExpectedChunks
+from services.storage.reconcile.extra_chunks import ExtraChunks
+from services.storage.reconcile.follower import Follower
+from services.storage.reconcile.pace import Foreground, Pace
+from services.storage.reconcile.pulls import Puller
+from services.storage.reconcile.reconciler import ReconcileParts, Reconciler
+from services.storage.reconcile.references import References
+from services.storage.reconcile.signals import Signals
+from services.storage.reconcile.verify import Verifier
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.tier import RedisTier
 from services.storage.refetch import Refetcher, RefetchPace
@@ -85,9 +97,11 @@ class StorageService:
         )
         budget = ByteBudget(settings.max_inflight_bytes, max_wait_s=_BUDGET_WAIT_S)
         self._consensus = ConsensusClient(list(settings.consensus_urls), self._client)
+        self._view = PlacementView(settings.node_id, settings.replica_count)
+        self._peers = Peers(self._view, self._client)
         self._refetcher = Refetcher(
             self._tier,
-            Peers(settings.node_id, self._consensus, self._client),
+            self._peers,
             RefetchPace(
                 settings.refetch_interval_s,
                 settings.refetch_retry_base_s,
@@ -108,7 +122,10 @@ class StorageService:
             max_chunk_bytes=settings.max_chunk_bytes,
             typical_chunk_bytes=settings.typical_chunk_bytes,
             max_verify_bytes=settings.max_verify_bytes,
+            holders=self._view,
         )
+        self.foreground = Foreground()
+        self.verifier, self._reconciler = self._make_reconcile(budget)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -120,6 +137,7 @@ class StorageService:
             tasks.start("heartbeat on change", self._heartbeat.run_on_change())
             tasks.start("scrub", self._scrubber.run())
             tasks.start("refetch", self._refetcher.run())
+            tasks.start("reconcile", self._reconciler.run())
             yield
 
     def readiness(self) -> list[str]:
@@ -147,6 +165,7 @@ class StorageService:
             tiers=tiers,
             scrub=self._scrubber.status(),
             refetch=self._refetcher.status(tiers[0].lost_chunk_count),
+            reconcile=self._reconciler.report(),
         )
 
     async def _describe_for_heartbeat(self) -> Heartbeat:
@@ -173,7 +192,37 @@ class StorageService:
 
     def _news(self) -> object:
         """What consensus is told at once, and not with the next heartbeat."""
-        return self.store.is_full(), self._health()
+        report = self._reconciler.report()
+        reconcile = None
+        if report is not None:
+            is_complete = report.missing_chunks == 0
+            reconcile = (report.epoch, report.is_listing, is_complete, report.drained_index is not None)
+        return self.store.is_full(), self._health(), reconcile
+
+    def _make_reconcile(self, budget: ByteBudget) -> tuple[Verifier, Reconciler]:
+        settings, metrics, tier, view = self._settings, self._metrics, self._tier, self._view
+        database = ReconcileDatabase(settings.data_dir / FILE_NAME)
+        expected = ExpectedChunks(database, settings.cluster_id)
+        pace = Pace(settings.reconcile_max_bytes_per_s, self.foreground)
+        references = References(self._consensus, self._time, settings.gc_grace_s)
+        extra = ExtraChunks(
+            tier, self._peers, view=view, references=references, expected=expected, pace=pace, metrics=metrics
+        )
+        signals = Signals()
+        verifier = Verifier(tier, self._weight, expected=expected, budget=budget, pace=pace, signals=signals)
+        parts = ReconcileParts(
+            database=database,
+            expected=expected,
+            view=view,
+            follower=Follower(tier, references, view=view, expected=expected, extra=extra, metrics=metrics),
+            references=references,
+            comparison=Comparison(tier, expected),
+            puller=Puller(tier, self._peers, view=view, expected=expected, budget=budget, pace=pace, metrics=metrics),
+            extra=extra,
+            verifier=verifier,
+            signals=signals,
+        )
+        return verifier, Reconciler(parts, metrics, settings.reconcile_interval_s)
 
     def _make_link(self) -> RedisLink | None:
         """To this node's Redis; None in mode `disk`."""

@@ -44,6 +44,11 @@ class StorageSettings(ServiceSettings):
         refetch_interval_s: how often lost chunks are fetched from the peers.
         refetch_retry_base_s, refetch_retry_cap_s: between attempts while none can.
         refetch_max_bytes_per_s: how fast lost chunks are fetched.
+        replica_count: how many nodes hold a chunk; the same as the gateways'.
+        gc_grace_s: a chunk to which no file refers is reported for deletion when it is older than this by the log's age.
+        reconcile_interval_s: how often the log is asked for changes of references; twelve times that is between two
+            comparisons of all that is held with all that should be.
+        reconcile_max_bytes_per_s: how fast missing chunks are fetched, and how fast a verify pass reads.
         heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
     """
 
@@ -78,6 +83,10 @@ class StorageSettings(ServiceSettings):
     refetch_retry_base_s: float = Field(default=5.0, gt=0)
     refetch_retry_cap_s: float = Field(default=300.0, gt=0)
     refetch_max_bytes_per_s: int = Field(default=20 * MIB, ge=KIB)
+    replica_count: int = Field(default=3, ge=1, le=16)
+    gc_grace_s: int = Field(default=86_400, ge=1)
+    reconcile_interval_s: float = Field(default=5.0, gt=0)
+    reconcile_max_bytes_per_s: int = Field(default=64 * MIB, ge=KIB)
     consensus_urls: PeerList = Field(min_length=1)
     clock_urls: PeerList = Field(default=[])
     heartbeat_interval_s: float = Field(default=30.0, gt=0)

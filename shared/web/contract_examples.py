@@ -60,6 +60,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             }
         ],
     },
+    "VerifyReport": {
+        "state": "running",
+        "epoch": 7,
+        "log_index": 1734,
+        "expected_chunks": 1000,
+        "checked_chunks": 250,
+        "checked_bytes": 250 << 20,
+        "missing_chunks": 0,
+        "bad_chunks": 1,
+        "surplus_chunks": 0,
+        "orphaned_chunks": 2,
+        "progress": 0.25,
+        "eta_s": 12,
+    },
     "InitRequest": {"cluster_id": _CLUSTER_ID, "members": _MEMBERS, "admitted_nodes": ["storage-1", "storage-2"]},
     "InitResponse": {"cluster_id": _CLUSTER_ID, "created": True},
     "AddMemberRequest": {

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from services.clock.api import HlcReport
-from shared.contracts import chunks, cluster, metadata, time
+from shared.contracts import chunks, cluster, metadata, reconcile, time
 from shared.web.contract_examples import EXAMPLES
 
 FOLDER = Path(__file__).parents[4] / "docs" / "openapi"
 
 
 def model_of(name: str):
-    models = {"HlcReport": HlcReport} | vars(chunks) | vars(cluster) | vars(metadata) | vars(time)
+    models = {"HlcReport": HlcReport} | vars(chunks) | vars(cluster) | vars(metadata) | vars(reconcile) | vars(time)
     return models[name]
 
 

@@ -1,0 +1,224 @@
+"""Chunks that are held and not expected: surplus, which the expected holders have, and orphans, to which no file refers.
+
+Nothing is deleted on a page of references alone. Surplus leaves when every expected holder has recorded this node's start
+index and confirmed that it holds the chunk, verified, in the same epoch. An orphan that is older than the grace period is
+proposed for condemnation; the log decides, and the deletion comes back with its index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from services.storage.metrics import StorageMetrics
+from services.storage.outcomes import outcomes_of
+from services.storage.placement_view import PlacementView
+from services.storage.ports import ConditionalDelete
+from services.storage.reconcile.expected_chunks import ExpectedChunks
+from services.storage.reconcile.pace import Complaints, Pace
+from services.storage.reconcile.references import Checked, References
+from services.storage.reconcile.rules import is_orphan_candidate, may_delete_condemned, may_drop_surplus
+from shared.contracts.chunks import MAX_CONFIRM_CHUNKS, ConfirmResponse
+from shared.contracts.cluster import StorageNode
+from shared.errors import TrivetError
+
+_PAGE: Final = min(MAX_CONFIRM_CHUNKS, 1000)
+
+
+class DroppingTier(Protocol):
+    """The part of `ports.Tier` that is used here."""
+
+    async def start_indexes(self, digests: Sequence[str]) -> dict[str, int]:
+        """See `ports.Tier`."""
+
+    async def delete_if(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        """See `ports.Tier`."""
+
+
+class Confirmers(Protocol):
+    """Other nodes; see `peers.Peers`."""
+
+    async def confirm(self, node: StorageNode, epoch: int, start_indexes: dict[str, int]) -> ConfirmResponse:
+        """See `peers.Peers`."""
+
+
+@dataclass(slots=True)
+class ExtraOutcome:
+    """Of one walk.
+
+    Attributes:
+        checked_index: the lowest log index at which references were asked for; None when there was nothing to ask.
+        surplus, orphans: that were found: files refer to them, or none does.
+        surplus_left: of them that are still held.
+        is_outdated: a peer decides by a newer node map than this node.
+    """
+
+    checked_index: int | None = None
+    surplus: int = 0
+    orphans: int = 0
+    surplus_left: int = 0
+    is_outdated: bool = False
+
+
+class ExtraChunks:
+    """Walks over the list of extra chunks.
+
+    Invariant: while `deciding` is held, the node map that this node decides by, and confirms by, does not change. So nothing
+    is deleted by a decision of an epoch after this node has confirmed anything in a later one.
+    """
+
+    def __init__(
+        self,
+        tier: DroppingTier,
+        peers: Confirmers,
+        *,
+        view: PlacementView,
+        references: References,
+        expected: ExpectedChunks,
+        pace: Pace,
+        metrics: StorageMetrics,
+    ) -> None:
+        self._tier = tier
+        self._peers = peers
+        self._view = view
+        self._references = references
+        self._expected = expected
+        self._pace = pace
+        self._metrics = metrics
+        self._complaints = Complaints()
+        self.deciding = asyncio.Lock()
+        self.walking = asyncio.Lock()
+        """Held by whoever walks."""
+
+    async def walk(self) -> ExtraOutcome:
+        """Decide about every extra chunk once.
+
+        Raises:
+            TrivetError: consensus, the tier or the list does not answer.
+            DatabaseDamagedError: see `ExpectedChunks`.
+        """
+        outcome = ExtraOutcome()
+        after = b""
+        while page := await self._expected.extra_page(after, _PAGE):
+            after = page[-1]
+            began_s = asyncio.get_running_loop().time()
+            await self._decide(page, outcome)
+            await self._pace.rest(0, began_s)
+        return outcome
+
+    async def _decide(self, page: Sequence[bytes], outcome: ExtraOutcome) -> None:
+        # Before the references: a start index that is recorded later is of an upload that they may not show.
+        start_indexes = {
+            bytes.fromhex(digest): index
+            for digest, index in (await self._tier.start_indexes([digest.hex() for digest in page])).items()
+        }
+        checked = await self._references.check(list(start_indexes))
+        index = checked.context.log_index
+        outcome.checked_index = index if outcome.checked_index is None else min(index, outcome.checked_index)
+        # Of an upload that was published since the set was compared.
+        is_expected = self._view.filter()
+        expected = {digest for digest in checked.referenced if is_expected(digest)}
+        surplus = {digest: start_indexes[digest] for digest in checked.referenced - expected}
+        orphans = {digest: start for digest, start in start_indexes.items() if digest not in checked.referenced}
+        dropped = await self._drop_surplus(surplus, outcome)
+        deleted = await self._drop_orphans(orphans, checked)
+        outcome.surplus += len(surplus)
+        outcome.orphans += len(orphans)
+        outcome.surplus_left += len(surplus) - len(dropped)
+        left = set(start_indexes) - expected - dropped - deleted
+        await self._expected.drop_extra(set(page) - left)
+        await self._expected.record_references({digest: digest in checked.referenced for digest in left})
+
+    async def _drop_orphans(self, start_indexes: dict[bytes, int], checked: Checked) -> set[bytes]:
+        """Delete those that were condemned, propose those that are old enough. Returns those that are deleted."""
+        condemned = {
+            digest: checked.condemned[digest]
+            for digest, start in start_indexes.items()
+            if digest in checked.condemned and may_delete_condemned(start, checked.condemned[digest])
+        }
+        candidates = {
+            digest: start
+            for digest, start in start_indexes.items()
+            if digest not in condemned and is_orphan_candidate(start, checked.aged_index, checked.context.log_index)
+        }
+        if candidates:
+            await self._references.condemn(candidates)
+        deleted = await self._tier.delete_if([condemned_delete(digest, index) for digest, index in condemned.items()])
+        self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
+        return set(map(bytes.fromhex, deleted))
+
+    async def _drop_surplus(self, start_indexes: dict[bytes, int], outcome: ExtraOutcome) -> set[bytes]:
+        """Those that are deleted."""
+        epoch = self._view.epoch
+        if epoch is None or not self._view.has_spare_nodes:
+            return set()
+        holders = {digest: {node.id: node for node in self._view.holders(digest)} for digest in start_indexes}
+        confirmed = await self._ask(holders, start_indexes, epoch, outcome)
+        async with self.deciding:
+            deletes = [
+                ConditionalDelete(
+                    digest.hex(),
+                    partial(
+                        self._may_drop,
+                        sent=start_indexes[digest],
+                        epoch=epoch,
+                        confirmed_by=confirmed[digest],
+                        expected=list(expected),
+                    ),
+                )
+                for digest, expected in holders.items()
+                if set(expected) <= confirmed[digest]
+            ]
+            deleted = await self._tier.delete_if(deletes) if deletes else set()
+        self._metrics.deleted_chunks.labels(reason="surplus").inc(len(deleted))
+        return set(map(bytes.fromhex, deleted))
+
+    def _may_drop(
+        self, recorded: int, *, sent: int, epoch: int, confirmed_by: set[str], expected: Sequence[str]
+    ) -> bool:
+        return may_drop_surplus(
+            recorded_start_index=recorded,
+            sent_start_index=sent,
+            decision_epoch=epoch,
+            current_epoch=-1 if self._view.epoch is None else self._view.epoch,
+            confirmed_by=confirmed_by,
+            expected=expected,
+            replica_count=self._view.replica_count,
+        )
+
+    async def _ask(
+        self,
+        holders: dict[bytes, dict[str, StorageNode]],
+        start_indexes: dict[bytes, int],
+        epoch: int,
+        outcome: ExtraOutcome,
+    ) -> dict[bytes, set[str]]:
+        """Who confirmed what."""
+        asked: dict[str, dict[str, int]] = defaultdict(dict)
+        nodes: dict[str, StorageNode] = {}
+        for digest, expected in holders.items():
+            for name, node in expected.items():
+                nodes[name] = node
+                asked[name][digest.hex()] = start_indexes[digest]
+        answers = await outcomes_of([self._peers.confirm(nodes[name], epoch, asked[name]) for name in asked])
+        confirmed: dict[bytes, set[str]] = {digest: set() for digest in holders}
+        for name, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, TrivetError):
+                self._complaints.warn("a peer confirmed nothing", name, error=answer.message)
+            elif answer.epoch != epoch:
+                outcome.is_outdated |= answer.epoch is not None and answer.epoch > epoch
+            elif not set(answer.confirmed) <= asked[name].keys():
+                self._complaints.warn("a peer confirmed a chunk that it was not asked about", name)
+            else:
+                for given in answer.confirmed:
+                    confirmed[bytes.fromhex(given)].add(name)
+        return confirmed
+
+
+def condemned_delete(digest: bytes, condemned_index: int) -> ConditionalDelete:
+    """Delete a chunk that was condemned at that index."""
+    return ConditionalDelete(digest.hex(), partial(may_delete_condemned, condemned_index=condemned_index))

@@ -1,0 +1,277 @@
+"""The loops of reconcile: follow the log and compare, fetch what is missing, drop what is extra, verify when asked.
+
+They run side by side because they wait for different things: consensus, other nodes' bytes, other nodes' confirmations. What
+one finds it puts on a list on disk (`expected_chunks`), where the other takes it from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from services.storage.metrics import StorageMetrics
+from services.storage.placement_view import PlacementView
+from services.storage.reconcile.comparison import Comparison, FoundDifferences
+from services.storage.reconcile.database import DatabaseDamagedError, ReconcileDatabase
+from services.storage.reconcile.expected_chunks import ExpectedChunks
+from services.storage.reconcile.extra_chunks import ExtraChunks, ExtraOutcome
+from services.storage.reconcile.follower import Follower
+from services.storage.reconcile.pace import Complaints, Retry
+from services.storage.reconcile.pulls import Puller
+from services.storage.reconcile.references import References
+from services.storage.reconcile.signals import Signals
+from services.storage.reconcile.verify import DifferenceCount, Verifier
+from shared.contracts.reconcile import ReconcileReport
+from shared.errors import TrivetError
+
+logger = structlog.get_logger(__name__)
+
+_ROUNDS_PER_COMPARISON: Final = 12
+_RETRY_BASE_S: Final = 1.0
+_RETRY_CAP_S: Final = 60.0
+_UNSETTLED_S: Final = 1.0
+"""Between looks at the node map while it does not say that this node is here: after a start that is a matter of a heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileParts:
+    """What the loops work with."""
+
+    database: ReconcileDatabase
+    expected: ExpectedChunks
+    view: PlacementView
+    references: References
+    follower: Follower
+    comparison: Comparison
+    puller: Puller
+    extra: ExtraChunks
+    verifier: Verifier
+    signals: Signals
+
+
+class Reconciler:
+    """Runs the loops; `report` says how far they are."""
+
+    def __init__(self, parts: ReconcileParts, metrics: StorageMetrics, interval_s: float) -> None:
+        self._database = parts.database
+        self._expected = parts.expected
+        self._view = parts.view
+        self._references = parts.references
+        self._follower = parts.follower
+        self._comparison = parts.comparison
+        self._puller = parts.puller
+        self._extra = parts.extra
+        self._verifier = parts.verifier
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._complaints = Complaints()
+        self._signals = parts.signals
+        self._has_compared = False
+        self._has_walked = False
+        self._compared_epoch: int | None = None
+        self._drained: tuple[int, int] | None = None
+        """Epoch and log index at which this node held nothing that a file referred to."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._database.open()
+                await self._expected.load()
+                await self._verifier.load()
+                break
+            except (TrivetError, DatabaseDamagedError) as error:
+                logger.warning("reconcile cannot begin yet", error=str(error))
+                await self._database.close()
+                await asyncio.sleep(self._interval_s)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_following())
+                group.create_task(self._keep_pulling())
+                group.create_task(self._keep_dropping())
+                group.create_task(self._verifier.run())
+        finally:
+            await self._database.close()
+
+    def report(self) -> ReconcileReport | None:
+        """How far this node is; None until everything was listed once, or while the node map is not known."""
+        position = self._expected.position
+        if position is None or self._view.epoch is None:
+            return None
+        is_listing = self._follower.is_listing
+        total, missing = self._expected.total, self._expected.count("missing")
+        # Between a listing and the comparison after it the lists are empty, and say nothing.
+        is_known = self._has_compared and not is_listing and not self._follower.has_listed
+        is_checked = self._has_walked and is_known
+        rate = self._puller.throughput.bytes_per_s
+        return ReconcileReport(
+            epoch=self._view.epoch,
+            log_index=position.log_index,
+            expected_chunks=None if is_listing else total.chunk_count,
+            expected_bytes=None if is_listing else total.used_bytes,
+            missing_chunks=missing.chunks if is_known else None,
+            missing_bytes=missing.size_bytes if is_known else None,
+            surplus_chunks=self._expected.count("surplus").chunks if is_checked else None,
+            orphan_chunks=self._expected.count("orphans").chunks if is_checked else None,
+            bytes_per_s=rate,
+            eta_s=missing.size_bytes // rate if is_known and missing.chunks and rate else None,
+            drained_index=self._drained_index(),
+            is_listing=is_listing,
+        )
+
+    def _publish(self) -> None:
+        """Show the report as metrics; what is not known is NaN."""
+        report = self.report()
+        gauges = self._metrics.reconcile_chunks
+        for kind in ("expected", "missing", "surplus", "orphan"):
+            count = None if report is None else getattr(report, f"{kind}_chunks")
+            gauges.labels(kind=kind).set(math.nan if count is None else count)
+
+    def _drained_index(self) -> int | None:
+        if self._drained is None or self._drained[0] != self._view.epoch or not self._view.is_draining:
+            return None
+        return self._drained[1]
+
+    async def _keep_following(self) -> None:
+        rounds = 0
+        while True:
+            if await self._guarded("the log was not followed", self._follow_once(rounds)):
+                rounds = (rounds + 1) % _ROUNDS_PER_COMPARISON
+            self._publish()
+            pause_s = self._interval_s if self._view.is_settled else min(_UNSETTLED_S, self._interval_s)
+            await self._wait_for(self._signals.round_wanted, pause_s)
+            self._signals.round_wanted.clear()
+
+    async def _follow_once(self, rounds: int) -> bool:
+        """One round; False when it decided nothing."""
+        wants_count = self._verifier.wants_count
+        if wants_count:
+            self._follower.list_again()
+        missing = await self._follower.follow()
+        if missing is None:
+            return False
+        if self._follower.has_listed:
+            self._comparison.forget()
+        if wants_count:
+            await self._count_differences()
+        elif self._follower.has_listed or not self._has_compared or rounds == 0:
+            await self._compare()
+        self._follower.has_listed = False
+        if missing:  # not before they are counted
+            self._signals.has_missing.set()
+        return True
+
+    async def _compare(self) -> FoundDifferences:
+        position = self._expected.position
+        assert position is not None, "it was followed"
+        epoch = self._view.epoch
+        if self._follower.has_listed:
+            self._has_walked = False
+        found = await self._comparison.run(position.log_index)
+        self._has_compared, self._compared_epoch = True, epoch
+        if found.missing:
+            logger.info("chunks are missing here", found=found.missing, missing=self._expected.count("missing").chunks)
+            self._signals.has_missing.set()
+        self._signals.has_extra.set()
+        return found
+
+    async def _count_differences(self) -> None:
+        """Count everything that differs, for `verify`."""
+        async with self._extra.walking:
+            self._comparison.forget()
+            found = await self._compare()
+            outcome = await self._walk()
+        position = self._expected.position
+        assert position is not None, "it was followed"
+        await self._verifier.record_count(
+            DifferenceCount(
+                epoch=self._view.epoch or 0,
+                log_index=position.log_index,
+                expected_chunks=self._expected.total.chunk_count,
+                missing_chunks=found.missing,
+                surplus_chunks=outcome.surplus,
+                orphaned_chunks=outcome.orphans,
+            )
+        )
+
+    async def _keep_pulling(self) -> None:
+        retry = Retry(_RETRY_BASE_S, _RETRY_CAP_S)
+        while True:
+            await self._signals.has_missing.wait()
+            self._signals.has_missing.clear()
+            if await self._guarded("chunks were not fetched", self._pull()):
+                retry.succeeded()
+            else:
+                await self._wait_for(self._signals.has_missing, retry.failed())
+                self._signals.has_missing.set()
+
+    async def _pull(self) -> bool:
+        """One walk; False when something is left."""
+        outcome = await self._puller.walk()
+        if outcome.absent:
+            checked = await self._references.check(outcome.absent)
+            unreferenced = [digest for digest in outcome.absent if digest not in checked.referenced]
+            await self._expected.apply(removed=unreferenced)
+            if len(unreferenced) < len(outcome.absent):
+                self._complaints.warn("no node holds a chunk that files refer to", "all", chunks=len(outcome.absent))
+        return self._expected.count("missing").chunks == 0
+
+    async def _keep_dropping(self) -> None:
+        retry = Retry(self._interval_s, self._interval_s * _ROUNDS_PER_COMPARISON)
+        while True:
+            await self._signals.has_extra.wait()
+            self._signals.has_extra.clear()
+            if await self._guarded("extra chunks were not dropped", self._drop()):
+                retry.succeeded()
+            else:
+                await self._wait_for(self._signals.has_extra, self._interval_s + retry.failed())
+                self._signals.has_extra.set()
+
+    async def _drop(self) -> bool:
+        """One walk; False when surplus is left that may be dropped later."""
+        async with self._extra.walking:
+            if not self._view.is_settled or self._follower.is_listing:
+                return True  # the comparison that follows begins anew
+            outcome = await self._walk()
+        return outcome.surplus_left == 0 or not self._view.has_spare_nodes
+
+    async def _walk(self) -> ExtraOutcome:
+        epoch, position = self._compared_epoch, self._expected.position
+        outcome = await self._extra.walk()
+        self._has_walked = True
+        if outcome.is_outdated:
+            self._signals.round_wanted.set()
+        if epoch is not None and position is not None and epoch == self._view.epoch and self._view.is_draining:
+            index = position.log_index if outcome.checked_index is None else outcome.checked_index
+            is_drained = outcome.surplus_left == 0 and index >= self._view.log_index
+            self._drained = (epoch, index) if is_drained else None
+        return outcome
+
+    async def _wait_for(self, event: asyncio.Event, pause_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await event.wait()
+
+    async def _guarded(self, trouble: str, work: Awaitable[bool]) -> bool:
+        """The result of `work`; False when it failed. A loop outlives every failure."""
+        try:
+            return await work
+        except TrivetError as error:
+            self._complaints.warn(trouble, error.code, error=error.message)
+        except DatabaseDamagedError as error:
+            logger.warning(trouble, error=str(error))
+            await self._begin_anew()
+        return False
+
+    async def _begin_anew(self) -> None:
+        with contextlib.suppress(TrivetError, DatabaseDamagedError):
+            await self._database.remake()
+            await self._expected.forget()
+            self._has_compared = self._has_walked = False
+            self._signals.round_wanted.set()

@@ -1,0 +1,151 @@
+"""A verify pass counts what is missing, bad, surplus and orphaned, once, and goes on after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.contracts.reconcile import VerifyState
+from shared.errors import ConflictError, TrivetError
+from tests.integration.storage.support import poll
+from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
+
+
+async def damaged(world) -> tuple[Node, Bodies]:
+    """n1 of four nodes: two chunks missing, three bad, an orphan, and surplus that nobody else has."""
+    nodes = await world.add_all(4)
+    node = nodes[0]
+    chunks = make_chunks(200)
+    world.log.publish(chunks)
+    await node.follower.follow()
+    for peer in nodes:
+        await peer.follower.follow()
+        await peer.hold({digest: chunks[digest] for digest in peer.wants()})
+    wanted = sorted(node.wants())
+    for digest in wanted[:2]:
+        await node.tier.delete(digest.hex())
+    for digest in wanted[2:5]:
+        node.tier.bodies[digest.hex()] = b"x" * 100
+    foreign = next(digest for digest in chunks if digest not in node.wants())
+    await node.hold({foreign: chunks[foreign]} | make_chunks(1))
+    return node, chunks
+
+
+async def running(node: Node) -> asyncio.Task[None]:
+    await node.close()
+    task = asyncio.ensure_future(node.reconciler.run())
+    await poll(lambda: node.reconciler.report() is not None)
+    return task
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_everything_is_counted_and_then_repaired(world):
+    """Each of the four kinds; what is missing and bad comes back from the others."""
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    task = await running(node)
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    report = node.verifier.report()
+    counts = (report.missing_chunks, report.bad_chunks, report.surplus_chunks, report.orphaned_chunks)
+    assert counts == (2, 3, 1, 1)
+    assert report.expected_chunks == report.checked_chunks == len(node.wants())
+    assert report.checked_bytes == 100 * len(node.wants())
+    assert (report.progress, report.eta_s, report.epoch) == (1.0, None, world.log.epoch)
+    await poll(lambda: node.holds() >= node.wants())
+    await end(task)
+
+
+async def test_one_pass_at_a_time(world):
+    """A second start is refused until the first is over, or ended."""
+    node, _ = await damaged(world)
+    assert node.verifier.report().state == VerifyState.NEVER
+    assert (await node.verifier.cancel()).state == VerifyState.NEVER
+    assert (await node.verifier.start()).state == VerifyState.RUNNING
+    with pytest.raises(ConflictError):
+        await node.verifier.start()
+    assert (await node.verifier.cancel()).state == VerifyState.CANCELLED
+    assert (await node.verifier.start()).state == VerifyState.RUNNING
+
+
+async def test_a_restart_in_the_middle_goes_on(world):
+    """What was counted is not counted again, what was read is not read again."""
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    reread, read = node.tier.get, []
+    stop_after = len(node.wants()) // 2
+    stopped = asyncio.Event()
+
+    async def count(digest: str) -> bytes:
+        if len(read) >= stop_after:
+            stopped.set()
+            await asyncio.Event().wait()
+        read.append(digest)
+        return await reread(digest)
+
+    node.tier.get = count
+    task = await running(node)
+    await stopped.wait()
+    before = node.verifier.report()
+    assert 0 < before.progress < 1
+    await end(task)
+    stop_after = 10_000
+    node.make()
+    task = await running(node)
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    report = node.verifier.report()
+    assert report.checked_chunks == len(node.wants())
+    assert (report.missing_chunks, report.bad_chunks) == (2, 3)
+    assert before.checked_chunks > 0
+    # A few of the partition in which it was stopped.
+    assert len(read) <= len(node.wants()) + 10
+    await end(task)
+    await node.open()
+    assert node.verifier.report() == report
+
+
+async def test_a_pass_that_is_ended_stays_ended(world):
+    """With what it found so far; also after a restart."""
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    stopped = asyncio.Event()
+
+    async def wait(_: str) -> bytes:
+        stopped.set()
+        await asyncio.sleep(0.01)
+        return b""
+
+    node.tier.get = wait
+    task = await running(node)
+    await stopped.wait()
+    report = await node.verifier.cancel()
+    assert (report.state, report.missing_chunks) == (VerifyState.CANCELLED, 2)
+    await end(task)
+    node.make()
+    await node.open()
+    assert node.verifier.report().state == VerifyState.CANCELLED
+
+
+async def test_trouble_interrupts_a_pass_and_does_not_end_it(monkeypatch, world):
+    """It goes on when the disk can be read again."""
+    monkeypatch.setattr("services.storage.reconcile.verify._RETRY_S", 0.01)
+    node, _ = await damaged(world)
+    get, failures = node.tier.get, 3
+
+    async def fail(digest: str) -> bytes:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise TrivetError("the disk does not answer")
+        return await get(digest)
+
+    node.tier.get = fail
+    await node.verifier.start()
+    task = await running(node)
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    assert node.verifier.report().checked_chunks == len(node.wants())
+    await end(task)
