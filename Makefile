@@ -135,6 +135,11 @@ SEEDS ?= 50000
 simulate: install ## Live SEEDS random lives of the consensus engine (or one: SEED=7)
 	@$(BIN)/python -m tests.simulation.many_lives --seeds $(if $(SEED),$(SEED),0:$(SEEDS))
 
+SCHEDULES ?= 10000
+.PHONY: simulate-garbage
+simulate-garbage: install ## Live SCHEDULES random schedules of garbage, reconcile, drains and node loss (or one: SEED=7)
+	@$(BIN)/python -m tests.simulation.garbage.many_schedules --seeds $(if $(SEED),$(SEED),0:$(SCHEDULES))
+
 HOURS ?= 1
 .PHONY: chaos
 chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation

@@ -1,0 +1,143 @@
+"""The metadata half of a schedule: the real state machine behind a log that commits what reaches it.
+
+Raft is proved elsewhere (`tests.simulation.chaos`): here an entry is committed and applied in the step in which its proposal
+arrives, and a read is answered from the state in the step in which it arrives. What a proposer learns, and when, is decided
+by the network in between.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+from services.consensus.metadata.entries import (
+    KNOWN_ENTRY_VERSION,
+    CommittedEntry,
+    encode_proposal,
+)
+from services.consensus.metadata.store import MetadataStore
+from shared.contracts.cluster import NodeMap
+from shared.contracts.metadata import (
+    AnnounceMember,
+    Answer,
+    Command,
+    InitCluster,
+    PassTime,
+    Proposal,
+    ProposalResult,
+    Query,
+    RaiseEntryVersion,
+)
+from shared.contracts.time import ClockState, Stamp
+from shared.errors import error_from_problem
+
+REPLICA_COUNT: Final = 3
+REFERENCE_RETENTION_S: Final = 60
+"""The longer of the grace period and the longest download. A node asks with it how old its orphans are, too."""
+CURSOR_RETENTION_S: Final = 20
+CONDEMNED_RETENTION_S: Final = 400
+
+STAMP: Final = Stamp(hlc=1 << 32, state=ClockState.LOGICAL)
+
+
+def scratch_folder() -> Path | None:
+    """Where files live in memory, if there is such a place: nothing of a schedule has to survive a power cut."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
+
+
+@cache
+def _template() -> bytes:
+    """The file of a cluster that has just been initialised: schedules begin with a copy of it."""
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
+        path = Path(folder) / "metadata.sqlite"
+        log = Log(MetadataStore.open(path), "first")
+        log.propose(InitCluster(cluster_id="simulated", admitted_nodes=[], stamp=STAMP))
+        log.propose(AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
+        log.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
+        log.close()
+        return path.read_bytes()
+
+
+class Log:
+    """Entries in order, and the state they make."""
+
+    def __init__(self, store: MetadataStore, name: str = "request") -> None:
+        self.store = store
+        self._name = name
+        self._requests = 0
+
+    @classmethod
+    def create(cls, folder: Path) -> Self:
+        """The log of a new cluster, whose only bucket is `default`."""
+        path = folder / "metadata.sqlite"
+        path.write_bytes(_template())
+        return cls(MetadataStore.open(path))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.store.close()
+
+    @property
+    def index(self) -> int:
+        """Of the last entry applied."""
+        return self.store.last_applied
+
+    @property
+    def lived_s(self) -> float:
+        """The log's own age."""
+        return self.store.summary().lived_ms / 1000
+
+    @property
+    def node_map(self) -> NodeMap:
+        """As of the last entry."""
+        return self.store.node_map()
+
+    def new_request_id(self) -> str:
+        """For a request or an attempt."""
+        self._requests += 1
+        return f"{self._name}-{self._requests}"
+
+    def append(
+        self, command: Command, request_id: str, *, attempt_id: str | None = None, fingerprint: str | None = None
+    ) -> ProposalResult:
+        """Commit and apply one entry; what became of it."""
+        proposal = Proposal(
+            request_id=request_id, attempt_id=attempt_id, fingerprint=fingerprint, command=command, retain_s=86_400
+        )
+        (result,) = self.store.apply_batch([CommittedEntry(self.index + 1, 1, encode_proposal(proposal))])
+        assert result is not None
+        return result
+
+    def propose(self, command: Command) -> dict[str, Any]:
+        """As `append` of a request that nobody repeats. Raises the refusal."""
+        result = self.append(command, self.new_request_id())
+        if result.problem is not None:
+            raise error_from_problem(result.problem)
+        return result.result or {}
+
+    def read(self, *queries: Query) -> tuple[int, list[Answer]]:
+        """The answers of one state, and its index. Raises a refusal."""
+        results = self.store.answer(queries, term=1)
+        answers = []
+        for result in results.results:
+            if result.answer is None:
+                raise error_from_problem(result.problem or {})
+            answers.append(result.answer)
+        return results.log_index, answers
+
+    def pass_time(self, elapsed_s: float, *, reference_retention_s: int = REFERENCE_RETENTION_S) -> bool:
+        """Let the log's clock go on, and some be forgotten; whether there is more to forget."""
+        result = self.propose(
+            PassTime(
+                elapsed_ms=int(elapsed_s * 1000),
+                cursor_retention_s=CURSOR_RETENTION_S,
+                tombstone_retention_s=REFERENCE_RETENTION_S,
+                reference_retention_s=reference_retention_s,
+                condemned_retention_s=CONDEMNED_RETENTION_S,
+                stamp=STAMP,
+            )
+        )
+        return bool(result["has_more"])

@@ -1,0 +1,214 @@
+"""Bugs planted here to test the schedules: `python -m tests.simulation.garbage.planted_bugs` prints the table.
+
+Each is patched in from outside, for the length of one search. Those that concern the log change functions of the state
+machine itself, those of a node's decisions the product's rules; the rest changes the model of the loop around them. A bug is
+caught when a schedule breaks a promise with it that holds without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from services.consensus.metadata import commands
+from services.consensus.metadata.garbage import Garbage
+from services.consensus.metadata.rows import NodeRow, RunRow
+from services.storage.reconcile import rules
+from shared.contracts.cluster import NodeState, StorageNode
+from shared.contracts.metadata import PublishFile, RemovalProof
+from shared.errors import NodeReplacedError
+from tests.simulation.garbage.kernel import Pause, Steps
+from tests.simulation.garbage.leader import Leader
+from tests.simulation.garbage.node import Node
+from tests.simulation.garbage.oracle import ViolationError
+from tests.simulation.garbage.scenarios import (
+    Stage,
+    pull_before_an_old_condemnation,
+    surplus_on_an_old_replica,
+    surplus_that_is_missed,
+    two_epochs_in_flight,
+    violation_of,
+)
+from tests.simulation.garbage.world import World, live
+
+SEEDS: Final = range(300)
+"""As many as every test run lives."""
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedBug:
+    """One bug.
+
+    Attributes:
+        name: what is wrong, in words.
+        how: it is patched in, for the table.
+        plant: patches it in.
+        scenario: the written schedule that catches it, where random ones are not relied on.
+    """
+
+    name: str
+    how: str
+    plant: Plant
+    scenario: Callable[[Stage], None] | None = None
+
+
+def _grace_0(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(World, "reference_retention_s", 0)
+
+
+def _recorded_index_not_checked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rules, "may_delete_condemned", lambda _recorded, condemned_index: condemned_index > 0)
+
+
+def _surplus_dropped_before_confirmed(patch: pytest.MonkeyPatch) -> None:
+    right = rules.may_drop_surplus
+    patch.setattr(rules, "may_drop_surplus", lambda **facts: right(**facts | {"confirmed_by": facts["expected"]}))
+
+
+def _confirmation_of_another_epoch(patch: pytest.MonkeyPatch) -> None:
+    right = rules.may_drop_surplus
+    patch.setattr(rules, "counts_as_confirmation", lambda *, is_verified, **_: is_verified)
+    patch.setattr(
+        rules, "may_drop_surplus", lambda **facts: right(**facts | {"current_epoch": facts["decision_epoch"]})
+    )
+
+
+def _incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
+    right = commands.check_acknowledging_nodes
+
+    def check(command: PublishFile, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
+        try:
+            right(command, nodes, runs)
+        except NodeReplacedError:
+            right(command.model_copy(update={"fences": None, "epoch": 1 << 40}), nodes, runs)
+
+    patch.setattr(commands, "check_acknowledging_nodes", check)
+
+
+def _hit_not_verified(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Node, "is_verified", lambda _self, _replica: True)
+
+
+def _removal_without_proof(patch: pytest.MonkeyPatch) -> None:
+    def proof_of(_self: Leader, node: StorageNode, _drained: Any) -> RemovalProof | None:
+        return RemovalProof(log_index=1, epoch=0, incarnation=0) if node.state == NodeState.DRAINING else None
+
+    patch.setattr(Leader, "proof_of", proof_of)
+    patch.setattr(commands, "check_removal", lambda *_, **__: None)
+
+
+def _absence_from_a_page_deletes(patch: pytest.MonkeyPatch) -> None:
+    def condemn(self: Node, _held: Any, digests: list[str], *_: Any) -> Steps:
+        for digest in digests:
+            self.disk.chunks.pop(digest, None)
+            yield Pause()
+
+    patch.setattr(Node, "_condemn", condemn)
+
+
+def _pin_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Garbage, "backups", lambda _self: [])
+
+
+def _pulled_without_its_start_index(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rules, "pulled_start_index", lambda _source, _reference: 0)
+
+
+def _surplus_asked_without_its_start_index(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Node, "record_start_index", lambda _self, _replica, _start_index: None)
+
+
+def _condemned_chunk_published(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commands, "check_not_condemned", lambda _command, _garbage: None)
+
+
+BUGS: Final = (
+    PlantedBug("grace 0", "the leader proposes PassTime with reference_retention_s = 0", _grace_0),
+    PlantedBug(
+        "recorded index not checked", "rules.may_delete_condemned: every condemned chunk", _recorded_index_not_checked
+    ),
+    PlantedBug(
+        "surplus dropped before confirmed",
+        "rules.may_drop_surplus takes the expected holders for those that confirmed",
+        _surplus_dropped_before_confirmed,
+        surplus_that_is_missed,
+    ),
+    PlantedBug(
+        "confirmation of another epoch counted",
+        "rules: whoever holds a chunk confirms it, and a confirmation outlives the epoch of the decision",
+        _confirmation_of_another_epoch,
+        two_epochs_in_flight,
+    ),
+    PlantedBug("incarnation ignored", "commands.check_acknowledging_nodes compares no fences", _incarnation_ignored),
+    PlantedBug("hit not verified", "the node takes every replica for verified", _hit_not_verified),
+    PlantedBug(
+        "removal without proof",
+        "commands.check_removal checks nothing, and the leader removes whatever drains",
+        _removal_without_proof,
+    ),
+    PlantedBug(
+        "absence from a page deletes", "the node deletes what no page lists, young or old", _absence_from_a_page_deletes
+    ),
+    PlantedBug("pin ignored", "Garbage.backups lists none", _pin_ignored),
+    PlantedBug(
+        "pulled without its start index",
+        "rules.pulled_start_index is 0",
+        _pulled_without_its_start_index,
+        pull_before_an_old_condemnation,
+    ),
+    PlantedBug(
+        "surplus asked without its start index",
+        "the holder confirms and records nothing",
+        _surplus_asked_without_its_start_index,
+        surplus_on_an_old_replica,
+    ),
+    PlantedBug("condemned chunk published", "commands.check_not_condemned checks nothing", _condemned_chunk_published),
+)
+
+
+@contextmanager
+def planted(bug: PlantedBug) -> Iterator[None]:
+    """The bug is there inside the block, and gone after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        bug.plant(patch)
+        yield
+
+
+def first_seed(seeds: Iterable[int]) -> tuple[int, str] | None:
+    """The first seed whose schedule breaks a promise, with its complaint. Errors of other kinds are raised."""
+    for seed in seeds:
+        try:
+            live(seed)
+        except ViolationError as violation:
+            return seed, str(violation)
+    return None
+
+
+def main() -> int:
+    """Print the table; 1 when a bug was not caught."""
+    missed = 0
+    for bug in BUGS:
+        began, written = time.monotonic(), None
+        with planted(bug):
+            found = first_seed(SEEDS)
+        verdict = f"schedule {found[0] + 1}: {found[1]}" if found else f"not by {len(SEEDS)} schedules"
+        if bug.scenario is not None:
+            with planted(bug):
+                written = violation_of(bug.scenario)
+            verdict = f"{bug.scenario.__name__}: {written}; at random {verdict}"
+        missed += found is None and written is None
+        sys.stdout.write(f"{bug.name:40} {bug.how}\n    {verdict} ({time.monotonic() - began:.1f} s)\n")
+        sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Random schedules of garbage and reconcile: what is referred to is never lost, the rest goes. A failure names its seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.garbage.many_schedules import Report, live_on_all_processors
+from tests.simulation.garbage.planted_bugs import BUGS, SEEDS, PlantedBug, first_seed, planted
+from tests.simulation.garbage.scenarios import violation_of
+from tests.simulation.garbage.world import live
+
+
+@pytest.mark.timeout(600)
+def test_random_schedules_lose_nothing_and_come_to_rest() -> None:
+    """Uploads of chunks that are being deleted, drains, lost disks and late messages: every promise holds at every step."""
+    total = Report()
+    for report in live_on_all_processors(SEEDS):
+        total.add(report)
+    assert not total.failures, "lives again with `make simulate-garbage SEED=...`: " + "\n".join(
+        list(total.failures.values())[:5]
+    )
+    assert total.seeds == len(SEEDS)
+    frequent = ("published", "deleted", "chunk_condemned", "node_draining", "wipes", "crashes", "drains", "pinned")
+    counts = {what: total.counts[what] for what in frequent}
+    assert min(counts.values()) > len(SEEDS) // 4, f"too little happened to prove anything: {counts}"
+
+
+def test_the_same_seed_gives_the_same_schedule() -> None:
+    """A failure can be replayed."""
+    assert live(3) == live(3)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.scenario], ids=lambda bug: bug.name)
+def test_a_written_schedule_catches_a_planted_bug(bug: PlantedBug) -> None:
+    """With the bug a promise is broken, and only with it."""
+    assert bug.scenario is not None
+    with planted(bug):
+        assert violation_of(bug.scenario) is not None, f"{bug.name} went unnoticed"
+    assert violation_of(bug.scenario) is None
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if not bug.scenario], ids=lambda bug: bug.name)
+def test_random_schedules_catch_a_planted_bug(bug: PlantedBug) -> None:
+    """One of the schedules that every test run lives finds it without knowing of it."""
+    with planted(bug):
+        assert first_seed(SEEDS) is not None, f"{bug.name} went unnoticed by {len(SEEDS)} schedules"
+
+
+def test_there_are_at_least_eleven_bugs() -> None:
+    """Each with a name of its own."""
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 11

@@ -1,0 +1,485 @@
+"""One schedule: a cluster, a seed, and everything that may happen to chunks, in an order that nobody would choose.
+
+A schedule has two stretches of chaos. After each the faults stop, and the cluster must come to rest: every chunk that is
+referred to on exactly its expected holders, every other chunk gone. During the first rest some nodes stay away, so that the
+second stretch begins with replicas of a time that the log has forgotten.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from shared.contracts.cluster import NodeState
+from shared.contracts.metadata import (
+    AdmitNode,
+    BeginBackup,
+    DeleteFile,
+    EndBackup,
+    GetFile,
+    ProposalResult,
+    PublishFile,
+    RemoveNode,
+    RenewBackup,
+    UpdateNode,
+)
+from shared.contracts.names import DEFAULT_BUCKET
+from shared.errors import TrivetError
+from shared.placement import expected_holders, live_nodes
+from shared.units import GIB
+from tests.simulation.garbage.gateway import WRITE_QUORUM, Gateway
+from tests.simulation.garbage.kernel import Kernel, Party
+from tests.simulation.garbage.leader import Leader
+from tests.simulation.garbage.log import REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
+from tests.simulation.garbage.node import Node
+from tests.simulation.garbage.oracle import Ack, Oracle, ViolationError
+
+_SETTLE_ROUNDS: Final = 40
+_ROUND_STEPS: Final = 20_000
+_LIVE: Final = (NodeState.ACTIVE, NodeState.SUSPECT)
+
+
+class World:
+    """Everything that a schedule has, and what it does."""
+
+    reference_retention_s = REFERENCE_RETENTION_S
+    """What the leader tells the log."""
+
+    def __init__(self, seed: int, folder: Path, *, nodes: int | None = None) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.kernel = Kernel(self.chance)
+        self.log = Log.create(folder)
+        self.log_party = Party("log")
+        self.leader = Leader(self)
+        self.nodes: dict[str, Node] = {}
+        self.oracle = Oracle(self.log, self.nodes)
+        self.gateways = [Gateway(self, f"gateway-{number}") for number in (1, 2)]
+        self._names = 0
+        self._profile = self.chance.choice(_PROFILES)
+        chunks = range(self._profile.chunks)
+        self.digests = [blake3(f"{seed}/{number}".encode()).hexdigest() for number in chunks]
+        self._zones = self.chance.choice([1, 2, 4])
+        for _ in range(nodes or self.chance.choice([4, 4, 5])):
+            self._add_node()
+
+    def draw_copies(self) -> int:
+        """To how many nodes a gateway sends a chunk at once."""
+        return self.chance.choice([WRITE_QUORUM, REPLICA_COUNT])
+
+    def draw_name(self) -> int:
+        """A number that no other thing of this schedule has."""
+        self._names += 1
+        return self._names
+
+    # --- changes of the log that the oracle has to know of -------------------------------------------------------------
+
+    def publish(
+        self, command: PublishFile, request_id: str, attempt_id: str, acks: dict[str, dict[str, Ack]]
+    ) -> ProposalResult:
+        """One attempt of an upload arrives at the log."""
+        result = self.log.append(command, request_id, attempt_id=attempt_id, fingerprint=command.key)
+        if result.log_index == self.log.index:
+            self.counts["published" if result.problem is None else result.problem["code"]] += 1
+            if result.problem is None:
+                self.oracle.published(command.key, result.log_index, acks)
+        return result
+
+    def delete(self, command: DeleteFile) -> None:
+        """A deletion arrives at the log."""
+        self.log.propose(command)
+        self.counts["deleted"] += 1
+        self.oracle.deleted(command.key)
+
+    def begin_backup(self, command: BeginBackup | RenewBackup) -> None:
+        """A pin, or a longer one."""
+        result = self.log.propose(command)
+        self.counts["pinned"] += 1
+        self.oracle.backup_began(command.backup_id, result["expires_ms"])
+
+    def end_backup(self, command: EndBackup) -> None:
+        """A pin is taken away."""
+        self.log.propose(command)
+        self.oracle.backup_ended(command.backup_id)
+
+    # --- chaos --------------------------------------------------------------------------------------------------------
+
+    def live(self) -> None:
+        """The whole schedule.
+
+        Raises:
+            ViolationError: a promise was broken.
+        """
+        self.kernel.run_until_idle(_ROUND_STEPS)
+        for steps in self._profile.steps:
+            self.kernel.loss = self.chance.choice([0.0, 0.03, 0.1])
+            for _ in range(steps):
+                self._disturb()
+                self.kernel.step()
+                self.oracle.check()
+            self._settle(is_last=steps == self._profile.steps[-1])
+
+    def _disturb(self) -> None:
+        """Begin something, or break something, or neither."""
+        if self.chance.random() < 0.45:
+            return
+        act: Callable[[], None] = self.chance.choices(_ACTS, self._profile.weights)[0].__get__(self)
+        act()
+
+    def _upload(self) -> None:
+        chunks = self.chance.sample(self.digests, min(len(self.digests), self.chance.choice([1, 1, 2])))
+        gateway, key = self._gateway(), self._key()
+        self.counts["uploads"] += 1
+        keeps_bytes = self.chance.random() < 0.5
+        self.kernel.spawn(gateway.party, gateway.upload(key, chunks, keeps_bytes=keeps_bytes))
+
+    def _delete(self) -> None:
+        gateway = self._gateway()
+        self.kernel.spawn(gateway.party, gateway.delete(self._key()))
+
+    def _read(self) -> None:
+        gateway = self._gateway()
+        self.kernel.spawn(gateway.party, gateway.read(self._key()))
+
+    def _back_up(self) -> None:
+        gateway, lease_s = self._gateway(), self.chance.randrange(20, 200)
+        self.kernel.spawn(gateway.party, gateway.back_up(f"backup-{self.draw_name()}", lease_s))
+
+    def _pass_time(self) -> None:
+        self.log.pass_time(
+            self.chance.randrange(*self._profile.elapsed_s), reference_retention_s=self.reference_retention_s
+        )
+
+    def _heartbeat(self) -> None:
+        node = self._node()
+        node.loop("heartbeat", node.heartbeat)
+
+    def _follow(self) -> None:
+        node = self._node()
+        node.loop("follow", node.follow)
+
+    def _compare(self) -> None:
+        node = self._node()
+        node.loop("compare", node.compare)
+
+    def _check_candidates(self) -> None:
+        node = self._node()
+        node.loop("check_candidates", node.check_candidates)
+
+    def _refetch(self) -> None:
+        node = self._node()
+        node.loop("refetch", node.refetch)
+
+    def _scrub(self) -> None:
+        node = self._node()
+        node.loop("scrub", node.scrub)
+
+    def _suspect(self) -> None:
+        known = self.chance.choice(self.log.node_map.nodes)
+        node = self.nodes[known.id]
+        is_away = not node.party.is_up or node.party.is_paused
+        if is_away or self.chance.random() < 0.5:
+            state = self.chance.choice([NodeState.SUSPECT, NodeState.INACTIVE, NodeState.INACTIVE])
+            self.kernel.spawn(self.leader.party, self.leader.set_state(known.id, state))
+
+    def _drain(self) -> None:
+        known = self.chance.choice(self.log.node_map.nodes)
+        self.counts["drains"] += 1
+        is_forced = self.chance.random() < 0.1
+        self.kernel.spawn(self.leader.party, self.leader.drain(known.id, is_forced=is_forced))
+
+    def _cancel_drain(self) -> None:
+        draining = [node.id for node in self.log.node_map.nodes if node.state == NodeState.DRAINING]
+        if draining:
+            self.kernel.spawn(self.leader.party, self.leader.cancel_drain(self.chance.choice(draining)))
+
+    def _admit(self) -> None:
+        """A node that was removed comes back with the disk that it had, or a new one comes."""
+        removed = [node_id for node_id in self.nodes if node_id not in self._admitted()]
+        if len(self.log.node_map.nodes) < 6:
+            if removed:
+                self.kernel.spawn(self.leader.party, self.leader.admit(self.chance.choice(removed)))
+            elif len(self.nodes) < 7:
+                self._add_node()
+
+    def _restart(self) -> None:
+        node = self._node()
+        if node.party.is_up:
+            node.crash()
+            self.counts["crashes"] += 1
+        else:
+            node.start()
+
+    def _pause(self) -> None:
+        node = self._node()
+        node.party.is_paused = not node.party.is_paused
+
+    def _cut(self) -> None:
+        if self.kernel.cuts and self.chance.random() < 0.5:
+            self.kernel.cuts.pop(0)
+            return
+        node = self._node()
+        others = ["leader", *(gateway.party.name for gateway in self.gateways), *self.nodes]
+        # A node that cannot follow the log goes on deciding by what it knows.
+        other = "log" if self.chance.random() < 0.6 else self.chance.choice(others)
+        self.kernel.cuts.append((node.id, other))
+
+    def _wipe(self) -> None:
+        node = self._node()
+        digests = [digest for digest in node.disk.chunks if node.holds_good(digest)]
+        if self.oracle.may_lose(digests):
+            self.counts["wipes"] += 1
+            self.oracle.lost(digests, self.kernel.step_count)
+            node.wipe()
+
+    def _roll_back(self) -> None:
+        """A volume goes back to a snapshot; or, the first time, a snapshot is taken."""
+        node = self._node()
+        if node.old_disk is None:
+            node.old_disk = node.disk.copy()
+            return
+        old = node.old_disk.chunks
+        digests = [
+            digest
+            for digest, replica in node.disk.chunks.items()
+            if replica.is_good
+            and not (digest in old and old[digest].is_good and old[digest].start_index >= replica.start_index)
+        ]
+        if self.oracle.may_lose(digests):
+            self.counts["roll-backs"] += 1
+            self.oracle.lost(digests, self.kernel.step_count)
+            node.roll_back()
+
+    def _rot(self) -> None:
+        """A replica goes bad on its disk."""
+        node = self._node()
+        good = [digest for digest in node.disk.chunks if node.holds_good(digest)]
+        if good and self.oracle.may_lose([digest := self.chance.choice(good)]):
+            self.counts["rotten"] += 1
+            self.oracle.lost([digest], self.kernel.step_count)
+            node.disk.chunks[digest].is_good = False
+            if self.chance.random() < 0.5 and node.party.is_up:
+                node.crash()
+                node.start()
+
+    def _remove_dead(self) -> None:
+        """A node that does not come back is removed by force."""
+        dead = [node for node_id, node in self.nodes.items() if not node.party.is_up and node_id in self._admitted()]
+        if not dead or len(self.log.node_map.nodes) <= REPLICA_COUNT:
+            return
+        node = self.chance.choice(dead)
+        digests = [digest for digest in node.disk.chunks if node.holds_good(digest)]
+        if self.oracle.may_lose(digests):
+            self.counts["removed by force"] += 1
+            self.oracle.lost(digests, self.kernel.step_count)
+            self.log.propose(RemoveNode(node_id=node.id, is_forced=True, stamp=STAMP))
+
+    def _new_leader(self) -> None:
+        self.kernel.crash(self.leader.party)
+        self.leader.party.is_up = True
+
+    def _restart_gateway(self) -> None:
+        gateway = self._gateway()
+        self.kernel.crash(gateway.party)
+        self.kernel.start(gateway.party)
+
+    # --- rest ---------------------------------------------------------------------------------------------------------
+
+    def _settle(self, *, is_last: bool) -> None:
+        """The faults stop; what must be there at rest is there."""
+        self._heal(is_last=is_last)
+        for _ in range(_SETTLE_ROUNDS):
+            before = self._picture()
+            self._find_failures()
+            self._cancel_hopeless_drain()
+            self._work()
+            if self._picture() == before and not self._complaints():
+                break
+            while self.log.pass_time(REFERENCE_RETENTION_S / 2, reference_retention_s=self.reference_retention_s):
+                pass
+            self.oracle.check()
+        else:
+            raise ViolationError(f"the cluster does not come to rest: {self._complaints()}")
+        self.oracle.restored()
+        self.counts["rests"] += 1
+
+    def _heal(self, *, is_last: bool) -> None:
+        self.kernel.loss = 0.0
+        self.kernel.cuts.clear()
+        away = [node for node in self.nodes.values() if not node.party.is_up]
+        spare = max(0, len(self._admitted()) - REPLICA_COUNT - 1)
+        staying = [] if is_last else [node for node in away if not self._holds_the_last(node)][:spare]
+        for node in self.nodes.values():
+            node.party.is_paused = False
+            if not node.party.is_up and node not in staying:
+                node.start()
+        self.kernel.run_until_idle(_ROUND_STEPS)
+        while sum(node.party.is_up for node in self.nodes.values() if node.id in self._admitted()) < REPLICA_COUNT + 1:
+            self._add_node()
+        for node in self.log.node_map.nodes:
+            if node.state == NodeState.DRAINING and self.chance.random() < 0.3:
+                self.kernel.spawn(self.leader.party, self.leader.cancel_drain(node.id))
+
+    def _holds_the_last(self, node: Node) -> bool:
+        """Whether a promised chunk has no good replica on a node that runs."""
+        up = [other for other in self.nodes.values() if other.party.is_up and other.id in self._admitted()]
+        promised = [digest for digest, count in self.oracle.promised.items() if count]
+        return any(not any(other.holds_good(digest) for other in up) for digest in promised if node.holds_good(digest))
+
+    def _find_failures(self) -> None:
+        for node in self.log.node_map.nodes:
+            if not self.nodes[node.id].party.is_up and node.state in _LIVE:
+                self.kernel.spawn(self.leader.party, self.leader.set_state(node.id, NodeState.INACTIVE))
+
+    def _cancel_hopeless_drain(self) -> None:
+        """With fewer than N other nodes nothing is surplus, so a drain that was forced never ends."""
+        nodes = self.log.node_map.nodes
+        draining = [node.id for node in nodes if node.state == NodeState.DRAINING]
+        if draining and sum(node.state in _LIVE for node in nodes) < REPLICA_COUNT:
+            self.kernel.spawn(self.leader.party, self.leader.cancel_drain(draining[0]))
+
+    def _work(self) -> None:
+        """Every loop of every node, to its end."""
+        for name in ("heartbeat", "follow", "refetch", "scrub", "compare", "check_candidates"):
+            for node_id in sorted(self._admitted()):
+                node = self.nodes[node_id]
+                node.loop(name, getattr(node, name))
+            before = self.kernel.step_count
+            while self.kernel.step():
+                self.oracle.check()
+                if self.kernel.step_count - before > _ROUND_STEPS:
+                    raise ViolationError(f"the pass {name} does not end")
+
+    def _picture(self) -> Any:
+        return (
+            self.log.node_map.epoch,
+            {node_id: sorted(node.disk.chunks) for node_id, node in self.nodes.items()},
+        )
+
+    def _complaints(self) -> list[str]:
+        """What is not yet as it must be at rest."""
+        node_map, needed = self.log.node_map, self.oracle.needed()
+        complaints = [
+            f"{node.id} still drains"
+            for node in node_map.nodes
+            if self.nodes[node.id].party.is_up and node.state == NodeState.DRAINING
+        ]
+        for digest in self.digests:
+            holders = {
+                node.id
+                for node in node_map.nodes
+                if digest in self.nodes[node.id].disk.chunks and self.nodes[node.id].party.is_up
+            }
+            if digest not in needed:
+                complaints += [f"{digest[:4]} is still on {node_id}" for node_id in sorted(holders)]
+            elif self.oracle.promised.get(digest):
+                expected = {node.id for node in expected_holders(digest, live_nodes(node_map), REPLICA_COUNT)}
+                complaints += [f"{digest[:4]} is not on {node_id}" for node_id in sorted(expected - holders)]
+                complaints += [f"{digest[:4]} is too much on {node_id}" for node_id in sorted(holders - expected)]
+        return complaints + [complaint for key in self.oracle.files if (complaint := self._complaint_of(key))]
+
+    def _complaint_of(self, key: str) -> str | None:
+        _, (answer,) = self.log.read(GetFile(bucket=DEFAULT_BUCKET, key=key))
+        version = self.oracle.files[key].version
+        return None if answer.file is not None and answer.file.version == version else f"{key} is not version {version}"
+
+    # --- helpers --------------------------------------------------------------------------------------------------------
+
+    def _add_node(self) -> None:
+        node_id = f"storage-{len(self.nodes) + 1}"
+        node = self.nodes[node_id] = Node(self, node_id, f"zone-{len(self.nodes) % self._zones}")
+        self.log.propose(AdmitNode(node_id=node_id, stamp=STAMP))
+        self.log.propose(
+            UpdateNode(node_id=node_id, url=f"http://{node_id}", zone=node.zone, capacity_bytes=GIB, stamp=STAMP)
+        )
+
+    def _admitted(self) -> set[str]:
+        return {node.id for node in self.log.node_map.nodes}
+
+    def _node(self) -> Node:
+        return self.chance.choice(list(self.nodes.values()))
+
+    def _gateway(self) -> Gateway:
+        return self.chance.choice(self.gateways)
+
+    def _key(self) -> str:
+        return f"k{self.chance.randrange(self._profile.keys)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """What happens how often in a schedule.
+
+    Attributes:
+        steps: of the two stretches of chaos.
+        chunks, keys: that there are at all; few of them meet more often.
+        elapsed_s: by how much the log's clock goes on at once.
+    """
+
+    steps: tuple[int, int]
+    chunks: int
+    keys: int
+    elapsed_s: tuple[int, int]
+    weights: tuple[float, ...]
+
+
+_CHOICES: Final = {
+    # (everything may happen, few chunks that come and go)
+    World._upload: (14, 4),
+    World._delete: (5, 5),
+    World._read: (4, 1),
+    World._back_up: (1, 0),
+    World._pass_time: (4, 5),
+    World._heartbeat: (10, 6),
+    World._follow: (16, 24),
+    World._compare: (14, 10),
+    World._check_candidates: (14, 24),
+    World._refetch: (2, 0.5),
+    World._scrub: (1, 0.5),
+    World._suspect: (8, 4),
+    World._drain: (1, 0.5),
+    World._cancel_drain: (0.5, 0.5),
+    World._admit: (1, 0.5),
+    World._restart: (2, 0.5),
+    World._pause: (1, 1),
+    World._cut: (2, 4),
+    World._wipe: (1, 0.3),
+    World._roll_back: (0.7, 0),
+    World._rot: (2, 0.3),
+    World._remove_dead: (0.5, 0.1),
+    World._new_leader: (0.5, 0.2),
+    World._restart_gateway: (0.5, 0.2),
+}
+_ACTS: Final = tuple(_CHOICES)
+_WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
+_PROFILES: Final = (
+    _Profile((500, 350), 5, 3, (1, 25), _WEIGHTS[0]),
+    _Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1]),
+)
+
+
+def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[str]:
+    """Live the schedule of `seed`; how often everything happened.
+
+    Raises:
+        ViolationError: with the step at which a promise was broken.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
+        world = World(seed, Path(folder))
+        if prepare is not None:
+            prepare(world)
+        try:
+            world.live()
+        except (AssertionError, TrivetError) as error:
+            raise ViolationError(f"seed {seed}, step {world.kernel.step_count}: {error}") from error
+        finally:
+            world.log.close()
+        return world.counts
