@@ -181,6 +181,12 @@ bench-publish: install ## Hand the tables of the last `make bench` over to bench
 profile: install ## Profile gateway, storage node and leader while ROW=get-4k-x16 runs (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks.cluster.profiler "$(ROW)"
 
+SIZE ?= 1
+GIGABYTES ?= 1
+.PHONY: bench-repair
+bench-repair: install ## Measure repair, reconcile at rest and space that comes back: SIZE=0.01 GIGABYTES=10 PARTS="small in-sync"
+	@$(BIN)/python -m benchmarks.repair --size "$(SIZE)" --gigabytes "$(GIGABYTES)" --parts "$(PARTS)"
+
 .PHONY: bench-consensus
 bench-consensus: install ## Measure commits, publishes, reads and failover of the consensus service
 	@$(BIN)/python -m benchmarks.consensus
