@@ -8,6 +8,7 @@ proposed for condemnation; the log decides, and the deletion comes back with its
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,12 +106,15 @@ class ExtraChunks:
         after = b""
         while page := await self._expected.extra_page(after, _PAGE):
             after = page[-1]
-            began_s = asyncio.get_running_loop().time()
-            await self._decide(page, outcome)
-            await self._pace.rest(0, began_s)
+            # Again while some left: for one question a peer reads only so much of what is not verified there.
+            while page:
+                began_s = time.monotonic()
+                page = await self._decide(page, outcome)
+                await self._pace.rest(0, began_s)
         return outcome
 
-    async def _decide(self, page: Sequence[bytes], outcome: ExtraOutcome) -> None:
+    async def _decide(self, page: Sequence[bytes], outcome: ExtraOutcome) -> list[bytes]:
+        """Those to decide about again, because others of the page left."""
         # Before the references: a start index that is recorded later is of an upload that they may not show.
         start_indexes = {
             bytes.fromhex(digest): index
@@ -124,32 +128,40 @@ class ExtraChunks:
         expected = {digest for digest in checked.referenced if is_expected(digest)}
         surplus = {digest: start_indexes[digest] for digest in checked.referenced - expected}
         orphans = {digest: start for digest, start in start_indexes.items() if digest not in checked.referenced}
-        dropped = await self._drop_surplus(surplus, outcome)
-        deleted = await self._drop_orphans(orphans, checked)
-        outcome.surplus += len(surplus)
-        outcome.orphans += len(orphans)
-        outcome.surplus_left += len(surplus) - len(dropped)
-        left = set(start_indexes) - expected - dropped - deleted
+        gone = await self._drop_surplus(surplus, outcome) | await self._delete_condemned(orphans, checked)
+        left = set(start_indexes) - expected - gone
         await self._expected.drop_extra(set(page) - left)
         await self._expected.record_references({digest: digest in checked.referenced for digest in left})
+        # Of those that are decided about again only what left counts now.
+        decided = gone or left
+        outcome.surplus += len(decided & surplus.keys())
+        outcome.orphans += len(decided & orphans.keys())
+        if gone:
+            return [digest for digest in page if digest in left]
+        outcome.surplus_left += len(surplus)
+        await self._propose(orphans, checked)
+        return []
 
-    async def _drop_orphans(self, start_indexes: dict[bytes, int], checked: Checked) -> set[bytes]:
-        """Delete those that were condemned, propose those that are old enough. Returns those that are deleted."""
-        condemned = {
-            digest: checked.condemned[digest]
-            for digest, start in start_indexes.items()
+    async def _delete_condemned(self, orphans: dict[bytes, int], checked: Checked) -> set[bytes]:
+        """Those that are deleted. This node did not see their condemnation when it followed the log."""
+        deletes = [
+            condemned_delete(digest, checked.condemned[digest])
+            for digest, start in orphans.items()
             if digest in checked.condemned and may_delete_condemned(start, checked.condemned[digest])
-        }
+        ]
+        deleted = await self._tier.delete_if(deletes) if deletes else set()
+        self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
+        return set(map(bytes.fromhex, deleted))
+
+    async def _propose(self, orphans: dict[bytes, int], checked: Checked) -> None:
+        """Have those condemned that are old enough."""
         candidates = {
             digest: start
-            for digest, start in start_indexes.items()
-            if digest not in condemned and is_orphan_candidate(start, checked.aged_index, checked.context.log_index)
+            for digest, start in orphans.items()
+            if is_orphan_candidate(start, checked.aged_index, checked.context.log_index)
         }
         if candidates:
             await self._references.condemn(candidates)
-        deleted = await self._tier.delete_if([condemned_delete(digest, index) for digest, index in condemned.items()])
-        self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
-        return set(map(bytes.fromhex, deleted))
 
     async def _drop_surplus(self, start_indexes: dict[bytes, int], outcome: ExtraOutcome) -> set[bytes]:
         """Those that are deleted."""

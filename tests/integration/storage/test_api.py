@@ -258,7 +258,7 @@ async def test_without_a_right_signature_nothing_is_said(start_node):
                 )
                 assert answer.status_code == 401, (method, path)
                 tried += 1
-        assert tried == 10
+        assert tried == 14
         assert (await client.get("/metrics")).status_code == 401
 
 

@@ -86,7 +86,7 @@ async def test_an_upload_that_comes_while_holders_are_asked_keeps_its_replica(wo
 
     async def put_meanwhile(*args):
         answer = await ask(*args)
-        await node.tier.has([kept.hex()], 10)
+        await node.tier.has([kept.hex()], node.tier.recorded.get(kept.hex(), 0) + 1)
         return answer
 
     node.confirm = put_meanwhile
@@ -218,3 +218,19 @@ async def test_without_consensus_nothing_leaves(world):
     with pytest.raises(LeaderUnavailableError):
         await node.extra.walk()
     assert surplus <= node.holds()
+
+
+async def test_a_peer_that_confirms_a_few_at_a_time_is_asked_until_all_are_confirmed(world):
+    """It reads only so much for one question."""
+    node, _, surplus = await with_surplus(world)
+    peer = world.nodes["n2"]
+    answer = peer.answer_confirm
+
+    async def confirm_three(epoch, start_indexes):
+        said = await answer(epoch, start_indexes)
+        return said.model_copy(update={"confirmed": said.confirmed[:3]})
+
+    peer.answer_confirm = confirm_three
+    outcome = await node.extra.walk()
+    assert (outcome.surplus, outcome.surplus_left) == (len(surplus), 0)
+    assert not node.holds() & surplus
