@@ -27,7 +27,8 @@ from shared.contracts.chunks import MAX_CONFIRM_CHUNKS, ConfirmResponse
 from shared.contracts.cluster import StorageNode
 from shared.errors import TrivetError
 
-_PAGE: Final = min(MAX_CONFIRM_CHUNKS, 1000)
+_PAGE: Final = min(MAX_CONFIRM_CHUNKS, 256)
+"""Placing a thousand chunks would hold the event loop for tens of milliseconds."""
 
 
 class DroppingTier(Protocol):

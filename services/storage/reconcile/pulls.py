@@ -28,7 +28,8 @@ from shared.contracts.cluster import StorageNode
 from shared.errors import ChunkNotFoundError, DiskFullError, PeerUnreachableError, TrivetError
 from shared.units import MIB
 
-_PAGE: Final = 1024
+_PAGE: Final = 256
+"""Placing a thousand chunks would hold the event loop for tens of milliseconds."""
 _SLICE_BYTES: Final = 4 * MIB
 """Fetched between two rests; with the frames they come in, twice as much of the byte budget, which requests need, too."""
 _LARGE_AT_ONCE: Final = 4
