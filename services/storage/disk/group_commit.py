@@ -49,6 +49,7 @@ class Transaction:
         sql: the catalog inside an open transaction.
         directories: whose entries changed; synced before COMMIT.
         unlinks: files that no row names any more; removed after COMMIT.
+        unlinks_aside: digests of such files that need not be removed before the replies.
         created: files under names that no row had before; removed if the transaction is rolled back.
         removed: digests whose row was taken out, even if another came in its place.
         written: digests whose bytes were written, or read from the medium, for the row that they got.
@@ -58,6 +59,7 @@ class Transaction:
     sql: sqlite3.Connection
     directories: set[Path] = field(default_factory=set)
     unlinks: list[Path] = field(default_factory=list)
+    unlinks_aside: set[str] = field(default_factory=set)
     created: list[Path] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)

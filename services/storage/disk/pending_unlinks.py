@@ -8,6 +8,8 @@ once the unlink is durable. A row of the catalog outranks a pending unlink: what
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Iterable
 from typing import Final
 
 from services.storage.disk.catalog import find
@@ -40,3 +42,43 @@ def drop_finished(transaction: Transaction, files: ChunkFiles) -> None:
     transaction.directories.update(files.path_of(digest).parent for digest in gone)
     keys = [(bytes.fromhex(digest),) for digest in gone]
     transaction.sql.executemany("DELETE FROM pending_unlinks WHERE digest = ?", keys)
+
+
+class UnlinksAside:
+    """Unlinks that another thread than the commit thread makes: each may wait for the journal of the file system.
+
+    Invariant: a file whose name the commit thread has taken back is not unlinked by what was asked for before.
+    """
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+        self._waiting: dict[str, None] = {}
+        self._current: set[str] = set()
+        self._changed = threading.Condition()
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Their deletion is committed; by the commit thread."""
+        with self._changed:
+            self._waiting.update(dict.fromkeys(digests))
+
+    def take_back(self, digest: str) -> None:
+        """A new file is about to get this name; by the commit thread. Blocks for one unlink at most."""
+        with self._changed:
+            self._waiting.pop(digest, None)
+            while digest in self._current:
+                self._changed.wait()
+
+    def run(self) -> None:
+        """Unlink what waits. Blocks. Raises OSError; what is left then is removed at the next start."""
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    return
+                digest, _ = self._waiting.popitem()
+                self._current.add(digest)
+            try:
+                self._files.path_of(digest).unlink(missing_ok=True)
+            finally:
+                with self._changed:
+                    self._current.discard(digest)
+                    self._changed.notify_all()

@@ -24,6 +24,7 @@ from services.storage.disk.disk_errors import error_from_write, is_shortage
 from services.storage.disk.disk_threads import HANDED_ON, HandedOn, without_frames
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
+from services.storage.disk.pending_unlinks import UnlinksAside
 from services.storage.disk.reconciliation import FOLDER_COUNT, find_differences, resolve
 from services.storage.disk.replies import Reply
 from services.storage.disk.row_damage import read_packed
@@ -47,7 +48,7 @@ _READ_ATTEMPTS: Final = 3
 _MAX_QUESTIONS: Final = 16
 """What one reading thread replies in one hop."""
 DELETIONS_PER_COMMIT: Final = 64
-"""Of conditional ones: a few milliseconds of the commit thread, most of them for unlinks."""
+"""Of conditional ones: a few milliseconds of the commit thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class DiskTier:
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
         self._pending_unlink_count = 0  # the commit thread's own
+        self._unlinks_aside = UnlinksAside(self._files)
 
     async def __aenter__(self) -> Self:
         """Open the folder, and reconcile what a crash left between files and rows."""
@@ -265,6 +267,7 @@ class DiskTier:
         for start in range(0, len(candidates), DELETIONS_PER_COMMIT):
             part = candidates[start : start + DELETIONS_PER_COMMIT]
             deleted |= await self._committer.run(partial(self._delete_if, candidates=part))
+            await self._writes.ask(self._unlink_aside)
         return deleted
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
@@ -495,6 +498,8 @@ class DiskTier:
 
     def _give_name(self, transaction: Transaction, file: _WrittenFile) -> None:
         path = self._files.path_of(file.digest)
+        transaction.unlinks_aside.discard(file.digest)
+        self._unlinks_aside.take_back(file.digest)
         file.temporary.rename(path)
         if file.digest not in transaction.removed:  # otherwise a rollback brings back a row that needs this file
             transaction.created.append(path)
@@ -543,24 +548,36 @@ class DiskTier:
         return row.start_index
 
     def _delete(self, transaction: Transaction, digest: str) -> bool:
+        row = self._forget(transaction, digest)
+        if row is not None and row.packed_id is None:
+            transaction.unlinks.append(self._files.path_of(digest))
+        return row is not None
+
+    def _delete_if(self, transaction: Transaction, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        chosen = {each.digest for each in candidates if _is_condemned(transaction.sql, each)}
+        for digest in chosen:
+            row = self._forget(transaction, digest)
+            if row is not None and row.packed_id is None:
+                transaction.unlinks_aside.add(digest)
+        return chosen
+
+    def _forget(self, transaction: Transaction, digest: str) -> Row | None:
+        """Take a chunk out, a lost one too; the row that was there. Its file is the caller's to unlink."""
         catalog.forget_lost(transaction, digest)
         row = catalog.remove(transaction, digest)
-        if row is None:
-            return False
-        if row.packed_id is None:
+        if row is not None and row.packed_id is None:
             if self._pending_unlink_count >= pending_unlinks.MAX_PENDING:
                 pending_unlinks.drop_finished(transaction, self._files)
                 self._pending_unlink_count = 0
             pending_unlinks.record(transaction, digest)
             self._pending_unlink_count += 1
-            transaction.unlinks.append(self._files.path_of(digest))
-        return True
+        return row
 
-    def _delete_if(self, transaction: Transaction, candidates: Sequence[ConditionalDelete]) -> set[str]:
-        chosen = {each.digest for each in candidates if _is_condemned(transaction.sql, each)}
-        for digest in chosen:
-            self._delete(transaction, digest)
-        return chosen
+    def _unlink_aside(self, _: sqlite3.Connection) -> None:
+        try:
+            self._unlinks_aside.run()
+        except OSError as error:
+            self.gate.close(f"a file that no row names could not be removed ({error.strerror})")
 
     async def _quarantine(self, digest: str) -> bool:
         """Quarantine a bad replica; False when there is none any more: it was deleted or replaced meanwhile."""
@@ -599,6 +616,8 @@ class DiskTier:
         if transaction.removed:
             self._warm.forget(transaction.removed)
             self._verified.forget(transaction.removed)
+        if self.gate.reason is None:  # else this commit may be in doubt, and its rows be back after a restart
+            self._unlinks_aside.add(transaction.unlinks_aside)
         self._verified.record(transaction.written)
         for digest in transaction.written:
             self._absence.add(bytes.fromhex(digest))
