@@ -16,6 +16,7 @@ from services.storage.disk.catalog import find
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.group_commit import Transaction
 from services.storage.disk.row_damage import SOUND_DIGEST
+from shared.disk.durable_files import sync_directory
 
 MAX_PENDING: Final = 4096
 """From here on finished ones are dropped: one fsync for each directory among them, whatever their number."""
@@ -35,13 +36,30 @@ def is_recorded(sql: sqlite3.Connection, digest: str) -> bool:
 
 def drop_finished(transaction: Transaction, files: ChunkFiles) -> None:
     """Drop the records of files that are gone, and have their unlinks made durable with this transaction."""
-    rows = transaction.sql.execute(f"SELECT digest FROM pending_unlinks WHERE {SOUND_DIGEST}")  # noqa: S608 - constants
-    recorded = [digest.hex() for (digest,) in rows]
-    # A file that is still there and has no row was deleted in this very transaction.
-    gone = [digest for digest in recorded if not files.path_of(digest).exists() or find(transaction.sql, digest)]
+    gone = _find_finished(transaction.sql, files)
     transaction.directories.update(files.path_of(digest).parent for digest in gone)
-    keys = [(bytes.fromhex(digest),) for digest in gone]
+    drop(transaction, gone)
+
+
+def drop(transaction: Transaction, digests: Iterable[str]) -> None:
+    """Drop the records of `digests`, whose unlinks are durable."""
+    keys = [(bytes.fromhex(digest),) for digest in digests]
     transaction.sql.executemany("DELETE FROM pending_unlinks WHERE digest = ?", keys)
+
+
+def sync_finished(sql: sqlite3.Connection, files: ChunkFiles) -> list[str]:
+    """The recorded files that are gone, once their unlinks are durable. Blocks for up to 256 fsyncs. Raises SyncFailedError."""
+    gone = _find_finished(sql, files)
+    for directory in {files.path_of(digest).parent for digest in gone}:
+        sync_directory(directory)
+    return gone
+
+
+def _find_finished(sql: sqlite3.Connection, files: ChunkFiles) -> list[str]:
+    rows = sql.execute(f"SELECT digest FROM pending_unlinks WHERE {SOUND_DIGEST}").fetchall()  # noqa: S608 - constants
+    recorded = [digest.hex() for (digest,) in rows]
+    # A file that is still there and has no row was deleted in this very transaction, or is unlinked aside soon.
+    return [digest for digest in recorded if not files.path_of(digest).exists() or find(sql, digest)]
 
 
 class UnlinksAside:

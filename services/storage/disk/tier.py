@@ -119,7 +119,10 @@ class DiskTier:
         self._sums = PartitionTable()
         self._sums_lock = threading.Lock()
         """The commit thread changes the sums while others read them."""
-        self._pending_unlink_count = 0  # the commit thread's own
+        self._pending_unlink_count = 0  # written by the commit thread only
+        self._newly_pending: set[str] | None = None
+        """Recorded since `_drop_finished_aside` began; the commit thread's own."""
+        self._dropping = asyncio.Lock()
         self._unlinks_aside = UnlinksAside(self._files)
 
     async def __aenter__(self) -> Self:
@@ -268,6 +271,9 @@ class DiskTier:
             part = candidates[start : start + DELETIONS_PER_COMMIT]
             deleted |= await self._committer.run(partial(self._delete_if, candidates=part))
             await self._writes.ask(self._unlink_aside)
+            if self._pending_unlink_count >= pending_unlinks.MAX_PENDING // 2:
+                async with self._dropping:
+                    await self._drop_finished_aside()
         return deleted
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
@@ -571,7 +577,32 @@ class DiskTier:
                 self._pending_unlink_count = 0
             pending_unlinks.record(transaction, digest)
             self._pending_unlink_count += 1
+            if self._newly_pending is not None:
+                self._newly_pending.add(digest)
         return row
+
+    async def _drop_finished_aside(self) -> None:
+        """As `pending_unlinks.drop_finished`, with its fsyncs in another thread, because they take a second together."""
+        newly_pending: set[str] = set()
+
+        def begin(_: Transaction) -> None:
+            self._newly_pending = newly_pending
+
+        def end(transaction: Transaction) -> None:
+            # Of a file that was stored and deleted again meanwhile, the last unlink may not be durable.
+            pending_unlinks.drop(transaction, [digest for digest in finished if digest not in newly_pending])
+            self._newly_pending = None
+            self._pending_unlink_count = len(newly_pending)
+
+        await self._committer.run(begin)
+        finished = await self._writes.ask(self._sync_finished)
+        await self._committer.run(end)
+
+    def _sync_finished(self, sql: sqlite3.Connection) -> list[str]:
+        try:
+            return pending_unlinks.sync_finished(sql, self._files)
+        except OSError as error:
+            raise error_from_write(error, self.gate) from error
 
     def _unlink_aside(self, _: sqlite3.Connection) -> None:
         try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
+from services.storage.disk import pending_unlinks
 from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.pending_unlinks import UnlinksAside
@@ -22,7 +25,6 @@ from services.storage.ports import Chunk, ConditionalDelete
 from shared.errors import UnavailableError
 from shared.units import KIB
 from tests.chance import random_bytes
-from tests.integration.storage.support import poll
 
 
 def make_chunk(size_bytes: int = 100_000) -> Chunk:
@@ -81,20 +83,20 @@ async def test_commits_do_not_wait_for_the_unlinks(disk, monkeypatch):
 
 async def test_a_chunk_that_comes_back_before_the_unlink_keeps_its_file(disk, monkeypatch):
     """Its name is taken back, so that what was asked for before does not take the new file."""
-    chunk, other = make_chunk(), make_chunk()
-    for each in (chunk, other):
-        await disk.put(each, 1)
+    chunks = {chunk.digest: chunk for chunk in (make_chunk(), make_chunk())}
+    for chunk in chunks.values():
+        await disk.put(chunk, 1)
     held_up = HeldUp(monkeypatch)
-    deleting = asyncio.ensure_future(disk.delete_if([below(chunk, 9), below(other, 9)]))
+    deleting = asyncio.ensure_future(disk.delete_if([below(chunk, 9) for chunk in chunks.values()]))
     await asyncio.to_thread(held_up.has_begun.wait, 20)  # one is under way, the other waits
-    putting = [asyncio.ensure_future(disk.put(each, 25)) for each in (chunk, other)]
-    await poll(lambda: len(disk._unlinks_aside._waiting) == 0 or any(put.done() for put in putting))
+    (waiting,) = disk._unlinks_aside._waiting
+    assert (await disk.put(chunks[waiting], 25)).created
     held_up.may_go_on.set()
-    assert await deleting == {chunk.digest, other.digest}
-    for each, put in zip((chunk, other), putting, strict=True):
-        assert (await put).created
-        assert await disk.reread(each.digest) == each.body()
-    assert await disk.start_indexes([chunk.digest, other.digest]) == {chunk.digest: 25, other.digest: 25}
+    assert await deleting == chunks.keys()
+    assert await disk.reread(waiting) == chunks[waiting].body()
+    assert await disk.start_indexes(list(chunks)) == {waiting: 25}
+    for digest in chunks:
+        assert disk._files.path_of(digest).exists() is (digest == waiting)
 
 
 async def test_deletions_and_puts_in_one_transaction_keep_the_new_file(disk):
@@ -176,3 +178,55 @@ async def test_a_deletion_in_doubt_leaves_the_file(disk, monkeypatch):
         await disk.delete_if([below(chunk, 9)])
     disk._unlinks_aside.run()
     assert disk._files.path_of(chunk.digest).exists()
+
+
+def recorded_in(folder: Path) -> set[str]:
+    with closing(sqlite3.connect(folder / "catalog.sqlite")) as sql:
+        return {digest.hex() for (digest,) in sql.execute("SELECT digest FROM pending_unlinks")}
+
+
+async def test_records_of_unlinks_are_dropped_once_they_are_durable(disk, tmp_path, monkeypatch):
+    """Half of the bound is enough; the folders are synced first, by another thread than the one that commits."""
+    monkeypatch.setattr(pending_unlinks, "MAX_PENDING", 10)
+    synced: dict[str, str] = {}
+    sync = pending_unlinks.sync_directory
+
+    def record(directory: Path) -> None:
+        synced[directory.name] = threading.current_thread().name
+        sync(directory)
+
+    monkeypatch.setattr(pending_unlinks, "sync_directory", record)
+    chunks = [make_chunk(70_000) for _ in range(5)]
+    for chunk in chunks:
+        await disk.put(chunk, 1)
+    await disk.delete_if([below(chunk, 9) for chunk in chunks[:4]])
+    assert recorded_in(tmp_path) == {chunk.digest for chunk in chunks[:4]}
+    assert synced == {}
+    await disk.delete_if([below(chunks[4], 9)])
+    assert recorded_in(tmp_path) == set()
+    assert synced.keys() == {chunk.digest[:2] for chunk in chunks}
+    assert all(name.startswith("disk-write") for name in synced.values())
+
+
+async def test_the_record_of_a_file_that_is_deleted_again_meanwhile_stays(disk, tmp_path, monkeypatch):
+    """Its last unlink came after the folder was synced."""
+    monkeypatch.setattr(pending_unlinks, "MAX_PENDING", 4)
+    first, again = make_chunk(70_000), make_chunk(70_000)
+    for chunk in (first, again):
+        await disk.put(chunk, 1)
+    sync_finished = pending_unlinks.sync_finished
+    loop = asyncio.get_running_loop()
+
+    async def put_and_delete() -> None:
+        await disk.put(again, 1)
+        await disk.delete(again.digest)
+
+    def sync_slowly(*args: object) -> list[str]:
+        finished = sync_finished(*args)
+        asyncio.run_coroutine_threadsafe(put_and_delete(), loop).result(20)
+        return finished
+
+    monkeypatch.setattr(pending_unlinks, "sync_finished", sync_slowly)
+    await disk.delete_if([below(first, 9), below(again, 9)])
+    assert recorded_in(tmp_path) == {again.digest}
+    assert disk._pending_unlink_count == 1
