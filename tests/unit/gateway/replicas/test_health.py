@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.health import PROBE_TIMEOUT_S, NodeHealth
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, NodeState
 from shared.errors import DiskFullError
@@ -105,3 +106,26 @@ async def test_a_node_that_left_is_forgotten(bench) -> None:
     bench.health.node_map_changed(node_map("b"))
     await wait_until(lambda: len(bench.tasks) == 0)
     assert "a" not in bench.health.statistics()
+
+
+async def test_a_dead_node_is_probed_after_growing_pauses_and_then_every_minute(monkeypatch) -> None:
+    """Base 5 s, five of them doubling, with full jitter, then 60 s for ever; one probe after each."""
+    pauses_s: list[float] = []
+    real_timeout = asyncio.timeout
+
+    def timeout(delay_s: float) -> asyncio.Timeout:
+        if delay_s == PROBE_TIMEOUT_S:
+            return real_timeout(delay_s)
+        pauses_s.append(delay_s)
+        return real_timeout(0)
+
+    nodes = FakeNodes()
+    nodes.errors["a"] = unreachable("a")
+    monkeypatch.setattr("services.gateway.replicas.health.random.random", lambda: 0.5)
+    async with BackgroundTasks() as tasks:
+        health = NodeHealth(nodes, tasks, reconnect_base_s=5, reconnect_limit_s=60)
+        monkeypatch.setattr(asyncio, "timeout", timeout)
+        health.failed(node("a"), unreachable("a"))
+        await wait_until(lambda: nodes.calls["probe", "a"] >= 8)
+        monkeypatch.undo()
+    assert pauses_s[:8] == [2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0]

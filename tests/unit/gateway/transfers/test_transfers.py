@@ -269,6 +269,18 @@ async def test_one_node_down_is_not_noticed(world, seed, victim, fault) -> None:
     world.nodes.released.set()
 
 
+async def test_a_dead_node_costs_the_requests_after_the_first_nothing(make_world, seed) -> None:
+    """Of many uploads and reads the first one alone meets it: its circuit is open then."""
+    world = await make_world(reconnect_base_s=1000, reconnect_limit_s=1000)
+    world.nodes.errors["storage-2"] = unreachable("storage-2")
+    chance = random.Random(seed)
+    for _ in range(10):
+        body = chance.randbytes(3000)
+        await put(world, body)
+        assert (await get(world)).body == body
+    assert sum(world.nodes.calls[what, "storage-2"] for what in ("put", "get", "has")) == 1
+
+
 async def test_bytes_are_served_from_one_replica_and_strict_reads_are_not(world) -> None:
     """By default a verified chunk is enough; a request that asks for R gets 503 instead of headers."""
     await put(world, b"x" * 2 * CHUNK_SIZE_BYTES)
