@@ -55,7 +55,8 @@ def main() -> int:
     )
     parser.add_argument("--cancel", action="store_true", help="with node-drain: use the node again")
     parser.add_argument("--lost", action="store_true", help="with node-remove: it will never come back")
-    arguments = parser.parse_args()
+    # Intermixed: options may stand before the names.
+    arguments = parser.parse_intermixed_args()
     command, names = arguments.command, arguments.names
     if command in _COMMANDS_FOR_ONE and len(names) != 1:
         parser.error(f"{command} takes one storage node: ID=storage-4, say")
@@ -69,6 +70,8 @@ def main() -> int:
         cluster = Cluster(settings.local_dir, settings.port_offset)
         if command in _COMMANDS_FOR_SOME:
             _check_names(cluster, names)
+        if command in {*_COMMANDS_FOR_ONE, "node-add", "verify"}:
+            _check_running(cluster)
         if command in _COMMANDS:
             return asyncio.run(_COMMANDS[command](cluster))
         if command in _COMMANDS_FOR_ONE:
@@ -88,6 +91,11 @@ def _check_names(cluster: Cluster, names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise LocalClusterError(f"There is no process {name}; there are {', '.join(known)}.")
+
+
+def _check_running(cluster: Cluster) -> None:
+    if not cluster.running():
+        raise LocalClusterError("Nothing is running: `make up` starts a cluster.")
 
 
 async def _run(cluster: Cluster) -> int:
