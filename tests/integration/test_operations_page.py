@@ -22,7 +22,7 @@ from tests.integration.conftest import OVERRIDES
 from tests.integration.second_gateway import SecondGateway
 from tests.waiting import block_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 PAGE = PROJECT_ROOT / "docs" / "operations.md"
 FENCE = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -81,7 +81,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Not started. Its folder is given to the commands as a person would."""
     found = Cluster(tmp_path / "local", free_port_offset(), OVERRIDES)
     yield found
-    found.kill_all()
+    # Opened again: the commands may have added nodes.
+    Cluster(found.layout.root, found.port_offset, OVERRIDES).kill_all()
 
 
 @pytest.fixture
@@ -91,6 +92,9 @@ def environment(cluster: Cluster) -> dict[str, str]:
     return {
         **outer,
         **OVERRIDES["clock"],
+        # A minute of silence until a node is inactive would be waited for.
+        "TRIVET_HEARTBEAT_INTERVAL_S": "5",
+        "TRIVET_HEARTBEAT_GRACE_S": "15",
         "TRIVET_LOCAL_DIR": str(cluster.layout.root),
         "TRIVET_PORT_OFFSET": str(cluster.port_offset),
     }
