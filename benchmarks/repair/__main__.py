@@ -121,7 +121,7 @@ def main() -> int:
     out.mkdir(parents=True)
     (out / "result.json").write_text(result.model_dump_json(indent=1))
     (out / "report.md").write_text(to_markdown(result))
-    console.print(to_markdown(result))
+    console.print(to_markdown(result), soft_wrap=True)
     console.print(f"Written to {out}")
     return 0
 
