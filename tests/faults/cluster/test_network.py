@@ -12,6 +12,7 @@ from tests.faults.cluster.conftest import conclusive, steady_of
 from tests.faults.harness.canary import STALL_S
 from tests.faults.harness.fault_cluster import GATEWAYS, MEMBERS, REDIS, STORAGE
 from tests.faults.harness.network import CUT, Weather
+from tests.faults.harness.operator import Operator
 from tests.faults.harness.trial import Trial
 from tests.faults.workloads.steady import Steady, failed_share, percentile_s
 
@@ -345,6 +346,8 @@ async def test_n17_a_node_that_was_away_comes_back_by_itself(make_trial, repetit
                 assert time.monotonic() - healed < 60, "no gateway uses the node again"
                 await asyncio.sleep(0.05)
             trial.note(f"member level after {rejoined_s:.2f} s, node used after {time.monotonic() - healed:.2f} s")
+            restored_s = await Operator(trial.cluster).wait_for_replicas()
+            trial.note(f"it holds what it missed {restored_s:.2f} s later")
         await trial.judge()
         assert rejoined_s <= 60
 

@@ -16,6 +16,7 @@ from shared.units import KIB, MIB
 from tests.faults.cluster.conftest import conclusive, steady_of
 from tests.faults.harness.canary import STALL_S
 from tests.faults.harness.fault_cluster import GATEWAYS, MEMBERS, STORAGE
+from tests.faults.harness.holders import digests_of, wait_for_holders
 from tests.faults.workloads.steady import Steady, failed_share, percentile_s
 
 pytestmark = [
@@ -115,7 +116,7 @@ async def test_p3_without_a_majority_of_members_everything_is_refused_in_time(ma
 async def test_p6_a_storage_node_that_dies_during_an_upload_does_not_fail_it(
     make_trial, repetitions, seed, share
 ) -> None:
-    """SIGKILL of each node in turn in mid-upload: the upload succeeds, and its bytes are right."""
+    """SIGKILL of each node in turn in mid-upload: the upload succeeds, its bytes are right, and each chunk gets N replicas."""
     draw = random.Random(seed)
     trial = make_trial()
     uploads = repetitions(2, 34)
@@ -137,6 +138,10 @@ async def test_p6_a_storage_node_that_dies_during_an_upload_does_not_fail_it(
                 assert answer.status == 200
                 assert await answer.read() == body
         await trial.cluster.bring_back()
+        took_s = await wait_for_holders(
+            trial.cluster, trial.peers, digests_of(body), lambda nodes: len(nodes) >= 3, within_s=60
+        )
+        print(f"{victim} died; three replicas of each chunk {took_s:.1f} s after its return")
 
 
 async def test_p7_with_one_replica_left_reads_go_on_and_writes_are_refused(make_trial, seed) -> None:
