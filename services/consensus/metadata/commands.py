@@ -416,11 +416,8 @@ def _condemn_chunks(context: ApplyContext, command: CondemnChunks) -> Result:
     for digest, start_index in zip(digests, command.start_indexes, strict=True):
         recorded[digest] = max(start_index, recorded.get(digest, 0))
     condemned = context.garbage.condemned(recorded)
-    due = [
-        digest
-        for digest, start_index in recorded.items()
-        if condemned.get(digest, 0) <= start_index and not context.tables.is_referenced(digest)
-    ]
+    stale = {digest for digest, start_index in recorded.items() if condemned.get(digest, 0) <= start_index}
+    due = stale - context.tables.referenced(stale)
     context.garbage.condemn(due, context.index)
     return {"condemned": len(due)}
 

@@ -7,7 +7,8 @@ is condemned when a storage node reports it (DESIGN.md section 4, Garbage).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from services.consensus.metadata.database import checked
@@ -17,19 +18,21 @@ from shared.contracts.metadata import PublishFile
 from shared.errors import ChunkCondemnedError
 
 _CONDEMNED_HORIZON: Final = "condemned"
+_CONDEMNED: Final = "SELECT digest, log_index, checksum FROM condemned WHERE digest IN (VALUES {values})"
 
 
 class Garbage:
     """On the same connection as `tables`.
 
-    Invariant: `_newest` is what the tables say, or None. So one of these lasts for one transaction.
+    Invariant: `_newest` is what the tables say, or None. So one of these lasts for one transaction, and what it knew at the
+    end of that is given to the next one.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, newest: int | None = None) -> None:
         self._database = tables.database
         self._execute = tables.database.execute
         self._one = tables.database.one
-        self._newest: int | None = None
+        self._newest = newest
 
     # --- condemned chunks -----------------------------------------------------------------------------------------
 
@@ -42,18 +45,16 @@ class Garbage:
 
     def condemned(self, digests: Iterable[bytes]) -> dict[bytes, int]:
         """Those of the chunks that were condemned, with the index that did it last."""
-        select = "SELECT digest, log_index, checksum FROM condemned WHERE digest=?"
-        rows = (self._one(select, (digest,)) for digest in digests)
-        return dict(checked("condemned", row) for row in rows if row is not None)
+        return dict(checked("condemned", row) for row in self._database.matching(_CONDEMNED, digests))
 
-    def condemn(self, digests: Sequence[bytes], log_index: int) -> None:
-        """Distinct chunks that nothing refers to, from this entry on."""
+    def condemn(self, digests: AbstractSet[bytes], log_index: int) -> None:
+        """Nothing refers to these chunks, from this entry on."""
+        if not digests:
+            return
         for digest, before in self.condemned(digests).items():
             self._database.remove("condemned", digest, before)
-        for digest in digests:
-            self._database.insert("condemned", digest, log_index)
-        if digests:
-            self._newest = log_index
+        self._database.insert_many("condemned", ((digest, log_index) for digest in sorted(digests)))
+        self._newest = log_index
 
     def end_of_window(self, after_index: int, last_applied: int, limit: int) -> int:
         """The index up to which about `limit` chunks were condemned after `after_index`; those of one entry stay together."""

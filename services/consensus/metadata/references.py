@@ -72,9 +72,9 @@ def list_references(tables: Tables, query: ListReferences) -> ReferencePage:
 def check_references(tables: Tables, state: State, query: CheckReferences) -> CheckedReferences:
     """Which of the chunks are referenced, what condemned them, and the index that is `age_s` old."""
     digests = split_digests(query.digests)
-    condemned = Garbage(tables).condemned(digests)
+    referenced, condemned = tables.referenced(digests), Garbage(tables).condemned(digests)
     return CheckedReferences(
-        is_referenced=[tables.is_referenced(digest) for digest in digests],
+        is_referenced=[digest in referenced for digest in digests],
         condemned_indexes=[condemned.get(digest, 0) for digest in digests],
         aged_index=History(tables).index_at(max(state.lived_ms - query.age_s * 1000, 0)),
     )
@@ -116,12 +116,13 @@ def reference_changes(tables: Tables, state: State, query: ListReferenceChanges)
     end = garbage.end_of_window(query.after_index, state.last_applied, query.limit)
     added, next_index, next_chunk = _added(tables, query, end)
     condemned = garbage.condemned_between(query.after_index, next_index)
+    referenced = tables.referenced(digest for digest, _ in condemned)
     return ReferenceChanges(
         added=b"".join(digest for digest, _ in added),
         added_sizes=[size_bytes for _, size_bytes in added],
         condemned=b"".join(digest for digest, _ in condemned),
         condemned_indexes=[log_index for _, log_index in condemned],
-        is_referenced=[tables.is_referenced(digest) for digest, _ in condemned],
+        is_referenced=[digest in referenced for digest, _ in condemned],
         next_index=next_index,
         next_chunk=next_chunk,
         has_more=next_index < state.last_applied,

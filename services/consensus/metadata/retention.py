@@ -128,8 +128,8 @@ class Sweep:
             share = refs[dropped : dropped + self._share()]
             self._tables.remove_refs(version, share)
             if condemns:
-                lost = [digest for digest, _ in share if not self._tables.is_referenced(digest)]
-                self._garbage.condemn(lost, self._index)
+                digests = {digest for digest, _ in share}
+                self._garbage.condemn(digests - self._tables.referenced(digests), self._index)
             self.left -= 1 + len(share)
             done = dropped + len(share)
             self._history.replace_doomed(version, dropped, done=done if done < len(refs) else None)

@@ -68,6 +68,7 @@ class _Committed:
     announced: dict[str, int]
     nodes: dict[str, NodeRow]
     runs: dict[str, RunRow]
+    newest_condemned: int
 
 
 class MetadataStore:
@@ -148,8 +149,15 @@ class MetadataStore:
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
+                newest_condemned = batch.newest_condemned()
             self._committed = _Committed(
-                state, node_map, batch.marks[-MARKS_KEPT:], batch.announced(), batch.nodes(), batch.runs()
+                state,
+                node_map,
+                batch.marks[-MARKS_KEPT:],
+                batch.announced(),
+                batch.nodes(),
+                batch.runs(),
+                newest_condemned,
             )
             return results
 
@@ -258,7 +266,8 @@ class MetadataStore:
             state = self._writer.read_state()
             node_map = read_node_map(self._writer, state)
             nodes = {node.node_id: node for node in self._writer.nodes()}
-            return _Committed(state, node_map, (), self._writer.members(), nodes, self._writer.runs())
+            newest = Garbage(self._writer).newest()
+            return _Committed(state, node_map, (), self._writer.members(), nodes, self._writer.runs(), newest)
 
 
 def _size_bytes(result: ReadResult) -> int:
@@ -310,7 +319,7 @@ class _Batch:
             stamp=NO_STAMP,
             tables=tables,
             history=History(tables),
-            garbage=Garbage(tables),
+            garbage=Garbage(tables, before.newest_condemned),
             state=state,
             nodes=nodes,
             runs=before.runs,
@@ -337,6 +346,10 @@ class _Batch:
     def runs(self) -> dict[str, RunRow]:
         """What the table of runs says."""
         return self._context.runs
+
+    def newest_condemned(self) -> int:
+        """See `Garbage.newest`."""
+        return self._context.garbage.newest()
 
     def state(self) -> State:
         """What the tables say, but for the row `state`, at the end of the entry applied last."""

@@ -42,7 +42,11 @@ _FILES: Final = (
     "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, checksum FROM files "
     "WHERE incarnation=?"
 )
-# One seek for each digest, however many versions refer to it.
+# Here and below one seek for each digest, however many versions refer to it.
+_REFERENCED: Final = (
+    "WITH asked(digest) AS (VALUES {values}) SELECT digest FROM asked "
+    "WHERE EXISTS (SELECT 1 FROM chunk_refs WHERE chunk_refs.digest=asked.digest)"
+)
 _REFERENCED_CHUNKS: Final = (
     "WITH RECURSIVE found(digest) AS (SELECT min(digest) FROM chunk_refs WHERE digest>?1 UNION ALL "
     "SELECT (SELECT min(digest) FROM chunk_refs WHERE digest>found.digest) FROM found WHERE digest IS NOT NULL LIMIT ?2) "
@@ -220,9 +224,9 @@ class Tables:
         """(digest, size in bytes) of every reference, in the order of the digests; rows are fetched as they are taken."""
         yield from self._execute("SELECT digest, size_bytes FROM chunk_refs ORDER BY digest, version")
 
-    def is_referenced(self, digest: bytes) -> bool:
-        """Whether any version refers to the chunk."""
-        return self._one("SELECT 1 FROM chunk_refs WHERE digest=? LIMIT 1", (digest,)) is not None
+    def referenced(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the chunks that any version refers to."""
+        return {digest for (digest,) in self.database.matching(_REFERENCED, digests)}
 
     def referenced_chunks(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """(digest, size in bytes) of the first `limit` chunks after `after`, each once, in the order of the digests."""
