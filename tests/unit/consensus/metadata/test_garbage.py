@@ -603,6 +603,7 @@ def test_random_histories_condemn_exactly_what_nothing_refers_to(tmp_path, monke
     for _ in range(400):
         history.step()
     assert history.published
-    assert history.refused
+    # With a row for each entry hardly anything is forgotten, so that nothing may have been refused.
+    assert history.refused or rows_max == 1
     log.store.close()
     verify(log.path)
