@@ -603,7 +603,7 @@ def test_random_histories_condemn_exactly_what_nothing_refers_to(tmp_path, monke
     for _ in range(400):
         history.step()
     assert history.published
-    # With a row for each entry hardly anything is forgotten, so that nothing may have been refused.
-    assert history.refused or rows_max == 1
+    # With few rows for each entry hardly anything is forgotten, so that nothing may have been refused.
+    assert history.refused or rows_max < 250
     log.store.close()
     verify(log.path)
