@@ -214,6 +214,37 @@ def _blocks_when_told() -> None:
     signal.signal(signal.SIGUSR2, lambda *_: time.sleep(2.0))
 
 
+def _gc_grace_zero() -> None:
+    from services.consensus.metadata.retention import Sweep
+
+    original = Sweep.released
+
+    def released(self: Sweep, lived_ms: int, _retention_s: int) -> None:
+        original(self, lived_ms, 0)
+
+    Sweep.released = released  # type: ignore[method-assign]
+
+
+def _delete_not_handed_off() -> None:
+    from services.storage.reconcile.extra_chunks import ExtraChunks
+    from services.storage.reconcile.follower import Follower
+
+    original = Follower._apply
+    caught_up = False
+
+    async def apply(self: Follower, changes: Any) -> int:
+        nonlocal caught_up
+        followed = changes if caught_up else replace(changes, condemned=[])
+        caught_up = caught_up or not changes.has_more
+        return await original(self, followed)
+
+    async def drop_orphans(*_: Any) -> set[bytes]:
+        return set()
+
+    Follower._apply = apply  # type: ignore[method-assign]
+    ExtraChunks._drop_orphans = drop_orphans  # type: ignore[method-assign]
+
+
 BUGS: Final = {
     bug.name: bug
     for bug in (
@@ -237,6 +268,13 @@ BUGS: Final = {
         ),
         Bug("shorten_the_log", "consensus", "a log ends at its first bad entry, without a word", _shorten_the_log),
         Bug("sync_again_after_a_failure", "storage", "a failed fsync is tried again", _sync_again_after_a_failure),
+        Bug("gc_grace_zero", "consensus", "the grace period of garbage is 0", _gc_grace_zero),
+        Bug(
+            "delete_not_handed_off",
+            "storage",
+            "a node that was away does not hear of what was deleted meanwhile",
+            _delete_not_handed_off,
+        ),
     )
 }
 
@@ -251,8 +289,3 @@ FAULTS: Final = {
     )
 }
 """Not bugs, but what a process may meet; healthy code bears them."""
-
-NOT_YET: Final = {
-    "gc_grace_zero": "chunks are not collected yet",
-    "delete_not_handed_off": "deletions of chunks are not carried to absent nodes yet",
-}
