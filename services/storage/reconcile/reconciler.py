@@ -267,6 +267,8 @@ class Reconciler:
         except DatabaseDamagedError as error:
             logger.warning(trouble, error=str(error))
             await self._begin_anew()
+        except Exception as error:  # noqa: BLE001 - a defect, in this code or in what a peer sent; without this loop nothing heals
+            self._complaints.defect(trouble, error)
         return False
 
     async def _begin_anew(self) -> None:

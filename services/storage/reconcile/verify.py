@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from services.storage.outcomes import outcomes_of
 from services.storage.ports import Body
+from services.storage.reconcile.database import DatabaseDamagedError
 from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingChunk, Sized
 from services.storage.reconcile.pace import Pace
 from services.storage.reconcile.signals import Signals
@@ -154,8 +155,11 @@ class Verifier:
             while self._is_running and self._note.partition is not None:
                 try:
                     await self._read_partition(self._note.partition)
-                except TrivetError as error:
-                    logger.warning("verify interrupted", error=error.message)
+                except (TrivetError, DatabaseDamagedError) as error:
+                    logger.warning("verify interrupted", error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                except Exception:
+                    logger.exception("defect in verify")
                     await asyncio.sleep(_RETRY_S)
 
     @property

@@ -216,6 +216,31 @@ async def test_a_damaged_file_is_made_anew_while_the_node_runs(world, run):
     await poll(lambda: report_of(nodes[0]).expected_chunks == 50)
 
 
+async def test_no_defect_ends_a_loop(world, run, monkeypatch):
+    """Whatever it was, in this code or in what a peer sent: without the loop nothing heals any more."""
+    chunks = make_chunks(50)
+    nodes = await cluster(world, 3, chunks)
+    nodes[0].tier.wipe()
+    left = {"follow": 2, "walk": 2}
+
+    def failing(name, method):
+        async def call():
+            left[name] -= 1
+            if left[name] >= 0:
+                raise ValueError("a defect")
+            return await method()
+
+        return call
+
+    monkeypatch.setattr(nodes[0].follower, "follow", failing("follow", nodes[0].follower.follow))
+    puller = nodes[0].reconciler._puller
+    monkeypatch.setattr(puller, "walk", failing("walk", puller.walk))
+    for node in nodes:
+        run(node)
+    await poll(is_right(world, chunks))
+    assert max(left.values()) < 0
+
+
 def test_a_gauge_of_what_is_not_known_is_no_number(world):
     """0 would be believed."""
     node = Node("n9", world.log, world._folder, world.nodes)
