@@ -75,6 +75,8 @@ class Reconciler:
         self._has_compared = False
         self._has_walked = False
         self._compared_epoch: int | None = None
+        self._filled = 0
+        """How often the lists, which a listing empties, were filled anew."""
         self._drained: tuple[int, int] | None = None
         """Epoch and log index at which this node held nothing that a file referred to."""
 
@@ -104,10 +106,8 @@ class Reconciler:
         position = self._expected.position
         if position is None or self._view.epoch is None:
             return None
-        is_listing = self._follower.is_listing
+        is_listing, is_known = self._follower.is_listing, self._are_lists_whole
         total, missing = self._expected.total, self._expected.count("missing")
-        # Between a listing and the comparison after it the lists are empty, and say nothing.
-        is_known = self._has_compared and not is_listing and not self._follower.has_listed
         is_checked = self._has_walked and is_known
         rate = self._puller.throughput.bytes_per_s
         return ReconcileReport(
@@ -124,6 +124,11 @@ class Reconciler:
             drained_index=self._drained_index(),
             is_listing=is_listing,
         )
+
+    @property
+    def _are_lists_whole(self) -> bool:
+        """Between a listing and the comparison after it they are empty, and say nothing."""
+        return self._has_compared and not self._follower.is_listing and not self._follower.has_listed
 
     def _publish(self) -> None:
         """Show the report as metrics; what is not known is NaN."""
@@ -162,7 +167,6 @@ class Reconciler:
             await self._count_differences()
         elif self._follower.has_listed or not self._has_compared or rounds == 0:
             await self._compare()
-        self._follower.has_listed = False
         if missing:  # not before they are counted
             self._signals.has_missing.set()
         return True
@@ -173,8 +177,10 @@ class Reconciler:
         epoch = self._view.epoch
         if self._follower.has_listed:
             self._has_walked = False
+            self._filled += 1
         found = await self._comparison.run(position.log_index)
         self._has_compared, self._compared_epoch = True, epoch
+        self._follower.has_listed = False
         if found.missing:
             logger.info("chunks are missing here", found=found.missing, missing=self._expected.count("missing").chunks)
             self._signals.has_missing.set()
@@ -236,17 +242,20 @@ class Reconciler:
     async def _drop(self) -> bool:
         """One walk; False when surplus is left that may be dropped later."""
         async with self._extra.walking:
-            if not self._view.is_settled or self._follower.is_listing:
+            if not self._view.is_settled or not self._are_lists_whole:
                 return True  # the comparison that follows begins anew
             outcome = await self._walk()
         return outcome.surplus_left == 0 or not self._view.has_spare_nodes
 
     async def _walk(self) -> ExtraOutcome:
         epoch, position = self._compared_epoch, self._expected.position
+        filled = self._filled
         outcome = await self._extra.walk()
-        self._has_walked = True
         if outcome.is_outdated:
             self._signals.round_wanted.set()
+        if filled != self._filled or not self._are_lists_whole:
+            return outcome  # a listing emptied the lists meanwhile: it did not see all that is held
+        self._has_walked = True
         if epoch is not None and position is not None and epoch == self._view.epoch and self._view.is_draining:
             index = position.log_index if outcome.checked_index is None else outcome.checked_index
             is_drained = outcome.surplus_left == 0 and index >= self._view.log_index

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from services.storage.reconcile import reconciler
+from services.storage.reconcile import extra_chunks, reconciler
 from shared.contracts.cluster import NodeState
 from shared.contracts.reconcile import ReconcileReport
 from tests.integration.storage.support import poll
@@ -143,6 +143,42 @@ async def test_a_draining_node_that_holds_referenced_chunks_is_not_drained(world
     await poll(lambda: report_of(nodes[3]).drained_index is not None)
     assert nodes[3].holds() == set()
     assert all(set(sole) <= node.holds() for node in nodes[:3])
+
+
+@pytest.mark.parametrize("compares", [False, True])
+async def test_a_walk_proves_no_drain_while_everything_is_listed_anew(compares, world, monkeypatch):
+    """A listing empties the lists: what they do not name may be held, and nowhere else."""
+    monkeypatch.setattr(extra_chunks, "_PAGE", 1)
+    nodes = await cluster(world, 4, {})
+    chunks = make_chunks(2)
+    world.log.publish(chunks)
+    first, sole = sorted(chunks)
+    await nodes[3].hold(chunks)
+    for node in nodes[:3]:
+        await node.hold({first: chunks[first]})
+    world.log.set_node("n4", NodeState.DRAINING)
+    for node in nodes:
+        await node.open()
+        await node.follower.follow()
+    node = nodes[3]
+    await node.reconciler._follow_once(0)
+    confirm, is_listed = node.confirm, False
+
+    async def list_first(*question):
+        nonlocal is_listed
+        if not is_listed:
+            is_listed = True
+            node.follower.list_again()
+            await node.follower.follow()
+            if compares:
+                await node.reconciler._follow_once(0)
+        return await confirm(*question)
+
+    monkeypatch.setattr(node, "confirm", list_first)
+    for _ in range(2):
+        await node.reconciler._drop()
+        assert node.holds() == {sole}
+        assert report_of(node).drained_index is None
 
 
 async def test_deleted_files_leave_all_nodes_and_orphans_too(world, run):
