@@ -148,10 +148,7 @@ class ExpectedChunks:
                 if sql.execute("INSERT OR IGNORE INTO expected VALUES (?, ?)", (digest, size_bytes)).rowcount:
                     changes.append((partition_of(digest), sum_of(digest, size_bytes)))
             for digest in removed:
-                row = sql.execute("DELETE FROM expected WHERE digest = ? RETURNING size_bytes", (digest,)).fetchone()
-                if row is not None:
-                    changes.append((partition_of(digest), -sum_of(digest, row[0])))
-                sql.execute("DELETE FROM missing WHERE digest = ?", (digest,))
+                changes += _remove(sql, digest)
             _insert_missing(sql, missing)
             if position is not None:
                 _set_meta(sql, **_position_meta(position))
@@ -159,12 +156,28 @@ class ExpectedChunks:
             return changes
 
         def done(changes: list[tuple[int, SetSum]]) -> None:
-            for partition, difference in changes:
-                self._table.change(partition, difference)
+            self._change_sums(changes)
             if position is not None:
                 self._position = position
 
         await self._database.change(work, done)
+
+    async def forget_unreferenced(self, digests: Iterable[bytes], log_index: int) -> None:
+        """No file referred to these at `log_index`. Nothing happens if the set is beyond it: a file may refer to them now."""
+
+        def work(sql: sqlite3.Connection) -> list[tuple[int, SetSum]]:
+            position = self._position
+            if position is None or position.log_index > log_index or position.chunk:
+                return []
+            changes = [change for digest in digests for change in _remove(sql, digest)]
+            self._read_totals(sql)
+            return changes
+
+        await self._database.change(work, self._change_sums)
+
+    def _change_sums(self, changes: list[tuple[int, SetSum]]) -> None:
+        for partition, difference in changes:
+            self._table.change(partition, difference)
 
     async def groups(self) -> list[SetSum]:
         """The sums of all groups."""
@@ -285,6 +298,13 @@ class ExpectedChunks:
 def _make_listing(sql: sqlite3.Connection) -> None:
     sql.execute("DROP TABLE IF EXISTS listing")
     sql.execute(CREATE_LISTING)
+
+
+def _remove(sql: sqlite3.Connection, digest: bytes) -> list[tuple[int, SetSum]]:
+    """How that changes the sums."""
+    sql.execute("DELETE FROM missing WHERE digest = ?", (digest,))
+    row = sql.execute("DELETE FROM expected WHERE digest = ? RETURNING size_bytes", (digest,)).fetchone()
+    return [] if row is None else [(partition_of(digest), -sum_of(digest, row[0]))]
 
 
 def _insert(sql: sqlite3.Connection, table: str, chunks: Sequence[Sized]) -> None:

@@ -223,7 +223,7 @@ class Reconciler:
         if outcome.absent:
             checked = await self._references.check(outcome.absent)
             unreferenced = [digest for digest in outcome.absent if digest not in checked.referenced]
-            await self._expected.apply(removed=unreferenced)
+            await self._expected.forget_unreferenced(unreferenced, checked.context.log_index)
             if len(unreferenced) < len(outcome.absent):
                 self._complaints.warn("no node holds a chunk that files refer to", "all", chunks=len(outcome.absent))
         return self._expected.count("missing").chunks == 0

@@ -211,6 +211,36 @@ async def test_what_no_node_has_is_expected_only_while_files_refer_to_it(world, 
     assert all(report_of(node).expected_chunks == 0 for node in nodes)
 
 
+@pytest.mark.parametrize("is_published", [False, True])
+async def test_an_answer_that_the_log_has_passed_ends_no_expectation(is_published, world, monkeypatch):
+    """A chunk that no file refers to is uploaded again, and the log followed to there, before the answer is acted on."""
+    chunks = make_chunks(1)
+    nodes = await cluster(world, 3, chunks)
+    node = nodes[0]
+    node.tier.wipe()
+    for each in nodes[1:]:
+        each.tier.wipe()
+    await node.open()
+    await node.reconciler._follow_once(0)
+    world.log.versions.clear()
+    check = node.reconciler._references.check
+
+    async def check_late(digests):
+        checked = await check(digests)
+        if is_published:
+            world.log.publish(chunks)
+            for each in nodes[1:]:
+                await each.hold(chunks, world.log.index)
+        await node.follower.follow()
+        return checked
+
+    monkeypatch.setattr(node.reconciler._references, "check", check_late)
+    assert await node.reconciler._pull() == (not is_published)
+    await node.reconciler._pull()
+    assert node.holds() == (set(chunks) if is_published else set())
+    assert node.expected.total.chunk_count == len(node.holds())
+
+
 async def test_nothing_is_said_that_is_not_known(world, run):
     """No report before the first listing; without consensus the old one, with its index."""
     node, *_ = await world.add_all(1)
