@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -25,6 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed", default=None, help="the seed of each test; drawn, and printed with a failure, when not given"
     )
+
+
+def pytest_configure() -> None:
+    """Log plainly: structlog's own default prints a defect with all variables of all frames, which takes seconds."""
+    *processors, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, renderer])
 
 
 @pytest.fixture(autouse=True)
