@@ -2,6 +2,7 @@
 
 Whatever a peer sends is checked against the digest before it is stored, so a peer that is wrong costs time and nothing else.
 A pulled replica records the higher of the source's start index and the index of the reference (`rules.pulled_start_index`).
+A start index that the log has not reached is no upload's: it is cut to where the log is, or the replica would never be condemned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from services.storage.placement_view import PlacementView
 from services.storage.ports import Chunk, ChunkPut, PutOutcome
 from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingChunk
 from services.storage.reconcile.pace import Complaints, Pace, Throughput
-from services.storage.reconcile.rules import pulled_start_index
+from services.storage.reconcile.rules import possible_start_index, pulled_start_index
 from shared.byte_budget import ByteBudget
 from shared.contracts.chunk_batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_BATCHED_CHUNK_BYTES
 from shared.contracts.cluster import StorageNode
@@ -60,6 +61,13 @@ class ReplicaSource(Protocol):
         """See `peers.Peers`."""
 
 
+class LogEnd(Protocol):
+    """How far the log is; see `references.References`."""
+
+    async def log_index(self) -> int:
+        """See `references.References`."""
+
+
 @dataclass(slots=True)
 class _Wanted:
     """A missing chunk and the nodes that were not asked for it yet."""
@@ -87,6 +95,7 @@ class Puller:
         peers: ReplicaSource,
         *,
         view: PlacementView,
+        log: LogEnd,
         expected: ExpectedChunks,
         budget: ByteBudget,
         pace: Pace,
@@ -95,6 +104,9 @@ class Puller:
         self._tier = tier
         self._peers = peers
         self._view = view
+        self._log = log
+        self._reached_index = 0
+        """The log has reached it: an upload may have recorded any start index up to there."""
         self._expected = expected
         self._budget = budget
         self._pace = pace
@@ -172,6 +184,7 @@ class Puller:
         lease = await self._budget.acquire(2 * sum(want.chunk.size_bytes for want in wanted))
         try:
             replicas = await self._ask(node, wanted)
+            await self._learn_reached(node, wanted, replicas)
             puts = []
             for want, replica in zip(wanted, replicas, strict=True):
                 if (put := self._check(node, want, replica)) is not None:
@@ -214,6 +227,7 @@ class Puller:
                 except TrivetError as error:
                     self._avoid(node, error)
                     replica = error
+                await self._learn_reached(node, [want], [replica])
                 put = self._check(node, want, replica)
                 if put is None:
                     continue
@@ -234,8 +248,23 @@ class Puller:
             self._metrics.wrong_pulls.inc()
             self._complaints.warn("a peer sent something else than the chunk", node.id, digest=digest)
             return None
-        start_index = pulled_start_index(replica.start_index, want.chunk.reference_index)
+        source_start_index = possible_start_index(replica.start_index, self._reached_index)
+        start_index = pulled_start_index(source_start_index, want.chunk.reference_index)
         return ChunkPut(Chunk(digest, len(replica.body), (replica.body,)), start_index)
+
+    async def _learn_reached(
+        self, node: StorageNode, wanted: Sequence[_Wanted], replicas: Sequence[PeerReplica | TrivetError]
+    ) -> None:
+        """Have `_reached_index` cover what `replicas` may truly record. Raises what `LogEnd.log_index` raises."""
+        self._reached_index = max(self._reached_index, *(want.chunk.reference_index for want in wanted))
+        highest = max((replica.start_index for replica in replicas if isinstance(replica, PeerReplica)), default=0)
+        if highest > self._reached_index:
+            # After the answer, not before: an upload may have begun, and recorded where, in between.
+            self._reached_index = max(self._reached_index, await self._log.log_index())
+        if highest > self._reached_index:
+            self._complaints.warn(
+                "a peer sent a start index that the log has not reached", node.id, start_index=highest
+            )
 
     def _avoid(self, node: StorageNode, error: TrivetError) -> None:
         if isinstance(error, ChunkNotFoundError):

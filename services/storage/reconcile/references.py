@@ -110,6 +110,11 @@ class References:
         answer, context = await self._read(GetCluster(), ClusterAnswer)
         return answer.node_map, context
 
+    async def log_index(self) -> int:
+        """How far the log is: no index that anybody read in it before is higher."""
+        _, context = await self._read(GetCluster(), ClusterAnswer)
+        return context.log_index
+
     async def page(self, after: bytes) -> ReferencesPage:
         """The references after the digest `after`."""
         answer, context = await self._read(ListReferences(after=after), ReferencePage)

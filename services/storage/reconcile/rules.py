@@ -26,6 +26,15 @@ def pulled_start_index(source_start_index: int, reference_index: int) -> int:
     return max(source_start_index, reference_index)
 
 
+def possible_start_index(given_start_index: int, reached_index: int) -> int:
+    """What is recorded of a start index that another node gave, when the log had reached `reached_index` by its answer.
+
+    Every upload records an index that it has read in the log, so a higher one is of none: the node is wrong, or its log was
+    another. Cut, not refused, because the bytes are right, and they may be the last.
+    """
+    return min(given_start_index, reached_index)
+
+
 def counts_as_confirmation(
     *, asker_epoch: int, answerer_epoch: int, is_expected_holder: bool, is_verified: bool
 ) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.storage.reconcile import pulls
-from shared.errors import DiskFullError, NotReadyError
+from shared.errors import DiskFullError, LeaderUnavailableError, NotReadyError
 from shared.units import KIB
 from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
 
@@ -47,9 +47,48 @@ async def test_a_pulled_replica_records_the_reference_or_what_its_source_knows(w
     for peer in world.nodes.values():
         if peer is not node:
             peer.tier.recorded[younger.hex()] = world.log.index + 50
+    reference_index = world.log.index
+    world.log.index += 60
     await node.puller.walk()
-    assert node.tier.recorded[older.hex()] == world.log.index > other.tier.recorded[older.hex()]
-    assert node.tier.recorded[younger.hex()] == world.log.index + 50
+    assert node.tier.recorded[older.hex()] == reference_index > other.tier.recorded[older.hex()]
+    assert node.tier.recorded[younger.hex()] == reference_index + 50
+
+
+@pytest.mark.parametrize("size_bytes", [100, 64 * KIB + 1])
+@pytest.mark.parametrize("above", [1, 2**62, 2**64])
+async def test_a_start_index_that_the_log_has_not_reached_is_cut(above, size_bytes, world):
+    """By where the log is after the answer: otherwise no condemnation would ever reach the replica."""
+    chunks = make_chunks(3, size_bytes)
+    node, *others = await missing_on_first(world, chunks)
+    world.log.index += 5
+    for peer in others:
+        peer.tier.recorded = dict.fromkeys(peer.tier.recorded, world.log.index + above)
+    assert (await node.puller.walk()).left == 0
+    assert set(node.tier.recorded.values()) == {world.log.index}
+
+
+async def test_the_log_is_asked_only_for_start_indexes_above_all_that_is_known(world):
+    """Mostly a chunk was stored before it was referenced."""
+    node, *others = await missing_on_first(world, make_chunks(3))
+    for peer in others:
+        peer.tier.recorded = dict.fromkeys(peer.tier.recorded, world.log.index)
+    world.log.queries.clear()
+    await node.puller.walk()
+    assert world.log.queries == []
+
+
+async def test_a_walk_ends_when_the_log_cannot_be_asked(world):
+    """Nothing is stored under a start index that may be wrong; the next walk stores it."""
+    chunks = make_chunks(3)
+    node, *others = await missing_on_first(world, chunks)
+    for peer in others:
+        peer.tier.recorded = dict.fromkeys(peer.tier.recorded, world.log.index + 1)
+    world.log.is_away = True
+    with pytest.raises(LeaderUnavailableError):
+        await node.puller.walk()
+    assert (node.holds(), node.budget.used_bytes) == (set(), 0)
+    world.log.is_away = False
+    assert (await node.puller.walk()).left == 0
 
 
 @pytest.mark.parametrize("size_bytes", [100, 64 * KIB + 1])

@@ -212,7 +212,16 @@ class Node:
         )
         self.follower = Follower(tier, references, view=view, expected=expected, extra=self.extra, metrics=metrics)
         self.comparison = Comparison(tier, expected)
-        self.puller = Puller(tier, self, view=view, expected=expected, budget=self.budget, pace=pace, metrics=metrics)
+        self.puller = Puller(
+            tier,
+            self,
+            view=view,
+            log=references,
+            expected=expected,
+            budget=self.budget,
+            pace=pace,
+            metrics=metrics,
+        )
         signals = Signals()
         self.verifier = Verifier(tier, self, expected=expected, budget=self.budget, pace=pace, signals=signals)
         parts = ReconcileParts(
