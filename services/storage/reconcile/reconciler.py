@@ -285,4 +285,5 @@ class Reconciler:
             await self._database.remake()
             await self._expected.forget()
             self._has_compared = self._has_walked = False
+            self._verifier.begin_anew()
             self._signals.round_wanted.set()

@@ -124,7 +124,10 @@ class References:
         """What came after `position`."""
         query = ListReferenceChanges(after_index=position.log_index, after_chunk=position.chunk)
         answer, context = await self._read(query, ReferenceChanges)
-        condemned = zip(_cut(answer.condemned), answer.condemned_indexes, answer.is_referenced, strict=True)
+        digests = _cut(answer.condemned)
+        if not len(digests) == len(answer.condemned_indexes) == len(answer.is_referenced):
+            raise InternalError("Consensus sent another number of indexes than of condemned chunks.")
+        condemned = zip(digests, answer.condemned_indexes, answer.is_referenced, strict=True)
         return Changes(
             context,
             _sized(answer.added, answer.added_sizes),

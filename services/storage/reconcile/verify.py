@@ -30,6 +30,7 @@ from shared.errors import (
     ConflictError,
     OverloadedError,
     TrivetError,
+    UnavailableError,
 )
 from shared.partitions import PARTITION_COUNT, prefix_of
 
@@ -94,6 +95,8 @@ class Verifier:
         self._wanted = asyncio.Event()
         self._began_s: float | None = None
         self._began_bytes = 0
+        self._bad: dict[bytes, int] = {}
+        """Found in the part that is read now, with sizes: a bad replica is quarantined, so reading it again finds none."""
         self._signals = signals
 
     @property
@@ -116,18 +119,25 @@ class Verifier:
         """Begin a pass. Raises ConflictError while one is under way, UnavailableError when it cannot be written down."""
         if self._is_running:
             raise ConflictError("A verify pass is under way already; ask for its progress, or end it first.")
-        self._note = _Note(report=VerifyReport(state=VerifyState.RUNNING))
-        self._began_s = None
-        await self._keep()
+        before, self._note = self._note, _Note(report=VerifyReport(state=VerifyState.RUNNING))
+        self._began_s, self._bad = None, {}
+        await self._keep_or_undo(before)
         self._signals.round_wanted.set()
         return self.report()
 
     async def cancel(self) -> VerifyReport:
         """End the pass that is under way, if one is. Raises UnavailableError."""
         if self._is_running:
+            before = self._note
             self._change(state=VerifyState.CANCELLED)
-            await self._keep()
+            await self._keep_or_undo(before)
         return self.report()
+
+    def begin_anew(self) -> None:
+        """The set of expected chunks is lost, and with it what a pass under way has found: it begins again."""
+        if self._is_running:
+            self._note = _Note(report=VerifyReport(state=VerifyState.RUNNING))
+            self._began_s, self._bad = None, {}
 
     def report(self) -> VerifyReport:
         """How far it is."""
@@ -144,8 +154,9 @@ class Verifier:
         if self.wants_count:
             self._change(**count.model_dump())
             self._note = self._note.model_copy(update={"partition": 0})
-            await self._keep()
+            # Before it is written down: when that fails, the pass goes on all the same.
             self._wanted.set()
+            await self._keep()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -169,6 +180,17 @@ class Verifier:
     def _change(self, **fields: object) -> None:
         self._note = self._note.model_copy(update={"report": self._note.report.model_copy(update=fields)})
 
+    async def _keep_or_undo(self, before: _Note) -> None:
+        """Write the note down; what cannot be is as it was `before`. Raises UnavailableError."""
+        try:
+            await self._keep()
+        except DatabaseDamagedError as error:
+            self._note = before
+            raise UnavailableError("What reconcile knows is damaged and is made anew; try again.") from error
+        except TrivetError:
+            self._note = before
+            raise
+
     async def _keep(self) -> None:
         await self._expected.set_note(_NOTE, self._note.model_dump_json())
 
@@ -184,38 +206,36 @@ class Verifier:
             self._began_s, self._began_bytes = time.monotonic(), self._note.report.checked_bytes
         before = self._note
         chunks = await self._expected.list_prefix(prefix_of(partition))
-        bad: list[Sized] = []
         for start in range(0, len(chunks), _READ_AT_ONCE):
             part = chunks[start : start + _READ_AT_ONCE]
             began_s = time.monotonic()
-            bad += await self._read(part)
+            await self._read(part)
             await self._pace.rest(sum(size_bytes for _, size_bytes in part), began_s)
         if self._note is not before:
             return  # cancelled, or cancelled and begun anew
+        bad, self._bad = list(self._bad.items()), {}
         report = before.report
         self._change(
             checked_chunks=report.checked_chunks + len(chunks),
             checked_bytes=report.checked_bytes + sum(size_bytes for _, size_bytes in chunks),
             bad_chunks=report.bad_chunks + len(bad),
         )
-        await self._fetch_again(bad)
         if partition + 1 == PARTITION_COUNT:
             self._change(state=VerifyState.FINISHED)
             logger.info("verify finished", **self._note.report.model_dump(exclude={"state"}))
         self._note = self._note.model_copy(update={"partition": partition + 1})
+        # When that fails, nothing is counted again, and the next comparison finds what was quarantined.
+        await self._fetch_again(bad)
         if chunks or not self._is_running:
             await self._keep()
 
-    async def _read(self, chunks: Sequence[Sized]) -> list[Sized]:
-        """Those that are bad."""
+    async def _read(self, chunks: Sequence[Sized]) -> None:
+        """Put those that are bad into `_bad`. Raises what reading one of them raised."""
         outcomes = await outcomes_of([self._is_good(digest.hex(), size_bytes) for digest, size_bytes in chunks])
-        bad = []
-        for chunk, outcome in zip(chunks, outcomes, strict=True):
+        self._bad.update(chunk for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome is False)
+        for outcome in outcomes:
             if isinstance(outcome, TrivetError):
                 raise outcome
-            if not outcome:
-                bad.append(chunk)
-        return bad
 
     async def _is_good(self, digest: str, size_bytes: int) -> bool:
         while True:

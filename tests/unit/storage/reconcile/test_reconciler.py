@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from services.storage.reconcile import extra_chunks, reconciler
+from services.storage.reconcile.expected_chunks import Position
 from shared.contracts.cluster import NodeState
 from shared.contracts.reconcile import ReconcileReport
+from shared.errors import InternalError
 from tests.integration.storage.support import poll
 from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
 
@@ -305,6 +307,20 @@ async def test_no_defect_ends_a_loop(world, run, monkeypatch):
         run(node)
     await poll(is_right(world, chunks))
     assert max(left.values()) < 0
+
+
+async def test_lists_that_do_not_fit_together_are_an_invalid_answer(world):
+    """A number for every condemned chunk."""
+    node, *_ = await world.add_all(1)
+    read = world.log.read
+
+    async def cut(query):
+        answer, context = await read(query)
+        return answer.model_copy(update={"condemned": b"c" * 32}), context
+
+    world.log.read = cut
+    with pytest.raises(InternalError):
+        await node.reconciler._references.changes(Position(world.log.index))
 
 
 def test_a_gauge_of_what_is_not_known_is_no_number(world):

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from services.storage.reconcile.database import DatabaseDamagedError
 from shared.contracts.reconcile import VerifyState
-from shared.errors import ConflictError, TrivetError
+from shared.errors import ChunkCorruptError, ConflictError, TrivetError, UnavailableError
 from tests.integration.storage.support import poll
 from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
 
@@ -148,4 +149,116 @@ async def test_trouble_interrupts_a_pass_and_does_not_end_it(monkeypatch, world)
     task = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     assert node.verifier.report().checked_chunks == len(node.wants())
+    await end(task)
+
+
+@pytest.mark.parametrize("trouble", ["list", "disk"])
+async def test_a_part_that_fails_is_counted_once(trouble, monkeypatch, world):
+    """Its bad replicas are quarantined by the first reading, so another one would find them good, or gone."""
+    monkeypatch.setattr("services.storage.reconcile.verify._RETRY_S", 0.01)
+    monkeypatch.setattr("services.storage.reconcile.verify.PARTITION_COUNT", 1)
+    monkeypatch.setattr("services.storage.reconcile.verify.prefix_of", lambda _: "")
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    apply, get, failures = node.expected.apply, node.tier.get, 2
+    has_read = 0
+
+    def is_failing() -> bool:
+        nonlocal failures
+        failures -= 1
+        return failures >= 0
+
+    async def fail_list(**changes: object) -> None:
+        if changes.keys() == {"missing"} and is_failing():
+            raise UnavailableError("the disk is full")
+        await apply(**changes)
+
+    async def quarantine(digest: str) -> bytes:
+        nonlocal has_read
+        has_read += 1
+        if trouble == "disk" and has_read > 100 and is_failing():
+            raise UnavailableError("the disk does not answer")
+        try:
+            return await get(digest)
+        except ChunkCorruptError:
+            node.tier.bodies.pop(digest, None)
+            raise
+
+    if trouble == "list":
+        node.expected.apply = fail_list
+    node.tier.get = quarantine
+    task = await running(node)
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    report = node.verifier.report()
+    assert (report.checked_chunks, report.bad_chunks) == (len(node.wants()), 3)
+    assert failures < 2
+    await poll(lambda: node.holds() >= node.wants())
+    await end(task)
+
+
+@pytest.mark.parametrize("trouble", [UnavailableError("the disk is full"), DatabaseDamagedError("torn")])
+async def test_what_cannot_be_written_down_is_refused_and_changes_nothing(trouble, world):
+    """Neither a start nor a cancellation."""
+    node, _ = await damaged(world)
+    set_note = node.expected.set_note
+
+    async def fail(*_: str) -> None:
+        raise trouble
+
+    node.expected.set_note = fail
+    with pytest.raises(UnavailableError):
+        await node.verifier.start()
+    assert node.verifier.report().state == VerifyState.NEVER
+    node.expected.set_note = set_note
+    await node.verifier.start()
+    node.expected.set_note = fail
+    with pytest.raises(UnavailableError):
+        await node.verifier.cancel()
+    assert node.verifier.report().state == VerifyState.RUNNING
+
+
+async def test_a_count_that_cannot_be_written_down_does_not_stop_the_pass(world):
+    """The second part begins all the same."""
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    set_note, failures = node.expected.set_note, 1
+
+    async def fail(name: str, value: str) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise UnavailableError("the disk is full")
+        await set_note(name, value)
+
+    node.expected.set_note = fail
+    task = await running(node)
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    assert failures < 0
+    await end(task)
+
+
+async def test_a_pass_begins_again_when_what_reconcile_knows_is_damaged(monkeypatch, world):
+    """An empty list of chunks is not taken for all of them, and the loops go on."""
+    monkeypatch.setattr("services.storage.reconcile.verify._RETRY_S", 0.01)
+    node, _ = await damaged(world)
+    await node.verifier.start()
+    list_prefix, failures = node.expected.list_prefix, 1
+
+    async def fail(prefix: str) -> object:
+        nonlocal failures
+        # Not of the comparison, which lists groups.
+        if node.verifier.report().progress > 0.5 and failures > 0:
+            failures -= 1
+            asyncio.get_running_loop().call_soon(tear.set)
+            raise DatabaseDamagedError("torn")
+        return await list_prefix(prefix)
+
+    tear = asyncio.Event()
+    node.expected.list_prefix = fail
+    task = await running(node)
+    await tear.wait()
+    await node.reconciler._begin_anew()
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    assert node.verifier.report().checked_chunks == len(node.wants())
+    assert not task.done()
     await end(task)
