@@ -125,8 +125,8 @@ class Heartbeat(WireModel):
     url: str
     zone: str
     capacity_bytes: int = Field(ge=0, le=MAX_CAPACITY_BYTES)
-    used_bytes: int | None = Field(ge=0)
-    chunk_count: int | None = Field(ge=0)
+    used_bytes: int | None = Field(ge=0, lt=2**63)
+    chunk_count: int | None = Field(ge=0, lt=2**63)
     is_full: bool | None = None
     health: HealthReport | None = None
     reconcile: ReconcileReport | None = None

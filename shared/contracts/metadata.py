@@ -512,7 +512,7 @@ class ListReferenceChanges(WireModel):
     """
 
     kind: Literal["list_reference_changes"] = "list_reference_changes"
-    after_index: int = Field(ge=0)
+    after_index: int = Field(ge=0, lt=2**63)
     after_chunk: int = Field(default=0, ge=0)
     limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
 

@@ -12,10 +12,14 @@ Routes of a storage node (all signed):
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from shared.contracts.base import WireModel
+
+_Number = Annotated[int, Field(ge=0, lt=2**63)]
+"""Sums and metrics are made of them: one that is negative, or larger than any count, would spoil those of the whole cluster."""
 
 
 class ReconcileReport(WireModel):
@@ -37,17 +41,17 @@ class ReconcileReport(WireModel):
         is_listing: all references are being listed anew, because there was no position to go on from or placement changed.
     """
 
-    epoch: int = Field(ge=0)
-    log_index: int = Field(ge=0)
-    expected_chunks: int | None = Field(ge=0)
-    expected_bytes: int | None = Field(ge=0)
-    missing_chunks: int | None = Field(ge=0)
-    missing_bytes: int | None = Field(ge=0)
-    surplus_chunks: int | None = Field(ge=0)
-    orphan_chunks: int | None = Field(ge=0)
-    bytes_per_s: int = Field(ge=0)
-    eta_s: int | None = Field(default=None, ge=0)
-    drained_index: int | None = Field(default=None, ge=0)
+    epoch: _Number
+    log_index: _Number
+    expected_chunks: _Number | None
+    expected_bytes: _Number | None
+    missing_chunks: _Number | None
+    missing_bytes: _Number | None
+    surplus_chunks: _Number | None
+    orphan_chunks: _Number | None
+    bytes_per_s: _Number
+    eta_s: _Number | None = None
+    drained_index: _Number | None = None
     is_listing: bool
 
 
@@ -76,14 +80,14 @@ class VerifyReport(WireModel):
     """
 
     state: VerifyState
-    epoch: int | None = None
-    log_index: int | None = None
-    expected_chunks: int | None = None
-    checked_chunks: int = 0
-    checked_bytes: int = 0
-    missing_chunks: int = 0
-    bad_chunks: int = 0
-    surplus_chunks: int = 0
-    orphaned_chunks: int = 0
+    epoch: _Number | None = None
+    log_index: _Number | None = None
+    expected_chunks: _Number | None = None
+    checked_chunks: _Number = 0
+    checked_bytes: _Number = 0
+    missing_chunks: _Number = 0
+    bad_chunks: _Number = 0
+    surplus_chunks: _Number = 0
+    orphaned_chunks: _Number = 0
     progress: float = Field(default=0.0, ge=0, le=1)
-    eta_s: int | None = Field(default=None, ge=0)
+    eta_s: _Number | None = None

@@ -142,7 +142,7 @@ class StorageNodes:
             or report.drained_index is None
             or node.state != NodeState.DRAINING
             or node.draining_since is None
-            or report.drained_index <= node.draining_since
+            or not node.draining_since < report.drained_index <= self._service.store.last_applied
             or report.epoch != self._service.store.node_map().epoch
         ):
             return

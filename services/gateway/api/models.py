@@ -388,8 +388,13 @@ class BackupBegin(WireModel):
 
     model_config = _example(owner="nightly copy to tape", lease_s=86_400)
 
-    owner: str = Field(min_length=1, max_length=256, description="For people.")
-    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S)
+    owner: str = Field(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        description="For people; no control characters.",
+    )
+    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S, strict=True)
 
 
 class BackupRenewal(WireModel):
@@ -397,7 +402,7 @@ class BackupRenewal(WireModel):
 
     model_config = _example(lease_s=86_400)
 
-    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S)
+    lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S, strict=True)
 
 
 class BackupInfo(WireModel):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from pydantic import ValidationError
+
+from services.gateway.api.models import BackupBegin
 from shared.errors import BackupNotFoundError
 
 
@@ -35,3 +39,24 @@ async def test_a_backup_that_is_not_under_way_is_refused(upgraded, backup_id: st
         with pytest.raises(BackupNotFoundError) as refused:
             await act
         assert refused.value.definite
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"owner": "to tape\x1b[31m"},
+        {"owner": "to\ntape"},
+        {"owner": "\x85"},
+        {"owner": "to tape", "lease_s": True},
+        {"owner": "to tape", "lease_s": "60"},
+    ],
+)
+def test_an_owner_is_for_people_and_a_lease_is_a_number(wrong: dict[str, object]) -> None:
+    """What is listed goes to terminals, and `true` is no lease of a second."""
+    with pytest.raises(ValidationError):
+        BackupBegin.model_validate_json(json.dumps(wrong))
+
+
+def test_an_owner_may_be_written_in_any_script() -> None:
+    """The refusal is of control characters only."""
+    assert BackupBegin.model_validate_json(json.dumps({"owner": "nächtlich nach 磁带 ✓", "lease_s": 60})).lease_s == 60

@@ -256,6 +256,7 @@ async def test_a_drained_node_is_removed_on_its_own_proof(upgraded: Scene) -> No
     await upgraded.beat("storage-4", reconcile=report(epoch=upgraded.epoch, surplus_chunks=4))
     await upgraded.pass_time(1)
     assert upgraded.has("storage-4"), "it says nothing of being empty"
+    await upgraded.propose(AdmitNode(node_id="storage-1", stamp=stamp()))
     await upgraded.beat("storage-4", reconcile=report(epoch=upgraded.epoch, drained_index=since + 1))
     await upgraded.pass_time(1)
     assert not upgraded.has("storage-4")
@@ -273,6 +274,16 @@ async def test_a_proof_that_is_older_than_the_drain_or_of_another_epoch_removes_
         await upgraded.pass_time(1)
         assert upgraded.has("storage-4")
     assert upgraded.leader.proposed[-1].kind != "remove_node"
+
+
+async def test_a_proof_from_beyond_the_end_of_the_log_removes_nothing(upgraded: Scene) -> None:
+    """No node has read references there: it is wrong, and what else it says may be, too."""
+    await drained(upgraded)
+    end = upgraded.leader.store.last_applied
+    for beyond in (end + 1, 2**63 - 1):
+        await upgraded.beat("storage-4", reconcile=report(epoch=upgraded.epoch, drained_index=beyond))
+        await upgraded.pass_time(1)
+        assert upgraded.has("storage-4")
 
 
 async def test_a_node_that_does_not_drain_is_not_removed_whatever_it_reports(upgraded: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from services.consensus.metadata import references, retention
 from shared.contracts.metadata import (
@@ -268,3 +269,10 @@ def test_a_place_below_the_horizon_is_lost(log):
     assert (lost.added, lost.condemned, lost.next_index) == (b"", b"", index - 1)
     kept = changes(log, index)
     assert (kept.must_restart, kept.horizon, split(kept.added)) == (False, index, [chunk(2)])
+
+
+def test_an_index_that_no_log_reaches_is_no_question() -> None:
+    """SQLite could not compare with it, and the whole request would fail."""
+    assert ListReferenceChanges(after_index=2**63 - 1).after_index == 2**63 - 1
+    with pytest.raises(ValidationError):
+        ListReferenceChanges(after_index=2**63)
