@@ -63,11 +63,11 @@ node-add: install ## Add a storage node with its Redis to the running cluster
 
 .PHONY: node-drain
 node-drain: install ## Have a storage node (ID=storage-4) emptied and taken out of the cluster; CANCEL=1 to use it again
-	@exec $(BIN)/python -m local_cluster node-drain $(if $(CANCEL),--cancel) $(ID)
+	@exec $(BIN)/python -m local_cluster node-drain $(if $(filter-out 0,$(CANCEL)),--cancel) $(ID)
 
 .PHONY: node-remove
 node-remove: install ## The same, wait until it is out, and stop it; LOST=1 when it will never come back
-	@exec $(BIN)/python -m local_cluster node-remove $(if $(LOST),--lost) $(ID)
+	@exec $(BIN)/python -m local_cluster node-remove $(if $(filter-out 0,$(LOST)),--lost) $(ID)
 
 .PHONY: verify
 verify: install ## Read every replica of every chunk and compare it with the log

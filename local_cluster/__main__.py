@@ -60,6 +60,8 @@ def main() -> int:
     command, names = arguments.command, arguments.names
     if command in _COMMANDS_FOR_ONE and len(names) != 1:
         parser.error(f"{command} takes one storage node: ID=storage-4, say")
+    if (arguments.cancel and command != "node-drain") or (arguments.lost and command != "node-remove"):
+        parser.error("--cancel goes with node-drain, --lost with node-remove")
     if names and command not in {*_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE}:
         parser.error(f"{command} takes no names of processes")
     if command == "secrets":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -41,11 +42,11 @@ class Administration:
 
     def remove(self, node_id: str, *, is_lost: bool) -> dict[str, Any]:
         """Drain a node, or remove one that is lost."""
-        return self._call("DELETE", f"/v1/cluster/nodes/{node_id}" + ("?lost=true" if is_lost else ""))
+        return self._call("DELETE", _node_path(node_id) + ("?lost=true" if is_lost else ""))
 
     def cancel_drain(self, node_id: str) -> None:
         """Use a draining node again."""
-        self._call("DELETE", f"/v1/cluster/nodes/{node_id}/drain")
+        self._call("DELETE", f"{_node_path(node_id)}/drain")
 
     def start_verify(self) -> dict[str, Any]:
         """Begin a pass over everything, or join the one that is under way."""
@@ -70,6 +71,11 @@ class Administration:
         if accepts is not None and problem.get("code") == accepts:
             return {}
         raise LocalClusterError(str(problem.get("detail") or f"The gateway answered {answer.status_code}."))
+
+
+def _node_path(node_id: str) -> str:
+    # Quoted: `storage-4?lost=true` is the name of no node, and must not remove one as lost.
+    return f"/v1/cluster/nodes/{quote(node_id, safe='')}"
 
 
 def _problem(answer: httpx.Response) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster.__main__ import _rounds, port_warning
+from local_cluster.administration import Administration
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Shape, all_ports
 from local_cluster.settings import PROJECT_ROOT, LocalSettings
@@ -51,6 +52,8 @@ def test_where_nothing_runs_the_command_says_so_and_ends_well(tmp_path: Path, co
         ("node-add", [], 1, "Nothing is running"),
         ("node-drain", ["--cancel", "storage-4"], 1, "Nothing is running"),
         ("node-remove", ["storage-4", "--lost"], 1, "Nothing is running"),
+        ("node-remove", ["storage-4", "--cancel"], 2, "--cancel goes with node-drain"),
+        ("node-drain", ["storage-4", "--lost"], 2, "--lost with node-remove"),
         ("node-drain", [], 2, "node-drain takes one storage node"),
         ("node-remove", ["storage-1", "storage-2"], 2, "node-remove takes one storage node"),
     ],
@@ -114,3 +117,15 @@ def test_no_two_processes_share_a_port() -> None:
     ports = all_ports(0)
     assert len(ports) == len(set(ports))
     assert {8080, 8090, 8101, 8181, 8201, 8251, 8281, 8301, 8381} <= set(ports)
+
+
+def test_a_node_id_is_a_name_and_no_part_of_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`storage-4?lost=true` must not remove storage-4 as lost."""
+    asked = []
+    with Administration("http://127.0.0.1:1", "token") as administration:
+        monkeypatch.setattr(administration, "_call", lambda _, path: asked.append(path))
+        administration.remove("storage-4?lost=true", is_lost=False)
+        administration.cancel_drain("../storage-4")
+        administration.remove("storage-4", is_lost=True)
+    nodes = "/v1/cluster/nodes/"
+    assert asked == [f"{nodes}storage-4%3Flost%3Dtrue", f"{nodes}..%2Fstorage-4/drain", f"{nodes}storage-4?lost=true"]
