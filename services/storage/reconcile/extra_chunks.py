@@ -57,6 +57,8 @@ class ExtraOutcome:
         surplus, orphans: that were found: files refer to them, or none does.
         surplus_left: of them that are still held.
         is_outdated: a peer decides by a newer node map than this node.
+        is_whole: it came to the end of the list. One that is outdated does not: by that node map little is confirmed any more,
+            and a node that it takes for live may be hung.
     """
 
     checked_index: int | None = None
@@ -64,6 +66,7 @@ class ExtraOutcome:
     orphans: int = 0
     surplus_left: int = 0
     is_outdated: bool = False
+    is_whole: bool = True
 
 
 class ExtraChunks:
@@ -97,7 +100,7 @@ class ExtraChunks:
         """Held by whoever walks."""
 
     async def walk(self) -> ExtraOutcome:
-        """Decide about every extra chunk once.
+        """Decide about every extra chunk once, unless a peer has a newer node map.
 
         Raises:
             TrivetError: consensus, the tier or the list does not answer.
@@ -106,12 +109,15 @@ class ExtraChunks:
         outcome = ExtraOutcome()
         after = b""
         while page := await self._expected.extra_page(after, _PAGE):
-            after = page[-1]
+            after, epoch = page[-1], self._view.epoch
             # Again while some left: for one question a peer reads only so much of what is not verified there.
             while page:
                 began_s = time.monotonic()
                 page = await self._decide(page, outcome)
                 await self._pace.rest(0, began_s)
+            if outcome.is_outdated and self._view.epoch == epoch:
+                outcome.is_whole = False
+                break
         return outcome
 
     async def _decide(self, page: Sequence[bytes], outcome: ExtraOutcome) -> list[bytes]:

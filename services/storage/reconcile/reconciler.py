@@ -193,6 +193,8 @@ class Reconciler:
             self._comparison.forget()
             found = await self._compare()
             outcome = await self._walk()
+        if not outcome.is_whole:
+            return  # the next round begins again
         position = self._expected.position
         assert position is not None, "it was followed"
         await self._verifier.record_count(
@@ -245,7 +247,7 @@ class Reconciler:
             if not self._view.is_settled or not self._are_lists_whole:
                 return True  # the comparison that follows begins anew
             outcome = await self._walk()
-        return outcome.surplus_left == 0 or not self._view.has_spare_nodes
+        return outcome.is_whole and (outcome.surplus_left == 0 or not self._view.has_spare_nodes)
 
     async def _walk(self) -> ExtraOutcome:
         epoch, position = self._compared_epoch, self._expected.position
@@ -253,8 +255,8 @@ class Reconciler:
         outcome = await self._extra.walk()
         if outcome.is_outdated:
             self._signals.round_wanted.set()
-        if filled != self._filled or not self._are_lists_whole:
-            return outcome  # a listing emptied the lists meanwhile: it did not see all that is held
+        if not outcome.is_whole or filled != self._filled or not self._are_lists_whole:
+            return outcome  # it did not see all that is held; a listing may have emptied the lists meanwhile
         self._has_walked = True
         if epoch is not None and position is not None and epoch == self._view.epoch and self._view.is_draining:
             index = position.log_index if outcome.checked_index is None else outcome.checked_index

@@ -78,6 +78,44 @@ async def test_a_peer_with_a_newer_node_map_is_noticed(world):
     assert surplus & node.holds()
 
 
+async def test_a_walk_ends_when_a_peer_has_a_newer_node_map(world, monkeypatch):
+    """It would ask nodes in vain that are away by now, and be long over it; after the next look at the log it is repeated."""
+    monkeypatch.setattr(extra_chunks, "_PAGE", 1)
+    node, _, surplus = await with_surplus(world)
+    world.log.set_node("n2", NodeState.SUSPECT)
+    for peer in ("n2", "n3", "n4"):
+        await world.nodes[peer].follower.follow()
+    outcome = await node.extra.walk()
+    assert not outcome.is_whole
+    assert {len(world.nodes[peer].confirms) for peer in ("n2", "n3", "n4")} == {1}
+    assert await node.reconciler._follow_once(0)
+    assert await node.reconciler._drop()
+    assert not node.holds() & surplus
+
+
+async def test_verify_counts_no_differences_by_an_old_node_map(world):
+    """The count is of all that is held, or there is none; the next round counts again."""
+    node, _, surplus = await with_surplus(world)
+    await node.verifier.start()
+    confirm, is_changed = node.confirm, False
+
+    async def change_first(*question):
+        nonlocal is_changed
+        if not is_changed:
+            is_changed = True
+            world.log.set_node("n2", NodeState.SUSPECT)
+            for peer in ("n2", "n3", "n4"):
+                await world.nodes[peer].follower.follow()
+        return await confirm(*question)
+
+    node.confirm = change_first
+    assert await node.reconciler._follow_once(0)
+    assert node.verifier.wants_count
+    assert await node.reconciler._follow_once(1)
+    assert not node.verifier.wants_count
+    assert node.verifier.report().surplus_chunks == len(surplus)
+
+
 async def test_an_upload_that_comes_while_holders_are_asked_keeps_its_replica(world):
     """Its start index is above the one that they recorded."""
     node, _, surplus = await with_surplus(world)
