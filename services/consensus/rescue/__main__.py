@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blake3 import blake3
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.consensus.metadata.copy import write_copy
@@ -57,7 +57,7 @@ from services.consensus.tools.initialise import parse_members
 from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
-from shared.contracts.metadata import LEASE_MAX_S
+from shared.contracts.metadata import LEASE_MAX_S, BackupId
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetError, UpgradeUnfinishedError
 from shared.peer_address import PeerAddress
@@ -73,6 +73,8 @@ ROUND_PAUSE_S = 0.5
 DEFAULT_KEEP_HOURS = 24
 OWNER_MAX = 256
 _HOUR_S = 3600
+_KEEP_HOURS_MAX = LEASE_MAX_S // _HOUR_S
+_BACKUP_ID: TypeAdapter[str] = TypeAdapter(BackupId)
 _PINNED = (
     "the cluster keeps the chunks that it needs, as backup {id} since log index {index}, for {hours} h from now: copy them in "
     "that time. `renew {id}` lets it last as long again, `end {id}` ends it\n"
@@ -133,11 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument("--without-seal", action="store_true", help="with --from, when the cluster secret is lost")
     backup.set_defaults(run=_backup)
     renewal = acts.add_parser("renew", help="keep the chunks of a backup for as long again")
-    renewal.add_argument("backup_id", metavar="ID", help="as `backup` printed it")
+    renewal.add_argument("backup_id", metavar="ID", type=_backup_id, help="as `backup` printed it")
     _add_lease(renewal)
     renewal.set_defaults(run=_renew)
     ending = acts.add_parser("end", help="the chunks of a backup need not be kept any more")
-    ending.add_argument("backup_id", metavar="ID", help="as `backup` printed it")
+    ending.add_argument("backup_id", metavar="ID", type=_backup_id, help="as `backup` printed it")
     ending.set_defaults(run=_end)
     check = acts.add_parser("check", help="whether a backup is whole")
     check.add_argument("folder", type=Path)
@@ -161,12 +163,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _backup_id(text: str) -> str:
+    try:
+        return _BACKUP_ID.validate_python(text)
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a backup") from None
+
+
+def _keep_hours(text: str) -> int:
+    hours = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if not 1 <= hours <= _KEEP_HOURS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 1 to {_KEEP_HOURS_MAX}")
+    return hours
+
+
 def _add_lease(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-hours",
-        type=int,
+        type=_keep_hours,
         default=DEFAULT_KEEP_HOURS,
-        choices=range(1, LEASE_MAX_S // _HOUR_S + 1),
         metavar="HOURS",
         help="so long the cluster keeps the chunks that the backup needs, unless that is renewed; 24 by default",
     )

@@ -300,3 +300,29 @@ def test_two_restores_to_one_folder_exclude_each_other(backup, tmp_path, monkeyp
     make_folder(backup / "metadata.sqlite", tmp_path / "new", **arguments)
     assert "in use" in capsys.readouterr().err
     verify(tmp_path / "new" / "metadata.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["renew", ""], "'' is no id of a backup"),
+        (["end", "x y"], "'x y' is no id of a backup"),
+        (["renew", "ab12", "--keep-hours", "0"], "'0' is no number of hours from 1 to 720"),
+        (["renew", "ab12", "--keep-hours", "721"], "'721' is no number of hours from 1 to 720"),
+        (["backup", "--to", "x", "--keep-hours", "a day"], "'a day' is no number of hours from 1 to 720"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anybody is asked; neither a validation error nor a list of 720 numbers."""
+    with pytest.raises(SystemExit):
+        command._parser().parse_args(arguments)
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hours", [1, 24, 720])
+def test_a_backup_is_kept_for_up_to_thirty_days(hours: int) -> None:
+    """Both ends."""
+    arguments = command._parser().parse_args(["renew", "ab12", "--keep-hours", str(hours)])
+    assert (arguments.keep_hours, arguments.backup_id) == (hours, "ab12")
