@@ -172,7 +172,7 @@ async def test_p8_what_a_dead_gateway_left_is_collected(make_trial, repetitions,
     digests: list[str] = []
     async with trial.by_hand() as client:
         for number in range(repetitions(3, 20)):
-            body = draw.randbytes(8 * MIB)
+            body = draw.randbytes(64 * MIB)
             sent = asyncio.ensure_future(client.call(GATEWAYS[1], "PUT", f"p8-orphan-{seed}-{number}", body=body))
             await wait_for_first_replica(trial, digests_of(body)[0])
             await trial.cluster.signal(GATEWAYS[1], signal.SIGKILL)
