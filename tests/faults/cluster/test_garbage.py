@@ -15,8 +15,9 @@ from shared.units import KIB, MIB
 from tests.faults.cluster.conftest import conclusive, steady_of
 from tests.faults.harness.fault_cluster import GATEWAYS, STORAGE, FaultCluster, running_cluster
 from tests.faults.harness.holders import digests_of, holders, wait_for_holders
+from tests.faults.harness.network import Network
 from tests.faults.harness.operator import QUICK, Operator
-from tests.faults.harness.trial import Trial
+from tests.faults.harness.trial import Trial, Workload
 from tests.faults.workloads.steady import Steady, percentile_s
 
 pytestmark = [
@@ -32,22 +33,23 @@ MakeTrial = Callable[..., Trial]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FaultCluster]:
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[FaultCluster, Network]]:
+    """A cluster that collects garbage within seconds."""
     keeps = {"TRIVET_GC_GRACE_S": str(RETENTION_S), "TRIVET_MAX_DOWNLOAD_AGE_S": str(RETENTION_S)}
     overrides = QUICK | {"*": QUICK["*"] | keeps}
     seed = random.SystemRandom().randrange(1 << 32)
-    async with running_cluster(tmp_path_factory.mktemp("garbage"), seed=seed, overrides=overrides) as (made, network):
-        made.network = network  # type: ignore[attr-defined]
+    async with running_cluster(tmp_path_factory.mktemp("garbage"), seed=seed, overrides=overrides) as made:
         yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def make_trial(cluster: FaultCluster, seed: int) -> AsyncIterator[MakeTrial]:
+async def make_trial(running: tuple[FaultCluster, Network], seed: int) -> AsyncIterator[MakeTrial]:
+    cluster, network = running
     await cluster.bring_back()
     made: list[Trial] = []
 
-    def make(*workloads: Callable[..., object]) -> Trial:
-        made.append(Trial(cluster, cluster.network, seed, workloads=workloads or None))  # type: ignore[attr-defined,arg-type]
+    def make(*workloads: Callable[..., Workload]) -> Trial:
+        made.append(Trial(cluster, network, seed, workloads=workloads or None))
         return made[-1]
 
     yield make

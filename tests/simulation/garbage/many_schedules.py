@@ -10,32 +10,17 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from typing import Final
 
 from rich.progress import track
 
 from tests.simulation.garbage.oracle import ViolationError
 from tests.simulation.garbage.world import live
+from tests.simulation.many_lives import Report
 
 GROUP: Final = 10
-
-
-@dataclass
-class Report:
-    """What came of some seeds: the failures by seed, and how often everything happened."""
-
-    seeds: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: Report) -> None:
-        self.seeds += other.seeds
-        self.failures |= other.failures
-        self.counts += other.counts
 
 
 def live_some(seeds: range) -> Report:
