@@ -49,13 +49,15 @@ READS_GATHER_S: Final = 0.001
 class ReadContext:
     """Where in the log a read was answered: the applied index, the leader's term and the node map's epoch there.
 
-    `hlc` is the leader's hybrid timestamp then, not below any stamp in the log.
+    `hlc` is the leader's hybrid timestamp then, not below any stamp in the log. `cluster_id` is the cluster's: what was learnt
+    from another one counts no more. None from a member of an earlier version.
     """
 
     log_index: int
     term: int
     epoch: int
     hlc: int
+    cluster_id: str | None = None
 
 
 class ConsensusClient:
@@ -160,7 +162,7 @@ def _parse_proposals(content: bytes | bytearray) -> list[ProposalResult | Refusa
 
 def _parse_reads(content: bytes | bytearray) -> list[tuple[Answer, ReadContext] | Refusal]:
     batch = decode_read_results(content)
-    context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc)
+    context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc, batch.cluster_id)
     return [
         _refusal(result.problem or {}) if result.answer is None else (result.answer, context)
         for result in batch.results

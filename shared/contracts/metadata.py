@@ -741,11 +741,13 @@ class ReadResult(WireModel):
 class ReadResults(WireModel):
     """In the order of the batch. `log_index` is the applied index that answered, `epoch` that of the node map there.
 
-    `hlc` is a hybrid timestamp of the leader: not below any stamp in the log, nor below its own time.
+    `hlc` is a hybrid timestamp of the leader: not below any stamp in the log, nor below its own time. `cluster_id` is None
+    from a member of an earlier version, and before the cluster was made.
     """
 
     log_index: int
     term: int
     epoch: int
     hlc: int
+    cluster_id: str | None = None
     results: list[ReadResult]

@@ -33,16 +33,17 @@ _NULL: Final = msgspec.Raw(b"null")
 _PAGE_MARK: Final = b'"kind":"files"'
 """In every batch with a page of files, as members write it; what lacks it is read by the models alone, in one pass."""
 
-_rows: Final = msgspec.json.Encoder()
+_json: Final = msgspec.json.Encoder()
 
 
 def encode_read_results(batch: ReadResults) -> bytes:
     """The JSON of `batch`."""
-    head = b'{"log_index":%d,"term":%d,"epoch":%d,"hlc":%d,"results":[' % (
+    head = b'{"log_index":%d,"term":%d,"epoch":%d,"hlc":%d,"cluster_id":%b,"results":[' % (
         batch.log_index,
         batch.term,
         batch.epoch,
         batch.hlc,
+        _json.encode(batch.cluster_id),
     )
     return b"".join((head, b",".join(map(_encode_result, batch.results)), b"]}"))
 
@@ -51,7 +52,7 @@ def _encode_result(result: ReadResult) -> bytes:
     if not isinstance(result.answer, FilePage):
         return result.model_dump_json().encode()
     rest = result.answer.model_dump_json(exclude={"files"}).encode()
-    return b'{"answer":%b,"files":%b},"problem":null}' % (rest[:-1], _rows.encode(result.answer.files))
+    return b'{"answer":%b,"files":%b},"problem":null}' % (rest[:-1], _json.encode(result.answer.files))
 
 
 def decode_read_results(content: bytes | bytearray) -> ReadResults:
@@ -70,7 +71,12 @@ def decode_read_results(content: bytes | bytearray) -> ReadResults:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"no answer to a batch of reads: {error}") from error
     return ReadResults(
-        log_index=envelope.log_index, term=envelope.term, epoch=envelope.epoch, hlc=envelope.hlc, results=results
+        log_index=envelope.log_index,
+        term=envelope.term,
+        epoch=envelope.epoch,
+        hlc=envelope.hlc,
+        cluster_id=envelope.cluster_id,
+        results=results,
     )
 
 
@@ -85,6 +91,7 @@ class _Envelope(msgspec.Struct):
     epoch: int
     hlc: int
     results: list[_Result]
+    cluster_id: str | None = None
 
 
 class _Kind(msgspec.Struct):

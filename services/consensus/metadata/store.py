@@ -181,7 +181,12 @@ class MetadataStore:
                 results.append(answer_query(self._reader, state, query, buckets))
                 sum_bytes += _size_bytes(results[-1])
         return ReadResults(
-            log_index=state.last_applied, term=term, epoch=state.epoch, hlc=state.highest_hlc, results=results
+            log_index=state.last_applied,
+            term=term,
+            epoch=state.epoch,
+            hlc=state.highest_hlc,
+            cluster_id=state.cluster_id,
+            results=results,
         )
 
     @property

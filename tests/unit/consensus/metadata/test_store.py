@@ -235,6 +235,11 @@ def test_one_answer_comes_from_one_index(log):
     assert results.results[1].answer.has_bucket is False
 
 
+def test_every_answer_names_its_cluster(log):
+    """So that nothing that was learnt from one cluster is held against another one at the same addresses."""
+    assert log.store.answer([], term=1).cluster_id == log.store.cluster_id is not None
+
+
 def test_answers_in_another_thread_see_whole_batches(tmp_path):
     """While batches are applied, a reader never sees a part of one: each batch publishes two files at once."""
     log = Log(tmp_path / "m")

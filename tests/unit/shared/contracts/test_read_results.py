@@ -77,7 +77,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 def batch(*results: ReadResult) -> ReadResults:
-    return ReadResults(log_index=7, term=2, epoch=3, hlc=(1 << 64) - 1, results=list(results))
+    return ReadResults(log_index=7, term=2, epoch=3, hlc=(1 << 64) - 1, cluster_id='c-"1"', results=list(results))
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
@@ -100,6 +100,14 @@ def test_fields_that_are_not_known_are_ignored() -> None:
     fields["results"][0]["answer"]["file"]["content"]["tomorrow"] = 1
     fields["results"][2]["answer"]["files"][0]["tomorrow"] = 1
     assert [found.answer for found in decode_read_results(json.dumps(fields).encode()).results] == [*ANSWERS.values()]
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
+def test_a_member_of_an_earlier_version_says_no_cluster_id(answer) -> None:
+    """Then it is None, whatever was asked."""
+    fields = json.loads(batch(ReadResult(answer=answer)).model_dump_json())
+    del fields["cluster_id"]
+    assert decode_read_results(json.dumps(fields).encode()).cluster_id is None
 
 
 @pytest.mark.parametrize(
