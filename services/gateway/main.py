@@ -39,6 +39,7 @@ from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
+from services.gateway.transfers.recent_log import RecentLog
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ConsensusClient
@@ -138,6 +139,7 @@ def assemble(
     health = NodeHealth(
         nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
     )
+    metadata = recent = RecentLog(metadata, max_age_s=settings.start_index_max_age_s)
     directory = NodeDirectory(metadata, health)
     idempotency = IdempotencyStore(metadata)
     writer_limits = ReplicaWriterLimits(
@@ -159,6 +161,7 @@ def assemble(
     services = Services(
         uploads=Uploads(
             metadata=metadata,
+            recent=recent,
             idempotency=idempotency,
             directory=directory,
             writer=writer,

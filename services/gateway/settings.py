@@ -69,6 +69,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         budget_wait_s: how long a transfer under way may wait for its next.
         replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
         consensus_deadline_s: how long metadata may take.
+        start_index_max_age_s: a small upload without conditions begins with what the last linearizable read of this gateway
+            said, if that is younger; 0: every upload reads first.
         reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed (DESIGN.md section 8).
     """
 
@@ -98,6 +100,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     budget_wait_s: float = Field(default=10.0, gt=0)
     replica_timeout_s: float = Field(default=4.0, gt=0)
     consensus_deadline_s: float = Field(default=5.0, gt=0)
+    start_index_max_age_s: float = Field(default=5.0, ge=0)
     reconnect_base_s: float = Field(default=5.0, gt=0)
     reconnect_limit_s: float = Field(default=60.0, gt=0)
 

@@ -144,6 +144,33 @@ def test_a_node_wiped_in_mid_upload_does_not_count_for_what_it_lost(
     assert http.get("/v1/files/default/big").content == body.body
 
 
+def test_a_node_wiped_between_two_small_uploads_counts_for_what_it_holds_now(
+    own: Cluster, http: httpx.Client, seed: int
+) -> None:
+    """Small uploads begin with the node map of before the wipe: what they count is read from the wiped node alone."""
+    wait_for_recorded_runs(own)
+    own.kill(ABSENT)
+    draw = random.Random(seed)
+    assert http.put("/v1/files/default/before", content=draw.randbytes(4096)).status_code == 201
+    wipe(own)
+    bodies = {f"/v1/files/default/after-{number}": draw.randbytes(4096) for number in range(20)}
+    for path, body in bodies.items():
+        # Until the node has said which disk it has now, it acknowledges nothing: 503, definite.
+        block_until(lambda path=path, body=body: is_stored_twice(http, path, body), f"{path} is stored", DEADLINE_S)
+    own.kill(SURVIVOR)
+    for path, body in bodies.items():
+        assert http.get(path).content == body
+
+
+def is_stored_twice(http: httpx.Client, path: str, body: bytes) -> bool:
+    answer = http.put(path, content=body)
+    if answer.status_code == 503:
+        assert answer.json()["definite"]
+        return False
+    assert answer.status_code == 201, answer.text
+    return bool(answer.json()["durability"]["acknowledged"] == 2)
+
+
 def test_a_node_wiped_at_rest_is_named_by_another_incarnation(own: Cluster, http: httpx.Client) -> None:
     """The cluster says so, and files go on being stored; a mere restart changes nothing."""
     wait_for_recorded_runs(own)

@@ -8,6 +8,8 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -19,6 +21,7 @@ from services.consensus.rescue.__main__ import ACCEPT_LOSS
 from services.consensus.rescue.new_cluster import first_index
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
+from tests.integration.second_gateway import SecondGateway
 
 NEW_ID = "rescued-cluster"
 
@@ -39,13 +42,38 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: int) -> None:
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+def is_not_misled_by_the_old_cluster(kept: SecondGateway, new: Cluster) -> None:
+    """A gateway that ran on, with what it remembers of the lost cluster: its first upload is in the bucket of the new one."""
+    with (
+        httpx.Client(base_url=kept.url, timeout=30, trust_env=False) as old_gateway,
+        httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway,
+    ):
+        gateway.delete("/v1/files/photos/x")
+        gateway.delete("/v1/buckets/photos")
+        assert gateway.put("/v1/buckets/photos").status_code == 201
+        receipt = old_gateway.put("/v1/files/photos/y", content=b"new")
+        assert receipt.status_code == 201, receipt.text
+        assert [file["key"] for file in gateway.get("/v1/files/photos").json()["files"]] == ["y"]
+        assert gateway.get("/v1/files/photos/y").content == b"new"
+
+
+def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: int, stack: ExitStack) -> None:
     """Every byte that was acknowledged, from the same storage nodes; new files go in; versions go on far above the old ones."""
     draw = random.Random(seed)
     files = {f"/v1/files/default/file-{size}": draw.randbytes(size) for size in SIZES}
     old = Cluster(tmp_path, free_port_offset(), OVERRIDES)
     try:
         asyncio.run(old.start())
+        kept = stack.enter_context(SecondGateway(old, tmp_path / "gateway-2.log"))
+        with httpx.Client(base_url=kept.url, timeout=30, trust_env=False) as gateway:
+            assert gateway.put("/v1/buckets/photos").status_code == 201
+            assert gateway.put("/v1/files/photos/x", content=b"old").status_code == 201
         with httpx.Client(base_url=old.gateway_url, timeout=30, trust_env=False) as gateway:
             versions = [gateway.put(path, content=body).json()["version"] for path, body in files.items()]
         for spec in old.plan.of_kind(Kind.CONSENSUS):
@@ -72,6 +100,7 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
     new = Cluster(tmp_path, old.port_offset, OVERRIDES)
     try:
         asyncio.run(new.start())
+        is_not_misled_by_the_old_cluster(kept, new)
         with httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway:
             for (path, body), version in zip(files.items(), versions, strict=True):
                 answer = gateway.get(path)

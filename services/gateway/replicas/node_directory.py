@@ -23,11 +23,15 @@ class NodeDirectory:
 
         Raises what a metadata read raises.
         """
-        if self._cached is not None and self._cached.epoch >= epoch:
-            return self._cached
+        if (known := self.known(epoch)) is not None:
+            return known
         # No lock: concurrent misses share one batch of the consensus client, and a slow one holds up nobody else.
         cluster, _ = await self.refresh()
         return cluster.node_map if self._cached is None else self._cached
+
+    def known(self, epoch: int) -> NodeMap | None:
+        """As `at`, where nothing has to be read for it."""
+        return self._cached if self._cached is not None and self._cached.epoch >= epoch else None
 
     async def refresh(self) -> tuple[ClusterAnswer, ReadContext]:
         """The cluster as it is now; later calls of `at` know it.

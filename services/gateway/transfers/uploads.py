@@ -1,4 +1,4 @@
-"""One upload: read the bucket, send the chunks in parallel windows, publish one log entry.
+"""One upload: learn where the log stands, send the chunks in parallel windows, publish one log entry.
 
 Nothing is visible before the entry is applied, so an upload that breaks off at any step leaves the old version as it was;
 its chunks are garbage that the cluster collects.
@@ -6,6 +6,9 @@ its chunks are garbage that the cluster collects.
 A publish is refused when it counts a node that was removed, drains or has lost its disk since it acknowledged a chunk, and when
 a chunk was condemned since the upload began. Then the upload begins anew without its client: every chunk is fetched from a
 replica, verified, and put again with a new start index. No acknowledgement of the earlier attempt counts.
+
+A body that is announced to be one chunk at most, without conditions and Idempotency-Key, begins with what an earlier read of
+this gateway said (`recent_log`). What is stale then shows when the publish is refused: the next attempt reads first.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import structlog
@@ -28,9 +31,11 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
+from services.gateway.settings import FIRST_RESERVATION_BYTES
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
 from services.gateway.transfers.chunking import ReservationWaits, cut
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
+from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
@@ -48,8 +53,10 @@ from shared.contracts.metadata import (
 from shared.contracts.names import DIGEST_BYTES
 from shared.errors import (
     BucketNotFoundError,
+    BucketRecreatedError,
     ChunkCondemnedError,
     InternalError,
+    InvalidRequestError,
     NodeDrainingError,
     NodeRemovedError,
     NodeReplacedError,
@@ -61,10 +68,14 @@ from shared.placement import can_take_chunks, read_order, write_order
 logger = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 3
-"""Publishes of one upload; each but the first puts all of its chunks again."""
+"""Publishes of one upload that read first; each but the first publish puts all of its chunks again."""
 
 _UNPROVED: Final = (NodeRemovedError, NodeReplacedError, NodeDrainingError, ChunkCondemnedError)
 """Refusals that say that what was acknowledged proves no durable chunk any more."""
+
+_STALE: Final = (*_UNPROVED, BucketNotFoundError, BucketRecreatedError, InvalidRequestError)
+"""Refusals that an attempt without a read of its own may owe to what was remembered: the start index of another cluster, which
+its log has not reached, is an invalid request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,19 @@ class UploadResult:
     term: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where in the log an attempt begins: the incarnation of its bucket, an index that was applied, the node map then.
+
+    `is_remembered`: from a read before this attempt. Otherwise the attempt read it itself.
+    """
+
+    incarnation: int
+    log_index: int
+    node_map: NodeMap
+    is_remembered: bool = False
+
+
 class Uploads:
     """All uploads of a gateway."""
 
@@ -109,6 +133,7 @@ class Uploads:
         self,
         *,
         metadata: Metadata,
+        recent: RecentLog,
         idempotency: IdempotencyStore,
         directory: NodeDirectory,
         writer: ReplicaWriter,
@@ -118,6 +143,7 @@ class Uploads:
         limits: UploadLimits,
     ) -> None:
         self._metadata = metadata
+        self._recent = recent
         self._idempotency = idempotency
         self._directory = directory
         self._writer = writer
@@ -149,12 +175,10 @@ class Uploads:
         key = request.idempotency_key
         if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
             return await self._answer_duplicate(request, key, stored, body)
-        incarnation, context = await self._open_bucket(request)
-        node_map = await self._directory.at(context.epoch)
-        require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
-        sender = _ChunkSender(self._writer, node_map, request.quorums, context.log_index, self._limits.window_chunks)
+        start = self._remembered_start(request) or await self._read_start(request)
+        sender = _ChunkSender(self._writer, start, request.quorums, self._limits.window_chunks)
         await self._send(request, body, sender, transfer)
-        return await self._publish_until_decided(request, sender, incarnation, transfer)
+        return await self._publish_until_decided(request, sender, transfer)
 
     async def _answer_duplicate(
         self, request: UploadRequest, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
@@ -171,8 +195,30 @@ class Uploads:
         key.check(stored.fingerprint, hasher.hexdigest())
         return _result_of(stored.replay())
 
+    def _remembered_start(self, request: UploadRequest) -> _Start | None:
+        """A start without a read, for what is wholly in memory and needs nothing decided early. It never refuses."""
+        size_bytes = request.announced_bytes
+        if (
+            size_bytes is None
+            or size_bytes > self._limits.chunk_size_bytes
+            or request.preconditions != UNCONDITIONAL
+            or request.idempotency_key is not None
+            or (position := self._recent.position(request.name.bucket)) is None
+            or (node_map := self._directory.known(position.epoch)) is None
+            or _usable_nodes(node_map) < request.quorums.write_quorum
+        ):
+            return None
+        return _Start(position.incarnation, position.log_index, node_map, is_remembered=True)
+
+    async def _read_start(self, request: UploadRequest) -> _Start:
+        """A start as of now; early refusals are decided here."""
+        incarnation, context = await self._open_bucket(request)
+        node_map = await self._directory.at(context.epoch)
+        require_enough_nodes(_usable_nodes(node_map), request.quorums)
+        return _Start(incarnation, context.log_index, node_map)
+
     async def _open_bucket(self, request: UploadRequest) -> tuple[int, ReadContext]:
-        """The bucket's incarnation; early refusals are decided here."""
+        """The bucket's incarnation, and where in the log it was read."""
         name = request.name
         if request.preconditions == UNCONDITIONAL:
             # The file itself is not asked for: its list of chunks may be megabytes.
@@ -207,54 +253,64 @@ class Uploads:
             raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
     async def _publish_until_decided(
-        self, request: UploadRequest, sender: _ChunkSender, incarnation: int, transfer: Transfer
+        self, request: UploadRequest, sender: _ChunkSender, transfer: Transfer
     ) -> UploadResult:
         """Publish; put everything again and publish anew while what was acknowledged counts no more.
 
         Every attempt is a proposal of its own, and begins after the refusal of the one before was read from the log.
         """
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        attempts_left = MAX_ATTEMPTS + sender.start.is_remembered
+        while True:
+            attempts_left -= 1
             try:
-                return await self._publish(request, sender, incarnation)
-            except _UNPROVED as refusal:
-                logger.warning("publish refused", code=refusal.code, attempt=attempt, **refusal.facts)
-                if attempt == MAX_ATTEMPTS:
+                return await self._publish(request, sender)
+            except _STALE as refusal:
+                if not (sender.start.is_remembered or isinstance(refusal, _UNPROVED)):
+                    raise
+                logger.warning("publish refused", code=refusal.code, attempts_left=attempts_left, **refusal.facts)
+                if attempts_left == 0:
                     raise UnavailableError(
                         "Storage nodes or chunks were lost during every attempt; nothing was published.",
                         definite=True,
                         **refusal.facts,
                     ) from refusal
+            if sender.start.is_remembered:
+                self._recent.forget(request.name.bucket)
             sender = await self._send_again(request, sender, transfer)
-        raise AssertionError("the last attempt returns or raises")
 
     async def _send_again(self, request: UploadRequest, sender: _ChunkSender, transfer: Transfer) -> _ChunkSender:
-        """Put the chunks of `sender` again as they are now, from replicas that verify.
+        """Put the chunks of `sender` again with a start that is read now: from memory, or from replicas that verify.
 
         Raises:
             DataUnavailableError, QuorumNotReachedError, OverloadedError: a chunk could not be proved; definite.
             TrivetError: as the read at the beginning of an upload.
         """
-        _, context = await self._open_bucket(request)
-        node_map = await self._directory.at(context.epoch)
-        require_enough_nodes(sum(can_take_chunks(node) for node in node_map.nodes), request.quorums)
-        again = sender.begin_anew(node_map, context.log_index)
+        start = await self._read_start(request)
+        if not sender.start.is_remembered:
+            # The client was promised the bucket that was there when its upload began.
+            start = replace(start, incarnation=sender.start.incarnation)
+        again = sender.begin_anew(start)
         try:
             for digest, size_bytes in sender.distinct_chunks(self._limits.chunk_size_bytes):
                 lease = transfer.lease()
                 try:
                     await transfer.grow(lease, size_bytes, wait_s=self._limits.waits.next_s)
-                    found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
+                    chunk = sender.kept or await self._fetch(digest, size_bytes, start.node_map)
                 except BaseException:
                     lease.release()
                     raise
-                await again.send(FileChunk(digest, found.data), lease)
+                await again.send(chunk, lease)
             await again.finish()
         except BaseException:
             again.abandon()
             raise
         return again
 
-    async def _publish(self, request: UploadRequest, sender: _ChunkSender, incarnation: int) -> UploadResult:
+    async def _fetch(self, digest: str, size_bytes: int, node_map: NodeMap) -> FileChunk:
+        found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
+        return FileChunk(digest, found.data)
+
+    async def _publish(self, request: UploadRequest, sender: _ChunkSender) -> UploadResult:
         digest = sender.digest
         tallies = [write.tally for write in sender.writes.values()]
         content = FileContent(
@@ -266,14 +322,14 @@ class Uploads:
         outcome = await self._idempotency.propose(
             PublishFile(
                 bucket=request.name.bucket,
-                incarnation=incarnation,
+                incarnation=sender.start.incarnation,
                 key=request.name.key,
                 content=content,
                 content_type=request.content_type,
                 user_metadata=request.user_metadata,
                 etag=etag_of(digest, request.content_type, request.user_metadata),
-                start_index=sender.start_index,
-                epoch=sender.node_map.epoch,
+                start_index=sender.start.log_index,
+                epoch=sender.start.node_map.epoch,
                 durability=durability(tallies, request.quorums.replica_count),
                 fences=fences(tallies),
                 preconditions=request.preconditions,
@@ -293,6 +349,10 @@ class Uploads:
             )
 
 
+def _usable_nodes(node_map: NodeMap) -> int:
+    return sum(can_take_chunks(node) for node in node_map.nodes)
+
+
 async def _paced(body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerator[bytes, None]:
     """`body`, with the time that it takes on the account of the client."""
     pieces = aiter(body)
@@ -306,25 +366,25 @@ async def _paced(body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerat
 
 
 class _ChunkSender:
-    """The chunks of one upload. Equal chunks of a file are sent once.
+    """The chunks of one attempt of an upload. Equal chunks of a file are sent once.
 
     Invariant: at most `window` chunks are being sent without having met their quorum.
+    Invariant: `writes` are those of this attempt.
     """
 
-    def __init__(
-        self, writer: ReplicaWriter, node_map: NodeMap, quorums: Quorums, start_index: int, window: int
-    ) -> None:
+    def __init__(self, writer: ReplicaWriter, start: _Start, quorums: Quorums, window: int) -> None:
         self._writer = writer
         self._quorums = quorums
         self._window = window
         self._pending: deque[ChunkWrite] = deque()
-        self.node_map = node_map
-        self.start_index = start_index
+        self.start = start
         self.writes: dict[str, ChunkWrite] = {}
         self.chunk_digests = bytearray()
         self.size_bytes = 0
         self.hasher = blake3()
         self.only_digest: str | None = None
+        self.kept: FileChunk | None = None
+        """The whole file, if the attempt may be stale and it is so small that its request has room for it."""
 
     @property
     def digest(self) -> str:
@@ -337,6 +397,8 @@ class _ChunkSender:
         self.size_bytes += len(chunk.data)
         if is_whole_file:
             self.only_digest = chunk.digest
+            if self.start.is_remembered and len(chunk.data) <= FIRST_RESERVATION_BYTES:
+                self.kept = chunk
         else:
             self.hasher.update(chunk.data)
         if chunk.digest in self.writes:
@@ -353,14 +415,14 @@ class _ChunkSender:
         except BaseException:
             lease.release()
             raise
-        order = write_order(chunk.digest, self.node_map)
-        write = await self._writer.start(chunk, lease, order, self._quorums, self.start_index)
+        order = write_order(chunk.digest, self.start.node_map)
+        write = await self._writer.start(chunk, lease, order, self._quorums, self.start.log_index)
         self.writes[chunk.digest] = write
         self._pending.append(write)
 
-    def begin_anew(self, node_map: NodeMap, start_index: int) -> Self:
+    def begin_anew(self, start: _Start) -> Self:
         """A sender of the same file that has sent nothing yet."""
-        again = type(self)(self._writer, node_map, self._quorums, start_index, self._window)
+        again = type(self)(self._writer, start, self._quorums, self._window)
         again.chunk_digests, again.size_bytes = self.chunk_digests, self.size_bytes
         again.hasher, again.only_digest = self.hasher, self.only_digest
         return again

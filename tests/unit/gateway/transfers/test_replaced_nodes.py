@@ -213,6 +213,25 @@ async def test_a_later_attempt_keeps_the_bucket_in_which_the_upload_began(world,
         await put(world, body_of(seed), name=type(NAME)("photos", "x"))
 
 
+async def test_a_bucket_made_again_between_two_attempts_is_a_conflict(world, disks, seed) -> None:
+    """The later one reads the new bucket, and does not put the file there: its upload began in the old one."""
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=STAMP))
+    real = world.metadata.read
+
+    async def read(query, **options):
+        if published(world):
+            world.metadata.read = real
+            await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+            await world.metadata.propose(CreateBucket(bucket="photos", stamp=STAMP))
+        return await real(query, **options)
+
+    world.metadata.read = read
+    at_publish(world, [lambda: disks.wipe(VICTIM)])
+    with pytest.raises(BucketRecreatedError):
+        await put(world, body_of(seed), name=type(NAME)("photos", "x"))
+    assert len(published(world)) == 2
+
+
 async def test_the_receipt_of_a_later_attempt_stands_under_the_clients_key(world, disks, seed) -> None:
     """The refused attempt does not: a duplicate of the request gets the receipt."""
     key = IdempotencyKey.of({"idempotency-key": "k"}, method="PUT", bucket=NAME.bucket, key=NAME.key)

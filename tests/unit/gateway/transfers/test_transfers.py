@@ -661,7 +661,7 @@ class SlowFinds:
         self._read = world.metadata.read
         monkeypatch.setattr(world.metadata, "read", self)
 
-    async def __call__(self, query: Query) -> tuple[Answer, ReadContext]:
+    async def __call__(self, query: Query, **_: object) -> tuple[Answer, ReadContext]:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

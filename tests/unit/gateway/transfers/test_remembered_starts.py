@@ -1,0 +1,349 @@
+"""Small uploads begin with what an earlier read said; where that was stale they read and put everything anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+from blake3 import blake3
+
+from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
+from shared.contracts.metadata import (
+    CondemnChunks,
+    CreateBucket,
+    DeleteBucket,
+    DrainNode,
+    GetBucket,
+    GetFile,
+    PassTime,
+    Preconditions,
+    RemoveNode,
+)
+from shared.errors import (
+    BucketNotFoundError,
+    InvalidRequestError,
+    LeaderUnavailableError,
+    QuorumNotReachedError,
+    UnavailableError,
+)
+from shared.placement import write_order
+from shared.units import KIB
+from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
+from tests.unit.gateway.transfers.test_replaced_nodes import STAMP, Disks, at_publish, knows_garbage, published
+from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, put
+
+PHOTOS = FileName("photos", "x")
+ASK_BUCKET = GetBucket(bucket="photos")
+FAR_INDEX = 1 << 40
+
+Act = Callable[[World, Disks, bytes], Awaitable[None]]
+
+
+@pytest.fixture
+async def world(make_world) -> World:
+    """Four nodes, every rule of garbage in force, and a bucket of our own."""
+    world = await make_world(*NODES, "storage-4")
+    await knows_garbage(world)
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=STAMP))
+    return world
+
+
+@pytest.fixture
+async def disks(world) -> Disks:
+    found = Disks(world)
+    for node in world.metadata.store.node_map().nodes:
+        await found.record(node.id)
+    return found
+
+
+def body_of(seed: int, size_bytes: int = CHUNK_SIZE_BYTES) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+def count_reads(world: World) -> list:
+    """The queries that reach consensus from now on."""
+    real, queries = world.metadata.read, []
+
+    async def read(query, **options):
+        queries.append(query)
+        return await real(query, **options)
+
+    world.metadata.read = read
+    return queries
+
+
+async def put_small(world: World, body: bytes, name: FileName = PHOTOS, **changes: object) -> UploadResult:
+    return await put(world, body, name=name, announced_bytes=len(body), **changes)
+
+
+async def warm_up(world: World, seed: int, name: FileName = PHOTOS) -> None:
+    """A first upload, which reads."""
+    await put_small(world, body_of(seed + 1), FileName(name.bucket, "first"))
+    await is_idle(world)
+    world.metadata.proposed.clear()
+
+
+async def is_proved(world: World, digest: str) -> None:
+    """Every node that the last publish counts has recorded its start index, or a later one, on the chunk, and holds it."""
+    await is_idle(world)
+    command = published(world)[-1]
+    assert len(command.durability.nodes) >= 2
+    for node_id in command.durability.nodes:
+        assert digest in world.nodes.chunks[node_id]
+        assert world.nodes.start_indexes[node_id, digest] >= command.start_index
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, CHUNK_SIZE_BYTES])
+async def test_a_small_upload_asks_nothing(world, disks, seed, size_bytes) -> None:
+    """After the first one into a bucket: it names the index, the epoch and the incarnation that were read last."""
+    await warm_up(world, seed)
+    queries = count_reads(world)
+    body = body_of(seed, size_bytes)
+    receipt = (await put_small(world, body)).version
+    assert queries == []
+    (command,) = published(world)
+    assert 0 < command.start_index < receipt.version - 1
+    assert receipt.content.digest == blake3(body).hexdigest()
+    if body:
+        await is_proved(world, receipt.content.digest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"announced_bytes": None},
+        {"preconditions": Preconditions(if_none_match=["*"])},
+        {"idempotency_key": IdempotencyKey.of({"idempotency-key": "k"}, method="PUT", bucket="photos", key="x")},
+    ],
+    ids=["unknown length", "condition", "idempotency key"],
+)
+async def test_every_other_upload_reads_first(world, disks, seed, changes) -> None:
+    """What has to be decided before the body is, and what is not wholly in memory."""
+    await warm_up(world, seed)
+    queries = count_reads(world)
+    body = body_of(seed)
+    await put(world, body, name=PHOTOS, **({"announced_bytes": len(body)} | changes))
+    assert any(isinstance(query, GetBucket | GetFile) for query in queries)
+
+
+async def test_more_than_one_chunk_reads_first(world, disks, seed) -> None:
+    """One byte more."""
+    await warm_up(world, seed)
+    queries = count_reads(world)
+    await put_small(world, body_of(seed, CHUNK_SIZE_BYTES + 1))
+    assert queries != []
+
+
+async def test_it_can_be_switched_off(make_world, seed) -> None:
+    """With an age of 0."""
+    world = await make_world(start_index_max_age_s=0)
+    await put_small(world, body_of(seed + 1), NAME)
+    queries = count_reads(world)
+    await put_small(world, body_of(seed), NAME)
+    assert queries != []
+
+
+async def test_too_few_nodes_are_never_found_in_memory(world, disks, seed) -> None:
+    """An upload that asks for more nodes than are remembered reads, and only the read refuses it."""
+    await warm_up(world, seed)
+    await world.services.uploads._directory.refresh()
+    for node_id in ("storage-4", "storage-3", "storage-2"):
+        await world.metadata.propose(RemoveNode(node_id=node_id, is_forced=True, stamp=STAMP))
+    await world.services.uploads._directory.refresh()
+    queries = count_reads(world)
+    with pytest.raises(QuorumNotReachedError):
+        await put_small(world, body_of(seed))
+    assert queries != []
+
+
+# --- what is stale --------------------------------------------------------------------------------------------------
+
+
+def victim_of(world: World, body: bytes) -> str:
+    """The node that acknowledges the only chunk of `body` first, and is counted."""
+    return write_order(blake3(body).hexdigest(), world.metadata.store.node_map())[0].id
+
+
+async def make_again(world: World, disks: Disks, body: bytes) -> None:
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=STAMP))
+
+
+async def remove(world: World, disks: Disks, body: bytes) -> None:
+    await world.metadata.propose(RemoveNode(node_id=victim_of(world, body), is_forced=True, stamp=STAMP))
+
+
+async def drain(world: World, disks: Disks, body: bytes) -> None:
+    await world.metadata.propose(DrainNode(node_id=victim_of(world, body), stamp=STAMP))
+
+
+async def replace_disk(world: World, disks: Disks, body: bytes) -> None:
+    await disks.wipe(victim_of(world, body))
+
+
+async def condemn(world: World, disks: Disks, body: bytes) -> None:
+    """And every node has deleted the chunk: what it recorded is below the index of the condemnation."""
+    digest = blake3(body)
+    await world.metadata.propose(CondemnChunks(digests=digest.digest(), start_indexes=[FAR_INDEX], stamp=STAMP))
+    for chunks in world.nodes.chunks.values():
+        chunks.pop(digest.hexdigest(), None)
+
+
+async def raise_horizon(world: World, disks: Disks, body: bytes) -> None:
+    """Some other chunk was condemned, and so long ago that it is forgotten."""
+    await condemn(world, disks, b"other")
+    day_ms, stamp = 86_400_000, STAMP
+    for elapsed_ms in (1, day_ms):
+        command = PassTime(
+            elapsed_ms=elapsed_ms,
+            cursor_retention_s=1,
+            tombstone_retention_s=1,
+            reference_retention_s=1,
+            condemned_retention_s=1,
+            stamp=stamp,
+        )
+        await world.metadata.propose(command)
+
+
+STALE: dict[str, Act] = {
+    "bucket made again": make_again,
+    "node removed": remove,
+    "node drains": drain,
+    "node replaced": replace_disk,
+    "chunk condemned": condemn,
+    "horizon": raise_horizon,
+}
+
+
+@pytest.mark.parametrize("act", STALE.values(), ids=list(STALE))
+async def test_what_apply_refuses_as_stale_is_read_and_put_again(world, disks, seed, act) -> None:
+    """With a new start index and new puts; the client sees a receipt, and what it counts is there."""
+    if act is not make_again:
+        await warm_up(world, seed)
+    else:
+        # An empty bucket can be deleted.
+        await put_small(world, b"", FileName("default", "x"))
+        await world.services.metadata.read(ASK_BUCKET)
+    world.metadata.proposed.clear()
+    body = body_of(seed)
+    victim = victim_of(world, body)
+    at_publish(world, [lambda: act(world, disks, body)])
+    queries = count_reads(world)
+    receipt = (await put_small(world, body)).version
+    first, second = published(world)
+    assert second.start_index > first.start_index
+    assert queries != []
+    if act in (remove, drain):
+        assert victim in first.durability.nodes
+        assert victim not in second.durability.nodes
+    await is_proved(world, receipt.content.digest)
+
+
+async def test_a_bucket_that_is_gone_is_found_by_a_read(world, disks, seed) -> None:
+    """404, definite, after the linearizable read that says so; the refusal of `apply` alone is no answer."""
+    await put_small(world, b"", FileName("default", "x"))
+    await world.services.metadata.read(ASK_BUCKET)
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+    queries = count_reads(world)
+    with pytest.raises(BucketNotFoundError) as refused:
+        await put_small(world, body_of(seed))
+    assert refused.value.definite
+    assert ASK_BUCKET in queries
+    await is_idle(world)
+
+
+async def test_a_bucket_that_came_back_after_the_refusal_takes_the_file(world, disks, seed) -> None:
+    """The refusal was of the attempt: the read finds the new bucket, and no 404 is given."""
+    await put_small(world, b"", FileName("default", "x"))
+    await world.services.metadata.read(ASK_BUCKET)
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+    real = world.metadata.read
+
+    async def read(query, **options):
+        world.metadata.read = real
+        await world.metadata.propose(CreateBucket(bucket="photos", stamp=STAMP))
+        return await real(query, **options)
+
+    world.metadata.read = read
+    receipt = (await put_small(world, body_of(seed))).version
+    first, second = published(world)[-2:]
+    assert second.incarnation > first.incarnation
+    await is_proved(world, receipt.content.digest)
+
+
+async def test_an_index_that_the_log_has_not_reached_is_read_anew(world, disks, seed) -> None:
+    """It was remembered of another cluster at the same addresses, whose log went further."""
+    await warm_up(world, seed)
+    recent = world.services.uploads._recent
+    recent._newest = type(recent._newest)(FAR_INDEX, 1, recent._newest.epoch, 0, recent._newest.cluster_id)
+    receipt = (await put_small(world, body_of(seed))).version
+    first, second = published(world)
+    assert (first.start_index, second.start_index < receipt.version) == (FAR_INDEX, True)
+    assert recent.position("photos").log_index < receipt.version
+
+
+async def test_what_another_cluster_said_is_used_no_more(world, disks, seed) -> None:
+    """From the first answer of the restored one on, whatever that answer is to."""
+    await warm_up(world, seed)
+    real = world.metadata.read
+
+    async def restored(query, **options):
+        answer, context = await real(query, **options)
+        return answer, type(context)(context.log_index, context.term, context.epoch, context.hlc, "restored")
+
+    world.metadata.read = restored
+    await world.services.uploads._directory.refresh()
+    queries = count_reads(world)
+    await put_small(world, body_of(seed))
+    assert ASK_BUCKET in queries
+    assert len(published(world)) == 1
+
+
+async def test_an_attempt_without_a_read_takes_none_away(world, disks, seed) -> None:
+    """The bound of attempts holds for those that read."""
+    await warm_up(world, seed)
+    body = body_of(seed)
+    victim = victim_of(world, body)
+    at_publish(world, [lambda: disks.wipe(victim)] * (MAX_ATTEMPTS + 5))
+    with pytest.raises(UnavailableError) as refused:
+        await put_small(world, body)
+    assert len(published(world)) == MAX_ATTEMPTS + 1
+    assert refused.value.definite
+    await is_idle(world)
+
+
+async def test_a_refusal_that_a_read_does_not_change_is_given(world, disks, seed) -> None:
+    """After one more attempt; an unreachable leader is told as it is, and nothing is tried again for it."""
+    await warm_up(world, seed)
+    world.metadata.errors += [InvalidRequestError("first"), InvalidRequestError("second")]
+    with pytest.raises(InvalidRequestError, match="second"):
+        await put_small(world, body_of(seed))
+    assert len(published(world)) == 2
+    world.metadata.errors.append(LeaderUnavailableError("none"))
+    with pytest.raises(LeaderUnavailableError):
+        await put_small(world, body_of(seed))
+    assert len(published(world)) == 3
+    await is_idle(world)
+
+
+async def test_a_chunk_too_long_to_be_kept_comes_from_a_replica(make_world, seed) -> None:
+    """The memory of a body that is not small was given back: it is fetched, verified, and put again."""
+    world = await make_world(chunk_size_bytes=256 * KIB)
+    found = Disks(world)
+    for node in world.metadata.store.node_map().nodes:
+        await found.record(node.id)
+    await put_small(world, b"first", NAME)
+    for size_bytes, fetches in ((64 * KIB, 0), (64 * KIB + 1, 1)):
+        await is_idle(world)
+        world.nodes.calls.clear()
+        body = body_of(seed + size_bytes, size_bytes)
+        victim = victim_of(world, body)
+        at_publish(world, [lambda victim=victim: found.wipe(victim)])
+        await put_small(world, body, NAME)
+        # A miss of the wiped node asks the next one as well.
+        asked = sum(count for (what, _), count in world.nodes.calls.items() if what == "get")
+        assert (asked > 0) == (fetches > 0)
+        assert bytes((await get(world)).body) == body
