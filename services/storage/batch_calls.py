@@ -88,10 +88,13 @@ class BatchCalls:
         fence = self._store.fence
         gets = [item for item in request.items if isinstance(item, GetItem)]
         questions = [item for item in request.items if isinstance(item, HasItem)]
-        # Together, because a read must not wait for the fsync of a write.
-        stored, held, read = await asyncio.gather(
-            self._put_all(puts, bodies, refusal), self._find_all(questions), self._get_all(gets)
-        )
+        if gets or questions:
+            # Together, because a read must not wait for the fsync of a write.
+            stored, held, read = await asyncio.gather(
+                self._put_all(puts, bodies, refusal), self._find_all(questions), self._get_all(gets)
+            )
+        else:
+            stored, held, read = await self._put_all(puts, bodies, refusal), [], []
         results: dict[type[object], Iterator[BatchResult]] = {
             PutItem: iter(stored),
             HasItem: iter(held),

@@ -15,7 +15,12 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from services.storage.redis_node.chunk_keys import RecordedChunk, get_many, put_recorded
+from services.storage.redis_node.chunk_keys import (
+    RecordedChunk,
+    get_many_directly,
+    put_buffered,
+    put_recorded,
+)
 from services.storage.redis_node.link import RedisLink
 from shared.background_tasks import BackgroundTasks
 from shared.errors import TrivetError, UnavailableError
@@ -123,6 +128,7 @@ class PutBatcher:
     def __init__(self, link: RedisLink, tasks: BackgroundTasks, *, is_sole_record: bool = False) -> None:
         self._link = link
         self._is_sole_record = is_sole_record
+        self._connection = link.make_direct_connection()
         self._batcher = Batcher(self._send, tasks, "redis puts")
 
     async def put(self, chunks: Sequence[RecordedChunk]) -> Sequence[bool]:
@@ -133,11 +139,8 @@ class PutBatcher:
         return await self._batcher.call(chunks, sum(len(chunk.body) for chunk in chunks))
 
     async def _send(self, chunks: Sequence[RecordedChunk], size_bytes: int) -> list[bool]:
-        return await self._link.call(
-            lambda client: put_recorded(client, chunks, is_sole_record=self._is_sole_record),
-            size_bytes=size_bytes,
-            changes=True,
-        )
+        put = put_recorded if self._is_sole_record else put_buffered
+        return await self._link.call(lambda _: put(self._connection, chunks), size_bytes=size_bytes, changes=True)
 
 
 class GetBatcher:
@@ -145,6 +148,7 @@ class GetBatcher:
 
     def __init__(self, link: RedisLink, tasks: BackgroundTasks) -> None:
         self._link = link
+        self._connection = link.make_direct_connection()
         self._batcher = Batcher(self._send, tasks, "redis gets")
 
     async def get(self, digests: Sequence[str], size_bytes: int) -> Sequence[bytes | None]:
@@ -152,4 +156,4 @@ class GetBatcher:
         return await self._batcher.call(digests, size_bytes)
 
     async def _send(self, digests: Sequence[str], size_bytes: int) -> list[bytes | None]:
-        return await self._link.call(lambda client: get_many(client, digests), size_bytes=size_bytes)
+        return await self._link.call(lambda _: get_many_directly(self._connection, digests), size_bytes=size_bytes)

@@ -22,6 +22,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from services.storage.redis_node.direct import Argument, DirectConnection, RedisCommand
 from shared.contracts.names import check_digest
 from shared.errors import InvalidNameError
 
@@ -107,32 +108,43 @@ class RecordedChunk:
     start_index: int
 
 
-async def put_recorded(client: Redis, chunks: Sequence[RecordedChunk], *, is_sole_record: bool) -> list[bool]:
-    """Store `chunks` with max(start index) in one MULTI; for each, whether it was new to the record (see below).
+async def put_recorded(connection: DirectConnection, chunks: Sequence[RecordedChunk]) -> list[bool]:
+    """Store `chunks` with max(start index) in one MULTI, where Redis is all there is; for each, whether it was new to the record.
+
+    They stand in the index then, and not among the lost chunks. With `appendfsync always` the answer comes after the fsync.
+    """
+    digests = [chunk.digest for chunk in chunks]
+    answers = await connection.transaction(
+        [
+            _mset(chunks),
+            *[("ZADD", RECORD_KEY, "GT", chunk.start_index, chunk.digest) for chunk in chunks],
+            ("ZADD", INDEX_KEY, *_flat((0, digest) for digest in digests)),
+            ("EVAL", _FIND_AGAIN, 2, LOST_KEY, RECORD_KEY, *digests),
+        ]
+    )
+    return [added == 1 for added in answers[1 : len(chunks) + 1]]
+
+
+async def put_buffered(connection: DirectConnection, chunks: Sequence[RecordedChunk]) -> list[bool]:
+    """Store `chunks` with max(start index) in one MULTI, beside a disk: the caller knows what is new, and each answer is true.
 
     With `appendfsync always` the answer comes after the fsync.
-
-    Args:
-        is_sole_record: Redis is all there is (mode `redis`): the index and the list of lost chunks are kept, too. If not,
-            the caller knows what is new, and every answer is true.
     """
-    pipeline = client.pipeline(transaction=True)
-    # One command for many costs the client a fraction of many commands.
-    pipeline.mset({_key(chunk.digest): chunk.body for chunk in chunks})
-    if not is_sole_record:
-        highest: dict[str, int] = {}
-        for chunk in chunks:
-            highest[chunk.digest] = max(chunk.start_index, highest.get(chunk.digest, 0))
-        pipeline.zadd(RECORD_KEY, highest, gt=True)
-        await pipeline.execute()
-        return [True] * len(chunks)
+    highest: dict[str, int] = {}
     for chunk in chunks:
-        pipeline.zadd(RECORD_KEY, {chunk.digest: chunk.start_index}, gt=True)
-    digests = [chunk.digest for chunk in chunks]
-    pipeline.zadd(INDEX_KEY, dict.fromkeys(digests, 0))
-    pipeline.eval(_FIND_AGAIN, 2, LOST_KEY, RECORD_KEY, *digests)
-    answers: list[Any] = await pipeline.execute()
-    return [added == 1 for added in answers[1 : len(chunks) + 1]]
+        highest[chunk.digest] = max(chunk.start_index, highest.get(chunk.digest, 0))
+    scores = _flat((start_index, digest) for digest, start_index in highest.items())
+    await connection.transaction([_mset(chunks), ("ZADD", RECORD_KEY, "GT", *scores)])
+    return [True] * len(chunks)
+
+
+def _mset(chunks: Sequence[RecordedChunk]) -> RedisCommand:
+    """One command for many costs the server a fraction of many commands."""
+    return ("MSET", *_flat((_key(chunk.digest), chunk.body) for chunk in chunks))
+
+
+def _flat(pairs: Iterable[tuple[Argument, Argument]]) -> list[Argument]:
+    return [argument for pair in pairs for argument in pair]
 
 
 async def put_copy(client: Redis, digest: str, body: bytes) -> None:
@@ -145,12 +157,20 @@ async def get(client: Redis, digest: str) -> bytes | None:
     return _bytes(await client.get(_key(digest)))
 
 
+async def get_many_directly(connection: DirectConnection, digests: Sequence[str]) -> list[bytes | None]:
+    """The bytes of each, unchecked."""
+    return _bodies(await connection.call(("MGET", *map(_key, digests))), len(digests))
+
+
 async def get_many(client: Redis, digests: Sequence[str]) -> list[bytes | None]:
     """The bytes of each, unchecked."""
-    bodies = await client.mget([_key(digest) for digest in digests])
-    if len(bodies) != len(digests):
+    return _bodies(await client.mget([_key(digest) for digest in digests]), len(digests))
+
+
+def _bodies(answer: Any, count: int) -> list[bytes | None]:
+    if not isinstance(answer, list) or len(answer) != count:
         raise ResponseError("MGET gave another number of values than it was asked for")
-    return [_bytes(body) for body in bodies]
+    return [_bytes(body) for body in answer]
 
 
 async def get_many_up_to(client: Redis, digests: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], set[str]]:

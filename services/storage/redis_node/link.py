@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from services.storage.metrics import StorageMetrics
+from services.storage.redis_node.direct import DirectConnection
 from services.storage.redis_node.inspection import claim, inspect
 from shared.disk.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
@@ -96,6 +97,7 @@ class RedisLink:
         self.weakness: str | None = None
         """Why the server should be replaced by a newer version; it is used all the same."""
         self._client = connect(address)
+        self._direct: list[DirectConnection] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,12 +105,19 @@ class RedisLink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for connection in self._direct:
+            await connection.aclose()
         await self._client.aclose(close_connection_pool=True)
 
     @property
     def is_usable(self) -> bool:
         """Whether calls are let through."""
         return self.objection is None
+
+    def make_direct_connection(self) -> DirectConnection:
+        """A connection of its own, to be used inside `call`; the link closes it at its end."""
+        self._direct.append(DirectConnection(self._client.connection_pool))
+        return self._direct[-1]
 
     async def call(self, work: Work[ResultT], *, size_bytes: int = 0, changes: bool = False) -> ResultT:
         """Run `work` on the server within the deadline.

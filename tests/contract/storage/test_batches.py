@@ -303,7 +303,8 @@ async def test_a_redis_that_fails_fails_what_a_single_call_fails(bench, calls, m
             async def fail(*_: object, **__: object) -> None:
                 raise RedisConnectionError
 
-            patch.setattr(batcher, "put_recorded", fail)
+            for call in ("put_recorded", "put_buffered"):
+                patch.setattr(batcher, call, fail)
             answers = await way([put(bodies[0], 4)])
         await poll(lambda: bench.tier.reasons_against_writes() == [])
         answers += await way([get(bodies[0]), has(bodies[0], 4)])
