@@ -13,16 +13,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from services.gateway.ports import Metadata
-from shared.contracts.metadata import (
-    Backup,
-    BackupId,
-    BackupsAnswer,
-    BeginBackup,
-    EndBackup,
-    ListBackups,
-    ProposalResult,
-    RenewBackup,
-)
+from shared.contracts.backups import Backup, BackupId, BackupsAnswer, BeginBackup, EndBackup, ListBackups, RenewBackup
+from shared.contracts.metadata import ProposalResult
 from shared.contracts.time import TimeSource
 from shared.errors import BackupNotFoundError, InternalError
 

@@ -12,22 +12,20 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.contracts.backups import BackupsAnswer
 from shared.contracts.metadata import (
     Answer,
-    BackupsAnswer,
     BucketAnswer,
     BucketsAnswer,
-    CheckedReferences,
     ClusterAnswer,
     FileAnswer,
     FileEntry,
     FilePage,
     ReadResult,
     ReadResults,
-    ReferenceChanges,
-    ReferencePage,
     RequestAnswer,
 )
+from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 
 _NULL: Final = msgspec.Raw(b"null")
 _PAGE_MARK: Final = b'"kind":"files"'

@@ -30,19 +30,17 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup
 from shared.cluster_keys import ClusterKeys
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
-    BeginBackup,
     Command,
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
     DrainNode,
     Durability,
-    EndBackup,
     GetFile,
     InitCluster,
     ListFiles,
@@ -52,10 +50,10 @@ from shared.contracts.metadata import (
     RecordRun,
     RemovalProof,
     RemoveNode,
-    RenewBackup,
     SetNodeState,
     UpdateNode,
 )
+from shared.contracts.references import CondemnChunks
 from shared.contracts.time import ClockState, Stamp
 from tests.unit.consensus.metadata.builders import content, publish, run, stamp
 

@@ -30,18 +30,16 @@ from services.consensus.metadata.history import History
 from services.consensus.metadata.retention import Sweep, pass_time
 from services.consensus.metadata.rows import BackupRow, BucketRow, NodeRow, RunRow, State, TombstoneRow
 from services.consensus.metadata.tables import Tables, split_digests
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
-    BeginBackup,
     Command,
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
     DrainNode,
-    EndBackup,
     FileVersion,
     InitCluster,
     PassTime,
@@ -49,11 +47,11 @@ from shared.contracts.metadata import (
     RaiseEntryVersion,
     RecordRun,
     RemoveNode,
-    RenewBackup,
     SetNodeState,
     UpdateNode,
 )
 from shared.contracts.names import DEFAULT_BUCKET, check_bucket_name, check_key, check_member_id
+from shared.contracts.references import CondemnChunks
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import (
     BackupNotFoundError,

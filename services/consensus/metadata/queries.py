@@ -10,13 +10,13 @@ from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
 from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
+from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     Answer,
     Bucket,
     BucketAnswer,
     BucketsAnswer,
-    CheckReferences,
     ClusterAnswer,
     FileAnswer,
     FilePage,
@@ -24,15 +24,13 @@ from shared.contracts.metadata import (
     GetCluster,
     GetFile,
     GetRequest,
-    ListBackups,
     ListBuckets,
     ListFiles,
-    ListReferenceChanges,
-    ListReferences,
     Query,
     ReadResult,
     RequestAnswer,
 )
+from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
 from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
 
 

@@ -13,12 +13,10 @@ from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables, distinct_chunks, split_digests
-from shared.contracts.metadata import (
-    Backup,
-    BackupsAnswer,
+from shared.contracts.backups import Backup, BackupsAnswer, ListBackups
+from shared.contracts.references import (
     CheckedReferences,
     CheckReferences,
-    ListBackups,
     ListReferenceChanges,
     ListReferences,
     ReferenceChanges,

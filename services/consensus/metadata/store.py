@@ -29,7 +29,6 @@ from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     BucketsAnswer,
-    CheckedReferences,
     Command,
     FileAnswer,
     FilePage,
@@ -39,9 +38,8 @@ from shared.contracts.metadata import (
     Query,
     ReadResult,
     ReadResults,
-    ReferenceChanges,
-    ReferencePage,
 )
+from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
 
 MARK_EVERY_ENTRIES: Final = 256

@@ -56,8 +56,8 @@ from services.consensus.rescue.survivors import (
 from services.consensus.tools.initialise import parse_members
 from shared.cluster_keys import ClusterKeys
 from shared.consensus_calls.client import ConsensusClient
+from shared.contracts.backups import LEASE_MAX_S, BackupId
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
-from shared.contracts.metadata import LEASE_MAX_S, BackupId
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetError, UpgradeUnfinishedError
 from shared.peer_address import PeerAddress

@@ -16,16 +16,8 @@ from typing import Final, Protocol
 
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import (
-    Answer,
-    BeginBackup,
-    Command,
-    EndBackup,
-    GetCluster,
-    ProposalResult,
-    Query,
-    RenewBackup,
-)
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
+from shared.contracts.metadata import Answer, Command, GetCluster, ProposalResult, Query
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
 

@@ -9,22 +9,17 @@ from typing import Protocol, TypeVar
 from services.storage.reconcile.expected_chunks import Position, Sized
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import (
-    Answer,
+from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.references import (
     CheckedReferences,
     CheckReferences,
-    ClusterAnswer,
-    Command,
     CondemnChunks,
-    GetCluster,
     ListReferenceChanges,
     ListReferences,
-    ProposalResult,
-    Query,
     ReferenceChanges,
     ReferencePage,
 )
-from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import Stamp
 from shared.errors import InternalError
 

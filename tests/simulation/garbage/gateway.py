@@ -9,18 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import (
-    BeginBackup,
-    DeleteFile,
-    Durability,
-    EndBackup,
-    FileContent,
-    GetCluster,
-    GetFile,
-    PublishFile,
-    RenewBackup,
-)
+from shared.contracts.metadata import DeleteFile, Durability, FileContent, GetCluster, GetFile, PublishFile
 from shared.contracts.names import DEFAULT_BUCKET
 from shared.errors import ChunkNotFoundError, TrivetError, error_from_problem
 from shared.placement import expected_holders, live_nodes, read_order, write_order

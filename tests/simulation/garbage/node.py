@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.storage.reconcile import rules
 from shared.contracts.cluster import NodeMap, NodeRun, NodeState
-from shared.contracts.metadata import (
-    CheckReferences,
-    CondemnChunks,
-    GetCluster,
-    ListReferenceChanges,
-    ListReferences,
-)
+from shared.contracts.metadata import GetCluster
+from shared.contracts.references import CheckReferences, CondemnChunks, ListReferenceChanges, ListReferences
 from shared.errors import ChunkNotFoundError, NotReadyError
 from shared.placement import expected_holders, is_expected_holder, live_nodes, read_order
 from tests.simulation.garbage.kernel import Call, MessageLostError, Party, Pause, Steps

@@ -17,17 +17,15 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
-    BeginBackup,
     DeleteFile,
-    EndBackup,
     GetFile,
     ProposalResult,
     PublishFile,
     RemoveNode,
-    RenewBackup,
     UpdateNode,
 )
 from shared.contracts.names import DEFAULT_BUCKET

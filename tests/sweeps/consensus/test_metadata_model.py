@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
@@ -21,6 +20,7 @@ from shared.contracts.metadata import (
     Preconditions,
     SetNodeState,
 )
+from shared.contracts.references import CondemnChunks
 from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
 
 BUCKETS = ["default", "photos", "music"]

@@ -10,18 +10,9 @@ import pytest
 from services.consensus.metadata import retention
 from services.consensus.metadata.commands import BACKUPS_MAX
 from services.consensus.metadata.verification import verify
-from shared.contracts.metadata import (
-    BeginBackup,
-    CheckReferences,
-    CondemnChunks,
-    DeleteFile,
-    EndBackup,
-    GetRequest,
-    ListBackups,
-    ListReferenceChanges,
-    PassTime,
-    RenewBackup,
-)
+from shared.contracts.backups import BeginBackup, EndBackup, ListBackups, RenewBackup
+from shared.contracts.metadata import DeleteFile, GetRequest, PassTime
+from shared.contracts.references import CheckReferences, CondemnChunks, ListReferenceChanges
 from shared.errors import BackupNotFoundError, ChunkCondemnedError, ConflictError, InvalidRequestError
 from tests.chance import draw_seed
 from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp

@@ -6,13 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.consensus.metadata import references, retention
-from shared.contracts.metadata import (
-    CheckReferences,
-    ListReferenceChanges,
-    ListReferences,
-    PassTime,
-    ReferenceChanges,
-)
+from shared.contracts.metadata import PassTime
+from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences, ReferenceChanges
 from shared.errors import InvalidRequestError
 from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
 from tests.unit.consensus.metadata.test_garbage import (

@@ -12,10 +12,9 @@ from services.consensus.metadata.schema import CHECKED_TABLES
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import Scrub, verify
+from shared.contracts.backups import BeginBackup
 from shared.contracts.metadata import (
     AnnounceMember,
-    BeginBackup,
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
@@ -28,6 +27,7 @@ from shared.contracts.metadata import (
     PassTime,
     RecordRun,
 )
+from shared.contracts.references import CondemnChunks
 from tests.unit.consensus.metadata.builders import Log, content, publish, run, stamp
 
 

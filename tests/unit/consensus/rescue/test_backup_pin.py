@@ -9,18 +9,9 @@ import pytest
 from services.consensus.rescue import backup_pin
 from services.consensus.rescue.backup_pin import end, pinned, renew
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import (
-    Answer,
-    BeginBackup,
-    ClusterAnswer,
-    Command,
-    EndBackup,
-    GetCluster,
-    ProposalResult,
-    Query,
-    RenewBackup,
-)
+from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
 from shared.errors import BackupNotFoundError, LeaderUnavailableError, TrivetError
 from tests.waiting import wait_until
 

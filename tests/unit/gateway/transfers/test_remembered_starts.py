@@ -12,7 +12,6 @@ from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
 from shared.contracts.metadata import (
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DrainNode,
@@ -22,6 +21,7 @@ from shared.contracts.metadata import (
     Preconditions,
     RemoveNode,
 )
+from shared.contracts.references import CondemnChunks
 from shared.errors import (
     BucketNotFoundError,
     InvalidRequestError,

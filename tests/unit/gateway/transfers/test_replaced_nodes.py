@@ -12,7 +12,6 @@ from services.gateway.transfers.uploads import MAX_ATTEMPTS
 from shared.contracts.cluster import NodeRun
 from shared.contracts.metadata import (
     AnnounceMember,
-    CondemnChunks,
     CreateBucket,
     DeleteBucket,
     DrainNode,
@@ -22,6 +21,7 @@ from shared.contracts.metadata import (
     RecordRun,
     RemoveNode,
 )
+from shared.contracts.references import CondemnChunks
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketRecreatedError, DataUnavailableError, QuorumNotReachedError, UnavailableError
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World

@@ -7,15 +7,13 @@ import json
 import msgspec
 import pytest
 
+from shared.contracts.backups import Backup, BackupsAnswer
 from shared.contracts.cluster import ConsensusMember, NodeMap
 from shared.contracts.metadata import (
     Answer,
-    Backup,
-    BackupsAnswer,
     Bucket,
     BucketAnswer,
     BucketsAnswer,
-    CheckedReferences,
     ClusterAnswer,
     FileAnswer,
     FileEntry,
@@ -24,11 +22,10 @@ from shared.contracts.metadata import (
     ProposalResult,
     ReadResult,
     ReadResults,
-    ReferenceChanges,
-    ReferencePage,
     RequestAnswer,
 )
 from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
+from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.errors import CursorExpiredError
 from tests.unit.consensus.metadata.builders import content, publish, stamp
 

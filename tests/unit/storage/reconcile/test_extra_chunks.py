@@ -6,7 +6,7 @@ import pytest
 
 from services.storage.reconcile import extra_chunks
 from shared.contracts.cluster import NodeState
-from shared.contracts.metadata import CondemnChunks
+from shared.contracts.references import CondemnChunks
 from shared.errors import LeaderUnavailableError
 from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
 

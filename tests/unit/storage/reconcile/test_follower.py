@@ -6,7 +6,7 @@ import pytest
 
 from services.storage.reconcile.expected_chunks import Position
 from shared.contracts.cluster import NodeState
-from shared.contracts.metadata import ListReferences
+from shared.contracts.references import ListReferences
 from shared.errors import LeaderUnavailableError, UnavailableError
 from tests.unit.storage.reconcile.world import Node, make_chunks
 

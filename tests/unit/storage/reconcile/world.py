@@ -29,18 +29,13 @@ from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.chunks import ConfirmResponse
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
-from shared.contracts.metadata import (
-    Answer,
+from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.references import (
     CheckedReferences,
     CheckReferences,
-    ClusterAnswer,
-    Command,
     CondemnChunks,
-    GetCluster,
     ListReferenceChanges,
     ListReferences,
-    ProposalResult,
-    Query,
     ReferenceChanges,
     ReferencePage,
 )
