@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from blake3 import blake3
@@ -187,6 +188,15 @@ def test_the_quick_logarithm_is_the_exact_one_at_the_edges(exponent: int, fracti
     """Where the logarithm passes from one fixed-point value to the next, a wrong last bit would show."""
     value = max(1, min(1 << 64, math.floor(2.0 ** (exponent + fraction / (1 << _FRACTION_BITS))) + offset))
     assert _log2(value) == _exact_log2(value)
+
+
+@pytest.mark.parametrize("error", [-(2.0**-50), 2.0**-50])
+def test_a_logarithm_that_errs_in_its_last_bits_changes_nothing(error: float, monkeypatch) -> None:
+    """Beside an edge a C library that errs eight times as much as others, up or down, would give the next integer."""
+    monkeypatch.setattr(placement, "math", SimpleNamespace(log2=lambda value: math.log2(value) + error))
+    for fraction in range(1, 1 << _FRACTION_BITS, (1 << _FRACTION_BITS) // 1000):
+        value = math.floor(2.0 ** (63 + fraction / (1 << _FRACTION_BITS)))
+        assert _log2(value) == _exact_log2(value)
 
 
 GOLDEN = [
