@@ -17,6 +17,7 @@ import structlog
 
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
+from shared.backoff import Backoff
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
 from shared.errors import (
@@ -71,7 +72,8 @@ class HeartbeatSender:
         self._incarnation = incarnation
         self._metrics = metrics
         self._interval_s = interval_s
-        self._retry_base_s = retry_base_s
+        self._start_retry = Backoff(_START_BASE_S, _START_CAP_S - _START_BASE_S, random.random)
+        self._retry = Backoff(retry_base_s, _RETRY_CAP_S, random.random)
         self._is_settled = False
         self._takes_reports = False
         self.was_accepted = False
@@ -82,15 +84,13 @@ class HeartbeatSender:
 
     async def run(self) -> None:
         """Until cancelled."""
-        failures = 0
         while True:
             self._incarnation.heartbeat_wanted.clear()
             if await self.send():
-                failures = 0
+                self._retry.succeeded()
                 await self._pause(self._interval_s if self._is_settled else min(_UNSETTLED_S, self._interval_s))
             else:
-                failures += 1
-                await asyncio.sleep(self._pause_s(failures))
+                await asyncio.sleep(self._retry_pause_s())
 
     async def run_on_change(self) -> None:
         """Until cancelled, beside `run`: one heartbeat more, at once, when there is news, such as that the node is full."""
@@ -178,8 +178,5 @@ class HeartbeatSender:
             logger.error("consensus refuses this node", reason=reason)
         self.refusal = reason
 
-    def _pause_s(self, failures: int) -> float:
-        if not self.was_accepted:
-            return random.uniform(_START_BASE_S, min(_START_CAP_S, _START_BASE_S * 2 ** min(failures, 10)))  # noqa: S311 - jitter
-        ceiling_s = min(_RETRY_CAP_S, self._retry_base_s * 2 ** min(failures - 1, 10))
-        return random.uniform(0, ceiling_s)  # noqa: S311 - jitter
+    def _retry_pause_s(self) -> float:
+        return self._retry.failed() if self.was_accepted else _START_BASE_S + self._start_retry.failed()

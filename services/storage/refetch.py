@@ -19,6 +19,7 @@ import structlog
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
+from shared.backoff import Backoff
 from shared.byte_budget import ByteBudget
 from shared.contracts.chunks import RefetchStatus, TierStatus
 from shared.contracts.cluster import StorageNode
@@ -43,13 +44,6 @@ class RefetchPace:
     retry_base_s: float
     retry_cap_s: float
     max_bytes_per_s: int
-
-    def pause_s(self, failed_walks: int) -> float:
-        """How long to wait before the next walk."""
-        if failed_walks == 0:
-            return self.interval_s
-        ceiling_s = min(self.retry_cap_s, self.retry_base_s * 2 ** min(failed_walks - 1, 16))
-        return random.uniform(0, ceiling_s)  # noqa: S311 - jitter
 
 
 class LosingTier(Protocol):
@@ -108,15 +102,18 @@ class Refetcher:
 
     async def run(self) -> None:
         """Until cancelled."""
-        failed_walks = 0
+        retry = Backoff(self._pace.retry_base_s, self._pace.retry_cap_s, random.random)
         while True:
             try:
                 still_lost = await self.walk()
             except TrivetError as error:
                 logger.warning("lost chunks were not fetched", error=error.message)
                 still_lost = 1
-            failed_walks = failed_walks + 1 if still_lost else 0
-            await asyncio.sleep(self._pace.pause_s(failed_walks))
+            if still_lost:
+                await asyncio.sleep(retry.failed())
+            else:
+                retry.succeeded()
+                await asyncio.sleep(self._pace.interval_s)
 
     async def walk(self) -> int:
         """Try every lost chunk once, in order of digests; how many are lost still.

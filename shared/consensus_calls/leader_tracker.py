@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shared.backoff import ceiling_s
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
 from shared.peer_address import PeerAddress
@@ -95,7 +96,7 @@ class LeaderTracker:
     def pause_s(self) -> float:
         """Upper bound of the pause before the next attempt; 0 until every member has been asked once."""
         rounds = self._misses - len(self._order)
-        return 0.0 if rounds < 0 else min(_BACKOFF_LIMIT_S, _BACKOFF_BASE_S * 2.0 ** min(rounds, 8))
+        return 0.0 if rounds < 0 else ceiling_s(rounds + 1, base_s=_BACKOFF_BASE_S, limit_s=_BACKOFF_LIMIT_S)
 
     def _is_suspect(self, member_id: str, now_s: float) -> bool:
         return self._suspect_until_s.get(member_id, 0.0) > now_s

@@ -44,6 +44,7 @@ from services.consensus.peering.link import (
 )
 from services.consensus.raft.configuration import Configuration
 from shared.background_tasks import BackgroundTasks
+from shared.backoff import Backoff
 from shared.cluster_keys import ClusterKeys, SigningKey
 from shared.units import KIB
 
@@ -214,7 +215,7 @@ class PeerMesh:
             link.abort()
 
     async def _keep_connected(self, peer: str, address: str) -> None:
-        pause_s, complaint = RECONNECT_S, ""
+        retry, complaint = Backoff(RECONNECT_S, RECONNECT_MAX_S, random.random), ""
         host, _, port = address.rpartition(":")
         while True:
             try:
@@ -234,10 +235,9 @@ class PeerMesh:
                 logger.debug("peer not reachable", peer=peer, error=repr(error))
                 has_carried = False
             if has_carried:
-                pause_s, complaint = RECONNECT_S, ""
-            # Full jitter: members that lost each other in one instant do not come back in one.
-            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 jitter is not a secret
-            pause_s = min(RECONNECT_MAX_S, pause_s * 2)
+                retry.succeeded()
+                complaint = ""
+            await asyncio.sleep(retry.failed())
 
     async def _hold(self, peer: str, link: OutgoingLink, writer: asyncio.StreamWriter) -> bool:
         """The link is up until it ends. Returns whether it was of any use."""

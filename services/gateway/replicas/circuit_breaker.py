@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from shared.backoff import ceiling_s
 from shared.errors import (
     InternalError,
     NotReadyError,
@@ -98,4 +99,4 @@ class CircuitBreaker:
         attempt, self._attempts = self._attempts, self._attempts + 1
         if attempt >= DOUBLINGS:
             return self._limit_s
-        return chance * min(self._limit_s, self._base_s * 2.0**attempt)
+        return chance * ceiling_s(self._attempts, base_s=self._base_s, limit_s=self._limit_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -81,25 +80,6 @@ class Throughput:
     def _forget(self) -> None:
         while self._done and self._done[0][0] < self._clock() - _WINDOW_S:
             self._total_bytes -= self._done.popleft()[1]
-
-
-class Retry:
-    """Waits between attempts: doubles from `base_s` to `cap_s`, with full jitter."""
-
-    def __init__(self, base_s: float, cap_s: float) -> None:
-        self._base_s = base_s
-        self._cap_s = cap_s
-        self._failures = 0
-
-    def succeeded(self) -> None:
-        """Begin anew."""
-        self._failures = 0
-
-    def failed(self) -> float:
-        """How long to wait before the next attempt."""
-        ceiling_s = min(self._cap_s, self._base_s * 2 ** min(self._failures, 16))
-        self._failures += 1
-        return random.uniform(0, ceiling_s)  # noqa: S311 - jitter
 
 
 class Complaints:

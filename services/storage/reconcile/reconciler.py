@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
@@ -22,11 +23,12 @@ from services.storage.reconcile.database import DatabaseDamagedError, ReconcileD
 from services.storage.reconcile.expected_chunks import ExpectedChunks
 from services.storage.reconcile.extra_chunks import ExtraChunks, ExtraOutcome
 from services.storage.reconcile.follower import Follower
-from services.storage.reconcile.pace import Complaints, Retry
+from services.storage.reconcile.pace import Complaints
 from services.storage.reconcile.pulls import Puller
 from services.storage.reconcile.references import References
 from services.storage.reconcile.signals import Signals
 from services.storage.reconcile.verify import DifferenceCount, Verifier
+from shared.backoff import Backoff
 from shared.contracts.reconcile import ReconcileReport
 from shared.errors import TrivetError
 
@@ -209,7 +211,7 @@ class Reconciler:
         )
 
     async def _keep_pulling(self) -> None:
-        retry = Retry(_RETRY_BASE_S, _RETRY_CAP_S)
+        retry = Backoff(_RETRY_BASE_S, _RETRY_CAP_S, random.random)
         while True:
             await self._signals.has_missing.wait()
             self._signals.has_missing.clear()
@@ -231,7 +233,7 @@ class Reconciler:
         return self._expected.count("missing").chunks == 0
 
     async def _keep_dropping(self) -> None:
-        retry = Retry(self._interval_s, self._interval_s * _ROUNDS_PER_COMPARISON)
+        retry = Backoff(self._interval_s, self._interval_s * _ROUNDS_PER_COMPARISON, random.random)
         while True:
             await self._signals.has_extra.wait()
             self._signals.has_extra.clear()

@@ -24,6 +24,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node.direct import DirectConnection
 from services.storage.redis_node.inspection import claim, inspect
+from shared.backoff import Backoff
 from shared.disk.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
 from shared.units import MIB
@@ -163,17 +164,13 @@ class RedisLink:
 
     async def supervise(self, recover: Callable[[], Awaitable[None]]) -> None:
         """Inspect, recover, let calls through, watch; for ever. Cancelled by the owner."""
-        attempt = 0
+        retry = Backoff(_PROBE_BASE_S, _PROBE_CAP_S, random.random)
         while True:
             if self.objection is None:
-                attempt = 0
+                retry.succeeded()
                 await self._watch()
-            elif await self.try_to_close_circuit(recover):
-                attempt = 0
-            else:
-                attempt += 1
-                # Full jitter, so that three nodes on one machine do not knock together.
-                await asyncio.sleep(random.uniform(0, min(_PROBE_CAP_S, _PROBE_BASE_S * 2 ** min(attempt, 10))))  # noqa: S311 - no secret
+            elif not await self.try_to_close_circuit(recover):
+                await asyncio.sleep(retry.failed())
 
     async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
         """Try to close the circuit before the first request; go on without Redis when it does not answer.

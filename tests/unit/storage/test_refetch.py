@@ -176,15 +176,27 @@ async def test_more_lost_chunks_than_fit_on_a_page_all_come_back(bench):
     assert len(bench.tier.bodies) == 133
 
 
-def test_the_pause_grows_with_failures_and_stays_below_the_cap():
+async def test_the_pause_grows_with_failures_and_stays_below_the_cap(bench, monkeypatch):
     """While nothing is lost the list is looked at regularly; then failures space the attempts out, with jitter."""
-    pace = RefetchPace(interval_s=5, retry_base_s=5, retry_cap_s=300, max_bytes_per_s=1)
-    assert pace.pause_s(0) == 5
-    for failures in (1, 2, 3, 10, 1000):
-        ceiling_s = min(300, 5 * 2 ** min(failures - 1, 16))
-        pauses = [pace.pause_s(failures) for _ in range(200)]
-        assert 0 <= min(pauses) < max(pauses) <= ceiling_s
-        assert max(pauses) > ceiling_s / 2
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 200:
+            bench.tier.lost.clear()
+        if len(pauses) == 202:
+            raise asyncio.CancelledError
+
+    bench.lose()
+    bench.peers.error = LeaderUnavailableError("away")
+    bench.refetcher._pace = RefetchPace(interval_s=7, retry_base_s=5, retry_cap_s=60, max_bytes_per_s=1)
+    monkeypatch.setattr(refetch.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await bench.refetcher.run()
+    assert all(0 <= pause <= ceiling_s for pause, ceiling_s in zip(pauses, (5, 10, 20, 40), strict=False))
+    assert 0 <= min(pauses[4:200]) < 12
+    assert 48 < max(pauses[4:200]) <= 60
+    assert pauses[200:] == [7, 7]
 
 
 async def test_a_chunk_that_a_put_brought_meanwhile_is_not_counted_as_fetched(bench):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.storage.reconcile.pace import Complaints, Foreground, Pace, Retry, Throughput
+from services.storage.reconcile.pace import Complaints, Foreground, Pace, Throughput
 
 
 class Clock:
@@ -46,15 +46,6 @@ def test_the_rate_is_of_the_last_minute():
     assert throughput.bytes_per_s == 500 // 55
     clock.now_s += 60
     assert throughput.bytes_per_s == 0
-
-
-def test_the_pause_grows_with_failures_up_to_a_cap():
-    """With jitter, and from the base again after a success."""
-    retry = Retry(1.0, 8.0)
-    for ceiling_s in (1.0, 2.0, 4.0, 8.0, 8.0):
-        assert 0 <= retry.failed() <= ceiling_s
-    retry.succeeded()
-    assert all(0 <= Retry(1.0, 8.0).failed() <= 1.0 for _ in range(100))
 
 
 def test_the_same_trouble_is_logged_once_in_a_while():
