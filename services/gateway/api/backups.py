@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.cluster import ADMIN_ONLY, require_admin
+from services.gateway.api.admin_access import ADMIN_ONLY, NO_QUERY, admin_token_of
 from services.gateway.api.models import BackupBegin, BackupInfo, BackupList, BackupRenewal
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import json_body, refuse_query
+from services.gateway.api.requests import json_body
 from services.gateway.api.services import RunningGateway
 
 _BEGIN_BODY: Final[dict[str, Any]] = {
@@ -28,13 +28,14 @@ _RENEWAL_BODY: Final[dict[str, Any]] = {
 
 def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
-    router = APIRouter(prefix="/v1", tags=["cluster"])
+    router = APIRouter(prefix="/v1", tags=["cluster"], dependencies=[admin_token_of(gateway)])
 
     @router.post(
         "/backups",
         summary="Begin a backup",
         status_code=201,
         responses=problems(400, 401, 403, 409, 413, 503, about="backups"),
+        dependencies=[NO_QUERY],
         openapi_extra=_BEGIN_BODY | ADMIN_ONLY,
     )
     async def begin_backup(request: Request) -> BackupInfo:
@@ -42,39 +43,32 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
         Needs the admin token.
         """
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
         begin = await json_body(request, BackupBegin)
-        lease = await services.backups.begin(begin.owner, begin.lease_s)
+        lease = await gateway.services.backups.begin(begin.owner, begin.lease_s)
         return BackupInfo(id=lease.backup_id, owner=begin.owner, log_index=lease.log_index, expires_in_s=lease.lease_s)
 
     @router.get(
         "/backups",
         summary="List the backups under way",
         responses=problems(400, 401, 403, 503, about="backups"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def list_backups(request: Request) -> BackupList:
+    async def list_backups() -> BackupList:
         """By id, with what is left of their leases. Needs the admin token."""
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
-        return BackupList.of(await services.backups.list())
+        return BackupList.of(await gateway.services.backups.list())
 
     @router.put(
         "/backups/{backup_id}",
         summary="Renew the lease of a backup",
         responses=problems(400, 401, 403, 404, 413, 503, about="backups"),
+        dependencies=[NO_QUERY],
         openapi_extra=_RENEWAL_BODY | ADMIN_ONLY,
     )
     async def renew_backup(request: Request, backup_id: str) -> BackupInfo:
         """404 when it ran out: what is copied from then on may lack chunks. Needs the admin token."""
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
         renewal = await json_body(request, BackupRenewal)
-        lease = await services.backups.renew(backup_id, renewal.lease_s)
+        lease = await gateway.services.backups.renew(backup_id, renewal.lease_s)
         return BackupInfo(id=backup_id, owner=None, log_index=lease.log_index, expires_in_s=lease.lease_s)
 
     @router.delete(
@@ -82,14 +76,12 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="End a backup",
         status_code=204,
         responses=problems(400, 401, 403, 404, 503, about="backups"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def end_backup(request: Request, backup_id: str) -> Response:
+    async def end_backup(backup_id: str) -> Response:
         """What was kept for it alone may be deleted from now on. Needs the admin token."""
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
-        await services.backups.end(backup_id)
+        await gateway.services.backups.end(backup_id)
         return Response(status_code=204)
 
     return router

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import structlog
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.admin_token import AdminToken
+from services.gateway.api.admin_access import ADMIN_ONLY, NO_QUERY, admin_token_of
 from services.gateway.api.models import (
     ClusterInfo,
     ClusterVerification,
@@ -22,9 +21,7 @@ from services.gateway.api.requests import json_body, refuse_query
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import query_values
 from shared.contracts.cluster import NodeState
-from shared.errors import InvalidRequestError, TrivetError
-
-logger = structlog.get_logger(__name__)
+from shared.errors import InvalidRequestError
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -44,7 +41,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
 def create_admin_router(gateway: RunningGateway) -> APIRouter:
     """Cluster changes over one gateway; for its operations listener only."""
-    router = APIRouter(prefix="/v1", tags=["cluster"])
+    router = APIRouter(prefix="/v1", tags=["cluster"], dependencies=[admin_token_of(gateway)])
 
     @router.post(
         "/cluster/nodes",
@@ -55,15 +52,13 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             200: {"model": NodeAdmitted, "description": "It had been admitted before."},
             **problems(400, 401, 403, 413, 503, about="cluster"),
         },
+        dependencies=[NO_QUERY],
         openapi_extra=_ADMISSION_BODY | ADMIN_ONLY,
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs the admin token."""
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
         admission = await json_body(request, NodeAdmission)
-        created = await services.admin.admit(admission.id)
+        created = await gateway.services.admin.admit(admission.id)
         response.status_code = 201 if created else 200
         return NodeAdmitted(id=admission.id, created=created)
 
@@ -86,12 +81,10 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         Repeating the call says how far it is. Refused when fewer nodes would be left than a chunk has replicas, and while
         another node drains. Needs the admin token.
         """
-        services = gateway.services
-        require_admin(services.admin_token, request)
         lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
         if lost not in {"true", "false"}:
             raise InvalidRequestError("lost is true or false.", parameter="lost")
-        admin = services.admin
+        admin = gateway.services.admin
         removal = await (admin.remove_lost(node_id) if lost == "true" else admin.drain(node_id))
         if removal.draining_since is None:
             response.status_code = 200
@@ -108,14 +101,12 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="Cancel the drain of a storage node",
         status_code=204,
         responses=problems(400, 401, 403, 404, 409, 503, about="nodes"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def cancel_drain(request: Request, node_id: str) -> Response:
+    async def cancel_drain(node_id: str) -> Response:
         """It is written to again, and gets back what it has given away. Needs the admin token."""
-        services = gateway.services
-        require_admin(services.admin_token, request)
-        refuse_query(request.scope)
-        await services.admin.cancel_drain(node_id)
+        await gateway.services.admin.cancel_drain(node_id)
         return Response(status_code=204)
 
     @router.post(
@@ -123,39 +114,36 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="Verify every chunk on every storage node",
         status_code=202,
         responses=problems(400, 401, 403, 409, 503, about="verify"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def start_verify(request: Request) -> ClusterVerification:
+    async def start_verify() -> ClusterVerification:
         """Every node reads all it holds, past every cache, and compares it with the log; what is bad or missing is restored.
 
         Rate-limited, and goes on after a restart. A node that is away is named and not verified. Needs the admin token.
         """
-        require_admin(gateway.services.admin_token, request)
-        refuse_query(request.scope)
         return ClusterVerification.of(await gateway.services.verify.start())
 
     @router.get(
         "/cluster/verify",
         summary="How far verify is, or what it found last",
         responses=problems(400, 401, 403, 503, about="verify"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def get_verify(request: Request) -> ClusterVerification:
+    async def get_verify() -> ClusterVerification:
         """Of the pass under way, else of the last one. Needs the admin token."""
-        require_admin(gateway.services.admin_token, request)
-        refuse_query(request.scope)
         return ClusterVerification.of(await gateway.services.verify.report())
 
     @router.delete(
         "/cluster/verify",
         summary="Cancel verify",
         responses=problems(400, 401, 403, 503, about="verify"),
+        dependencies=[NO_QUERY],
         openapi_extra=ADMIN_ONLY,
     )
-    async def cancel_verify(request: Request) -> ClusterVerification:
+    async def cancel_verify() -> ClusterVerification:
         """Keeps what was found so far. Without a pass under way nothing happens. Needs the admin token."""
-        require_admin(gateway.services.admin_token, request)
-        refuse_query(request.scope)
         return ClusterVerification.of(await gateway.services.verify.cancel())
 
     return router
@@ -173,21 +161,6 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
 
     return router
 
-
-def require_admin(token: AdminToken, request: Request) -> None:
-    """Raise what `AdminToken.require` raises. Every refusal is logged: somebody guesses, or has an old token."""
-    try:
-        token.require(request.headers.get("authorization"))
-    except TrivetError as error:
-        client = None if request.client is None else request.client.host
-        logger.warning(
-            "a cluster change was refused", client=client, method=request.method, path=request.url.path, code=error.code
-        )
-        raise
-
-
-ADMIN_ONLY: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
-ADMIN_SCHEME: Final[dict[str, Any]] = {"AdminToken": {"type": "http", "scheme": "bearer"}}
 
 _ADMISSION_BODY: Final[dict[str, Any]] = {
     "requestBody": {

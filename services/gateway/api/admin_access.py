@@ -1,0 +1,49 @@
+"""Routes for operators: what each needs before it does anything, and how the description says so."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+from fastapi import Request
+from fastapi.params import Depends
+
+from services.gateway.api.requests import refuse_query
+from services.gateway.api.services import RunningGateway
+from shared.errors import TrivetError
+
+logger = structlog.get_logger(__name__)
+
+ADMIN_ONLY: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
+ADMIN_SCHEME: Final[dict[str, Any]] = {"AdminToken": {"type": "http", "scheme": "bearer"}}
+
+
+def admin_token_of(gateway: RunningGateway) -> Depends:
+    """For a whole router: a request without the admin token raises what `AdminToken.require` raises.
+
+    Every refusal is logged: somebody guesses, or has an old token.
+    """
+
+    async def require(request: Request) -> None:
+        try:
+            gateway.services.admin_token.require(request.headers.get("authorization"))
+        except TrivetError as error:
+            client = None if request.client is None else request.client.host
+            logger.warning(
+                "a cluster change was refused",
+                client=client,
+                method=request.method,
+                path=request.url.path,
+                code=error.code,
+            )
+            raise
+
+    return Depends(require)
+
+
+async def _refuse_query(request: Request) -> None:
+    refuse_query(request.scope)
+
+
+NO_QUERY: Final[Depends] = Depends(_refuse_query)
+"""For a route: a query is refused, after what its router requires."""
