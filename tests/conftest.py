@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -33,6 +35,16 @@ def pytest_configure() -> None:
     *processors, _ = structlog.get_config()["processors"]
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, renderer])
+
+
+@pytest.hookimpl(trylast=True)  # after the deselection of what is not run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files first that ask for the most time, so that no worker begins with one when the others have ended."""
+    limits_s: defaultdict[Path, float] = defaultdict(float)
+    for item in items:
+        if (limit := item.get_closest_marker("timeout")) is not None:
+            limits_s[item.path] = max(limits_s[item.path], limit.args[0])
+    items.sort(key=lambda item: -limits_s[item.path])
 
 
 @pytest.fixture(autouse=True)

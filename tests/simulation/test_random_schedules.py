@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.chaos import Chaos
-from tests.simulation.many_lives import Report, live_on_all_processors
+from tests.simulation.many_lives import live
+from tests.simulation.many_seeds import Report, on_all_processors
 from tests.simulation.virtual_loop import run_simulation
 
 SEEDS = range(1000)
@@ -15,7 +16,7 @@ SEEDS = range(1000)
 def test_a_thousand_random_lives_stay_linearizable_and_heal() -> None:
     """Crashes, power cuts, partitions, loss, duplication and forced elections never break an invariant."""
     total = Report()
-    for report in live_on_all_processors(SEEDS):
+    for report in on_all_processors(live, SEEDS):
         total.add(report)
     assert not total.failures, f"lives again with `make simulate SEED=...`: {total.failures}"
     assert total.seeds == len(SEEDS)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.garbage.many_schedules import Report, live_on_all_processors
+from tests.simulation.garbage.many_schedules import live_some
 from tests.simulation.garbage.planted_bugs import BUGS, SEEDS, PlantedBug, first_seed, planted
 from tests.simulation.garbage.scenarios import violation_of
 from tests.simulation.garbage.world import live
+from tests.simulation.many_seeds import Report, on_all_processors
 
 
 @pytest.mark.timeout(600)
 def test_random_schedules_lose_nothing_and_come_to_rest() -> None:
     """Uploads of chunks that are being deleted, drains, lost disks and late messages: every promise holds at every step."""
     total = Report()
-    for report in live_on_all_processors(SEEDS):
+    for report in on_all_processors(live_some, SEEDS):
         total.add(report)
     assert not total.failures, "lives again with `make simulate-garbage SEED=...`: " + "\n".join(
         list(total.failures.values())[:5]
