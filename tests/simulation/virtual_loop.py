@@ -12,8 +12,8 @@ from typing import Any
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Never waits: when nothing is ready, the clock moves to the earliest timer."""
 
-    def __init__(self) -> None:
-        self._now_s = 0.0
+    def __init__(self, now_s: float = 0.0) -> None:
+        self._now_s = now_s
         super().__init__()
 
     def time(self) -> float:

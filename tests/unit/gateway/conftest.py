@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,14 @@ from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
 from shared.peer_address import PeerAddress
 from shared.units import KIB, MIB
+from tests.simulation.virtual_loop import VirtualLoop
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
 from tests.waiting import wait_until
 
 CHUNK_SIZE_BYTES = 4 * KIB
 NODES = ("storage-1", "storage-2", "storage-3")
+START_S = 1000.0
+"""Of virtual time; no machine's monotonic clock is at zero."""
 
 
 def make_settings(**changes: object) -> GatewaySettings:
@@ -32,13 +38,38 @@ def make_settings(**changes: object) -> GatewaySettings:
         "chunk_size_bytes": CHUNK_SIZE_BYTES,
         "max_inflight_bytes": 8 * MIB,
         "max_concurrent_requests": 16,
-        "replica_timeout_s": 0.4,
         "admission_wait_s": 0.2,
         "budget_wait_s": 0.5,
         "reconnect_base_s": 0.05,
         "reconnect_limit_s": 0.2,
     }
     return GatewaySettings.model_validate(facts | changes)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a test marked `virtual_time` jumps to the next timer: however slow the machine, nothing takes time by itself.
+
+    For what runs in this one loop, without threads and sockets.
+    """
+    if item.get_closest_marker("virtual_time") is not None:
+        return {"virtual": partial(VirtualLoop, START_S)}
+    return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def virtual_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic clock of a test marked so is that of its loop."""
+    if request.node.get_closest_marker("virtual_time") is None:
+        return
+    real = time.monotonic
+
+    def now_s() -> float:
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return real()
+
+    monkeypatch.setattr(time, "monotonic", now_s)
 
 
 @dataclass

@@ -18,6 +18,8 @@ from shared.units import KIB
 from tests.unit.gateway.fakes import FakeNodes, node
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.virtual_time
+
 
 @dataclass(eq=False)
 class Call:

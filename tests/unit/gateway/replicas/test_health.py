@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
-from services.gateway.replicas.health import PROBE_TIMEOUT_S, NodeHealth
+from services.gateway.replicas.health import NodeHealth
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, NodeState
 from shared.errors import DiskFullError
 from tests.unit.gateway.fakes import FakeNodes, node, node_map, unreachable
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Bench:
@@ -110,22 +114,22 @@ async def test_a_node_that_left_is_forgotten(bench) -> None:
 
 async def test_a_dead_node_is_probed_after_growing_pauses_and_then_every_minute(monkeypatch) -> None:
     """Base 5 s, five of them doubling, with full jitter, then 60 s for ever; one probe after each."""
-    pauses_s: list[float] = []
-    real_timeout = asyncio.timeout
+    began_s = time.monotonic()
+    probed_s: list[float] = []
+    is_done = asyncio.Event()
 
-    def timeout(delay_s: float) -> asyncio.Timeout:
-        if delay_s == PROBE_TIMEOUT_S:
-            return real_timeout(delay_s)
-        pauses_s.append(delay_s)
-        return real_timeout(0)
+    def record(_what: str, _node_id: str) -> None:
+        probed_s.append(time.monotonic())
+        if len(probed_s) == 8:
+            is_done.set()
 
     nodes = FakeNodes()
     nodes.errors["a"] = unreachable("a")
+    nodes.on_call = record
     monkeypatch.setattr("services.gateway.replicas.health.random.random", lambda: 0.5)
     async with BackgroundTasks() as tasks:
         health = NodeHealth(nodes, tasks, reconnect_base_s=5, reconnect_limit_s=60)
-        monkeypatch.setattr(asyncio, "timeout", timeout)
         health.failed(node("a"), unreachable("a"))
-        await wait_until(lambda: nodes.calls["probe", "a"] >= 8)
-        monkeypatch.undo()
-    assert pauses_s[:8] == [2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0]
+        await is_done.wait()
+    pauses_s = [after - before for before, after in pairwise([began_s, *probed_s])]
+    assert pauses_s == pytest.approx([2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from blake3 import blake3
 
 from services.gateway.replicas.health import NodeHealth
@@ -12,6 +13,8 @@ from shared.byte_budget import ByteBudget
 from shared.units import MIB
 from tests.unit.gateway.fakes import FakeNodes, node_map
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_many_repairs_asked_for_in_one_turn_are_all_done_by_two_workers() -> None:

@@ -17,6 +17,8 @@ from shared.units import KIB, MIB
 from tests.unit.gateway.transfers.test_transfers import CLIENT, put
 from tests.unit.gateway.transfers.test_transfers import order_for as upload_request
 
+pytestmark = pytest.mark.virtual_time
+
 SLOW = 64 * KIB
 
 

@@ -21,6 +21,8 @@ from shared.errors import OverloadedError
 from shared.units import KIB, MIB
 from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, put
 
+pytestmark = pytest.mark.virtual_time
+
 CHUNK = 100
 
 

@@ -16,6 +16,8 @@ from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
 
+pytestmark = pytest.mark.virtual_time
+
 WAITS = ReservationWaits(first_s=0.05, next_s=0.05)
 
 

@@ -25,6 +25,8 @@ from shared.errors import (
     RequestInProgressError,
 )
 
+pytestmark = pytest.mark.virtual_time
+
 CREATE_ONLY = Preconditions(if_none_match=["*"])
 KEY = {"idempotency-key": "order-17"}
 

@@ -28,6 +28,8 @@ from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
 from tests.unit.gateway.fakes import unreachable
 from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, put
 
+pytestmark = pytest.mark.virtual_time
+
 VICTIM, OTHER, THIRD = NODES
 STAMP = Stamp(hlc=1 << 32, state=ClockState.LOGICAL)
 

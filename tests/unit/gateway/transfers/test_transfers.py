@@ -41,6 +41,8 @@ from shared.placement import read_order
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, World
 from tests.unit.gateway.fakes import unreachable
 
+pytestmark = pytest.mark.virtual_time
+
 NAME = FileName("default", "a/key")
 CLIENT = "192.0.2.1"
 SIZES = [0, 1, CHUNK_SIZE_BYTES - 1, CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES + 1, 10 * CHUNK_SIZE_BYTES + 7]
