@@ -23,6 +23,8 @@ EVERY_READ = "read,readv,pread64,preadv,preadv2"
 
 _ATTACH_WITHIN_S = 20.0
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
+_SPAN_LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<name>\w+)\()(?P<rest>.*)$")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _PATH = re.compile(r'"([^"]+)"|<([^>]+)>')
 
 
@@ -76,9 +78,10 @@ def wrapper(injection: Injection, trace: Path) -> list[str]:
     return ["strace", "-D", "-f", *_common(trace), *injection.options(), "--"]
 
 
-def recorder(trace: Path, calls: str = WATCHED) -> list[str]:
-    """As `wrapper`, changing nothing: a trace of `calls`."""
-    return ["strace", "-D", "-f", "--seccomp-bpf", *_common(trace), "-e", f"trace={calls}", "--"]
+def recorder(trace: Path, calls: str = WATCHED, *, max_text_bytes: int = 32) -> list[str]:
+    """As `wrapper`, changing nothing: a trace of `calls`, with so many bytes of what each writes."""
+    limits = ["-s", str(max_text_bytes)]
+    return ["strace", "-D", "-f", "--seccomp-bpf", *_common(trace), *limits, "-e", f"trace={calls}", "--"]
 
 
 class Attached:
@@ -117,6 +120,53 @@ def read_trace(trace: Path) -> list[TracedCall]:
             paths = tuple(quoted or opened for quoted, opened in _PATH.findall(found[3]))
             calls.append(TracedCall(int(found[1]), found[2], paths, line.rstrip()))
     return calls
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One system call from its beginning to its end.
+
+    Attributes:
+        began, ended: count lines of the trace: strace stops the caller at both, so the order is causal.
+    """
+
+    name: str
+    text: str
+    began: int
+    ended: int
+
+    def is_sync_of(self, path_end: str) -> bool:
+        """Whether it made a file durable whose path ends so."""
+        is_of_file = f"{path_end}>" in self.text
+        return self.name in {"fsync", "fdatasync"} and is_of_file and self.text.endswith("= 0")
+
+    def is_write_to(self, path_end: str) -> bool:
+        """Whether it wrote to a place in a file whose path ends so."""
+        return self.name.startswith("pwrite") and f"{path_end}>" in self.text
+
+    def data(self) -> bytes:
+        """What it wrote or sent, as far as the trace has it."""
+        return b"".join(
+            text.encode("latin-1").decode("unicode_escape").encode("latin-1") for text in _STRING.findall(self.text)
+        )
+
+
+def read_spans(trace: Path) -> list[Span]:
+    """All calls that ended, by their ends; the two lines of one that another thread's line interrupted are put together."""
+    spans: list[Span] = []
+    open_calls: dict[tuple[str, str], tuple[int, str]] = {}
+    for number, line in enumerate(trace.read_text(errors="replace").splitlines()):
+        found = _SPAN_LINE.match(line)
+        if found is None:
+            continue
+        name = found["name"] or found["resumed"]
+        began, text = open_calls.pop((found["thread"], name), (number, "")) if found["resumed"] else (number, "")
+        text += found["rest"]
+        if text.endswith("<unfinished ...>"):
+            open_calls[found["thread"], name] = began, text
+        else:
+            spans.append(Span(name, text, began, number))
+    return spans
 
 
 def most_per_thread(calls: Sequence[TracedCall], name: str) -> int:

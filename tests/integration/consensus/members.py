@@ -193,6 +193,8 @@ class Members:
         self.settings: dict[int, dict[str, str]] = {}
         self.programs: dict[int, list[str]] = {}
         """What runs instead of the member's own program, by number."""
+        self.wrappers: dict[int, list[str]] = {}
+        """What stands before its command, by number."""
 
     @property
     def keys(self) -> ClusterKeys:
@@ -275,7 +277,11 @@ class Members:
         log = (self._folder / f"consensus-{number + 1}.log").open("ab")
         with log:
             self._processes[number] = subprocess.Popen(
-                [sys.executable, *self.programs.get(number, ["-m", "services.consensus.main"])],
+                [
+                    *self.wrappers.get(number, []),
+                    sys.executable,
+                    *self.programs.get(number, ["-m", "services.consensus.main"]),
+                ],
                 env=environment,
                 stderr=log,
             )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.chance import random_bytes
-from tests.faults.tools.strace import recorder
+from tests.faults.tools.strace import read_spans, recorder
 
 pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None, reason="NOT TESTED: the sync before the answer to a small put: needs strace"
@@ -18,36 +15,6 @@ pytestmark = pytest.mark.skipif(
 
 CALLS = "pwrite64,pwritev,write,writev,sendto,sendmsg,fsync,fdatasync"
 PUTS = 5
-
-_LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<name>\w+)\()(?P<rest>.*)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One system call. `began` and `ended` count lines of the trace: strace stops the caller at both, so the order is causal."""
-
-    name: str
-    text: str
-    began: int
-    ended: int
-
-
-def read_calls(trace: Path) -> list[Call]:
-    """All that ended, by their ends."""
-    calls: list[Call] = []
-    open_calls: dict[tuple[str, str], tuple[int, str]] = {}
-    for number, line in enumerate(trace.read_text(errors="replace").splitlines()):
-        found = _LINE.match(line)
-        if found is None:
-            continue
-        name = found["name"] or found["resumed"]
-        began, text = open_calls.pop((found["thread"], name), (number, "")) if found["resumed"] else (number, "")
-        text += found["rest"]
-        if text.endswith("<unfinished ...>"):
-            open_calls[found["thread"], name] = began, text
-        else:
-            calls.append(Call(name, text, began, number))
-    return calls
 
 
 async def test_the_answer_to_a_small_put_leaves_after_the_sync_of_the_write_ahead_file(start_node, client_of, tmp_path):
@@ -58,15 +25,11 @@ async def test_the_answer_to_a_small_put_leaves_after_the_sync_of_the_write_ahea
     for _ in range(PUTS):
         assert (await client.put(random_bytes(1000)))["created"] is True
     node.stop()
-    calls = read_calls(trace)
+    calls = read_spans(trace)
     answers = [call for call in calls if '"HTTP/1.1 201' in call.text]
     assert len(answers) == PUTS
-    frames = [call for call in calls if call.name.startswith("pwrite") and "/catalog.sqlite-wal>" in call.text]
-    syncs = [
-        call
-        for call in calls
-        if call.name in {"fsync", "fdatasync"} and "/catalog.sqlite-wal>" in call.text and call.text.endswith("= 0")
-    ]
+    frames = [call for call in calls if call.is_write_to("/catalog.sqlite-wal")]
+    syncs = [call for call in calls if call.is_sync_of("/catalog.sqlite-wal")]
     earlier = 0
     for answer in answers:
         written = [call.ended for call in frames if earlier < call.began and call.ended < answer.began]
