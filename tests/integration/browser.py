@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class Browser:
         return self._call("GET", f"/element/{self.find(css)}/text")
 
     def run(self, script: str, *arguments: Any) -> Any:
+        """What the script returns; of a promise what becomes of it."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     def requested_origins(self) -> set[str]:
@@ -119,7 +120,7 @@ class Browser:
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Browser]:
+def chromium(folder: Path, *flags: str) -> Iterator[Browser]:
     """A browser with a profile of its own in `folder`; what it downloads lies in `folder/downloads`."""
     browser, driver = require_chromium()
     process = subprocess.Popen(
@@ -134,7 +135,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
         with httpx.Client(timeout=DEADLINE_S, trust_env=False) as client:
             base = f"http://127.0.0.1:{_port_of(process)}"
             answer = client.post(
-                f"{base}/session", json={"capabilities": {"alwaysMatch": _capabilities(browser, folder)}}
+                f"{base}/session", json={"capabilities": {"alwaysMatch": _capabilities(browser, folder, flags)}}
             )
             assert answer.status_code == 200, answer.text
             session = f"{base}/session/{answer.json()['value']['sessionId']}"
@@ -160,12 +161,12 @@ def _port_of(process: subprocess.Popen[str]) -> int:
     raise AssertionError("chromedriver ended before it listened")
 
 
-def _capabilities(browser: str, folder: Path) -> dict[str, Any]:
+def _capabilities(browser: str, folder: Path, flags: Sequence[str]) -> dict[str, Any]:
     return {
         "browserName": "chrome",
         "goog:chromeOptions": {
             "binary": browser,
-            "args": [*FLAGS, f"--user-data-dir={folder / 'profile'}"],
+            "args": [*FLAGS, *flags, f"--user-data-dir={folder / 'profile'}"],
             "prefs": {"download.default_directory": str(folder / "downloads")},
         },
         "goog:loggingPrefs": {"performance": "ALL"},
