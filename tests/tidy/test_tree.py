@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -105,3 +107,34 @@ def test_one_version_is_named() -> None:
     tags = {image["newTag"] for image in images}
     assert {tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"], *tags} == {VERSION}
     assert f"## [{VERSION}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_what_is_installed_is_pinned_by_digest() -> None:
+    """uv itself and all that goes into the images, and pip is told to take nothing else."""
+    for name in (".ci/uv.txt", "requirements.lock"):
+        requirements = re.split(r"\n(?=[a-z0-9])", (ROOT / name).read_text(encoding="utf-8"))
+        named = [requirement for requirement in requirements if not requirement.startswith("#")]
+        assert named, name
+        _report([f"{name}: no digest: {each.split()[0]}" for each in named if "--hash=sha256:" not in each])
+    for path in (ROOT / "Makefile", *ROOT.glob("services/*/Dockerfile")):
+        installs = [line for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
+        _report([f"{path}: {line}" for line in installs if "--require-hashes" not in line])
+
+
+def test_make_help_says_where_to_start_and_lists_every_target() -> None:
+    """In groups, with the variables."""
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    lines = shown.splitlines()
+    assert lines[0] == "Start with: make run"
+    targets = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {line.split()[0] for line in lines if line.startswith("  ")} >= set(targets)
+    assert [line for line in lines if line and not line.startswith(" ")][1:] == [
+        "Run a cluster",
+        "Check and test",
+        "Files made from others",
+        "Measure",
+        "Variables",
+    ]
+    assert "TRIVET_LOCAL_DIR" in shown

@@ -113,3 +113,10 @@ def test_verify_ends_with_what_it_found_and_whom_it_could_not_ask(console: Conso
     assert "Clean" not in text
     show_verification(verification(state="finished", is_clean=True))
     assert "Clean" in console.export_text()
+
+
+def test_a_long_word_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path or a command that is to be copied stays whole, however narrow the terminal is."""
+    path = "/" + "folder/" * 50
+    terminal.complain(f"There is no room in {path}")
+    assert path in capsys.readouterr().err
