@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,9 +64,9 @@ class Shell:
         assert self._bash.stdout is not None
         self._bash.stdin.write(f"{{\n{moved}\n}} </dev/null\necho 'the block ended well'\n")
         self._bash.stdin.flush()
-        printed = ""
+        printed, began_s = "", time.monotonic()
         for line in self._bash.stdout:
-            print(line, end="")
+            print(f"{time.monotonic() - began_s:5.1f} s {line}", end="")
             if line == "the block ended well\n":
                 return printed
             printed += line

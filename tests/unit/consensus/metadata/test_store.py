@@ -1,6 +1,7 @@
 """The store as a whole: one transaction per batch, equal on every member, whole after every crash."""
 
 import os
+import pickle
 import random
 import sqlite3
 import subprocess
@@ -311,13 +312,12 @@ def test_a_batch_of_answers_is_bounded(log, query):
 
 
 APPLY_FOR_EVER = """
+import pickle
 import sys
 from pathlib import Path
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.metadata.verification import verify
-from tests.unit.consensus.metadata.test_store import history
 store = MetadataStore.open(Path(sys.argv[1]))
-entries = history(int(sys.argv[2]), int(sys.argv[3]))
+entries = pickle.loads(Path(sys.argv[2]).read_bytes())
 while store.last_applied < len(entries):
     at = store.last_applied
     store.apply_batch(entries[at : at + 7])
@@ -330,8 +330,9 @@ def test_a_kill_in_mid_apply_leaves_a_prefix_of_the_log(tmp_path, seed):
     """After SIGKILL at random moments the state is that of the entries up to last_applied, and none is lost."""
     chance, count = random.Random(seed), 800
     path, entries = tmp_path / "m", history(count, seed)
+    (tmp_path / "entries").write_bytes(pickle.dumps(entries))
     for round_number in range(4):
-        arguments = [sys.executable, "-c", APPLY_FOR_EVER, str(path), str(count), str(seed)]
+        arguments = [sys.executable, "-c", APPLY_FOR_EVER, str(path), str(tmp_path / "entries")]
         with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
             told = [process.stdout.readline() for _ in range(chance.randrange(1, 40))]
             process.kill()
