@@ -1,7 +1,8 @@
-"""Signs what schemathesis sends to an internal service, as other services do; it is loaded by that program, not by pytest.
+"""Gives what schemathesis sends the credentials that it needs; it is loaded by that program, not by pytest.
 
-Which service, and with what key, stands in `peer.json` in the working folder, when it is an internal one. How often each
-status was answered is written down at the end, so that a run in which every signature was refused cannot pass for a good one.
+They stand in `credentials.json` in the working folder: a service and the key with which other services sign what they send to
+it, or the admin token; on the public surface there are none. How often each status was answered is written down at the end, so
+that a run in which every request was refused cannot pass for a good one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from blake3 import blake3
 from shared.cluster_keys import ClusterKeys
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, parse_challenge
 
-PEER_FILE = Path("peer.json")
+CREDENTIALS_FILE = Path("credentials.json")
 STATUSES_FILE = Path("statuses.json")
 
 
@@ -48,20 +49,36 @@ class _Signature(requests.auth.AuthBase):
         return request
 
 
-_signature: list[_Signature] = []
+class _AdminToken(requests.auth.AuthBase):
+    """The operator's; one that schemathesis made up is left in its place, because what a wrong one gets is described, too."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.setdefault("authorization", f"Bearer {self._token}")
+        return request
+
+
+_auth: list[requests.auth.AuthBase] = []
 _statuses: Counter[int] = Counter()
 
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Have this request signed, when it goes to an internal service."""
-    if not PEER_FILE.exists():
-        return
-    if not _signature:
-        peer = json.loads(PEER_FILE.read_text())
-        _signature.append(_Signature(peer["id"], ClusterKeys.parse(peer["secret"])))
-        _signature[0].learn_boot(peer["url"] + "/v1/status")
-    kwargs["auth"] = _signature[0]
+    """Have this request carry what the credentials say."""
+    if not _auth and CREDENTIALS_FILE.exists():
+        _auth.append(_auth_of(json.loads(CREDENTIALS_FILE.read_text())))
+    if _auth:
+        kwargs["auth"] = _auth[0]
+
+
+def _auth_of(credentials: dict[str, str]) -> requests.auth.AuthBase:
+    if "admin_token" in credentials:
+        return _AdminToken(credentials["admin_token"])
+    signature = _Signature(credentials["id"], ClusterKeys.parse(credentials["secret"]))
+    signature.learn_boot(credentials["url"] + "/v1/status")
+    return signature
 
 
 @schemathesis.hook

@@ -46,9 +46,14 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.kill_all()
 
 
-def ask_everything(cluster: Cluster, name: str, seed: int, folder: Path, *, is_signed: bool) -> dict[int, int]:
-    """Run schemathesis against one service; how often it answered with each status."""
-    url = cluster.url(name)
+def peer_of(cluster: Cluster, name: str) -> dict[str, str]:
+    """What `signing_hooks` needs to call an internal service."""
+    secret = (cluster.layout.secrets / "cluster-secret").read_text()
+    return {"id": name, "url": cluster.url(name), "secret": secret}
+
+
+def ask_everything(url: str, seed: int, folder: Path, credentials: dict[str, str] | None = None) -> dict[int, int]:
+    """Run schemathesis against one listener; how often it answered with each status."""
     environment = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(folder),
@@ -56,9 +61,8 @@ def ask_everything(cluster: Cluster, name: str, seed: int, folder: Path, *, is_s
         "NO_PROXY": "127.0.0.1",
         "SCHEMATHESIS_HOOKS": str(HERE / "signing_hooks.py"),
     }
-    if is_signed:
-        secret = (cluster.layout.secrets / "cluster-secret").read_text()
-        (folder / "peer.json").write_text(json.dumps({"id": name, "url": url, "secret": secret}))
+    if credentials is not None:
+        (folder / "credentials.json").write_text(json.dumps(credentials))
     program = Path(sys.executable).parent / "st"
     command = [str(program), "--config-file", str(HERE / "schemathesis.toml"), "run", f"{url}/openapi.json"]
     command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"]
@@ -75,9 +79,19 @@ def ask_everything(cluster: Cluster, name: str, seed: int, folder: Path, *, is_s
 
 def test_b16_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
     """No 5xx but 503 and 507, no status, type, header or body that the description does not have."""
-    statuses = ask_everything(own_cluster, "gateway-1", seed, tmp_path, is_signed=False)
+    statuses = ask_everything(own_cluster.gateway_url, seed, tmp_path)
     print(statuses)
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
+
+
+def test_b16_the_surface_for_operators_is_as_described(own_cluster, seed, tmp_path) -> None:
+    """The same on the operations listener, with the admin token on every request that may carry it."""
+    url = own_cluster.operations_url("gateway-1")
+    statuses = ask_everything(url, seed, tmp_path, {"admin_token": own_cluster.admin_token})
+    print(statuses)
+    assert sum(count for status, count in statuses.items() if status < 300) >= 5
+    nodes = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["nodes"]
+    assert {node["id"] for node in nodes} >= {"storage-1", "storage-2", "storage-3"}, "strangers' names removed none"
 
 
 @pytest.mark.parametrize("service", ["storage", "consensus", "clock"])
@@ -85,7 +99,7 @@ def test_b16_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, se
     """The same with a valid signature on every request; of the consensus members the leader is asked."""
     leader = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["leader"]
     name = leader if service == "consensus" else f"{service}-1"
-    statuses = ask_everything(own_cluster, name, seed, tmp_path, is_signed=True)
+    statuses = ask_everything(own_cluster.url(name), seed, tmp_path, peer_of(own_cluster, name))
     print(statuses)
     assert statuses.get(401, 0) == 0
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
