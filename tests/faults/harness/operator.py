@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import httpx
 
-from tests.faults.harness.fault_cluster import GATEWAYS, STORAGE, FaultCluster
+from local_cluster.cluster import Cluster
+from tests.faults.harness.fault_cluster import GATEWAYS, STORAGE
 
 QUICK: Final[dict[str, dict[str, str]]] = {
     "*": {"TRIVET_GC_GRACE_S": "5", "TRIVET_MAX_DOWNLOAD_AGE_S": "5", "TRIVET_RECONCILE_INTERVAL_S": "1"},
@@ -29,7 +30,7 @@ class NotAtRestError(AssertionError):
 class Operator:
     """Asks one gateway after the other until one answers."""
 
-    def __init__(self, cluster: FaultCluster) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._headers = {"Authorization": f"Bearer {cluster.admin_token}"}
 

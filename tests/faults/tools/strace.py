@@ -21,6 +21,9 @@ WATCHED = "fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat"
 EVERY_READ = "read,readv,pread64,preadv,preadv2"
 """All calls that give bytes of a file: which of them a service uses is its own affair."""
 
+EVERY_SYNC = "fsync,fdatasync,sync_file_range,syncfs"
+"""All calls that make bytes durable."""
+
 _ATTACH_WITHIN_S = 20.0
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _SPAN_LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<name>\w+)\()(?P<rest>.*)$")
@@ -34,7 +37,8 @@ class Injection:
 
     Attributes:
         calls: names of system calls, comma-separated.
-        action: as strace writes it: `signal=SIGKILL`, `error=EIO`, `delay_enter=200000` (microseconds).
+        action: as strace writes it: `signal=SIGKILL`, `error=EIO`, `delay_enter=200000` (microseconds),
+            `retval=0` (success, and the call is not made).
         when: `3` the third only, `3+` from the third on; empty: always.
         paths: only calls on exactly these paths, or on descriptors that are open on them.
     """
