@@ -142,8 +142,8 @@ simulate-garbage: install ## Live SCHEDULES random schedules of garbage, reconci
 
 HOURS ?= 1
 .PHONY: chaos
-chaos: install ## Random compositions of faults on whole clusters for HOURS hours; stops at the first violation
-	@$(BIN)/python -m tests.faults.chaos --hours $(HOURS)
+chaos: install ## Random faults on whole clusters with two gateways for HOURS hours, or RUNS=10 times; stops at the first violation
+	@$(BIN)/python -m tests.faults.chaos $(if $(RUNS),--runs $(RUNS),--hours $(HOURS))
 
 .PHONY: format
 format: install ## Format the code
