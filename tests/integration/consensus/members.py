@@ -219,10 +219,14 @@ class Members:
         self.start(number)
         return AddMemberRequest(id=address.id, url=address.url, peer_address=f"127.0.0.1:{proxy_port}")
 
-    async def retire(self, number: int) -> None:
-        """A member that was removed ends for good; its ports may be used again."""
+    def retire_process(self, number: int) -> None:
+        """A member ends for good; its ports are not used again before `retire`."""
         self._retired.add(number)
         self.kill(number)
+
+    async def retire(self, number: int) -> None:
+        """A member that was removed ends for good; its ports may be used again."""
+        self.retire_process(number)
         if number in self._slots:
             ports, proxy = self._slots.pop(number)
             await proxy.__aexit__()
