@@ -50,6 +50,7 @@ def stack() -> Iterator[ExitStack]:
 
 def is_not_misled_by_the_old_cluster(kept: SecondGateway, new: Cluster) -> None:
     """A gateway that ran on, with what it remembers of the lost cluster: its first upload is in the bucket of the new one."""
+    kept.wait_until_ready()
     with (
         httpx.Client(base_url=kept.url, timeout=30, trust_env=False) as old_gateway,
         httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway,
