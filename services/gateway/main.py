@@ -20,6 +20,7 @@ from services.gateway.api.services import Services
 from services.gateway.api.web_origins import WebOrigins
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
+from services.gateway.cluster_caches import BoundMetadata, ClusterCaches
 from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
@@ -27,10 +28,12 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import ChunkNodes, Clock, Metadata
 from services.gateway.readiness import ReadinessWatch
 from services.gateway.replicas.check import ReplicaChecker
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.reader import ReplicaReader
+from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
@@ -132,6 +135,8 @@ def assemble(
     repair_tasks: BackgroundTasks,
 ) -> tuple[Services, ReadinessWatch, GatewayMetrics]:
     """Wire the services over the three ports."""
+    caches = ClusterCaches()
+    metadata = BoundMetadata(metadata, caches)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
     admission = Admission(
@@ -142,12 +147,16 @@ def assemble(
     )
     metadata = recent = RecentLog(metadata, max_age_s=settings.start_index_max_age_s)
     directory = NodeDirectory(metadata, health)
+    caches.add(directory.forget)
     idempotency = IdempotencyStore(metadata)
     writer_limits = ReplicaWriterLimits(
         settings.replica_timeout_s, settings.max_parallel_chunks, slot_wait_s=settings.replica_timeout_s
     )
-    writer = ReplicaWriter(nodes, health, tasks, writer_limits)
-    reader = ReplicaReader(nodes, health, timeout_s=settings.replica_timeout_s)
+    confirmations = Confirmations(max_age_s=settings.confirmation_max_age_s)
+    caches.add(confirmations.forget)
+    writer = ReplicaWriter(nodes, health, confirmations, tasks, writer_limits)
+    reader = ReplicaReader(nodes, health, confirmations, timeout_s=settings.replica_timeout_s)
+    checker = ReplicaChecker(nodes, health, confirmations, replica_count=settings.replica_count)
     repair = ReadRepair(
         nodes,
         reader,
@@ -156,6 +165,7 @@ def assemble(
         replica_count=settings.replica_count,
         timeout_s=settings.replica_timeout_s,
     )
+    refresh = ConfirmationRefresh(nodes, health, confirmations, repair, tasks, timeout_s=settings.replica_timeout_s)
     upload_limits = UploadLimits(
         settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits
     )
@@ -175,7 +185,9 @@ def assemble(
             metadata=metadata,
             directory=directory,
             reader=reader,
-            checker=ReplicaChecker(nodes, health),
+            checker=checker,
+            confirmations=confirmations,
+            refresh=refresh,
             repair=repair,
             admission=admission,
             limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
@@ -191,7 +203,10 @@ def assemble(
         quorums=quorums,
     )
     watch = ReadinessWatch(directory, clock, write_quorum=settings.write_quorum)
-    return services, watch, GatewayMetrics(admission, health, repair)
+    metrics = GatewayMetrics(
+        admission=admission, health=health, repair=repair, checker=checker, confirmations=confirmations, refresh=refresh
+    )
+    return services, watch, metrics
 
 
 def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> ServiceApp:

@@ -8,7 +8,10 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from services.gateway.replicas.check import ReplicaChecker
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair
 from services.gateway.transfers.admission import Admission
 
@@ -18,14 +21,21 @@ class GatewayMetrics(Collector):
 
     def __init__(
         self,
+        *,
         admission: Admission,
         health: NodeHealth,
         repair: ReadRepair,
+        checker: ReplicaChecker,
+        confirmations: Confirmations,
+        refresh: ConfirmationRefresh,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._admission = admission
         self._health = health
         self._repair = repair
+        self._checker = checker
+        self._confirmations = confirmations
+        self._refresh = refresh
         self._registry = registry
 
     def open(self) -> None:
@@ -62,3 +72,19 @@ class GatewayMetrics(Collector):
             "trivet_gateway_replicas_repaired", "Replicas put back by reads.", value=repairs["repaired"]
         )
         yield GaugeMetricFamily("trivet_gateway_repairs_queued", "Repairs that wait.", value=repairs["queued"])
+        yield from self._collect_confirmations()
+
+    def _collect_confirmations(self) -> Iterator[Metric]:
+        checks, refreshed = self._checker.statistics(), self._refresh.statistics()
+        counted = CounterMetricFamily(
+            "trivet_gateway_replicas_checked",
+            "Replicas that reads counted as remembered, that they asked nodes about, and that were asked about again.",
+            labels=["source"],
+        )
+        counted.add_metric(["remembered"], checks["remembered"])
+        counted.add_metric(["asked"], checks["asked"])
+        counted.add_metric(["refreshed"], refreshed["asked"])
+        yield counted
+        yield GaugeMetricFamily(
+            "trivet_gateway_confirmations", "Confirmations of replicas remembered now.", value=len(self._confirmations)
+        )

@@ -36,11 +36,23 @@ class FileChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """What a node sent of a chunk, not verified yet. `fence`: of the answer, None from a node that has none."""
+
+    data: ChunkBytes
+    fence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HeldChunks:
-    """What a node says of the chunks that it was asked about: those it holds durably, and those of them that it has verified."""
+    """What a node says of the chunks that it was asked about: those it holds durably, and those of them that it has verified.
+
+    `fence`: as of `ReadChunk`; None also where several answers had different ones.
+    """
 
     present: AbstractSet[str]
     verified: AbstractSet[str]
+    fence: int | None = None
 
 
 class Metadata(Protocol):
@@ -70,7 +82,7 @@ class ChunkNodes(Protocol):
     def put_chunk(self, node: StorageNode, digest: str, data: ChunkBytes, *, start_index: int) -> Awaitable[int | None]:
         """Ends when the chunk is durable on `node`: the fence of the acknowledgement, None from a node that has none."""
 
-    def get_chunk(self, node: StorageNode, digest: str, size_bytes: int) -> Awaitable[ChunkBytes]:
+    def get_chunk(self, node: StorageNode, digest: str, size_bytes: int) -> Awaitable[ReadChunk]:
         """The bytes that `node` keeps under `digest`; `size_bytes` are expected. The caller verifies them."""
 
     def has_chunks(self, node: StorageNode, digests: Sequence[str], *, verify: bool = False) -> Awaitable[HeldChunks]:

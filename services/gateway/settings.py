@@ -71,6 +71,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         consensus_deadline_s: how long metadata may take.
         start_index_max_age_s: a small upload without conditions begins with what the last linearizable read of this gateway
             said, if that is younger; 0: every upload reads first.
+        confirmation_max_age_s: for how long a GET counts a replica that its node confirmed, instead of asking again; 0: not
+            at all.
         reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed (DESIGN.md section 8).
     """
 
@@ -101,6 +103,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     replica_timeout_s: float = Field(default=4.0, gt=0)
     consensus_deadline_s: float = Field(default=5.0, gt=0)
     start_index_max_age_s: float = Field(default=5.0, ge=0)
+    confirmation_max_age_s: float = Field(default=60.0, ge=0)
     reconnect_base_s: float = Field(default=5.0, gt=0)
     reconnect_limit_s: float = Field(default=60.0, gt=0)
 

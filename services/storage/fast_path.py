@@ -158,10 +158,12 @@ class ChunkCalls:
         with_start_index = _WITH_START_INDEX.get(scope["query_string"])
         if with_start_index is None:
             raise InvalidRequestError(f"The query takes {WITH_START_INDEX_QUERY}=true and nothing else.")
+        # First, as in a put: what was read before a Redis was replaced is not answered for under a newer fence.
+        fence = fence_headers(self._store)
         leased = await self._store.get(digest)
         try:
             status, headers, view = _cut(leased, header_of(scope, b"range"))
-            headers += fence_headers(self._store)
+            headers += fence
             if with_start_index:
                 headers.append((_START_INDEX, b"%d" % await self._store.get_start_index(digest)))
             await send_answer(scope, send, {"type": "http.response.start", "status": status, "headers": headers}, view)

@@ -129,6 +129,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "term": 2,
         "epoch": 7,
         "hlc": 7_711_435_623_001_456_640,
+        "cluster_id": "c-5d41402abc4b2a76",
         "results": [
             {
                 "answer": {

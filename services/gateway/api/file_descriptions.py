@@ -84,14 +84,23 @@ FILE_HEADERS: Final = _NOT_MODIFIED_HEADERS | {
     ),
     "X-Trivet-Meta-Place": header("And every other header of user metadata, as it was stored.", "Rome"),
 }
-_RANGE_HEADERS: Final = FILE_HEADERS | {
+_GET_HEADERS: Final = FILE_HEADERS | {
+    "X-Trivet-Confirmation-Age": header(
+        (
+            "Of GET: the age in seconds, rounded up, of the oldest confirmation that counts in X-Trivet-Replicas-Confirmed; "
+            "0 when every replica was asked for this answer, as with X-Trivet-Read-Quorum."
+        ),
+        "41",
+    ),
+}
+_RANGE_HEADERS: Final = _GET_HEADERS | {
     "Content-Range": header("Of a single range: which bytes, of how many.", "bytes 0-99/1048576")
 }
 
 ANSWERS_OF_READ: Final[Responses] = {
     200: {
         "description": "The whole file.",
-        "headers": FILE_HEADERS,
+        "headers": _GET_HEADERS,
         "content": {"application/octet-stream": {"schema": _BINARY}},
     },
     206: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Send
@@ -13,7 +14,7 @@ from services.gateway.api.range_parts import RangeParts, content_range
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import content_headers
-from services.gateway.transfers.downloads import Downloads, FoundFile
+from services.gateway.transfers.downloads import ConfirmedReplicas, Downloads, FoundFile
 
 
 class FileStream:
@@ -57,8 +58,9 @@ class FileStream:
         """
         parts = self._parts
 
-        async def start(confirmed: int) -> None:
-            self._headers["x-trivet-replicas-confirmed"] = str(confirmed)
+        async def start(confirmed: ConfirmedReplicas) -> None:
+            self._headers["x-trivet-replicas-confirmed"] = str(confirmed.count)
+            self._headers["x-trivet-confirmation-age"] = str(math.ceil(confirmed.age_s))
             self.has_started = True
             headers = raw_headers(self._headers)
             await send({"type": "http.response.start", "status": self._status, "headers": headers})

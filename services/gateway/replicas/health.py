@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from services.gateway.replicas.circuit_breaker import CircuitBreaker
+from services.gateway.replicas.circuit_breaker import CircuitBreaker, CircuitState
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, StorageNode
 from shared.errors import DiskFullError, OverloadedError, TrivetError
@@ -62,6 +62,11 @@ class NodeHealth:
     def statistics(self) -> dict[str, bool]:
         """Whether the circuit of a node is open, by node id."""
         return {node_id: record.breaker.is_open for node_id, record in self._records.items()}
+
+    def is_circuit_closed(self, node_id: str) -> bool:
+        """Whether the last request to the node did not fail; a probe that was answered since does not count."""
+        record = self._records.get(node_id)
+        return record is None or record.breaker.state is CircuitState.CLOSED
 
     def split(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
         """`order` as (preferred nodes, nodes whose circuit is open: the last resort), each in the order given."""

@@ -33,6 +33,10 @@ class NodeDirectory:
         """As `at`, where nothing has to be read for it."""
         return self._cached if self._cached is not None and self._cached.epoch >= epoch else None
 
+    def forget(self) -> None:
+        """Begin anew: for another cluster, whose epochs are others."""
+        self._cached = None
+
     async def refresh(self) -> tuple[ClusterAnswer, ReadContext]:
         """The cluster as it is now; later calls of `at` know it.
 

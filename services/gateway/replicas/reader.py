@@ -15,8 +15,9 @@ from typing import Final
 
 from blake3 import blake3
 
-from services.gateway.ports import ChunkBytes, ChunkNodes
+from services.gateway.ports import ChunkBytes, ChunkNodes, ReadChunk
 from services.gateway.replicas.attempts import abandon
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from shared.contracts.cluster import StorageNode
@@ -44,9 +45,12 @@ class FetchedChunk:
 class ReplicaReader:
     """Shared by all downloads and repairs of a gateway."""
 
-    def __init__(self, nodes: ChunkNodes, health: NodeHealth, *, timeout_s: float) -> None:
+    def __init__(
+        self, nodes: ChunkNodes, health: NodeHealth, confirmations: Confirmations, *, timeout_s: float
+    ) -> None:
         self._nodes = nodes
         self._health = health
+        self._confirmations = confirmations
         self._timeout_s = timeout_s
         self._latency = RecentLatency(initial_s=HEDGE_FLOOR_S)
 
@@ -99,29 +103,38 @@ class ReplicaReader:
         for attempt, (node, began_s) in list(race.attempts.items()):
             if attempt.done():
                 del race.attempts[attempt]
-                self._record_end(race, node, attempt, now_s - began_s)
+                self._record_end(race, node, attempt, began_s, now_s)
             elif began_s + self._timeout_s <= now_s:
                 del race.attempts[attempt]
                 attempt.cancel()
                 self._health.hung(node)
-                race.record_failure(node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id))
+                self._record_failure(
+                    race, node, PeerUnreachableError(f"{node.id} did not answer in time.", peer=node.id)
+                )
 
     def _record_end(
-        self, race: _Race, node: StorageNode, attempt: asyncio.Future[ChunkBytes], elapsed_s: float
+        self, race: _Race, node: StorageNode, attempt: asyncio.Future[ReadChunk], began_s: float, now_s: float
     ) -> None:
         try:
-            data = attempt.result()
+            read = attempt.result()
         except TrivetError as error:
             self._health.failed(node, error)
-            race.record_failure(node, error)
+            self._record_failure(race, node, error)
             return
         self._health.answered(node)
-        self._latency.observe(elapsed_s)
+        self._latency.observe(now_s - began_s)
         # The last check before the client: wrong bytes are never passed on, wherever they came from.
-        if len(data) != race.size_bytes or blake3(data).hexdigest() != race.digest:
-            race.record_failure(node, ChunkCorruptError(f"{node.id} sent bytes that do not have the chunk's digest."))
+        if len(read.data) != race.size_bytes or blake3(read.data).hexdigest() != race.digest:
+            self._record_failure(
+                race, node, ChunkCorruptError(f"{node.id} sent bytes that do not have the chunk's digest.")
+            )
         else:
-            race.record_bytes(node, data)
+            self._confirmations.confirm(node.id, (race.digest,), read.fence, began_s)
+            race.record_bytes(node, read.data)
+
+    def _record_failure(self, race: _Race, node: StorageNode, error: TrivetError) -> None:
+        if race.record_failure(node, error):
+            self._confirmations.refute(node.id, race.digest)
 
 
 @dataclass(slots=True)
@@ -131,15 +144,18 @@ class _Race:
     digest: str
     size_bytes: int
     unasked: deque[StorageNode]
-    attempts: dict[asyncio.Future[ChunkBytes], tuple[StorageNode, float]] = field(default_factory=dict)
+    attempts: dict[asyncio.Future[ReadChunk], tuple[StorageNode, float]] = field(default_factory=dict)
     failures: dict[str, TrivetError] = field(default_factory=dict)
     faulty: list[StorageNode] = field(default_factory=list)
     winner: FetchedChunk | None = None
 
-    def record_failure(self, node: StorageNode, error: TrivetError) -> None:
+    def record_failure(self, node: StorageNode, error: TrivetError) -> bool:
+        """Whether the failure says that the node lacks the chunk or has it wrong."""
         self.failures[node.id] = error
-        if isinstance(error, ChunkCorruptError | ChunkNotFoundError):
+        is_faulty = isinstance(error, ChunkCorruptError | ChunkNotFoundError)
+        if is_faulty:
             self.faulty.append(node)
+        return is_faulty
 
     def record_bytes(self, node: StorageNode, data: ChunkBytes) -> None:
         if self.winner is None:

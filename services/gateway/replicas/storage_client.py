@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from blake3 import blake3
 
-from services.gateway.ports import ChunkBytes, HeldChunks
+from services.gateway.ports import ChunkBytes, HeldChunks, ReadChunk
 from services.gateway.replicas.chunk_batcher import ChunkBatcher
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunk_batches import (
@@ -52,7 +53,7 @@ from shared.errors import (
 )
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient, invalid_answer, parse_answer
-from shared.peer_calls.http_connection import Body
+from shared.peer_calls.http_connection import Body, PeerAnswer
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
 
 _MAX_BATCHED_DIGESTS: Final = 16
@@ -104,8 +105,7 @@ class _Put(_ChunkCall[int | None]):
         stored = parse_answer(peer, ChunkStored, response.content)
         if stored.digest != self._digest or stored.size_bytes != len(self._data):
             raise invalid_answer(peer, "it acknowledged another chunk")
-        fence = response.headers.get(FENCE_HEADER, "")
-        return int(fence) if fence.isascii() and fence.isdigit() else None
+        return _fence_of(response)
 
     def take(self, results: Sequence[BatchResult], bodies: Iterator[memoryview], fence: int | None) -> int | None:  # noqa: ARG002
         if not isinstance(results[0], Stored):
@@ -113,21 +113,22 @@ class _Put(_ChunkCall[int | None]):
         return fence
 
 
-class _Get(_ChunkCall[ChunkBytes]):
+class _Get(_ChunkCall[ReadChunk]):
     kind = "reads"
 
     def __init__(self, digest: str, size_bytes: int) -> None:
         super().__init__([GetItem(bytes.fromhex(digest))], size_bytes)
         self._digest = digest
 
-    async def alone(self, client: PeerClient, peer: PeerAddress, timeout_s: float) -> ChunkBytes:
-        return (await client.request(peer, "GET", f"/v1/chunks/{self._digest}", timeout_s=timeout_s)).content
+    async def alone(self, client: PeerClient, peer: PeerAddress, timeout_s: float) -> ReadChunk:
+        response = await client.request(peer, "GET", f"/v1/chunks/{self._digest}", timeout_s=timeout_s)
+        return ReadChunk(response.content, _fence_of(response))
 
-    def take(self, results: Sequence[BatchResult], bodies: Iterator[memoryview], fence: int | None) -> ChunkBytes:  # noqa: ARG002
+    def take(self, results: Sequence[BatchResult], bodies: Iterator[memoryview], fence: int | None) -> ReadChunk:
         if not isinstance(results[0], Found):
             raise TypeError("no answer to a get")
         # A copy: one chunk must not keep the whole frame in memory.
-        return bytes(next(bodies))
+        return ReadChunk(bytes(next(bodies)), fence)
 
 
 class _Has(_ChunkCall[HeldChunks]):
@@ -147,7 +148,7 @@ class _Has(_ChunkCall[HeldChunks]):
                 raise TypeError("no answer to a has")
             if result.present:
                 held.append((digest, result.verified))
-        return HeldChunks({digest for digest, _ in held}, {digest for digest, verified in held if verified})
+        return HeldChunks({digest for digest, _ in held}, {digest for digest, verified in held if verified}, fence)
 
 
 class StorageClient:
@@ -173,7 +174,7 @@ class StorageClient:
         call = _Put(digest, data, start_index)
         return self._alone(node, call) if len(data) > MAX_BATCHED_CHUNK_BYTES else self._together(node, call)
 
-    def get_chunk(self, node: StorageNode, digest: str, size_bytes: int) -> Awaitable[ChunkBytes]:
+    def get_chunk(self, node: StorageNode, digest: str, size_bytes: int) -> Awaitable[ReadChunk]:
         """What the node keeps under `digest`."""
         call = _Get(digest, size_bytes)
         return self._alone(node, call) if size_bytes > MAX_BATCHED_CHUNK_BYTES else self._together(node, call)
@@ -213,29 +214,33 @@ class StorageClient:
         """One request per `MAX_HAS_DIGESTS`."""
         present: set[str] = set()
         verified: set[str] = set()
+        fences: set[int | None] = set()
         for start in range(0, len(digests), MAX_HAS_DIGESTS):
             question = HasRequest(digests=list(digests[start : start + MAX_HAS_DIGESTS]))
             held = await _ask_has(self._client, peer, question, self._timeout_s)
             present |= held.present
             verified |= held.verified
-        return HeldChunks(present, verified)
+            fences.add(held.fence)
+        return HeldChunks(present, verified, _only(fences))
 
     async def _find_verified(self, peer: PeerAddress, digests: Sequence[str]) -> HeldChunks:
         """As many requests as it takes: for one a node reads only so much, and merely lists the rest."""
         verified: set[str] = set()
         listed: set[str] = set()
+        fences: set[int | None] = set()
         unknown = list(digests)
         while unknown:
             asked, later = unknown[:MAX_HAS_DIGESTS], unknown[MAX_HAS_DIGESTS:]
             held = await _ask_has(self._client, peer, HasRequest(digests=asked, verify=True), self._timeout_s)
             verified |= held.verified
+            fences.add(held.fence)
             rest = [digest for digest in asked if digest in held.present and digest not in held.verified]
             if len(rest) == len(asked):
                 # It reads none of them now; they stay what they are.
                 listed.update(rest)
                 rest = []
             unknown = rest + later
-        return HeldChunks(verified | listed, verified)
+        return HeldChunks(verified | listed, verified, _only(fences))
 
     def _alone(self, node: StorageNode, call: _ChunkCall[ResultT]) -> Awaitable[ResultT]:
         return call.alone(self._client, _peer(node), self._timeout_s)
@@ -300,11 +305,29 @@ class StorageClient:
 
 
 async def _ask_has(client: PeerClient, peer: PeerAddress, question: HasRequest, timeout_s: float) -> HeldChunks:
-    answer = await client.call(peer, "POST", "/v1/chunks/has", HasResponse, body=question, timeout_s=timeout_s)
-    held = HeldChunks(set(answer.present), set(answer.verified))
+    response = await client.request(
+        peer,
+        "POST",
+        "/v1/chunks/has",
+        timeout_s=timeout_s,
+        content=question.model_dump_json().encode(),
+        headers={"content-type": "application/json"},
+    )
+    answer = parse_answer(peer, HasResponse, response.content)
+    held = HeldChunks(set(answer.present), set(answer.verified), _fence_of(response))
     if not held.verified <= held.present <= set(question.digests):
         raise invalid_answer(peer, "it confirmed a chunk that it was not asked about")
     return held
+
+
+def _fence_of(response: PeerAnswer) -> int | None:
+    fence = response.headers.get(FENCE_HEADER, "")
+    return int(fence) if fence.isascii() and fence.isdigit() else None
+
+
+def _only(fences: AbstractSet[int | None]) -> int | None:
+    """The fence of several answers: none where they do not agree, because the disk changed between them."""
+    return next(iter(fences)) if len(fences) == 1 else None
 
 
 def _answer_all(calls: Sequence[_ChunkCall[Any]], answer: BatchAnswer, bodies: memoryview) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from services.gateway.ports import ChunkNodes, FileChunk
 from services.gateway.replicas.attempts import abandon
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.latency import RecentLatency
 from services.gateway.replicas.quorum import Quorums, WriteTally
@@ -81,10 +82,17 @@ class ReplicaWriter:
     """Shared by all uploads of a gateway."""
 
     def __init__(
-        self, nodes: ChunkNodes, health: NodeHealth, tasks: BackgroundTasks, limits: ReplicaWriterLimits
+        self,
+        nodes: ChunkNodes,
+        health: NodeHealth,
+        confirmations: Confirmations,
+        tasks: BackgroundTasks,
+        limits: ReplicaWriterLimits,
     ) -> None:
+        """`confirmations` are left for reads; no write counts one."""
         self._nodes = nodes
         self._health = health
+        self._confirmations = confirmations
         self._tasks = tasks
         self._limits = limits
         self._latency = RecentLatency(initial_s=0.1)
@@ -211,6 +219,7 @@ class ReplicaWriter:
                 node.id, NodeReplacedError(f"{node.id} acknowledges for a disk that is gone.", node_id=node.id)
             )
             return
+        self._confirmations.confirm(node.id, (fan_out.chunk.digest,), fence, started.began_s)
         fan_out.tally.record_stored(node.id, fence)
 
     def _check_times(self, fan_out: _FanOut) -> None:

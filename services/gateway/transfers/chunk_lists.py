@@ -71,7 +71,7 @@ class SharedChunkLists:
     """Chunk lists that are held now, one per version."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str, int], _Held] = {}
+        self._held: dict[tuple[str, str, int, str], _Held] = {}
 
     @asynccontextmanager
     async def hold(self, version: FileVersion, transfer: Transfer, *, wait_s: float) -> AsyncIterator[FileVersion]:
@@ -84,7 +84,8 @@ class SharedChunkLists:
             yield version
             return
         size_bytes = len(version.content.chunk_digests)
-        key = (version.bucket, version.key, version.version)
+        # With the digest: a restored cluster may have another version of that number.
+        key = (version.bucket, version.key, version.version, version.content.digest)
         if (held := self._held.get(key)) is None:
             held = self._held[key] = _Held(version.content, transfer.budget.lease())
         held.readers += 1

@@ -16,9 +16,11 @@ from typing import Final
 
 from services.gateway.ports import Metadata
 from services.gateway.replicas.check import ReplicaCheck, ReplicaChecker
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, replicas_confirmed, require_read_quorum
 from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
+from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
@@ -44,7 +46,7 @@ MAX_LOOKUPS: Final = 16
 _SLICE_BYTES: Final = 256 * KIB
 """What goes to the server at once: as much as its socket takes, so that little lies between budget and client."""
 
-Start = Callable[[int], Awaitable[None]]
+Start = Callable[["ConfirmedReplicas"], Awaitable[None]]
 Sink = Callable[[memoryview], Awaitable[None]]
 
 
@@ -55,6 +57,17 @@ class DownloadLimits:
     read_ahead_chunks: int
     waits: ReservationWaits
     lookup_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmedReplicas:
+    """How many replicas of the weakest chunk are confirmed, and the age of the oldest confirmation that was counted.
+
+    `age_s` is 0 when all of them were asked for this request.
+    """
+
+    count: int
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,8 @@ class Downloads:
         directory: NodeDirectory,
         reader: ReplicaReader,
         checker: ReplicaChecker,
+        confirmations: Confirmations,
+        refresh: ConfirmationRefresh,
         repair: ReadRepair,
         admission: Admission,
         limits: DownloadLimits,
@@ -85,6 +100,8 @@ class Downloads:
         self._directory = directory
         self._reader = reader
         self._checker = checker
+        self._confirmations = confirmations
+        self._refresh = refresh
         self._repair = repair
         self._admission = admission
         self._limits = limits
@@ -145,7 +162,7 @@ class Downloads:
     ) -> None:
         """Send the file, or `spans` of it one after the other.
 
-        Calls `start` once with the number of confirmed replicas, then `sink` for the bytes, no piece across two spans. Each call
+        Calls `start` once with the confirmed replicas, then `sink` for the bytes, no piece across two spans. Each call
         waits until the connection has taken what was sent before; an empty piece only waits.
 
         `start` is only called once the first bytes are at hand and verified, so what fails before is a clean error; what
@@ -172,12 +189,12 @@ class Downloads:
         spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         read_ahead: _ReadAhead,
-    ) -> int:
-        """The number of confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
+    ) -> ConfirmedReplicas:
+        """The confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
         slices = FileSlices(found.version.content, spans)
         window = list(islice(slices, CHECK_WINDOW_CHUNKS))
         if not window:
-            return quorums.replica_count
+            return ConfirmedReplicas(quorums.replica_count)
         first = window[0].digest
         presumed = self._reader.first_choice(read_order(first, found.node_map))
         is_strict = quorums.is_read_strict
@@ -185,15 +202,17 @@ class Downloads:
         check = await self._check(found, window, quorums.read_quorum, {first: presumed}, is_verified=is_strict)
         fetched = await read_ahead.first()
         check.holders[first].add(fetched.node_id)
+        age_s = check.age_s
         if fetched.node_id != presumed and len(check.holders[first]) < quorums.read_quorum:
             again = await self._check(found, window[:1], quorums.read_quorum, {}, is_verified=is_strict)
             check.holders[first] |= again.holders[first]
+            age_s = max(age_s, again.age_s)
         confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
         if quorums.is_read_strict:
             rest = slices.after(CHECK_WINDOW_CHUNKS)
             confirmed = min(confirmed, await self._confirm(found, rest, quorums.read_quorum, quorums))
         require_read_quorum(confirmed, quorums)
-        return confirmed
+        return ConfirmedReplicas(confirmed, age_s)
 
     async def _confirm(self, found: FoundFile, slices: Iterable[ChunkSlice], wanted: int, quorums: Quorums) -> int:
         """The weakest chunk's number of confirmed replicas, asked window by window so that memory does not depend on size."""
@@ -222,6 +241,10 @@ class Downloads:
         )
         for digest, node in check.missing:
             self._repair.ask(Repair(digest, sizes[digest], node, found.node_map, found.log_index))
+        for digest, confirmation in check.remembered:
+            if self._confirmations.is_aging(confirmation):
+                replica = Repair(digest, sizes[digest], confirmation.node, found.node_map, found.log_index)
+                self._refresh.ask(replica)
         return check
 
     async def _pump(

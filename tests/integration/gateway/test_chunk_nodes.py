@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.ports import ChunkNodes, FileChunk, HeldChunks
+from services.gateway.ports import ChunkNodes, FileChunk, HeldChunks, ReadChunk
 from services.gateway.replicas.storage_client import StorageClient
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import NodeState, StorageNode
@@ -33,6 +33,7 @@ class Subject:
 async def subject(request, tmp_path: Path) -> AsyncIterator[Subject]:
     if request.param == "fake":
         fake = FakeNodes()
+        fake.fences["storage-1"] = 4
         fake.errors["storage-2"] = unreachable("storage-2")
         yield Subject(fake, node("storage-1"), node("storage-2"))
         return
@@ -55,14 +56,15 @@ def at(node_id: str, url: str) -> StorageNode:
 
 @pytest.mark.parametrize("size_bytes", [1, 100, MIB])
 async def test_a_chunk_that_was_put_is_there(subject, size_bytes) -> None:
-    """Put, get and has agree; putting it again changes nothing."""
+    """Put, get and has agree, and carry the same fence; putting it again changes nothing."""
     chunk = FileChunk.of(b"x" * size_bytes)
     for _ in range(2):
-        await subject.nodes.put_chunk(subject.alive, chunk.digest, chunk.data, start_index=3)
-    assert await subject.nodes.get_chunk(subject.alive, chunk.digest, size_bytes) == chunk.data
+        fence = await subject.nodes.put_chunk(subject.alive, chunk.digest, chunk.data, start_index=3)
+    assert fence is not None
+    assert await subject.nodes.get_chunk(subject.alive, chunk.digest, size_bytes) == ReadChunk(chunk.data, fence)
     for verify in (False, True):
         held = await subject.nodes.has_chunks(subject.alive, ["0" * 64, chunk.digest], verify=verify)
-        assert held == HeldChunks({chunk.digest}, {chunk.digest})
+        assert held == HeldChunks({chunk.digest}, {chunk.digest}, fence)
 
 
 async def test_many_calls_at_once_have_each_their_outcome(subject) -> None:
@@ -78,16 +80,19 @@ async def test_many_calls_at_once_have_each_their_outcome(subject) -> None:
     held = [nodes.has_chunks(alive, [chunk.digest]) for chunk in chunks]
     missing = nodes.get_chunk(alive, "1" * 64, 11)
     got = await asyncio.gather(*gets, missing, *held, return_exceptions=True)
-    assert got[: len(chunks)] == [chunk.data for chunk in chunks]
+    fence = outcomes[0]
+    assert fence is not None
+    assert got[: len(chunks)] == [ReadChunk(chunk.data, fence) for chunk in chunks]
     assert isinstance(got[len(chunks)], ChunkNotFoundError)
-    assert got[len(chunks) + 1 :] == [HeldChunks({chunk.digest}, {chunk.digest}) for chunk in chunks]
+    assert got[len(chunks) + 1 :] == [HeldChunks({chunk.digest}, {chunk.digest}, fence) for chunk in chunks]
 
 
 async def test_a_missing_chunk_is_a_typed_error(subject) -> None:
     """And `has` says so without one."""
     with pytest.raises(ChunkNotFoundError):
         await subject.nodes.get_chunk(subject.alive, "0" * 64, 1)
-    assert await subject.nodes.has_chunks(subject.alive, ["0" * 64]) == HeldChunks(set(), set())
+    held = await subject.nodes.has_chunks(subject.alive, ["0" * 64])
+    assert (held.present, held.verified) == (set(), set())
 
 
 async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
@@ -95,7 +100,8 @@ async def test_bytes_under_a_wrong_name_are_refused(subject) -> None:
     chunk = FileChunk.of(b"right")
     with pytest.raises(DigestMismatchError):
         await subject.nodes.put_chunk(subject.alive, chunk.digest, b"wrong", start_index=0)
-    assert await subject.nodes.has_chunks(subject.alive, [chunk.digest]) == HeldChunks(set(), set())
+    held = await subject.nodes.has_chunks(subject.alive, [chunk.digest])
+    assert (held.present, held.verified) == (set(), set())
 
 
 async def test_a_dead_node_is_unreachable_for_sure(subject) -> None:

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
-from services.gateway.ports import HeldChunks
+from services.gateway.ports import HeldChunks, ReadChunk
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (
@@ -87,7 +87,7 @@ class FakeNodes:
         self.rotten: set[str] = set()
         self.verifies: dict[str, VerifyReport] = {}
         self.fences: dict[str, int] = {}
-        """Of the acknowledgements; a node that is not in it gives none."""
+        """Of the answers about chunks; a node that is not in it gives none."""
         self.released = asyncio.Event()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.start_indexes: dict[tuple[str, str], int] = {}
@@ -125,22 +125,23 @@ class FakeNodes:
         chunks[digest] = data
         return self.fences.get(target.id)
 
-    async def get_chunk(self, target: StorageNode, digest: str, size_bytes: int) -> bytes:
+    async def get_chunk(self, target: StorageNode, digest: str, size_bytes: int) -> ReadChunk:
         chunks = await self._enter("get", target)
         if target.id in self.rotten:
             raise ChunkCorruptError("The chunk has rotted here.")
         if digest not in chunks:
             raise ChunkNotFoundError("This node does not hold the chunk.")
         data = chunks[digest]
-        return bytes(reversed(data)) + b"?" if target.id in self.spoiled else data
+        sent = bytes(reversed(data)) + b"?" if target.id in self.spoiled else data
+        return ReadChunk(sent, self.fences.get(target.id))
 
     async def has_chunks(self, target: StorageNode, digests: Sequence[str], *, verify: bool = False) -> HeldChunks:
         chunks = await self._enter("has", target)
         present = {digest for digest in digests if digest in chunks}
         is_rotten = target.id in self.rotten
         if verify and is_rotten:
-            return HeldChunks(set(), set())
-        return HeldChunks(present, set() if is_rotten else present)
+            return HeldChunks(set(), set(), self.fences.get(target.id))
+        return HeldChunks(present, set() if is_rotten else present, self.fences.get(target.id))
 
     async def start_verify(self, target: StorageNode) -> VerifyReport:
         await self._enter("verify", target)

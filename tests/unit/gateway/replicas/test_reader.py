@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.gateway.ports import FileChunk
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
 from shared.background_tasks import BackgroundTasks
@@ -27,7 +28,7 @@ class Bench:
         for name in "abc":
             self.nodes.of(name)[CHUNK.digest] = CHUNK.data
         self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=5, reconnect_limit_s=60)
-        self.reader = ReplicaReader(self.nodes, self.health, timeout_s=0.3)
+        self.reader = ReplicaReader(self.nodes, self.health, Confirmations(max_age_s=60), timeout_s=0.3)
 
     async def fetch(self, *node_ids: str) -> FetchedChunk:
         return await self.reader.fetch(CHUNK.digest, len(CHUNK.data), [node(node_id) for node_id in node_ids])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from blake3 import blake3
 
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.repair import MAX_QUEUED_REPAIRS, MAX_REPAIR_TASKS, ReadRepair, Repair
@@ -22,7 +23,7 @@ async def test_many_repairs_asked_for_in_one_turn_are_all_done_by_two_workers() 
     nodes, nodes_known = FakeNodes(), node_map("a", "b", "c")
     async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
         health = NodeHealth(nodes, tasks, reconnect_base_s=1000, reconnect_limit_s=1000)
-        reader = ReplicaReader(nodes, health, timeout_s=1)
+        reader = ReplicaReader(nodes, health, Confirmations(max_age_s=60), timeout_s=1)
         repair = ReadRepair(nodes, reader, ByteBudget(MIB), repair_tasks, replica_count=3, timeout_s=1)
         for number in range(MAX_QUEUED_REPAIRS):
             data = number.to_bytes(8)
@@ -40,7 +41,7 @@ async def test_repairs_go_on_after_the_workers_have_ended() -> None:
     nodes, nodes_known = FakeNodes(), node_map("a", "b")
     async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
         health = NodeHealth(nodes, tasks, reconnect_base_s=1000, reconnect_limit_s=1000)
-        reader = ReplicaReader(nodes, health, timeout_s=1)
+        reader = ReplicaReader(nodes, health, Confirmations(max_age_s=60), timeout_s=1)
         repair = ReadRepair(nodes, reader, ByteBudget(MIB), repair_tasks, replica_count=2, timeout_s=1)
         for number in range(5):
             data = number.to_bytes(8)

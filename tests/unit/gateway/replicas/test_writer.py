@@ -10,6 +10,7 @@ import pytest
 
 from services.gateway.ports import FileChunk
 from services.gateway.replicas import writer as replica_writer
+from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
@@ -32,7 +33,9 @@ class Bench:
         self.tasks = tasks
         self.budget = ByteBudget(1000)
         self.health = NodeHealth(self.nodes, tasks, reconnect_base_s=0.01, reconnect_limit_s=0.05)
-        self.writer = ReplicaWriter(self.nodes, self.health, tasks, ReplicaWriterLimits(0.5, 4, slot_wait_s=5))
+        self.writer = ReplicaWriter(
+            self.nodes, self.health, Confirmations(max_age_s=60), tasks, ReplicaWriterLimits(0.5, 4, slot_wait_s=5)
+        )
 
     def lease(self) -> ByteLease:
         lease = self.budget.lease()
@@ -66,6 +69,18 @@ async def test_all_n_replicas_are_made(bench) -> None:
     await bench.settled(write)
     assert write.tally.acknowledged == {"a", "b", "c"}, "the first N of the preference list, and no others"
     assert bench.nodes.holders(CHUNK.digest) == {"a", "b", "c"}
+
+
+async def test_a_write_counts_nothing_that_is_remembered(bench) -> None:
+    """Nodes that acknowledged the same chunk a moment ago acknowledge it again, with the start index of this write."""
+    bench.nodes.fences = dict.fromkeys("abc", 3)
+    first = await bench.start("a", "b", "c")
+    await bench.settled(first)
+    bench.nodes.chunks.clear()
+    write = await bench.start("a", "b", "c")
+    await bench.settled(write)
+    assert write.tally.acknowledged == bench.nodes.holders(CHUNK.digest) == {"a", "b", "c"}
+    assert bench.nodes.calls["put", "a"] == 2
 
 
 async def test_the_answer_does_not_wait_for_the_slowest_replica(bench) -> None:
@@ -242,7 +257,13 @@ async def test_a_write_abandoned_before_its_first_step_leaks_nothing(bench) -> N
 
 async def test_a_chunk_waits_no_longer_than_it_may_for_its_turn(bench) -> None:
     """While nodes hang, those in front of it take their whole time: it is refused, and not queued for a minute."""
-    bench.writer = ReplicaWriter(bench.nodes, bench.health, bench.tasks, ReplicaWriterLimits(1000, 4, slot_wait_s=0.01))
+    bench.writer = ReplicaWriter(
+        bench.nodes,
+        bench.health,
+        Confirmations(max_age_s=60),
+        bench.tasks,
+        ReplicaWriterLimits(1000, 4, slot_wait_s=0.01),
+    )
     bench.nodes.hanging |= {"a", "b", "c"}
     writes = [await bench.start("a", "b", "c") for _ in range(4)]
     with pytest.raises(OverloadedError):

@@ -13,13 +13,20 @@ from dataclasses import replace
 import pytest
 from blake3 import blake3
 
+from services.gateway.ports import ReadChunk
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.repair import MAX_QUEUED_REPAIRS
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS, MAX_LOOKUPS, FoundFile, _ReadAhead
+from services.gateway.transfers.downloads import (
+    CHECK_WINDOW_CHUNKS,
+    MAX_LOOKUPS,
+    ConfirmedReplicas,
+    FoundFile,
+    _ReadAhead,
+)
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
@@ -80,11 +87,12 @@ class Received:
 
     def __init__(self) -> None:
         self.confirmed: int | None = None
+        self.age_s = 0.0
         self.body = bytearray()
 
-    async def start(self, confirmed: int) -> None:
+    async def start(self, confirmed: ConfirmedReplicas) -> None:
         assert self.confirmed is None, "the headers go out once"
-        self.confirmed = confirmed
+        self.confirmed, self.age_s = confirmed.count, confirmed.age_s
 
     async def sink(self, view: memoryview) -> None:
         assert self.confirmed is not None, "no byte before the headers"
@@ -456,10 +464,10 @@ async def test_a_chunk_that_was_sent_is_gone_before_the_next_is_waited_for(world
     get_chunk, require_next = world.nodes.get_chunk, _ReadAhead.require_next
     surplus: list[int] = []
 
-    async def fetch(*args: object) -> Body:
-        body = Body(await get_chunk(*args))
+    async def fetch(*args: object) -> ReadChunk:
+        body = Body((await get_chunk(*args)).data)
         bodies.append(weakref.ref(body))
-        return body
+        return ReadChunk(body)
 
     async def wait(self: _ReadAhead) -> None:
         for _ in range(5):  # callbacks of what has ended

@@ -1,0 +1,68 @@
+"""Binds everything that a gateway remembers to one cluster.
+
+A cluster that was restored at the same addresses, with the same secret, answers a gateway that was not restarted. Nothing
+that was learnt of the cluster before may be used for it: its log, its node map and its replicas are others. So every answer of
+consensus carries the id of its cluster, and another id empties all caches before the answer is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from services.gateway.ports import Metadata
+from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.metadata import Answer, Command, ProposalResult, Query
+
+logger = structlog.get_logger(__name__)
+
+
+class ClusterCaches:
+    """Invariant: what the caches hold was learnt while consensus answered for the cluster `_cluster_id`."""
+
+    def __init__(self) -> None:
+        self._cluster_id: str | None = None
+        self._forget: list[Callable[[], None]] = []
+
+    def add(self, forget: Callable[[], None]) -> None:
+        """One more cache; `forget` empties it, also of what is on its way into it."""
+        self._forget.append(forget)
+
+    def answered(self, cluster_id: str | None) -> None:
+        """Consensus answered for this cluster. None, of a member of an older version: no cache can be trusted."""
+        if cluster_id is not None and cluster_id == self._cluster_id:
+            return
+        if None not in {cluster_id, self._cluster_id}:
+            logger.warning("consensus answers for another cluster", before=self._cluster_id, now=cluster_id)
+        self._cluster_id = cluster_id
+        for forget in self._forget:
+            forget()
+
+
+class BoundMetadata:
+    """`services.gateway.ports.Metadata` that tells `caches` for which cluster each read was answered."""
+
+    def __init__(self, metadata: Metadata, caches: ClusterCaches) -> None:
+        self._metadata = metadata
+        self._caches = caches
+
+    async def propose(
+        self,
+        command: Command,
+        *,
+        request_id: str | None = None,
+        retain_s: int = DEFAULT_RETAIN_S,
+        fingerprint: str | None = None,
+        deadline_s: float | None = None,
+    ) -> ProposalResult:
+        """See `Metadata`."""
+        return await self._metadata.propose(
+            command, request_id=request_id, retain_s=retain_s, fingerprint=fingerprint, deadline_s=deadline_s
+        )
+
+    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+        """See `Metadata`."""
+        answer, context = await self._metadata.read(query, deadline_s=deadline_s)
+        self._caches.answered(context.cluster_id)
+        return answer, context
