@@ -40,6 +40,7 @@ from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
 from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX
 from services.gateway.settings import GatewaySettings
 from services.gateway.transfers.admission import Admission, AdmissionLimits
+from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
@@ -154,6 +155,8 @@ def assemble(
     )
     confirmations = Confirmations(max_age_s=settings.confirmation_max_age_s)
     caches.add(confirmations.forget)
+    chunk_cache = ChunkCache(settings.chunk_cache_bytes)
+    caches.add(chunk_cache.forget)
     writer = ReplicaWriter(nodes, health, confirmations, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, confirmations, timeout_s=settings.replica_timeout_s)
     checker = ReplicaChecker(nodes, health, confirmations, replica_count=settings.replica_count)
@@ -185,6 +188,7 @@ def assemble(
             metadata=metadata,
             directory=directory,
             reader=reader,
+            chunk_cache=chunk_cache,
             checker=checker,
             confirmations=confirmations,
             refresh=refresh,
@@ -204,7 +208,13 @@ def assemble(
     )
     watch = ReadinessWatch(directory, clock, write_quorum=settings.write_quorum)
     metrics = GatewayMetrics(
-        admission=admission, health=health, repair=repair, checker=checker, confirmations=confirmations, refresh=refresh
+        admission=admission,
+        health=health,
+        repair=repair,
+        checker=checker,
+        confirmations=confirmations,
+        refresh=refresh,
+        chunk_cache=chunk_cache,
     )
     return services, watch, metrics
 

@@ -14,6 +14,7 @@ from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair
 from services.gateway.transfers.admission import Admission
+from services.gateway.transfers.chunk_cache import ChunkCache
 
 
 class GatewayMetrics(Collector):
@@ -28,6 +29,7 @@ class GatewayMetrics(Collector):
         checker: ReplicaChecker,
         confirmations: Confirmations,
         refresh: ConfirmationRefresh,
+        chunk_cache: ChunkCache,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._admission = admission
@@ -36,6 +38,7 @@ class GatewayMetrics(Collector):
         self._checker = checker
         self._confirmations = confirmations
         self._refresh = refresh
+        self._chunk_cache = chunk_cache
         self._registry = registry
 
     def open(self) -> None:
@@ -73,6 +76,19 @@ class GatewayMetrics(Collector):
         )
         yield GaugeMetricFamily("trivet_gateway_repairs_queued", "Repairs that wait.", value=repairs["queued"])
         yield from self._collect_confirmations()
+        yield from self._collect_chunk_cache()
+
+    def _collect_chunk_cache(self) -> Iterator[Metric]:
+        found = self._chunk_cache.statistics()
+        for name, description in (
+            ("hits", "Small chunks that reads found in memory."),
+            ("misses", "Small chunks that reads took from storage nodes."),
+            ("evictions", "Small chunks that made room for others."),
+        ):
+            yield CounterMetricFamily(f"trivet_gateway_chunk_cache_{name}", description, value=found[name])
+        yield GaugeMetricFamily(
+            "trivet_gateway_chunk_cache_bytes", "What the small chunks in memory take.", value=found["bytes"]
+        )
 
     def _collect_confirmations(self) -> Iterator[Metric]:
         checks, refreshed = self._checker.statistics(), self._refresh.statistics()

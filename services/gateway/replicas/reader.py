@@ -35,10 +35,13 @@ HEDGE_LIMIT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FetchedChunk:
-    """Verified bytes, the node they came from, and the nodes that turned out to lack the chunk or to have it wrong."""
+    """Verified bytes, the node they came from, and the nodes that turned out to lack the chunk or to have it wrong.
+
+    `node_id` is None where no node was asked.
+    """
 
     data: ChunkBytes
-    node_id: str
+    node_id: str | None
     faulty_nodes: tuple[StorageNode, ...]
 
 

@@ -1,7 +1,8 @@
 """One download: find the version in the log, check its replicas, fetch with read-ahead, send what was verified.
 
 Memory is bounded by the byte budget: a chunk is reserved before it is fetched and released when the client has taken it,
-so a slow client makes the gateway fetch slowly and never makes it buffer.
+so a slow client makes the gateway fetch slowly and never makes it buffer. A chunk out of the cache is reserved as well: while
+it is being sent it may be evicted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, ConcurrencyLimit, Transfer
+from services.gateway.transfers.chunk_cache import MAX_CHUNK_BYTES, ChunkCache
 from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists, is_counted
 from services.gateway.transfers.chunking import ReservationWaits
 from shared.byte_budget import ByteLease
@@ -89,6 +91,7 @@ class Downloads:
         metadata: Metadata,
         directory: NodeDirectory,
         reader: ReplicaReader,
+        chunk_cache: ChunkCache,
         checker: ReplicaChecker,
         confirmations: Confirmations,
         refresh: ConfirmationRefresh,
@@ -98,6 +101,7 @@ class Downloads:
     ) -> None:
         self._metadata = metadata
         self._directory = directory
+        self._source = _ChunkSource(reader, chunk_cache)
         self._reader = reader
         self._checker = checker
         self._confirmations = confirmations
@@ -174,7 +178,7 @@ class Downloads:
             OverloadedError: no budget.
         """
         read_ahead = _ReadAhead(
-            found, FileSlices(found.version.content, spans), reader=self._reader, limits=self._limits, group=group
+            found, FileSlices(found.version.content, spans), source=self._source, limits=self._limits, group=group
         )
         try:
             await read_ahead.require_next()
@@ -196,14 +200,17 @@ class Downloads:
         if not window:
             return ConfirmedReplicas(quorums.replica_count)
         first = window[0].digest
-        presumed = self._reader.first_choice(read_order(first, found.node_map))
+        presumed: dict[str, str] = {}
+        if not read_ahead.is_first_cached:
+            presumed[first] = self._reader.first_choice(read_order(first, found.node_map))
         is_strict = quorums.is_read_strict
-        # The chunk is being fetched meanwhile.
-        check = await self._check(found, window, quorums.read_quorum, {first: presumed}, is_verified=is_strict)
-        fetched = await read_ahead.first()
-        check.holders[first].add(fetched.node_id)
+        # The chunk is being fetched meanwhile, unless it is here.
+        check = await self._check(found, window, quorums.read_quorum, presumed, is_verified=is_strict)
+        sender = (await read_ahead.first()).node_id
+        if sender is not None:
+            check.holders[first].add(sender)
         age_s = check.age_s
-        if fetched.node_id != presumed and len(check.holders[first]) < quorums.read_quorum:
+        if sender != presumed.get(first) and len(check.holders[first]) < quorums.read_quorum:
             again = await self._check(found, window[:1], quorums.read_quorum, {}, is_verified=is_strict)
             check.holders[first] |= again.holders[first]
             age_s = max(age_s, again.age_s)
@@ -281,6 +288,46 @@ class Downloads:
         return True
 
 
+class _ChunkSource:
+    """Where chunks come from: the cache, else the storage nodes; what these send goes into the cache once it is verified."""
+
+    def __init__(self, reader: ReplicaReader, cache: ChunkCache) -> None:
+        self._reader = reader
+        self._cache = cache
+
+    def find(self, chunk: ChunkSlice) -> FetchedChunk | None:
+        """The chunk, if it is here."""
+        data = self._cache.get(chunk.digest) if chunk.size_bytes <= MAX_CHUNK_BYTES else None
+        return None if data is None else FetchedChunk(data, None, ())
+
+    async def fetch(self, chunk: ChunkSlice, node_map: NodeMap) -> FetchedChunk | TrivetError:
+        """The chunk from a storage node. An error is a value: it belongs to its place in the file, not to a group of tasks."""
+        try:
+            fetched = await self._reader.fetch(chunk.digest, chunk.size_bytes, read_order(chunk.digest, node_map))
+        except TrivetError as error:
+            return error
+        self._cache.put(chunk.digest, fetched.data)
+        return fetched
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A chunk under way, or at hand, and the lease that covers it."""
+
+    chunk: ChunkSlice
+    lease: ByteLease
+    outcome: FetchedChunk | asyncio.Task[FetchedChunk | TrivetError]
+
+    async def fetched(self) -> FetchedChunk:
+        """Raises the error of the fetch."""
+        if isinstance(self.outcome, FetchedChunk):
+            return self.outcome
+        fetched = await self.outcome
+        if isinstance(fetched, TrivetError):
+            raise fetched
+        return fetched
+
+
 class _ReadAhead:
     """Chunks being fetched ahead, in file order.
 
@@ -293,7 +340,7 @@ class _ReadAhead:
         found: FoundFile,
         slices: FileSlices,
         *,
-        reader: ReplicaReader,
+        source: _ChunkSource,
         limits: DownloadLimits,
         group: asyncio.TaskGroup,
     ) -> None:
@@ -302,10 +349,10 @@ class _ReadAhead:
         self._unbegun = iter(slices)
         self._begun_count = 0
         self._following = next(self._unbegun, None)
-        self._reader = reader
+        self._source = source
         self._limits = limits
         self._group = group
-        self._ahead: deque[tuple[ChunkSlice, ByteLease, asyncio.Task[FetchedChunk | TrivetError]]] = deque()
+        self._ahead: deque[_Begun] = deque()
         self._leases: set[ByteLease] = set()
         self._wait_s = limits.waits.first_s
 
@@ -327,17 +374,22 @@ class _ReadAhead:
                 return
             self._begin(self._following, lease)
 
+    @property
+    def is_first_cached(self) -> bool:
+        """Whether the next chunk needs no storage node."""
+        return isinstance(self._ahead[0].outcome, FetchedChunk)
+
     async def first(self) -> FetchedChunk:
         """The next chunk, which stays the next."""
-        return _unwrap(await self._ahead[0][2])
+        return await self._ahead[0].fetched()
 
     async def next(self) -> tuple[ChunkSlice, FetchedChunk, ByteLease] | None:
         """The next chunk, which the caller releases; None after the last one."""
         if not self._ahead:
             return None
-        fetched = _unwrap(await self._ahead[0][2])
-        chunk, lease, _ = self._ahead.popleft()
-        return chunk, fetched, lease
+        fetched = await self._ahead[0].fetched()
+        begun = self._ahead.popleft()
+        return begun.chunk, fetched, begun.lease
 
     def upcoming(self, count: int) -> list[ChunkSlice]:
         """The next `count` chunks that are still to be sent."""
@@ -345,8 +397,9 @@ class _ReadAhead:
 
     def close(self) -> None:
         """Stop fetching and give all budget back."""
-        for _, _, task in self._ahead:
-            task.cancel()
+        for begun in self._ahead:
+            if isinstance(begun.outcome, asyncio.Task):
+                begun.outcome.cancel()
         for lease in self._leases:
             lease.release()
 
@@ -359,19 +412,5 @@ class _ReadAhead:
     def _begin(self, chunk: ChunkSlice, lease: ByteLease) -> None:
         self._following = next(self._unbegun, None)
         self._begun_count += 1
-        self._ahead.append((chunk, lease, self._group.create_task(self._fetch(chunk))))
-
-    async def _fetch(self, chunk: ChunkSlice) -> FetchedChunk | TrivetError:
-        """An error is a value here: it belongs to its place in the file, not to the group of tasks."""
-        try:
-            return await self._reader.fetch(
-                chunk.digest, chunk.size_bytes, read_order(chunk.digest, self._found.node_map)
-            )
-        except TrivetError as error:
-            return error
-
-
-def _unwrap(outcome: FetchedChunk | TrivetError) -> FetchedChunk:
-    if isinstance(outcome, TrivetError):
-        raise outcome
-    return outcome
+        outcome = self._source.find(chunk) or self._group.create_task(self._source.fetch(chunk, self._found.node_map))
+        self._ahead.append(_Begun(chunk, lease, outcome))

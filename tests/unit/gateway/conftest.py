@@ -40,6 +40,7 @@ def make_settings(**changes: object) -> GatewaySettings:
         "max_concurrent_requests": 16,
         "admission_wait_s": 0.2,
         "budget_wait_s": 0.5,
+        "chunk_cache_bytes": 0,  # most tests are about what the nodes are asked
         "reconnect_base_s": 0.05,
         "reconnect_limit_s": 0.2,
     }
