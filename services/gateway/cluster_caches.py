@@ -19,10 +19,13 @@ logger = structlog.get_logger(__name__)
 
 
 class ClusterCaches:
-    """Invariant: what the caches hold was learnt while consensus answered for the cluster `_cluster_id`."""
+    """Invariant: what the caches hold was learnt while consensus answered for the cluster `cluster_id`.
+
+    `cluster_id` is None while that is not known.
+    """
 
     def __init__(self) -> None:
-        self._cluster_id: str | None = None
+        self.cluster_id: str | None = None
         self._forget: list[Callable[[], None]] = []
 
     def add(self, forget: Callable[[], None]) -> None:
@@ -31,11 +34,11 @@ class ClusterCaches:
 
     def answered(self, cluster_id: str | None) -> None:
         """Consensus answered for this cluster. None, of a member of an older version: no cache can be trusted."""
-        if cluster_id is not None and cluster_id == self._cluster_id:
+        if cluster_id is not None and cluster_id == self.cluster_id:
             return
-        if None not in {cluster_id, self._cluster_id}:
-            logger.warning("consensus answers for another cluster", before=self._cluster_id, now=cluster_id)
-        self._cluster_id = cluster_id
+        if None not in {cluster_id, self.cluster_id}:
+            logger.warning("consensus answers for another cluster", before=self.cluster_id, now=cluster_id)
+        self.cluster_id = cluster_id
         for forget in self._forget:
             forget()
 

@@ -45,6 +45,8 @@ from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.recent_log import RecentLog
+from services.gateway.transfers.record_cache import RecordCache
+from services.gateway.transfers.records import Records
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ConsensusClient
@@ -157,6 +159,8 @@ def assemble(
     caches.add(confirmations.forget)
     chunk_cache = ChunkCache(settings.chunk_cache_bytes)
     caches.add(chunk_cache.forget)
+    record_cache = RecordCache(settings.record_cache_bytes)
+    caches.add(record_cache.forget)
     writer = ReplicaWriter(nodes, health, confirmations, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, confirmations, timeout_s=settings.replica_timeout_s)
     checker = ReplicaChecker(nodes, health, confirmations, replica_count=settings.replica_count)
@@ -185,7 +189,7 @@ def assemble(
             limits=upload_limits,
         ),
         downloads=Downloads(
-            metadata=metadata,
+            records=Records(metadata, record_cache, caches),
             directory=directory,
             reader=reader,
             chunk_cache=chunk_cache,
@@ -215,6 +219,7 @@ def assemble(
         confirmations=confirmations,
         refresh=refresh,
         chunk_cache=chunk_cache,
+        record_cache=record_cache,
     )
     return services, watch, metrics
 

@@ -15,6 +15,7 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair
 from services.gateway.transfers.admission import Admission
 from services.gateway.transfers.chunk_cache import ChunkCache
+from services.gateway.transfers.record_cache import RecordCache
 
 
 class GatewayMetrics(Collector):
@@ -30,6 +31,7 @@ class GatewayMetrics(Collector):
         confirmations: Confirmations,
         refresh: ConfirmationRefresh,
         chunk_cache: ChunkCache,
+        record_cache: RecordCache,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._admission = admission
@@ -39,6 +41,7 @@ class GatewayMetrics(Collector):
         self._confirmations = confirmations
         self._refresh = refresh
         self._chunk_cache = chunk_cache
+        self._record_cache = record_cache
         self._registry = registry
 
     def open(self) -> None:
@@ -89,6 +92,13 @@ class GatewayMetrics(Collector):
         yield GaugeMetricFamily(
             "trivet_gateway_chunk_cache_bytes", "What the small chunks in memory take.", value=found["bytes"]
         )
+        records = self._record_cache.statistics()
+        yield CounterMetricFamily(
+            "trivet_gateway_records_unchanged",
+            "Reads whose record was known and still current.",
+            value=records["unchanged"],
+        )
+        yield GaugeMetricFamily("trivet_gateway_record_cache_bytes", "What known records take.", value=records["bytes"])
 
     def _collect_confirmations(self) -> Iterator[Metric]:
         checks, refreshed = self._checker.statistics(), self._refresh.statistics()

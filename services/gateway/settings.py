@@ -65,6 +65,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         upload_window_chunks, read_ahead_chunks: parallelism of one transfer.
         max_parallel_chunks: chunks on their way to replicas at one time, over all requests.
         chunk_cache_bytes: what the cache of small chunks that were read may take, beside `max_inflight_bytes`; 0: none.
+        record_cache_bytes: what the cache of files' records may take; 0: none.
         slow_client_bytes_per_s: a transfer whose client is slower may end while others wait for a slot or bytes.
         admission_wait_s: how long a new transfer may wait for its first budget.
         budget_wait_s: how long a transfer under way may wait for its next.
@@ -99,6 +100,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     max_parallel_chunks: int = Field(default=16, ge=1, le=256)
 
     chunk_cache_bytes: int = Field(default=32 * MIB, ge=0)
+    record_cache_bytes: int = Field(default=16 * MIB, ge=0)
     slow_client_bytes_per_s: int = Field(default=64 * KIB, ge=0)
     admission_wait_s: float = Field(default=1.0, ge=0)
     budget_wait_s: float = Field(default=10.0, gt=0)

@@ -148,7 +148,8 @@ class ConsensusClient:
             LeaderUnavailableError: no leader answered before the deadline.
             TrivetError: the state machine's own rejection of the query.
         """
-        body = query.model_dump_json().encode()
+        # A field that is not set is left out: members of an older version refuse those that they do not know.
+        body = query.model_dump_json(exclude_none=True).encode()
         return await self._reads.call(body, self._deadline_s if deadline_s is None else deadline_s)
 
 

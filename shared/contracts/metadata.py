@@ -386,11 +386,16 @@ class ProposalResults(WireModel):
 
 
 class GetFile(WireModel):
-    """Answer: FileAnswer."""
+    """Answer: FileAnswer.
+
+    `known_version`: what the asker holds of this key; while it is the current version, the answer does not repeat it. Only
+    for members whose answers name their cluster (`ReadResults.cluster_id`): older ones refuse the field.
+    """
 
     kind: Literal["get_file"] = "get_file"
     bucket: str
     key: str
+    known_version: int | None = None
 
 
 class ListFiles(WireModel):
@@ -456,6 +461,7 @@ class FileAnswer(WireModel):
     """`file` is None when absent; `version` is then the index of the deletion, or 0 if the key was never seen.
 
     `has_bucket` is false when the bucket does not exist. `horizon` is the index below which deletions are forgotten.
+    `is_unchanged`: `known_version` of the question is the current version, and `file` is left out.
     """
 
     kind: Literal["file"] = "file"
@@ -464,6 +470,7 @@ class FileAnswer(WireModel):
     file: FileVersion | None = None
     version: int = 0
     horizon: int = 0
+    is_unchanged: bool = False
 
 
 class FileEntry(WireRow, frozen=True, gc=False):

@@ -77,6 +77,15 @@ def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) ->
     bucket = buckets[query.bucket]
     file = None if bucket is None else tables.file(bucket.incarnation, key)
     if bucket is not None and file is not None:
+        if file.version == query.known_version:
+            # Of the same incarnation of the bucket, too: no other entry has this index.
+            return FileAnswer(
+                has_bucket=True,
+                incarnation=bucket.incarnation,
+                version=file.version,
+                horizon=state.tombstone_horizon,
+                is_unchanged=True,
+            )
         return FileAnswer(
             has_bucket=True,
             incarnation=bucket.incarnation,

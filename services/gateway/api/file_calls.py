@@ -60,7 +60,9 @@ class FileCalls:
             None if announced is None else int(announced),
             BodyDigests.announced(fields),
         )
-        await send_receipt(send, await services.uploads.put(upload, body_of(receive)))
+        uploaded = await services.uploads.put(upload, body_of(receive))
+        services.downloads.published(uploaded.version)
+        await send_receipt(send, uploaded)
 
     async def get(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
         """Send the version that is current at one instant. One that fails on its way breaks the connection off."""
@@ -68,7 +70,8 @@ class FileCalls:
         asked = _ReadRequest.of(scope, fields, services)
         stream: FileStream | None = None
         try:
-            async with services.downloads.open(asked.name, client_of(scope)) as found:
+            is_body_wanted = asked.conditions.is_unconditional
+            async with services.downloads.open(asked.name, client_of(scope), is_body_wanted=is_body_wanted) as found:
                 if asked.is_not_modified(scope, found.version):
                     await self._send_not_modified(send, found.version)
                     return

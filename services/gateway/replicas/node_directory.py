@@ -18,6 +18,11 @@ class NodeDirectory:
         self._health = health
         self._cached: NodeMap | None = None
 
+    @property
+    def latest(self) -> NodeMap | None:
+        """The node map of the last epoch that was heard of."""
+        return self._cached
+
     async def at(self, epoch: int) -> NodeMap:
         """The node map at `epoch`, or at a later one when it has moved on.
 

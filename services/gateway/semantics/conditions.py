@@ -56,6 +56,11 @@ class ReadConditions:
         since = None if "if-none-match" in headers else headers.get("if-modified-since")
         return cls(write_preconditions(headers), unix_seconds(since))
 
+    @property
+    def is_unconditional(self) -> bool:
+        """The answer is the file, whatever version is current."""
+        return self.preconditions == UNCONDITIONAL and self.modified_since_s is None
+
     def is_not_modified(self, present: Present) -> bool:
         """Whether the answer is 304 (RFC 9110 section 13.2.2).
 

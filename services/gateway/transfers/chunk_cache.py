@@ -53,6 +53,9 @@ class ChunkCache:
         """`bytes` and `chunks` held now; `hits`, `misses` and `evictions` so far."""
         return {**self._counts, "bytes": self._bytes, "chunks": len(self._probation) + len(self._protected)}
 
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._probation or digest in self._protected
+
     def get(self, digest: str) -> ChunkBytes | None:
         """The verified bytes of `digest`, if they are here."""
         data = self._protected.get(digest)
@@ -66,7 +69,7 @@ class ChunkCache:
     def put(self, digest: str, data: ChunkBytes) -> None:
         """Keep `data`, which the caller has verified against `digest`."""
         size_bytes = len(data) + _OVERHEAD_BYTES
-        if len(data) > MAX_CHUNK_BYTES or size_bytes > self._max_bytes or self._holds(digest):
+        if len(data) > MAX_CHUNK_BYTES or size_bytes > self._max_bytes or digest in self:
             return
         self._bytes += size_bytes
         if digest in self._evicted:
@@ -83,9 +86,6 @@ class ChunkCache:
         self._protected.clear()
         self._evicted.clear()
         self._bytes = self._protected_bytes = 0
-
-    def _holds(self, digest: str) -> bool:
-        return digest in self._probation or digest in self._protected
 
     def _protect(self, digest: str, data: ChunkBytes) -> None:
         self._protected[digest] = data

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from services.gateway.ports import Metadata
+from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.check import ReplicaCheck, ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.node_directory import NodeDirectory
@@ -29,10 +29,11 @@ from services.gateway.transfers.admission import SMALL_BYTES, Admission, Concurr
 from services.gateway.transfers.chunk_cache import MAX_CHUNK_BYTES, ChunkCache
 from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists, is_counted
 from services.gateway.transfers.chunking import ReservationWaits
+from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import FileAnswer, FileVersion, GetFile
-from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InternalError, TrivetError
+from shared.contracts.metadata import FileVersion
+from shared.errors import TrivetError
 from shared.placement import read_order
 from shared.units import KIB
 
@@ -74,12 +75,16 @@ class ConfirmedReplicas:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A version, where its chunks should be, and the log index at which this was so; held by `transfer`."""
+    """A version, where its chunks should be, and the log index at which this was so; held by `transfer`.
+
+    `early`: its only chunk, which was fetched beside the read that found the version.
+    """
 
     version: FileVersion
     node_map: NodeMap
     log_index: int
     transfer: Transfer
+    early: _EarlyFetch | None = None
 
 
 class Downloads:
@@ -88,7 +93,7 @@ class Downloads:
     def __init__(
         self,
         *,
-        metadata: Metadata,
+        records: Records,
         directory: NodeDirectory,
         reader: ReplicaReader,
         chunk_cache: ChunkCache,
@@ -99,7 +104,7 @@ class Downloads:
         admission: Admission,
         limits: DownloadLimits,
     ) -> None:
-        self._metadata = metadata
+        self._records = records
         self._directory = directory
         self._source = _ChunkSource(reader, chunk_cache)
         self._reader = reader
@@ -113,8 +118,11 @@ class Downloads:
         self._chunk_lists = SharedChunkLists()
 
     @asynccontextmanager
-    async def open(self, name: FileName, client: str) -> AsyncIterator[FoundFile]:
+    async def open(self, name: FileName, client: str, *, is_body_wanted: bool = False) -> AsyncIterator[FoundFile]:
         """The current version of a file, read linearizably, and the slot to send it in.
+
+        Where `is_body_wanted` and a record of a small file is known, its chunk is fetched meanwhile. It is of use only if the
+        read gives the same record.
 
         Raises:
             BucketNotFoundError, FileNotFoundInBucketError: with the fact `version`, the index that last changed the key.
@@ -122,27 +130,42 @@ class Downloads:
         """
         # The slot is acquired before the metadata read, so that a rejected request never loads a chunk list.
         async with self._admission.transfer(client) as transfer:
-            found = await self._look_up(name, transfer)
-            transfer.size_known(found.version.content.size_bytes)
-            if not is_counted(found.version):
-                yield found
-                return
-            async with self._chunk_lists.hold(found.version, transfer, wait_s=self._limits.waits.first_s) as version:
-                found = replace(found, version=version)
-                yield found
+            early = self._begin_early(name, transfer) if is_body_wanted else None
+            try:
+                found = await self._look_up(name, transfer, early)
+                transfer.size_known(found.version.content.size_bytes)
+                if not is_counted(found.version):
+                    yield found
+                    return
+                async with self._chunk_lists.hold(
+                    found.version, transfer, wait_s=self._limits.waits.first_s
+                ) as version:
+                    found = replace(found, version=version)
+                    yield found
+            finally:
+                if early is not None:
+                    await early.end()
 
-    async def _look_up(self, name: FileName, transfer: Transfer) -> FoundFile:
+    def published(self, version: FileVersion) -> None:
+        """An upload made `version` the current one: it is likely to be read."""
+        self._records.published(version)
+
+    def _begin_early(self, name: FileName, transfer: Transfer) -> _EarlyFetch | None:
+        version, node_map = self._records.known(name), self._directory.latest
+        if version is None or node_map is None or version.content.chunk_count != 1:
+            return None
+        (chunk,) = FileSlices(version.content, None)
+        if chunk.size_bytes > MAX_CHUNK_BYTES or self._source.has(chunk):
+            return None
+        lease = transfer.lease()
+        if not lease.try_grow(chunk.size_bytes):
+            return None
+        return _EarlyFetch(chunk.digest, node_map, lease, asyncio.ensure_future(self._source.fetch(chunk, node_map)))
+
+    async def _look_up(self, name: FileName, transfer: Transfer, early: _EarlyFetch | None) -> FoundFile:
         async with self._lookups:
-            answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
-        if not isinstance(answer, FileAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
-        if not answer.has_bucket:
-            raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
-        if answer.file is None:
-            raise FileNotFoundInBucketError(
-                "There is no such file.", bucket=name.bucket, version=answer.version, horizon=answer.horizon
-            )
-        return FoundFile(answer.file, await self._directory.at(context.epoch), context.log_index, transfer)
+            version, context = await self._records.read(name)
+        return FoundFile(version, await self._directory.at(context.epoch), context.log_index, transfer, early)
 
     async def confirm(self, found: FoundFile, quorums: Quorums) -> int:
         """How many replicas of every chunk are confirmed, up to N: what HEAD shows.
@@ -295,6 +318,10 @@ class _ChunkSource:
         self._reader = reader
         self._cache = cache
 
+    def has(self, chunk: ChunkSlice) -> bool:
+        """Whether the chunk is here."""
+        return chunk.digest in self._cache
+
     def find(self, chunk: ChunkSlice) -> FetchedChunk | None:
         """The chunk, if it is here."""
         data = self._cache.get(chunk.digest) if chunk.size_bytes <= MAX_CHUNK_BYTES else None
@@ -310,13 +337,38 @@ class _ChunkSource:
         return fetched
 
 
+@dataclass(slots=True)
+class _EarlyFetch:
+    """A chunk being fetched on the word of a record that is not known to be current. `lease` covers it until it is taken."""
+
+    digest: str
+    node_map: NodeMap
+    lease: ByteLease
+    task: asyncio.Future[FetchedChunk | TrivetError]
+    is_taken: bool = False
+
+    def take(self, chunk: ChunkSlice, node_map: NodeMap) -> asyncio.Future[FetchedChunk | TrivetError] | None:
+        """The fetch, once, if it is of `chunk`, in the order of the node map in force; another lease covers it from here on."""
+        if self.is_taken or chunk.digest != self.digest or node_map is not self.node_map:
+            return None
+        self.is_taken = True
+        self.lease.release()
+        return self.task
+
+    async def end(self) -> None:
+        """Stop fetching; give the budget back."""
+        if not self.task.done():
+            await abandon([self.task])
+        self.lease.release()
+
+
 @dataclass(frozen=True, slots=True)
 class _Begun:
     """A chunk under way, or at hand, and the lease that covers it."""
 
     chunk: ChunkSlice
     lease: ByteLease
-    outcome: FetchedChunk | asyncio.Task[FetchedChunk | TrivetError]
+    outcome: FetchedChunk | asyncio.Future[FetchedChunk | TrivetError]
 
     async def fetched(self) -> FetchedChunk:
         """Raises the error of the fetch."""
@@ -398,7 +450,7 @@ class _ReadAhead:
     def close(self) -> None:
         """Stop fetching and give all budget back."""
         for begun in self._ahead:
-            if isinstance(begun.outcome, asyncio.Task):
+            if not isinstance(begun.outcome, FetchedChunk):
                 begun.outcome.cancel()
         for lease in self._leases:
             lease.release()
@@ -412,5 +464,9 @@ class _ReadAhead:
     def _begin(self, chunk: ChunkSlice, lease: ByteLease) -> None:
         self._following = next(self._unbegun, None)
         self._begun_count += 1
-        outcome = self._source.find(chunk) or self._group.create_task(self._source.fetch(chunk, self._found.node_map))
+        outcome: FetchedChunk | asyncio.Future[FetchedChunk | TrivetError] | None = self._source.find(chunk)
+        if outcome is None and self._found.early is not None:
+            outcome = self._found.early.take(chunk, self._found.node_map)
+        if outcome is None:
+            outcome = self._group.create_task(self._source.fetch(chunk, self._found.node_map))
         self._ahead.append(_Begun(chunk, lease, outcome))
