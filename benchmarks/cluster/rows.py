@@ -39,6 +39,8 @@ class Row:
         duration_s: how long requests are sent; ignored for one file through curl.
         at_most: requests, after which the row ends early; bounds what one round writes.
         is_curl: one file in one request by curl; figures are then per MiB.
+        is_read_once: a GET of each file at most once, of files that no other row has read: nothing comes out of a cache.
+        file_count: how many files a GET reads again and again, all of them once before the row; None for all of the size.
         floor: the name of the floor that bounds it, see `floors`.
     """
 
@@ -50,6 +52,8 @@ class Row:
     at_most: int
     floor: str | None = None
     is_curl: bool = False
+    is_read_once: bool = False
+    file_count: int | None = None
 
     @property
     def unit(self) -> str:
@@ -70,10 +74,11 @@ ROWS: Final = (
     Row("put-1m-x8", Operation.PUT, MIB, 8, 2.5, 240, "disk-1m"),
     Row("get-1m-x8", Operation.GET, MIB, 8, 2.5, 10**6, "serve-1m-x8"),
     Row("put-4k-x16", Operation.PUT, _SMALL, 16, 3.0, 10**6, "disk-4k"),
-    Row("get-4k-x16", Operation.GET, _SMALL, 16, 3.0, 10**6, "serve-4k-x16"),
+    Row("get-4k-x16", Operation.GET, _SMALL, 16, 3.0, 4000, "serve-4k-x16", is_read_once=True),
+    Row("get-4k-x16-hot", Operation.GET, _SMALL, 16, 3.0, 10**6, file_count=256),
     Row("head-4k-x16", Operation.HEAD, _SMALL, 16, 2.5, 10**6),
     Row("put-4k-x1", Operation.PUT, _SMALL, 1, 2.5, 10**6, "disk-4k"),
-    Row("get-4k-x1", Operation.GET, _SMALL, 1, 2.5, 10**6, "serve-4k-x1"),
+    Row("get-4k-x1", Operation.GET, _SMALL, 1, 2.5, 1500, "serve-4k-x1", is_read_once=True),
     Row("list-1000", Operation.LIST, _SMALL, 1, 2.0, 10**6),
     Row("delete-4k-x16", Operation.DELETE, _SMALL, 16, 2.0, 1200),
 )

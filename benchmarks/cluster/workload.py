@@ -7,12 +7,14 @@ row and not measured.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -46,14 +48,24 @@ class StoredFile:
 
 @dataclass(slots=True)
 class Stock:
-    """Files that are in the store, by size; `folder` is a prefix of its own for each round."""
+    """Files that are in the store, by size; `folder` is a prefix of its own for each round.
+
+    `read_counts`: so many of each size, from the start of the list, were taken by rows that read each file once.
+    """
 
     folder: str
     files: dict[int, list[StoredFile]] = field(default_factory=dict)
+    read_counts: dict[int, int] = field(default_factory=dict)
 
     def of_size(self, size_bytes: int) -> list[StoredFile]:
         """The files of one size; the list is the stock's own."""
         return self.files.setdefault(size_bytes, [])
+
+    def take_unread(self, size_bytes: int) -> StoredFile:
+        """The next file of a size that no row that reads once has had; there are enough."""
+        count = self.read_counts.get(size_bytes, 0)
+        self.read_counts[size_bytes] = count + 1
+        return self.files[size_bytes][count]
 
 
 @dataclass(slots=True)
@@ -101,9 +113,13 @@ class Workload:
             await self._prepare_large(row, stock)
         elif row.operation in {Operation.GET, Operation.HEAD, Operation.DELETE}:
             wanted = _LARGE_STOCK if row.size_bytes > 4 * KIB else _SMALL_STOCK
-            if row.operation is Operation.DELETE:
+            if row.operation is Operation.DELETE or row.is_read_once:
                 wanted = row.at_most
-            await self._fill(stock, row.size_bytes, min(wanted, row.at_most))
+            before = stock.read_counts.get(row.size_bytes, 0) if row.is_read_once else 0
+            await self._fill(stock, row.size_bytes, before + min(wanted, row.at_most))
+            if row.file_count is not None:
+                # Once before the row, so that it finds in a cache whatever a tree caches.
+                await self.run(replace(row, at_most=row.file_count), stock)
         await asyncio.sleep(self._settle_s)
 
     async def run(self, row: Row, stock: Stock) -> Outcome:
@@ -121,8 +137,10 @@ class Workload:
         match row.operation:
             case Operation.PUT:
                 return self._put(stock, row.size_bytes)
+            case Operation.GET if row.is_read_once:
+                return _read(row.operation, partial(stock.take_unread, row.size_bytes), row.size_bytes)
             case Operation.GET | Operation.HEAD:
-                return _read(row.operation, stock.of_size(row.size_bytes), row.size_bytes)
+                return _read(row.operation, _again(stock.of_size(row.size_bytes)[: row.file_count]), row.size_bytes)
             case Operation.DELETE:
                 return _delete(stock.of_size(row.size_bytes))
             case Operation.LIST:
@@ -218,12 +236,15 @@ def _call_curl(arguments: list[str], authorization: str) -> dict[str, float]:
     return {name: float(facts[name]) for name in ("http_code", "time_total", "size_upload", "size_download")}
 
 
-def _read(operation: Operation, stored: list[StoredFile], size_bytes: int) -> Request:
-    shuffled = random.sample(stored, len(stored))
-    numbers = _count()
+def _again(stored: list[StoredFile]) -> Callable[[], StoredFile]:
+    """Gives the files again and again, in an order of chance."""
+    shuffled = itertools.cycle(random.sample(stored, len(stored)))
+    return lambda: next(shuffled)
 
+
+def _read(operation: Operation, take: Callable[[], StoredFile], size_bytes: int) -> Request:
     async def request(connection: Connection, _number: int) -> None:
-        file = shuffled[numbers() % len(shuffled)]
+        file = take()
         answer = await connection.request(operation.value, f"{FILES}/{file.key}")
         _check(answer, {200})
         if operation is Operation.GET and (answer.size_bytes, answer.start) != (size_bytes, file.start):
@@ -254,8 +275,3 @@ def _list(folder: str, wanted: int) -> Request:
 def _check(answer: Answer, expected: set[int]) -> None:
     if answer.status not in expected:
         raise UnexpectedAnswerError(f"status {answer.status}")
-
-
-def _count() -> Callable[[], int]:
-    counter = iter(range(10**9))
-    return lambda: next(counter)

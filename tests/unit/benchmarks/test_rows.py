@@ -16,6 +16,7 @@ from benchmarks.cluster.profiler import lengthened
 from benchmarks.cluster.rounds import Plan
 from benchmarks.cluster.rows import ROW_NAMES, ROWS, choose
 from benchmarks.cluster.running_cluster import parse_leader, read_pids
+from benchmarks.cluster.workload import Stock, StoredFile
 from shared.units import KIB, MIB
 
 
@@ -153,3 +154,17 @@ def test_requests_carry_the_root_key_where_the_cluster_has_one(tmp_path) -> None
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "root-key").write_text("TV1.secret\n")
     assert authorization(tmp_path) == "Bearer TV1.secret"
+
+
+def test_a_row_that_reads_once_takes_no_file_twice() -> None:
+    """Nor one that another such row has had: nothing that it asks for is in a cache."""
+    stock = Stock("round-1")
+    stored = stock.of_size(4096)
+    stored += [StoredFile(f"key-{number}", b"x") for number in range(6)]
+    first = [stock.take_unread(4096).key for _ in range(4)]
+    stored.append(StoredFile("key-6", b"x"))
+    second = [stock.take_unread(4096).key for _ in range(3)]
+    assert sorted(first + second) == [f"key-{number}" for number in range(7)]
+    read_once = [row for row in ROWS if row.is_read_once]
+    assert {row.name for row in read_once} == {"get-4k-x16", "get-4k-x1"}
+    assert all(row.at_most <= 10_000 for row in read_once), "as many files are put before it"
