@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -138,3 +140,14 @@ def test_make_help_says_where_to_start_and_lists_every_target() -> None:
         "Variables",
     ]
     assert "TRIVET_LOCAL_DIR" in shown
+
+
+def test_the_bill_of_materials_names_what_the_images_hold() -> None:
+    """`make sbom`: every distribution of requirements.lock, with its version, and no other."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("sbom: install")[2].partition("\n\n")[0]
+    arguments = next(line for line in recipe.splitlines() if "uv export" in line).split()[1:-2]
+    uv = Path(sys.executable).with_name("uv")
+    made = subprocess.run([uv, *arguments, "--offline"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {(part["name"], part["version"]) for part in json.loads(made.stdout)["components"]}
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert listed == set(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE))
