@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 import uvicorn
@@ -31,10 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Log plainly: structlog's own default prints a defect with all variables of all frames, which takes seconds."""
+    """Log plainly: structlog's own default prints a defect with all variables of all frames, which takes seconds.
+
+    And let no property fail by the time that one of its examples took.
+    """
     *processors, _ = structlog.get_config()["processors"]
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, renderer])
+    # An example has no wall-clock window: on a busy machine any of them may take long.
+    hypothesis.settings.register_profile("trivet", deadline=None)
+    hypothesis.settings.load_profile("trivet")
 
 
 @pytest.hookimpl(trylast=True)  # after the deselection of what is not run
