@@ -23,6 +23,7 @@ from shared.contracts.metadata import (
     AnnounceMember,
     Answer,
     Command,
+    CreateBucket,
     InitCluster,
     PassTime,
     Proposal,
@@ -39,6 +40,8 @@ REFERENCE_RETENTION_S: Final = 60
 CURSOR_RETENTION_S: Final = 20
 CONDEMNED_RETENTION_S: Final = 400
 
+BUCKET: Final = "photos"
+
 STAMP: Final = Stamp(hlc=1 << 32, state=ClockState.LOGICAL)
 
 
@@ -49,14 +52,15 @@ def scratch_folder() -> Path | None:
 
 
 @cache
-def _template() -> bytes:
+def _template(cluster_id: str) -> bytes:
     """The file of a cluster that has just been initialised: schedules begin with a copy of it."""
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
         path = Path(folder) / "metadata.sqlite"
         log = Log(MetadataStore.open(path), "first")
-        log.propose(InitCluster(cluster_id="simulated", admitted_nodes=[], stamp=STAMP))
+        log.propose(InitCluster(cluster_id=cluster_id, admitted_nodes=[], stamp=STAMP))
         log.propose(AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
         log.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
+        log.propose(CreateBucket(bucket=BUCKET, stamp=STAMP))
         log.close()
         return path.read_bytes()
 
@@ -68,13 +72,22 @@ class Log:
         self.store = store
         self._name = name
         self._requests = 0
+        self.proposals: list[Proposal] = []
+        """Of every entry since the first file, which `create` wrote."""
 
     @classmethod
-    def create(cls, folder: Path) -> Self:
-        """The log of a new cluster, whose only bucket is `default`."""
-        path = folder / "metadata.sqlite"
-        path.write_bytes(_template())
-        return cls(MetadataStore.open(path))
+    def create(cls, folder: Path, cluster_id: str = "simulated") -> Self:
+        """The log of a new cluster, which has one bucket."""
+        path = folder / f"{cluster_id}.sqlite"
+        path.write_bytes(_template(cluster_id))
+        return cls(MetadataStore.open(path), f"{cluster_id} request")
+
+    def restored(self, folder: Path, cluster_id: str, entries: int) -> Self:
+        """A cluster with another id that begins as this one was after so many entries."""
+        log = self.create(folder, cluster_id)
+        for proposal in self.proposals[:entries]:
+            log.commit(proposal)
+        return log
 
     def close(self) -> None:
         """Give the file back."""
@@ -107,6 +120,11 @@ class Log:
         proposal = Proposal(
             request_id=request_id, attempt_id=attempt_id, fingerprint=fingerprint, command=command, retain_s=86_400
         )
+        return self.commit(proposal)
+
+    def commit(self, proposal: Proposal) -> ProposalResult:
+        """One entry."""
+        self.proposals.append(proposal)
         (result,) = self.store.apply_batch([CommittedEntry(self.index + 1, 1, encode_proposal(proposal))])
         assert result is not None
         return result

@@ -125,6 +125,13 @@ class Node:
         self.disk, self.old_disk = self.old_disk, None
         self.start()
 
+    def hand_over(self) -> None:
+        """Its disk goes into the service of a cluster that was restored: it keeps the chunks, and what it followed is void."""
+        self.crash()
+        self.disk.expected, self.disk.position, self.disk.placement = None, (0, 0), ()
+        self.old_disk = None
+        self.start()
+
     def holds_good(self, digest: str) -> bool:
         """Whether its disk has the right bytes."""
         replica = self.disk.chunks.get(digest)
@@ -143,7 +150,18 @@ class Node:
             self.disk.chunks[digest] = replica = Replica(max(known, start_index))
         replica.start_index = max(replica.start_index, start_index)
         is_hopeless = is_hit and not replica.is_good and replica.is_verified
-        return self.fence, Ack(self._world.kernel.step_count, self.disk.disk_id, is_hopeless)
+        return self.fence, self._ack(is_hopeless=is_hopeless)
+
+    def read(self, digest: str) -> tuple[int, int | None, Ack]:
+        """As `get`, with the fence that every answer to a gateway carries."""
+        return self.get(digest), self.fence, self._ack()
+
+    def has(self, digest: str) -> tuple[bool, int | None, Ack]:
+        """Whether the catalog lists the chunk; with the fence."""
+        return digest in self.disk.chunks, self.fence, self._ack()
+
+    def _ack(self, *, is_hopeless: bool = False) -> Ack:
+        return Ack(self._world.kernel.step_count, self.disk.disk_id, is_hopeless)
 
     def get(self, digest: str) -> int:
         """The bytes, for which their start index stands here. A bad replica is found out."""

@@ -9,10 +9,11 @@ nothing: the faults were more than the write was made for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.contracts.metadata import ClusterAnswer, FileVersion
 from tests.simulation.garbage.log import REFERENCE_RETENTION_S, REPLICA_COUNT, Log
 
 if TYPE_CHECKING:
@@ -40,6 +41,25 @@ class Version:
     key: str
     version: int
     chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """A linearizable read of a file, and what was true in that step.
+
+    Attributes:
+        step: of the schedule.
+        index: of the log.
+        written: the file as it was published last, by the oracle's own account.
+        disks: by node, the disk that the log had recorded.
+    """
+
+    step: int
+    index: int
+    cluster: ClusterAnswer
+    file: FileVersion | None
+    written: Version | None
+    disks: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -110,6 +130,30 @@ class Oracle:
         for digest in self.needed():
             if self.promised.get(digest, 0):
                 self.promised[digest] = REPLICA_COUNT
+
+    # --- what readers are told -----------------------------------------------------------------------------------------
+
+    def served(self, read: LookedUp, chunks: Sequence[str]) -> None:
+        """A reader gets these chunks.
+
+        Raises:
+            ViolationError: they are not those of the file at the time of the read.
+        """
+        if read.written is None or list(read.written.chunks) != list(chunks):
+            raise ViolationError(f"a read at {read.index} gives other content than {read.written}")
+
+    def counted(self, read: LookedUp, digest: str, acks: Mapping[str, Ack]) -> None:
+        """A reader is told that these replicas exist, by what their nodes said earlier.
+
+        Raises:
+            ViolationError: one was on a disk that was known to be gone at the time of the read. One that a node named after
+                it may be on a disk that the log heard of later.
+        """
+        for node_id, ack in acks.items():
+            if ack.step <= read.step and read.disks.get(node_id) != ack.disk_id:
+                raise ViolationError(
+                    f"a read at {read.index} counts a replica of {digest[:4]} on a disk of {node_id} that is known to be gone"
+                )
 
     # --- what must be true -----------------------------------------------------------------------------------------
 

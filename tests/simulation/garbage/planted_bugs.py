@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,10 +19,12 @@ import pytest
 from services.consensus.metadata import commands
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.rows import NodeRow, RunRow
+from services.gateway.replicas.confirmations import Confirmation, Confirmations
 from services.storage.reconcile import rules
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.errors import NodeReplacedError
+from tests.simulation.garbage.gateway import Context, Gateway, Memory
 from tests.simulation.garbage.kernel import Pause, Steps
 from tests.simulation.garbage.leader import Leader
 from tests.simulation.garbage.node import Node
@@ -30,9 +32,13 @@ from tests.simulation.garbage.oracle import ViolationError
 from tests.simulation.garbage.scenarios import (
     Stage,
     pull_before_an_old_condemnation,
+    read_after_a_lost_disk,
+    refused_publish,
+    restore_at_the_same_addresses,
     surplus_on_an_old_replica,
     surplus_that_is_missed,
     two_epochs_in_flight,
+    upload_of_what_was_confirmed,
     violation_of,
 )
 from tests.simulation.garbage.world import World, live
@@ -130,6 +136,41 @@ def _condemned_chunk_published(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(commands, "check_not_condemned", lambda _command, _garbage: None)
 
 
+def _published_again_without_a_put(patch: pytest.MonkeyPatch) -> None:
+    right = Gateway._put_all
+
+    def put_all(self: Gateway, chunks: list[str], context: Context, earlier: Any, *, must_fetch: bool) -> Steps:
+        return earlier or (yield from right(self, chunks, context, earlier, must_fetch=must_fetch))
+
+    patch.setattr(Gateway, "_put_all", put_all)
+
+
+def _confirmation_counted_by_a_write(patch: pytest.MonkeyPatch) -> None:
+    right = Gateway._put_at
+
+    def put_at(self: Gateway, node_id: str, digest: str, context: Context, tally: Any) -> Steps:
+        known = self.memory.answers.get((digest, node_id))
+        if known is None:
+            yield from right(self, node_id, digest, context, tally)
+        else:
+            tally.fences[node_id], tally.acks[node_id] = known
+
+    patch.setattr(Gateway, "_put_at", put_at)
+
+
+def _confirmation_of_an_older_incarnation(patch: pytest.MonkeyPatch) -> None:
+    right = Confirmations.holders
+
+    def holders(self: Confirmations, digest: str, expected: Sequence[StorageNode]) -> list[Confirmation]:
+        return right(self, digest, [node.model_copy(update={"incarnation": 0}) for node in expected])
+
+    patch.setattr(Confirmations, "holders", holders)
+
+
+def _cache_of_another_cluster(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Memory, "see_cluster", lambda _self, _cluster_id: None)
+
+
 BUGS: Final = (
     PlantedBug("grace 0", "the leader proposes PassTime with reference_retention_s = 0", _grace_0),
     PlantedBug(
@@ -171,6 +212,30 @@ BUGS: Final = (
         surplus_on_an_old_replica,
     ),
     PlantedBug("condemned chunk published", "commands.check_not_condemned checks nothing", _condemned_chunk_published),
+    PlantedBug(
+        "publish again with a newer start index and no new put",
+        "the gateway counts the acknowledgements of the attempt that was refused",
+        _published_again_without_a_put,
+        refused_publish,
+    ),
+    PlantedBug(
+        "remembered confirmation counted by a write",
+        "the gateway does not put where a node said earlier that it holds the chunk",
+        _confirmation_counted_by_a_write,
+        upload_of_what_was_confirmed,
+    ),
+    PlantedBug(
+        "confirmation of an older incarnation counted",
+        "Confirmations.holders compares no fence with the node map's incarnations",
+        _confirmation_of_an_older_incarnation,
+        read_after_a_lost_disk,
+    ),
+    PlantedBug(
+        "cache of another cluster used after a restore",
+        "the gateway does not look at the cluster's id in answers",
+        _cache_of_another_cluster,
+        restore_at_the_same_addresses,
+    ),
 )
 
 

@@ -21,23 +21,26 @@ from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
+    CreateBucket,
+    DeleteBucket,
     DeleteFile,
+    GetBucket,
+    GetCluster,
     GetFile,
     ProposalResult,
     PublishFile,
     RemoveNode,
     UpdateNode,
 )
-from shared.contracts.names import DEFAULT_BUCKET
 from shared.errors import TrivetError
 from shared.placement import expected_holders, live_nodes
 from shared.units import GIB
 from tests.simulation.garbage.gateway import WRITE_QUORUM, Gateway
 from tests.simulation.garbage.kernel import Kernel, Party
 from tests.simulation.garbage.leader import Leader
-from tests.simulation.garbage.log import REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
+from tests.simulation.garbage.log import BUCKET, REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
 from tests.simulation.garbage.node import Node
-from tests.simulation.garbage.oracle import Ack, Oracle, ViolationError
+from tests.simulation.garbage.oracle import Ack, LookedUp, Oracle, ViolationError
 
 _SETTLE_ROUNDS: Final = 40
 _ROUND_STEPS: Final = 20_000
@@ -62,7 +65,7 @@ class World:
         self.oracle = Oracle(self.log, self.nodes)
         self.gateways = [Gateway(self, f"gateway-{number}") for number in (1, 2)]
         self._names = 0
-        self._profile = self.chance.choice(_PROFILES)
+        self._profile = self.chance.choices(_PROFILES, _SHARES)[0]
         chunks = range(self._profile.chunks)
         self.digests = [blake3(f"{seed}/{number}".encode()).hexdigest() for number in chunks]
         self._zones = self.chance.choice([1, 2, 4])
@@ -70,8 +73,12 @@ class World:
             self._add_node()
 
     def draw_copies(self) -> int:
-        """To how many nodes a gateway sends a chunk at once."""
-        return self.chance.choice([WRITE_QUORUM, REPLICA_COUNT])
+        """To how many nodes a gateway sends a chunk at once; a slow one has a stand-in."""
+        return self.chance.choice(self._profile.copies)
+
+    def draw_patience(self) -> bool:
+        """Whether a gateway publishes only when every node has answered: then it counts as many as it can."""
+        return self.chance.random() < self._profile.share_patient
 
     def draw_name(self) -> int:
         """A number that no other thing of this schedule has."""
@@ -88,8 +95,20 @@ class World:
         if result.log_index == self.log.index:
             self.counts["published" if result.problem is None else result.problem["code"]] += 1
             if result.problem is None:
+                self._require_bucket(command)
                 self.oracle.published(command.key, result.log_index, acks)
         return result
+
+    def _require_bucket(self, command: PublishFile) -> None:
+        _, (answer,) = self.log.read(GetBucket(bucket=command.bucket))
+        if answer.bucket is None or answer.bucket.incarnation != command.incarnation:
+            raise ViolationError(f"{command.key} was published in a bucket that is gone")
+
+    def look_up(self, key: str) -> LookedUp:
+        """One linearizable read for a reader."""
+        index, (answer, cluster) = self.log.read(GetFile(bucket=BUCKET, key=key), GetCluster())
+        disks = {node_id: run.disk_id for node_id, run in self.log.store.runs().items()}
+        return LookedUp(self.kernel.step_count, index, cluster, answer.file, self.oracle.files.get(key), disks)
 
     def delete(self, command: DeleteFile) -> None:
         """A deletion arrives at the log."""
@@ -136,8 +155,8 @@ class World:
         chunks = self.chance.sample(self.digests, min(len(self.digests), self.chance.choice([1, 1, 2])))
         gateway, key = self._gateway(), self._key()
         self.counts["uploads"] += 1
-        keeps_bytes = self.chance.random() < 0.5
-        self.kernel.spawn(gateway.party, gateway.upload(key, chunks, keeps_bytes=keeps_bytes))
+        keeps_bytes, is_small = self.chance.random() < 0.5, self.chance.random() < 0.5
+        self.kernel.spawn(gateway.party, gateway.upload(key, chunks, keeps_bytes=keeps_bytes, is_small=is_small))
 
     def _delete(self) -> None:
         gateway = self._gateway()
@@ -285,9 +304,15 @@ class World:
         self.leader.party.is_up = True
 
     def _restart_gateway(self) -> None:
-        gateway = self._gateway()
-        self.kernel.crash(gateway.party)
-        self.kernel.start(gateway.party)
+        self._gateway().restart()
+
+    def _make_bucket_again(self) -> None:
+        """The only bucket is emptied, deleted and created again, while uploads into it are under way."""
+        for key in list(self.oracle.files):
+            self.delete(DeleteFile(bucket=BUCKET, key=key, stamp=STAMP))
+        self.log.propose(DeleteBucket(bucket=BUCKET, stamp=STAMP))
+        self.log.propose(CreateBucket(bucket=BUCKET, stamp=STAMP))
+        self.counts["buckets made again"] += 1
 
     # --- rest ---------------------------------------------------------------------------------------------------------
 
@@ -385,7 +410,7 @@ class World:
         return complaints + [complaint for key in self.oracle.files if (complaint := self._complaint_of(key))]
 
     def _complaint_of(self, key: str) -> str | None:
-        _, (answer,) = self.log.read(GetFile(bucket=DEFAULT_BUCKET, key=key))
+        _, (answer,) = self.log.read(GetFile(bucket=BUCKET, key=key))
         version = self.oracle.files[key].version
         return None if answer.file is not None and answer.file.version == version else f"{key} is not version {version}"
 
@@ -420,6 +445,7 @@ class _Profile:
         steps: of the two stretches of chaos.
         chunks, keys: that there are at all; few of them meet more often.
         elapsed_s: by how much the log's clock goes on at once.
+        copies, share_patient: see `draw_copies` and `draw_patience`.
     """
 
     steps: tuple[int, int]
@@ -427,41 +453,46 @@ class _Profile:
     keys: int
     elapsed_s: tuple[int, int]
     weights: tuple[float, ...]
+    copies: tuple[int, ...] = (WRITE_QUORUM, REPLICA_COUNT)
+    share_patient: float = 0.2
 
 
 _CHOICES: Final = {
-    # (everything may happen, few chunks that come and go)
-    World._upload: (14, 4),
-    World._delete: (5, 5),
-    World._read: (4, 1),
-    World._back_up: (1, 0),
-    World._pass_time: (4, 5),
-    World._heartbeat: (10, 6),
-    World._follow: (16, 24),
-    World._compare: (14, 10),
-    World._check_candidates: (14, 24),
-    World._refetch: (2, 0.5),
-    World._scrub: (1, 0.5),
-    World._suspect: (8, 4),
-    World._drain: (1, 0.5),
-    World._cancel_drain: (0.5, 0.5),
-    World._admit: (1, 0.5),
-    World._restart: (2, 0.5),
-    World._pause: (1, 1),
-    World._cut: (2, 4),
-    World._wipe: (1, 0.3),
-    World._roll_back: (0.7, 0),
-    World._rot: (2, 0.3),
-    World._remove_dead: (0.5, 0.1),
-    World._new_leader: (0.5, 0.2),
-    World._restart_gateway: (0.5, 0.2),
+    # (everything may happen, few chunks that come and go, replicas that are too many while nodes come and go)
+    World._upload: (14, 4, 4),
+    World._delete: (5, 5, 3),
+    World._read: (4, 1, 1),
+    World._back_up: (1, 0, 0),
+    World._pass_time: (4, 5, 4),
+    World._heartbeat: (10, 6, 12),
+    World._follow: (16, 24, 24),
+    World._compare: (14, 10, 3),
+    World._check_candidates: (14, 24, 30),
+    World._refetch: (2, 0.5, 0),
+    World._scrub: (1, 0.5, 0),
+    World._suspect: (8, 4, 12),
+    World._drain: (1, 0.5, 0.2),
+    World._cancel_drain: (0.5, 0.5, 0.5),
+    World._admit: (1, 0.5, 0),
+    World._restart: (2, 0.5, 0.3),
+    World._pause: (1, 1, 2),
+    World._cut: (2, 4, 2),
+    World._wipe: (1, 0.3, 0.1),
+    World._roll_back: (0.7, 0, 0),
+    World._rot: (2, 0.3, 0),
+    World._remove_dead: (0.5, 0.1, 0),
+    World._new_leader: (0.5, 0.2, 0.2),
+    World._restart_gateway: (0.5, 0.2, 0.2),
+    World._make_bucket_again: (0.3, 0.1, 0.1),
 }
 _ACTS: Final = tuple(_CHOICES)
 _WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
 _PROFILES: Final = (
     _Profile((500, 350), 5, 3, (1, 25), _WEIGHTS[0]),
     _Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1]),
+    _Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8),
 )
+_SHARES: Final = (2, 2, 1)
 
 
 def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[str]:
