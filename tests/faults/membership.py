@@ -71,7 +71,7 @@ class Membership:
         node = await self._one()
         self._note(f"restart {node}")
         await self._cluster.signal(node, signal.SIGTERM)
-        await asyncio.to_thread(self._cluster._processes.wait_until_ended, [node], 30)
+        await self._cluster.wait_until_ended(node)
         await self._cluster.bring_back([node])
         return True
 

@@ -95,6 +95,10 @@ class FaultCluster(Cluster):
             return False
         return True
 
+    async def wait_until_ended(self, name: str, timeout_s: float = 30.0) -> None:
+        """Until what runs under that name now, and was told to end, has ended; or no longer than `timeout_s`."""
+        await asyncio.to_thread(self._processes.wait_until_ended, [name], timeout_s)
+
     async def bring_back(self, names: Iterable[str] | None = None, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start what does not run, and wait until all of the named are ready."""
         chosen = None if names is None else list(names)

@@ -127,7 +127,8 @@ class Nemesis:
                 await asyncio.sleep(1.5)
         else:
             await self._cluster.signal(name, signal.SIGKILL if step.fault == "kill" else signal.SIGTERM)
-            await asyncio.sleep(step.lasts_s)
+            # One that is still ending is not started again, and would be away for the rest of the run.
+            await asyncio.gather(self._cluster.wait_until_ended(name), asyncio.sleep(step.lasts_s))
             await self._launch(name)
 
     async def _break_links(self, step: Step, name: str) -> None:
