@@ -8,7 +8,7 @@ service: nothing here imports `services`. The layers, each importing only those 
     timekeeping                      a process' own copy of the time, and hybrid logical timestamps
     disk                             durable files, and folders that know their owner
     settings                         what every service is told
-    background_tasks, byte_budget, telemetry, private_process, placement, partitions
+    background_tasks, byte_budget, reused_buffers, telemetry, private_process, placement, partitions
     contracts                        wire models
     cluster_keys, peer_address, errors
     units

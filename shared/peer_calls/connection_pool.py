@@ -16,6 +16,7 @@ from shared.peer_calls.http_connection import (
     StaleConnectionError,
 )
 from shared.peer_calls.loopback import make_socket
+from shared.reused_buffers import ReusedBuffers
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -29,7 +30,15 @@ class ConnectionPool:
     Invariant: every open connection is in `_connections`; those without an exchange are in `_idle`, too.
     """
 
-    def __init__(self, url: str, *, limit: int, local_address: str, receive_buffer: memoryview) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        limit: int,
+        local_address: str,
+        receive_buffer: memoryview,
+        bodies: ReusedBuffers[bytearray],
+    ) -> None:
         """`url`: see `shared.peer_address.PeerAddress`. Raises NeverConnectedError when it is none, as before a node dials in."""
         try:
             parts = urlsplit(url)
@@ -40,6 +49,7 @@ class ConnectionPool:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._local_address = local_address
         self._receive_buffer = receive_buffer
+        self._bodies = bodies
         self._turns = asyncio.Semaphore(limit)
         self._connections: set[HttpConnection] = set()
         self._idle: list[HttpConnection] = []
@@ -148,7 +158,7 @@ class ConnectionPool:
                 made.bind((self._local_address, 0))
             await loop.sock_connect(made, address[4])
             _, connection = await loop.create_connection(
-                lambda: HttpConnection(self._receive_buffer, self._forget),
+                lambda: HttpConnection(self._receive_buffer, self._bodies, self._forget),
                 sock=made,
                 ssl=self._ssl,
                 server_hostname=self._host if self._ssl else None,

@@ -38,9 +38,12 @@ from shared.peer_calls.request_signing import (
     RequestSigner,
     parse_challenge,
 )
+from shared.reused_buffers import ReusedBuffers
 from shared.units import KIB
 
-_RECEIVE_BUFFER_BYTES: Final = 256 * KIB
+_RECEIVE_BUFFER_BYTES: Final = 16 * KIB
+"""Enough for a head and a small body. What more it took of a large body would be copied twice."""
+
 _MAX_POOLS: Final = 256
 _UNAUTHORIZED: Final = 401
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -109,6 +112,7 @@ class PeerClient:
         self._local_address = local_address
         self._pools: dict[str, ConnectionPool] = {}
         self._receive_buffer = memoryview(bytearray(_RECEIVE_BUFFER_BYTES))
+        self._bodies = ReusedBuffers(bytearray)
 
     async def __aenter__(self) -> Self:
         return self
@@ -278,6 +282,7 @@ class PeerClient:
                 limit=self._max_connections,
                 local_address=self._local_address,
                 receive_buffer=self._receive_buffer,
+                bodies=self._bodies,
             )
         return pool
 

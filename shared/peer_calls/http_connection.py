@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from shared.reused_buffers import ReusedBuffers
 from shared.units import KIB, MIB
 
 KEEPALIVE_EXPIRY_S: Final = 30.0
@@ -73,10 +74,21 @@ class HttpConnection(asyncio.BufferedProtocol):
     Invariant: at most one timer exists: that of the exchange, or that of the idle connection's expiry.
     """
 
-    def __init__(self, receive_buffer: memoryview, on_lost: Callable[[HttpConnection], None]) -> None:
-        """`receive_buffer` may be shared by all connections of a loop: what is in it is consumed before the next read."""
+    def __init__(
+        self,
+        receive_buffer: memoryview,
+        bodies: ReusedBuffers[bytearray],
+        on_lost: Callable[[HttpConnection], None],
+    ) -> None:
+        """Expect nothing yet.
+
+        Args:
+            receive_buffer: may be shared by all connections of a loop: what is in it is consumed before the next read.
+            bodies: for answers that are as long as one of these.
+        """
         self._loop = asyncio.get_running_loop()
         self._receive_buffer = receive_buffer
+        self._bodies = bodies
         self._on_lost = on_lost
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -257,10 +269,10 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _receive_directly(self, length: int) -> None:
         """The rest of the body goes past the parser, into the place where it stays."""
-        self._body = bytearray(length)
+        self._body = self._bodies.take() if length == self._bodies.size_bytes else bytearray(length)
         at = 0
         for piece in self._pieces:
-            self._body[at : at + len(piece)] = piece
+            memoryview(self._body)[at : at + len(piece)] = piece
             at += len(piece)
         self._unfilled = memoryview(self._body)[at:]
         self._status = self._parser.get_status_code()

@@ -17,6 +17,7 @@ from shared.peer_calls.http_connection import (
     PeerAnswer,
     StaleConnectionError,
 )
+from shared.reused_buffers import ReusedBuffers
 
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 WITH_LENGTH = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\nX-Some: a\r\nx-some: b\r\n\r\n0123456789"
@@ -92,7 +93,7 @@ class Bench:
         self.clock = FakeLoop()
         monkeypatch.setattr(http_connection.asyncio, "get_running_loop", lambda: self.clock)
         self.lost: list[HttpConnection] = []
-        self.connection = HttpConnection(memoryview(bytearray(4096)), self.lost.append)
+        self.connection = HttpConnection(memoryview(bytearray(4096)), ReusedBuffers(bytearray), self.lost.append)
         monkeypatch.undo()
         self.transport = FakeTransport()
         self.connection.connection_made(self.transport)
