@@ -23,8 +23,12 @@ _BODILESS: Final = frozenset({204, 304})
 
 
 class AnswerCycle(RequestResponseCycle):
-    """One request and its answer. Invariant: `_head` is the head of an answer whose body has not begun."""
+    """One request and its answer. Invariant: `_head` is the head of an answer whose body has not begun.
 
+    `is_body_received`: the last of the request's body went past ASGI (`http_edge`).
+    """
+
+    is_body_received = False
     _head = b""
 
     async def send(self, message: Any) -> None:

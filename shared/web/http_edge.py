@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.peer_calls.loopback import send_unpaced
 from shared.units import KIB, MIB
@@ -58,6 +58,7 @@ _LOOKED_AT: Final = 1024
 _CHECK_INTERVAL_S: Final = 1.0
 _EXCHANGE: Final = "trivet.exchange"
 _RESET: Final = struct.pack("ii", 1, 0)
+_NO_ROOM: Final = memoryview(bytearray())
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _MAX_LENGTH_DIGITS: Final = 20
 """Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
@@ -80,7 +81,7 @@ class HttpExchange:
 
     has_empty_query: bool
     _protocol: GuardedHttpProtocol
-    _cycle: RequestResponseCycle
+    _cycle: AnswerCycle
 
     def linger_after_answer(self) -> None:
         """End the connection after this answer without losing it. Call it once the head with `Connection: close` is sent."""
@@ -92,18 +93,28 @@ class HttpExchange:
         """Whether the client has to read before more can be sent: some of what was sent lies here still."""
         return self._protocol.flow.write_paused
 
-    async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
-        """Receive the rest of the body, which is `len(buffer)` bytes long, from the socket into `buffer` without a copy.
+    @property
+    def is_body_received(self) -> bool:
+        """Whether `receive_into` has received the last of the body."""
+        return self._cycle.is_body_received
 
-        For bodies with a Content-Length, after ASGI's `receive` has given the first piece and before it gives another one.
+    async def receive_into(
+        self, buffer: memoryview, take: Callable[[memoryview], object], *, is_last: bool = True
+    ) -> None:
+        """Fill `buffer` with the next bytes of the body, from the socket and without a copy.
+
+        For bodies with a Content-Length, after ASGI's `receive` has given the first piece; it is not called again then.
+        Between two calls nothing is read from the client.
 
         Args:
             take: called with each part of `buffer` that was filled, in order.
+            is_last: the body ends with `buffer`.
 
         Raises:
-            ConnectionError: the body broke off. The connection is closed then, and so it is when the caller is cancelled.
+            ConnectionError: the body broke off. What follows it on this connection is dropped, and the connection ends with
+                the answer; so it does when the caller is cancelled.
         """
-        await self._protocol.receive_into(buffer, take)
+        await self._protocol.receive_into(self._cycle, buffer, take, is_last=is_last)
 
     def break_off(self) -> None:
         """End the connection in mid-answer, so that the client cannot take the part for the whole.
@@ -124,13 +135,21 @@ class _BodyReceiver(asyncio.BufferedProtocol):
     """Stands in for the guard while the rest of one body arrives: the loop and the parser would make a copy of it each.
 
     Invariant: it never takes a byte behind the body.
+    Invariant: reading is paused while there is no room in `_rest`.
     """
 
-    def __init__(self, guard: GuardedHttpProtocol, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+    def __init__(self, guard: GuardedHttpProtocol) -> None:
         self._guard = guard
+
+    def expect(
+        self, buffer: memoryview, take: Callable[[memoryview], object], *, is_last: bool
+    ) -> asyncio.Future[None]:
+        """Fill `buffer`; the future is done when it is full."""
         self._rest = buffer
         self._take = take
-        self.done: asyncio.Future[None] = guard.loop.create_future()
+        self._is_last = is_last
+        self.done: asyncio.Future[None] = self._guard.loop.create_future()
+        return self.done
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - of asyncio
         """Where the next bytes go."""
@@ -141,9 +160,15 @@ class _BodyReceiver(asyncio.BufferedProtocol):
         piece, self._rest = self._rest[:nbytes], self._rest[nbytes:]
         self._guard.count_body(nbytes)
         self._take(piece)
-        if not self._rest and not self.done.done():
-            self.done.set_result(None)
+        if self._rest:
+            return
+        self._rest = _NO_ROOM  # or it would keep the buffer from being used again
+        if self._is_last:
             self._guard.end_body()
+        else:
+            self._guard.flow.pause_reading()
+        if not self.done.done():
+            self.done.set_result(None)
 
     def break_off(self) -> None:
         """No more of the body is heard."""
@@ -169,12 +194,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     Invariant: `_timer` is for the header while in the head and for the body's rate after it; `_armed_s` is what it is to be
     started with at the end of `data_received`; `_stall_timer` is armed exactly while writing is paused. `_receiver` is the
-    transport's protocol, in place of this one, exactly while it is set.
+    transport's protocol, in place of this one, exactly while it is set. `_is_adrift` is set once the parser does not know
+    where the body ends: from then on nothing is heard.
     """
 
+    cycle: AnswerCycle
     _timer: asyncio.TimerHandle | None = None
     _armed_s: float | None = None
     _receiver: _BodyReceiver | None = None
+    _is_adrift = False
     _stall_timer: asyncio.TimerHandle | None = None
     _is_refused = False
     _is_upgrade = False
@@ -246,7 +274,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bound the bytes of a head before the parser keeps them. Nothing is heard after a refusal."""
-        if self._is_refused or self.transport.is_closing():
+        if self._is_refused or self._is_adrift or self.transport.is_closing():
             self._dropped_bytes += len(data)
             return
         if self._is_in_head:
@@ -408,22 +436,46 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         cycle.message_event.set()
 
-    async def receive_into(self, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+    async def receive_into(
+        self, cycle: AnswerCycle, buffer: memoryview, take: Callable[[memoryview], object], *, is_last: bool
+    ) -> None:
         """See `HttpExchange.receive_into`."""
-        if self.transport.is_closing() or self._is_refused:
+        if cycle.disconnected or self.transport.is_closing() or self._is_refused or self._is_adrift:
             raise ConnectionResetError("The body broke off.")
-        receiver = self._receiver = _BodyReceiver(self, buffer, take)
-        self.transport.set_protocol(receiver)
+        if held_bytes := self._take_held(cycle, buffer, take):
+            buffer = buffer[held_bytes:]
+            if not buffer:
+                cycle.is_body_received = is_last
+                return
+        if self._receiver is None:
+            self._receiver = _BodyReceiver(self)
+            self.transport.set_protocol(self._receiver)
+        done = self._receiver.expect(buffer, take, is_last=is_last)
         self.flow.resume_reading()
         try:
-            await receiver.done
+            await done
         except BaseException:
             if not self._is_refused:
-                # The parser knows nothing of what was received: what comes next could be taken for anything.
-                self.cycle.disconnected = True
-                self._stop_receiving()
-                self.transport.close()
+                self._drift(cycle)
             raise
+
+    def _take_held(self, cycle: AnswerCycle, buffer: memoryview, take: Callable[[memoryview], object]) -> int:
+        """Move what came since ASGI's `receive` gave the last piece into `buffer`; the number of bytes."""
+        held = cycle.body
+        taken_bytes = min(len(held), len(buffer))
+        if taken_bytes:
+            buffer[:taken_bytes] = held[:taken_bytes]
+            cycle.body = held[taken_bytes:]
+            take(buffer[:taken_bytes])
+        return taken_bytes
+
+    def _drift(self, cycle: AnswerCycle) -> None:
+        """Give the body up: the parser has not seen what was received, so what comes next could be taken for anything."""
+        self._is_adrift = True
+        cycle.keep_alive = False
+        self._stop_receiving()
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
 
     def count_body(self, size_bytes: int) -> None:
         """Count the body for its rate."""
@@ -432,6 +484,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def end_body(self) -> None:
         """The receiver has all of it: go on as if the parser had seen it, with one that is at the beginning of a head."""
         self._stop_receiving()
+        self.cycle.is_body_received = True
         self._make_parser()
         self.on_message_complete()
 
@@ -455,8 +508,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The client may think of its next request."""
+        """The client may think of its next request. Not one whose body was not taken."""
         self.idle_since_s = self.loop.time()
+        if self._receiver is not None:
+            self.transport.close()
         super().on_response_complete()
 
     def _arm(self, seconds: float) -> None:
@@ -544,6 +599,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._disarm()
+        self._stop_receiving()
         self.flow.resume_reading()
         self.transport.write_eof()
         self._dropped_bytes = 0

@@ -51,11 +51,13 @@ class WatchedBody:
 
     async def send(self, message: Message) -> None:
         """As ASGI."""
-        if self._is_read or message["type"] != "http.response.start":
+        exchange = exchange_of(self._scope)
+        is_read = self._is_read or (exchange is not None and exchange.is_body_received)
+        if is_read or message["type"] != "http.response.start":
             await self._send(message)
             return
         await self._send({**message, "headers": [*message.get("headers", []), _CLOSE]})
-        if (exchange := exchange_of(self._scope)) is not None:
+        if exchange is not None:
             exchange.linger_after_answer()
 
 

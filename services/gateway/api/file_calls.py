@@ -11,7 +11,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.answers import raw_headers, send_answer, send_json
-from services.gateway.api.client_connection import body_of, while_connected
+from services.gateway.api.client_connection import ClientBody, while_connected
 from services.gateway.api.early_refusal import announces_body
 from services.gateway.api.file_stream import FileStream
 from services.gateway.api.models import file_list_json, receipt_json
@@ -52,15 +52,15 @@ class FileCalls:
         headers = UploadHeaders.of(scope, fields, services)
         if "content-range" in fields:
             raise InvalidRequestError("A part of a file cannot be stored; send the whole.", header="Content-Range")
-        announced = fields.get("content-length")
+        # The server's parser has let only one decimal number pass.
+        announced_bytes = None if (announced := fields.get("content-length")) is None else int(announced)
         upload = headers.request(
             name,
             content_type([value.decode("latin-1") for field, value in scope["headers"] if field == b"content-type"]),
-            # The server's parser has let only one decimal number pass.
-            None if announced is None else int(announced),
+            announced_bytes,
             BodyDigests.announced(fields),
         )
-        uploaded = await services.uploads.put(upload, body_of(receive))
+        uploaded = await services.uploads.put(upload, ClientBody(scope, receive, announced_bytes))
         services.downloads.published(uploaded.version)
         await send_receipt(send, uploaded)
 

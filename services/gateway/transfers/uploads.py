@@ -14,7 +14,7 @@ this gateway said (`recent_log`). What is stale then shows when the publish is r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -33,7 +33,7 @@ from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.settings import FIRST_RESERVATION_BYTES
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
-from services.gateway.transfers.chunking import ReservationWaits, cut
+from services.gateway.transfers.chunking import PacedBody, ReservationWaits, cut
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
 from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
@@ -64,8 +64,12 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.placement import can_take_chunks, read_order, write_order
+from shared.reused_buffers import ReusedBuffers
 
 logger = structlog.get_logger(__name__)
+
+MAX_BUFFERS: Final = 20
+"""For as many chunks as are on their way to replicas at one time by default, and those at the ends of that way."""
 
 MAX_ATTEMPTS: Final = 3
 """Publishes of one upload that read first; each but the first publish puts all of its chunks again."""
@@ -151,6 +155,7 @@ class Uploads:
         self._admission = admission
         self._clock = clock
         self._limits = limits
+        self._buffers = ReusedBuffers(bytearray, limits.chunk_size_bytes, max_buffers=MAX_BUFFERS)
 
     async def put(self, request: UploadRequest, body: AsyncIterable[bytes]) -> UploadResult:
         """Store `body` under its name. Everything that can be refused is refused before `body` is touched.
@@ -168,7 +173,7 @@ class Uploads:
             if size_bytes is not None:
                 transfer.size_known(size_bytes)
             with self._idempotency.running(request.idempotency_key):
-                return await self._put(request, _paced(body, transfer), transfer)
+                return await self._put(request, PacedBody(body, transfer), transfer)
 
     async def _put(self, request: UploadRequest, body: AsyncIterable[bytes], transfer: Transfer) -> UploadResult:
         # Before the preconditions: the first time may be the very reason why they no longer hold.
@@ -236,7 +241,7 @@ class Uploads:
     async def _send(
         self, request: UploadRequest, body: AsyncIterable[bytes], sender: _ChunkSender, transfer: Transfer
     ) -> None:
-        chunks = cut(body, chunk_size_bytes=self._limits.chunk_size_bytes, transfer=transfer, waits=self._limits.waits)
+        chunks = cut(body, buffers=self._buffers, transfer=transfer, waits=self._limits.waits)
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
@@ -351,18 +356,6 @@ class Uploads:
 
 def _usable_nodes(node_map: NodeMap) -> int:
     return sum(can_take_chunks(node) for node in node_map.nodes)
-
-
-async def _paced(body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerator[bytes, None]:
-    """`body`, with the time that it takes on the account of the client."""
-    pieces = aiter(body)
-    while True:
-        with transfer.waiting_for_client():
-            piece = await anext(pieces, None)
-        if piece is None:
-            return
-        transfer.moved(len(piece))
-        yield piece
 
 
 class _ChunkSender:

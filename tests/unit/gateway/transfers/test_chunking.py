@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.transfers.admission import Admission, AdmissionLimits
-from services.gateway.transfers.chunking import ReservationWaits, cut
+from services.gateway.transfers.chunking import DirectBody, PacedBody, ReservationWaits, cut
 from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError
+from shared.reused_buffers import ReusedBuffers
 from shared.units import KIB, MIB
 
 pytestmark = pytest.mark.virtual_time
@@ -26,9 +27,36 @@ async def pieces_of(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
+class FakeDirectBody(DirectBody):
+    """The first `first_bytes` come as a piece, the rest directly; `asked` keeps the lengths that were asked for."""
+
+    def __init__(self, body: bytes, first_bytes: int) -> None:
+        self.body = body
+        self.first_bytes = first_bytes
+        self.at = 0
+        self.asked: list[int] = []
+
+    async def __anext__(self) -> bytes:
+        if self.at == len(self.body):
+            raise StopAsyncIteration
+        assert self.at == 0, "no further piece is asked for"
+        self.at = self.first_bytes
+        return self.body[: self.at]
+
+    @property
+    def direct_bytes(self) -> int:
+        return len(self.body) - self.at
+
+    async def receive_into(self, buffer: memoryview, moved: Callable[[int], object]) -> None:
+        self.asked.append(len(buffer))
+        buffer[:] = self.body[self.at : self.at + len(buffer)]
+        self.at += len(buffer)
+        moved(len(buffer))
+
+
 async def take_all(body: AsyncIterator[bytes], admission: Admission, take: Callable[[ByteLease], None]) -> None:
     async with admission.transfer("client") as transfer:
-        async for _, lease in cut(body, chunk_size_bytes=MIB, transfer=transfer, waits=WAITS):
+        async for _, lease in cut(body, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
             take(lease)
 
 
@@ -51,7 +79,7 @@ async def test_chunks_are_the_body_in_order_and_all_full_but_the_last(sizes, chu
     chunks = []
     async with admission.transfer("client") as transfer:
         async for chunk, lease in cut(
-            pieces_of(pieces), chunk_size_bytes=chunk_size_bytes, transfer=transfer, waits=WAITS
+            pieces_of(pieces), buffers=ReusedBuffers(bytearray, chunk_size_bytes), transfer=transfer, waits=WAITS
         ):
             assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
             lease.release()
@@ -125,3 +153,50 @@ async def test_a_body_that_breaks_off_gives_its_budget_back() -> None:
     with pytest.raises(ConnectionError):
         await take_all(body(), admission, ByteLease.release)
     assert admission.used_bytes == 0
+
+
+@given(
+    body_bytes=st.integers(1, 20 * KIB),
+    first_bytes=st.integers(1, 20 * KIB),
+    chunk_size_bytes=st.sampled_from([100, 4 * KIB]),
+)
+async def test_what_is_received_directly_is_cut_in_the_same_way(body_bytes, first_bytes, chunk_size_bytes) -> None:
+    """Wherever the first piece ends; and no chunk shares memory with an unfinished one."""
+    body = FakeDirectBody(random.Random(body_bytes).randbytes(body_bytes), min(first_bytes, body_bytes))
+    admission = admission_of(64 * MIB)
+    chunks = []
+    async with admission.transfer("client") as transfer:
+        paced = PacedBody(body, transfer)
+        buffers = ReusedBuffers(bytearray, chunk_size_bytes)
+        async for chunk, lease in cut(paced, buffers=buffers, transfer=transfer, waits=WAITS):
+            assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
+            lease.release()
+            chunks.append(chunk)
+    assert b"".join(chunk.data for chunk in chunks) == body.body
+    assert all(len(chunk.data) == chunk_size_bytes for chunk in chunks[:-1])
+    assert all(chunk.digest == blake3(chunk.data).hexdigest() for chunk in chunks)
+    assert admission.used_bytes == 0
+
+
+async def direct_steps(body_bytes: int, first_bytes: int, admission: Admission) -> list[int]:
+    """What was asked for at a time."""
+    body = FakeDirectBody(bytes(body_bytes), first_bytes)
+    async with admission.transfer("client") as transfer:
+        paced = PacedBody(body, transfer)
+        async for _, lease in cut(paced, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
+            lease.release()
+    return body.asked
+
+
+async def test_direct_room_grows_with_the_bytes_that_came() -> None:
+    """Twice of what came, then all of a chunk of which a quarter came, then whole chunks: the client is no slow one."""
+    asked = await direct_steps(3 * MIB + 5, 10, admission_of(64 * MIB))
+    assert asked == [64 * KIB - 10, 64 * KIB + 2, 128 * KIB + 4, 768 * KIB - 6, MIB, MIB, 5]
+
+
+async def test_direct_room_begins_small_for_every_chunk_while_budget_is_short() -> None:
+    """Above half of the budget a client that stops in a chunk must hold little, or the chunk must come whole."""
+    admission = admission_of(16 * MIB)
+    assert admission.large.try_reserve(8 * MIB)
+    asked = await direct_steps(2 * MIB, 100 * KIB, admission)
+    assert asked == [MIB - 100 * KIB, 64 * KIB, MIB - 64 * KIB]
