@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import InvalidRequestError
-from shared.units import KIB
+from shared.units import KIB, MIB
 from shared.web.http_edge import exchange_of
 
 OCTETS: Final = (b"content-type", b"application/octet-stream")
 
-_SLICE_BYTES: Final = 256 * KIB
+_SLICE_BYTES: Final = MIB
+"""As much as a socket with a wide send buffer takes (`shared.web.listeners`)."""
+
 _SMALL_BYTES: Final = 64 * KIB
 """What a connection buffers anyway: not worth a second wait."""
 _SEND_DEADLINE_S: Final = 60.0
@@ -48,10 +50,10 @@ async def pieces_of(receive: Receive) -> AsyncIterator[bytes]:
             return
 
 
-async def fill(scope: Scope, receive: Receive, buffer: memoryview, take: Callable[[memoryview], object]) -> None:
+async def fill(scope: Scope, receive: Receive, buffer: memoryview) -> None:
     """Receive a body whose announced length is that of `buffer` into it; what a server can, it writes there itself.
 
-    `take` is called with each part that was filled, in order. Raises InvalidRequestError when the body breaks off.
+    Raises InvalidRequestError when the body breaks off.
     """
     exchange = exchange_of(scope)
     at = 0
@@ -60,11 +62,10 @@ async def fill(scope: Scope, receive: Receive, buffer: memoryview, take: Callabl
         if end > len(buffer):
             raise InvalidRequestError("The body is longer than was announced.")
         buffer[at:end] = piece
-        take(buffer[at:end])
         at = end
         if exchange is not None and at < len(buffer):
             try:
-                await exchange.receive_into(buffer[at:], take)
+                await exchange.receive_into(buffer[at:], len)
             except ConnectionError as error:
                 raise InvalidRequestError("The body broke off.") from error
             return

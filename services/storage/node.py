@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from services.storage.body_buffers import make_body_buffers
 from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier
@@ -67,6 +68,7 @@ class StorageService:
     def __init__(self, settings: StorageSettings, metrics: StorageMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._buffers = make_body_buffers()
         self._space = FreeSpace(
             settings.data_dir, settings.capacity_bytes, settings.full_percent, settings.typical_chunk_bytes
         )
@@ -123,6 +125,7 @@ class StorageService:
             typical_chunk_bytes=settings.typical_chunk_bytes,
             max_verify_bytes=settings.max_verify_bytes,
             holders=self._view,
+            buffers=self._buffers,
         )
         self.foreground = Foreground()
         self.verifier, self._reconciler = self._make_reconcile(budget)
@@ -275,6 +278,7 @@ class StorageService:
             small_limit_bytes=self._settings.small_chunk_bytes,
             slow_commit_s=self._settings.slow_commit_ms / 1000,
             max_warm_files=self._settings.max_warm_files,
+            buffers=self._buffers,
         )
 
     def _make_verified(self) -> VerifiedChunks:

@@ -14,8 +14,8 @@ from shared.contracts.chunks import HeldChunk, TierStatus
 from shared.errors import TrivetError
 from shared.partitions import SetSum
 
-Body = bytes | bytearray
-"""The bytes of a chunk. Nobody changes them once they were checked; a bytearray spares a copy, no more."""
+Body = bytes | bytearray | memoryview
+"""The bytes of a chunk. Nobody changes them once they were checked; what is not `bytes` spares a copy, no more."""
 
 
 @dataclass(frozen=True, slots=True)

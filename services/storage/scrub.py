@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.storage.metrics import StorageMetrics
+from services.storage.ports import Body
 from shared.contracts.chunks import HeldChunk, ScrubStatus, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
 
@@ -47,7 +48,7 @@ class ScrubPace:
 class ScrubbedTier(Protocol):
     """The part of the tier of record that is used here."""
 
-    async def reread(self, digest: str) -> bytes:
+    async def reread(self, digest: str) -> Body:
         """As `ports.Tier.get`, from the medium as it is now, not from any cache of this process."""
 
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:

@@ -18,7 +18,8 @@ A small put skips the temporary file; a read ends in its reading thread, or in `
 
     disk_threads, catalog_threads, replies    threads, their connections, and results back to the loop
     group_commit, catalog, pending_unlinks    one transaction for many changes; the rows; files still to be unlinked
-    chunk_files, direct_io, warm_files    files and folders; writes past the page cache; files kept open for reads
+    chunk_files, direct_io                    files and folders; reads and writes past the page cache
+    recent_reads, warm_files                  which files are read again; those, kept open for reads from the page cache
     reconciliation, row_damage, wal_salvage   at start: files against rows, damaged rows, a damaged write-ahead file
     disk_errors, write_gate                   what an error means; no acknowledgement after a failed fsync
     free_space, commit_latency                is it full, is it slow

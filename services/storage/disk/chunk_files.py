@@ -17,8 +17,9 @@ from typing import Final
 
 import structlog
 
+from services.storage.body_buffers import BodyBuffers, make_body_buffers
 from services.storage.disk.direct_io import DirectIo
-from services.storage.ports import Chunk
+from services.storage.ports import Body, Chunk
 from shared.contracts.names import check_digest
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidNameError
@@ -31,12 +32,12 @@ _MAX_QUARANTINED: Final = 256
 class ChunkFiles:
     """Names and files under one root."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, buffers: BodyBuffers | None = None) -> None:
         self._chunks = root / "chunks"
         self._temporary = root / "tmp"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
-        self._direct = DirectIo()
+        self._direct = DirectIo(make_body_buffers() if buffers is None else buffers)
 
     def prepare(self) -> None:
         """Make the folders, durably, and remove what an earlier process left half written. Raises OSError."""
@@ -53,6 +54,11 @@ class ChunkFiles:
         """Find out how files are best written here. Raises OSError."""
         self._direct.probe(self._temporary)
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether reads past the page cache are what they say here."""
+        return self._direct.is_direct
+
     def path_of(self, digest: str) -> Path:
         """Where the chunk lies, or would lie."""
         return self._chunks / digest[:2] / digest
@@ -63,7 +69,7 @@ class ChunkFiles:
         self._direct.write_new_file(path, chunk.pieces, chunk.blocks)
         return path
 
-    def read_past_cache(self, digest: str) -> bytes:
+    def read_past_cache(self, digest: str) -> Body:
         """The file as the medium has it now, unchecked. Raises OSError."""
         return self._direct.read_file(self.path_of(digest))
 

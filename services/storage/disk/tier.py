@@ -13,6 +13,7 @@ from typing import Final, Self
 
 import structlog
 
+from services.storage.body_buffers import BUFFER_BYTES, BodyBuffers, make_body_buffers
 from services.storage.digests import digest_of, is_nearly, is_whole
 from services.storage.disk import catalog, pending_unlinks
 from services.storage.disk.absence_filter import AbsenceFilter
@@ -25,6 +26,7 @@ from services.storage.disk.disk_threads import HANDED_ON, HandedOn, without_fram
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import GroupCommitter, Transaction
 from services.storage.disk.pending_unlinks import UnlinksAside
+from services.storage.disk.recent_reads import RecentReads
 from services.storage.disk.reconciliation import FOLDER_COUNT, find_differences, resolve
 from services.storage.disk.replies import Reply
 from services.storage.disk.row_damage import read_packed
@@ -103,9 +105,11 @@ class DiskTier:
         reader_threads: int = 4,
         writer_threads: int = 4,
         max_warm_files: int = 256,
+        buffers: BodyBuffers | None = None,
     ) -> None:
+        buffers = make_body_buffers() if buffers is None else buffers
         self._database = root / _CATALOG_NAME
-        self._files = ChunkFiles(root)
+        self._files = ChunkFiles(root, buffers)
         self._space = space
         self._metrics = metrics
         self._small_limit_bytes = small_limit_bytes
@@ -113,7 +117,8 @@ class DiskTier:
         self._commit_latency = CommitLatency(slow_commit_s, metrics)
         self._reads = CatalogThreads(self._database, self.gate, reader_threads, "disk-read", _MAX_QUESTIONS)
         self._writes = CatalogThreads(self._database, self.gate, writer_threads, "disk-write", 1)
-        self._warm = WarmFiles(max_warm_files)
+        self._warm = WarmFiles(max_warm_files, buffers)
+        self._recent_reads = RecentReads()
         self._verified = VerifiedChunks() if verified is None else verified
         self._absence = AbsenceFilter()
         self._sums = PartitionTable()
@@ -192,7 +197,7 @@ class DiskTier:
         again = iter(await outcomes_of([self._get(digest) for digest in bad]))
         return [next(again) if body is None else body for body in found]
 
-    async def reread(self, digest: str) -> bytes:
+    async def reread(self, digest: str) -> Body:
         """As `get`, from the medium: a chunk with a file of its own is read past the page cache, and is verified then."""
         return await self._get(digest, past_cache=True)
 
@@ -204,10 +209,10 @@ class DiskTier:
         """See `ports.Tier`. A packed chunk shares its pages with others, so it is not read past the cache but written anew."""
         body = await self.reread(digest)
         if digest not in self._verified:
-            await self._committer.run(partial(self._rewrite, digest=digest, body=body))
+            await self._committer.run(partial(self._rewrite, digest=digest, body=bytes(body)))
         return len(body)
 
-    async def _get(self, digest: str, *, past_cache: bool = False) -> bytes:
+    async def _get(self, digest: str, *, past_cache: bool = False) -> Body:
         for attempt in range(_READ_ATTEMPTS):
             # After a failed attempt never from the cache: it may be the cache that has a flipped bit.
             body = await self._reads.ask(self._read, digest, past_cache=past_cache or attempt > 0)
@@ -398,6 +403,8 @@ class DiskTier:
     ) -> HandedOn | None:
         """None when a verified replica is held; nothing was done then."""
         forgets = self._verified.forgets()
+        if self._absence.is_absent(chunk.digest):
+            return self._store(chunk, start_index, reply)
         row = catalog.find(sql, chunk.digest)
         if row is None or not row.is_sound:
             return self._store(chunk, start_index, reply)
@@ -453,7 +460,7 @@ class DiskTier:
 
     def _read(
         self, sql: sqlite3.Connection, digest: str, *, past_cache: bool, max_bytes: int | None = None
-    ) -> bytes | None:
+    ) -> Body | None:
         """The whole chunk, or None when what lies here, or its record, is bad."""
         removals, forgets = self._warm.removals(), self._verified.forgets()
         row = catalog.find(sql, digest)
@@ -461,20 +468,27 @@ class DiskTier:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         if max_bytes is not None and row.is_sound and row.size_bytes > max_bytes:
             raise too_large_for_a_batch(max_bytes)
-        body = self._read_whole(sql, digest, row, past_cache=past_cache)
+        is_first = self._is_first_read(digest, row)
+        body = self._read_whole(sql, digest, row, past_cache=past_cache or is_first)
         if body is not None and not (row.is_sound and len(body) == row.size_bytes):
             return None  # the record is bad
         if body is not None and row.packed_id is None:
-            if past_cache:
+            if past_cache or is_first:
                 self._verified.record_read(digest, forgets)
-            self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
+            if past_cache or not is_first:
+                self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
         return body
 
-    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> bytes | None:
+    def _is_first_read(self, digest: str, row: Row) -> bool:
+        """Whether a file is read for the first time lately: then past the cache, where that costs less."""
+        is_file = row.is_sound and row.packed_id is None and row.size_bytes <= BUFFER_BYTES
+        return is_file and self._files.is_direct and not self._recent_reads.record(digest)
+
+    def _read_whole(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> Body | None:
         body = self._read_unchecked(sql, digest, row, past_cache=past_cache)
         return body if body is not None and is_whole(body, digest) else None
 
-    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> bytes | None:
+    def _read_unchecked(self, sql: sqlite3.Connection, digest: str, row: Row, *, past_cache: bool) -> Body | None:
         try:
             if row.packed_id is not None:
                 return read_packed(sql, row.packed_id)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.storage.body_buffers import BodyBuffers
+from services.storage.ports import Body
 from shared.units import MIB
 
 MAX_FILE_BYTES: Final = 2 * MIB
@@ -37,12 +39,13 @@ class WarmFiles:
     and the answer that tells of it. So what was deleted or found bad is not served from here.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, buffers: BodyBuffers) -> None:
         # Most descriptors are for connections and for files under way.
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if allowed != resource.RLIM_INFINITY:
             limit = min(limit, allowed // 4)
         self._limit = limit if _CAN_ASK else 0
+        self._buffers = buffers
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._removals = 0
         # Also held while a file is read: its descriptor must not be closed, and given to another file, meanwhile.
@@ -51,14 +54,17 @@ class WarmFiles:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, digest: str) -> bytearray | None:
+    def read(self, digest: str) -> Body | None:
         """The file as the page cache has it, unchecked; None when it is not open or not all of it is in memory."""
         with self._lock:
             found = self._files.get(digest)
             if found is None:
                 return None
             self._files.move_to_end(digest)
-            body = bytearray(found.size_bytes)
+            is_common = found.size_bytes == self._buffers.size_bytes
+            body: bytearray | memoryview = (
+                memoryview(self._buffers.take()) if is_common else bytearray(found.size_bytes)
+            )
             try:
                 read_bytes = os.preadv(found.fd, [body], 0, os.RWF_NOWAIT)
             except OSError:  # no page of it is there, or the file system cannot tell

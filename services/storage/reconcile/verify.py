@@ -44,7 +44,7 @@ _RETRY_S: Final = 1.0
 class RereadTier(Protocol):
     """The tier of record; see `scrub.ScrubbedTier`."""
 
-    async def reread(self, digest: str) -> bytes:
+    async def reread(self, digest: str) -> Body:
         """See `scrub.ScrubbedTier`."""
 
 

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from services.storage.body_buffers import make_body_buffers
 from services.storage.disk import direct_io
 from services.storage.disk.direct_io import DirectIo
 from shared.disk.durable_files import SyncFailedError
@@ -19,7 +20,7 @@ SIZES = [0, 1, 511, 512, 4 * KIB - 1, 4 * KIB, 4 * KIB + 1, 70_001, MIB - 1, MIB
 
 @pytest.fixture(params=["direct", "usual"])
 def writer(request, tmp_path, monkeypatch):
-    found = DirectIo()
+    found = DirectIo(make_body_buffers())
     if request.param == "usual":
         # As a file system that has no such writes answers.
         monkeypatch.setattr(DirectIo, "_write_direct", refuse)
