@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from services.storage.reconcile import verify
 from services.storage.reconcile.database import DatabaseDamagedError
 from shared.contracts.reconcile import VerifyState
 from shared.errors import ChunkCorruptError, ConflictError, TrivetError, UnavailableError
@@ -104,6 +105,12 @@ async def test_a_restart_in_the_middle_goes_on(world):
     assert before.checked_chunks > 0
     # A few of the partition in which it was stopped.
     assert len(read) <= len(node.wants()) + 10
+
+    async def is_kept() -> bool:
+        return await node.verifier._expected.get_note(verify._NOTE) == node.verifier._note.model_dump_json()
+
+    # The end is told before it is on disk; what is ended in between goes on with the last partition.
+    await poll(is_kept)
     await end(task)
     await node.open()
     assert node.verifier.report() == report
