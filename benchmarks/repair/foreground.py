@@ -24,6 +24,7 @@ from shared.units import KIB
 FILES: Final = "/v1/files/default"
 SMALL_BYTES: Final = 4 * KIB
 _CLIENTS: Final = 8
+_FILLING_CLIENTS: Final = 16
 _CLOSED_S: Final = 5.0
 _SHARE: Final = 3
 """The open loop asks at one part in so many of what the closed loop reached."""
@@ -177,5 +178,5 @@ async def _for_each(
         connection.close()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(_CLIENTS):
+        for _ in range(_FILLING_CLIENTS):
             group.create_task(client())

@@ -19,10 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.storage.asgi_bodies import OCTETS, SentAnswer, fill, header_of, pieces_of, read_body, send_answer
 from services.storage.batch_calls import BatchCalls
 from services.storage.chunk_store import ChunkStore, LeasedBody
+from services.storage.foreground import Foreground, PullTurns
 from services.storage.query_admission import admission_bytes
 from shared.contracts.base import WireModel
 from shared.contracts.chunks import (
     FENCE_HEADER,
+    PULL_HEADER,
     START_INDEX_HEADER,
     START_INDEX_QUERY,
     WITH_START_INDEX_QUERY,
@@ -47,6 +49,7 @@ _MAX_INDEX: Final = 2**63 - 1
 _MAX_SHORT_QUESTION_BYTES: Final = 16 * KIB
 _RANGE: Final = re.compile(rb"bytes=(\d{0,19})-(\d{0,19})")
 _FENCE: Final = FENCE_HEADER.encode()
+_PULL: Final = PULL_HEADER.encode()
 _START_INDEX: Final = START_INDEX_HEADER.encode()
 _JSON: Final = b"application/json"
 _ONE_CHUNK: Final = PREFIX + "{digest}"
@@ -58,15 +61,18 @@ Gives None when it passed the request on."""
 
 
 class FastPath:
-    """ASGI middleware behind the signature check. An error of a call is answered as a problem document."""
+    """ASGI middleware behind the signature check. An error of a call is answered as a problem document.
+
+    A pull waits for its turn; every other call is told to `foreground`.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, store: ChunkStore, metrics: RequestMetrics, on_call: Callable[[], None] = lambda: None
+        self, app: ASGIApp, *, store: ChunkStore, metrics: RequestMetrics, foreground: Foreground | None = None
     ) -> None:
-        """`on_call` is called with every call that is answered here."""
         self._app = app
         self._store = store
-        self._on_call = on_call
+        self._foreground = Foreground() if foreground is None else foreground
+        self._pulls = PullTurns(self._foreground)
         self._metrics = metrics
         calls = ChunkCalls(store)
         self._calls: dict[str, Call] = {"PUT": calls.put, "GET": calls.get, "HEAD": calls.head, "DELETE": calls.delete}
@@ -80,13 +86,20 @@ class FastPath:
         if call is None:
             await self._app(scope, receive, send)
             return
-        self._on_call()
+        if header_of(scope, _PULL) is not None:
+            async with self._pulls.turn():
+                await self._answer(call, name, scope, receive, send)
+            return
+        self._foreground.record()
+        await self._answer(call, name, scope, receive, send)
+
+    async def _answer(self, call: Call, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = time.perf_counter()
         answered: SentAnswer | None = SentAnswer(500, 0)
         try:
             answered = await call(scope, receive, send, name)
         except TrivetError as error:
-            answer = problem_response(error, path)
+            answer = problem_response(error, scope["path"])
             answered = SentAnswer(error.status, len(answer.body))
             await answer(scope, receive, send)
         finally:

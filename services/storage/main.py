@@ -62,7 +62,7 @@ def build_app(settings: StorageSettings) -> ServiceApp:
             QueryAdmission(app, store=node.store),
             store=node.store,
             metrics=request_metrics(),
-            on_call=node.foreground.record,
+            foreground=node.foreground,
         ),
     )
     app.include_router(build_router(node.store, node.describe))

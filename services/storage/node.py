@@ -12,6 +12,7 @@ from services.storage.body_buffers import make_body_buffers
 from services.storage.chunk_store import ChunkStore
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier
+from services.storage.foreground import Foreground
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
@@ -22,7 +23,7 @@ from services.storage.reconcile.database import FILE_NAME, ReconcileDatabase
 from services.storage.reconcile.expected_chunks import ExpectedChunks
 from services.storage.reconcile.extra_chunks import ExtraChunks
 from services.storage.reconcile.follower import Follower
-from services.storage.reconcile.pace import Foreground, Pace
+from services.storage.reconcile.pace import Pace
 from services.storage.reconcile.pulls import Puller
 from services.storage.reconcile.reconciler import ReconcileParts, Reconciler
 from services.storage.reconcile.references import References
@@ -217,9 +218,9 @@ class StorageService:
             database=database,
             expected=expected,
             view=view,
-            follower=Follower(tier, references, view=view, expected=expected, extra=extra, metrics=metrics),
+            follower=Follower(tier, references, view=view, expected=expected, extra=extra, pace=pace, metrics=metrics),
             references=references,
-            comparison=Comparison(tier, expected),
+            comparison=Comparison(tier, expected, pace),
             puller=Puller(
                 tier,
                 self._peers,

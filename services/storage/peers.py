@@ -22,6 +22,7 @@ from shared.contracts.chunk_batches import (
     split_frame,
 )
 from shared.contracts.chunks import (
+    PULL_HEADER,
     START_INDEX_HEADER,
     WITH_START_INDEX_QUERY,
     ConfirmRequest,
@@ -71,7 +72,9 @@ class Peers:
     async def get_replica(self, node: StorageNode, digest: str) -> PeerReplica:
         """As `get_chunk`, with the start index."""
         target = f"/v1/chunks/{digest}?{WITH_START_INDEX_QUERY}=true"
-        request = self._client.request(_peer(node), "GET", target, timeout_s=_GET_DEADLINE_S)
+        request = self._client.request(
+            _peer(node), "GET", target, timeout_s=_GET_DEADLINE_S, headers={PULL_HEADER: "1"}
+        )
         answer = await _in_time(node, request, _GET_DEADLINE_S)
         return PeerReplica(bytes(answer.content), _parse_index(answer.headers.get(START_INDEX_HEADER, "")))
 
@@ -94,7 +97,11 @@ class Peers:
             BATCH_PATH,
             timeout_s=_GET_DEADLINE_S,
             content=[head],
-            headers={BODY_DIGEST_HEADER: blake3(head).hexdigest(), "content-type": "application/octet-stream"},
+            headers={
+                BODY_DIGEST_HEADER: blake3(head).hexdigest(),
+                "content-type": "application/octet-stream",
+                PULL_HEADER: "1",
+            },
             is_idempotent=True,
             covered=digest_of_head,
         )

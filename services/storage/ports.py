@@ -115,8 +115,11 @@ class Tier(Protocol):
             UnavailableError: the medium does not answer.
         """
 
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
         """As `put` of each, together: one transaction and one fsync for all small ones. The digests are different.
+
+        Args:
+            yields: no request waits for these, so they wait for those that one does.
 
         Raises what concerns all of them; what concerns one stands in its place.
         """

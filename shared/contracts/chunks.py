@@ -35,6 +35,10 @@ START_INDEX_HEADER: Final = "x-trivet-start-index"
 """In the answer to a GET that asks for it: the largest start index that uploads recorded on the chunk, a decimal number. Who
 pulls the chunk records at least that."""
 
+PULL_HEADER: Final = "x-trivet-pull"
+"""In a request about chunks by a node that repairs itself: no client waits for the answer, so it may wait behind those for which
+one does. The value says nothing."""
+
 FENCE_HEADER: Final = "x-trivet-fence"
 """In the answers about chunks: the fence of the node (`shared.contracts.cluster.HeartbeatResponse`), a decimal number. A publish
 that counts an acknowledgement names the one that came with it."""

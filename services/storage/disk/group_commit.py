@@ -1,5 +1,8 @@
 """One writer thread for the catalog: operations that arrive while it syncs share the next transaction and its fsync.
 
+Operations that no request waits for (`yields`) have a queue of their own. They are committed one at a time, when no other
+waits or when enough batches went before them.
+
 Being the only writer of rows and of names in the chunk folders, it also makes "check, then change" one step without locks.
 Order within a batch: rows and renames, then fsync of the touched directories, then COMMIT (fsync of the WAL), then
 unlinks, then the replies, then a checkpoint now and then. A crash between two steps leaves at most a file without a
@@ -12,6 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +38,8 @@ ResultT = TypeVar("ResultT")
 
 _MAX_BATCH: Final = 256
 _MAX_PENDING: Final = 4096
+_MAX_OVERTAKEN: Final = 4
+"""So many batches may go before an operation that yields: a node that is never idle must still get its replicas back."""
 _CHECKPOINT_FRAMES: Final = 2048
 """About 8 MiB of the write-ahead file. Counted in frames, because the file is used again from its start and never shrinks:
 by its size, every commit after the first checkpoint would make one more, with three syncs."""
@@ -81,10 +87,11 @@ class _Pending:
     operation: Operation[Any]
     reply: Reply[Any]
     on_failure: Callable[[], None] | None
+    yields: bool
 
 
 class GroupCommitter:
-    """Runs operations in order of arrival, many per transaction.
+    """Runs operations in order of arrival, many per transaction; those that yield when no other waits.
 
     Invariant: an reply is a result only after COMMIT returned without error.
     """
@@ -107,13 +114,20 @@ class GroupCommitter:
         self._frames = 0
         self._checkpoint_at_frames = _CHECKPOINT_FRAMES
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._yielding: deque[_Pending] = deque()
+        """Taken from the queue and put off; the commit thread's own."""
+        self._overtaken = 0
+        """Batches that went before the first of them."""
         self._sql = open_writer(database)
         self._vacuum = CatalogVacuum(self._sql, gate)
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
-    async def run(self, operation: Operation[ResultT]) -> ResultT:
+    async def run(self, operation: Operation[ResultT], *, yields: bool = False) -> ResultT:
         """Run `operation` in the next transaction; its changes are durable on return.
+
+        Args:
+            yields: no request waits for it, so it waits for those that one does.
 
         Raises:
             TrivetError: what the operation itself refused.
@@ -121,7 +135,7 @@ class GroupCommitter:
             UnavailableError: the gate is closed (definite) or the commit failed (not definite).
         """
         reply = Reply[ResultT].awaited()
-        self.submit(operation, reply)
+        self.submit(operation, reply, yields=yields)
         try:
             # A cancelled caller does not take its change back: it is in the queue.
             return await reply.future
@@ -129,7 +143,12 @@ class GroupCommitter:
             del reply  # an error holds this frame, which must not hold the error
 
     def submit(
-        self, operation: Operation[ResultT], reply: Reply[ResultT], on_failure: Callable[[], None] | None = None
+        self,
+        operation: Operation[ResultT],
+        reply: Reply[ResultT],
+        on_failure: Callable[[], None] | None = None,
+        *,
+        yields: bool = False,
     ) -> None:
         """As `run`, from any thread; `reply` gets what `run` would return or raise.
 
@@ -140,12 +159,12 @@ class GroupCommitter:
             OverloadedError, UnavailableError: not submitted; definite.
         """
         self._gate.check()
-        if self._queue.qsize() >= _MAX_PENDING:
+        if self._queue.qsize() + len(self._yielding) >= _MAX_PENDING:
             raise OverloadedError("Too many changes wait for the disk.", limit=_MAX_PENDING)
         with self._closing:
             if self._is_closed:
                 raise UnavailableError("The node is shutting down.")
-            self._queue.put(_Pending(operation, reply, on_failure))
+            self._queue.put(_Pending(operation, reply, on_failure, yields))
 
     def close(self) -> None:
         """Finish what was queued, then end the thread. Blocks. Every reader of the catalog must be closed by then."""
@@ -186,16 +205,24 @@ class GroupCommitter:
         return True
 
     def _next_batch(self) -> list[_Pending] | None:
-        first = self._next_pending()
-        if first is None:
-            return None
-        batch = [first]
-        while len(batch) < _MAX_BATCH and not self._queue.empty():
-            pending = self._queue.get()
-            if pending is None:
-                self._queue.put(None)  # finish this batch, then end
+        """At least one operation; None at the end."""
+        batch: list[_Pending] = []
+        while len(batch) < _MAX_BATCH:
+            is_idle = not batch and not self._yielding
+            if not is_idle and self._queue.empty():
                 break
-            batch.append(pending)
+            pending = self._next_pending() if is_idle else self._queue.get()
+            if pending is None:
+                if is_idle:
+                    return None
+                self._queue.put(None)  # finish what is at hand, then end
+                break
+            (self._yielding if pending.yields else batch).append(pending)
+        if self._yielding and (not batch or self._overtaken >= _MAX_OVERTAKEN):
+            batch.append(self._yielding.popleft())
+            self._overtaken = 0
+        elif self._yielding:
+            self._overtaken += 1
         return batch
 
     def _next_pending(self) -> _Pending | None:

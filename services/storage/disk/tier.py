@@ -148,29 +148,29 @@ class DiskTier:
             return result_of((await self.put_many([ChunkPut(chunk, start_index)]))[0])
         return await self._put_alone(chunk, start_index)
 
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
         """See `ports.Tier`. Small ones share one hop to a reading thread and one transaction."""
         self.gate.check()
         small = [put for put in puts if self.is_small(put.chunk.size_bytes)]
-        packed = await self._reads.hand_on(partial(self._pack_many, small)) if small else []
+        packed = await self._reads.hand_on(partial(self._pack_many, small, yields)) if small else []
         found: dict[str, PutOutcome | TrivetError] = {
             put.chunk.digest: created if isinstance(created, TrivetError) else PutOutcome(self.name, created)
             for put, created in zip(small, packed, strict=True)
             if created is not None
         }
         alone = [put for put in puts if put.chunk.digest not in found]
-        outcomes = await outcomes_of([self._put_alone(put.chunk, put.start_index) for put in alone])
+        outcomes = await outcomes_of([self._put_alone(put.chunk, put.start_index, yields=yields) for put in alone])
         found.update(zip([put.chunk.digest for put in alone], outcomes, strict=True))
         return [found[put.chunk.digest] for put in puts]
 
-    async def _put_alone(self, chunk: Chunk, start_index: int) -> PutOutcome:
+    async def _put_alone(self, chunk: Chunk, start_index: int, *, yields: bool = False) -> PutOutcome:
         self.gate.check()
         threads = self._threads_for(chunk)
-        created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index))
+        created = await threads.hand_on(partial(self._store_unless_held, chunk, start_index, yields=yields))
         if created is None and chunk.digest in await self.has([chunk.digest], start_index):
             return PutOutcome(self.name, created=False)
         if created is None:  # it is gone again
-            created = await threads.hand_on(lambda _, reply: self._store(chunk, start_index, reply))
+            created = await threads.hand_on(lambda _, reply: self._store(chunk, start_index, reply, yields=yields))
         return PutOutcome(self.name, bool(created))
 
     def is_small(self, size_bytes: int) -> bool:
@@ -274,7 +274,7 @@ class DiskTier:
         deleted: set[str] = set()
         for start in range(0, len(candidates), DELETIONS_PER_COMMIT):
             part = candidates[start : start + DELETIONS_PER_COMMIT]
-            deleted |= await self._committer.run(partial(self._delete_if, candidates=part))
+            deleted |= await self._committer.run(partial(self._delete_if, candidates=part), yields=True)
             await self._writes.ask(self._unlink_aside)
             if self._pending_unlink_count >= pending_unlinks.MAX_PENDING // 2:
                 async with self._dropping:
@@ -382,7 +382,11 @@ class DiskTier:
         return [chunk.digest in held or next(refusals) or False for chunk in chunks]
 
     def _pack_many(
-        self, puts: Sequence[ChunkPut], sql: sqlite3.Connection, reply: Reply[list[bool | TrivetError | None]]
+        self,
+        puts: Sequence[ChunkPut],
+        yields: bool,
+        sql: sqlite3.Connection,
+        reply: Reply[list[bool | TrivetError | None]],
     ) -> list[bool | TrivetError | None] | HandedOn:
         """For each whether it was not held, or its refusal; None for one that a file holds, with which nothing was done."""
         results: list[bool | TrivetError | None] = []
@@ -395,11 +399,17 @@ class DiskTier:
                 chunks.append(SmallChunk(chunk.digest, chunk.body(), put.start_index))
         if not chunks:
             return results
-        self._committer.submit(partial(self._add_packed_of, chunks=chunks, results=results), reply)
+        self._committer.submit(partial(self._add_packed_of, chunks=chunks, results=results), reply, yields=yields)
         return HANDED_ON
 
     def _store_unless_held(
-        self, chunk: Chunk, start_index: int, sql: sqlite3.Connection, reply: Reply[bool | None]
+        self,
+        chunk: Chunk,
+        start_index: int,
+        sql: sqlite3.Connection,
+        reply: Reply[bool | None],
+        *,
+        yields: bool = False,
     ) -> HandedOn | None:
         """None when a verified replica is held; nothing was done then."""
         forgets = self._verified.forgets()
@@ -407,38 +417,44 @@ class DiskTier:
             return self._store(chunk, start_index, reply)
         row = catalog.find(sql, chunk.digest)
         if row is None or not row.is_sound:
-            return self._store(chunk, start_index, reply)
+            return self._store(chunk, start_index, reply, yields=yields)
         if chunk.digest in self._verified:
             return None
         body = self._read_whole(sql, chunk.digest, row, past_cache=True)
         if body is not None and len(body) == row.size_bytes and row.packed_id is None:
             self._verified.record_read(chunk.digest, forgets)
             return None
-        return self._store(chunk, start_index, reply)
+        return self._store(chunk, start_index, reply, yields=yields)
 
     def _store(
-        self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool = False
+        self,
+        chunk: Chunk,
+        start_index: int,
+        reply: Reply[bool | None],
+        *,
+        only_if_lost: bool = False,
+        yields: bool = False,
     ) -> HandedOn:
         """Write what needs a file; the commit thread does the rest and delivers the reply."""
         self._space.check(chunk.size_bytes, self._sums.total.used_bytes)
         if self.is_small(chunk.size_bytes):
-            return self._pack(chunk, start_index, reply, only_if_lost=only_if_lost)
+            return self._pack(chunk, start_index, reply, only_if_lost=only_if_lost, yields=yields)
         temporary = self._write(chunk)
         written = _WrittenFile(temporary, chunk.digest, chunk.size_bytes, start_index)
         publish = partial(self._publish, written, only_if_lost)
         try:
-            self._committer.submit(publish, reply, on_failure=partial(_discard, temporary))
+            self._committer.submit(publish, reply, on_failure=partial(_discard, temporary), yields=yields)
         except TrivetError:
             _discard(temporary)
             raise
         return HANDED_ON
 
     def _pack(
-        self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool = False
+        self, chunk: Chunk, start_index: int, reply: Reply[bool | None], *, only_if_lost: bool, yields: bool
     ) -> HandedOn:
         pack = _restore_packed if only_if_lost else self._add_packed
         operation = partial(pack, digest=chunk.digest, body=chunk.body(), start_index=start_index)
-        self._committer.submit(operation, reply)
+        self._committer.submit(operation, reply, yields=yields)
         return HANDED_ON
 
     def _write(self, chunk: Chunk) -> Path:

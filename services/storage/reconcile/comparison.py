@@ -5,16 +5,20 @@ A partition that differs is listed on both sides, once: as long as neither sum c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from services.storage.reconcile.expected_chunks import ExpectedChunks, ListedDifferences, MissingChunk
+from services.storage.reconcile.pace import Pace
 from shared.contracts.chunks import MAX_PAGE_CHUNKS, HeldChunk
 from shared.partitions import GROUP_COUNT, PARTITIONS_PER_GROUP, SetSum, prefix_of
 
 _MANY: Final = PARTITIONS_PER_GROUP // 2
 """With more partitions to list the whole group is listed."""
+_SMALL_GROUP_CHUNKS: Final = 500
+"""A group of so few is listed in less time than two of its partitions, one after the other."""
 
 
 class ComparedTier(Protocol):
@@ -38,9 +42,10 @@ class FoundDifferences:
 class Comparison:
     """Fills the lists of `expected`."""
 
-    def __init__(self, tier: ComparedTier, expected: ExpectedChunks) -> None:
+    def __init__(self, tier: ComparedTier, expected: ExpectedChunks, pace: Pace) -> None:
         self._tier = tier
         self._expected = expected
+        self._pace = pace
         self._listed: dict[int, tuple[SetSum, SetSum]] = {}
         """By partition that is on the lists: what was held and expected then."""
 
@@ -59,7 +64,9 @@ class Comparison:
         held, expected = await self._tier.sums(None), await self._expected.groups()
         for group in range(GROUP_COUNT):
             if held[group] != expected[group]:
+                began_s = time.monotonic()
                 await self._compare_group(group, reference_index, found)
+                await self._pace.rest(0, began_s)
             else:
                 await self._clear(range(group * PARTITIONS_PER_GROUP, (group + 1) * PARTITIONS_PER_GROUP))
         return found
@@ -74,7 +81,8 @@ class Comparison:
             for partition, (has, wants) in pairs.items()
             if has != wants and self._listed.get(partition) != (has, wants)
         ]
-        if len(changed) > _MANY:
+        is_small = sum(has.chunk_count for has, _ in pairs.values()) <= _SMALL_GROUP_CHUNKS
+        if len(changed) > (1 if is_small else _MANY):
             await self._list(f"{group:02x}", reference_index, found)
         else:
             for partition in changed:

@@ -29,6 +29,9 @@ from shared.errors import TrivetError
 
 _PAGE: Final = min(MAX_CONFIRM_CHUNKS, 256)
 """Placing a thousand chunks would hold the event loop for tens of milliseconds."""
+_PATIENCE_PAGES: Final = 2
+"""After so many pages of which nothing could be dropped a walk ends: the nodes that should hold the rest are still fetching it,
+in the same order. Twice as many after a walk that dropped nothing, so that no page keeps the others waiting for ever."""
 
 
 class DroppingTier(Protocol):
@@ -58,7 +61,7 @@ class ExtraOutcome:
         surplus_left: of them that are still held.
         is_outdated: a peer decides by a newer node map than this node.
         is_whole: it came to the end of the list. One that is outdated does not: by that node map little is confirmed any more,
-            and a node that it takes for live may be hung.
+            and a node that it takes for live may be hung. Nor does one that lost its patience.
     """
 
     checked_index: int | None = None
@@ -67,6 +70,11 @@ class ExtraOutcome:
     surplus_left: int = 0
     is_outdated: bool = False
     is_whole: bool = True
+
+    @property
+    def dropped(self) -> int:
+        """Surplus that is held no more."""
+        return self.surplus - self.surplus_left
 
 
 class ExtraChunks:
@@ -95,29 +103,39 @@ class ExtraChunks:
         self._pace = pace
         self._metrics = metrics
         self._complaints = Complaints()
+        self._patience_pages = _PATIENCE_PAGES
         self.deciding = asyncio.Lock()
         self.walking = asyncio.Lock()
         """Held by whoever walks."""
 
-    async def walk(self) -> ExtraOutcome:
-        """Decide about every extra chunk once, unless a peer has a newer node map.
+    async def walk(self, *, is_patient: bool = False) -> ExtraOutcome:
+        """Decide about every extra chunk once, unless a peer has a newer node map, or surplus is not confirmed yet.
+
+        Args:
+            is_patient: go on whatever is confirmed.
 
         Raises:
             TrivetError: consensus, the tier or the list does not answer.
             DatabaseDamagedError: see `ExpectedChunks`.
         """
         outcome = ExtraOutcome()
-        after = b""
+        after, vain_pages = b"", 0
         while page := await self._expected.extra_page(after, _PAGE):
             after, epoch = page[-1], self._view.epoch
+            found, dropped = outcome.surplus, outcome.dropped
             # Again while some left: for one question a peer reads only so much of what is not verified there.
             while page:
                 began_s = time.monotonic()
                 page = await self._decide(page, outcome)
                 await self._pace.rest(0, began_s)
-            if outcome.is_outdated and self._view.epoch == epoch:
+            is_vain = outcome.surplus > found and outcome.dropped == dropped
+            vain_pages = vain_pages + 1 if is_vain else 0
+            is_lost = vain_pages >= self._patience_pages and not is_patient
+            if is_lost or (outcome.is_outdated and self._view.epoch == epoch):
                 outcome.is_whole = False
                 break
+        is_lucky = outcome.dropped or outcome.is_whole
+        self._patience_pages = _PATIENCE_PAGES if is_lucky else 2 * self._patience_pages
         return outcome
 
     async def _decide(self, page: Sequence[bytes], outcome: ExtraOutcome) -> list[bytes]:

@@ -5,8 +5,9 @@ A page of changes is acted on before its position is recorded: a crash in betwee
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -15,9 +16,13 @@ from services.storage.placement_view import PlacementView
 from services.storage.ports import ConditionalDelete
 from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingChunk, Position
 from services.storage.reconcile.extra_chunks import ExtraChunks, condemned_delete
-from services.storage.reconcile.references import Changes, References
+from services.storage.reconcile.pace import Pace
+from services.storage.reconcile.references import Changes, Condemned, References
 
 logger = structlog.get_logger(__name__)
+
+_DELETED_AT_ONCE: Final = 64
+"""Condemned chunks between two rests: one transaction of the commit thread."""
 
 
 class FollowedTier(Protocol):
@@ -41,6 +46,7 @@ class Follower:
         view: PlacementView,
         expected: ExpectedChunks,
         extra: ExtraChunks,
+        pace: Pace,
         metrics: StorageMetrics,
     ) -> None:
         self._tier = tier
@@ -48,6 +54,7 @@ class Follower:
         self._view = view
         self._expected = expected
         self._extra = extra
+        self._pace = pace
         self._metrics = metrics
         self._must_list = False
         self._knows_changes = True
@@ -79,6 +86,7 @@ class Follower:
                 continue
             position = self._expected.position
             assert position is not None, "it was listed"
+            began_s = time.monotonic()
             changes = await self._references.changes(position)
             if changes.context.epoch != self._view.epoch:
                 await self._learn()
@@ -89,6 +97,7 @@ class Follower:
                 missing += await self._apply(changes)
                 if not changes.has_more:
                     return missing
+                await self._pace.rest(0, began_s)
         return None
 
     async def _learn(self) -> None:
@@ -105,6 +114,7 @@ class Follower:
         after = b""
         has_more = self._view.is_live
         while has_more:
+            began_s = time.monotonic()
             page = await self._references.page(after)
             if page.context.epoch != self._view.epoch:
                 await self._learn()
@@ -116,6 +126,7 @@ class Follower:
             has_more = page.has_more and bool(page.chunks)
             if has_more:
                 after = page.chunks[-1][0]
+                await self._pace.rest(0, began_s)
         # From the old position, as long as the changes since are known: no condemned chunk is passed over.
         known = self._expected.position if self._knows_changes else None
         await self._expected.finish_listing(key, began if known is None else known)
@@ -134,10 +145,7 @@ class Follower:
             for digest, size_bytes in added
             if digest.hex() not in held
         ]
-        if changes.condemned:
-            deletes = [condemned_delete(chunk.digest, chunk.log_index) for chunk in changes.condemned]
-            deleted = await self._tier.delete_if(deletes)
-            self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
+        await self._delete(changes.condemned)
         await self._expected.apply(
             added=added,
             removed=[chunk.digest for chunk in changes.condemned],
@@ -145,3 +153,11 @@ class Follower:
             position=changes.position,
         )
         return len(missing)
+
+    async def _delete(self, condemned: Sequence[Condemned]) -> None:
+        for start in range(0, len(condemned), _DELETED_AT_ONCE):
+            began_s = time.monotonic()
+            part = condemned[start : start + _DELETED_AT_ONCE]
+            deleted = await self._tier.delete_if([condemned_delete(chunk.digest, chunk.log_index) for chunk in part])
+            self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
+            await self._pace.rest(0, began_s)

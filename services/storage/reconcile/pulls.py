@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol
 
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
-from services.storage.outcomes import outcomes_of
+from services.storage.outcomes import outcomes_of, result_of
 from services.storage.peers import PeerReplica
 from services.storage.placement_view import PlacementView
 from services.storage.ports import Chunk, ChunkPut, PutOutcome
 from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingChunk
-from services.storage.reconcile.pace import Complaints, Pace, Throughput
+from services.storage.reconcile.pace import Complaints, Pace, PullPace, Throughput
 from services.storage.reconcile.rules import possible_start_index, pulled_start_index
 from shared.byte_budget import ByteBudget
 from shared.contracts.chunk_batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_BATCHED_CHUNK_BYTES
@@ -32,8 +32,10 @@ from shared.units import MIB
 _PAGE: Final = 256
 """Placing a thousand chunks would hold the event loop for tens of milliseconds."""
 _SLICE_BYTES: Final = 4 * MIB
-"""Fetched between two rests; with the frames they come in, twice as much of the byte budget, which requests need, too."""
+"""Fetched between two rests at most; with the frames they come in, twice as much of the byte budget, which requests need, too."""
 _LARGE_AT_ONCE: Final = 4
+_STORED_AT_ONCE: Final = 256
+"""In one transaction."""
 _AVOIDED_S: Final = 30.0
 """A node that did not answer is asked last for this long."""
 
@@ -44,10 +46,7 @@ class PullingTier(Protocol):
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
 
-    async def put(self, chunk: Chunk, start_index: int) -> PutOutcome:
-        """See `ports.Tier`."""
-
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
         """See `ports.Tier`."""
 
 
@@ -125,16 +124,19 @@ class Puller:
         """
         outcome = WalkOutcome()
         after = b""
+        pace = self._pace.pulls()
         while page := await self._expected.missing_page(after, _PAGE):
             after = page[-1].digest
-            for part in _slices(page):
+            missing = self._expected.count("missing")
+            pace.expect(missing.chunks, missing.size_bytes)
+            for part in _slices(page, pace):
                 began_s = time.monotonic()
-                size_bytes = await self._pull(part, outcome)
-                await self._pace.rest(size_bytes, began_s)
+                came = await self._pull(part, outcome)
+                await pace.rest(sum(map(pace.cost_bytes, came)), began_s)
         return outcome
 
-    async def _pull(self, chunks: Sequence[MissingChunk], outcome: WalkOutcome) -> int:
-        """Bytes that came."""
+    async def _pull(self, chunks: Sequence[MissingChunk], outcome: WalkOutcome) -> list[int]:
+        """Bytes of each that came."""
         held = await self._tier.has([chunk.digest.hex() for chunk in chunks], None)
         avoided = self._avoided_now()
         wanted = [
@@ -160,7 +162,7 @@ class Puller:
                 outcome.left += 1
                 if want.is_absent and len(outcome.absent) < _PAGE:
                     outcome.absent.append(want.chunk.digest)
-        return sum(came)
+        return came
 
     def _record(self, chunks: int, size_bytes: int) -> None:
         if chunks:
@@ -177,30 +179,32 @@ class Puller:
                 nodes[node.id] = node
                 by_source[node.id].append(want)
             frames = [(nodes[name], part) for name, wants in by_source.items() for part in _frames(wants)]
-            await _all(self._pull_frame(node, part, stored) for node, part in frames)
+            # Twice: the frames, and each body cut out of them.
+            with await self._budget.acquire(2 * sum(want.chunk.size_bytes for want in wanted)):
+                fetched = await outcomes_of([self._fetch_frame(node, part) for node, part in frames])
+                await self._store(
+                    [put for puts in fetched if not isinstance(puts, TrivetError) for put in puts], stored
+                )
+            for puts in fetched:
+                result_of(puts)
 
-    async def _pull_frame(self, node: StorageNode, wanted: Sequence[_Wanted], stored: set[bytes]) -> None:
-        # Twice: the frame, and each body cut out of it.
-        lease = await self._budget.acquire(2 * sum(want.chunk.size_bytes for want in wanted))
-        try:
-            replicas = await self._ask(node, wanted)
-            await self._learn_reached(node, wanted, replicas)
-            puts = []
-            for want, replica in zip(wanted, replicas, strict=True):
-                if (put := self._check(node, want, replica)) is not None:
-                    puts.append(put)
-            if not puts:
-                return
-            outcomes = await self._tier.put_many(puts)
-        finally:
-            lease.release()
-        for put, outcome in zip(puts, outcomes, strict=True):
-            if isinstance(outcome, PutOutcome):
-                stored.add(bytes.fromhex(put.chunk.digest))
-            elif isinstance(outcome, DiskFullError):
-                raise outcome
-            else:
-                self._complaints.warn("a pulled chunk was not stored", outcome.code, error=outcome.message)
+    async def _fetch_frame(self, node: StorageNode, wanted: Sequence[_Wanted]) -> list[ChunkPut]:
+        """What to store of the answer of one node."""
+        replicas = await self._ask(node, wanted)
+        await self._learn_reached(node, wanted, replicas)
+        puts = [self._check(node, want, replica) for want, replica in zip(wanted, replicas, strict=True)]
+        return [put for put in puts if put is not None]
+
+    async def _store(self, puts: Sequence[ChunkPut], stored: set[bytes]) -> None:
+        for start in range(0, len(puts), _STORED_AT_ONCE):
+            part = puts[start : start + _STORED_AT_ONCE]
+            for put, outcome in zip(part, await self._tier.put_many(part, yields=True), strict=True):
+                if isinstance(outcome, PutOutcome):
+                    stored.add(bytes.fromhex(put.chunk.digest))
+                elif isinstance(outcome, DiskFullError):
+                    raise outcome
+                else:
+                    self._complaints.warn("a pulled chunk was not stored", outcome.code, error=outcome.message)
 
     async def _ask(self, node: StorageNode, wanted: Sequence[_Wanted]) -> list[PeerReplica | TrivetError]:
         try:
@@ -231,7 +235,7 @@ class Puller:
                 put = self._check(node, want, replica)
                 if put is None:
                     continue
-                await self._tier.put(put.chunk, put.start_index)
+                result_of((await self._tier.put_many([put], yields=True))[0])
             stored.add(want.chunk.digest)
             return
 
@@ -286,16 +290,17 @@ async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
             raise outcome
 
 
-def _slices(chunks: Sequence[MissingChunk]) -> Iterable[Sequence[MissingChunk]]:
-    """In order, each of at most `_SLICE_BYTES`, or one chunk."""
+def _slices(chunks: Sequence[MissingChunk], pace: PullPace) -> Iterable[Sequence[MissingChunk]]:
+    """In order, each of what may be fetched before a rest, or one chunk."""
     part: list[MissingChunk] = []
-    size_bytes = 0
+    cost_bytes = 0
     for chunk in chunks:
-        if part and size_bytes + chunk.size_bytes > _SLICE_BYTES:
+        more_bytes = pace.cost_bytes(chunk.size_bytes)
+        if part and cost_bytes + more_bytes > pace.slice_bytes(_SLICE_BYTES):
             yield part
-            part, size_bytes = [], 0
+            part, cost_bytes = [], 0
         part.append(chunk)
-        size_bytes += chunk.size_bytes
+        cost_bytes += more_bytes
     if part:
         yield part
 

@@ -74,11 +74,15 @@ class Reconciler:
         self._interval_s = interval_s
         self._complaints = Complaints()
         self._signals = parts.signals
+        self._drop_retry = Backoff(interval_s, interval_s * _ROUNDS_PER_COMPARISON, random.random)
         self._has_compared = False
         self._has_walked = False
         self._compared_epoch: int | None = None
         self._filled = 0
         """How often the lists, which a listing empties, were filled anew."""
+        self._counted = asyncio.Event()
+        self._found: FoundDifferences | None = None
+        """What a comparison of everything found for `verify`, until the walk behind it has counted the rest."""
         self._drained: tuple[int, int] | None = None
         """Epoch and log index at which this node held nothing that a file referred to."""
 
@@ -99,6 +103,7 @@ class Reconciler:
                 group.create_task(self._keep_following())
                 group.create_task(self._keep_pulling())
                 group.create_task(self._keep_dropping())
+                group.create_task(self._keep_counting())
                 group.create_task(self._verifier.run())
         finally:
             await self._database.close()
@@ -157,7 +162,7 @@ class Reconciler:
 
     async def _follow_once(self, rounds: int) -> bool:
         """One round; False when it decided nothing."""
-        wants_count = self._verifier.wants_count
+        wants_count = self._verifier.wants_count and self._found is None
         if wants_count:
             self._follower.list_again()
         missing = await self._follower.follow()
@@ -166,7 +171,8 @@ class Reconciler:
         if self._follower.has_listed:
             self._comparison.forget()
         if wants_count:
-            await self._count_differences()
+            self._found = await self._compare()
+            self._counted.set()
         elif self._follower.has_listed or not self._has_compared or rounds == 0:
             await self._compare()
         if missing:  # not before they are counted
@@ -189,14 +195,25 @@ class Reconciler:
         self._signals.has_extra.set()
         return found
 
-    async def _count_differences(self) -> None:
-        """Count everything that differs, for `verify`."""
+    async def _keep_counting(self) -> None:
+        """Beside the rounds: nodes that do not answer must not keep this one from following the log."""
+        while True:
+            await self._counted.wait()
+            self._counted.clear()
+            await self._count()
+
+    async def _count(self) -> None:
+        await self._guarded("nothing was counted for verify", self._count_differences())
+        self._found = None
+        self._signals.has_extra.set()
+
+    async def _count_differences(self) -> bool:
+        """Count everything that differs, for `verify`; False when a later round has to begin again."""
+        found = self._found
         async with self._extra.walking:
-            self._comparison.forget()
-            found = await self._compare()
-            outcome = await self._walk()
-        if not outcome.is_whole:
-            return  # the next round begins again
+            outcome = await self._walk(is_patient=True)
+        if found is None or found is not self._found or not outcome.is_whole:
+            return False
         position = self._expected.position
         assert position is not None, "it was followed"
         await self._verifier.record_count(
@@ -209,6 +226,7 @@ class Reconciler:
                 orphaned_chunks=outcome.orphans,
             )
         )
+        return True
 
     async def _keep_pulling(self) -> None:
         retry = Backoff(_RETRY_BASE_S, _RETRY_CAP_S, random.random)
@@ -233,32 +251,35 @@ class Reconciler:
         return self._expected.count("missing").chunks == 0
 
     async def _keep_dropping(self) -> None:
-        retry = Backoff(self._interval_s, self._interval_s * _ROUNDS_PER_COMPARISON, random.random)
         while True:
             await self._signals.has_extra.wait()
             self._signals.has_extra.clear()
             if await self._guarded("extra chunks were not dropped", self._drop()):
-                retry.succeeded()
+                self._drop_retry.succeeded()
             else:
-                await self._wait_for(self._signals.has_extra, self._interval_s + retry.failed())
+                await self._wait_for(self._signals.has_extra, self._interval_s + self._drop_retry.failed())
                 self._signals.has_extra.set()
 
     async def _drop(self) -> bool:
         """One walk; False when surplus is left that may be dropped later."""
         async with self._extra.walking:
-            if not self._view.is_settled or not self._are_lists_whole:
-                return True  # the comparison that follows begins anew
+            if not self._view.is_settled or not self._are_lists_whole or self._found is not None:
+                return True  # the comparison that follows begins anew, or the count walks
             outcome = await self._walk()
+        if outcome.dropped:
+            self._drop_retry.succeeded()
         return outcome.is_whole and (outcome.surplus_left == 0 or not self._view.has_spare_nodes)
 
-    async def _walk(self) -> ExtraOutcome:
+    async def _walk(self, *, is_patient: bool = False) -> ExtraOutcome:
         epoch, position = self._compared_epoch, self._expected.position
         filled = self._filled
-        outcome = await self._extra.walk()
+        outcome = await self._extra.walk(is_patient=is_patient)
         if outcome.is_outdated:
             self._signals.round_wanted.set()
-        if not outcome.is_whole or filled != self._filled or not self._are_lists_whole:
-            return outcome  # it did not see all that is held; a listing may have emptied the lists meanwhile
+        if filled != self._filled or not self._are_lists_whole:
+            outcome.is_whole = False  # a listing may have emptied the lists meanwhile
+        if not outcome.is_whole:
+            return outcome  # it did not see all that is held
         self._has_walked = True
         if epoch is not None and position is not None and epoch == self._view.epoch and self._view.is_draining:
             index = position.log_index if outcome.checked_index is None else outcome.checked_index
@@ -289,5 +310,6 @@ class Reconciler:
             await self._database.remake()
             await self._expected.forget()
             self._has_compared = self._has_walked = False
+            self._found = None
             self._verifier.begin_anew()
             self._signals.round_wanted.set()

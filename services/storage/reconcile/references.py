@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from services.storage.reconcile.expected_chunks import Position, Sized
 from shared.consensus_calls.client import ReadContext
@@ -22,6 +22,9 @@ from shared.contracts.references import (
 )
 from shared.contracts.time import Stamp
 from shared.errors import InternalError
+
+PAGE: Final = 1000
+"""Chunks in one page: a few milliseconds of the member that answers, of this node's loop and of the thread that places them."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -112,12 +115,12 @@ class References:
 
     async def page(self, after: bytes) -> ReferencesPage:
         """The references after the digest `after`."""
-        answer, context = await self._read(ListReferences(after=after), ReferencePage)
+        answer, context = await self._read(ListReferences(after=after, limit=PAGE), ReferencePage)
         return ReferencesPage(context, _sized(answer.digests, answer.sizes), answer.has_more)
 
     async def changes(self, position: Position) -> Changes:
         """What came after `position`."""
-        query = ListReferenceChanges(after_index=position.log_index, after_chunk=position.chunk)
+        query = ListReferenceChanges(after_index=position.log_index, after_chunk=position.chunk, limit=PAGE)
         answer, context = await self._read(query, ReferenceChanges)
         digests = _cut(answer.condemned)
         if not len(digests) == len(answer.condemned_indexes) == len(answer.is_referenced):

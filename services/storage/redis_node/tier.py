@@ -29,6 +29,8 @@ from shared.partitions import SetSum
 logger = structlog.get_logger(__name__)
 
 _PART: Final = 1000
+_YIELDING_PART: Final = 16
+"""Puts that wait in a line with those of requests, one part at a time."""
 _DELETED_PART: Final = 256
 """In one step of the server, which does nothing else meanwhile."""
 
@@ -66,8 +68,11 @@ class RedisTier:
         """See `ports.Tier`."""
         return result_of((await self.put_many([ChunkPut(chunk, start_index)]))[0])
 
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
-        """See `ports.Tier`. One MULTI, and so one fsync, for all of them."""
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
+        """See `ports.Tier`. One MULTI, and so one fsync, for all of them, or for a few where they yield."""
+        if yields and len(puts) > _YIELDING_PART:
+            parts = [puts[start : start + _YIELDING_PART] for start in range(0, len(puts), _YIELDING_PART)]
+            return [outcome for part in parts for outcome in await self.put_many(part, yields=True)]
         chunks = [RecordedChunk(put.chunk.digest, put.chunk.body(), put.start_index) for put in puts]
         digests = [chunk.digest for chunk in chunks]
         with self._sums.changing(digests):

@@ -105,13 +105,16 @@ class TieredTier:
         async with self._changes.hold(chunk.digest):
             return result_of((await self._put_small([ChunkPut(chunk, start_index)]))[chunk.digest])
 
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
-        """See `ports.Tier`. Small ones share a question to the disk and a round trip to Redis."""
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
+        """See `ports.Tier`. Small ones share a question to the disk and a round trip to Redis.
+
+        Those that yield go to disk at once: nobody waits for them, and in Redis puts of requests would wait behind them.
+        """
         small = [put for put in puts if self._disk.is_small(put.chunk.size_bytes)]
         async with self._changes.hold(*[put.chunk.digest for put in small]):
-            found = await self._put_small(small)
+            found = await self._put_on_disk(small, yields=True) if yields else await self._put_small(small)
         large = [put for put in puts if put.chunk.digest not in found]
-        found.update(await self._put_on_disk(large))
+        found.update(await self._put_on_disk(large, yields=yields))
         return [found[put.chunk.digest] for put in puts]
 
     async def get(self, digest: str) -> Body:
@@ -271,13 +274,13 @@ class TieredTier:
     async def list_chunks(self, prefix: str, after: str, limit: int) -> list[HeldChunk]:
         """See `ports.Tier`. What only Redis has is flushed first, so that the disk has all of it."""
         self._check_record_is_known()
-        await self._flush_all()
+        await self._flush_prefix(prefix)
         return await self._disk.list_chunks(prefix, after, limit)
 
     async def sums(self, group: int | None) -> list[SetSum]:
         """See `ports.Tier`."""
         self._check_record_is_known()
-        await self._flush_all()
+        await self._flush_prefix("" if group is None else f"{group:02x}")
         return await self._disk.sums(group)
 
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
@@ -370,12 +373,14 @@ class TieredTier:
             await self._evict(reserved_bytes=MIB)
         return outcomes
 
-    async def _put_on_disk(self, puts: Sequence[ChunkPut]) -> dict[str, PutOutcome | TrivetError]:
+    async def _put_on_disk(
+        self, puts: Sequence[ChunkPut], *, yields: bool = False
+    ) -> dict[str, PutOutcome | TrivetError]:
         """The outcomes by digest. What the disk refuses altogether says nothing of what Redis has acknowledged."""
         if not puts:
             return {}
         try:
-            outcomes = await self._disk.put_many(puts)
+            outcomes = await self._disk.put_many(puts, yields=yields)
         except TrivetError as error:
             return dict.fromkeys([put.chunk.digest for put in puts], error)
         return {put.chunk.digest: outcome for put, outcome in zip(puts, outcomes, strict=True)}
@@ -507,6 +512,11 @@ class TieredTier:
 
     async def _flush_if_buffered(self, digests: Iterable[str]) -> None:
         if any(self._is_acknowledged(digest) for digest in digests):
+            await self._flush_all()
+
+    async def _flush_prefix(self, prefix: str) -> None:
+        """Have nothing acknowledged in memory whose digest begins with `prefix`. A comparison asks for hundreds of them."""
+        if self._buffer.has_acknowledged(prefix):
             await self._flush_all()
 
     async def _flush_all(self) -> None:

@@ -83,6 +83,10 @@ class WriteBehindBuffer:
                     break
         return batch
 
+    def has_acknowledged(self, prefix: str) -> bool:
+        """Whether an acknowledged chunk is here whose digest begins with the hex digits `prefix`."""
+        return any(chunk.is_acknowledged and chunk.digest.startswith(prefix) for chunk in self._chunks.values())
+
     def lag_ns(self, now_ns: int) -> int:
         """Age of the oldest chunk."""
         first = next(iter(self._chunks.values()), None)

@@ -47,7 +47,7 @@ class FakeTier:
             raise ChunkCorruptError("corrupt", digest=digest)
         return body
 
-    async def put_many(self, puts: Sequence[ChunkPut]) -> list[PutOutcome | TrivetError]:
+    async def put_many(self, puts: Sequence[ChunkPut], *, yields: bool = False) -> list[PutOutcome | TrivetError]:
         return await outcomes_of([self.put(put.chunk, put.start_index) for put in puts])
 
     async def get_many(self, digests: Sequence[str], max_bytes: int) -> list[bytes | TrivetError]:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from services.storage.api import build_router
 from services.storage.chunk_store import ChunkStore
 from services.storage.fast_path import FastPath
+from services.storage.foreground import Foreground
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
 from shared.byte_budget import ByteBudget
@@ -65,6 +66,7 @@ class Node:
         metrics = StorageMetrics(self.registry)
         self.incarnation = Incarnation(Path("/nowhere"), lambda: None, is_redis_record=False)
         self.incarnation.fence = FENCE
+        self.foreground = Foreground()
         store = ChunkStore(
             self.tier,
             self.budget,
@@ -79,7 +81,9 @@ class Node:
             lifespan=no_lifespan,
             readiness=list,
             verifier=None,
-            fast_path=partial(FastPath, store=store, metrics=request_metrics(self.registry)) if has_fast_path else None,
+            fast_path=partial(FastPath, store=store, metrics=request_metrics(self.registry), foreground=self.foreground)
+            if has_fast_path
+            else None,
         )
         app.include_router(build_router(store, list))
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
@@ -131,6 +135,18 @@ async def test_the_fast_path_answers_as_the_declared_routes_do(nodes) -> None:
     for node in nodes:
         node.tier.put_error = DiskFullError("full")
     assert (await both(nodes, "PUT", path, content=BODY)).json()["code"] == DiskFullError.code
+
+
+async def test_a_pull_is_no_request_for_which_repair_yields(nodes) -> None:
+    """It is answered and counted like one."""
+    node, _ = nodes
+    head = encode_head(BatchRequest([GetItem(bytes.fromhex(DIGEST))]))
+    signed = {BODY_DIGEST_HEADER: blake3(head).hexdigest()}
+    for pull in ({"x-trivet-pull": "1"}, {}):
+        assert (await node.http.get(f"/v1/chunks/{DIGEST}", headers=pull)).status_code == 404
+        assert (await node.http.post(BATCH_PATH, content=head, headers=signed | pull)).status_code == 200
+        assert node.foreground.is_busy is (not pull)
+    assert node.count("GET", "4xx") == 2
 
 
 @pytest.mark.parametrize("index", ["-1", "x", "", "1.0", str(2**63), "9" * 400])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
+from collections.abc import Callable
 from contextlib import aclosing, closing
 from pathlib import Path
 
@@ -127,3 +130,83 @@ async def test_frames_that_cannot_be_counted_are_too_many(committed):
     await committed.add(5)
     await committed.aclose()  # a checkpoint comes after the answers
     assert committed.checkpoints == 5
+
+
+class Order:
+    """The committer held by one operation until `go`; what was submitted meanwhile leaves its name when it runs."""
+
+    def __init__(self, committer: GroupCommitter) -> None:
+        self.go = threading.Event()
+        self.ran: list[str] = []
+        self._committer = committer
+        self._is_held = threading.Event()
+        self._calls: list[asyncio.Task[None]] = []
+
+    async def hold(self) -> None:
+        def wait(_: Transaction) -> None:
+            self._is_held.set()
+            self.go.wait(10)
+
+        self._calls.append(asyncio.create_task(self._committer.run(wait)))  # noqa: TID251 - a call under way
+        await asyncio.to_thread(self._is_held.wait, 10)
+
+    async def submit(self, name: str, *, yields: bool) -> None:
+        """On return it is in the queue."""
+        call = self._committer.run(self._named(name), yields=yields)
+        self._calls.append(asyncio.create_task(call))  # noqa: TID251 - a call under way
+        await asyncio.sleep(0)
+
+    async def done(self) -> list[str]:
+        self.go.set()
+        await asyncio.gather(*self._calls)
+        return self.ran
+
+    def _named(self, name: str) -> Callable[[Transaction], None]:
+        return lambda _: self.ran.append(name)
+
+
+async def test_what_a_request_waits_for_overtakes_what_yields(committed):
+    """Whatever came first."""
+    order = Order(committed.committer)
+    await order.hold()
+    await order.submit("pull 1", yields=True)
+    await order.submit("pull 2", yields=True)
+    await order.submit("put 1", yields=False)
+    await order.submit("put 2", yields=False)
+    assert await order.done() == ["put 1", "put 2", "pull 1", "pull 2"]
+
+
+async def test_operations_that_yield_are_committed_one_at_a_time(committed):
+    """A request that comes waits for one of them at most."""
+    order = Order(committed.committer)
+    await order.hold()
+    for number in range(3):
+        await order.submit(f"pull {number}", yields=True)
+    before = sum(statement == "COMMIT" for statement in committed.statements)
+    await order.done()
+    assert sum(statement == "COMMIT" for statement in committed.statements) - before == 1 + 3
+
+
+async def test_an_operation_that_yields_is_overtaken_a_few_times_only(committed, monkeypatch):
+    """On a node that is never idle it is committed all the same."""
+    monkeypatch.setattr(group_commit, "_MAX_BATCH", 1)
+    monkeypatch.setattr(group_commit, "_MAX_OVERTAKEN", 2)
+    order = Order(committed.committer)
+    await order.hold()
+    await order.submit("pull", yields=True)
+    for number in range(6):
+        await order.submit(f"put {number}", yields=False)
+    ran = await order.done()
+    assert 2 <= ran.index("pull") <= 3
+
+
+async def test_what_yields_is_finished_before_the_end(committed):
+    """As everything that was taken."""
+    order = Order(committed.committer)
+    await order.hold()
+    for number in range(3):
+        await order.submit(f"pull {number}", yields=True)
+    await order.submit("put", yields=False)
+    closing = asyncio.create_task(asyncio.to_thread(committed.committer.close))  # noqa: TID251 - a call under way
+    assert len(await order.done()) == 4
+    await closing

@@ -34,7 +34,7 @@ async def lists(node: Node) -> tuple[set[bytes], set[bytes]]:
 
 def watch(node: Node) -> tuple[CountingTier, Comparison]:
     tier = CountingTier(node.tier)
-    return tier, Comparison(tier, node.expected)
+    return tier, Comparison(tier, node.expected, node.pace)
 
 
 async def held_and_expected(world, count: int = 300) -> tuple[Node, dict[bytes, bytes]]:
@@ -62,7 +62,9 @@ async def test_only_what_differs_is_listed_and_only_once(world):
     """A chunk that is gone and one that is too many; then one more change is one more listing."""
     node, chunks = await held_and_expected(world)
     gone, also_gone, *_ = chunks
-    (extra,) = surplus = make_chunks(1)
+    # Of another group: two partitions of one that is small are listed together.
+    extra, body = next(chunk for chunk in make_chunks(50).items() if chunk[0][0] != gone[0])
+    surplus = {extra: body}
     await node.tier.delete(gone.hex())
     await node.hold(surplus)
     tier, comparison = watch(node)
@@ -104,6 +106,17 @@ async def test_an_empty_node_misses_everything_and_is_listed_by_groups(world):
     assert (await lists(node))[0] == set(chunks)
     assert len(tier.listed) < PARTITION_COUNT / 4
     assert {chunk.reference_index for chunk in await node.expected.missing_page(b"", 10)} == {7}
+
+
+async def test_a_small_group_is_listed_at_once(world):
+    """Two of its partitions, one after the other, would take longer."""
+    node, chunks = await held_and_expected(world, 3000)
+    of_group = [digest for digest in chunks if digest.startswith(b"\0")]
+    for digest in of_group:
+        await node.tier.delete(digest.hex())
+    tier, comparison = watch(node)
+    assert (await comparison.run(5)).missing == len(of_group) > 2
+    assert tier.listed == ["00"]
 
 
 async def test_after_forget_whatever_differs_is_listed_again(world):

@@ -110,8 +110,10 @@ async def test_verify_counts_no_differences_by_an_old_node_map(world):
 
     node.confirm = change_first
     assert await node.reconciler._follow_once(0)
+    await node.reconciler._count()
     assert node.verifier.wants_count
     assert await node.reconciler._follow_once(1)
+    await node.reconciler._count()
     assert not node.verifier.wants_count
     assert node.verifier.report().surplus_chunks == len(surplus)
 
@@ -272,3 +274,32 @@ async def test_a_peer_that_confirms_a_few_at_a_time_is_asked_until_all_are_confi
     outcome = await node.extra.walk()
     assert (outcome.surplus, outcome.surplus_left) == (len(surplus), 0)
     assert not node.holds() & surplus
+
+
+async def test_a_walk_ends_where_nothing_is_confirmed_yet_and_goes_further_the_next_time(world, monkeypatch):
+    """The nodes that should hold the rest are at it, in the same order; but a page that is never confirmed stops no other one."""
+    monkeypatch.setattr(extra_chunks, "_PAGE", 1)
+    node, _, surplus = await with_surplus(world, 160)
+    for name in ("n2", "n3", "n4"):
+        for digest in sorted(surplus)[:7]:
+            world.nodes[name].tier.verified.discard(digest.hex())
+    asked = []
+    for _ in range(3):
+        before = len(world.nodes["n2"].confirms)
+        outcome = await node.extra.walk()
+        asked.append(len(world.nodes["n2"].confirms) - before)
+        if outcome.is_whole:
+            break
+    assert asked == [2, 4, len(surplus)]
+    assert node.holds() & surplus == set(sorted(surplus)[:7])
+
+
+async def test_a_count_goes_on_whatever_is_confirmed(world, monkeypatch):
+    """Verify counts all surplus."""
+    monkeypatch.setattr(extra_chunks, "_PAGE", 1)
+    node, _, surplus = await with_surplus(world)
+    world.nodes["n2"].tier.verified.clear()
+    world.nodes["n3"].tier.verified.clear()
+    world.nodes["n4"].tier.verified.clear()
+    outcome = await node.extra.walk(is_patient=True)
+    assert (outcome.is_whole, outcome.surplus, outcome.dropped) == (True, len(surplus), 0)

@@ -62,6 +62,34 @@ async def test_everything_is_counted_and_then_repaired(world):
     await end(task)
 
 
+async def test_a_count_beside_a_hung_peer_does_not_keep_the_node_from_following_the_log(world):
+    """Who is asked for confirmations may answer late; what is published meanwhile is fetched all the same."""
+    node, _ = await damaged(world)
+    confirm, may_answer = node.confirm, asyncio.Event()
+    is_asked = asyncio.Event()
+
+    async def hang(*question: object) -> object:
+        is_asked.set()
+        await may_answer.wait()
+        return await confirm(*question)
+
+    node.confirm = hang
+    await node.verifier.start()
+    task = await running(node)
+    await asyncio.wait_for(is_asked.wait(), 10)
+    more = make_chunks(20)
+    for name in ("n2", "n3", "n4"):
+        await world.nodes[name].hold(more)
+    world.log.publish(more)
+    await poll(lambda: node.holds() >= node.wants())
+    assert node.verifier.report().expected_chunks is None
+    may_answer.set()
+    await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
+    report = node.verifier.report()
+    assert (report.missing_chunks, report.surplus_chunks, report.orphaned_chunks) == (2, 1, 1)
+    await end(task)
+
+
 async def test_one_pass_at_a_time(world):
     """A second start is refused until the first is over, or ended."""
     node, _ = await damaged(world)

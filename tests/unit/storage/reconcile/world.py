@@ -9,6 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
+from services.storage.foreground import Foreground
 from services.storage.metrics import StorageMetrics
 from services.storage.peers import PeerReplica
 from services.storage.placement_view import PlacementView
@@ -18,7 +19,7 @@ from services.storage.reconcile.database import FILE_NAME, ReconcileDatabase
 from services.storage.reconcile.expected_chunks import ExpectedChunks
 from services.storage.reconcile.extra_chunks import ExtraChunks
 from services.storage.reconcile.follower import Follower
-from services.storage.reconcile.pace import Foreground, Pace
+from services.storage.reconcile.pace import Pace
 from services.storage.reconcile.pulls import Puller
 from services.storage.reconcile.reconciler import ReconcileParts, Reconciler
 from services.storage.reconcile.references import References
@@ -205,8 +206,10 @@ class Node:
         self.extra = ExtraChunks(
             tier, self, view=view, references=references, expected=expected, pace=pace, metrics=metrics
         )
-        self.follower = Follower(tier, references, view=view, expected=expected, extra=self.extra, metrics=metrics)
-        self.comparison = Comparison(tier, expected)
+        self.follower = Follower(
+            tier, references, view=view, expected=expected, extra=self.extra, pace=pace, metrics=metrics
+        )
+        self.comparison = Comparison(tier, expected, pace)
         self.puller = Puller(
             tier,
             self,
