@@ -1,6 +1,7 @@
 """Which storage nodes a request asks first, and the probes that find failed nodes ready again.
 
-One record per node: its circuit breaker, and until when it is asked last for writes because it is full. A node whose
+One record per node: its circuit breaker, and until when it is asked last: for writes because it is full, for reads because it
+lacked a chunk. A node whose
 circuit is open is probed in the background; a change of the node in the node map (a new address, active again) probes it at once.
 """
 
@@ -19,12 +20,15 @@ import structlog
 from services.gateway.replicas.circuit_breaker import CircuitBreaker, CircuitState
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, StorageNode
-from shared.errors import DiskFullError, OverloadedError, TrivetError
+from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, TrivetError
 
 logger = structlog.get_logger(__name__)
 
 FULL_NODE_PAUSE_S: Final = 10.0
 PROBE_TIMEOUT_S: Final = 1.0
+LACKING_NODE_PAUSE_S: Final = 5.0
+"""A node that lacks one chunk that it should hold lacks many, mostly: it was away, or its disk is new. Until it has them back,
+every read that asks it first asks once more than it has to."""
 
 
 class NodeProbe(Protocol):
@@ -39,6 +43,7 @@ class _Record:
     breaker: CircuitBreaker
     node: StorageNode
     full_until_s: float = 0.0
+    lacking_until_s: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     probing: asyncio.Task[object] | None = None
     last_error: weakref.ref[TrivetError] | None = None
@@ -69,7 +74,18 @@ class NodeHealth:
         return record is None or record.breaker.state is CircuitState.CLOSED
 
     def split(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
-        """`order` as (preferred nodes, nodes whose circuit is open: the last resort), each in the order given."""
+        """`order` for a read, as (preferred nodes, nodes whose circuit is open: the last resort), each in the order given.
+
+        Of the preferred ones, those that lacked a chunk a moment ago come last.
+        """
+        preferred, avoided = self._split(order)
+        now_s = time.monotonic()
+        lacking = [
+            node for node in preferred if (record := self._records.get(node.id)) and record.lacking_until_s > now_s
+        ]
+        return [*(node for node in preferred if node not in lacking), *lacking], avoided
+
+    def _split(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
         preferred: list[StorageNode] = []
         avoided: list[StorageNode] = []
         for node in order:
@@ -78,8 +94,8 @@ class NodeHealth:
         return preferred, avoided
 
     def split_for_write(self, order: Sequence[StorageNode]) -> tuple[list[StorageNode], list[StorageNode]]:
-        """As `split`; nodes that said a moment ago that they are full are a last resort, too."""
-        preferred, avoided = self.split(order)
+        """As `split`, for a write: nodes that said a moment ago that they are full are a last resort, too."""
+        preferred, avoided = self._split(order)
         now_s = time.monotonic()
         full = [node for node in preferred if (record := self._records.get(node.id)) and record.full_until_s > now_s]
         return [node for node in preferred if node not in full], full + avoided
@@ -98,6 +114,8 @@ class NodeHealth:
         record.last_error = weakref.ref(error)
         if isinstance(error, DiskFullError):
             record.full_until_s = time.monotonic() + FULL_NODE_PAUSE_S
+        if isinstance(error, ChunkNotFoundError):
+            record.lacking_until_s = time.monotonic() + LACKING_NODE_PAUSE_S
         if record.breaker.failed(error):
             logger.warning("circuit of a storage node opened", storage_node=node.id, reason=error.code)
         self._probe_while_open(record)

@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
+from services.gateway.replicas import health
 from services.gateway.replicas.health import NodeHealth
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeMap, NodeState
-from shared.errors import DiskFullError
+from shared.errors import ChunkNotFoundError, DiskFullError
 from tests.unit.gateway.fakes import FakeNodes, node, node_map, unreachable
 from tests.waiting import wait_until
 
@@ -49,6 +51,17 @@ async def test_a_full_node_is_avoided_for_writes_only(bench) -> None:
     bench.health.failed(node("a"), DiskFullError("full"))
     assert bench.preferred() == ["a", "b"]
     assert [known.id for known in bench.health.split_for_write([node("a"), node("b")])[0]] == ["b"]
+
+
+async def test_a_node_that_lacked_a_chunk_is_read_from_last_for_a_while(bench, monkeypatch) -> None:
+    """It is used all the same, and written to as before: so it gets back what it lacks."""
+    now_s = 100.0
+    monkeypatch.setattr(health, "time", SimpleNamespace(monotonic=lambda: now_s))
+    bench.health.failed(node("a"), ChunkNotFoundError("absent"))
+    assert bench.preferred() == ["b", "a"]
+    assert [known.id for known in bench.health.split_for_write([node("a"), node("b")])[0]] == ["a", "b"]
+    now_s += health.LACKING_NODE_PAUSE_S
+    assert bench.preferred() == ["a", "b"]
 
 
 async def test_a_suspect_that_answers_its_probe_stays(bench) -> None:
