@@ -198,7 +198,7 @@ class MethodNotAllowedError(TrivetError):
 
 
 class RequestTimeoutError(TrivetError):
-    """The client was too slow; what it asked for was not done."""
+    """The client was too slow; what it asked for was not done, or not to the end."""
 
     code = "request_timeout"
     status = 408

@@ -198,7 +198,9 @@ def assemble(
             refresh=refresh,
             repair=repair,
             admission=admission,
-            limits=DownloadLimits(settings.read_ahead_chunks, waits, settings.consensus_deadline_s),
+            limits=DownloadLimits(
+                settings.read_ahead_chunks, waits, settings.consensus_deadline_s, settings.max_download_age_s
+            ),
         ),
         listings=Listings(metadata, CursorSealer(settings.cluster_keys(), settings.cluster_id)),
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),

@@ -69,6 +69,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         slow_client_bytes_per_s: a transfer whose client is slower may end while others wait for a slot or bytes.
         admission_wait_s: how long a new transfer may wait for its first budget.
         budget_wait_s: how long a transfer under way may wait for its next.
+        max_download_age_s: a download that takes longer is broken off; the same as the consensus members', which keep chunks
+            of replaced files for so long.
         replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
         consensus_deadline_s: how long metadata may take.
         start_index_max_age_s: a small upload without conditions begins with what the last linearizable read of this gateway
@@ -104,6 +106,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     slow_client_bytes_per_s: int = Field(default=64 * KIB, ge=0)
     admission_wait_s: float = Field(default=1.0, ge=0)
     budget_wait_s: float = Field(default=10.0, gt=0)
+    max_download_age_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     replica_timeout_s: float = Field(default=4.0, gt=0)
     consensus_deadline_s: float = Field(default=5.0, gt=0)
     start_index_max_age_s: float = Field(default=5.0, ge=0)

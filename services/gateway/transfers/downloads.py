@@ -8,6 +8,7 @@ it is being sent it may be evicted.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -33,7 +34,7 @@ from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import FileVersion
-from shared.errors import TrivetError
+from shared.errors import RequestTimeoutError, TrivetError
 from shared.placement import read_order
 from shared.units import KIB
 
@@ -60,6 +61,7 @@ class DownloadLimits:
     read_ahead_chunks: int
     waits: ReservationWaits
     lookup_wait_s: float
+    max_age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Downloads:
             DataUnavailableError: no good replica of a chunk is left.
             QuorumNotReachedError: fewer than R replicas, and R is a condition.
             OverloadedError: no budget.
+            RequestTimeoutError: it takes longer than its chunks are kept for it.
         """
         read_ahead = _ReadAhead(
             found, FileSlices(found.version.content, spans), source=self._source, limits=self._limits, group=group
@@ -407,10 +410,14 @@ class _ReadAhead:
         self._ahead: deque[_Begun] = deque()
         self._leases: set[ByteLease] = set()
         self._wait_s = limits.waits.first_s
+        self._ends_at_s = time.monotonic() + limits.max_age_s
 
     async def require_next(self) -> None:
         """Have the next chunk under way, if there is one, waiting for its budget; and more while there is plenty."""
         transfer = self._found.transfer
+        if self._following is not None and time.monotonic() >= self._ends_at_s:
+            # The version may be replaced or deleted, and its chunks collected: they would be missing one by one.
+            raise RequestTimeoutError("The download takes longer than the chunks of a replaced file are kept.")
         if self._following is not None and not self._ahead:
             lease = self._new_lease()
             await transfer.grow(lease, self._following.size_bytes, wait_s=self._wait_s)

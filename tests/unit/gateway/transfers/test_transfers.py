@@ -9,6 +9,7 @@ import random
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from blake3 import blake3
@@ -20,6 +21,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers import downloads
 from services.gateway.transfers.downloads import (
     CHECK_WINDOW_CHUNKS,
     MAX_LOOKUPS,
@@ -506,6 +508,29 @@ async def test_read_ahead_is_bounded_and_a_slow_client_stops_it(world, seed) -> 
     release.set()
     await reading
     assert len(slow.body) == 100 * CHUNK_SIZE_BYTES
+    await is_idle(world)
+
+
+async def test_a_download_past_its_age_is_broken_off(world, seed, monkeypatch) -> None:
+    """Its chunks are not kept for it any longer. Nothing more is fetched, and everything is given back."""
+    body = random.Random(seed).randbytes(100 * CHUNK_SIZE_BYTES)
+    await put(world, body)
+    await is_idle(world)
+    now_s = 0.0
+    monkeypatch.setattr(downloads, "time", SimpleNamespace(monotonic=lambda: now_s))
+
+    class Ageing(Received):
+        async def sink(self, view: memoryview) -> None:
+            nonlocal now_s
+            await super().sink(view)
+            now_s += world.settings.max_download_age_s / 10
+
+    received = Ageing()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await get(world, received)
+    assert isinstance(only(caught.value), RequestTimeoutError)
+    assert 0 < len(received.body) < len(body)
+    assert body.startswith(received.body)
     await is_idle(world)
 
 
