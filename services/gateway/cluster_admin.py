@@ -116,10 +116,31 @@ class ClusterAdmin:
             NodeNotLostError: it is heard of; definite.
             LastHolderError: no other node is live, so it may be the only one that holds anything; definite.
         """
+        node, at_risk = await self._find_lost(node_id)
+        await self._remove(node)
+        return Removal(node_id, chunks_at_risk=at_risk)
+
+    async def replace(self, node_id: str, by: str) -> Removal:
+        """Admit `by`, and remove the lost `node_id`, whose chunks the others restore, on `by`, too, once it dials in.
+
+        Raises:
+            InvalidNameError, NodeNotFoundError, NodeNotLostError, LastHolderError: as `remove_lost`; nothing was changed.
+            ConflictError: both are the same node; definite.
+        """
+        if check_member_id(by) == node_id:
+            raise ConflictError(
+                "A node cannot replace itself: with an empty disk it may come back under its own id.", node_id=node_id
+            )
+        node, at_risk = await self._find_lost(node_id)
+        await self.admit(by)
+        await self._remove(node)
+        return Removal(node_id, chunks_at_risk=at_risk)
+
+    async def _find_lost(self, node_id: str) -> tuple[StorageNode, int | None]:
+        """The node, and how many chunks are at risk with it. Raises what `remove_lost` raises."""
         node_map, node = await self._find(node_id)
         if not node.url:
-            await self._remove(node)
-            return Removal(node_id, chunks_at_risk=0)
+            return node, 0
         live_ids = {other.id for other in live_nodes(node_map)}
         if node_id in live_ids or (node.state == NodeState.DRAINING and node.reason is None):
             raise NodeNotLostError(
@@ -131,9 +152,7 @@ class ClusterAdmin:
             raise LastHolderError(
                 "No other storage node is live, so this one may be the only holder of what is stored.", node_id=node_id
             )
-        at_risk = chunks_at_risk(node_map, self._replica_count, node_id)
-        await self._remove(node)
-        return Removal(node_id, chunks_at_risk=at_risk)
+        return node, chunks_at_risk(node_map, self._replica_count, node_id)
 
     async def _find(self, node_id: str) -> tuple[NodeMap, StorageNode]:
         check_member_id(node_id)

@@ -96,6 +96,23 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             chunks_left=removal.chunks_left,
         )
 
+    @router.post(
+        "/cluster/nodes/{node_id}/replace",
+        summary="Replace a lost storage node by another one",
+        responses=problems(400, 401, 403, 404, 409, 413, 503, about="nodes"),
+        dependencies=[NO_QUERY],
+        openapi_extra=_ADMISSION_BODY | ADMIN_ONLY,
+    )
+    async def replace_node(request: Request, node_id: str) -> NodeRemoved:
+        """Admits the node of the body, which dials in by itself, and removes the one of the path, which never comes back.
+
+        Its chunks are restored from the others. Refused while it is heard of, and while no other node is live. Needs the
+        admin token.
+        """
+        by = await json_body(request, NodeAdmission)
+        removal = await gateway.services.admin.replace(node_id, by.id)
+        return NodeRemoved(id=node_id, chunks_at_risk=removal.chunks_at_risk)
+
     @router.delete(
         "/cluster/nodes/{node_id}/drain",
         summary="Cancel the drain of a storage node",

@@ -127,6 +127,21 @@ async def test_a_node_that_is_heard_of_is_not_lost(five) -> None:
     assert "storage-3" not in await nodes(five)
 
 
+async def test_a_lost_node_is_replaced_by_another_one(five) -> None:
+    """While it is heard of nothing is changed; afterwards the one is admitted, and the other gone."""
+    admin, proposed = five.services.admin, len(five.metadata.proposed)
+    with pytest.raises(NodeNotLostError):
+        await admin.replace("storage-3", "storage-6")
+    with pytest.raises(ConflictError):
+        await admin.replace("storage-3", "storage-3")
+    with pytest.raises(InvalidNameError):
+        await admin.replace("storage-3", "no id")
+    assert len(five.metadata.proposed) == proposed
+    await set_state(five, "storage-3", NodeState.INACTIVE)
+    assert await admin.replace("storage-3", "storage-6") == Removal("storage-3", chunks_at_risk=None)
+    assert set(await nodes(five)) == {*FIVE, "storage-6"} - {"storage-3"}
+
+
 async def test_the_last_holder_is_not_removed(world) -> None:
     """With no other node live, whatever is stored may be on this one alone."""
     await world.metadata.upgrade(world.clock)
