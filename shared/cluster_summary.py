@@ -88,6 +88,9 @@ def _shortages(node_map: NodeMap, live: Sequence[StorageNode], replica_count: in
     if len(live) < replica_count:
         sentences.append(f"no spare node: {len(live)} live nodes for {replica_count} replicas")
     for node in node_map.nodes:
+        if node.state == NodeState.DRAINING and len(live) < replica_count:
+            # What it holds is surplus only where enough others should hold it.
+            sentences.append(f"{node.id} drains and cannot end: add a node, or cancel the drain")
         if node.url and (node.state in {NodeState.SUSPECT, NodeState.INACTIVE} or node.reason is not None):
             sentences.append(f"{node.id} is {node.state}" + (f": {node.reason}" if node.reason else ""))
         if node.is_full:

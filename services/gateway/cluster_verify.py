@@ -15,7 +15,7 @@ from services.gateway.ports import ChunkNodes, Metadata
 from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import ClusterAnswer, GetCluster
 from shared.contracts.reconcile import VerifyReport, VerifyState
-from shared.errors import InternalError, TrivetError, VerifyInProgressError
+from shared.errors import InternalError, NotReadyError, TrivetError, VerifyInProgressError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class ClusterVerify:
 
         Raises:
             VerifyInProgressError: a node is at it already; definite, no other one was started.
+            NotReadyError: no node could be asked; none was started, as far as is known.
         """
         nodes = await self._storage_nodes()
         _refuse_running(await self._ask(nodes, self._nodes.verify_report))
@@ -93,6 +94,8 @@ class ClusterVerify:
         if not started.reports:
             # Somebody else was quicker.
             _refuse_running(await self._ask(nodes, self._nodes.verify_report))
+            problems = {node.node_id: node.problem for node in started.nodes}
+            raise NotReadyError("No storage node could be asked; try again.", definite=False, nodes=problems)
         return started
 
     async def report(self) -> Verification:

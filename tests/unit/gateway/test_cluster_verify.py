@@ -6,7 +6,7 @@ import pytest
 
 from services.gateway.api.models import ClusterVerification
 from shared.contracts.reconcile import VerifyReport, VerifyState
-from shared.errors import VerifyInProgressError
+from shared.errors import NotReadyError, VerifyInProgressError
 from tests.unit.gateway.conftest import NODES
 from tests.unit.gateway.fakes import unreachable
 
@@ -64,6 +64,14 @@ async def test_a_node_that_is_away_is_named_and_nothing_is_called_clean(world) -
     world.nodes.verifies = dict.fromkeys(NODES, FINISHED)
     done = await world.services.verify.report()
     assert (done.state, done.is_clean) == (VerifyState.FINISHED, None)
+
+
+async def test_a_pass_that_begins_nowhere_is_refused(world) -> None:
+    """Rather than accepted; each node is named, and why."""
+    world.nodes.errors = {node: unreachable(node) for node in NODES}
+    with pytest.raises(NotReadyError) as refused:
+        await world.services.verify.start()
+    assert (refused.value.definite, set(refused.value.facts["nodes"])) == (False, set(NODES))
 
 
 async def test_what_nodes_found_is_added_up(world) -> None:

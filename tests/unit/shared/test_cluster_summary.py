@@ -71,6 +71,17 @@ def test_with_too_few_live_nodes_every_chunk_lacks_a_replica() -> None:
     assert summarise(cluster(gone), 3).under_replicated_chunks is None
 
 
+def test_a_drain_that_cannot_end_says_so() -> None:
+    """With fewer other nodes than a chunk has replicas nothing on it is surplus."""
+    drains = node(4, state=NodeState.DRAINING)
+    stuck = summarise(cluster(node(1), node(2), drains), 3).degraded
+    assert stuck == [
+        "no spare node: 2 live nodes for 3 replicas",
+        "storage-4 drains and cannot end: add a node, or cancel the drain",
+    ]
+    assert summarise(cluster(node(1), node(2), node(3), drains), 3).degraded == []
+
+
 def test_an_end_that_one_node_cannot_tell_is_not_told() -> None:
     """Nothing comes in at one of them."""
     waiting = report(missing_chunks=2, eta_s=None)
