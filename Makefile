@@ -156,6 +156,10 @@ format: install ## Format the code
 openapi: install ## Write docs/openapi/ from the code of the services
 	$(BIN)/python .ci/openapi.py
 
+.PHONY: reference
+reference: install ## Write docs/settings.md and docs/metrics.md from the code of the services
+	$(BIN)/python .ci/reference.py
+
 .PHONY: lock
 lock: $(UV_INSTALLED) ## Write uv.lock and requirements.lock from pyproject.toml
 	$(BIN)/uv lock

@@ -33,13 +33,13 @@ class ServiceSettings(BaseSettings):
         node_id: this process' stable id, e.g. `storage-2`; also the destination that callers sign for.
         cluster_id: which cluster it belongs to; a data folder of another one is refused.
         cluster_secret: one or two lines of at least 32 bytes. The first signs, all are accepted, so that it can be
-            rotated. There is no default.
+            rotated.
         host, port: where it listens.
-        operations_host, operations_port: where health, metrics and administration are; the same host, and a port
-            `OPERATIONS_DISTANCE` above, unless said otherwise.
+        operations_host, operations_port: where health, metrics and administration are; the same host, and a port 80
+            (a gateway: 10) above, unless said otherwise.
         metrics_token: lets other machines read /metrics; without one only this machine may.
-        log_level: debug, info, warning or error.
-        log_file: where the log goes instead of standard error, if not empty; rotated (`telemetry.MAX_LOG_BYTES`).
+        log_level: one of `debug`, `info`, `warning`, `error`.
+        log_file: where the log goes instead of standard error, if not empty; rotated.
         shutdown_grace_s: how long requests under way may take after SIGTERM.
     """
 
@@ -108,7 +108,14 @@ class ServiceSettings(BaseSettings):
 
 
 class QuorumSettings(BaseSettings):
-    """N, W and R. Checked together: W <= N, R <= N, and W + R <= N only when it is asked for by name."""
+    """N, W and R. Checked together: W <= N, R <= N, and W + R <= N only when it is asked for by name.
+
+    Attributes:
+        replica_count: N, how many storage nodes are to hold each chunk; the same at every service that has it.
+        write_quorum: W, how many must have a chunk on disk before an upload is answered.
+        read_quorum: R, how many must hold a chunk before a download is answered.
+        allow_non_overlapping_quorums: W + R <= N is meant: then a read may meet no replica that a write waited for.
+    """
 
     replica_count: int = Field(default=3, ge=1, le=16)
     write_quorum: int = Field(default=2, ge=1, le=16)

@@ -72,14 +72,14 @@ class ClockSettings(ServiceSettings):
     Attributes:
         data_dir: where the bound of its hybrid logical clock lies.
         ntp_servers: comma-separated `host[:port]`. Empty means that there is none: LOGICAL, or the host's chrony.
-        ntp_poll_interval_s: between rounds. Below `POLITE_INTERVAL_S` only servers of one's own may be asked.
-        ntp_timeout_s: for one exchange.
+        ntp_poll_interval_s: between rounds of questions. Below the default only servers of one's own may be asked.
+        ntp_timeout_s: how long one exchange may take.
         ntp_min_sources: fewer usable sources are no majority; 1 only makes sense for trials and a trusted own server.
         ntp_precision_floor_us: what one exchange over this network can at best be trusted with: 1000 over the
             Internet, 100 within a LAN.
         ntp_panic_s: a majority that is further away than this from the host's clock is refused.
         host_chrony: use the host's chronyd where `chronyc` finds one and it knows better.
-        chronyc_command: how it is asked.
+        chronyc_command: how chronyd is asked.
     """
 
     data_dir: Path

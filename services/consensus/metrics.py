@@ -41,7 +41,7 @@ _GAUGES: Final = (
         "Until a majority of the voters can have answered this member; NaN when not known.",
     ),
     ("metadata_state_mark_index", "Log index of the last state hash that all members record."),
-    ("metadata_state_mark", "The first 48 bits of that hash: equal on all members with an equal index."),
+    ("metadata_state_mark", "The first 48 bits of the last state hash: equal on all members with an equal index."),
     ("metadata_differing_members", "Members found to have another state than this one at the same index."),
 )
 
@@ -86,7 +86,7 @@ class MemberMetrics(Collector):
 
 _NODE_GAUGES: Final[tuple[tuple[str, str, Callable[[ReconcileReport], int | None]], ...]] = (
     ("missing_chunks", "Chunks that the storage node should hold and does not.", lambda report: report.missing_chunks),
-    ("missing_bytes", "Bytes of these.", lambda report: report.missing_bytes),
+    ("missing_bytes", "Bytes that the storage node should hold and does not.", lambda report: report.missing_bytes),
     ("surplus_chunks", "Chunks of files that it holds and need not.", lambda report: report.surplus_chunks),
     ("orphan_chunks", "Chunks that it holds and no file refers to.", lambda report: report.orphan_chunks),
 )
@@ -117,7 +117,11 @@ class NodeMetrics(Collector):
         totals = (
             ("under_replicated_chunks", "Replicas that are missing.", summary.under_replicated_chunks),
             ("remaining_bytes", "Bytes that live storage nodes have to fetch.", summary.remaining_bytes),
-            ("eta_seconds", "Until they have; NaN also while nothing is missing.", summary.eta_s),
+            (
+                "eta_seconds",
+                "Until live storage nodes have fetched what they lack; NaN also while nothing is missing.",
+                summary.eta_s,
+            ),
             ("degradations", "Of how many things the cluster is short.", len(summary.degraded)),
         )
         for name, text, value in totals:

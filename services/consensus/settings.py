@@ -17,6 +17,7 @@ class ConsensusSettings(ServiceSettings):
 
     Attributes:
         data_dir: log, term, vote and state machine of this member; belongs to it alone.
+        clock_urls: the clock services.
         peer_port: where it listens for Raft messages, on `host`.
         peer_handshake_limit: connections to it whose caller has not proved yet that it is a member; one more ends the oldest.
         raft_heartbeat_interval_ms, election_timeout_*_ms: raftos' timing; the election timeout is drawn anew each time.

@@ -80,7 +80,9 @@ class StorageMetrics:
         self.pulled_chunks = Counter(
             "trivet_storage_pulled_chunks_total", "Missing chunks fetched from other nodes", registry=registry
         )
-        self.pulled_bytes = Counter("trivet_storage_pulled_bytes_total", "Likewise, in bytes", registry=registry)
+        self.pulled_bytes = Counter(
+            "trivet_storage_pulled_bytes_total", "Bytes of missing chunks fetched from other nodes", registry=registry
+        )
         self.wrong_pulls = Counter(
             "trivet_storage_wrong_pulls_total", "Answers of other nodes that were not the chunk", registry=registry
         )

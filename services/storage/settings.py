@@ -18,8 +18,8 @@ class StorageSettings(ServiceSettings):
         data_dir: this node's own folder; also used in mode `redis`, for the identity.
         storage_mode: `tiered` (write-behind through Redis to disk), `disk`, or `redis` (Redis is the store of record).
         redis_url: `redis://host:port/0` or `unix:///path/of/the/socket`; needed by every mode but `disk`.
-        redis_username: of its ACL; the default user when not set.
-        redis_password, redis_password_file: of that user.
+        redis_username: a user of the ACL of Redis; the default user when not set.
+        redis_password: of the ACL user.
         redis_deadline_ms: for one call in mode `tiered`; a hung Redis costs a request no more than this.
         redis_record_deadline_ms: likewise in mode `redis`, where nothing else can answer in its place.
         redis_limit_bytes: how much of Redis the tiered mode fills with chunks; below the server's `maxmemory`.
@@ -37,19 +37,20 @@ class StorageSettings(ServiceSettings):
         max_verify_bytes: read at most for one query of a gateway that asks for verified replicas.
         max_inflight_bytes: chunk bodies in memory at once.
         write_behind_bytes: acknowledged by Redis and not yet on disk, kept in memory until they are, objects and all.
-        flush_interval_s: how often those go to disk.
-        scrub_period_s: in which every chunk on disk is read and checked once.
-        scrub_max_bytes_per_s: but never faster than this.
-        scrub_start_delay_s: and not before the node has run this long.
+        flush_interval_s: how often the write-behind buffer goes to disk.
+        scrub_period_s: the time in which every chunk on disk is read and checked once.
+        scrub_max_bytes_per_s: the fastest that the scrub reads, whatever the period asks for.
+        scrub_start_delay_s: the scrub begins when the node has run this long.
         refetch_interval_s: how often lost chunks are fetched from the peers.
-        refetch_retry_base_s, refetch_retry_cap_s: between attempts while none can.
+        refetch_retry_base_s, refetch_retry_cap_s: the first and the longest wait for a lost chunk that no peer can give.
         refetch_max_bytes_per_s: how fast lost chunks are fetched.
         replica_count: how many nodes hold a chunk; the same as the gateways'.
         gc_grace_s: a chunk to which no file refers is reported for deletion when it is older than this by the log's age.
         reconcile_interval_s: how often the log is asked for changes of references; twelve times that is between two
             comparisons of all that is held with all that should be.
         reconcile_max_bytes_per_s: how fast missing chunks are fetched, and how fast a verify pass reads.
-        heartbeat_interval_s, heartbeat_retry_base_s: to consensus; the retries of a failed one grow from the base.
+        consensus_urls, clock_urls: the other services.
+        heartbeat_interval_s, heartbeat_retry_base_s: between heartbeats to consensus; the first wait after a failed one.
     """
 
     data_dir: Path

@@ -87,7 +87,11 @@ ACCEPT_UNSEALED = "--i-know-that-this-backup-may-be-forged"
 
 
 class SecretSettings(BaseSettings):
-    """The secret that backups are sealed with."""
+    """The secret that backups are sealed with.
+
+    Attributes:
+        cluster_secret: of the cluster, which seals its backups.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
@@ -96,7 +100,11 @@ class SecretSettings(BaseSettings):
 
 
 class BackupSettings(SecretSettings):
-    """Whom to ask for a copy."""
+    """Whom to ask for a copy.
+
+    Attributes:
+        consensus_urls: the members.
+    """
 
     consensus_urls: PeerList = Field(min_length=1)
 

@@ -27,7 +27,12 @@ PATIENCE_S = 60.0
 
 
 class OperatorSettings(BaseSettings):
-    """Whom to ask, and with which secret."""
+    """Whom to ask, and with which secret.
+
+    Attributes:
+        cluster_secret: of the cluster, which signs the request.
+        consensus_urls: the members.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 

@@ -47,7 +47,14 @@ def _parse_names(value: object) -> object:
 
 
 class InitialiseSettings(BaseSettings):
-    """Whom to make a cluster of."""
+    """Whom to make a cluster of.
+
+    Attributes:
+        cluster_id: of the new cluster.
+        cluster_secret: of the new cluster, which signs the request.
+        init_members: its first members, `id=http://host:port=peer-host:peer-port,...`.
+        init_nodes: the ids of its first storage nodes.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
