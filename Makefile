@@ -160,15 +160,18 @@ openapi: install ## Write docs/openapi/ from the code of the services
 reference: install ## Write docs/settings.md and docs/metrics.md from the code of the services
 	$(BIN)/python .ci/reference.py
 
+SERVICES := clock consensus gateway storage
 .PHONY: lock
-lock: $(UV_INSTALLED) ## Write uv.lock and requirements.lock from pyproject.toml
+lock: $(UV_INSTALLED) ## Write uv.lock and the requirements.lock of every service from pyproject.toml
 	$(BIN)/uv lock
-	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups -o requirements.lock
+	@set -e; for service in $(SERVICES); do \
+	    $(BIN)/uv export -q --frozen --no-emit-project --no-default-groups --group $$service -o services/$$service/requirements.lock; \
+	done
 
 .PHONY: sbom
 sbom: install ## Write dist/sbom.json (CycloneDX): every distribution that the images hold, with its version and digest
 	@mkdir -p dist
-	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups --format cyclonedx1.5 -o dist/sbom.json
+	$(BIN)/uv export -q --frozen --no-emit-project --no-default-groups --group clock --group consensus --group gateway --group storage --format cyclonedx1.5 -o dist/sbom.json
 
 ##@ Measure
 

@@ -201,16 +201,34 @@ def unseeded_chance(root: Path) -> list[str]:
 
 
 def wrong_dependencies(root: Path, tools: Mapping[str, str]) -> list[str]:
-    """What is imported is declared, and what is declared is imported, or is in `tools` with the reason why not."""
+    """What is imported is declared, and what is declared is imported, or is in `tools` with the reason why not.
+
+    A service may import what every service needs, and what the group of its name adds; `shared` only the former.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text())
     needed = {_distribution(text) for text in project["project"]["dependencies"]}
-    groups = project.get("dependency-groups", {})
-    grouped = {_distribution(text) for group in groups.values() for text in group if isinstance(text, str)}
-    runtime = set(_imported_distributions(root, ("services", "shared")))
+    groups = {
+        name: {_distribution(text) for text in group if isinstance(text, str)}
+        for name, group in project.get("dependency-groups", {}).items()
+    }
+    services = sorted(path.parent.name for path in (root / "services").glob("*/__init__.py"))
+    own = {name: groups.pop(name, set()) for name in services}
+    imported = {name: set(_imported_distributions(root, (f"services/{name}",))) for name in own}
+    shared = set(_imported_distributions(root, ("shared",)))
     elsewhere = set(_imported_distributions(root, ("local_cluster", "benchmarks", "tests", ".ci")))
-    findings = [f"{name} is imported by the product and not declared" for name in sorted(runtime - needed)]
-    findings += [f"{name} is imported and not declared" for name in sorted(elsewhere - needed - grouped)]
-    unused = (needed - runtime) | (grouped - elsewhere)
+    findings = [
+        f"{name} is imported by `shared` and not declared for every service" for name in sorted(shared - needed)
+    ]
+    for service, found in imported.items():
+        findings += [
+            f"{name} is imported by {service} and not declared" for name in sorted(found - needed - own[service])
+        ]
+    grouped = set().union(*groups.values())
+    declared = needed | grouped | set().union(*own.values())
+    findings += [f"{name} is imported and not declared" for name in sorted(elsewhere - declared)]
+    unused = (needed - shared.union(*imported.values())) | (grouped - elsewhere)
+    for service, names in own.items():
+        unused |= names - imported[service]
     findings += [f"{name} is declared and not imported" for name in sorted(unused - set(tools))]
     return findings
 

@@ -116,23 +116,27 @@ def test_chance_without_a_seed_is_found_in_tests(tmp_path: Path) -> None:
 
 
 def test_dependencies_and_imports_that_disagree_are_found(tmp_path: Path) -> None:
-    """Undeclared, unused, and declared for development only while the product needs it."""
+    """Undeclared, unused, and declared for development or for another service only while the product needs it."""
     project = (
         '[project]\ndependencies = ["httpx>=0.28", "unused"]\n[dependency-groups]\n'
-        'dev = [{include-group = "x"}, "pytest", "blake3"]\nx = ["tool"]\n'
+        'dev = [{include-group = "x"}, "pytest", "blake3"]\nx = ["tool"]\nred = ["redis"]\nblue = ["ntplib"]\n'
     )
     plant(
         tmp_path,
         **{
             "pyproject.toml": project,
             "shared/a.py": "import httpx, json, shared.b\nfrom blake3 import blake3",
+            "services/red/__init__.py": "import httpx, redis",
+            "services/blue/__init__.py": "import redis",
             "tests/test_a.py": "import pytest, yaml, helper",
             "tests/helper.py": "",
         },
     )
     assert rules.wrong_dependencies(tmp_path, {"tool": "a command"}) == [
-        "blake3 is imported by the product and not declared",
+        "blake3 is imported by `shared` and not declared for every service",
+        "redis is imported by blue and not declared",
         "pyyaml is imported and not declared",
         "blake3 is declared and not imported",
+        "ntplib is declared and not imported",
         "unused is declared and not imported",
     ]

@@ -16,6 +16,7 @@ from shared.web.service_app import VERSION
 from tests.tidy import rules
 
 ROOT = Path(__file__).parents[2]
+SERVICES = ("clock", "consensus", "gateway", "storage")
 
 OLD_WORDS = {
     r"(?i)census": "replica check",
@@ -113,11 +114,11 @@ def test_one_version_is_named() -> None:
 
 def test_what_is_installed_is_pinned_by_digest() -> None:
     """uv itself and all that goes into the images, and pip is told to take nothing else."""
-    for name in (".ci/uv.txt", "requirements.lock"):
-        requirements = re.split(r"\n(?=[a-z0-9])", (ROOT / name).read_text(encoding="utf-8"))
+    for path in (ROOT / ".ci/uv.txt", *(ROOT / f"services/{name}/requirements.lock" for name in SERVICES)):
+        requirements = re.split(r"\n(?=[a-z0-9])", path.read_text(encoding="utf-8"))
         named = [requirement for requirement in requirements if not requirement.startswith("#")]
-        assert named, name
-        _report([f"{name}: no digest: {each.split()[0]}" for each in named if "--hash=sha256:" not in each])
+        assert named, path
+        _report([f"{path}: no digest: {each.split()[0]}" for each in named if "--hash=sha256:" not in each])
     for path in (ROOT / "Makefile", *ROOT.glob("services/*/Dockerfile")):
         installs = [line for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
         _report([f"{path}: {line}" for line in installs if "--require-hashes" not in line])
@@ -143,11 +144,11 @@ def test_make_help_says_where_to_start_and_lists_every_target() -> None:
 
 
 def test_the_bill_of_materials_names_what_the_images_hold() -> None:
-    """`make sbom`: every distribution of requirements.lock, with its version, and no other."""
+    """`make sbom`: every distribution in a lock of a service, with its version, and no other."""
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("sbom: install")[2].partition("\n\n")[0]
     arguments = next(line for line in recipe.splitlines() if "uv export" in line).split()[1:-2]
     uv = Path(sys.executable).with_name("uv")
     made = subprocess.run([uv, *arguments, "--offline"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = {(part["name"], part["version"]) for part in json.loads(made.stdout)["components"]}
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert listed == set(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE))
+    locks = [(ROOT / f"services/{name}/requirements.lock").read_text(encoding="utf-8") for name in SERVICES]
+    assert listed == {found for lock in locks for found in re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE)}
