@@ -15,11 +15,21 @@ from shared.units import MIB
 MAX_BUFFERS: Final = 12
 """They stay in memory beside what the byte budget counts."""
 
-_UNUSED_REFERENCES: Final = 3
-"""The list, the variable of the loop and the argument of `getrefcount`. A view holds a reference, and so does a socket that has
-not sent one."""
-
 BufferT = TypeVar("BufferT")
+
+
+def _unused_references() -> int:
+    """What `take` counts of a buffer that nobody has: the list, the variable of the loop and maybe the argument.
+
+    It depends on the interpreter: some lend the argument without counting it, and one too many would lend a buffer twice.
+    """
+    for buffer in [bytearray()]:
+        count = sys.getrefcount(buffer)
+    return count
+
+
+_UNUSED_REFERENCES: Final = _unused_references()
+"""A view holds a reference more, and so does a socket that has not sent one."""
 
 
 class ReusedBuffers(Generic[BufferT]):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
+import sys
 import threading
 
 import pytest
 
+from shared import reused_buffers
 from shared.reused_buffers import ReusedBuffers
 
 SIZE_BYTES = mmap.PAGESIZE
@@ -40,6 +43,20 @@ def test_there_are_more_when_all_are_in_use_but_no_more_are_kept(buffers) -> Non
     kept = {id(buffer) for buffer in held[:2]}
     held.clear()
     assert {id(buffers.take()), id(buffers.take())} <= kept
+
+
+def test_what_an_unused_buffer_counts_is_measured(monkeypatch) -> None:
+    """An interpreter that counts one reference less, as newer ones do for arguments, must not have a buffer lent twice."""
+    count = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda buffer: count(buffer) - 2)
+    again = importlib.util.module_from_spec(reused_buffers.__spec__)
+    reused_buffers.__spec__.loader.exec_module(again)
+    buffers = again.ReusedBuffers(bytearray, 8)
+    first = buffers.take()
+    assert buffers.take() is not first
+    kept = id(first)
+    del first
+    assert id(buffers.take()) == kept
 
 
 def test_two_threads_never_have_the_same_buffer() -> None:
