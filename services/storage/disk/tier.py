@@ -414,7 +414,7 @@ class DiskTier:
         """None when a verified replica is held; nothing was done then."""
         forgets = self._verified.forgets()
         if self._absence.is_absent(chunk.digest):
-            return self._store(chunk, start_index, reply)
+            return self._store(chunk, start_index, reply, yields=yields)
         row = catalog.find(sql, chunk.digest)
         if row is None or not row.is_sound:
             return self._store(chunk, start_index, reply, yields=yields)

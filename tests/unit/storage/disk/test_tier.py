@@ -23,7 +23,7 @@ from services.storage.disk.chunk_files import ChunkFiles
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, SmallChunk, prepare_folder
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk
+from services.storage.ports import Chunk, ChunkPut
 from services.storage.verified_chunks import VerifiedChunks
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, DiskFullError, OverloadedError, UnavailableError
 from shared.units import KIB, MIB
@@ -68,6 +68,23 @@ async def test_one_failed_sync_ends_all_acknowledgements(call, disk, tmp_path, m
     assert await disk.has([old.digest, failed.digest], None) == {old.digest}
     assert await disk.get(old.digest) == old.body()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 200_000])
+@pytest.mark.parametrize("yields", [False, True])
+async def test_what_no_request_waits_for_yields_in_the_commit_thread(size_bytes, yields, disk, monkeypatch):
+    """A chunk that this node has never held, too: on an empty disk all are such."""
+    submit, found = disk._committer.submit, []
+
+    def record(*args, yields: bool = False, **others) -> None:
+        found.append(yields)
+        submit(*args, yields=yields, **others)
+
+    await disk.put(make_chunk(size_bytes), 1)
+    monkeypatch.setattr(disk._committer, "submit", record)
+    chunk = make_chunk(size_bytes)
+    assert [outcome.created for outcome in await disk.put_many([ChunkPut(chunk, 1)], yields=yields)] == [True]
+    assert found == [yields]
 
 
 @pytest.fixture
