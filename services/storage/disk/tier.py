@@ -484,14 +484,15 @@ class DiskTier:
             raise ChunkNotFoundError("This node does not hold the chunk.", digest=digest)
         if max_bytes is not None and row.is_sound and row.size_bytes > max_bytes:
             raise too_large_for_a_batch(max_bytes)
-        is_first = self._is_first_read(digest, row)
-        body = self._read_whole(sql, digest, row, past_cache=past_cache or is_first)
+        # A scrub is no reader: what it reads would push out what readers come back to.
+        past_cache = past_cache or self._is_first_read(digest, row)
+        body = self._read_whole(sql, digest, row, past_cache=past_cache)
         if body is not None and not (row.is_sound and len(body) == row.size_bytes):
             return None  # the record is bad
         if body is not None and row.packed_id is None:
-            if past_cache or is_first:
+            if past_cache:
                 self._verified.record_read(digest, forgets)
-            if past_cache or not is_first:
+            else:
                 self._warm.keep(digest, self._files.path_of(digest), len(body), removals)
         return body
 

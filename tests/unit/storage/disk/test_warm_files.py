@@ -75,6 +75,18 @@ async def test_what_was_read_lately_needs_no_thread(disk, monkeypatch):
     assert disk._metrics.warm_reads._value.get() == 1
 
 
+async def test_what_a_scrub_reads_is_no_recent_read(disk, monkeypatch):
+    """It reads everything, and would push out what readers come back to; the first reader still goes past the cache."""
+    hot, scrubbed = await store_warm(disk), [make_chunk() for _ in range(LIMIT)]
+    for chunk in scrubbed:
+        await disk.put(chunk, 0)
+        await disk.reread(chunk.digest)
+    assert disk._warm.read(hot.digest) == hot.body()
+    monkeypatch.setattr(disk._files, "read", None)
+    for chunk in scrubbed:
+        assert await disk.get(chunk.digest) == chunk.body()
+
+
 @pytest.mark.parametrize(
     "found", [BlockingIOError(errno.EAGAIN, "not there"), OSError(errno.EOPNOTSUPP, "what?"), 4096]
 )
