@@ -16,7 +16,14 @@ from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import AdmitNode, ClusterAnswer, DrainNode, GetCluster, RemoveNode, SetNodeState
 from shared.contracts.names import check_member_id
 from shared.contracts.time import TimeSource
-from shared.errors import ConflictError, InternalError, LastHolderError, NodeNotFoundError, NodeNotLostError
+from shared.errors import (
+    ConflictError,
+    InternalError,
+    LastHolderError,
+    NodeNotFoundError,
+    NodeNotLostError,
+    TrivetError,
+)
 from shared.placement import live_nodes
 
 
@@ -126,15 +133,19 @@ class ClusterAdmin:
         Raises:
             InvalidNameError, NodeNotFoundError, NodeNotLostError, LastHolderError: as `remove_lost`; nothing was changed.
             ConflictError: both are the same node; definite.
+            TrivetError: of a removal that failed after `by` was admitted; not definite, and may be repeated.
         """
         if check_member_id(by) == node_id:
             raise ConflictError(
                 "A node cannot replace itself: with an empty disk it may come back under its own id.", node_id=node_id
             )
-        node, at_risk = await self._find_lost(node_id)
-        await self.admit(by)
-        await self._remove(node)
-        return Removal(node_id, chunks_at_risk=at_risk)
+        await self._find_lost(node_id)
+        is_new = await self.admit(by)
+        try:
+            return await self.remove_lost(node_id)  # looks again: the node may have come back meanwhile
+        except TrivetError as error:
+            error.definite = error.definite and not is_new  # half of it is done, and a repetition does the rest
+            raise
 
     async def _find_lost(self, node_id: str) -> tuple[StorageNode, int | None]:
         """The node, and how many chunks are at risk with it. Raises what `remove_lost` raises."""

@@ -14,6 +14,7 @@ from shared.errors import (
     ForbiddenError,
     InvalidNameError,
     LastHolderError,
+    LeaderUnavailableError,
     NodeNotFoundError,
     NodeNotLostError,
     RemovalNotProvedError,
@@ -140,6 +141,43 @@ async def test_a_lost_node_is_replaced_by_another_one(five) -> None:
     await set_state(five, "storage-3", NodeState.INACTIVE)
     assert await admin.replace("storage-3", "storage-6") == Removal("storage-3", chunks_at_risk=None)
     assert set(await nodes(five)) == {*FIVE, "storage-6"} - {"storage-3"}
+
+
+async def test_a_replacement_that_ends_half_way_is_not_called_undone(five, monkeypatch) -> None:
+    """The new node is in already; the same call again does the rest."""
+    admin, propose = five.services.admin, five.metadata.propose
+    await set_state(five, "storage-3", NodeState.INACTIVE)
+
+    async def without_leader(command, **others):
+        if isinstance(command, RemoveNode):
+            raise LeaderUnavailableError("no leader")
+        return await propose(command, **others)
+
+    monkeypatch.setattr(five.metadata, "propose", without_leader)
+    for is_definite in (False, True):  # the second time it changes nothing
+        with pytest.raises(LeaderUnavailableError) as refused:
+            await admin.replace("storage-3", "storage-6")
+        assert refused.value.definite is is_definite
+    assert {"storage-3", "storage-6"} <= set(await nodes(five))
+    monkeypatch.undo()
+    assert await admin.replace("storage-3", "storage-6") == Removal("storage-3", chunks_at_risk=None)
+    assert set(await nodes(five)) == {*FIVE, "storage-6"} - {"storage-3"}
+
+
+async def test_a_lost_node_that_comes_back_meanwhile_is_not_replaced(five, monkeypatch) -> None:
+    """It may be the only holder of something."""
+    admin, admit = five.services.admin, five.services.admin.admit
+    await set_state(five, "storage-3", NodeState.INACTIVE)
+
+    async def late(node_id: str) -> bool:
+        await set_state(five, "storage-3", NodeState.ACTIVE)
+        return await admit(node_id)
+
+    monkeypatch.setattr(admin, "admit", late)
+    with pytest.raises(NodeNotLostError) as refused:
+        await admin.replace("storage-3", "storage-6")
+    assert not refused.value.definite
+    assert {"storage-3", "storage-6"} <= set(await nodes(five))
 
 
 async def test_the_last_holder_is_not_removed(world) -> None:
