@@ -232,13 +232,18 @@ class Downloads:
         is_strict = quorums.is_read_strict
         # The chunk is being fetched meanwhile, unless it is here.
         check = await self._check(found, window, quorums.read_quorum, presumed, is_verified=is_strict)
-        sender = (await read_ahead.first()).node_id
+        fetched = await read_ahead.first()
+        # What they confirmed before, or listed, says less than what they sent.
+        faulty = {node.id for node in fetched.faulty_nodes}
+        check.holders[first] -= faulty
+        sender = fetched.node_id
         if sender is not None:
             check.holders[first].add(sender)
         age_s = check.age_s
-        if sender != presumed.get(first) and len(check.holders[first]) < quorums.read_quorum:
+        is_other = sender != presumed.get(first) or bool(faulty)
+        if is_other and len(check.holders[first]) < quorums.read_quorum:
             again = await self._check(found, window[:1], quorums.read_quorum, {}, is_verified=is_strict)
-            check.holders[first] |= again.holders[first]
+            check.holders[first] |= again.holders[first] - faulty
             age_s = max(age_s, again.age_s)
         confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
         if quorums.is_read_strict:

@@ -115,6 +115,16 @@ async def test_a_node_that_turns_out_to_lack_the_chunk_is_dropped_at_once(world)
     assert (bytes(received.body), received.confirmed) == (BODY, 2)
 
 
+@pytest.mark.parametrize("read_quorum", [2, 3])
+async def test_a_node_that_was_counted_and_then_lacked_the_chunk_counts_no_more(world, read_quorum) -> None:
+    """The read asks it for the bytes after it has counted what it confirmed before."""
+    await put_on_recorded_disks(world)
+    for victim in in_order(world)[:2]:
+        world.nodes.chunks[victim] = {}
+    received = await get(world, quorums=replace(world.services.quorums, read_quorum=read_quorum))
+    assert (bytes(received.body), received.confirmed) == (BODY, 1)
+
+
 async def test_a_node_that_is_drained_is_no_expected_holder(make_world) -> None:
     """What it confirmed before says nothing about where replicas should be: it is asked like any other node."""
     world: World = await make_world("s1", "s2", "s3", "s4")
