@@ -55,12 +55,14 @@ from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
     ChunkCondemnedError,
+    DiskFullError,
     InternalError,
     InvalidRequestError,
     NodeDrainingError,
     NodeRemovedError,
     NodeReplacedError,
     PayloadTooLargeError,
+    QuorumNotReachedError,
     UnavailableError,
 )
 from shared.placement import can_take_chunks, read_order, write_order
@@ -182,7 +184,17 @@ class Uploads:
             return await self._answer_duplicate(request, key, stored, body)
         start = self._remembered_start(request) or await self._read_start(request)
         sender = _ChunkSender(self._writer, start, request.quorums, self._limits.window_chunks)
-        await self._send(request, body, sender, transfer)
+        try:
+            await self._send(request, body, sender, transfer)
+        except (QuorumNotReachedError, DiskFullError):
+            if not start.is_remembered:
+                raise
+            # Only a read may refuse: the bucket may be gone, or other nodes be there by now.
+            self._recent.forget(request.name.bucket)
+            now = await self._read_start(request)
+            if sender.kept is None or now.node_map.epoch == start.node_map.epoch:
+                raise
+            sender = await self._send_again(request, sender, transfer)
         return await self._publish_until_decided(request, sender, transfer)
 
     async def _answer_duplicate(
@@ -249,13 +261,12 @@ class Uploads:
                     # One chunk as long as was announced is the file, and its digest is the file's.
                     await sender.add(chunk, lease, is_whole_file=len(chunk.data) == request.announced_bytes)
                     self._check_size(sender.size_bytes)
+            _check_length(request, sender)
             request.digests.check()
             await sender.finish()
         except BaseException:
             sender.abandon()
             raise
-        if request.announced_bytes is not None and request.announced_bytes != sender.size_bytes:
-            raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
     async def _publish_until_decided(
         self, request: UploadRequest, sender: _ChunkSender, transfer: Transfer
@@ -352,6 +363,11 @@ class Uploads:
             raise PayloadTooLargeError(
                 "The file is larger than this cluster takes.", limit_bytes=self._limits.max_file_bytes
             )
+
+
+def _check_length(request: UploadRequest, sender: _ChunkSender) -> None:
+    if request.announced_bytes is not None and request.announced_bytes != sender.size_bytes:
+        raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
 
 
 def _usable_nodes(node_map: NodeMap) -> int:

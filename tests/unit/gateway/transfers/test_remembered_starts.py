@@ -12,6 +12,7 @@ from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
 from shared.contracts.metadata import (
+    AdmitNode,
     CreateBucket,
     DeleteBucket,
     DrainNode,
@@ -20,18 +21,21 @@ from shared.contracts.metadata import (
     PassTime,
     Preconditions,
     RemoveNode,
+    UpdateNode,
 )
 from shared.contracts.references import CondemnChunks
 from shared.errors import (
     BucketNotFoundError,
+    DiskFullError,
     InvalidRequestError,
     LeaderUnavailableError,
     QuorumNotReachedError,
     UnavailableError,
 )
 from shared.placement import write_order
-from shared.units import KIB
+from shared.units import GIB, KIB
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
+from tests.unit.gateway.fakes import unreachable
 from tests.unit.gateway.transfers.test_replaced_nodes import STAMP, Disks, at_publish, knows_garbage, published
 from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, put
 
@@ -252,6 +256,56 @@ async def test_a_bucket_that_is_gone_is_found_by_a_read(world, disks, seed) -> N
         await put_small(world, body_of(seed))
     assert refused.value.definite
     assert ASK_BUCKET in queries
+    await is_idle(world)
+
+
+async def test_a_bucket_that_is_gone_is_found_where_no_node_answers(world, disks, seed) -> None:
+    """What is remembered refuses nothing, so the puts that fail for it are no answer either."""
+    await warm_up(world, seed, NAME)
+    await world.services.metadata.read(ASK_BUCKET)
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+    for node in world.metadata.store.node_map().nodes:
+        world.nodes.errors[node.id] = unreachable(node.id)
+    with pytest.raises(BucketNotFoundError):
+        await put_small(world, body_of(seed))
+    await is_idle(world)
+
+
+@pytest.mark.parametrize("failure", [unreachable(), DiskFullError("full")], ids=["gone", "full"])
+async def test_nodes_that_came_since_are_found_where_the_remembered_ones_fail(world, disks, seed, failure) -> None:
+    """With a read and new puts; the client sees a receipt."""
+    await warm_up(world, seed)
+    before = world.metadata.store.node_map().nodes
+    for number in range(2):
+        await world.metadata.propose(AdmitNode(node_id=f"new-{number}", stamp=STAMP))
+        await world.metadata.propose(
+            UpdateNode(node_id=f"new-{number}", url=f"http://new-{number}", zone="z", capacity_bytes=GIB, stamp=STAMP)
+        )
+        await disks.record(f"new-{number}")
+    for node in before:
+        world.nodes.errors[node.id] = failure
+    body = body_of(seed)
+    receipt = (await put_small(world, body)).version
+    (command,) = published(world)
+    assert sorted(command.durability.nodes) == ["new-0", "new-1"]
+    assert command.epoch == receipt.epoch == world.metadata.store.node_map().epoch
+    await is_proved(world, receipt.content.digest)
+
+
+async def test_remembered_nodes_that_are_still_the_nodes_are_not_tried_twice(world, disks, seed) -> None:
+    """Then the read changes nothing, and the client is told at once."""
+    await warm_up(world, seed)
+    for node in world.metadata.store.node_map().nodes:
+        world.nodes.errors[node.id] = DiskFullError("full")
+    world.nodes.calls.clear()
+    with pytest.raises(DiskFullError):
+        await put_small(world, body_of(seed))
+    once = dict(world.nodes.calls)
+    await world.services.metadata.read(ASK_BUCKET)
+    world.nodes.calls.clear()
+    with pytest.raises(DiskFullError):
+        await put(world, body_of(seed), name=PHOTOS)
+    assert once == dict(world.nodes.calls)
     await is_idle(world)
 
 
