@@ -94,6 +94,7 @@ types: install ## Types
 	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/mypy .ci/openapi.py
+	$(BIN)/mypy .ci/reference.py
 
 .PHONY: imports
 imports: install ## Import rules: layers of every package, modules that must stay pure

@@ -7,11 +7,11 @@ import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import structlog
 from fastapi import FastAPI
@@ -166,7 +166,8 @@ class MemberProcess:
             log_runner, apply_runner, compaction_runner, reader = (ThreadRunner(name) for name in names)
             for runner in (log_runner, apply_runner, compaction_runner, reader):
                 stack.callback(runner.close)
-            member = _open_member(
+            open_member = partial(
+                Member,
                 settings.node_id,
                 log_store=log_store,
                 hard_state=hard_state,
@@ -180,6 +181,7 @@ class MemberProcess:
                     checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
                 ),
             )
+            member = _open(open_member)
             mesh.on_message = member.receive
             mesh.on_link_change = member.link_changed
             await mesh.start()
@@ -274,10 +276,10 @@ def _open_state(settings: ConsensusSettings) -> tuple[MetadataStore, StateFiles]
         return MetadataStore.open(files.current), files
 
 
-def _open_member(member_id: str, **dependencies: Any) -> Member:
+def _open(open_member: Callable[[], Member]) -> Member:
     """The member over what is on disk; a member whose disk does not tell one story must not take part."""
     try:
-        return Member(member_id, **dependencies)
+        return open_member()
     except LogDamagedError as error:
         _refuse(error)
     except LogUnavailableError as error:

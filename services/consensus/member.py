@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import structlog
 
@@ -18,11 +17,13 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import Message, Received
 from services.consensus.raft.ports import (
     BlockingRunner,
     CannotApplyError,
     Entry,
     EntryKind,
+    HardStateChange,
     HardStateStore,
     LogDamagedError,
     LogStore,
@@ -31,7 +32,7 @@ from services.consensus.raft.ports import (
 )
 from services.consensus.raft.snapshot_receiving import SnapshotReceiver
 from services.consensus.raft.snapshot_sending import SnapshotSender
-from services.consensus.raft.state import RaftState, create_raft_state
+from services.consensus.raft.state import RaftState, own_class_of
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import ClusterMismatchError, NotLeaderError
 from shared.units import MIB
@@ -99,7 +100,7 @@ class Member:
             on_installed=self._installed,
             on_fatal=on_fatal,
         )
-        self._raft = create_raft_state(
+        self._raft = own_class_of(member_id)(
             member_id,
             log=log,
             hard_state=_GuardedHardState(hard_state, on_fatal),
@@ -156,9 +157,9 @@ class Member:
         """Undo `on_role_change`."""
         self._role_listeners.remove(listener)
 
-    def receive(self, message: dict[str, Any]) -> None:
-        """A message from another member; `message["sender"]` is the authenticated (member id,)."""
-        self.raft.request_handler(message)
+    def receive(self, received: Received[Message]) -> None:
+        """A message from another member."""
+        self.raft.receive(received)
 
     def link_changed(self, peer: str) -> None:
         """The connection to `peer` was lost or made: what was in flight may be gone."""
@@ -184,11 +185,11 @@ class Member:
         self.log.when_durable(1, self._campaign)
         return True
 
-    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[Any]:
+    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[object]:
         """Change the membership; see `LeaderRole.propose_configuration`. Raises NotLeaderError, ConflictError."""
         return self._require_leader().propose_configuration(configuration)
 
-    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[object]]:
         """Append commands; see `LeaderRole.propose`.
 
         Raises:
@@ -220,8 +221,9 @@ class Member:
         role = self.leader_role
         if role is None:
             leader = self.leader
-            known: dict[str, Any] = {} if leader is None else {"leader_id": leader.id, "leader_url": leader.url}
-            raise NotLeaderError("This member does not lead.", **known)
+            if leader is None:
+                raise NotLeaderError("This member does not lead.")
+            raise NotLeaderError("This member does not lead.", leader_id=leader.id, leader_url=leader.url)
         return role
 
     def _campaign(self) -> None:
@@ -289,14 +291,16 @@ class Member:
             lambda results, error: self._applied(first, entries, results, error),
         )
 
-    def _applied(self, first: int, entries: Sequence[Entry], results: list[Any], error: BaseException | None) -> None:
+    def _applied(
+        self, first: int, entries: Sequence[Entry], results: Sequence[object] | None, error: BaseException | None
+    ) -> None:
         self._is_applying = False
         if isinstance(error, CannotApplyError):
             self._stop_applying(str(error))
             return
-        if error is not None:
+        if results is None or error is not None:
             # A member that cannot apply an entry must not skip it: the next entries may depend on it.
-            self._on_fatal(error)
+            self._on_fatal(error or RuntimeError("applying gave no results"))
             return
         self.log.mark_applied(first + len(results) - 1)
         role = self.raft.state
@@ -355,7 +359,7 @@ class _GuardedHardState:
     def voted_for(self) -> str | None:
         return self._store.voted_for
 
-    def update(self, change: dict[str, Any]) -> None:
+    def update(self, change: HardStateChange) -> None:
         try:
             self._store.update(change)
         except OSError as error:

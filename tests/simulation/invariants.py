@@ -10,11 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from services.consensus.member import Member
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Message,
+    RequestPreVote,
+    RequestPreVoteResponse,
+    RequestVoteResponse,
+    TimeoutNow,
+)
 from services.consensus.raft.ports import Entry
 from tests.simulation.disk import Registers, SimulatedDisk
 
@@ -94,30 +102,31 @@ class Invariants:
 
     # --- what a member says -------------------------------------------------------------------------------------
 
-    def sent(self, node: Member, disk: SimulatedDisk, receiver: Member | None, message: dict[str, Any]) -> None:
+    def sent(self, node: Member, disk: SimulatedDisk, receiver: Member | None, message: Message) -> None:
         """A message leaves: whatever it promises must be on the sender's disk by now."""
-        kind, term = message["type"], message["term"]
-        if kind.startswith("request_pre_vote"):
+        kind, term = message.kind, message.term
+        if isinstance(message, RequestPreVote | RequestPreVoteResponse):
             return
         if term != disk.hard_state[0]:
             self._violated(f"{node.id} sends {kind} of term {term}, its disk knows term {disk.hard_state[0]}")
-        if kind in {"append_entries", "timeout_now"} and self.leader_of_term.get(term) != node.id:
+        if isinstance(message, AppendEntries | TimeoutNow) and self.leader_of_term.get(term) != node.id:
             self._violated(f"{node.id} sends {kind} of term {term}, which it does not lead")
-        is_vote = kind == "request_vote_response" and message["vote_granted"]
+        is_vote = isinstance(message, RequestVoteResponse) and message.vote_granted
         if is_vote and receiver is not None and disk.hard_state[1] != receiver.id:
             self._violated(f"{node.id} votes for {receiver.id}, its disk knows a vote for {disk.hard_state[1]}")
-        if kind == "append_entries_response" and message["success"]:
+        if isinstance(message, AppendEntriesResponse) and message.success:
             self._check_acknowledgement(node.id, disk, receiver, message)
 
     def _check_acknowledgement(
-        self, member: str, disk: SimulatedDisk, leader: Member | None, message: dict[str, Any]
+        self, member: str, disk: SimulatedDisk, leader: Member | None, message: AppendEntriesResponse
     ) -> None:
-        index = message["last_log_index"]
+        index = message.last_log_index
+        assert index is not None
         if index > disk.last_index:
             self._violated(f"{member} acknowledges {index}, its disk holds {disk.last_index}")
         elif index <= disk.base.index:
             pass  # committed, and no longer in the log
-        elif leader is not None and leader.leader_role is not None and leader.leader_role.term == message["term"]:
+        elif leader is not None and leader.leader_role is not None and leader.leader_role.term == message.term:
             log = leader.log
             if index > log.last_log_index or (index >= log.base.index and log.term_at(index) != disk.entry(index).term):
                 self._violated(f"{member} acknowledges {index}, where its log differs from that of {leader.id}")

@@ -6,13 +6,10 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import msgpack
-
+from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.messages import Message, Received, decode, encode
 from tests.simulation.disk import SimulatedDisk
-
-Message = dict[str, Any]
 
 
 @dataclass
@@ -39,14 +36,14 @@ class SimulatedNetwork:
         self.cut: set[tuple[str, str]] = set()
         self.clogged: dict[tuple[str, str], float] = {}
         self.late_s: dict[tuple[str, str], tuple[float, float]] = {}
-        self.receivers: dict[str, Callable[[Message], None]] = {}
+        self.receivers: dict[str, Callable[[Received[Message]], None]] = {}
         self.message_count = 0
         self.on_send: Callable[[str, str, Message], None] = _ignore
 
     def send(self, source: str, destination: str, message: Message) -> None:
         self.message_count += 1
         self.on_send(source, destination, message)
-        raw = msgpack.packb(message)
+        raw = encode(message)
         weather = self.weather
         loop = asyncio.get_running_loop()
         held_s = max(0.0, self.clogged.get((source, destination), 0.0) - loop.time())
@@ -72,7 +69,9 @@ class SimulatedNetwork:
             return
         sender_disk, receiver_disk = self._disk_of(source), self._disk_of(destination)
         if receiver_disk.accepts(source, sender_disk) and sender_disk.accepts(destination, receiver_disk):
-            receiver(msgpack.unpackb(raw) | {"sender": (source,)})
+            received = decode(raw, source)
+            assert received is not None
+            receiver(received)
 
     def isolate(self, member: str, others: list[str], *, inward: bool, outward: bool) -> None:
         self.cut = {(other, member) for other in others if inward} | {(member, other) for other in others if outward}
@@ -101,5 +100,5 @@ class Endpoint:
         if self._is_alive():
             self._network.send(self._member, destination, message)
 
-    def configure(self, configuration: Any) -> None:
+    def configure(self, configuration: Configuration) -> None:
         pass

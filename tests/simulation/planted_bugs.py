@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from services.consensus import member as node
 from services.consensus.raft import decide
@@ -29,6 +30,7 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import Received, RequestVote, TimeoutNow
 from services.consensus.raft.ports import LogDamagedError
 from services.consensus.raft.progress import FollowerProgress
 from services.consensus.raft.reads import ReadRounds
@@ -67,7 +69,7 @@ class PlantedBug:
 
 
 def _vote_not_durable(patch: pytest.MonkeyPatch) -> None:
-    create_raft_state = node.create_raft_state
+    own_class_of = node.own_class_of
 
     class ForgetfulVotes:
         """Remembers the vote in memory, and writes the term only."""
@@ -86,9 +88,11 @@ def _vote_not_durable(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(
         node,
-        "create_raft_state",
-        lambda member, *, hard_state, **parts: create_raft_state(
-            member, hard_state=ForgetfulVotes(hard_state), **parts
+        "own_class_of",
+        lambda member: (
+            lambda member_id, *, hard_state, **parts: own_class_of(member)(
+                member_id, hard_state=ForgetfulVotes(hard_state), **parts
+            )
         ),
     )
 
@@ -97,7 +101,7 @@ def _acknowledged_before_fsync(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         FollowerRole,
         "_answer_when_durable",
-        lambda self, answer, message: self.state.post(answer, message["sender"]),
+        lambda self, index, answer, received: self.state.post(answer, received.sender),
     )
 
 
@@ -173,8 +177,8 @@ def _patch_handler(patch: pytest.MonkeyPatch, role: Any, handler: Any) -> None:
 
 
 def _duplicate_votes_counted(patch: pytest.MonkeyPatch) -> None:
-    def on_receive_request_vote_response(self: CandidateRole, message: dict[str, Any]) -> None:
-        BaseCandidate.on_receive_request_vote_response(self, message)
+    def on_receive_request_vote_response(self: CandidateRole, received: Any) -> None:
+        BaseCandidate.on_receive_request_vote_response(self, received)
 
     _patch_handler(patch, CandidateRole, on_receive_request_vote_response)
 
@@ -182,10 +186,10 @@ def _duplicate_votes_counted(patch: pytest.MonkeyPatch) -> None:
 def _transfer_ignores_the_log(patch: pytest.MonkeyPatch) -> None:
     right = FollowerRole.on_receive_request_vote
 
-    def on_receive_request_vote(self: FollowerRole, message: dict[str, Any]) -> None:
-        if message.get("transfer"):
-            message = message | {"last_log_term": 1 << 40}
-        right(self, message)
+    def on_receive_request_vote(self: FollowerRole, received: Received[RequestVote]) -> None:
+        if received.message.transfer:
+            received = Received(received.sender, replace_fields(received.message, last_log_term=1 << 40))
+        right(self, received)
 
     _patch_handler(patch, FollowerRole, on_receive_request_vote)
 
@@ -193,7 +197,7 @@ def _transfer_ignores_the_log(patch: pytest.MonkeyPatch) -> None:
 def _transfer_does_not_wait(patch: pytest.MonkeyPatch) -> None:
     def hand_over(self: LeaderRole, peer: str, progress: FollowerProgress) -> None:
         if peer == self.transfer_target:
-            self.state.post({"type": "timeout_now", "term": self.term}, peer)
+            self.state.post(TimeoutNow(self.term), peer)
 
     patch.setattr(LeaderRole, "_hand_over_if_ready", hand_over)
 

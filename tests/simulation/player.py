@@ -11,13 +11,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from services.consensus.member import Member
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.candidate import CandidateRole
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.messages import decode
 from shared.errors import TrivetError
 from tests.simulation import script
 from tests.simulation.stage import HeldRunner, Stage, configuration_of
@@ -182,7 +181,7 @@ class Player:
         """How many messages of which kind wait on which link."""
         lines = []
         for link in self.stage.network.waiting(self.stage.names):
-            kinds = Counter(msgpack.unpackb(raw)["type"] for raw in self.stage.network.queues[link])
+            kinds = Counter(_kind(raw) for raw in self.stage.network.queues[link])
             lines.append(f"{link[0]}->{link[1]} " + ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds)))
         return lines or ["nothing waits"]
 
@@ -416,3 +415,9 @@ def play_scenario(path: Path) -> tuple[list[script.Block], list[script.Block]]:
             player.close()
 
     return expected, run_simulation(1, main())
+
+
+def _kind(raw: bytes) -> str:
+    received = decode(raw, "")
+    assert received is not None
+    return received.message.kind

@@ -11,15 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgpack
-
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import MAX_BATCH_BYTES
+from services.consensus.raft.messages import Message, encode
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind
 from shared.contracts.cluster import ConsensusMember
 from tests.simulation.disk import Process, SimulatedDisk, Work
-from tests.simulation.network import Message, SimulatedNetwork, Weather
+from tests.simulation.network import SimulatedNetwork, Weather
 from tests.simulation.world import World, put
 
 MAX_DELIVERIES = 5_000
@@ -37,7 +36,7 @@ class QueuedNetwork(SimulatedNetwork):
         self.message_count += 1
         self.on_send(source, destination, message)
         if (source, destination) not in self.cut:
-            self.queues.setdefault((source, destination), deque()).append(bytes(msgpack.packb(message)))
+            self.queues.setdefault((source, destination), deque()).append(encode(message))
 
     def waiting(self, among: Iterable[str]) -> list[tuple[str, str]]:
         """Links between these members that hold messages, in order."""

@@ -13,6 +13,7 @@ from services.consensus.member import FOLLOWER_APPLY_DELAY_S, Member
 from services.consensus.persistence.compaction import LogLimits
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.leader import LeaderRole
+from services.consensus.raft.messages import Message, Received
 from services.consensus.raft.ports import BlockingRunner, Entry, EntryKind
 from services.consensus.raft.seam import configure_raftos
 from shared.contracts.cluster import ConsensusMember
@@ -79,9 +80,9 @@ class SimulatedMember:
         self.world.invariants.unwatch(self.node)
         self.node = None
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def _receive(self, received: Received[Message]) -> None:
         assert self.node is not None
-        self.node.receive(message)
+        self.node.receive(received)
         self.world.invariants.check(self.node)
 
 

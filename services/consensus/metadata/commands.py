@@ -76,12 +76,12 @@ class PublishResult:
     created: bool
     version: FileVersion
 
-    def to_result(self) -> dict[str, Any]:
+    def to_result(self) -> dict[str, object]:
         """As the contract documents it."""
         return {"created": self.created, "version": self.version.model_dump(mode="json")}
 
 
-Result = dict[str, Any] | PublishResult
+Result = dict[str, object] | PublishResult
 
 
 @dataclass(slots=True)
@@ -488,7 +488,7 @@ def _raise_entry_version(context: ApplyContext, command: RaiseEntryVersion) -> R
     return {"entry_version": context.state.entry_version}
 
 
-_HANDLERS: Final[dict[type[Any], Callable[[ApplyContext, Any], Result]]] = {
+_HANDLERS: Final[dict[type[Command], Callable[[ApplyContext, Any], Result]]] = {
     CreateBucket: _create_bucket,
     DeleteBucket: _delete_bucket,
     PublishFile: _publish_file,

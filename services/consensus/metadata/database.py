@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 from blake3 import blake3
@@ -28,6 +28,7 @@ from services.consensus.metadata.schema import (
     KEY_LENGTHS,
     OLDEST_TABLE_VERSION,
     TABLE_VERSION,
+    Row,
     statements_of,
 )
 from shared.units import KIB
@@ -122,24 +123,24 @@ class Database:
                 self.execute("ROLLBACK")
             raise
 
-    def one(self, statement: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    def one(self, statement: str, parameters: Row = ()) -> Row | None:
         """The first row."""
-        row: tuple[Any, ...] | None = self.execute(statement, parameters).fetchone()
+        row: Row | None = self.execute(statement, parameters).fetchone()
         return row
 
-    def insert(self, table: str, *columns: Any) -> None:
+    def insert(self, table: str, *columns: object) -> None:
         """Add a row, with its checksum."""
         checksum = row_checksum(table, columns)
         self.execute(_INSERTS[table], (*columns, checksum))
         self.content_sum += checksum
 
-    def insert_many(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    def insert_many(self, table: str, rows: Iterable[Row]) -> None:
         """Add rows, each with its checksum."""
         with_checksums = [(*columns, row_checksum(table, columns)) for columns in rows]
         self.connection.executemany(_INSERTS[table], with_checksums)
         self.content_sum += sum(row[-1] for row in with_checksums)
 
-    def matching(self, select: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    def matching(self, select: str, values: Iterable[bytes]) -> Iterator[Row]:
         """The rows of `select`, which says `{values}` where a list of some of the values is to stand.
 
         Sorted and by the hundred: a statement for each costs twice as much.
@@ -149,7 +150,7 @@ class Database:
             some = ordered[at : at + _VALUES_MAX]
             yield from self.execute(select.format(values=", ".join(["(?)"] * len(some))), some)
 
-    def remove(self, table: str, *columns: Any) -> None:
+    def remove(self, table: str, *columns: object) -> None:
         """Take a row out that was read and checked before."""
         self.execute(_DELETES[table], columns[: KEY_LENGTHS.get(table, 1)])
         self.content_sum -= row_checksum(table, columns)
@@ -198,12 +199,12 @@ def _own_schema(version: int) -> frozenset[tuple[str, str, str, str]]:
         connection.close()
 
 
-def row_checksum(table: str, columns: Sequence[Any]) -> int:
+def row_checksum(table: str, columns: Row) -> int:
     """64 bits of BLAKE3 over the table's name and the columns, as a signed number."""
     return int.from_bytes(blake3(_pack((table, *columns))).digest(8), "little", signed=True)
 
 
-def checked(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+def checked(table: str, row: Row) -> Row:
     """The columns of a row without its checksum.
 
     Raises:

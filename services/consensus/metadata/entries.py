@@ -14,7 +14,7 @@ removal, with version 3. They are left out when there are none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 from pydantic import ValidationError
@@ -138,7 +138,7 @@ def decode_proposal(payload: bytes) -> Proposal:
     if not FIRST_ENTRY_VERSION <= version <= KNOWN_ENTRY_VERSION:
         raise UnknownEntryError(f"entries of version {version} are not known here; {KNOWN_ENTRY_VERSION} is the newest")
     try:
-        fields: Any = msgpack.unpackb(memoryview(payload)[1:], raw=False)
+        fields = msgpack.unpackb(memoryview(payload)[1:], raw=False)
         if (content := fields["command"].get("content")) is not None:
             content["digest"] = content["digest"].hex()
         return Proposal.model_validate(fields)

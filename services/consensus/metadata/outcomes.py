@@ -6,7 +6,7 @@ under the same log index. Whoever deletes rows of `versions` must therefore spar
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
@@ -23,7 +23,7 @@ _PUBLISHED: Final = 2
 
 def encode_outcome(outcome: Result | TrivetError, fingerprint: str | None = None) -> bytes:
     """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one."""
-    value: tuple[Any, ...]
+    value: tuple[object, ...]
     if isinstance(outcome, TrivetError):
         value = (_PROBLEM, outcome.to_problem())
     elif isinstance(outcome, PublishResult):

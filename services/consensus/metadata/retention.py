@@ -12,7 +12,7 @@ One entry forgets a bounded number of rows, so that applying it never stops the 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from services.consensus.metadata.decisions import STORED_INTEGER_MAX
 from services.consensus.metadata.garbage import Garbage
@@ -32,7 +32,7 @@ def retention_class(retain_s: int) -> int:
 
 def pass_time(
     command: PassTime, index: int, state: State, history: History, sweep: Sweep
-) -> tuple[State, dict[str, Any]]:
+) -> tuple[State, dict[str, object]]:
     """Move the log's clock and the horizons, and forget some of what lies behind them: the state, and the result."""
     lived_ms = min(state.lived_ms + max(command.elapsed_ms, 0), STORED_INTEGER_MAX)
     if lived_ms > state.lived_ms:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 from blake3 import blake3
 
+from services.consensus.metadata.schema import Row
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import FileContent, FileVersion
 
@@ -116,7 +117,7 @@ class NodeRow:
     capacity_bytes: int
     admitted_epoch: int
 
-    def columns(self) -> tuple[Any, ...]:
+    def columns(self) -> Row:
         """As the table has it."""
         return self.node_id, self.url, self.zone, self.state.value, self.capacity_bytes, self.admitted_epoch
 
@@ -154,7 +155,7 @@ class RunRow:
     has_rival: bool = False
 
     @classmethod
-    def of(cls, columns: tuple[Any, ...]) -> RunRow:
+    def of(cls, columns: Row) -> RunRow:
         """The inverse of `columns`."""
         node_id, disk_id, counter, boot_id, redis_id, fence, superseded, has_rival = columns
         return cls(node_id, disk_id, counter, boot_id, redis_id, fence, tuple(superseded.split()), bool(has_rival))
@@ -168,7 +169,7 @@ class RunRow:
             self.redis_id,
         )
 
-    def columns(self) -> tuple[Any, ...]:
+    def columns(self) -> Row:
         """As the table has it."""
         return (*astuple(self)[:-2], " ".join(self.superseded), int(self.has_rival))
 

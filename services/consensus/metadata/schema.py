@@ -32,7 +32,10 @@ all rows says when one is missing.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+Row = tuple[Any, ...]
+"""Columns as SQLite gives and takes them; whoever unpacks a row gives them their types."""
 
 TABLE_VERSION: Final = 4
 """Kept in SQLite's `user_version`; 0 is an empty file. Version 1 had no checksums and was never released."""

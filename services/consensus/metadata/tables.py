@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.consensus.metadata.database import Database, RowDamagedError, UnknownTablesError, checked, row_checksum
 from services.consensus.metadata.rows import (
@@ -23,6 +23,7 @@ from services.consensus.metadata.rows import (
     decode_version,
     encode_version,
 )
+from services.consensus.metadata.schema import Row
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import FileContent, FileVersion
 from shared.contracts.names import DIGEST_BYTES
@@ -193,7 +194,7 @@ class Tables:
         )
         self.database.content_sum += refs_sum(version.version, refs)
 
-    def _execute_many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    def _execute_many(self, statement: str, rows: Iterable[Row]) -> None:
         self.database.connection.executemany(statement, rows)
 
     def remove_version(self, version: int, body: bytes) -> None:

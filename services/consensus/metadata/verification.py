@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.consensus.metadata.database import Database, RowDamagedError, checked
 from services.consensus.metadata.rows import State
-from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS
+from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, Row
 from services.consensus.metadata.tables import Tables, refs_sum
 from shared.units import MIB
 
@@ -70,7 +70,7 @@ class Scrub:
             key = columns[: KEY_LENGTHS.get(table, 1)]
             names, places = ", ".join(key), ", ".join("?" * len(key))
             select = f"SELECT {', '.join(columns)}, checksum FROM {table}"  # noqa: S608 (our own constants)
-            after: tuple[Any, ...] | None = None
+            after: Row | None = None
             while True:
                 where = "" if after is None else f"WHERE ({names})>({places})"
                 rows = database.execute(f"{select} {where} ORDER BY {names} LIMIT ?", (*(after or ()), _PAGE_ROWS))

@@ -28,7 +28,7 @@ import secrets
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 import structlog
@@ -43,14 +43,13 @@ from services.consensus.peering.link import (
     OutgoingLink,
 )
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.messages import MalformedMessageError, Message, Received, decode, encode
 from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
 from shared.cluster_keys import ClusterKeys, SigningKey
 from shared.units import KIB
 
 logger = structlog.get_logger(__name__)
-
-Message = dict[str, Any]
 
 RECONNECT_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
@@ -129,15 +128,15 @@ class PeerMesh:
         self._wanted: dict[str, str] = {}
         self._callers: Counter[str] = Counter()
         self._links: dict[str, OutgoingLink] = {}
-        self._diallers: dict[str, asyncio.Task[Any]] = {}
+        self._diallers: dict[str, asyncio.Task[None]] = {}
         self._tasks = BackgroundTasks(limit=256)
         self._handshake_limit = handshake_limit
-        self._accepted_links: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._accepted_links: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
         self._handshakes: dict[asyncio.StreamWriter, None] = {}
         """Connections whose caller has proved nothing yet, oldest first."""
         self._server: asyncio.Server | None = None
         self._disowned_by: set[str] = set()
-        self.on_message: Callable[[Message], None] = _ignore
+        self.on_message: Callable[[Received[Message]], None] = _ignore
         self.on_link_change: Callable[[str], None] = _ignore
 
     async def start(self) -> None:
@@ -187,7 +186,7 @@ class PeerMesh:
         link = self._links.get(destination)
         if link is None:
             return
-        payload = bytes(msgpack.packb(message))
+        payload = encode(message)
         if len(payload) > MAX_FRAME_BYTES:
             raise ValueError(f"a message of {len(payload)} bytes cannot be framed")
         if not link.send(payload):
@@ -301,10 +300,7 @@ class PeerMesh:
                     peer, link = await self._welcome(reader, writer)
             self._callers[peer] += 1
             try:
-                await link.receive(
-                    lambda payload: self.on_message(msgpack.unpackb(payload) | {"sender": (peer,)}),
-                    self._beat_interval_s,
-                )
+                await link.receive(lambda payload: self._deliver(payload, peer), self._beat_interval_s)
             finally:
                 if link.is_dead:
                     logger.warning("nothing comes from a member any more: closing its connection", peer=peer)
@@ -313,11 +309,16 @@ class PeerMesh:
                     self._drop_if_unwanted(peer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass
-        except (HandshakeError, LinkError) as error:
+        except (HandshakeError, LinkError, MalformedMessageError) as error:
             logger.warning("peer connection refused", reason=str(error))
         finally:
             del self._accepted_links[task]
             await _close(writer)
+
+    def _deliver(self, payload: bytes, peer: str) -> None:
+        received = decode(payload, peer)
+        if received is not None:
+            self.on_message(received)
 
     @contextlib.contextmanager
     def _handshake_slot(self, writer: asyncio.StreamWriter) -> Iterator[None]:
@@ -391,5 +392,5 @@ def _parse_hello(hello: bytes) -> _Hello:
         raise HandshakeError("the hello is malformed") from error
 
 
-def _ignore(_: Any) -> None:
+def _ignore(_: object) -> None:
     pass

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
 
 import msgpack
 
-from services.consensus.raft.ports import LogDamagedError
+from services.consensus.raft.ports import HardStateChange, LogDamagedError
 from shared.disk.durable_files import replace_file
 
 _FORMAT_VERSION = 1
@@ -42,10 +41,10 @@ class FileHardState:
         """See `HardStateStore`."""
         return self._voted_for
 
-    def update(self, change: dict[str, Any]) -> None:
+    def update(self, change: HardStateChange) -> None:
         """See `HardStateStore`. Raises OSError, after which the member must not go on."""
-        term: int = change.get("term", self._term)
-        voted_for: str | None = change.get("voted_for", self._voted_for)
+        term = change.get("term", self._term)
+        voted_for = change.get("voted_for", self._voted_for)
         assert term >= self._term, "the term goes back"
         if (term, voted_for) == (self._term, self._voted_for):
             return

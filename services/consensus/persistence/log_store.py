@@ -110,7 +110,7 @@ class SqliteLogStore:
         return kind(f"{self._path} cannot be read: {error}")
 
     def write(self, erase_from: int | None, first_index: int, entries: Sequence[Entry]) -> None:
-        """One transaction; see `LogStore.write`. Any error means that nothing more may be acknowledged."""
+        """One transaction; see `LogStore.write`. Every error means that nothing more may be acknowledged."""
         database = self._database
         if erase_from is not None:
             # Lowered durably before the log gets shorter, so that a crash between the two is no false alarm.

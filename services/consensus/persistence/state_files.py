@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
 from services.consensus.persistence.file_digest import hash_file
-from services.consensus.raft.ports import LogDamagedError, SnapshotDamagedError, SnapshotMeta
+from services.consensus.raft.ports import LogDamagedError, SnapshotDamagedError, SnapshotFields, SnapshotMeta
 from shared.disk.durable_files import replace_file, sync_directory, sync_file
 
 FIRST_NAME: Final = "metadata.sqlite"
@@ -133,11 +133,11 @@ class StateFiles:
             return FIRST_NAME, None
         if len(raw) < 5 or zlib.crc32(raw[4:]) != int.from_bytes(raw[:4], "little"):
             raise LogDamagedError(f"{path} does not fit its checksum")
-        fields: list[Any] = msgpack.unpackb(raw[4:])
-        if fields[0] != _FORMAT_VERSION:
-            raise LogDamagedError(f"{path} has format {fields[0]}; this member knows {_FORMAT_VERSION}")
-        _, name, meta = fields
-        return name, None if meta is None else SnapshotMeta.from_wire(meta)
+        version, *fields = msgpack.unpackb(raw[4:])
+        if version != _FORMAT_VERSION:
+            raise LogDamagedError(f"{path} has format {version}; this member knows {_FORMAT_VERSION}")
+        name, meta = fields
+        return name, None if meta is None else SnapshotMeta.from_wire(SnapshotFields(*meta))
 
 
 def _remove_tables(path: Path) -> None:

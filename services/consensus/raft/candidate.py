@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from services.consensus.raft.follower import FollowerRole
+from services.consensus.raft.messages import Received, RequestVoteResponse
+from services.consensus.raft.ports import HardStateStore
 from services.consensus.raft.seam import BaseCandidate, Timer
+
+if TYPE_CHECKING:
+    # It imports the roles.
+    from services.consensus.raft.state import RaftState
 
 
 class CandidateRole(BaseCandidate):
@@ -13,7 +20,10 @@ class CandidateRole(BaseCandidate):
     Invariant: `vote_count` equals the number of distinct voters, itself included, that granted this term's vote.
     """
 
-    def __init__(self, state: Any) -> None:
+    state: RaftState
+    storage: HardStateStore
+
+    def __init__(self, state: RaftState) -> None:
         super().__init__(state)
         self._granted = {self.id}
         # raftos goes back to follower and waits for a second timeout; a failed election is tried again at once.
@@ -25,12 +35,12 @@ class CandidateRole(BaseCandidate):
         # Not at once: raftos is still in the middle of the change to this role.
         self.loop.call_soon(self._win_alone)
 
-    def on_receive_request_vote_response(self, message: dict[str, Any]) -> None:
+    def on_receive_request_vote_response(self, received: Received[RequestVoteResponse]) -> None:
         """One vote per voter; raftos counts it and becomes leader at a majority."""
-        voter = self.state.get_sender_id(message["sender"])
-        if message["vote_granted"] and voter in self.state.voters and voter not in self._granted:
+        voter = received.sender
+        if received.message.vote_granted and voter in self.state.voters and voter not in self._granted:
             self._granted.add(voter)
-            super().on_receive_request_vote_response(message)
+            super().on_receive_request_vote_response(received)
 
     def _win_alone(self) -> None:
         if self.state.state is self and self.state.is_majority(len(self._granted)):
@@ -38,4 +48,6 @@ class CandidateRole(BaseCandidate):
 
     def _try_again(self) -> None:
         self.state.to_follower()
-        self.state.state.start_election()
+        role = self.state.state
+        assert isinstance(role, FollowerRole)
+        role.start_election()

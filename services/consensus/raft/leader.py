@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from services.consensus.raft import decide
 from services.consensus.raft.configuration import Configuration
-from services.consensus.raft.ports import Entry, EntryKind
+from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    InstallSnapshotResponse,
+    Received,
+    TimeoutNow,
+)
+from services.consensus.raft.ports import Entry, EntryKind, HardStateStore
 from services.consensus.raft.progress import FollowerProgress, Mode
 from services.consensus.raft.reads import ReadRounds
 from services.consensus.raft.seam import BaseLeader, config
@@ -16,7 +24,9 @@ from services.consensus.raft.snapshot_sending import SnapshotSender
 from shared.errors import ConflictError, LeaderUnavailableError, OutcomeUnknownError, OverloadedError
 from shared.units import MIB
 
-Message = dict[str, Any]
+if TYPE_CHECKING:
+    # It imports the roles.
+    from services.consensus.raft.state import RaftState
 
 MAX_BATCH_ENTRIES = 512
 MAX_BATCH_BYTES = MIB
@@ -36,14 +46,18 @@ class LeaderRole(BaseLeader):
         no read is answered before an entry of this term is committed.
     """
 
-    def __init__(self, state: Any) -> None:
+    state: RaftState
+    storage: HardStateStore
+    log: RaftLog
+
+    def __init__(self, state: RaftState) -> None:
         super().__init__(state)
-        self.term: int = self.storage.term
+        self.term = self.storage.term
         self.first_index = self.log.last_log_index + 1
         self.progress: dict[str, FollowerProgress] = {}
         self.transfer_target: str | None = None
         self._transfer_deadline: asyncio.TimerHandle | None = None
-        self._proposals: dict[int, asyncio.Future[Any]] = {}
+        self._proposals: dict[int, asyncio.Future[object]] = {}
         self.snapshots: SnapshotSender = state.send_snapshots(self)
         self._reads = ReadRounds[asyncio.Future[None]]()
         self._quick: frozenset[str] = frozenset()
@@ -57,7 +71,7 @@ class LeaderRole(BaseLeader):
     def start(self) -> None:
         """raftos starts timers and the first heartbeat; a no-op of this term makes earlier entries committable."""
         super().start()
-        self.progress = {peer: FollowerProgress(next_index) for peer, next_index in self.log.next_index.items()}
+        self.progress = {peer: FollowerProgress(self.log.last_log_index + 1) for peer in self.state.cluster}
         self.log.append([Entry(self.term, EntryKind.NO_OP, b"")])
         self._flush_soon()
 
@@ -94,7 +108,7 @@ class LeaderRole(BaseLeader):
 
     # --- proposals ----------------------------------------------------------------------------------------------
 
-    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+    def propose(self, payloads: Sequence[bytes]) -> list[asyncio.Future[object]]:
         """Append commands; each future gets what applying it returned.
 
         Raises:
@@ -107,12 +121,12 @@ class LeaderRole(BaseLeader):
             raise OverloadedError("Too much waits to be committed.", limit_bytes=MAX_UNCOMMITTED_BYTES)
         first = self.log.last_log_index + 1
         self.log.append([Entry(self.term, EntryKind.COMMAND, payload) for payload in payloads])
-        futures = [self.loop.create_future() for _ in payloads]
+        futures: list[asyncio.Future[object]] = [self.loop.create_future() for _ in payloads]
         self._proposals.update(enumerate(futures, first))
         self._flush_soon()
         return futures
 
-    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[Any]:
+    def propose_configuration(self, configuration: Configuration) -> asyncio.Future[object]:
         """Append a configuration entry; it is in force at once (section 6), and committed when the future is done.
 
         One voter at a time, so that every majority of the old and the new configuration share a member; and only after an
@@ -131,13 +145,13 @@ class LeaderRole(BaseLeader):
         if not decide.is_single_change(current.voters, configuration.voters):
             raise ConflictError("A change adds or removes one voter at most, and leaves at least one.")
         index = self.log.append([Entry(self.term, EntryKind.CONFIGURATION, configuration.encode())])
-        committed: asyncio.Future[Any] = self.loop.create_future()
+        committed: asyncio.Future[object] = self.loop.create_future()
         self._proposals[index] = committed
         self.state.configuration_may_have_changed()
         self._flush_soon()
         return committed
 
-    def applied(self, index: int, result: Any) -> None:
+    def applied(self, index: int, result: object) -> None:
         """The state machine applied the entry at `index`."""
         waiting = self._proposals.pop(index, None)
         if waiting is not None and not waiting.done():
@@ -182,75 +196,71 @@ class LeaderRole(BaseLeader):
 
     def _post_append(self, peer: str, previous: int, entries: list[Entry]) -> None:
         self.state.post(
-            self.message("append_entries")
-            | {
-                "commit_index": self.log.commit_index,
-                "request_id": self.request_id,
-                "prev_log_index": previous,
-                "prev_log_term": self.log.term_at(previous),
-                "entries": entries,
-            },
+            AppendEntries(
+                term=self.term,
+                leader_id=self.id,
+                commit_index=self.log.commit_index,
+                request_id=self.request_id,
+                prev_log_index=previous,
+                prev_log_term=self.log.term_at(previous),
+                entries=entries,
+            ),
             peer,
         )
 
-    def message(self, kind: str) -> Message:
-        """What every message to a follower says."""
-        return {"type": kind, "term": self.term, "leader_id": self.id}
-
-    def on_receive_append_entries_response(self, message: Message) -> None:
+    def on_receive_append_entries_response(self, received: Received[AppendEntriesResponse]) -> None:
         """A follower's answer: it counts for quorum rounds either way, and moves its progress."""
-        peer = self.state.get_sender_id(message["sender"])
+        peer, message = received.sender, received.message
         progress = self.progress.get(peer)
         if progress is None:
             return
-        self._count_round(message["request_id"], peer)
+        self._count_round(message.request_id, peer)
         progress.heard_at_s = self.loop.time()
-        progress.is_low_on_disk = message.get("is_low_on_disk", False)
-        progress.majority_round_trip_ms = message.get("majority_round_trip_ms")
-        if message.get("is_installing"):
+        progress.is_low_on_disk = message.is_low_on_disk
+        progress.majority_round_trip_ms = message.majority_round_trip_ms
+        if message.is_installing:
             return
-        lost_below = message.get("needs_snapshot", 0)
+        lost_below = message.needs_snapshot
         progress.lacks_state = bool(lost_below)
         if lost_below:
             # Its state is lost, its log is not: it goes on to take entries and to count for majorities.
             self.snapshots.begin(peer, lost_below)
             self.snapshots.remind(peer)
-        if progress.mode is Mode.SNAPSHOT and not (
-            message["success"] and message["last_log_index"] >= self.log.base.index
-        ):
+        matched = message.last_log_index if message.success else None
+        if progress.mode is Mode.SNAPSHOT and (matched is None or matched < self.log.base.index):
             # Entries do not help it yet. It answers, so that a copy of the state is made for the living only.
             self.snapshots.begin(peer, self.log.base.index)
             self.snapshots.remind(peer)
             return
-        if message["success"]:
+        if matched is not None:
             if not lost_below:
                 self.snapshots.end(peer)
-            if progress.accepted(message["last_log_index"]):
+            if progress.accepted(matched):
                 self.update_commit_index()
             if self.log.is_behind_base:
                 # It won because nobody else had every entry; it cannot serve, so somebody with a state takes over.
                 self.transfer()
             self._hand_over_if_ready(peer, progress)
-        elif not progress.rejected(message["prev_log_index"], message["hint"]):
+        elif not progress.rejected(message.prev_log_index, message.hint or 0):
             return
         self.replicate(peer)
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 
-    def on_receive_install_snapshot_response(self, message: Message) -> None:
+    def on_receive_install_snapshot_response(self, received: Received[InstallSnapshotResponse]) -> None:
         """How much of a snapshot a follower has, or that it has become it."""
-        peer = self.state.get_sender_id(message["sender"])
+        peer, message = received.sender, received.message
         progress = self.progress.get(peer)
         if progress is None:
             return
         progress.heard_at_s = self.loop.time()
-        installed_index = message["installed_index"]
-        if message.get("needs_snapshot"):
-            self.snapshots.begin(peer, message["needs_snapshot"])
-        elif message.get("is_refused"):
-            self.snapshots.refused(message["digest"])
+        installed_index = message.installed_index
+        if message.needs_snapshot:
+            self.snapshots.begin(peer, message.needs_snapshot)
+        elif message.is_refused:
+            self.snapshots.refused(message.digest)
         elif not installed_index:
-            self.snapshots.answered(peer, message["digest"], message["received_bytes"])
+            self.snapshots.answered(peer, message.digest, message.received_bytes)
         elif installed_index >= self.log.base.index:
             self.snapshots.end(peer)
             if progress.mode is Mode.SNAPSHOT:
@@ -268,8 +278,7 @@ class LeaderRole(BaseLeader):
             elif progress.mode is not Mode.SNAPSHOT:
                 needed.append(progress.match_index)
         pinned = self.snapshots.pinned_index
-        last_applied: int = self.log.last_applied
-        return min([*needed, *([] if pinned is None else [pinned]), last_applied])
+        return min([*needed, *([] if pinned is None else [pinned]), self.log.last_applied])
 
     def connection_lost(self, peer: str) -> None:
         """The transport lost messages to `peer`."""
@@ -336,7 +345,7 @@ class LeaderRole(BaseLeader):
             # Leadership may have gone between the commit and this iteration of the loop; nobody would end the read then.
             if not self.is_current:
                 raise LeaderUnavailableError("This member stopped leading.")
-        index: int = self.log.commit_index
+        index = self.log.commit_index
         proof: asyncio.Future[None] = self.loop.create_future()
         self._reads.join(proof)
         self._begin_read_round()
@@ -421,7 +430,7 @@ class LeaderRole(BaseLeader):
 
     def _hand_over_if_ready(self, peer: str, progress: FollowerProgress) -> None:
         if peer == self.transfer_target and progress.match_index == self.log.last_log_index:
-            self.state.post({"type": "timeout_now", "term": self.term}, peer)
+            self.state.post(TimeoutNow(self.term), peer)
 
     def _give_up_transfer(self) -> None:
         self.transfer_target = None

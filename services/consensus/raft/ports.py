@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypedDict, TypeVar
 
+from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import LogPosition
+
+if TYPE_CHECKING:
+    # It imports this module.
+    from services.consensus.raft.messages import Message
+
+ResultT = TypeVar("ResultT")
 
 
 class EntryKind(IntEnum):
@@ -52,6 +59,17 @@ class StoredLog(NamedTuple):
 SIZE_MARK_ENTRIES = 256
 
 
+class SnapshotFields(NamedTuple):
+    """A `SnapshotMeta` as it travels in a message and stands in files."""
+
+    index: int
+    term: int
+    configuration_index: int
+    configuration: bytes
+    size_bytes: int
+    digest: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotMeta:
     """What a snapshot is, apart from its bytes.
@@ -68,22 +86,22 @@ class SnapshotMeta:
     size_bytes: int
     digest: bytes
 
-    def to_wire(self) -> list[Any]:
+    def to_wire(self) -> SnapshotFields:
         """As it travels in a message and stands in files."""
-        return [
+        return SnapshotFields(
             self.position.index,
             self.position.term,
             self.configuration_index,
             self.configuration,
             self.size_bytes,
             self.digest,
-        ]
+        )
 
     @classmethod
-    def from_wire(cls, fields: Sequence[Any]) -> Self:
-        """The inverse of `to_wire`. Raises ValueError."""
-        index, term, configuration_index, configuration, size_bytes, digest = fields
-        return cls(LogPosition(index=index, term=term), configuration_index, configuration, size_bytes, digest)
+    def from_wire(cls, fields: SnapshotFields) -> Self:
+        """The inverse of `to_wire`."""
+        position = LogPosition(index=fields.index, term=fields.term)
+        return cls(position, fields.configuration_index, fields.configuration, fields.size_bytes, fields.digest)
 
 
 class LogStore(Protocol):
@@ -112,6 +130,13 @@ class LogStore(Protocol):
         """Become an empty log that begins behind `base`, because a snapshot up to there was installed. Durable, as one."""
 
 
+class HardStateChange(TypedDict, total=False):
+    """What of term and vote is set; raftos writes it as a dict."""
+
+    term: int
+    voted_for: str | None
+
+
 class HardStateStore(Protocol):
     """Term and vote (figure 2, "Persistent state"). raftos' name for it is `storage`, and `update` is raftos' verb."""
 
@@ -123,14 +148,14 @@ class HardStateStore(Protocol):
     def voted_for(self) -> str | None:
         """Whom it voted for in that term."""
 
-    def update(self, change: dict[str, Any]) -> None:
+    def update(self, change: HardStateChange) -> None:
         """Set `term` and/or `voted_for`; durable, as one write, when it returns."""
 
 
 class BlockingRunner(Protocol):
     """Runs blocking work off the loop, in order, one at a time."""
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def submit(self, work: Callable[[], ResultT], done: Callable[[ResultT | None, BaseException | None], None]) -> None:
         """Run `work()`; then call `done(result, error)` on the loop. Nothing is called after the process has died."""
 
 
@@ -145,7 +170,7 @@ class StateMachine(Protocol):
     def installed(self) -> SnapshotMeta | None:
         """The snapshot that this state began as, if it did: what a crash in the middle of an installation is told by."""
 
-    def apply(self, first_index: int, entries: Sequence[Entry]) -> list[Any]:
+    def apply(self, first_index: int, entries: Sequence[Entry]) -> Sequence[object]:
         """Apply consecutive entries from `first_index`; one result each (None for no-ops and configurations). Blocks.
 
         It may apply fewer than it was given, but for the first. Raises CannotApplyError when that one is not known here.
@@ -154,7 +179,7 @@ class StateMachine(Protocol):
     def checkpoint(self) -> int:
         """Make what is applied durable. Returns the index up to which it survives a power cut. Blocks, beside `apply`.
 
-        Any error means that what is durable is not known any more.
+        Every error means that what is durable is not known any more.
         """
 
     def take_snapshot(self) -> Snapshot:
@@ -201,10 +226,10 @@ class Snapshot(Protocol):
 class Network(Protocol):
     """Carries messages to other members: may lose, repeat, delay and reorder them."""
 
-    def post(self, message: dict[str, Any], destination: str) -> None:
-        """Send without waiting; `message` is msgpack-able."""
+    def post(self, message: Message, destination: str) -> None:
+        """Send without waiting."""
 
-    def configure(self, configuration: Any) -> None:
+    def configure(self, configuration: Configuration) -> None:
         """Keep connections to exactly these members."""
 
 

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import raftos
 import raftos.conf
@@ -23,12 +23,13 @@ import raftos.state
 import raftos.storage
 import raftos.timer
 
-BaseCandidate: Any = raftos.state.Candidate
-BaseFollower: Any = raftos.state.Follower
-BaseLeader: Any = raftos.state.Leader
-BaseState: Any = raftos.state.State
-Timer: Any = raftos.timer.Timer
-config: Any = raftos.conf.config
+BaseRole = raftos.state.BaseState
+BaseCandidate = raftos.state.Candidate
+BaseFollower = raftos.state.Follower
+BaseLeader = raftos.state.Leader
+BaseState = raftos.state.State
+Timer = raftos.timer.Timer
+config = raftos.conf.config
 
 REVIEWED_VERSION: Final = "0.2.6"
 REVIEWED_SHA256: Final = {
@@ -44,7 +45,7 @@ _REVIEWED_MODULES: Final[dict[str, ModuleType]] = {
     "timer": raftos.timer,
 }
 
-DISTRUSTED: Final[tuple[tuple[Any, str], ...]] = (
+DISTRUSTED: Final[tuple[tuple[type | ModuleType, str], ...]] = (
     (raftos.state.BaseState, "on_receive_request_vote"),
     (raftos.state.Leader, "append_entries"),
     (raftos.state.Leader, "on_receive_append_entries_response"),

@@ -8,12 +8,12 @@ durable step and remembers which one it was; only then is the log cut off. A mem
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import InstallSnapshot, InstallSnapshotResponse
 from services.consensus.raft.ports import BlockingRunner, SnapshotDamagedError, SnapshotMeta, StateMachine
 
-Message = dict[str, Any]
+Answer = Callable[[InstallSnapshotResponse], None]
 
 
 class SnapshotReceiver:
@@ -41,15 +41,16 @@ class SnapshotReceiver:
         self._is_writing = False
         self.is_installing = False
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes, answer: Callable[[Message], None]) -> None:
+    def receive(self, piece: InstallSnapshot, answer: Answer) -> None:
         """Take one piece; `answer` gets how far this member is. A piece that comes at a bad moment is not answered."""
         if self.is_installing or self._is_writing:
             return
+        meta = SnapshotMeta.from_wire(piece.snapshot)
         if self._log.last_applied >= meta.position.index:
-            answer(_installed(meta))
+            answer(_installed(piece.term, meta))
             return
         if meta.position.index < self._log.base.index:
-            answer(_progress(meta, 0) | {"needs_snapshot": self._log.base.index})
+            answer(_progress(piece.term, meta, 0, needs_snapshot=self._log.base.index))
             return
         self._is_writing = True
 
@@ -57,20 +58,20 @@ class SnapshotReceiver:
             self._is_writing = False
             if error is not None or received_bytes is None:
                 return  # no room, perhaps: the leader asks again
-            answer(_progress(meta, received_bytes))
+            answer(_progress(piece.term, meta, received_bytes))
             # Meanwhile entries may have been appended, committed and applied that make it superfluous.
             if received_bytes == meta.size_bytes and self._log.last_applied < meta.position.index:
-                self._install(meta, answer)
+                self._install(piece.term, meta, answer)
 
-        self._runner.submit(lambda: self._machine.receive(meta, offset, data), done)
+        self._runner.submit(lambda: self._machine.receive(meta, piece.offset, piece.data), done)
 
-    def _install(self, meta: SnapshotMeta, answer: Callable[[Message], None]) -> None:
+    def _install(self, term: int, meta: SnapshotMeta, answer: Answer) -> None:
         self.is_installing = True
 
         def finished() -> None:
             self.is_installing = False
             self._on_installed()
-            answer(_installed(meta))
+            answer(_installed(term, meta))
 
         def install() -> bool:
             # What was submitted before, an apply perhaps, has been done by now; a state never goes back.
@@ -88,16 +89,27 @@ class SnapshotReceiver:
                 self._on_replaced()
             elif isinstance(error, SnapshotDamagedError):
                 self.is_installing = False
-                answer(_progress(meta, 0) | {"is_refused": True})
+                answer(_progress(term, meta, 0, is_refused=True))
             else:
                 self._on_fatal(error)
 
         self._runner.submit(install, done)
 
 
-def _progress(meta: SnapshotMeta, received_bytes: int) -> Message:
-    return {"digest": meta.digest, "received_bytes": received_bytes, "installed_index": 0}
+def _progress(
+    term: int, meta: SnapshotMeta, received_bytes: int, *, needs_snapshot: int = 0, is_refused: bool = False
+) -> InstallSnapshotResponse:
+    return InstallSnapshotResponse(
+        term,
+        meta.digest,
+        received_bytes=received_bytes,
+        installed_index=0,
+        needs_snapshot=needs_snapshot,
+        is_refused=is_refused,
+    )
 
 
-def _installed(meta: SnapshotMeta) -> Message:
-    return {"digest": meta.digest, "received_bytes": meta.size_bytes, "installed_index": meta.position.index}
+def _installed(term: int, meta: SnapshotMeta) -> InstallSnapshotResponse:
+    return InstallSnapshotResponse(
+        term, meta.digest, received_bytes=meta.size_bytes, installed_index=meta.position.index
+    )

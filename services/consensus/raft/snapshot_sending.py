@@ -6,14 +6,16 @@ way per follower, and the pieces are paced, because replication to everybody els
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from services.consensus.raft.decide import LogPosition
+from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import InstallSnapshot
 from services.consensus.raft.ports import BlockingRunner, Snapshot, SnapshotMeta, StateMachine
 from shared.units import KIB, MIB
-
-Message = dict[str, Any]
 
 PIECE_BYTES = 512 * KIB
 PACE_BYTES_PER_S = 64 * MIB
@@ -25,19 +27,44 @@ RESEND_S = 1.0
 """After this long without an answer the follower is asked again how much it has."""
 
 
+class Loop(Protocol):
+    """What the sender needs of asyncio's loop."""
+
+    def time(self) -> float:
+        """The loop's clock, in seconds."""
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> object:
+        """Call it in `delay` seconds."""
+
+
+class Outbox(Protocol):
+    """What the sender needs of the member's state."""
+
+    def post(self, message: InstallSnapshot, destination: str) -> None:
+        """Send without waiting."""
+
+
 class Leader(Protocol):
     """What the sender needs of the leader's role."""
 
-    log: Any
-    loop: Any
-    state: Any
+    id: str
+    term: int
+
+    @property
+    def log(self) -> RaftLog:
+        """Of this member."""
+
+    @property
+    def loop(self) -> Loop:
+        """On which it runs."""
+
+    @property
+    def state(self) -> Outbox:
+        """Through which it speaks."""
 
     @property
     def is_current(self) -> bool:
         """Whether it still leads."""
-
-    def message(self, kind: str) -> Message:
-        """A message of this term from this leader."""
 
 
 @dataclass(slots=True)
@@ -139,7 +166,7 @@ class SnapshotSender:
                 self._drop_snapshot()
                 return
             wait_s = len(data) / PACE_BYTES_PER_S - (self._leader.loop.time() - began_s)
-            self._leader.loop.call_later(max(0.0, wait_s), send, data)
+            self._leader.loop.call_later(max(0.0, wait_s), partial(send, data))
 
         def send(data: bytes) -> None:
             transfer.is_reading = False
@@ -154,9 +181,7 @@ class SnapshotSender:
             return
         transfer.asked_at_s = self._leader.loop.time()
         self._leader.state.post(
-            self._leader.message("install_snapshot")
-            | {"snapshot": self._meta.to_wire(), "offset": transfer.offset, "data": data},
-            peer,
+            InstallSnapshot(self._leader.term, self._leader.id, self._meta.to_wire(), transfer.offset, data), peer
         )
 
     def _have_snapshot(self, transfer: _Transfer) -> bool:

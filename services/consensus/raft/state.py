@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 from services.consensus.raft import decide
 from services.consensus.raft.candidate import CandidateRole
@@ -17,15 +17,27 @@ from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.follower import FollowerRole
 from services.consensus.raft.leader import LeaderRole
 from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import (
+    AppendEntries,
+    InstallSnapshot,
+    Message,
+    Received,
+    RequestPreVote,
+    RequestPreVoteResponse,
+    RequestVote,
+    RequestVoteResponse,
+    TimeoutNow,
+    vote_request_of_raftos,
+)
 from services.consensus.raft.ports import HardStateStore, Network, Observer
-from services.consensus.raft.seam import BaseCandidate, BaseFollower, BaseLeader, BaseState, config
+from services.consensus.raft.seam import BaseCandidate, BaseFollower, BaseLeader, BaseRole, BaseState, config
 from services.consensus.raft.snapshot_receiving import SnapshotReceiver
 from services.consensus.raft.snapshot_sending import SnapshotSender
 
-Message = dict[str, Any]
+Role = FollowerRole | CandidateRole | LeaderRole
 
-_OF_A_LEADER = frozenset({"append_entries", "install_snapshot"})
-_REQUESTS = _OF_A_LEADER | {"request_vote", "timeout_now"}
+_OF_A_LEADER = (AppendEntries, InstallSnapshot)
+_REQUESTS = (*_OF_A_LEADER, RequestVote, TimeoutNow)
 
 
 class _Mesh:
@@ -41,14 +53,23 @@ class _Mesh:
 
 
 class RaftState(BaseState):
-    """Role, log, term and vote of one member. Make it with `create_raft_state`.
+    """Role, log, term and vote of one member. Make it with `own_class_of`.
 
     Invariants:
         storage.term never goes back, and is durable before any message of that term leaves;
         exactly one role object is current, `self.state`.
     """
 
-    ROLES = {BaseFollower: FollowerRole, BaseCandidate: CandidateRole, BaseLeader: LeaderRole}  # noqa: RUF012 constant
+    server: _Mesh
+    storage: HardStateStore
+    log: RaftLog
+    state: Role
+
+    ROLES: ClassVar[dict[type[BaseRole], type[Role]]] = {
+        BaseFollower: FollowerRole,
+        BaseCandidate: CandidateRole,
+        BaseLeader: LeaderRole,
+    }
 
     def __init__(
         self,
@@ -59,7 +80,7 @@ class RaftState(BaseState):
         network: Network,
         observer: Observer,
         snapshots: SnapshotReceiver,
-        send_snapshots: Callable[[Any], SnapshotSender],
+        send_snapshots: Callable[[LeaderRole], SnapshotSender],
     ) -> None:
         self.server = _Mesh(network)
         self.id = member_id
@@ -79,7 +100,7 @@ class RaftState(BaseState):
         self._heard_at = float("-inf")
         log.on_flushed = self._log_flushed
         log.on_failure = observer.fatal
-        self.state: Any = FollowerRole(self)
+        self.state = FollowerRole(self)
         self.configuration_may_have_changed()
 
     # --- raftos' seams ------------------------------------------------------------------------------------------
@@ -93,74 +114,68 @@ class RaftState(BaseState):
         """raftos' own has wrong majorities for every even size."""
         return count >= decide.majority(len(self.voters))
 
-    def set_leader(self, leader: Any) -> None:
+    def set_leader(self, leader: str | BaseLeader | None) -> None:
         """raftos keeps who leads; whoever observes is told."""
         super().set_leader(leader)
         self._observer.role_changed()
 
-    def broadcast(self, message: Message) -> None:
+    def broadcast(self, message: object) -> None:
         """raftos' broadcast; a vote request of a transfer says so, so that followers do not insist on their leader."""
-        if self.is_transfer and message["type"] == "request_vote":
-            message = message | {"transfer": True}
+        if not isinstance(message, Message):
+            message = vote_request_of_raftos(message, is_transfer=self.is_transfer)
             self.is_transfer = False
         super().broadcast(message)
 
-    def _change_state(self, new_state: Any) -> None:
+    def _change_state(self, new_state: type[BaseRole]) -> None:
         super()._change_state(self.ROLES[new_state])
 
     # --- messages -----------------------------------------------------------------------------------------------
 
-    def post(self, message: Message, destination: str | tuple[str]) -> None:
-        """Send to one member, by id or by raftos' address."""
-        self.server.network.post(message, destination if isinstance(destination, str) else destination[0])
+    def post(self, message: Message, destination: str) -> None:
+        """Send to one member."""
+        self.server.network.post(message, destination)
 
-    def request_handler(self, message: Message) -> None:
+    def receive(self, received: Received[Message]) -> None:
         """One message from an authenticated member: update the term, then raftos' dispatch to the current role."""
-        kind = message["type"]
-        if kind == "request_pre_vote":
-            self._answer_pre_vote(message)
+        message = received.message
+        if isinstance(message, RequestPreVote):
+            self._answer_pre_vote(message, received.sender)
             return
-        is_promise = kind == "request_pre_vote_response" and message["vote_granted"]
-        if not is_promise and not self._update_term(kind, message):
+        is_promise = isinstance(message, RequestPreVoteResponse) and message.vote_granted
+        if not is_promise and not self._update_term(message, received.sender):
             return
-        if kind in _OF_A_LEADER and isinstance(self.state, CandidateRole):
+        if isinstance(message, _OF_A_LEADER) and isinstance(self.state, CandidateRole):
             self.to_follower()
-        if hasattr(self.state, f"on_receive_{kind}") and not self._is_inherited_only(kind):
-            super().request_handler(message)
+        if self._has_handler_of(message.kind):
+            self.request_handler(received)
 
-    def _update_term(self, kind: str, message: Message) -> bool:
+    def _update_term(self, message: Message, sender: str) -> bool:
         """Figure 2, "All servers". False when the message is not for the current role."""
         current = self.storage.term
-        if message["term"] > current:
-            if kind == "request_vote" and not message.get("transfer") and self._hears_leader():
+        if message.term > current:
+            if isinstance(message, RequestVote) and not message.transfer and self._hears_leader():
                 return False  # stickiness (section 6): a member that was cut off does not depose a live leader
-            self.storage.update({"term": message["term"], "voted_for": None})
+            self.storage.update({"term": message.term, "voted_for": None})
             if not isinstance(self.state, FollowerRole):
                 self.to_follower()
-        elif message["term"] < current:
-            if kind in _REQUESTS:
-                self.post({"type": "request_vote_response", "term": current, "vote_granted": False}, message["sender"])
+        elif message.term < current:
+            if isinstance(message, _REQUESTS):
+                self.post(RequestVoteResponse(current, vote_granted=False), sender)
             return False
-        return kind != "request_pre_vote_response"
+        return not isinstance(message, RequestPreVoteResponse)
 
-    def _is_inherited_only(self, kind: str) -> bool:
+    def _has_handler_of(self, kind: str) -> bool:
         """raftos' base roles have empty handlers of every name; only our own are entered."""
-        handler = getattr(type(self.state), f"on_receive_{kind}")
-        return not handler.__module__.startswith("services.")
+        handler = getattr(type(self.state), f"on_receive_{kind}", None)
+        return bool(handler) and str(handler.__module__).startswith("services.")
 
-    def _answer_pre_vote(self, message: Message) -> None:
-        end = LogPosition(message["last_log_term"], message["last_log_index"])
+    def _answer_pre_vote(self, message: RequestPreVote, sender: str) -> None:
+        end = LogPosition(message.last_log_term, message.last_log_index)
         is_granted = decide.grant_pre_vote(
-            message["term"], self.storage.term, end, self.log.end, hears_leader=self._hears_leader()
+            message.term, self.storage.term, end, self.log.end, hears_leader=self._hears_leader()
         )
-        self.post(
-            {
-                "type": "request_pre_vote_response",
-                "term": message["term"] if is_granted else self.storage.term,
-                "vote_granted": is_granted,
-            },
-            message["sender"],
-        )
+        term = message.term if is_granted else self.storage.term
+        self.post(RequestPreVoteResponse(term, is_granted), sender)
 
     # --- what the roles ask -------------------------------------------------------------------------------------
 
@@ -203,7 +218,7 @@ class RaftState(BaseState):
     def _hears_leader(self) -> bool:
         if isinstance(self.state, LeaderRole):
             return True
-        return bool(self.loop.time() - self._heard_at < config.election_interval[0])
+        return self.loop.time() - self._heard_at < config.election_interval[0]
 
     def _log_flushed(self) -> None:
         if isinstance(self.state, LeaderRole) and self.state.is_current:
@@ -212,11 +227,11 @@ class RaftState(BaseState):
         self._observer.commit_advanced(self.log.commit_index)
 
 
-def create_raft_state(member_id: str, **dependencies: Any) -> RaftState:
-    """A member with a class of its own, because raftos keeps the leader and the loop on the class.
+def own_class_of(member_id: str) -> type[RaftState]:
+    """A class for this member alone, because raftos keeps the leader and the loop on the class."""
 
-    `dependencies` are those of `RaftState`.
-    """
-    own_class = type(f"RaftState[{member_id}]", (RaftState,), {})
-    member: RaftState = own_class(member_id, **dependencies)
-    return member
+    class OwnState(RaftState):
+        """See `own_class_of`."""
+
+    OwnState.__qualname__ = f"RaftState[{member_id}]"
+    return OwnState

@@ -11,6 +11,8 @@ from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import BEAT_INTERVAL_S
 from services.consensus.peering.mesh import HANDSHAKE_LIMIT, PeerMesh
 from services.consensus.raft.configuration import Configuration
+from services.consensus.raft.messages import InstallSnapshot, Message, Received
+from services.consensus.raft.ports import SnapshotFields
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
 from shared.units import KIB
@@ -24,6 +26,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def message(name: str, *, number: int = 0, body: bytes = b"") -> InstallSnapshot:
+    """Something to send that carries bytes."""
+    return InstallSnapshot(1, name, SnapshotFields(0, 0, 0, b"", 0, b""), number, body)
 
 
 class Harness:
@@ -42,7 +49,7 @@ class Harness:
         self.ports = {name: free_port() for name in ("m1", "m2")}
         self.dialled = dict(self.ports)
         self.meshes: dict[str, PeerMesh] = {}
-        self.received: dict[str, list[dict]] = {"m1": [], "m2": []}
+        self.received: dict[str, list[Received[Message]]] = {"m1": [], "m2": []}
 
     def configuration(self) -> Configuration:
         return Configuration(

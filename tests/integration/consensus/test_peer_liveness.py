@@ -12,7 +12,7 @@ import pytest
 from services.consensus.peering import mesh as peers
 from services.consensus.peering.disk_identities import DISK_ID_BYTES
 from services.consensus.peering.link import BEAT_INTERVAL_S, SILENT_BEATS
-from tests.integration.consensus.meshes import BrokenMiddlebox, Harness
+from tests.integration.consensus.meshes import BrokenMiddlebox, Harness, message
 from tests.waiting import wait_until
 
 BEAT_S = 0.05
@@ -52,15 +52,15 @@ async def test_a_half_open_link_is_replaced_and_forgotten(
     first = await harness.start("m1")
     await harness.start("m2")
     await wait_until(lambda: first.connected_peers() == ["m2"])
-    first.post({"type": "before"}, "m2")
+    first.post(message("before"), "m2")
     await wait_until(lambda: len(harness.received["m2"]) == 1)
     changes: list[str] = []
     first.on_link_change = changes.append
     middlebox.swallow(requests=requests, answers=answers)
     await wait_until(lambda: len(changes) >= 2, within_s=NOTICED_WITHIN_S)
     assert first.connected_peers() == ["m2"]
-    first.post({"type": "after"}, "m2")
-    await wait_until(lambda: harness.received["m2"][-1]["type"] == "after")
+    first.post(message("after"), "m2")
+    await wait_until(lambda: harness.received["m2"][-1].message.leader_id == "after")
     await wait_until(lambda: middlebox.open_count == 1, within_s=NOTICED_WITHIN_S)
     assert middlebox.accepted_count == 2
 
@@ -84,7 +84,7 @@ async def test_links_that_are_dead_from_birth_are_tried_again_at_a_bounded_pace(
         lambda: middlebox.accepted_count > attempts and middlebox.open_count == 1 and first.connected_peers() == ["m2"],
         within_s=NOTICED_WITHIN_S,
     )
-    first.post({"type": "after"}, "m2")
+    first.post(message("after"), "m2")
     await wait_until(lambda: len(harness.received["m2"]) == 1, within_s=NOTICED_WITHIN_S)
 
 
@@ -96,7 +96,7 @@ async def test_a_link_that_is_only_slow_is_kept(harness: Harness, middlebox: Bro
     await wait_until(lambda: first.connected_peers() == ["m2"])
     began = time.monotonic()
     # Small buffers of the kernel and of the middlebox take little of it at once.
-    first.post({"type": "large", "body": b"x" * 150_000}, "m2")
+    first.post(message("large", body=b"x" * 150_000), "m2")
     await wait_until(lambda: len(harness.received["m2"]) == 1, within_s=60)
     assert time.monotonic() - began > 3 * SILENT_BEATS * BEAT_S
     assert middlebox.accepted_count == 1

@@ -20,11 +20,13 @@ import pytest
 from blake3 import blake3
 from structlog.testing import capture_logs
 
+from services.consensus.raft.messages import Message, RequestVoteResponse, TimeoutNow
 from shared.cluster_keys import ClusterKeys
 from tests.integration.consensus.meshes import SECRET, Harness
 from tests.waiting import wait_until
 
 VERSION = 1
+VOTE = {"type": "request_vote_response", "term": 4, "vote_granted": True}
 DISK = b"d" * 16
 KEY = ClusterKeys.parse(SECRET).signing
 
@@ -38,6 +40,10 @@ def frame(session: bytes, number: int, message: dict[str, Any]) -> bytes:
     return (
         struct.pack(">I", len(payload)) + blake3(struct.pack(">Q", number) + payload, key=session).digest(16) + payload
     )
+
+
+def heard(harness: Harness) -> list[Message]:
+    return [received.message for received in harness.received["m2"]]
 
 
 def announcement(version: int) -> bytes:
@@ -95,8 +101,31 @@ async def test_a_dialler_of_this_version_is_heard(harness: Harness) -> None:
     """Hello, frames and their keys are as described."""
     await harness.start("m2", knows_peers=False)
     _, writer, session = await dial(harness.ports["m2"], version=VERSION)
-    writer.write(frame(session, 0, {"type": "first"}) + frame(session, 1, {"type": "second"}))
-    await wait_until(lambda: [one["type"] for one in harness.received["m2"]] == ["first", "second"])
+    writer.write(frame(session, 0, {"type": "timeout_now", "term": 3}) + frame(session, 1, VOTE))
+    await wait_until(lambda: heard(harness) == [TimeoutNow(3), RequestVoteResponse(4, vote_granted=True)])
+    writer.close()
+
+
+async def test_a_kind_of_message_that_only_a_later_version_knows_is_passed_over(harness: Harness) -> None:
+    """During an upgrade the link stands, and what comes behind it is heard."""
+    await harness.start("m2", knows_peers=False)
+    _, writer, session = await dial(harness.ports["m2"], version=VERSION)
+    writer.write(frame(session, 0, {"type": "of_a_later_version", "news": [1]}) + frame(session, 1, VOTE))
+    await wait_until(lambda: heard(harness) == [RequestVoteResponse(4, vote_granted=True)])
+    writer.close()
+
+
+async def test_a_message_that_is_none_ends_the_connection(harness: Harness) -> None:
+    """The log says from whom it came; the engine never sees it."""
+    await harness.start("m2", knows_peers=False)
+    reader, writer, session = await dial(harness.ports["m2"], version=VERSION)
+    with capture_logs() as logs:
+        writer.write(frame(session, 0, VOTE | {"vote_granted": "yes"}))
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1024):
+                pass
+    assert any("m1 sent what is no message" in str(entry.get("reason")) for entry in logs)
+    assert heard(harness) == []
     writer.close()
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Self
 
-import msgpack
 import pytest
 from structlog.testing import capture_logs
 
@@ -19,7 +18,7 @@ from services.consensus.peering.mesh import MAX_HELLO_BYTES, PeerMesh
 from services.consensus.raft.configuration import Configuration
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.cluster import ConsensusMember
-from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port
+from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, message
 from tests.waiting import wait_until
 
 BEAT_BYTES = 8 + 16
@@ -39,10 +38,10 @@ async def test_messages_arrive_in_order_with_their_sender(harness: Harness) -> N
     await harness.start("m2")
     await wait_until(lambda: first.connected_peers() == ["m2"])
     for number in range(500):
-        first.post({"type": "test", "number": number, "body": b"x" * number}, "m2")
+        first.post(message("test", number=number, body=b"x" * number), "m2")
     await wait_until(lambda: len(harness.received["m2"]) == 500)
-    assert [message["number"] for message in harness.received["m2"]] == list(range(500))
-    assert {message["sender"] for message in harness.received["m2"]} == {("m1",)}
+    assert [received.message.offset for received in harness.received["m2"]] == list(range(500))
+    assert {received.sender for received in harness.received["m2"]} == {"m1"}
 
 
 async def test_a_member_without_configuration_learns_whom_to_answer(harness: Harness) -> None:
@@ -50,7 +49,7 @@ async def test_a_member_without_configuration_learns_whom_to_answer(harness: Har
     first = await harness.start("m1")
     second = await harness.start("m2", knows_peers=False)
     await wait_until(lambda: first.connected_peers() == ["m2"] and second.connected_peers() == ["m1"])
-    second.post({"type": "answer"}, "m1")
+    second.post(message("answer"), "m1")
     await wait_until(lambda: len(harness.received["m1"]) == 1)
 
 
@@ -80,8 +79,8 @@ async def test_a_stranger_is_never_connected(harness: Harness, secret: str, clus
         await wait_until(lambda: bool(first.connected_peers() or stranger.connected_peers()), within_s=1.0)
         refusals = -1
     assert refusals == 0, "the stranger was connected"
-    first.post({"type": "secret"}, "m2")
-    stranger.post({"type": "forged"}, "m1")
+    first.post(message("secret"), "m2")
+    stranger.post(message("forged"), "m1")
     assert harness.received == {"m1": [], "m2": []}
 
 
@@ -127,7 +126,6 @@ class TamperingRelay:
 @pytest.mark.parametrize("attack", ["flip", "repeat"])
 async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness, attack: str) -> None:
     """Frames are numbered and authenticated: nothing that was tampered with is delivered."""
-    marker = msgpack.packb({"type": "marked", "body": "m" * 50})
 
     def change(data: bytes) -> bytes:
         if b"m" * 50 not in data:
@@ -146,10 +144,10 @@ async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness,
         mesh.on_link_change = losses.append
         mesh.configure(Configuration("cluster-1", (own, via)))
         await wait_until(lambda: mesh.connected_peers() == ["m2"])
-        mesh.post(msgpack.unpackb(marker), "m2")
+        mesh.post(message("marked", body=b"m" * 50), "m2")
         await wait_until(lambda: losses.count("m2") >= 2)
-    bodies = [message["body"] for message in harness.received["m2"]]
-    assert bodies == ([] if attack == "flip" else ["m" * 50])
+    bodies = [received.message.data for received in harness.received["m2"]]
+    assert bodies == ([] if attack == "flip" else [b"m" * 50])
 
 
 @pytest.mark.parametrize("attack", ["flip", "repeat"])
@@ -181,7 +179,7 @@ async def test_an_endless_frame_is_refused(harness: Harness) -> None:
     await harness.start("m2")
     await wait_until(lambda: first.connected_peers() == ["m2"])
     with pytest.raises(ValueError, match="cannot be framed"):
-        first.post({"type": "huge", "body": b"x" * (MAX_FRAME_BYTES + 1)}, "m2")
+        first.post(message("huge", body=b"x" * (MAX_FRAME_BYTES + 1)), "m2")
 
 
 async def test_a_member_that_lost_its_disk_is_refused_and_told(harness: Harness) -> None:
@@ -193,7 +191,7 @@ async def test_a_member_that_lost_its_disk_is_refused_and_told(harness: Harness)
     await wait_until(lambda: not first.connected_peers())
     wiped = await harness.start("m2", disk="m2 with a new disk")
     await wait_until(lambda: wiped.is_disowned)
-    wiped.post({"type": "vote"}, "m1")
+    wiped.post(message("vote"), "m1")
     assert not first.connected_peers()
     await wiped.aclose()
     assert harness.received["m1"] == []

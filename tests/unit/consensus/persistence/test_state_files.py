@@ -21,6 +21,7 @@ from services.consensus.persistence.state_damage import MARK_NAME, mark_damaged,
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import RaftLog
+from services.consensus.raft.messages import InstallSnapshot, InstallSnapshotResponse
 from services.consensus.raft.ports import (
     CannotApplyError,
     Entry,
@@ -421,7 +422,7 @@ def test_a_checkpoint_that_meets_an_installation_begins_again(
 def test_a_state_that_went_further_meanwhile_is_not_taken_back() -> None:
     """The last piece was being written when entries were applied that make the snapshot superfluous."""
     queue: list[Callable[[], None]] = []
-    answers: list[dict[str, Any]] = []
+    answers: list[InstallSnapshotResponse] = []
     installed: list[SnapshotMeta] = []
 
     class Later:
@@ -451,9 +452,9 @@ def test_a_state_that_went_further_meanwhile_is_not_taken_back() -> None:
         on_fatal=lambda error: None,
     )
     meta = SnapshotMeta(LogPosition(term=1, index=6), 0, b"", 10, b"\0" * 32)
-    receiver.receive(meta, 0, b"0123456789", answers.append)
+    receiver.receive(InstallSnapshot(1, "m1", meta.to_wire(), 0, b"0123456789"), answers.append)
     queue.pop(0)()  # the piece is on disk; the installation is submitted behind an apply
     machine.last_applied = 7
     queue.pop(0)()
     assert (installed, replaced, receiver.is_installing) == ([], [], False)
-    assert answers[-1]["installed_index"] == 6
+    assert answers[-1].installed_index == 6

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.consensus.raft.follower import FollowerRole
+from services.consensus.raft.messages import AppendEntriesResponse, Message, Received, RequestVote
 from tests.simulation.disk import SimulatedHardState, SimulatedLogStore
 from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import World, put
@@ -20,9 +21,9 @@ class FullDisk(SimulatedHardState):
         raise OSError(28, "No space left on device")
 
 
-async def alone_with_a_full_disk(world: World) -> tuple[World, list[dict[str, Any]]]:
+async def alone_with_a_full_disk(world: World) -> tuple[World, list[Message]]:
     """Member m1 runs on a full disk; what it sends is collected."""
-    said: list[dict[str, Any]] = []
+    said: list[Message] = []
     world.network.on_send = lambda _source, _destination, message: said.append(message)
     world.start()
     return world, said
@@ -33,9 +34,9 @@ def test_a_vote_that_cannot_be_written_ends_the_member_and_is_not_told() -> None
 
     async def main() -> None:
         world, said = await alone_with_a_full_disk(World(3, hard_state_class=FullDisk))
-        request = {"type": "request_vote", "term": 1, "candidate_id": "m2", "last_log_index": 1, "last_log_term": 1}
+        request = RequestVote(term=1, candidate_id="m2", last_log_index=1, last_log_term=1)
         with pytest.raises(OSError, match="No space"):
-            world.node("m1").receive(request | {"sender": ("m2",)})
+            world.node("m1").receive(Received("m2", request))
         assert [type(error) for error in world.errors] == [OSError]
         assert said == []
         world.stop()
@@ -74,9 +75,9 @@ def test_an_entry_that_cannot_be_written_ends_the_member_and_is_not_acknowledged
         monkeypatch.setattr(SimulatedLogStore, "write", _failing_for(broken.disk))
         acknowledged: list[int] = []
 
-        def note(source: str, _destination: str, message: dict[str, Any]) -> None:
-            if source == broken.id and message["type"] == "append_entries_response" and message["success"]:
-                acknowledged.append(message["last_log_index"])
+        def note(source: str, _destination: str, message: Message) -> None:
+            if source == broken.id and isinstance(message, AppendEntriesResponse) and message.success:
+                acknowledged.append(message.last_log_index)
 
         world.network.on_send = note
         (written,) = leader.node.propose([put("r1", "x", 1)])
