@@ -107,8 +107,11 @@ def _type(info: FieldInfo) -> str:
         (annotation,) = (part for part in get_args(annotation) if part is not NoneType)
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    assert annotation is not None
-    text = "list" if get_origin(annotation) is list else TYPES[annotation]
+    if get_origin(annotation) is list:
+        text = "list"
+    else:
+        assert isinstance(annotation, type)
+        text = TYPES[annotation]
     bounds = _bounds(info)
     return f"{text}, {bounds}" if bounds else text
 
@@ -269,7 +272,8 @@ class _Module:
         )
 
     def _rows(self, loop: ast.For, names: set[str]) -> Iterator[dict[str, ast.expr]]:
-        target, table = loop.target, loop.iter
+        target: ast.expr = loop.target
+        table: ast.expr | None = loop.iter
         if isinstance(table, ast.Call) and isinstance(table.func, ast.Name) and table.func.id == "zip":
             assert isinstance(target, ast.Tuple)
             target, table = target.elts[0], table.args[0]

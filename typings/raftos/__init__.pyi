@@ -2,3 +2,4 @@
 #
 # raftos gives the parts of a member (log, storage, role, server) no types: the classes that Trivet derives declare their own.
 
+from .conf import configure as configure

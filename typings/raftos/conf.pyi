@@ -4,3 +4,5 @@ class Configuration:
     election_interval: tuple[float, float]
 
 config: Configuration
+
+def configure(kwargs: dict[str, float]) -> None: ...

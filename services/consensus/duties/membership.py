@@ -93,7 +93,8 @@ class Membership:
 
     async def _promote_one(self) -> None:
         role = self._member.leader_role
-        last_check, self._last_check = self._last_check, role and (role.term, self._member.log.commit_index)
+        last_check = self._last_check
+        self._last_check = None if role is None else (role.term, self._member.log.commit_index)
         if role is None or last_check is None or last_check[0] != role.term or last_check[1] < role.first_index:
             return
         configuration = self._member.configuration

@@ -53,7 +53,7 @@ class FollowerRole(BaseFollower):
     def init_storage(self) -> None:
         """raftos forgets the vote here, which elects two leaders in one term; the vote stays."""
 
-    def election_interval(self) -> float:
+    def election_interval(self) -> float:  # type: ignore[override] # raftos calls it on the role
         """raftos' randomised timeout; a short one while a refused pre-vote is tried again."""
         if self._is_pre_voting:
             return random.uniform(*PRE_VOTE_RETRY_S)  # noqa: S311 jitter is not a secret

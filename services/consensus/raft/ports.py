@@ -62,8 +62,8 @@ SIZE_MARK_ENTRIES = 256
 class SnapshotFields(NamedTuple):
     """A `SnapshotMeta` as it travels in a message and stands in files."""
 
-    index: int
-    term: int
+    last_index: int
+    last_term: int
     configuration_index: int
     configuration: bytes
     size_bytes: int
@@ -100,7 +100,7 @@ class SnapshotMeta:
     @classmethod
     def from_wire(cls, fields: SnapshotFields) -> Self:
         """The inverse of `to_wire`."""
-        position = LogPosition(index=fields.index, term=fields.term)
+        position = LogPosition(index=fields.last_index, term=fields.last_term)
         return cls(position, fields.configuration_index, fields.configuration, fields.size_bytes, fields.digest)
 
 
