@@ -58,6 +58,8 @@ class Follower:
         self._metrics = metrics
         self._must_list = False
         self._knows_changes = True
+        self._added_missing = 0
+        """Since the end of the log was reached: a failure on the way there must not keep them from being fetched."""
         self.has_listed = False
         """Set with every finished listing; the reader clears it."""
 
@@ -71,13 +73,12 @@ class Follower:
         self._must_list = True
 
     async def follow(self) -> int | None:
-        """Follow the log to its end. Returns how many missing chunks that added; None while this node decides nothing.
+        """Follow the log to its end. Returns how many missing chunks were added since the last end; None: nothing is decided.
 
         Raises:
             TrivetError: consensus, the tier or the file of the set does not answer; what was followed stays followed.
             DatabaseDamagedError: see `ExpectedChunks`.
         """
-        missing = 0
         if self._view.epoch is None or not self._view.is_settled:
             await self._learn()
         while self._view.is_settled:
@@ -94,9 +95,10 @@ class Follower:
                 logger.info("this node was away for too long to follow the log; everything is listed anew")
                 self._must_list, self._knows_changes = True, False
             else:
-                missing += await self._apply(changes)
+                self._added_missing += await self._apply(changes)
                 if not changes.has_more:
-                    return missing
+                    added, self._added_missing = self._added_missing, 0
+                    return added
                 await self._pace.rest(0, began_s)
         return None
 

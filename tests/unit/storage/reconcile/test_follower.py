@@ -131,6 +131,29 @@ async def test_new_references_that_are_not_held_are_missing_at_once(world):
     assert {chunk.reference_index for chunk in page} == {index}
 
 
+async def test_what_was_missing_before_a_failure_is_told_after_it(world, monkeypatch):
+    """Their page is not read again, so nobody else would say that there is something to fetch."""
+    (node,) = await world.add_all(1)
+    first, second = make_chunks(3), make_chunks(2)
+    world.log.publish(first)
+    world.log.publish(second)
+    apply = node.follower._apply
+
+    async def apply_and_lose_consensus(changes) -> int:
+        added = await apply(changes)
+        world.log.is_away = True
+        return added
+
+    with monkeypatch.context() as failing:
+        failing.setattr(node.follower, "_apply", apply_and_lose_consensus)
+        with pytest.raises(LeaderUnavailableError):
+            await node.follower.follow()
+    world.log.is_away = False
+    assert await node.follower.follow() == 5
+    await node.hold(first | second)
+    assert await node.follower.follow() == 0
+
+
 @pytest.mark.parametrize("is_compacted", [False, True])
 async def test_a_node_that_was_away_for_too_long_lists_everything_anew(is_compacted, world):
     """Where changes are forgotten it goes on from where the listing began."""
