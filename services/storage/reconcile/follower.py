@@ -95,11 +95,12 @@ class Follower:
                 logger.info("this node was away for too long to follow the log; everything is listed anew")
                 self._must_list, self._knows_changes = True, False
             else:
+                rested_s = await self._delete(changes.condemned)
                 self._added_missing += await self._apply(changes)
                 if not changes.has_more:
                     added, self._added_missing = self._added_missing, 0
                     return added
-                await self._pace.rest(0, began_s)
+                await self._pace.rest(0, began_s + rested_s)
         return None
 
     async def _learn(self) -> None:
@@ -147,7 +148,6 @@ class Follower:
             for digest, size_bytes in added
             if digest.hex() not in held
         ]
-        await self._delete(changes.condemned)
         await self._expected.apply(
             added=added,
             removed=[chunk.digest for chunk in changes.condemned],
@@ -156,10 +156,13 @@ class Follower:
         )
         return len(missing)
 
-    async def _delete(self, condemned: Sequence[Condemned]) -> None:
+    async def _delete(self, condemned: Sequence[Condemned]) -> float:
+        """How long it took, with the rests for it: nobody rests for rests."""
+        first_s = time.monotonic()
         for start in range(0, len(condemned), _DELETED_AT_ONCE):
             began_s = time.monotonic()
             part = condemned[start : start + _DELETED_AT_ONCE]
             deleted = await self._tier.delete_if([condemned_delete(chunk.digest, chunk.log_index) for chunk in part])
             self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
             await self._pace.rest(0, began_s)
+        return time.monotonic() - first_s

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from services.storage.reconcile import follower
 from services.storage.reconcile.expected_chunks import Position
 from shared.contracts.cluster import NodeState
 from shared.contracts.references import ListReferences
@@ -76,6 +79,36 @@ async def test_a_chunk_that_was_condemned_is_deleted_here(world):
     await node.follower.follow()
     assert node.holds() == {equal, young, again}
     assert await expected(node) == {again}
+
+
+async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeypatch):
+    """A mass deletion would otherwise keep a node from following the log for four times as long."""
+    (node,) = await world.add_all(1)
+    chunks = make_chunks(200)
+    version = world.log.publish(chunks)
+    await node.hold(chunks, start_index=version)
+    await node.follower.follow()
+    world.log.forget(version)
+    world.log.publish(make_chunks(1))
+    now_s, worked_s = 0.0, []
+    delete_if = node.tier.delete_if
+
+    async def rest(_: int, began_s: float) -> None:
+        nonlocal now_s
+        worked_s.append(now_s - began_s)
+        now_s += 3 * worked_s[-1]
+
+    async def delete_in_a_second(candidates) -> set[str]:
+        nonlocal now_s
+        now_s += 1
+        return await delete_if(candidates)
+
+    monkeypatch.setattr(follower, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(node.pace, "rest", rest)
+    monkeypatch.setattr(node.tier, "delete_if", delete_in_a_second)
+    await node.follower.follow()
+    assert node.holds() == set()
+    assert worked_s == [1, 1, 1, 1, 0]
 
 
 async def test_a_node_that_was_away_during_the_deletion_deletes_when_it_is_back(world):
