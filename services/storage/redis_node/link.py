@@ -117,7 +117,7 @@ class RedisLink:
 
     def make_direct_connection(self) -> DirectConnection:
         """A connection of its own, to be used inside `call`; the link closes it at its end."""
-        self._direct.append(DirectConnection(self._client.connection_pool))
+        self._direct.append(DirectConnection(self._client.connection_pool, lambda: self.redis_id))
         return self._direct[-1]
 
     async def call(self, work: Work[ResultT], *, size_bytes: int = 0, changes: bool = False) -> ResultT:

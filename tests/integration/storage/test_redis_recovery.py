@@ -60,6 +60,10 @@ def open_store(tmp_path: Path, proxy: RedisProxy) -> OpenStore:
 
 async def put_unheard(store: TieredTier, proxy: RedisProxy, chunk: Chunk) -> None:
     """Redis records the chunk, and its answer comes too late."""
+    # Over a connection that is there: on a new one nothing is sent before the server has said whose it is.
+    before = make_chunk()
+    assert (await store.put(before, 1)).tier == "redis"
+    assert await store.delete(before.digest)
     proxy.flowing.clear()
     try:
         assert (await store.put(chunk, 1)).tier == "disk"

@@ -33,6 +33,7 @@ class Server:
         self.answers: list[bytes | None] = []
         self.asked: list[bytes] = []
         self.connections = 0
+        self.wanted_id: str | None = None
         self.tasks: list[asyncio.Task[None] | None] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +59,7 @@ async def server() -> AsyncIterator[tuple[Server, DirectConnection]]:
     pool = BlockingConnectionPool(
         host="127.0.0.1", port=port, protocol=2, driver_info=None, retry=Retry(NoBackoff(), 0), socket_timeout=None
     )
-    connection = DirectConnection(pool)
+    connection = DirectConnection(pool, lambda: found.wanted_id)
     async with asyncio.timeout(10), listening:
         yield found, connection
         await connection.aclose()
@@ -137,4 +138,34 @@ async def test_a_server_that_went_away_fails_the_call(script, connection) -> Non
     with pytest.raises(RedisConnectionError):
         await connection.call(GET)
     assert await connection.call(GET) == b"x"
+    assert script.connections == 2
+
+
+async def test_a_server_is_asked_for_its_id_once(script, connection) -> None:
+    """Before the first call over a connection."""
+    script.wanted_id = "1"
+    script.answers = [b"$1\r\n1\r\n", b"$1\r\nx\r\n", b"$1\r\ny\r\n"]
+    assert [await connection.call(GET) for _ in range(2)] == [b"x", b"y"]
+    assert script.asked[0] == b"*2\r\n$3\r\nGET\r\n$9\r\ntrivet:id\r\n"
+    assert (len(script.asked), script.connections) == (3, 1)
+
+
+@pytest.mark.parametrize("answer", [b"$1\r\n2\r\n", b"$-1\r\n"], ids=["another", "emptied"])
+async def test_another_server_at_the_address_gets_no_call(script, connection, answer) -> None:
+    """The one that was inspected went away, and its successor would acknowledge in its name."""
+    script.wanted_id = "1"
+    script.answers = [b"$1\r\n1\r\n", b"", answer]
+    for _ in range(2):
+        with pytest.raises(RedisConnectionError):
+            await connection.call(GET)
+    assert (len(script.asked), script.connections) == (3, 2), "its id, a call, and the id of the other"
+
+
+async def test_when_another_server_is_wanted_the_connection_is_made_anew(script, connection) -> None:
+    """The old one may live on, and would acknowledge what nobody looks for there."""
+    script.wanted_id = "1"
+    script.answers = [b"$1\r\n1\r\n", b"$1\r\nx\r\n", b"$1\r\n2\r\n", b"$1\r\ny\r\n"]
+    assert await connection.call(GET) == b"x"
+    script.wanted_id = "2"
+    assert await connection.call(GET) == b"y"
     assert script.connections == 2
