@@ -110,6 +110,8 @@ class RecentLog:
         if context.cluster_id != self._cluster_id:
             self._cluster_id, self._newest = context.cluster_id, None
             self._incarnations.clear()
+        if context.cluster_id is None:
+            return  # of a member of an older version: another cluster would not be noticed
         # Answers may overtake each other; what was applied at the higher index contains the other.
         if self._newest is None or context.log_index >= self._newest.log_index:
             self._newest, self._asked_at_s = context, asked_at_s

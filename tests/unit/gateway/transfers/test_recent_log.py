@@ -163,3 +163,13 @@ async def test_the_number_of_buckets_is_bounded(recent, metadata) -> None:
     await know(recent, metadata, "one-more", 1 << 20)
     assert recent.position("b-0") is not None
     assert recent.position("b-1") is None
+
+
+async def test_nothing_is_remembered_of_a_member_that_does_not_name_its_cluster(metadata) -> None:
+    """It is of an older version; what was remembered before its answer is forgotten, too."""
+    recent = RecentLog(metadata, max_age_s=MAX_AGE_S, monotonic_s=lambda: metadata.now_s)
+    ask = GetBucket(bucket="photos")
+    for cluster_id, expected in (("c-1", RememberedPosition(7, 10, 1)), (None, None), (None, None)):
+        metadata.answers = [(bucket("photos", 7), context(10, cluster_id=cluster_id))]
+        await recent.read(ask)
+        assert recent.position("photos") == expected
