@@ -29,6 +29,7 @@ _DISK_BYTES = 128 * MIB
 """About so much is written per measurement, a large file whole."""
 
 _MAX_DISK_BODIES = 200
+_MAX_SERVED = 10**6
 _SERVE_DURATION_S = 1.0
 _PROCESS = "serve-floor"
 
@@ -99,7 +100,8 @@ async def _measure_serve(row: Row, round_number: int, server: ServeFloor) -> Flo
         write_body(server.folder / name, BodyMaker(row.size_bytes).make())
     with (server.folder / name).open("rb") as file:
         stock = Stock("", {row.size_bytes: [StoredFile(name, file.read(BODY_START_BYTES))]})
-    shorter = replace(row, duration_s=min(row.duration_s, _SERVE_DURATION_S))
+    # The floor has one file.
+    shorter = replace(row, duration_s=min(row.duration_s, _SERVE_DURATION_S), is_read_once=False, at_most=_MAX_SERVED)
     before = read_cpu_ns({_PROCESS: server.pid})[_PROCESS]
     outcome = await Workload(server.address, server.folder / name).run(shorter, stock)
     used_ns = read_cpu_ns({_PROCESS: server.pid})[_PROCESS] - before

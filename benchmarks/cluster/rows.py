@@ -74,11 +74,11 @@ ROWS: Final = (
     Row("put-1m-x8", Operation.PUT, MIB, 8, 2.5, 240, "disk-1m"),
     Row("get-1m-x8", Operation.GET, MIB, 8, 2.5, 10**6, "serve-1m-x8"),
     Row("put-4k-x16", Operation.PUT, _SMALL, 16, 3.0, 10**6, "disk-4k"),
-    Row("get-4k-x16", Operation.GET, _SMALL, 16, 3.0, 4000, "serve-4k-x16", is_read_once=True),
+    Row("get-4k-x16", Operation.GET, _SMALL, 16, 3.0, 2500, "serve-4k-x16", is_read_once=True),
     Row("get-4k-x16-hot", Operation.GET, _SMALL, 16, 3.0, 10**6, file_count=256),
     Row("head-4k-x16", Operation.HEAD, _SMALL, 16, 2.5, 10**6),
     Row("put-4k-x1", Operation.PUT, _SMALL, 1, 2.5, 10**6, "disk-4k"),
-    Row("get-4k-x1", Operation.GET, _SMALL, 1, 2.5, 1500, "serve-4k-x1", is_read_once=True),
+    Row("get-4k-x1", Operation.GET, _SMALL, 1, 2.5, 800, "serve-4k-x1", is_read_once=True),
     Row("list-1000", Operation.LIST, _SMALL, 1, 2.0, 10**6),
     Row("delete-4k-x16", Operation.DELETE, _SMALL, 16, 2.0, 1200),
 )
