@@ -110,13 +110,13 @@ audit: install ## Ask the OSV database for known vulnerabilities of what is lock
 
 .PHONY: test-unit
 test-unit: install ## The quick tests: no process is started, within a minute
-	$(BIN)/python -m pytest -q tests/unit tests/tidy -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q tests/unit tests/tidy -n $(WORKERS) --dist loadfile
 
 # Most tests wait for other processes; more workers than two start more clusters than a small machine carries.
 WORKERS ?= 2
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest -m "not slow and not faults" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not faults" -n $(WORKERS) --dist loadfile
 
 .PHONY: test-slow
 test-slow: install ## The tests that take minutes
@@ -129,7 +129,7 @@ test-mutants: install ## Put wrong changes into a copy of the code, one at a tim
 .PHONY: test-faults
 test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
 	@$(BIN)/python -m tests.faults.tools.needs
-	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
 
 SEEDS ?= 50000
 .PHONY: simulate

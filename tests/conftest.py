@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -42,16 +40,6 @@ def pytest_configure() -> None:
     # An example has no wall-clock window: on a busy machine any of them may take long.
     hypothesis.settings.register_profile("trivet", deadline=None)
     hypothesis.settings.load_profile("trivet")
-
-
-@pytest.hookimpl(trylast=True)  # after the deselection of what is not run
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files first that ask for the most time, so that no worker begins with one when the others have ended."""
-    limits_s: defaultdict[Path, float] = defaultdict(float)
-    for item in items:
-        if (limit := item.get_closest_marker("timeout")) is not None:
-            limits_s[item.path] = max(limits_s[item.path], limit.args[0])
-    items.sort(key=lambda item: -limits_s[item.path])
 
 
 @pytest.fixture(autouse=True)

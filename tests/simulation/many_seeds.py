@@ -16,8 +16,6 @@ from typing import Final
 from rich.progress import track
 
 GROUP: Final = 20
-_NICE: Final = 10
-"""Tests that run beside wait for processes of theirs, and those come first."""
 
 
 @dataclass
@@ -39,7 +37,7 @@ def on_all_processors(live: Callable[[range], Report], seeds: range) -> Iterator
     groups = [seeds[start : start + GROUP] for start in range(0, len(seeds), GROUP)]
     # Spawned and not forked: a fork of a process with threads may inherit a lock that nobody will ever release.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=os.nice, initargs=(_NICE,)) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
         for done in as_completed([pool.submit(live, group) for group in groups]):
             yield done.result()
 

@@ -24,6 +24,7 @@ NO_MEASUREMENTS = {
     ("FileAnswer", "incarnation"): "no bucket has this one",
     ("FileAnswer", "version"): "no log entry has this index",
     ("FileAnswer", "horizon"): "nothing is below it",
+    ("FileAnswer", "is_unchanged"): "the file stands in the answer, or there is none",
     ("FilePage", "has_more"): "of an absent bucket",
     ("BucketsAnswer", "has_more"): "of a single page",
     ("FilePage", "at_index"): "no log entry has this index",
