@@ -160,7 +160,7 @@ class Uploads:
         self._buffers = ReusedBuffers(bytearray, limits.chunk_size_bytes, max_buffers=MAX_BUFFERS)
 
     async def put(self, request: UploadRequest, body: AsyncIterable[bytes]) -> UploadResult:
-        """Store `body` under its name. Everything that can be refused is refused before `body` is touched.
+        """Store `body` under its name. What a read can refuse is refused before `body` is touched, if there is a read.
 
         Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members. Under an
         Idempotency-Key that is known the body is only compared, and the first receipt is given again.
