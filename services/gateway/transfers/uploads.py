@@ -55,6 +55,7 @@ from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
     ChunkCondemnedError,
+    DigestMismatchError,
     DiskFullError,
     InternalError,
     InvalidRequestError,
@@ -186,6 +187,11 @@ class Uploads:
         sender = _ChunkSender(self._writer, start, request.quorums, self._limits.window_chunks)
         try:
             await self._send(request, body, sender, transfer)
+        except DigestMismatchError:
+            # A bucket that does not exist is told first, as to all other uploads.
+            if start.is_remembered:
+                await self._open_bucket(request)
+            raise
         except (QuorumNotReachedError, DiskFullError):
             if not start.is_remembered:
                 raise

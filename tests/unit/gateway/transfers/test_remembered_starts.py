@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from blake3 import blake3
 
+from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
@@ -26,6 +27,7 @@ from shared.contracts.metadata import (
 from shared.contracts.references import CondemnChunks
 from shared.errors import (
     BucketNotFoundError,
+    DigestMismatchError,
     DiskFullError,
     InvalidRequestError,
     LeaderUnavailableError,
@@ -268,6 +270,20 @@ async def test_a_bucket_that_is_gone_is_found_where_no_node_answers(world, disks
         world.nodes.errors[node.id] = unreachable(node.id)
     with pytest.raises(BucketNotFoundError):
         await put_small(world, body_of(seed))
+    await is_idle(world)
+
+
+async def test_a_bucket_that_is_gone_is_told_before_a_wrong_digest(world, disks, seed) -> None:
+    """As to an upload that reads first; with the bucket there, the digest is what is wrong."""
+    await warm_up(world, seed, NAME)
+    await world.services.metadata.read(ASK_BUCKET)
+    wrong = BodyDigests.announced({"content-md5": "AAAAAAAAAAAAAAAAAAAAAA=="})
+    body = body_of(seed)
+    with pytest.raises(DigestMismatchError):
+        await put(world, body, name=PHOTOS, digests=wrong, announced_bytes=len(body))
+    await world.metadata.propose(DeleteBucket(bucket="photos", stamp=STAMP))
+    with pytest.raises(BucketNotFoundError):
+        await put(world, body, name=PHOTOS, digests=wrong, announced_bytes=len(body))
     await is_idle(world)
 
 
