@@ -11,10 +11,6 @@ from collections.abc import Callable
 
 import structlog
 
-from services.gateway.ports import Metadata
-from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
-from shared.contracts.metadata import Answer, Command, ProposalResult, Query
-
 logger = structlog.get_logger(__name__)
 
 
@@ -41,31 +37,3 @@ class ClusterCaches:
         self.cluster_id = cluster_id
         for forget in self._forget:
             forget()
-
-
-class BoundMetadata:
-    """`services.gateway.ports.Metadata` that tells `caches` for which cluster each read was answered."""
-
-    def __init__(self, metadata: Metadata, caches: ClusterCaches) -> None:
-        self._metadata = metadata
-        self._caches = caches
-
-    async def propose(
-        self,
-        command: Command,
-        *,
-        request_id: str | None = None,
-        retain_s: int = DEFAULT_RETAIN_S,
-        fingerprint: str | None = None,
-        deadline_s: float | None = None,
-    ) -> ProposalResult:
-        """See `Metadata`."""
-        return await self._metadata.propose(
-            command, request_id=request_id, retain_s=retain_s, fingerprint=fingerprint, deadline_s=deadline_s
-        )
-
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
-        """See `Metadata`."""
-        answer, context = await self._metadata.read(query, deadline_s=deadline_s)
-        self._caches.answered(context.cluster_id)
-        return answer, context

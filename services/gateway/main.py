@@ -20,7 +20,7 @@ from services.gateway.api.services import Services
 from services.gateway.api.web_origins import WebOrigins
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
-from services.gateway.cluster_caches import BoundMetadata, ClusterCaches
+from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
@@ -139,7 +139,7 @@ def assemble(
 ) -> tuple[Services, ReadinessWatch, GatewayMetrics]:
     """Wire the services over the three ports."""
     caches = ClusterCaches()
-    metadata = BoundMetadata(metadata, caches)
+    metadata = recent = RecentLog(metadata, caches, max_age_s=settings.start_index_max_age_s)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
     admission = Admission(
@@ -148,7 +148,6 @@ def assemble(
     health = NodeHealth(
         nodes, tasks, reconnect_base_s=settings.reconnect_base_s, reconnect_limit_s=settings.reconnect_limit_s
     )
-    metadata = recent = RecentLog(metadata, max_age_s=settings.start_index_max_age_s)
     directory = NodeDirectory(metadata, health)
     caches.add(directory.forget)
     idempotency = IdempotencyStore(metadata)

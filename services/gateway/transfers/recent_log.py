@@ -3,7 +3,7 @@
 A small upload begins with that instead of with a read of its own. What is remembered may be stale, and then `apply` refuses
 the publish: so nothing wrong is published, and the upload reads and begins anew. Nothing is refused for what is remembered.
 
-Every metadata call of the gateway goes through here and is passed on as it is.
+Every metadata call of the gateway is passed on here as it is, and `caches` hear for which cluster it was answered.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.ports import Metadata
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.metadata import (
@@ -44,21 +45,27 @@ class RememberedPosition:
 class RecentLog:
     """`ports.Metadata` in front of another one.
 
-    Invariant: everything here was learnt from the cluster `_cluster_id`. An index, an epoch and an incarnation of another
-    one, made by a restore say, mean something else.
+    It is one of `caches`: an index, an epoch and an incarnation of another cluster, made by a restore say, mean something
+    else.
     """
 
     def __init__(
-        self, metadata: Metadata, *, max_age_s: float, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        metadata: Metadata,
+        caches: ClusterCaches,
+        *,
+        max_age_s: float,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metadata = metadata
         self._max_age_s = max_age_s
         self._monotonic_s = monotonic_s
-        self._cluster_id: str | None = None
         self._newest: ReadContext | None = None
         self._asked_at_s = 0.0
         self._incarnations: OrderedDict[str, int] = OrderedDict()
         """By bucket, the most recently used last."""
+        self._caches = caches
+        caches.add(self._forget_all)
 
     async def propose(
         self,
@@ -83,6 +90,7 @@ class RecentLog:
         """As `Metadata.read`."""
         asked_at_s = self._monotonic_s()
         answer, context = await self._metadata.read(query, deadline_s=deadline_s)
+        self._caches.answered(context.cluster_id)
         self._learn_position(context, asked_at_s)
         if isinstance(query, GetBucket) and isinstance(answer, BucketAnswer):
             self._remember(query.bucket, 0 if answer.bucket is None else answer.bucket.incarnation)
@@ -106,10 +114,11 @@ class RecentLog:
         self._newest = None
         self._incarnations.pop(bucket, None)
 
+    def _forget_all(self) -> None:
+        self._newest = None
+        self._incarnations.clear()
+
     def _learn_position(self, context: ReadContext, asked_at_s: float) -> None:
-        if context.cluster_id != self._cluster_id:
-            self._cluster_id, self._newest = context.cluster_id, None
-            self._incarnations.clear()
         if context.cluster_id is None:
             return  # of a member of an older version: another cluster would not be noticed
         # Answers may overtake each other; what was applied at the higher index contains the other.

@@ -21,7 +21,7 @@ _OVERHEAD_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A version that was the current one of its key in the cluster `cluster_id`, and the incarnation of its bucket."""
+    """A version that was the current one of its key in the cluster `cluster_id`."""
 
     cluster_id: str
     version: FileVersion

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.transfers.recent_log import MAX_BUCKETS, RecentLog, RememberedPosition
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
@@ -61,7 +62,7 @@ def metadata() -> Scripted:
 
 @pytest.fixture
 def recent(metadata) -> RecentLog:
-    return RecentLog(metadata, max_age_s=MAX_AGE_S, monotonic_s=lambda: metadata.now_s)
+    return RecentLog(metadata, ClusterCaches(), max_age_s=MAX_AGE_S, monotonic_s=lambda: metadata.now_s)
 
 
 async def read(recent: RecentLog, metadata: Scripted, query, answer, at: ReadContext) -> None:
@@ -103,7 +104,7 @@ async def test_what_is_as_old_as_the_limit_counts_no_more(recent, metadata) -> N
 
 async def test_an_age_of_nothing_switches_it_off(metadata) -> None:
     """Every upload reads first then."""
-    recent = RecentLog(metadata, max_age_s=0, monotonic_s=lambda: metadata.now_s)
+    recent = RecentLog(metadata, ClusterCaches(), max_age_s=0, monotonic_s=lambda: metadata.now_s)
     await know(recent, metadata)
     assert recent.position("photos") is None
 
@@ -167,7 +168,7 @@ async def test_the_number_of_buckets_is_bounded(recent, metadata) -> None:
 
 async def test_nothing_is_remembered_of_a_member_that_does_not_name_its_cluster(metadata) -> None:
     """It is of an older version; what was remembered before its answer is forgotten, too."""
-    recent = RecentLog(metadata, max_age_s=MAX_AGE_S, monotonic_s=lambda: metadata.now_s)
+    recent = RecentLog(metadata, ClusterCaches(), max_age_s=MAX_AGE_S, monotonic_s=lambda: metadata.now_s)
     ask = GetBucket(bucket="photos")
     for cluster_id, expected in (("c-1", RememberedPosition(7, 10, 1)), (None, None), (None, None)):
         metadata.answers = [(bucket("photos", 7), context(10, cluster_id=cluster_id))]
