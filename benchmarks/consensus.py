@@ -34,7 +34,8 @@ from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import MemberStatus
-from shared.contracts.metadata import Durability, FileAnswer, FileContent, GetFile, PublishFile
+from shared.contracts.files import Durability, FileContent
+from shared.contracts.metadata import FileAnswer, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress

@@ -27,17 +27,8 @@ from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
 from services.consensus.persistence.compaction import LogLimits
-from shared.contracts.metadata import (
-    Command,
-    DeleteFile,
-    Durability,
-    FileContent,
-    InitCluster,
-    ListFiles,
-    PassTime,
-    Proposal,
-    PublishFile,
-)
+from shared.contracts.files import Durability, FileContent
+from shared.contracts.metadata import Command, DeleteFile, InitCluster, ListFiles, PassTime, Proposal, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.units import MIB
 

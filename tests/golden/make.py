@@ -32,6 +32,7 @@ from services.consensus.rescue.backup_files import METADATA_NAME, complete_backu
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
+from shared.contracts.files import Durability
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
@@ -40,7 +41,6 @@ from shared.contracts.metadata import (
     DeleteBucket,
     DeleteFile,
     DrainNode,
-    Durability,
     GetFile,
     InitCluster,
     ListFiles,

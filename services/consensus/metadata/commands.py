@@ -32,6 +32,7 @@ from services.consensus.metadata.rows import BackupRow, BucketRow, NodeRow, RunR
 from services.consensus.metadata.tables import Tables, split_digests
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeState
+from shared.contracts.files import FileVersion
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
@@ -40,7 +41,6 @@ from shared.contracts.metadata import (
     DeleteBucket,
     DeleteFile,
     DrainNode,
-    FileVersion,
     InitCluster,
     PassTime,
     PublishFile,

@@ -11,7 +11,8 @@ from typing import Final
 
 from services.consensus.metadata.rows import FileRow, NodeRow, RunRow, TombstoneRow
 from shared.contracts.cluster import NodeRun, NodeState
-from shared.contracts.metadata import FileContent, Preconditions, PublishFile, RemovalProof
+from shared.contracts.files import FileContent, Preconditions
+from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.contracts.names import DIGEST_BYTES, check_digest
 from shared.contracts.time import Stamp
 from shared.errors import (

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from services.consensus.metadata.schema import Row
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
-from shared.contracts.metadata import FileContent, FileVersion
+from shared.contracts.files import FileContent, FileVersion
 
 BODY_VERSION: Final = 1
 STATE_HASH_BYTES: Final = 16

@@ -27,12 +27,12 @@ from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
+from shared.contracts.files import FileVersion
 from shared.contracts.metadata import (
     BucketsAnswer,
     Command,
     FileAnswer,
     FilePage,
-    FileVersion,
     ProposalResult,
     PublishFile,
     Query,

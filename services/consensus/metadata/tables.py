@@ -25,7 +25,7 @@ from services.consensus.metadata.rows import (
 )
 from services.consensus.metadata.schema import Row
 from shared.contracts.cluster import NodeState
-from shared.contracts.metadata import FileContent, FileVersion
+from shared.contracts.files import FileContent, FileVersion
 from shared.contracts.names import DIGEST_BYTES
 from shared.errors import InvalidRequestError
 from shared.units import MIB

@@ -26,7 +26,8 @@ from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_
 from services.gateway.transfers.admission import SMALL_BYTES
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
-from shared.contracts.metadata import DeleteFile, FileVersion, Preconditions
+from shared.contracts.files import FileVersion, Preconditions
+from shared.contracts.metadata import DeleteFile
 from shared.errors import InvalidRequestError, TrivetError
 from shared.web.http_edge import exchange_of
 

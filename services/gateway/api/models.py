@@ -17,7 +17,8 @@ from shared.consensus_calls.client import ReadContext
 from shared.contracts.backups import LEASE_MAX_S, Backup
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
-from shared.contracts.metadata import Bucket, ClusterAnswer, Durability
+from shared.contracts.files import Durability
+from shared.contracts.metadata import Bucket, ClusterAnswer
 from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.contracts.time import Stamp, Timestamp, rfc3339, timestamp_fields
 

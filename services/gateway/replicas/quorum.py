@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from shared.contracts.metadata import Durability
+from shared.contracts.files import Durability
 from shared.errors import DiskFullError, InvalidRequestError, QuorumNotReachedError, TrivetError
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from services.gateway.semantics.http_dates import unix_seconds, whole_s
-from shared.contracts.metadata import FileAnswer, Preconditions
+from shared.contracts.files import Preconditions
+from shared.contracts.metadata import FileAnswer
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')

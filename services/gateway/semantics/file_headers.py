@@ -10,7 +10,7 @@ from typing import Final
 from blake3 import blake3
 
 from services.gateway.semantics.http_dates import http_date, whole_s
-from shared.contracts.metadata import FileVersion
+from shared.contracts.files import FileVersion
 from shared.errors import InvalidRequestError
 from shared.units import KIB
 

@@ -14,7 +14,7 @@ from typing import Final
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.transfers.admission import Transfer
 from shared.byte_budget import ByteLease
-from shared.contracts.metadata import FileContent, FileVersion
+from shared.contracts.files import FileContent, FileVersion
 from shared.units import KIB
 
 UNCOUNTED_BYTES: Final = 16 * KIB

@@ -33,7 +33,7 @@ from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import FileVersion
+from shared.contracts.files import FileVersion
 from shared.errors import RequestTimeoutError, TrivetError
 from shared.placement import read_order
 from shared.units import KIB

@@ -18,7 +18,8 @@ from typing import Any, Final
 from blake3 import blake3
 
 from services.gateway.ports import Metadata
-from shared.contracts.metadata import Command, GetRequest, Preconditions, ProposalResult, RequestAnswer
+from shared.contracts.files import Preconditions
+from shared.contracts.metadata import Command, GetRequest, ProposalResult, RequestAnswer
 from shared.errors import (
     IdempotencyKeyReusedError,
     InternalError,

@@ -13,7 +13,7 @@ from typing import Final
 
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.chunk_lists import is_counted
-from shared.contracts.metadata import FileVersion
+from shared.contracts.files import FileVersion
 
 _OVERHEAD_BYTES: Final = 4096
 """What the objects of a version take in Python, beside its texts and digests."""

@@ -7,7 +7,8 @@ from services.gateway.ports import Metadata
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.record_cache import KnownFile, RecordCache
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import FileAnswer, FileVersion, GetFile
+from shared.contracts.files import FileVersion
+from shared.contracts.metadata import FileAnswer, GetFile
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InternalError, InvalidRequestError
 
 

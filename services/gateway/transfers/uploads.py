@@ -39,17 +39,8 @@ from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import (
-    BucketAnswer,
-    FileAnswer,
-    FileContent,
-    FileVersion,
-    GetBucket,
-    GetFile,
-    Preconditions,
-    ProposalResult,
-    PublishFile,
-)
+from shared.contracts.files import FileContent, FileVersion, Preconditions
+from shared.contracts.metadata import BucketAnswer, FileAnswer, GetBucket, GetFile, ProposalResult, PublishFile
 from shared.contracts.names import DIGEST_BYTES
 from shared.errors import (
     BucketNotFoundError,

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from shared.consensus_calls.client import ConsensusClient
-from shared.contracts.metadata import Durability, FileAnswer, FileContent, GetFile, PublishFile
+from shared.contracts.files import Durability, FileContent
+from shared.contracts.metadata import FileAnswer, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
 from tests.simulation.linearizability import NEVER, Operation, is_linearizable

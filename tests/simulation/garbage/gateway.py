@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from services.gateway.replicas.confirmations import Confirmations
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import DeleteFile, Durability, FileContent, GetBucket, GetCluster, PublishFile
+from shared.contracts.files import Durability, FileContent
+from shared.contracts.metadata import DeleteFile, GetBucket, GetCluster, PublishFile
 from shared.errors import ChunkNotFoundError, TrivetError, error_from_problem
 from shared.placement import expected_holders, live_nodes, read_order, write_order
 from tests.simulation.garbage.kernel import Call, MessageLostError, Party, Pause, Steps, Wait

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shared.contracts.metadata import ClusterAnswer, FileVersion
+from shared.contracts.files import FileVersion
+from shared.contracts.metadata import ClusterAnswer
 from tests.simulation.garbage.log import REFERENCE_RETENTION_S, REPLICA_COUNT, Log
 
 if TYPE_CHECKING:

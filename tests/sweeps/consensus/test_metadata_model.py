@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.contracts.cluster import NodeState
+from shared.contracts.files import Preconditions
 from shared.contracts.metadata import (
     CreateBucket,
     DeleteBucket,
@@ -17,7 +18,6 @@ from shared.contracts.metadata import (
     FilePage,
     GetFile,
     ListFiles,
-    Preconditions,
     SetNodeState,
 )
 from shared.contracts.references import CondemnChunks

@@ -6,14 +6,12 @@ from typing import Any
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from shared.contracts.cluster import NodeRun
+from shared.contracts.files import Durability, FileContent, Preconditions
 from shared.contracts.metadata import (
     AnnounceMember,
     Answer,
     Command,
-    Durability,
-    FileContent,
     InitCluster,
-    Preconditions,
     Proposal,
     ProposalResult,
     PublishFile,

@@ -4,15 +4,13 @@ import pytest
 
 from services.consensus.metadata.store import MetadataStore
 from shared.contracts.cluster import NodeState
+from shared.contracts.files import Durability, FileContent, FileVersion, Preconditions
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
-    Durability,
-    FileContent,
-    FileVersion,
     GetBucket,
     GetCluster,
     GetFile,
@@ -21,7 +19,6 @@ from shared.contracts.metadata import (
     ListBuckets,
     ListFiles,
     PassTime,
-    Preconditions,
     RaiseEntryVersion,
     RemoveNode,
     RequestAnswer,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shared.contracts.cluster import NodeState, StorageNode
+from shared.contracts.files import Durability
 from shared.contracts.metadata import (
     AdmitNode,
     DrainNode,
-    Durability,
     GetCluster,
     RecordRun,
     RemovalProof,

@@ -15,7 +15,8 @@ from services.consensus.metadata.entries import (
     fit,
 )
 from services.consensus.metadata.rows import decode_version, encode_version
-from shared.contracts.metadata import CreateBucket, FileVersion, Proposal
+from shared.contracts.files import FileVersion
+from shared.contracts.metadata import CreateBucket, Proposal
 from shared.errors import InvalidRequestError
 from tests.unit.consensus.metadata.builders import content, publish, stamp
 

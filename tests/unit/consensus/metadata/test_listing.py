@@ -4,7 +4,8 @@ import pytest
 
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.rows import FileRow
-from shared.contracts.metadata import DeleteFile, FileContent, ListFiles
+from shared.contracts.files import FileContent
+from shared.contracts.metadata import DeleteFile, ListFiles
 from tests.unit.consensus.metadata.builders import publish, stamp
 
 KEYS = ["a", "a/", "a/b", "a/b/c", "a/b/d", "a0", "b/x", "b/y", "é", "😀", "\uffee"]

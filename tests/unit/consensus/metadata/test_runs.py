@@ -6,7 +6,8 @@ import pytest
 
 from services.consensus.metadata.decisions import MAX_SUPERSEDED
 from shared.contracts.cluster import NodeRun
-from shared.contracts.metadata import AdmitNode, Durability, GetFile, RecordRun, RemoveNode
+from shared.contracts.files import Durability
+from shared.contracts.metadata import AdmitNode, GetFile, RecordRun, RemoveNode
 from shared.errors import (
     InvalidRequestError,
     NodeNotFoundError,

@@ -10,7 +10,8 @@ import pytest
 from services.gateway.api.models import FileList, Receipt, file_list_json, receipt_json
 from services.gateway.listings import Page
 from services.gateway.transfers.uploads import UploadResult
-from shared.contracts.metadata import Durability, FileContent, FileEntry, FilePage, FileVersion
+from shared.contracts.files import Durability, FileContent, FileVersion
+from shared.contracts.metadata import FileEntry, FilePage
 from shared.contracts.time import ClockState, Stamp, rfc3339
 
 ODD = 'a "quoted" \\ key, ä \U0001f600 \x7f </script>'

@@ -15,7 +15,8 @@ from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunk_lists import UNCOUNTED_BYTES, ChunkSlice, FileSlices, SharedChunkLists
 from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS
-from shared.contracts.metadata import Durability, FileContent, FileVersion, PublishFile
+from shared.contracts.files import Durability, FileContent, FileVersion
+from shared.contracts.metadata import PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB

@@ -14,7 +14,8 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.uploads import UploadRequest
-from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, Preconditions
+from shared.contracts.files import Preconditions
+from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile
 from shared.errors import (
     BucketRecreatedError,
     FileNotFoundInBucketError,

@@ -15,16 +15,8 @@ from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.record_cache import RecordCache
 from services.gateway.transfers.records import Records
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import (
-    AdmitNode,
-    Answer,
-    CreateBucket,
-    DeleteBucket,
-    DeleteFile,
-    FileVersion,
-    GetFile,
-    Query,
-)
+from shared.contracts.files import FileVersion
+from shared.contracts.metadata import AdmitNode, Answer, CreateBucket, DeleteBucket, DeleteFile, GetFile, Query
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InvalidRequestError
 from shared.placement import read_order
 from shared.units import MIB

@@ -12,6 +12,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
+from shared.contracts.files import Preconditions
 from shared.contracts.metadata import (
     AdmitNode,
     CreateBucket,
@@ -20,7 +21,6 @@ from shared.contracts.metadata import (
     GetBucket,
     GetFile,
     PassTime,
-    Preconditions,
     RemoveNode,
     UpdateNode,
 )

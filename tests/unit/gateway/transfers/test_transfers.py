@@ -31,7 +31,8 @@ from services.gateway.transfers.downloads import (
 )
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, Preconditions, PublishFile, Query
+from shared.contracts.files import Preconditions
+from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, PublishFile, Query
 from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,

@@ -9,6 +9,7 @@ import pytest
 
 from shared.contracts.backups import Backup, BackupsAnswer
 from shared.contracts.cluster import ConsensusMember, NodeMap
+from shared.contracts.files import FileVersion
 from shared.contracts.metadata import (
     Answer,
     Bucket,
@@ -18,7 +19,6 @@ from shared.contracts.metadata import (
     FileAnswer,
     FileEntry,
     FilePage,
-    FileVersion,
     ProposalResult,
     ReadResult,
     ReadResults,
