@@ -1,4 +1,4 @@
-"""Whose acknowledgements are these? Recognises the disk and the Redis behind a node's name (ARCHITECTURE.md, decision 95).
+"""Whose acknowledgements are these? Recognises the disk and the Redis behind a node's name (S-95).
 
 A node that comes back under its name with an empty, copied or older folder must not count for what it acknowledged before.
 So the data folder has a random id and a counter that only rises, every run of the process has a random boot id, and Redis has

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a peer: a request goes out, its answer comes in, then the next.
 
-Own code over httptools, because a small call through aiohttp costs four times the CPU (ARCHITECTURE.md, decision 45). A
+Own code over httptools, because a small call through aiohttp costs four times the CPU (X-45). A
 body goes to the socket as it is, never joined to its head, and an answer that announces its length is received where it
 stays.
 

@@ -1,8 +1,8 @@
 """The only importer of raftos: what Trivet takes from it, and the proof that it is the version that was read.
 
 Taken: the roles' life cycle and election sequence, timers, configuration, dispatch and message names. Never taken:
-storage, log, state machine, network, cryptors, `Replicated*`, majority, append, commit and vote persistence; the reasons
-stand in ARCHITECTURE.md. `DISTRUSTED` lists what must never be entered, and a test makes each of them raise.
+storage, log, state machine, network, cryptors, `Replicated*`, majority, append, commit and vote persistence (C-3).
+`DISTRUSTED` lists what must never be entered, and a test makes each of them raise.
 """
 
 from __future__ import annotations
