@@ -1,20 +1,24 @@
 """The chunks of a file that is being read, without ever writing them down as a list.
 
 A file of 30 GB has 30,000 chunks: 1 MiB as digests, 20 MiB as objects. So a chunk is computed when it is wanted, and the
-digests are held once per version, whatever the number of its readers, and in the byte budget where they are many.
+digests are held once per version, whatever the number of its readers, and in the byte budget where they are many. The list of
+a file of terabytes is never held as a whole: a `ChunkMap` has the part of it at hand where its reader is.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Protocol, Self
 
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.transfers.admission import Transfer
 from shared.byte_budget import ByteLease
 from shared.contracts.files import FileContent, FileVersion
+from shared.contracts.names import DIGEST_BYTES
+from shared.errors import InternalError
 from shared.units import KIB
 
 UNCOUNTED_BYTES: Final = 16 * KIB
@@ -31,28 +35,132 @@ class ChunkSlice:
     stop: int
 
 
-class FileSlices:
-    """The chunks that each of `spans` touches, or all, each with the bytes of it that are wanted; none crosses a span."""
+class Extent(NamedTuple):
+    """Bytes `start` to `stop` of a file, and the chunks that have them: the first byte is `skip_bytes` into the first one.
 
-    def __init__(self, content: FileContent, spans: Sequence[ByteSpan] | None) -> None:
-        self._content = content
-        whole = [ByteSpan(0, content.size_bytes)] if content.size_bytes else []
-        self._spans = whole if spans is None else list(spans)
+    Every chunk has `chunk_size_bytes` but the last, which has `last_chunk_bytes`.
+    """
 
-    def __iter__(self) -> Iterator[ChunkSlice]:
-        return self.after(0)
+    start: int
+    stop: int
+    skip_bytes: int
+    chunk_size_bytes: int
+    chunk_digests: bytes
+    last_chunk_bytes: int
 
-    def after(self, count: int) -> Iterator[ChunkSlice]:
-        """All but the first `count`; takes time per span and not per chunk."""
-        full = self._content.chunk_size_bytes
-        for span in self._spans:
-            first, last = span.start // full, (span.stop - 1) // full
-            skipped = min(count, last + 1 - first)
-            count -= skipped
-            for index in range(first + skipped, last + 1):
-                digest, size_bytes = self._content.chunk(index)
-                offset = index * full
-                yield ChunkSlice(digest, size_bytes, max(0, span.start - offset), min(size_bytes, span.stop - offset))
+    def slice_at(self, offset: int, stop: int) -> ChunkSlice:
+        """The chunk with byte `offset` of the file, and its bytes from there, up to byte `stop` of the file at most."""
+        within = offset - self.start + self.skip_bytes
+        first = within // self.chunk_size_bytes * DIGEST_BYTES
+        digest = self.chunk_digests[first : first + DIGEST_BYTES]
+        is_last = first + DIGEST_BYTES >= len(self.chunk_digests)
+        size_bytes = self.last_chunk_bytes if is_last else self.chunk_size_bytes
+        begin = within % self.chunk_size_bytes
+        end = min(size_bytes, begin + min(self.stop, stop) - offset)
+        if begin >= end or not digest:
+            raise InternalError("The chunks of a file are not as long as the file.")
+        return ChunkSlice(digest.hex(), size_bytes, begin, end)
+
+
+class ChunkMap(Protocol):
+    """Which chunks have the bytes of one version."""
+
+    def at_hand(self, offset: int, stop: int) -> Extent | None:
+        """The extent with byte `offset`, unless it has to be loaded first. The reader goes on up to `stop`."""
+
+    async def load(self, offset: int, stop: int) -> None:
+        """Have the extent with byte `offset` at hand.
+
+        Raises:
+            VersionGoneError: the version and its chunks are no longer kept.
+            TrivetError: as a metadata read.
+        """
+
+
+class InlineChunks(ChunkMap):
+    """Of a version whose record has all of its digests."""
+
+    __slots__ = ("_extent",)
+
+    def __init__(self, content: FileContent) -> None:
+        size_bytes, full = content.size_bytes, content.chunk_size_bytes
+        last_chunk_bytes = (size_bytes - 1) % full + 1
+        self._extent = Extent(0, size_bytes, 0, full, content.chunk_digests, last_chunk_bytes)
+
+    def at_hand(self, offset: int, stop: int) -> Extent:  # noqa: ARG002 there is one
+        """See `ChunkMap`."""
+        return self._extent
+
+    async def load(self, offset: int, stop: int) -> None:
+        """See `ChunkMap`."""
+
+
+class SliceCursor:
+    """A place in the chunks that each of `spans` touches, in order; no slice crosses a span.
+
+    Invariant: `_next`, if it is known, is the slice at byte `_offset`, which lies in span `_number`.
+    """
+
+    __slots__ = ("_chunks", "_next", "_number", "_offset", "_spans")
+
+    def __init__(self, chunks: ChunkMap, spans: Sequence[ByteSpan]) -> None:
+        self._chunks = chunks
+        self._spans = spans
+        self._number = 0
+        self._offset = spans[0].start if spans else 0
+        self._next: ChunkSlice | None = None
+
+    @property
+    def is_at_end(self) -> bool:
+        """There is no further slice."""
+        return self._number == len(self._spans)
+
+    def fork(self) -> Self:
+        """Another cursor, at the same place."""
+        return copy(self)
+
+    def peek(self) -> ChunkSlice | None:
+        """The next slice; None at the end, and where `load` has to be called first."""
+        if self._next is None and not self.is_at_end:
+            stop = self._spans[self._number].stop
+            if (extent := self._chunks.at_hand(self._offset, stop)) is not None:
+                self._next = extent.slice_at(self._offset, stop)
+        return self._next
+
+    async def load(self) -> ChunkSlice | None:
+        """The next slice, or None at the end. Raises as `ChunkMap.load`."""
+        if (found := self.peek()) is None and not self.is_at_end:
+            await self._chunks.load(self._offset, self._spans[self._number].stop)
+            found = self.peek()
+            assert found is not None, "what was loaded is at hand"
+        return found
+
+    def advance(self) -> None:
+        """Go on behind the slice that `peek` gave."""
+        assert self._next is not None
+        self._offset += self._next.stop - self._next.start
+        self._next = None
+        if self._offset >= self._spans[self._number].stop:
+            self._number += 1
+            self._offset = 0 if self.is_at_end else self._spans[self._number].start
+
+    async def take(self, count: int) -> list[ChunkSlice]:
+        """The next `count` slices, or as many as there are. Raises as `ChunkMap.load`."""
+        taken: list[ChunkSlice] = []
+        while len(taken) < count and (found := await self.load()) is not None:
+            taken.append(found)
+            self.advance()
+        return taken
+
+
+def whole(content: FileContent) -> list[ByteSpan]:
+    """The span of all bytes; an empty file has none."""
+    return [ByteSpan(0, content.size_bytes)] if content.size_bytes else []
+
+
+def is_paged(content: FileContent) -> bool:
+    """Whether its chunks have to be asked for: the record does not have them."""
+    return content.size_bytes > 0 and not content.chunk_digests
 
 
 def is_counted(version: FileVersion) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Final
 
 from services.gateway.replicas.attempts import abandon
@@ -28,7 +27,15 @@ from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, ConcurrencyLimit, Transfer
 from services.gateway.transfers.chunk_cache import MAX_CHUNK_BYTES, ChunkCache
-from services.gateway.transfers.chunk_lists import ChunkSlice, FileSlices, SharedChunkLists, is_counted
+from services.gateway.transfers.chunk_lists import (
+    ChunkMap,
+    ChunkSlice,
+    InlineChunks,
+    SharedChunkLists,
+    SliceCursor,
+    is_counted,
+    whole,
+)
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
@@ -83,10 +90,15 @@ class FoundFile:
     """
 
     version: FileVersion
+    chunks: ChunkMap
     node_map: NodeMap
     log_index: int
     transfer: Transfer
     early: _EarlyFetch | None = None
+
+    def cursor(self, spans: Sequence[ByteSpan] | None = None) -> SliceCursor:
+        """At the first chunk of `spans`, or of the file."""
+        return SliceCursor(self.chunks, whole(self.version.content) if spans is None else spans)
 
 
 class Downloads:
@@ -142,7 +154,7 @@ class Downloads:
                 async with self._chunk_lists.hold(
                     found.version, transfer, wait_s=self._limits.waits.first_s
                 ) as version:
-                    found = replace(found, version=version)
+                    found = replace(found, version=version, chunks=InlineChunks(version.content))
                     yield found
             finally:
                 if early is not None:
@@ -156,8 +168,8 @@ class Downloads:
         version, node_map = self._records.known(name), self._directory.latest
         if version is None or node_map is None or version.content.chunk_count != 1:
             return None
-        (chunk,) = FileSlices(version.content, None)
-        if chunk.size_bytes > MAX_CHUNK_BYTES or self._source.has(chunk):
+        chunk = SliceCursor(InlineChunks(version.content), whole(version.content)).peek()
+        if chunk is None or chunk.size_bytes > MAX_CHUNK_BYTES or self._source.has(chunk):
             return None
         lease = transfer.lease()
         if not lease.try_grow(chunk.size_bytes):
@@ -167,7 +179,8 @@ class Downloads:
     async def _look_up(self, name: FileName, transfer: Transfer, early: _EarlyFetch | None) -> FoundFile:
         async with self._lookups:
             version, context = await self._records.read(name)
-        return FoundFile(version, await self._directory.at(context.epoch), context.log_index, transfer, early)
+        node_map = await self._directory.at(context.epoch)
+        return FoundFile(version, InlineChunks(version.content), node_map, context.log_index, transfer, early)
 
     async def confirm(self, found: FoundFile, quorums: Quorums) -> int:
         """How many replicas of every chunk are confirmed, up to N: what HEAD shows.
@@ -175,7 +188,7 @@ class Downloads:
         Raises:
             QuorumNotReachedError: fewer than R, and R is a condition.
         """
-        confirmed = await self._confirm(found, FileSlices(found.version.content, None), quorums.replica_count, quorums)
+        confirmed = await self._confirm(found, found.cursor(), quorums.replica_count, quorums)
         require_read_quorum(confirmed, quorums)
         return confirmed
 
@@ -203,12 +216,10 @@ class Downloads:
             OverloadedError: no budget.
             RequestTimeoutError: it takes longer than its chunks are kept for it.
         """
-        read_ahead = _ReadAhead(
-            found, FileSlices(found.version.content, spans), source=self._source, limits=self._limits, group=group
-        )
+        read_ahead = _ReadAhead(found, spans, source=self._source, limits=self._limits, group=group)
         try:
             await read_ahead.require_next()
-            await start(await self._check_first(found, spans, quorums, read_ahead))
+            await start(await self._check_first(found, found.cursor(spans), quorums, read_ahead))
             await self._pump(found, quorums, read_ahead, sink, group)
         finally:
             read_ahead.close()
@@ -216,13 +227,12 @@ class Downloads:
     async def _check_first(
         self,
         found: FoundFile,
-        spans: Sequence[ByteSpan] | None,
+        cursor: SliceCursor,
         quorums: Quorums,
         read_ahead: _ReadAhead,
     ) -> ConfirmedReplicas:
         """The confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
-        slices = FileSlices(found.version.content, spans)
-        window = list(islice(slices, CHECK_WINDOW_CHUNKS))
+        window = await cursor.take(CHECK_WINDOW_CHUNKS)
         if not window:
             return ConfirmedReplicas(quorums.replica_count)
         first = window[0].digest
@@ -247,16 +257,15 @@ class Downloads:
             age_s = max(age_s, again.age_s)
         confirmed = replicas_confirmed(check.holders.values(), quorums.replica_count)
         if quorums.is_read_strict:
-            rest = slices.after(CHECK_WINDOW_CHUNKS)
-            confirmed = min(confirmed, await self._confirm(found, rest, quorums.read_quorum, quorums))
+            rest = await self._confirm(found, cursor, quorums.read_quorum, quorums)
+            confirmed = min(confirmed, rest)
         require_read_quorum(confirmed, quorums)
         return ConfirmedReplicas(confirmed, age_s)
 
-    async def _confirm(self, found: FoundFile, slices: Iterable[ChunkSlice], wanted: int, quorums: Quorums) -> int:
+    async def _confirm(self, found: FoundFile, cursor: SliceCursor, wanted: int, quorums: Quorums) -> int:
         """The weakest chunk's number of confirmed replicas, asked window by window so that memory does not depend on size."""
         confirmed = quorums.replica_count
-        remaining = iter(slices)
-        while window := list(islice(remaining, STRICT_WINDOW_CHUNKS)):
+        while window := await cursor.take(STRICT_WINDOW_CHUNKS):
             check = await self._check(found, window, min(wanted, confirmed), {}, is_verified=quorums.is_read_strict)
             confirmed = min(confirmed, replicas_confirmed(check.holders.values(), quorums.replica_count))
             if quorums.is_read_strict and confirmed < quorums.read_quorum:
@@ -294,8 +303,16 @@ class Downloads:
             await read_ahead.require_next()
             sent_count += 1
             if sent_count % CHECK_WINDOW_CHUNKS == 0 and not quorums.is_read_strict:
-                window = read_ahead.upcoming(CHECK_WINDOW_CHUNKS)
-                group.create_task(self._check(found, window, quorums.read_quorum, {}))
+                group.create_task(self._check_window(found, *read_ahead.unsent(), quorums))
+
+    async def _check_window(
+        self, found: FoundFile, window: list[ChunkSlice], rest: SliceCursor, quorums: Quorums
+    ) -> None:
+        try:
+            window += await rest.take(CHECK_WINDOW_CHUNKS - len(window))
+        except TrivetError:
+            return  # the download meets it as well, when it is there
+        await self._check(found, window, quorums.read_quorum, {})
 
     async def _send_next(self, found: FoundFile, read_ahead: _ReadAhead, sink: Sink) -> bool:
         """Send one chunk; False after the last one. On return nothing here holds its bytes, which no lease covers then."""
@@ -398,17 +415,14 @@ class _ReadAhead:
     def __init__(
         self,
         found: FoundFile,
-        slices: FileSlices,
+        spans: Sequence[ByteSpan] | None,
         *,
         source: _ChunkSource,
         limits: DownloadLimits,
         group: asyncio.TaskGroup,
     ) -> None:
         self._found = found
-        self._slices = slices
-        self._unbegun = iter(slices)
-        self._begun_count = 0
-        self._following = next(self._unbegun, None)
+        self._cursor = found.cursor(spans)
         self._source = source
         self._limits = limits
         self._group = group
@@ -419,24 +433,24 @@ class _ReadAhead:
 
     async def require_next(self) -> None:
         """Have the next chunk under way, if there is one, waiting for its budget; and more while there is plenty."""
-        transfer = self._found.transfer
-        if self._following is not None and time.monotonic() >= self._ends_at_s:
+        transfer, cursor = self._found.transfer, self._cursor
+        if not cursor.is_at_end and time.monotonic() >= self._ends_at_s:
             # The version may be replaced or deleted, and its chunks collected: they would be missing one by one.
             raise RequestTimeoutError("The download takes longer than the chunks of a replaced file are kept.")
-        if self._following is not None and not self._ahead:
+        if not self._ahead and (following := await cursor.load()) is not None:
             lease = self._new_lease()
-            await transfer.grow(lease, self._following.size_bytes, wait_s=self._wait_s)
+            await transfer.grow(lease, following.size_bytes, wait_s=self._wait_s)
             self._wait_s = self._limits.waits.next_s
-            self._begin(self._following, lease)
+            self._begin(following, lease)
         while (
-            self._following is not None
-            and len(self._ahead) < self._limits.read_ahead_chunks
+            len(self._ahead) < self._limits.read_ahead_chunks
+            and (following := cursor.peek()) is not None
             and transfer.budget.is_plentiful
         ):
             lease = self._new_lease()
-            if not lease.try_grow(self._following.size_bytes):
+            if not lease.try_grow(following.size_bytes):
                 return
-            self._begin(self._following, lease)
+            self._begin(following, lease)
 
     @property
     def is_first_cached(self) -> bool:
@@ -455,9 +469,9 @@ class _ReadAhead:
         begun = self._ahead.popleft()
         return begun.chunk, fetched, begun.lease
 
-    def upcoming(self, count: int) -> list[ChunkSlice]:
-        """The next `count` chunks that are still to be sent."""
-        return list(islice(self._slices.after(self._begun_count - len(self._ahead)), count))
+    def unsent(self) -> tuple[list[ChunkSlice], SliceCursor]:
+        """The chunks under way, and where those behind them begin."""
+        return [begun.chunk for begun in self._ahead], self._cursor.fork()
 
     def close(self) -> None:
         """Stop fetching and give all budget back."""
@@ -474,8 +488,7 @@ class _ReadAhead:
         return lease
 
     def _begin(self, chunk: ChunkSlice, lease: ByteLease) -> None:
-        self._following = next(self._unbegun, None)
-        self._begun_count += 1
+        self._cursor.advance()
         outcome: FetchedChunk | asyncio.Future[FetchedChunk | TrivetError] | None = self._source.find(chunk)
         if outcome is None and self._found.early is not None:
             outcome = self._found.early.take(chunk, self._found.node_map)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.transfers.admission import Admission, AdmissionLimits
-from services.gateway.transfers.chunk_lists import UNCOUNTED_BYTES, ChunkSlice, FileSlices, SharedChunkLists
+from services.gateway.transfers.chunk_lists import (
+    UNCOUNTED_BYTES,
+    ChunkSlice,
+    Extent,
+    InlineChunks,
+    SharedChunkLists,
+    SliceCursor,
+    whole,
+)
 from services.gateway.transfers.downloads import CHECK_WINDOW_CHUNKS
 from shared.contracts.files import Durability, FileContent, FileVersion
 from shared.contracts.metadata import PublishFile
@@ -63,22 +71,38 @@ def slices_one_by_one(size_bytes: int, spans: list[ByteSpan]) -> list[ChunkSlice
     return found
 
 
+def slices_of(cursor: SliceCursor) -> list[ChunkSlice]:
+    """All that are at hand from there on."""
+    found: list[ChunkSlice] = []
+    while (following := cursor.peek()) is not None:
+        found.append(following)
+        cursor.advance()
+    assert cursor.is_at_end
+    return found
+
+
 @given(st.data())
 def test_slices_are_the_bytes_of_the_spans_wherever_they_begin(data) -> None:
-    """Of any spans of any file, and after any number of chunks."""
+    """Of any spans of any file, and from any chunk on."""
     size_bytes = data.draw(st.integers(1, 5 * CHUNK + 3))
     pairs = data.draw(st.lists(st.tuples(st.integers(0, size_bytes - 1), st.integers(1, size_bytes)), max_size=4))
     spans = [ByteSpan(start, min(size_bytes, start + length)) for start, length in pairs]
     expected = slices_one_by_one(size_bytes, spans)
-    skipped = data.draw(st.integers(0, len(expected) + 1))
-    assert list(FileSlices(content_of(size_bytes), spans).after(skipped)) == expected[skipped:]
+    cursor = SliceCursor(InlineChunks(content_of(size_bytes)), spans)
+    skipped = data.draw(st.integers(0, len(expected)))
+    for _ in range(skipped):
+        cursor.peek()
+        cursor.advance()
+    assert slices_of(cursor.fork()) == expected[skipped:]
+    assert slices_of(SliceCursor(InlineChunks(content_of(size_bytes)), spans)) == expected
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
 def test_without_spans_it_is_the_whole_file(size_bytes) -> None:
     """Every chunk full but the last; an empty file has none."""
     expected = slices_one_by_one(size_bytes, [ByteSpan(0, size_bytes)])
-    assert list(FileSlices(content_of(size_bytes), None)) == expected
+    content = content_of(size_bytes)
+    assert slices_of(SliceCursor(InlineChunks(content), whole(content))) == expected
 
 
 async def test_a_chunk_list_is_held_once_for_all_its_readers() -> None:
@@ -149,14 +173,14 @@ async def test_the_first_bytes_of_the_longest_file_cost_as_little_as_those_of_a_
     )
     await world.metadata.propose(_publish(world, content))
     looked_at = 0
-    chunk = FileContent.chunk
+    slice_at = Extent.slice_at
 
-    def counted(self: FileContent, index: int) -> tuple[str, int]:
+    def counted(self: Extent, offset: int, stop: int) -> ChunkSlice:
         nonlocal looked_at
         looked_at += 1
-        return chunk(self, index)
+        return slice_at(self, offset, stop)
 
-    monkeypatch.setattr(FileContent, "chunk", counted)
+    monkeypatch.setattr(Extent, "slice_at", counted)
     before_first_byte: list[int] = []
 
     async def start(_: int) -> None:
@@ -176,7 +200,7 @@ async def test_the_first_bytes_of_the_longest_file_cost_as_little_as_those_of_a_
     await world.wait_until(lambda: bool(before_first_byte), "the first byte")
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    assert before_first_byte[0] <= CHECK_WINDOW_CHUNKS + world.settings.read_ahead_chunks + 1
+    assert before_first_byte[0] <= CHECK_WINDOW_CHUNKS + world.settings.read_ahead_chunks + 2
 
 
 def _publish(world, content: FileContent) -> PublishFile:
