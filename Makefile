@@ -109,8 +109,8 @@ audit: install ## Ask the OSV database for known vulnerabilities of what is lock
 	@$(BIN)/python .ci/audit.py
 
 .PHONY: test-unit
-test-unit: install ## The quick tests: no process is started, within a minute
-	$(BIN)/python -m pytest -q tests/unit tests/tidy -n $(WORKERS) --dist loadfile
+test-unit: install ## The quick tests: no process is started, within a minute; `make tidy` has those of the tree
+	$(BIN)/python -m pytest -q tests/unit -n $(WORKERS) --dist loadfile
 
 # Most tests wait for other processes; more workers than two start more clusters than a small machine carries.
 WORKERS ?= 2

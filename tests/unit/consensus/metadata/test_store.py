@@ -1,11 +1,8 @@
 """The store as a whole: one transaction per batch, equal on every member, whole after every crash."""
 
 import os
-import pickle
 import random
 import sqlite3
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,64 +13,15 @@ from services.consensus.metadata.database import RowDamagedError, UnknownTablesE
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
-from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
-    AnnounceMember,
-    CreateBucket,
-    DeleteBucket,
-    DeleteFile,
     GetCluster,
     GetFile,
-    InitCluster,
     ListBuckets,
     ListFiles,
-    PassTime,
-    RemoveNode,
-    SetNodeState,
-    UpdateNode,
 )
 from tests.unit.consensus.metadata.builders import Log, content, entry, publish, stamp
-
-REPOSITORY = Path(__file__).parents[4]
-
-
-def history(count: int, seed: int) -> list[CommittedEntry]:
-    """A log with every kind of command, rejections, repeated ids and Raft's own entries; the same for the same seed."""
-    chance = random.Random(seed)
-    nodes = ["storage-1", "storage-2", "storage-3"]
-    entries = [entry(1, InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))]
-    for index in range(2, count + 1):
-        at = stamp(chance.randrange(1, 50))
-        key, node_id = f"k{chance.randrange(8)}", f"storage-{chance.randrange(1, 6)}"
-        command = chance.choice(
-            [
-                publish(key, stamp=at, content=content(chance.randrange(3000), fill=chance.randrange(1, 9))),
-                publish(key, stamp=at, if_none_match=["*"]),
-                publish(key, stamp=at, bucket="photos", incarnation=chance.randrange(1, index)),
-                DeleteFile(bucket="default", key=key, stamp=at),
-                CreateBucket(bucket=chance.choice(["photos", "music"]), stamp=at),
-                DeleteBucket(bucket=chance.choice(["photos", "music"]), stamp=at),
-                AdmitNode(node_id=node_id, stamp=at),
-                UpdateNode(node_id=node_id, url="http://x", zone=key, capacity_bytes=index, stamp=at),
-                SetNodeState(node_id=node_id, state=chance.choice(list(NodeState)), stamp=at),
-                RemoveNode(node_id=node_id, stamp=at) if index % 10 == 0 else AdmitNode(node_id=node_id, stamp=at),
-                PassTime(
-                    elapsed_ms=chance.randrange(400_000),
-                    cursor_retention_s=chance.randrange(900),
-                    tombstone_retention_s=chance.randrange(3600),
-                    stamp=at,
-                ),
-                AnnounceMember(member_id="consensus-1", entry_version=chance.choice([None, 1, 2]), stamp=at),
-                None,
-            ]
-        )
-        if command is None:
-            entries.append(CommittedEntry(index, 1, None))
-        else:
-            request_id = f"request-{chance.randrange(1, index + 1)}"
-            entries.append(entry(index, command, request_id=request_id, retain_s=chance.randrange(20)))
-    return entries
+from tests.unit.consensus.metadata.histories import history
 
 
 def apply_split(path: Path, entries: list[CommittedEntry], chance: random.Random, *, reopen: bool):
@@ -309,38 +257,3 @@ def test_a_batch_of_answers_is_bounded(log, query):
     first, *others = log.store.answer([query, query, query], term=1, max_bytes=50).results
     assert first.answer is not None
     assert [other.problem["code"] for other in others] == ["overloaded", "overloaded"]
-
-
-APPLY_FOR_EVER = """
-import pickle
-import sys
-from pathlib import Path
-from services.consensus.metadata.store import MetadataStore
-store = MetadataStore.open(Path(sys.argv[1]))
-entries = pickle.loads(Path(sys.argv[2]).read_bytes())
-while store.last_applied < len(entries):
-    at = store.last_applied
-    store.apply_batch(entries[at : at + 7])
-    print(store.last_applied, flush=True)
-"""
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_kill_in_mid_apply_leaves_a_prefix_of_the_log(tmp_path, seed):
-    """After SIGKILL at random moments the state is that of the entries up to last_applied, and none is lost."""
-    chance, count = random.Random(seed), 800
-    path, entries = tmp_path / "m", history(count, seed)
-    (tmp_path / "entries").write_bytes(pickle.dumps(entries))
-    for round_number in range(4):
-        arguments = [sys.executable, "-c", APPLY_FOR_EVER, str(path), str(tmp_path / "entries")]
-        with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-            told = [process.stdout.readline() for _ in range(chance.randrange(1, 40))]
-            process.kill()
-        store = MetadataStore.open(path)
-        reached = store.last_applied
-        assert reached >= max((int(line) for line in told if line.strip()), default=0)
-        fresh = MetadataStore.open(tmp_path / f"fresh-{round_number}")
-        fresh.apply_batch(entries[:reached])
-        assert store.state_hash() == fresh.state_hash()
-        fresh.close()
-        store.close()
