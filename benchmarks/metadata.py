@@ -28,7 +28,15 @@ from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
 from services.consensus.persistence.compaction import LogLimits
 from shared.contracts.files import Durability, FileContent
-from shared.contracts.metadata import Command, DeleteFile, InitCluster, ListFiles, PassTime, Proposal, PublishFile
+from shared.contracts.metadata import (
+    AnyCommand,
+    DeleteFile,
+    InitCluster,
+    ListFiles,
+    PassTime,
+    Proposal,
+    PublishFile,
+)
 from shared.contracts.time import ClockState, Stamp
 from shared.units import MIB
 
@@ -212,7 +220,7 @@ def _median_s(work: Callable[[], object]) -> float:
     return statistics.median(seconds(work) for _ in range(9))
 
 
-def _entry(index: int, command: Command) -> CommittedEntry:
+def _entry(index: int, command: AnyCommand) -> CommittedEntry:
     request_id = random.Random(index).randbytes(16).hex()
     return CommittedEntry(index, 1, encode_proposal(Proposal(request_id=request_id, command=command)))
 

@@ -21,16 +21,17 @@ from services.consensus.persistence.runner import ThreadRunner
 from services.consensus.persistence.state_damage import is_damage
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.decide import has_majority
+from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.cluster import InitRequest, InitResponse, MemberStatus, StorageNode
 from shared.contracts.metadata import (
+    AnyCommand,
+    AnyQuery,
     ClusterAnswer,
-    Command,
     CreateBucket,
     InitCluster,
     Proposal,
     ProposalResult,
     PublishFile,
-    Query,
     ReadResult,
 )
 from shared.contracts.read_results import encode_read_results
@@ -104,14 +105,17 @@ class ConsensusService:
             for entry, refusal in zip(entries, refusals, strict=True)
         ]
 
-    async def propose_one(self, request_id: str, command: Command, *, retain_s: int = 600) -> ProposalResult:
+    async def propose_one(
+        self, request_id: str, command: Command[ResultT], *, retain_s: int = 600
+    ) -> Proposed[ResultT]:
         """One command of this member itself. Raises the typed error when it was rejected or is unknown."""
-        (result,) = await self.propose([Proposal(request_id=request_id, retain_s=retain_s, command=command)])
-        if result.problem is not None:
-            raise error_from_problem(result.problem)
-        return result
+        proposal = Proposal(request_id=request_id, retain_s=retain_s, command=cast("AnyCommand", command))
+        (outcome,) = await self.propose([proposal])
+        if outcome.problem is not None:
+            raise error_from_problem(outcome.problem)
+        return Proposed.of(type(command), outcome.log_index, outcome.term, outcome.result)
 
-    async def read(self, queries: Sequence[Query]) -> bytes:
+    async def read(self, queries: Sequence[AnyQuery]) -> bytes:
         """`ReadResults` as JSON, from one applied index, which is no older than the moment of the call.
 
         As JSON, because writing many chunk lists down takes long enough to be deposed: it is done off the loop. Queries
@@ -169,7 +173,7 @@ class ConsensusService:
             ),
             retain_s=_INIT_RETENTION_S,
         )
-        return InitResponse(cluster_id=request.cluster_id, created=bool((result.result or {}).get("created")))
+        return InitResponse(cluster_id=request.cluster_id, created=result.result.created)
 
     @property
     def members(self) -> str:

@@ -13,10 +13,10 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from services.gateway.ports import Metadata
-from shared.contracts.backups import Backup, BackupId, BackupsAnswer, BeginBackup, EndBackup, ListBackups, RenewBackup
-from shared.contracts.metadata import ProposalResult
+from shared.contracts.backups import Backup, BackupId, BeginBackup, EndBackup, LeasedBackup, ListBackups, RenewBackup
+from shared.contracts.calls import Proposed
 from shared.contracts.time import TimeSource
-from shared.errors import BackupNotFoundError, InternalError
+from shared.errors import BackupNotFoundError
 
 DEFAULT_LEASE_S: Final = 86_400
 _ID: Final[TypeAdapter[str]] = TypeAdapter(BackupId)
@@ -66,14 +66,12 @@ class Backups:
         """
         _check(backup_id)
         outcome = await self._metadata.propose(EndBackup(backup_id=backup_id, stamp=self._clock.stamp()))
-        if not (outcome.result or {}).get("ended"):
+        if not outcome.result.ended:
             raise BackupNotFoundError("No such backup is under way.", backup_id=backup_id)
 
     async def list(self) -> list[Backup]:
         """Those under way, by id."""
         answer, _ = await self._metadata.read(ListBackups())
-        if not isinstance(answer, BackupsAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
         return answer.backups
 
 
@@ -85,5 +83,5 @@ def _check(backup_id: str) -> None:
         raise BackupNotFoundError("No such backup is under way.", backup_id=backup_id[:64]) from error
 
 
-def _lease(backup_id: str, lease_s: int, outcome: ProposalResult) -> BackupLease:
-    return BackupLease(backup_id, int((outcome.result or {})["log_index"]), lease_s)
+def _lease(backup_id: str, lease_s: int, outcome: Proposed[LeasedBackup]) -> BackupLease:
+    return BackupLease(backup_id, outcome.result.log_index, lease_s)

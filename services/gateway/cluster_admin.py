@@ -18,7 +18,6 @@ from shared.contracts.names import check_member_id
 from shared.contracts.time import TimeSource
 from shared.errors import (
     ConflictError,
-    InternalError,
     LastHolderError,
     NodeNotFoundError,
     NodeNotLostError,
@@ -58,10 +57,7 @@ class ClusterAdmin:
 
     async def cluster(self) -> tuple[ClusterAnswer, ReadContext]:
         """Members, nodes and who leads."""
-        answer, context = await self._metadata.read(GetCluster())
-        if not isinstance(answer, ClusterAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
-        return answer, context
+        return await self._metadata.read(GetCluster())
 
     def summary(self, answer: ClusterAnswer) -> ClusterSummary:
         """How the cluster of `answer` is."""
@@ -75,7 +71,7 @@ class ClusterAdmin:
         """
         command = AdmitNode(node_id=check_member_id(node_id), stamp=self._clock.stamp())
         outcome = await self._metadata.propose(command)
-        return bool((outcome.result or {}).get("created"))
+        return outcome.result.created
 
     async def drain(self, node_id: str) -> Removal:
         """Take nothing more to a node and have it removed when it is empty; one that never dialled in is removed at once.
@@ -96,7 +92,7 @@ class ClusterAdmin:
         report = node.reconcile if node.state == NodeState.DRAINING else None
         return Removal(
             node_id,
-            draining_since=int((outcome.result or {})["log_index"]),
+            draining_since=outcome.result.log_index,
             chunks_left=report.surplus_chunks if report is not None and report.epoch == node_map.epoch else None,
         )
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
 from services.gateway.ports import Metadata
-from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, BucketsAnswer, FilePage, ListBuckets, ListFiles
+from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
 from shared.contracts.names import MAX_KEY_BYTES
-from shared.errors import BucketNotFoundError, InternalError, InvalidRequestError
+from shared.errors import BucketNotFoundError, InvalidRequestError
 
 _LIMIT: Final = re.compile(r"[0-9]{1,4}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -52,8 +52,6 @@ class Listings:
         """
         query = self._query(bucket, values)
         answer, context = await self._metadata.read(query)
-        if not isinstance(answer, FilePage):
-            raise InternalError("Consensus answered another question than was asked.")
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
         log_index = answer.at_index or context.log_index
@@ -73,8 +71,6 @@ class Listings:
         """
         after = self._sealer.open(values["cursor"], BucketCursor).after if "cursor" in values else None
         answer, context = await self._metadata.read(ListBuckets(limit=_limit(values.get("limit")), after=after))
-        if not isinstance(answer, BucketsAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
         cursor = self._sealer.seal(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
         return BucketPage(answer.buckets, cursor, context.log_index)
 

@@ -13,8 +13,8 @@ from typing import Protocol
 from blake3 import blake3
 
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.cluster import StorageNode
-from shared.contracts.metadata import Answer, Command, ProposalResult, Query
 from shared.contracts.reconcile import VerifyReport
 from shared.contracts.time import TimeSource
 
@@ -60,16 +60,16 @@ class Metadata(Protocol):
 
     async def propose(
         self,
-        command: Command,
+        command: Command[ResultT],
         *,
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
         deadline_s: float | None = None,
-    ) -> ProposalResult:
+    ) -> Proposed[ResultT]:
         """Have `command` ordered, once per `request_id`; raises the typed error of a rejection."""
 
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+    async def read(self, query: Query[AnswerT], *, deadline_s: float | None = None) -> tuple[AnswerT, ReadContext]:
         """A linearizable answer."""
 
 

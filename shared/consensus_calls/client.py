@@ -15,21 +15,15 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.batching import CallBatcher, CallKind, Refusal, Sender, is_retryable
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import MajorityWatch
 from shared.consensus_calls.peer_requester import PeerRequester
-from shared.contracts.metadata import (
-    Answer,
-    Command,
-    Proposal,
-    ProposalResult,
-    ProposalResults,
-    Query,
-)
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT, answer_to
+from shared.contracts.metadata import Answer, AnyCommand, Proposal, ProposalResult, ProposalResults
 from shared.contracts.read_results import decode_read_results
 from shared.errors import error_from_problem
 from shared.peer_address import PeerAddress
@@ -109,13 +103,13 @@ class ConsensusClient:
 
     async def propose(
         self,
-        command: Command,
+        command: Command[ResultT],
         *,
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
         deadline_s: float | None = None,
-    ) -> ProposalResult:
+    ) -> Proposed[ResultT]:
         """Have `command` committed on a majority and applied, once.
 
         Args:
@@ -128,6 +122,7 @@ class ConsensusClient:
             OverloadedError: `max_waiting` proposals wait; definite.
             LeaderUnavailableError: the deadline passed and certainly nothing was appended; definite.
             OutcomeUnknownError: the deadline passed and the proposal may have happened, or may yet; not definite.
+            InternalError: it was applied, and its result is none of such a command; not definite.
             TrivetError: the state machine's own rejection; definite.
         """
         proposal = Proposal(
@@ -135,22 +130,25 @@ class ConsensusClient:
             retain_s=retain_s,
             fingerprint=fingerprint,
             attempt_id=None if fingerprint is None else secrets.token_hex(16),
-            command=command,
+            command=cast("AnyCommand", command),
         )
         body = proposal.model_dump_json().encode()
-        return await self._proposals.call(body, self._deadline_s if deadline_s is None else deadline_s)
+        outcome = await self._proposals.call(body, self._deadline_s if deadline_s is None else deadline_s)
+        return Proposed.of(type(command), outcome.log_index, outcome.term, outcome.result)
 
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+    async def read(self, query: Query[AnswerT], *, deadline_s: float | None = None) -> tuple[AnswerT, ReadContext]:
         """Answer `query` from a state that contains everything acknowledged before this call.
 
         Raises:
             OverloadedError: `max_waiting` reads wait.
             LeaderUnavailableError: no leader answered before the deadline.
+            InternalError: a member answered another question.
             TrivetError: the state machine's own rejection of the query.
         """
         # A field that is not set is left out: members of an older version refuse those that they do not know.
         body = query.model_dump_json(exclude_none=True).encode()
-        return await self._reads.call(body, self._deadline_s if deadline_s is None else deadline_s)
+        answer, context = await self._reads.call(body, self._deadline_s if deadline_s is None else deadline_s)
+        return answer_to(query, answer), context
 
 
 def _parse_proposals(content: bytes | bytearray) -> list[ProposalResult | Refusal]:

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from shared.contracts.base import WireModel
+from shared.contracts.calls import Command, Query
 from shared.contracts.time import Stamp
 
 LEASE_MAX_S: Final = 30 * 86_400
@@ -18,10 +19,17 @@ LEASE_MAX_S: Final = 30 * 86_400
 BackupId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class BeginBackup(WireModel):
-    """Keep the chunks of every version that is deleted from here on. Result: {"log_index": int, "expires_ms": int}.
+class LeasedBackup(WireModel):
+    """Since when it keeps chunks, and the age of the cluster, by the log's own clock, at which its lease runs out."""
 
-    `expires_ms` is an age of the cluster by the log's own clock. Beginning it again changes nothing. Rejected: conflict, when
+    log_index: int
+    expires_ms: int
+
+
+class BeginBackup(Command[LeasedBackup]):
+    """Keep the chunks of every version that is deleted from here on.
+
+    Beginning it again changes nothing. Rejected: conflict, when
     too many are under way.
 
     Attributes:
@@ -36,8 +44,8 @@ class BeginBackup(WireModel):
     stamp: Stamp
 
 
-class RenewBackup(WireModel):
-    """It goes on: the lease begins anew. Result: {"log_index": int, "expires_ms": int}. Rejected: backup_not_found."""
+class RenewBackup(Command[LeasedBackup]):
+    """It goes on: the lease begins anew. Rejected: backup_not_found."""
 
     kind: Literal["renew_backup"] = "renew_backup"
     backup_id: BackupId
@@ -45,18 +53,18 @@ class RenewBackup(WireModel):
     stamp: Stamp
 
 
-class EndBackup(WireModel):
-    """It is done, or given up. Result: {"ended": bool}: whether it was under way; its lease may have run out."""
+class EndedBackup(WireModel):
+    """Whether it was under way; its lease may have run out."""
+
+    ended: bool
+
+
+class EndBackup(Command[EndedBackup]):
+    """It is done, or given up."""
 
     kind: Literal["end_backup"] = "end_backup"
     backup_id: BackupId
     stamp: Stamp
-
-
-class ListBackups(WireModel):
-    """The backups under way. Answer: BackupsAnswer."""
-
-    kind: Literal["list_backups"] = "list_backups"
 
 
 class Backup(WireModel):
@@ -73,3 +81,9 @@ class BackupsAnswer(WireModel):
 
     kind: Literal["backups"] = "backups"
     backups: list[Backup]
+
+
+class ListBackups(Query[BackupsAnswer]):
+    """The backups under way."""
+
+    kind: Literal["list_backups"] = "list_backups"

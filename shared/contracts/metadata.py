@@ -18,6 +18,7 @@ from pydantic import Field
 
 from shared.contracts.backups import BackupsAnswer, BeginBackup, EndBackup, ListBackups, RenewBackup
 from shared.contracts.base import WireModel, WireRow
+from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.cluster import ConsensusMember, NodeMap, NodeRun, NodeState
 from shared.contracts.files import Durability, FileContent, FileVersion, Preconditions
 from shared.contracts.references import (
@@ -40,8 +41,15 @@ LIST_LIMIT_MAX: Final = 1000
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
-class CreateBucket(WireModel):
-    """Result: {"created": bool, "incarnation": int}. Rejected: too_many_buckets.
+class CreatedBucket(WireModel):
+    """`incarnation`: the log index that made the bucket, just now (`created`) or before."""
+
+    created: bool
+    incarnation: int
+
+
+class CreateBucket(Command[CreatedBucket]):
+    """Rejected: too_many_buckets.
 
     Attributes:
         limit: buckets that may exist; None for no limit. The leader sets it from its settings, whatever the proposer says.
@@ -53,16 +61,23 @@ class CreateBucket(WireModel):
     stamp: Stamp
 
 
-class DeleteBucket(WireModel):
-    """Result: {}. Rejected: bucket_not_found, bucket_not_empty, bucket_protected."""
+class DeleteBucket(Command[NoResult]):
+    """Rejected: bucket_not_found, bucket_not_empty, bucket_protected."""
 
     kind: Literal["delete_bucket"] = "delete_bucket"
     bucket: str
     stamp: Stamp
 
 
-class PublishFile(WireModel):
-    """Make a new version visible. Result: {"created": bool, "version": FileVersion as JSON}.
+class Published(WireModel):
+    """The version that is visible now; `created` when there was no file under its key before."""
+
+    created: bool
+    version: FileVersion
+
+
+class PublishFile(Command[Published]):
+    """Make a new version visible.
 
     Rejected: bucket_not_found, bucket_recreated, precondition_failed, node_removed, node_replaced, node_draining,
     chunk_condemned.
@@ -92,8 +107,14 @@ class PublishFile(WireModel):
     stamp: Stamp
 
 
-class DeleteFile(WireModel):
-    """Result: {"version": int}, the index of the deletion.
+class DeletedFile(WireModel):
+    """`version`: the index of the deletion."""
+
+    version: int
+
+
+class DeleteFile(Command[DeletedFile]):
+    """The file is absent from now on.
 
     Rejected: bucket_not_found and file_not_found, with the fact `version` that X-Trivet-Version shows;
     precondition_failed.
@@ -106,8 +127,20 @@ class DeleteFile(WireModel):
     stamp: Stamp
 
 
-class InitCluster(WireModel):
-    """The first command of a cluster's life. Result: {"created": bool}. Rejected: cluster_mismatch."""
+class Created(WireModel):
+    """Whether it was made just now; it may have been there before."""
+
+    created: bool
+
+
+class EpochResult(WireModel):
+    """The epoch of the node map after the change."""
+
+    epoch: int
+
+
+class InitCluster(Command[Created]):
+    """The first command of a cluster's life. Rejected: cluster_mismatch."""
 
     kind: Literal["init_cluster"] = "init_cluster"
     cluster_id: str
@@ -115,16 +148,16 @@ class InitCluster(WireModel):
     stamp: Stamp
 
 
-class AdmitNode(WireModel):
-    """An operator lets a storage node in, by id. Result: {"created": bool}."""
+class AdmitNode(Command[Created]):
+    """An operator lets a storage node in, by id."""
 
     kind: Literal["admit_node"] = "admit_node"
     node_id: str
     stamp: Stamp
 
 
-class UpdateNode(WireModel):
-    """What a node announced differs from what the log knows. Result: {"epoch": int}. Rejected: node_not_found."""
+class UpdateNode(Command[EpochResult]):
+    """What a node announced differs from what the log knows. Rejected: node_not_found."""
 
     kind: Literal["update_node"] = "update_node"
     node_id: str
@@ -134,10 +167,18 @@ class UpdateNode(WireModel):
     stamp: Stamp
 
 
-class RecordRun(WireModel):
+class RecordedRun(WireModel):
+    """The run that counts now. `is_superseded`: it is another one than that of the command."""
+
+    incarnation: int
+    fence: int
+    epoch: int
+    is_superseded: bool
+
+
+class RecordRun(Command[RecordedRun]):
     """Another run of a storage node, or the same with another counter or Redis; see `shared.contracts.cluster.NodeRun`.
 
-    Result: {"incarnation": int, "fence": int, "epoch": int, "is_superseded": bool}: another run is the one that counts.
     Rejected: node_not_found.
     """
 
@@ -147,8 +188,8 @@ class RecordRun(WireModel):
     stamp: Stamp
 
 
-class SetNodeState(WireModel):
-    """The failure detector or an operator changed a node's state. Result: {"epoch": int}. Rejected: node_not_found.
+class SetNodeState(Command[EpochResult]):
+    """The failure detector or an operator changed a node's state. Rejected: node_not_found.
 
     Any state but `draining` ends a drain. `joining` cannot be set.
 
@@ -163,11 +204,17 @@ class SetNodeState(WireModel):
     stamp: Stamp
 
 
-class DrainNode(WireModel):
-    """Take no more chunks to a node: no publish counts it from here on. Result: {"epoch": int, "log_index": int}.
+class DrainingNode(WireModel):
+    """`log_index` is where the drain began; draining again changes nothing."""
 
-    `log_index` is where the drain began; draining again changes nothing. Rejected: node_not_found; too_few_nodes and
-    drain_in_progress, unless it is forced.
+    epoch: int
+    log_index: int
+
+
+class DrainNode(Command[DrainingNode]):
+    """Take no more chunks to a node: no publish counts it from here on.
+
+    Rejected: node_not_found; too_few_nodes and drain_in_progress, unless it is forced.
 
     Attributes:
         min_left: nodes that must be left: live, with an address, not draining. None forces it.
@@ -192,8 +239,8 @@ class RemovalProof(WireModel):
     incarnation: int = Field(ge=0)
 
 
-class RemoveNode(WireModel):
-    """Take a node out of the map for good. Result: {"epoch": int}. Rejected: node_not_found, removal_not_proved.
+class RemoveNode(Command[EpochResult]):
+    """Take a node out of the map for good. Rejected: node_not_found, removal_not_proved.
 
     Attributes:
         proof: counts if the node drains since before its index, and epoch and incarnation are still those.
@@ -208,12 +255,23 @@ class RemoveNode(WireModel):
     stamp: Stamp
 
 
-class PassTime(WireModel):
-    """Time has passed, and what is old enough is forgotten. Result: {"forgotten", "has_more", "lived_ms", "horizon"}.
+class PassedTime(WireModel):
+    """How many rows were forgotten, and how old the log's clock is now.
+
+    `has_more` says that the same again, with `elapsed_ms` 0, would forget more.
+    """
+
+    forgotten: int
+    has_more: bool
+    lived_ms: int
+    horizon: int
+
+
+class PassTime(Command[PassedTime]):
+    """Time has passed, and what is old enough is forgotten.
 
     Proposed by the leader only. `elapsed_ms` is what passed on its monotonic clock since its last PassTime was answered, 0 for
-    the first one of its leadership: apply adds it up, so that no wall clock decides what is forgotten. `has_more` says that
-    the same again, with `elapsed_ms` 0, would forget more.
+    the first one of its leadership: apply adds it up, so that no wall clock decides what is forgotten.
 
     Attributes:
         cursor_retention_s: for how long lists can go on, pinned to the index where they began.
@@ -233,8 +291,8 @@ class PassTime(WireModel):
     stamp: Stamp
 
 
-class AnnounceMember(WireModel):
-    """The newest version of log entries that a consensus member can apply; None when it has left. Result: {}."""
+class AnnounceMember(Command[NoResult]):
+    """The newest version of log entries that a consensus member can apply; None when it has left."""
 
     kind: Literal["announce_member"] = "announce_member"
     member_id: str
@@ -242,8 +300,14 @@ class AnnounceMember(WireModel):
     stamp: Stamp
 
 
-class RaiseEntryVersion(WireModel):
-    """From here on, entries up to that version may be proposed. Result: {"entry_version": int}.
+class RaisedEntryVersion(WireModel):
+    """The version up to which entries may be proposed."""
+
+    entry_version: int
+
+
+class RaiseEntryVersion(Command[RaisedEntryVersion]):
+    """From here on, entries up to that version may be proposed.
 
     Proposed by the leader when every member has announced that it can apply them; never goes back. Rejected: invalid_request,
     when nobody has.
@@ -254,7 +318,7 @@ class RaiseEntryVersion(WireModel):
     stamp: Stamp
 
 
-Command = Annotated[
+AnyCommand = Annotated[
     CreateBucket
     | DeleteBucket
     | PublishFile
@@ -291,7 +355,7 @@ class Proposal(WireModel):
     retain_s: int = Field(default=600, ge=0, le=7 * 86400)
     fingerprint: str | None = Field(default=None, min_length=1, max_length=128)
     attempt_id: str | None = Field(default=None, min_length=1, max_length=128)
-    command: Command
+    command: AnyCommand
 
 
 class ProposalBatch(WireModel):
@@ -319,79 +383,7 @@ class ProposalResults(WireModel):
     results: list[ProposalResult]
 
 
-# --- queries ------------------------------------------------------------------------------------------------------
-
-
-class GetFile(WireModel):
-    """Answer: FileAnswer.
-
-    `known_version`: what the asker holds of this key; while it is the current version, the answer does not repeat it. Only
-    for members whose answers name their cluster (`ReadResults.cluster_id`): older ones refuse the field.
-    """
-
-    kind: Literal["get_file"] = "get_file"
-    bucket: str
-    key: str
-    known_version: int | None = None
-
-
-class ListFiles(WireModel):
-    """Answer: FilePage. `after_key` is exclusive; `after_prefix` skips a whole common prefix already reported.
-
-    `at_index` pins the page to a log index (rows created and deleted are kept with their indexes).
-    """
-
-    kind: Literal["list_files"] = "list_files"
-    bucket: str
-    prefix: str = ""
-    delimiter: str | None = None
-    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
-    after_key: str | None = None
-    after_prefix: str | None = None
-    at_index: int | None = None
-
-
-class GetBucket(WireModel):
-    """Answer: BucketAnswer."""
-
-    kind: Literal["get_bucket"] = "get_bucket"
-    bucket: str
-
-
-class ListBuckets(WireModel):
-    """Answer: BucketsAnswer, the first `limit` buckets whose names come after `after` (exclusive; None for all)."""
-
-    kind: Literal["list_buckets"] = "list_buckets"
-    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
-    after: str | None = None
-
-
-class GetCluster(WireModel):
-    """Answer: ClusterAnswer."""
-
-    kind: Literal["get_cluster"] = "get_cluster"
-
-
-class GetRequest(WireModel):
-    """What became of a proposal that may have been made before. Answer: RequestAnswer."""
-
-    kind: Literal["get_request"] = "get_request"
-    request_id: str = Field(min_length=1, max_length=128)
-
-
-Query = Annotated[
-    GetFile
-    | ListFiles
-    | GetBucket
-    | ListBuckets
-    | GetCluster
-    | GetRequest
-    | ListReferences
-    | ListReferenceChanges
-    | CheckReferences
-    | ListBackups,
-    Field(discriminator="kind"),
-]
+# --- answers ------------------------------------------------------------------------------------------------------
 
 
 class FileAnswer(WireModel):
@@ -497,10 +489,85 @@ Answer = Annotated[
 ]
 
 
+# --- queries ------------------------------------------------------------------------------------------------------
+
+
+class GetFile(Query[FileAnswer]):
+    """Which version of a file is current.
+
+    `known_version`: what the asker holds of this key; while it is the current version, the answer does not repeat it. Only
+    for members whose answers name their cluster (`ReadResults.cluster_id`): older ones refuse the field.
+    """
+
+    kind: Literal["get_file"] = "get_file"
+    bucket: str
+    key: str
+    known_version: int | None = None
+
+
+class ListFiles(Query[FilePage]):
+    """One page of a bucket. `after_key` is exclusive; `after_prefix` skips a whole common prefix already reported.
+
+    `at_index` pins the page to a log index (rows created and deleted are kept with their indexes).
+    """
+
+    kind: Literal["list_files"] = "list_files"
+    bucket: str
+    prefix: str = ""
+    delimiter: str | None = None
+    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
+    after_key: str | None = None
+    after_prefix: str | None = None
+    at_index: int | None = None
+
+
+class GetBucket(Query[BucketAnswer]):
+    """Whether there is such a bucket."""
+
+    kind: Literal["get_bucket"] = "get_bucket"
+    bucket: str
+
+
+class ListBuckets(Query[BucketsAnswer]):
+    """The first `limit` buckets whose names come after `after` (exclusive; None for all)."""
+
+    kind: Literal["list_buckets"] = "list_buckets"
+    limit: int = Field(default=LIST_LIMIT_MAX, ge=1, le=LIST_LIMIT_MAX)
+    after: str | None = None
+
+
+class GetCluster(Query[ClusterAnswer]):
+    """The nodes, the members and who leads them."""
+
+    kind: Literal["get_cluster"] = "get_cluster"
+
+
+class GetRequest(Query[RequestAnswer]):
+    """What became of a proposal that may have been made before."""
+
+    kind: Literal["get_request"] = "get_request"
+    request_id: str = Field(min_length=1, max_length=128)
+
+
+AnyQuery = Annotated[
+    GetFile
+    | ListFiles
+    | GetBucket
+    | ListBuckets
+    | GetCluster
+    | GetRequest
+    | ListReferences
+    | ListReferenceChanges
+    | CheckReferences
+    | ListBackups,
+    Field(discriminator="kind"),
+]
+
+
 class ReadBatch(WireModel):
     """Queries that may share one ReadIndex barrier."""
 
-    queries: list[Query] = Field(min_length=1, max_length=MAX_BATCH)
+    queries: list[AnyQuery] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class ReadResult(WireModel):

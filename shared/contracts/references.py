@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from shared.contracts.base import WireModel
+from shared.contracts.calls import Command, Query
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import Stamp
 
@@ -21,8 +22,14 @@ REFERENCES_MAX: Final = 10_000
 """Most chunks in one page of references, and in one question about them."""
 
 
-class CondemnChunks(WireModel):
-    """A storage node holds chunks that no page of references listed. Result: {"condemned": int}, those that are now.
+class CondemnedChunks(WireModel):
+    """How many of the chunks are condemned now that were not before."""
+
+    condemned: int
+
+
+class CondemnChunks(Command[CondemnedChunks]):
+    """A storage node holds chunks that no page of references listed.
 
     One that is referenced, or condemned already after `start_index`, is left as it is. A node deletes a condemned chunk
     whose recorded start index is below the index of this entry.
@@ -36,45 +43,6 @@ class CondemnChunks(WireModel):
     digests: bytes = Field(min_length=DIGEST_BYTES, max_length=CONDEMN_MAX * DIGEST_BYTES)
     start_indexes: list[int] = Field(min_length=1, max_length=CONDEMN_MAX)
     stamp: Stamp
-
-
-class ListReferences(WireModel):
-    """Which chunks are referenced. Answer: ReferencePage, the first `limit` digests after `after`, in order.
-
-    Attributes:
-        after: raw digest, exclusive; empty for all.
-    """
-
-    kind: Literal["list_references"] = "list_references"
-    after: bytes = Field(default=b"", max_length=DIGEST_BYTES)
-    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
-
-
-class ListReferenceChanges(WireModel):
-    """Which chunks were referenced and condemned after a log index. Answer: ReferenceChanges.
-
-    Attributes:
-        after_index, after_chunk: `next_index` and `next_chunk` of the page before.
-        limit: chunks of each kind in a page, about: those that one entry condemned are not cut.
-    """
-
-    kind: Literal["list_reference_changes"] = "list_reference_changes"
-    after_index: int = Field(ge=0, lt=2**63)
-    after_chunk: int = Field(default=0, ge=0)
-    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
-
-
-class CheckReferences(WireModel):
-    """Whether chunks are referenced. Answer: CheckedReferences.
-
-    Attributes:
-        digests: raw, 32 bytes each, 10,000 of them at most.
-        age_s: of the log index that the answer names.
-    """
-
-    kind: Literal["check_references"] = "check_references"
-    digests: bytes = Field(max_length=REFERENCES_MAX * DIGEST_BYTES)
-    age_s: int = Field(ge=0)
 
 
 class ReferencePage(WireModel):
@@ -132,3 +100,42 @@ class CheckedReferences(WireModel):
     is_referenced: list[bool]
     condemned_indexes: list[int] | None = None
     aged_index: int
+
+
+class ListReferences(Query[ReferencePage]):
+    """Which chunks are referenced: the first `limit` digests after `after`, in order.
+
+    Attributes:
+        after: raw digest, exclusive; empty for all.
+    """
+
+    kind: Literal["list_references"] = "list_references"
+    after: bytes = Field(default=b"", max_length=DIGEST_BYTES)
+    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
+
+
+class ListReferenceChanges(Query[ReferenceChanges]):
+    """Which chunks were referenced and condemned after a log index.
+
+    Attributes:
+        after_index, after_chunk: `next_index` and `next_chunk` of the page before.
+        limit: chunks of each kind in a page, about: those that one entry condemned are not cut.
+    """
+
+    kind: Literal["list_reference_changes"] = "list_reference_changes"
+    after_index: int = Field(ge=0, lt=2**63)
+    after_chunk: int = Field(default=0, ge=0)
+    limit: int = Field(default=REFERENCES_MAX, ge=1, le=REFERENCES_MAX)
+
+
+class CheckReferences(Query[CheckedReferences]):
+    """Whether chunks are referenced.
+
+    Attributes:
+        digests: raw, 32 bytes each, 10,000 of them at most.
+        age_s: of the log index that the answer names.
+    """
+
+    kind: Literal["check_references"] = "check_references"
+    digests: bytes = Field(max_length=REFERENCES_MAX * DIGEST_BYTES)
+    age_s: int = Field(ge=0)

@@ -36,7 +36,7 @@ from shared.contracts.files import Durability
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
-    Command,
+    AnyCommand,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
@@ -63,7 +63,7 @@ KEYS = ClusterKeys.parse("golden" * 6)
 MEMBERS = tuple(ConsensusMember(id=f"consensus-{n}", url=f"http://h{n}:1", peer_address=f"h{n}:2") for n in (1, 2, 3))
 
 
-def commands() -> list[tuple[Command, dict[str, Any]]]:
+def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     """Every kind, so that every table has a row in the end; with the fields of their proposals."""
     synced = Stamp(
         earliest_ns=1_700_000_000_000_000_000, latest_ns=1_700_000_000_000_500_000, hlc=7 << 40, state=ClockState.SYNCED
@@ -105,7 +105,7 @@ def commands() -> list[tuple[Command, dict[str, Any]]]:
     ]
 
 
-def _garbage_commands() -> list[tuple[Command, dict[str, Any]]]:
+def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     """Those that came with entries of version 3; in the end every table of theirs has a row."""
     retentions = {
         "cursor_retention_s": 900,

@@ -110,4 +110,4 @@ class LogClock:
         finally:
             if elapsed_ms:
                 self._elapsed.answered(time.monotonic())
-        return bool((answer.result or {}).get("has_more"))
+        return answer.result.has_more

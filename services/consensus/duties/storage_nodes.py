@@ -19,10 +19,9 @@ from services.consensus.duties.node_reports import NodeReports
 from services.consensus.metadata.entries import GARBAGE_VERSION, RUNS_VERSION
 from services.consensus.service import ConsensusService
 from shared.background_tasks import sleep_to_tick
+from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import (
-    Command,
-    ProposalResult,
     RecordRun,
     RemovalProof,
     RemoveNode,
@@ -165,21 +164,21 @@ class StorageNodes:
         if before is not None and before.has_rival and run.boot_id in before.superseded:
             raise _superseded(known.id)
         outcome = await self._propose(RecordRun(node_id=known.id, run=run, stamp=self._clock.stamp()))
-        found = outcome.result or {}
-        if found.get("incarnation") != known.incarnation:
+        found = outcome.result
+        if found.incarnation != known.incarnation:
             logger.warning(
                 "storage node has another disk; what it acknowledged before counts no more",
                 storage_node=known.id,
-                incarnation=found.get("incarnation"),
+                incarnation=found.incarnation,
                 disk_id=run.disk_id,
                 counter=run.counter,
-                has_rival=found.get("is_superseded"),
+                has_rival=found.is_superseded,
             )
         elif before is None or before.boot_id != run.boot_id:
             logger.info(
                 "run of a storage node recorded", storage_node=known.id, disk_id=run.disk_id, counter=run.counter
             )
-        if found.get("is_superseded"):
+        if found.is_superseded:
             raise _superseded(known.id)
         return True
 
@@ -217,7 +216,7 @@ class StorageNodes:
                 del self._unadmitted[next(iter(self._unadmitted))]
         self._unadmitted[node_id] = None
 
-    async def _propose(self, command: Command) -> ProposalResult:
+    async def _propose(self, command: Command[ResultT]) -> Proposed[ResultT]:
         return await self._service.propose_one(secrets.token_hex(16), command)
 
 

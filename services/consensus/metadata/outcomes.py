@@ -6,14 +6,14 @@ under the same log index. Whoever deletes rows of `versions` must therefore spar
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
-from services.consensus.metadata.commands import PublishResult, Result
 from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
-from shared.contracts.metadata import ProposalResult
+from shared.contracts.base import WireModel
+from shared.contracts.metadata import ProposalResult, Published
 from shared.errors import IdempotencyKeyReusedError, InternalError, TrivetError
 
 _RESULT: Final = 0
@@ -21,27 +21,33 @@ _PROBLEM: Final = 1
 _PUBLISHED: Final = 2
 
 
-def encode_outcome(outcome: Result | TrivetError, fingerprint: str | None = None) -> bytes:
+def encode_outcome(outcome: WireModel | TrivetError, fingerprint: str | None = None) -> bytes:
     """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one."""
     value: tuple[object, ...]
     if isinstance(outcome, TrivetError):
         value = (_PROBLEM, outcome.to_problem())
-    elif isinstance(outcome, PublishResult):
+    elif isinstance(outcome, Published):
         value = (_PUBLISHED, outcome.created)
     else:
-        value = (_RESULT, outcome)
+        value = (_RESULT, outcome.model_dump(exclude_defaults=True))
     if fingerprint is not None:
         value = (*value, fingerprint)
     packed: bytes = msgpack.packb(value)
     return packed
 
 
-def first_result(index: int, term: int, outcome: Result | TrivetError) -> ProposalResult:
+def first_result(index: int, term: int, outcome: WireModel | TrivetError) -> ProposalResult:
     """The answer to a proposal that was just applied."""
     if isinstance(outcome, TrivetError):
         return ProposalResult(log_index=index, term=term, problem=outcome.to_problem())
-    result = outcome.to_result() if isinstance(outcome, PublishResult) else outcome
-    return ProposalResult(log_index=index, term=term, result=result)
+    return ProposalResult(log_index=index, term=term, result=_fields_of(outcome))
+
+
+def _fields_of(result: WireModel) -> dict[str, Any]:
+    """As JSON. Fields that came later are left out while they have their defaults: callers of older versions refuse them."""
+    if isinstance(result, Published):
+        return {"created": result.created, "version": result.version.model_dump(mode="json")}
+    return result.model_dump(mode="json", exclude_defaults=True)
 
 
 def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
@@ -50,7 +56,7 @@ def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
     if form == _PROBLEM:
         return ProposalResult(log_index=row.log_index, term=row.term, problem=value)
     if form == _PUBLISHED:
-        value = PublishResult(value, tables.version(row.log_index)).to_result()
+        value = _fields_of(Published(created=value, version=tables.version(row.log_index)))
     elif form != _RESULT:
         raise InternalError("A stored result has an unknown form.")
     return ProposalResult(log_index=row.log_index, term=row.term, result=value)

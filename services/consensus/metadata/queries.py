@@ -14,6 +14,7 @@ from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     Answer,
+    AnyQuery,
     Bucket,
     BucketAnswer,
     BucketsAnswer,
@@ -26,7 +27,6 @@ from shared.contracts.metadata import (
     GetRequest,
     ListBuckets,
     ListFiles,
-    Query,
     ReadResult,
     RequestAnswer,
 )
@@ -44,7 +44,7 @@ Buckets = dict[str, BucketRow | None]
 """Those that were looked up in this transaction: the files of a batch are mostly in one."""
 
 
-def answer_query(tables: Tables, state: State, query: Query, buckets: Buckets) -> ReadResult:
+def answer_query(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> ReadResult:
     """The answer, or the rejection as a problem document. `buckets` is filled on the way."""
     try:
         return ReadResult(answer=_answer(tables, state, query, buckets))
@@ -52,7 +52,7 @@ def answer_query(tables: Tables, state: State, query: Query, buckets: Buckets) -
         return ReadResult(problem=error.to_problem())
 
 
-def _answer(tables: Tables, state: State, query: Query, buckets: Buckets) -> Answer:
+def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> Answer:
     match query:
         case GetFile():
             return _get_file(tables, state, query, buckets)

@@ -19,7 +19,7 @@ from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.rows import RETENTIONS_S, State, decode_content
 from services.consensus.metadata.tables import Tables, distinct_chunks
-from shared.contracts.metadata import PassTime
+from shared.contracts.metadata import PassedTime, PassTime
 
 FORGET_ROWS_MAX: Final = 250
 """Rows that one entry forgets, chunk references included."""
@@ -30,9 +30,7 @@ def retention_class(retain_s: int) -> int:
     return next((known_s for known_s in RETENTIONS_S if known_s >= retain_s), RETENTIONS_S[-1])
 
 
-def pass_time(
-    command: PassTime, index: int, state: State, history: History, sweep: Sweep
-) -> tuple[State, dict[str, object]]:
+def forget(command: PassTime, index: int, state: State, history: History, sweep: Sweep) -> tuple[State, PassedTime]:
     """Move the log's clock and the horizons, and forget some of what lies behind them: the state, and the result."""
     lived_ms = min(state.lived_ms + max(command.elapsed_ms, 0), STORED_INTEGER_MAX)
     if lived_ms > state.lived_ms:
@@ -60,7 +58,7 @@ def pass_time(
     )
     history.forget_moments(_ago(lived_ms, longest_s), FORGET_ROWS_MAX)
     forgotten = FORGET_ROWS_MAX - sweep.left
-    return state, {"forgotten": forgotten, "has_more": sweep.left <= 0, "lived_ms": lived_ms, "horizon": state.horizon}
+    return state, PassedTime(forgotten=forgotten, has_more=sweep.left <= 0, lived_ms=lived_ms, horizon=state.horizon)
 
 
 def _ago(lived_ms: int, seconds: int) -> int:

@@ -14,8 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Self
 
+from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
-from services.consensus.metadata.commands import NO_STAMP, ApplyContext, Result, run
+from services.consensus.metadata.commands import run
 from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.garbage import Garbage
@@ -26,16 +27,17 @@ from services.consensus.metadata.references import size_bytes
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
+from shared.contracts.base import WireModel
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
 from shared.contracts.metadata import (
+    AnyCommand,
+    AnyQuery,
     BucketsAnswer,
-    Command,
     FileAnswer,
     FilePage,
     ProposalResult,
     PublishFile,
-    Query,
     ReadResult,
     ReadResults,
 )
@@ -159,7 +161,7 @@ class MetadataStore:
             )
             return results
 
-    def answer(self, queries: Sequence[Query], *, term: int, max_bytes: int | None = None) -> ReadResults:
+    def answer(self, queries: Sequence[AnyQuery], *, term: int, max_bytes: int | None = None) -> ReadResults:
         """Answer all queries from one state, at `last_applied` or later.
 
         Linearizable only when the caller has passed a ReadIndex barrier in `term` and waited for `last_applied`. In
@@ -288,7 +290,7 @@ def _size_bytes(result: ReadResult) -> int:
             return 0
 
 
-def _is_new_attempt_due(command: Command, outcome: Result | TrivetError) -> bool:
+def _is_new_attempt_due(command: AnyCommand, outcome: WireModel | TrivetError) -> bool:
     """The refusal is of this attempt and not of what was asked for: the next one may come under the same request id.
 
     Applied again it is the same refusal: what was replaced does not come back. Not of publishes without fences: members of
@@ -375,7 +377,7 @@ class _Batch:
         context.index, context.term = entry.index, entry.term
         context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
         self._highest_hlc = context.stamp.hlc
-        outcome: Result | TrivetError
+        outcome: WireModel | TrivetError
         try:
             outcome = run(context, proposal.command)
         except TrivetError as rejection:

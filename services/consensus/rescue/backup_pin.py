@@ -17,7 +17,8 @@ from typing import Final, Protocol
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
-from shared.contracts.metadata import Answer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
+from shared.contracts.metadata import GetCluster
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
 
@@ -28,10 +29,10 @@ RENEWALS_PER_LEASE: Final = 4
 class Log(Protocol):
     """`shared.consensus_calls.client.ConsensusClient` is the real one."""
 
-    async def propose(self, command: Command) -> ProposalResult:
+    async def propose(self, command: Command[ResultT]) -> Proposed[ResultT]:
         """Have `command` ordered; raises the typed error of a rejection."""
 
-    async def read(self, query: Query) -> tuple[Answer, ReadContext]:
+    async def read(self, query: Query[AnswerT]) -> tuple[AnswerT, ReadContext]:
         """A linearizable answer."""
 
 
@@ -56,7 +57,7 @@ async def pinned(log: Log, owner: str, lease_s: int) -> AsyncIterator[Pin]:
     backup_id = secrets.token_hex(8)
     command = BeginBackup(backup_id=backup_id, owner=owner, lease_s=lease_s, stamp=await _stamp(log))
     outcome = await log.propose(command)
-    pin = Pin(backup_id, int((outcome.result or {})["log_index"]), lease_s)
+    pin = Pin(backup_id, outcome.result.log_index, lease_s)
     try:
         async with BackgroundTasks() as tasks:
             tasks.start("renewal", _keep_renewing(log, pin))
@@ -72,13 +73,13 @@ async def renew(log: Log, backup_id: str, lease_s: int) -> Pin:
     """The lease begins anew. Raises BackupNotFoundError when it ran out or was ended."""
     command = RenewBackup(backup_id=backup_id, lease_s=lease_s, stamp=await _stamp(log))
     outcome = await log.propose(command)
-    return Pin(backup_id, int((outcome.result or {})["log_index"]), lease_s)
+    return Pin(backup_id, outcome.result.log_index, lease_s)
 
 
 async def end(log: Log, backup_id: str) -> bool:
     """Keep nothing more for it; false when it was not under way."""
     outcome = await log.propose(EndBackup(backup_id=backup_id, stamp=await _stamp(log)))
-    return bool((outcome.result or {}).get("ended"))
+    return outcome.result.ended
 
 
 async def _keep_renewing(log: Log, pin: Pin) -> None:

@@ -45,10 +45,9 @@ def create_router(gateway: RunningGateway) -> APIRouter:
             outcome = await services.idempotency.propose(
                 CreateBucket(bucket=name, stamp=services.clock.stamp()), idempotency_key
             )
-        result = outcome.result or {}
-        created = bool(result.get("created"))
-        response.status_code = 201 if created else 200
-        return BucketCreated(name=name, incarnation=int(result.get("incarnation", 0)), created=created)
+        result = outcome.result
+        response.status_code = 201 if result.created else 200
+        return BucketCreated(name=name, incarnation=result.incarnation, created=result.created)
 
     @router.delete(
         _BUCKET,

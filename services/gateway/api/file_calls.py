@@ -125,8 +125,7 @@ class FileCalls:
                 DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=services.clock.stamp()),
                 idempotency_key,
             )
-        version = (outcome.result or {}).get("version", outcome.log_index)
-        await send_answer(send, 204, [(b"x-trivet-version", b"%d" % version)])
+        await send_answer(send, 204, [(b"x-trivet-version", b"%d" % outcome.result.version)])
 
     async def list_files(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
         """One page of a bucket."""

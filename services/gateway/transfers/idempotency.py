@@ -18,11 +18,11 @@ from typing import Any, Final
 from blake3 import blake3
 
 from services.gateway.ports import Metadata
+from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.files import Preconditions
-from shared.contracts.metadata import Command, GetRequest, ProposalResult, RequestAnswer
+from shared.contracts.metadata import GetRequest, ProposalResult
 from shared.errors import (
     IdempotencyKeyReusedError,
-    InternalError,
     InvalidRequestError,
     RequestInProgressError,
     error_from_problem,
@@ -92,11 +92,11 @@ class StoredResult:
     result: ProposalResult
     fingerprint: str | None
 
-    def replay(self) -> ProposalResult:
-        """The first answer again; raises what was raised then."""
+    def replay(self, kind: type[Command[ResultT]]) -> Proposed[ResultT]:
+        """The first answer again, to a command of that `kind`; raises what was raised then."""
         if self.result.problem is not None:
             raise error_from_problem(self.result.problem)
-        return self.result
+        return Proposed.of(kind, self.result.log_index, self.result.term, self.result.result)
 
 
 class IdempotencyStore:
@@ -121,11 +121,11 @@ class IdempotencyStore:
             LeaderUnavailableError: it cannot be found out now.
         """
         answer, _ = await self._metadata.read(GetRequest(request_id=key.request_id))
-        if not isinstance(answer, RequestAnswer):
-            raise InternalError("Consensus answered another question than was asked.", definite=True)
         return None if answer.result is None else StoredResult(answer.result, answer.fingerprint)
 
-    async def propose(self, command: Command, key: IdempotencyKey | None, *, body_digest: str = "") -> ProposalResult:
+    async def propose(
+        self, command: Command[ResultT], key: IdempotencyKey | None, *, body_digest: str = ""
+    ) -> Proposed[ResultT]:
         """Have `command` ordered: under the key's request id for a day, or under a random one without a key.
 
         Raises:

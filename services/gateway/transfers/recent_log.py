@@ -17,17 +17,15 @@ from typing import Final
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.ports import Metadata
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.metadata import (
-    Answer,
     BucketAnswer,
-    Command,
     CreateBucket,
+    CreatedBucket,
     DeleteBucket,
     FileAnswer,
     GetBucket,
     GetFile,
-    ProposalResult,
-    Query,
 )
 
 MAX_BUCKETS: Final = 4096
@@ -69,24 +67,24 @@ class RecentLog:
 
     async def propose(
         self,
-        command: Command,
+        command: Command[ResultT],
         *,
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
         deadline_s: float | None = None,
-    ) -> ProposalResult:
+    ) -> Proposed[ResultT]:
         """As `Metadata.propose`."""
-        result = await self._metadata.propose(
+        outcome = await self._metadata.propose(
             command, request_id=request_id, retain_s=retain_s, fingerprint=fingerprint, deadline_s=deadline_s
         )
-        if isinstance(command, CreateBucket):
-            self._remember(command.bucket, int((result.result or {}).get("incarnation", 0)))
+        if isinstance(command, CreateBucket) and isinstance(outcome.result, CreatedBucket):
+            self._remember(command.bucket, outcome.result.incarnation)
         elif isinstance(command, DeleteBucket):
             self._incarnations.pop(command.bucket, None)
-        return result
+        return outcome
 
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+    async def read(self, query: Query[AnswerT], *, deadline_s: float | None = None) -> tuple[AnswerT, ReadContext]:
         """As `Metadata.read`."""
         asked_at_s = self._monotonic_s()
         answer, context = await self._metadata.read(query, deadline_s=deadline_s)

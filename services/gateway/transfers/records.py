@@ -9,7 +9,7 @@ from services.gateway.transfers.record_cache import KnownFile, RecordCache
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.files import FileVersion
 from shared.contracts.metadata import FileAnswer, GetFile
-from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InternalError, InvalidRequestError
+from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InvalidRequestError
 
 
 class Records:
@@ -54,10 +54,7 @@ class Records:
 
     async def _ask(self, name: FileName, known_version: int | None) -> tuple[FileAnswer, ReadContext]:
         question = GetFile(bucket=name.bucket, key=name.key, known_version=known_version)
-        answer, context = await self._metadata.read(question)
-        if not isinstance(answer, FileAnswer):
-            raise InternalError("Consensus answered another question than was asked.")
-        return answer, context
+        return await self._metadata.read(question)
 
     def _take(self, name: FileName, answer: FileAnswer, context: ReadContext) -> FileVersion:
         """The version in `answer`, remembered. Raises BucketNotFoundError, FileNotFoundInBucketError."""

@@ -38,9 +38,10 @@ from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencySt
 from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.calls import Proposed
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileContent, FileVersion, Preconditions
-from shared.contracts.metadata import BucketAnswer, FileAnswer, GetBucket, GetFile, ProposalResult, PublishFile
+from shared.contracts.metadata import GetBucket, GetFile, Published, PublishFile
 from shared.contracts.names import DIGEST_BYTES
 from shared.errors import (
     BucketNotFoundError,
@@ -207,7 +208,7 @@ class Uploads:
             request.digests.update(piece)
         request.digests.check()
         key.check(stored.fingerprint, hasher.hexdigest())
-        return _result_of(stored.replay())
+        return _result_of(stored.replay(PublishFile))
 
     def _remembered_start(self, request: UploadRequest) -> _Start | None:
         """A start without a read, for what is wholly in memory and needs nothing decided early. It never refuses."""
@@ -237,11 +238,9 @@ class Uploads:
         if request.preconditions == UNCONDITIONAL:
             # The file itself is not asked for: its list of chunks may be megabytes.
             bucket_answer, context = await self._metadata.read(GetBucket(bucket=name.bucket))
-            if isinstance(bucket_answer, BucketAnswer) and bucket_answer.bucket is not None:
+            if bucket_answer.bucket is not None:
                 return bucket_answer.bucket.incarnation, context
         answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
-        if not isinstance(answer, FileAnswer):
-            raise InternalError("Consensus answered another question than was asked.", definite=True)
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
         check_write(request.preconditions, Present.of(answer))
@@ -455,11 +454,10 @@ class _ChunkSender:
             write.abandon()
 
 
-def _result_of(outcome: ProposalResult) -> UploadResult:
-    result = outcome.result or {}
+def _result_of(outcome: Proposed[Published]) -> UploadResult:
     return UploadResult(
-        version=FileVersion.model_validate(result.get("version")),
-        is_created=bool(result.get("created")),
+        version=outcome.result.version,
+        is_created=outcome.result.created,
         log_index=outcome.log_index,
         term=outcome.term,
     )

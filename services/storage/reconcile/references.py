@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from services.storage.reconcile.expected_chunks import Position, Sized
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.metadata import GetCluster
 from shared.contracts.names import DIGEST_BYTES
-from shared.contracts.references import (
-    CheckedReferences,
-    CheckReferences,
-    CondemnChunks,
-    ListReferenceChanges,
-    ListReferences,
-    ReferenceChanges,
-    ReferencePage,
-)
+from shared.contracts.references import CheckReferences, CondemnChunks, ListReferenceChanges, ListReferences
 from shared.contracts.time import Stamp
 from shared.errors import InternalError
 
 PAGE: Final = 1000
 """Chunks in one page: a few milliseconds of the member that answers, of this node's loop and of the thread that places them."""
 
-AnswerT = TypeVar("AnswerT")
-
 
 class Consensus(Protocol):
     """The part of `shared.consensus_calls.client.ConsensusClient` that is used here."""
 
-    async def read(self, query: Query) -> tuple[Answer, ReadContext]:
+    async def read(self, query: Query[AnswerT]) -> tuple[AnswerT, ReadContext]:
         """Linearizable."""
 
-    async def propose(self, command: Command) -> ProposalResult:
+    async def propose(self, command: Command[ResultT]) -> Proposed[ResultT]:
         """Once."""
 
 
@@ -105,23 +96,23 @@ class References:
 
     async def node_map(self) -> tuple[NodeMap, ReadContext]:
         """The node map, and where in the log it was read."""
-        answer, context = await self._read(GetCluster(), ClusterAnswer)
+        answer, context = await self._consensus.read(GetCluster())
         return answer.node_map, context
 
     async def log_index(self) -> int:
         """How far the log is: no index that anybody read in it before is higher."""
-        _, context = await self._read(GetCluster(), ClusterAnswer)
+        _, context = await self._consensus.read(GetCluster())
         return context.log_index
 
     async def page(self, after: bytes) -> ReferencesPage:
         """The references after the digest `after`."""
-        answer, context = await self._read(ListReferences(after=after, limit=PAGE), ReferencePage)
+        answer, context = await self._consensus.read(ListReferences(after=after, limit=PAGE))
         return ReferencesPage(context, _sized(answer.digests, answer.sizes), answer.has_more)
 
     async def changes(self, position: Position) -> Changes:
         """What came after `position`."""
         query = ListReferenceChanges(after_index=position.log_index, after_chunk=position.chunk, limit=PAGE)
-        answer, context = await self._read(query, ReferenceChanges)
+        answer, context = await self._consensus.read(query)
         digests = _cut(answer.condemned)
         if not len(digests) == len(answer.condemned_indexes) == len(answer.is_referenced):
             raise InternalError("Consensus sent another number of indexes than of condemned chunks.")
@@ -138,7 +129,7 @@ class References:
     async def check(self, digests: Sequence[bytes]) -> Checked:
         """Whether files refer to these, at most REFERENCES_MAX of them."""
         query = CheckReferences(digests=b"".join(digests), age_s=self._gc_grace_s)
-        answer, context = await self._read(query, CheckedReferences)
+        answer, context = await self._consensus.read(query)
         if len(answer.is_referenced) != len(digests):
             raise InternalError("Consensus answered about another number of chunks than was asked.")
         referenced = [digest for digest, found in zip(digests, answer.is_referenced, strict=True) if found]
@@ -159,12 +150,6 @@ class References:
                 stamp=self._stamps.stamp(),
             )
         )
-
-    async def _read(self, query: Query, kind: type[AnswerT]) -> tuple[AnswerT, ReadContext]:
-        answer, context = await self._consensus.read(query)
-        if not isinstance(answer, kind):
-            raise InternalError("Consensus answered another question than was asked.")
-        return answer, context
 
 
 def _cut(digests: bytes) -> list[bytes]:

@@ -7,28 +7,35 @@ from pydantic import Field
 from services.consensus.metadata import commands, entries
 from shared.contracts import metadata
 from shared.contracts.base import WireModel
+from shared.contracts.calls import Command
 from shared.contracts.time import Stamp
 
 
-class Greet(WireModel):
-    """Result: {"greeted": str}."""
+class Greeted(WireModel):
+    """Who was."""
+
+    greeted: str
+
+
+class Greet(Command[Greeted]):
+    """Greet somebody."""
 
     kind: Literal["greet"] = "greet"
     name: str
     stamp: Stamp
 
 
-metadata.Command = Annotated[metadata.Command | Greet, Field(discriminator="kind")]
+metadata.AnyCommand = Annotated[metadata.AnyCommand | Greet, Field(discriminator="kind")]
 for model in (metadata.Proposal, metadata.ProposalBatch):
     model.model_fields[next(iter({"command", "proposals"} & model.model_fields.keys()))].annotation = {
-        metadata.Proposal: metadata.Command,
+        metadata.Proposal: metadata.AnyCommand,
         metadata.ProposalBatch: list[metadata.Proposal],
     }[model]
     model.model_rebuild(force=True)
 NEWEST = entries.KNOWN_ENTRY_VERSION + 1
 entries.NEWER_KINDS["greet"] = NEWEST
 entries.KNOWN_ENTRY_VERSION = NEWEST
-commands._HANDLERS[Greet] = lambda _turn, command: {"greeted": command.name}
+commands._HANDLERS[Greet] = lambda _turn, command: Greeted(greeted=command.name)
 
 if __name__ == "__main__":
     # After the patches: these modules take the names as they are now.

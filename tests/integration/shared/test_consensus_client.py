@@ -19,6 +19,7 @@ from shared.consensus_calls.client import ConsensusClient
 from shared.consensus_calls.majority_watch import PATIENCE_S, STATUS_PATH
 from shared.contracts.metadata import (
     CreateBucket,
+    CreatedBucket,
     GetBucket,
     GetFile,
     ListBuckets,
@@ -28,6 +29,7 @@ from shared.errors import (
     BucketNotEmptyError,
     CursorExpiredError,
     DiskFullError,
+    InternalError,
     LeaderUnavailableError,
     NotLeaderError,
     NotReadyError,
@@ -124,15 +126,26 @@ def problem(error: TrivetError) -> Reply:
 
 
 def decided(count: int, log_index: int = 7) -> Reply:
-    return 200, {"results": [{"log_index": log_index, "term": 3, "result": {"n": i}} for i in range(count)]}
+    return 200, {
+        "results": [
+            {"log_index": log_index, "term": 3, "result": {"created": True, "incarnation": i}} for i in range(count)
+        ]
+    }
 
 
 async def leads(path: str, batch: list[dict]) -> Reply:
-    """Commit every proposal, answer every query with an empty list of buckets."""
+    """Commit every proposal, answer every query with nothing found."""
     if path == "/v1/proposals":
         return decided(len(batch))
-    answer = {"answer": {"kind": "buckets", "buckets": []}}
-    return 200, {"log_index": 7, "term": 3, "epoch": 2, "hlc": 1, "results": [answer] * len(batch)}
+    results = [{"answer": _EMPTY_ANSWERS[query["kind"]]} for query in batch]
+    return 200, {"log_index": 7, "term": 3, "epoch": 2, "hlc": 1, "results": results}
+
+
+_EMPTY_ANSWERS = {
+    "list_buckets": {"kind": "buckets", "buckets": []},
+    "get_bucket": {"kind": "bucket", "bucket": None},
+    "get_file": {"kind": "file", "has_bucket": False},
+}
 
 
 async def hangs(path: str, batch: list[dict]) -> Reply:
@@ -189,7 +202,7 @@ async def test_a_redirect_leads_to_the_leader_and_is_remembered():
     """The member that a follower names is asked next, and first from then on."""
     async with cluster(leads, leads, leads) as (client, members):
         members[0].behaviour = follows(members[2])
-        assert (await client.propose(command())).result == {"n": 0}
+        assert (await client.propose(command())).result == CreatedBucket(created=True, incarnation=0)
         await client.propose(command())
         assert [len(member.requests) for member in members] == [1, 0, 2]
 
@@ -359,7 +372,42 @@ async def test_every_caller_gets_its_own_result():
         await wait_until(lambda: client.statistics()["calls_waiting"] == 5)
         gate.set()
         await first
-        assert [(await other).result["n"] for other in others] == [0, 1, 2, 3, 4]
+        assert [(await other).result.incarnation for other in others] == [0, 1, 2, 3, 4]
+
+
+async def test_an_answer_to_another_question_is_an_error_of_consensus():
+    """Here and nowhere else; nothing was changed by it."""
+
+    async def answers_another(path: str, batch: list[dict]) -> Reply:
+        return await leads(path, [{"kind": "get_bucket"}])
+
+    async with cluster(answers_another) as (client, _):
+        with pytest.raises(InternalError) as caught:
+            await client.read(ListBuckets())
+        assert caught.value.definite
+
+
+async def test_a_result_of_another_command_is_not_definite():
+    """It was applied all the same."""
+
+    async def results_of_another(path: str, batch: list[dict]) -> Reply:
+        return 200, {"results": [{"log_index": 7, "term": 3, "result": {"ended": True}}]}
+
+    async with cluster(results_of_another) as (client, _):
+        with pytest.raises(InternalError) as caught:
+            await client.propose(command())
+        assert not caught.value.definite
+
+
+async def test_fields_of_a_result_that_are_not_known_are_ignored():
+    """A member of a later version may say more."""
+
+    async def says_more(path: str, batch: list[dict]) -> Reply:
+        result = {"created": True, "incarnation": 3, "colour": "red"}
+        return 200, {"results": [{"log_index": 7, "term": 3, "result": result}]}
+
+    async with cluster(says_more) as (client, _):
+        assert (await client.propose(command())).result == CreatedBucket(created=True, incarnation=3)
 
 
 async def test_reads_do_not_wait_for_proposals():

@@ -22,13 +22,13 @@ from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     AnnounceMember,
     Answer,
-    Command,
+    AnyCommand,
+    AnyQuery,
     CreateBucket,
     InitCluster,
     PassTime,
     Proposal,
     ProposalResult,
-    Query,
     RaiseEntryVersion,
 )
 from shared.contracts.time import ClockState, Stamp
@@ -114,7 +114,7 @@ class Log:
         return f"{self._name}-{self._requests}"
 
     def append(
-        self, command: Command, request_id: str, *, attempt_id: str | None = None, fingerprint: str | None = None
+        self, command: AnyCommand, request_id: str, *, attempt_id: str | None = None, fingerprint: str | None = None
     ) -> ProposalResult:
         """Commit and apply one entry; what became of it."""
         proposal = Proposal(
@@ -129,14 +129,14 @@ class Log:
         assert result is not None
         return result
 
-    def propose(self, command: Command) -> dict[str, Any]:
+    def propose(self, command: AnyCommand) -> dict[str, Any]:
         """As `append` of a request that nobody repeats. Raises the refusal."""
         result = self.append(command, self.new_request_id())
         if result.problem is not None:
             raise error_from_problem(result.problem)
         return result.result or {}
 
-    def read(self, *queries: Query) -> tuple[int, list[Answer]]:
+    def read(self, *queries: AnyQuery) -> tuple[int, list[Answer]]:
         """The answers of one state, and its index. Raises a refusal."""
         results = self.store.answer(queries, term=1)
         answers = []

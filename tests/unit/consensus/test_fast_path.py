@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.consensus.api import create_router
 from services.consensus.fast_path import MemberFastPath
-from shared.contracts.metadata import GetFile, Proposal, ProposalBatch, ProposalResult, Query, ReadBatch, ReadResults
+from shared.contracts.metadata import AnyQuery, GetFile, Proposal, ProposalBatch, ProposalResult, ReadBatch, ReadResults
 from shared.contracts.read_results import encode_read_results
 from shared.errors import NotLeaderError, NotReadyError, PayloadTooLargeError
 from shared.web.request_metrics import RequestMetrics
@@ -49,7 +49,7 @@ class Service:
         self._ask(proposals)
         return [ProposalResult(log_index=7, term=2, result={"key": "é", "n": None}) for _ in proposals]
 
-    async def read(self, queries: Sequence[Query]) -> bytes:
+    async def read(self, queries: Sequence[AnyQuery]) -> bytes:
         self._ask(queries)
         return encode_read_results(ReadResults(log_index=7, term=2, epoch=1, hlc=5, results=[]))
 

@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -17,17 +18,17 @@ from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, CommittedEn
 from services.consensus.metadata.store import MetadataStore
 from services.gateway.ports import HeldChunks, ReadChunk
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.calls import Proposed
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
     Answer,
+    AnyCommand,
+    AnyQuery,
     ClusterAnswer,
-    Command,
     InitCluster,
     Proposal,
-    ProposalResult,
-    Query,
     RaiseEntryVersion,
     UpdateNode,
 )
@@ -180,7 +181,7 @@ class LocalMetadata:
         self.errors: list[TrivetError] = []
         self.lost_answers: list[TrivetError] = []
         """Raised instead of an answer, after the command was applied."""
-        self.proposed: list[Command] = []
+        self.proposed: list[AnyCommand] = []
         self.retentions_s: list[int] = []
         self.known: dict[str, dict[str, object]] = {}
         """By node id: what the leader knows of it besides the log."""
@@ -188,13 +189,13 @@ class LocalMetadata:
 
     async def propose(
         self,
-        command: Command,
+        command: AnyCommand,
         *,
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
         deadline_s: float | None = None,
-    ) -> ProposalResult:
+    ) -> Proposed[Any]:
         self.proposed.append(command)
         self.retentions_s.append(retain_s)
         if self.errors:
@@ -213,9 +214,9 @@ class LocalMetadata:
             raise self.lost_answers.pop(0)
         if result.problem is not None:
             raise error_from_problem(result.problem)
-        return result
+        return Proposed.of(type(command), result.log_index, result.term, result.result)
 
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+    async def read(self, query: AnyQuery, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
         results = self.store.answer([query], term=1)
         (result,) = results.results
         if result.answer is None:

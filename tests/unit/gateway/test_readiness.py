@@ -11,7 +11,7 @@ from services.gateway.replicas.node_directory import NodeDirectory
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
-from shared.contracts.metadata import Answer, ClusterAnswer, GetCluster, Query
+from shared.contracts.metadata import Answer, AnyQuery, ClusterAnswer, GetCluster
 from shared.errors import LeaderUnavailableError, NotReadyError
 from tests.unit.gateway.conftest import make_settings
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, node
@@ -26,12 +26,12 @@ class Cluster:
         self.nodes = [node(f"storage-{number}") for number in (1, 2, 3)]
         self.is_low_on_disk: bool | None = False
         self.is_lost = False
-        self.asked: list[Query] = []
+        self.asked: list[AnyQuery] = []
 
     async def propose(self, *_: object, **__: object) -> None:
         raise AssertionError("a watch changes nothing")
 
-    async def read(self, query: Query, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
+    async def read(self, query: AnyQuery, *, deadline_s: float | None = None) -> tuple[Answer, ReadContext]:
         self.asked.append(query)
         if self.is_lost:
             raise LeaderUnavailableError("no leader")

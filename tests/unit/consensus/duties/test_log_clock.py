@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from services.consensus.duties.log_clock import ElapsedTime, LogClock, Retentions
-from shared.contracts.metadata import PassTime, ProposalResult
+from shared.contracts.calls import Proposed
+from shared.contracts.metadata import PassedTime, PassTime
 from tests.unit.consensus.metadata.builders import stamp
 
 
@@ -45,11 +46,11 @@ class Leader:
         self._slices = slices
         self._leads_for = leads_for
 
-    async def propose_one(self, request_id: str, command: PassTime, *, retain_s: int) -> ProposalResult:
+    async def propose_one(self, request_id: str, command: PassTime, *, retain_s: int) -> Proposed[PassedTime]:
         self.told.append(command)
         if len(self.told) == self._leads_for:
             self.member.leader_role = None
-        return ProposalResult(log_index=1, term=1, result={"has_more": len(self.told) < self._slices})
+        return Proposed(1, 1, PassedTime(forgotten=0, has_more=len(self.told) < self._slices, lived_ms=0, horizon=0))
 
 
 async def commands_of(leader: Leader, retentions: Retentions, *, passed_s: float = 60) -> list[PassTime]:

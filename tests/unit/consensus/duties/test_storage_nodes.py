@@ -20,15 +20,15 @@ from services.consensus.metadata.entries import (
     encode_proposal,
 )
 from services.consensus.metadata.store import MetadataStore
+from shared.contracts.calls import Proposed
 from shared.contracts.cluster import HealthReport, Heartbeat, NodeState, StorageNode
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
-    Command,
+    AnyCommand,
     DrainNode,
     InitCluster,
     Proposal,
-    ProposalResult,
     RaiseEntryVersion,
     SetNodeState,
 )
@@ -47,7 +47,7 @@ class LeadingMember:
     def __init__(self, store: MetadataStore) -> None:
         self.store = store
         self.term = 3
-        self.proposed: list[Command] = []
+        self.proposed: list[AnyCommand] = []
         self.refusals: dict[str, TrivetError] = {}
         """By node id: what a proposal about it is answered."""
         self.member: Any = self
@@ -60,7 +60,7 @@ class LeadingMember:
     async def read_barrier(self) -> int:
         return self.store.last_applied
 
-    async def propose_one(self, request_id: str, command: Command, *, retain_s: int = 600) -> ProposalResult:
+    async def propose_one(self, request_id: str, command: AnyCommand, *, retain_s: int = 600) -> Proposed[Any]:
         self.proposed.append(command)
         if (error := self.refusals.get(getattr(command, "node_id", ""))) is not None:
             raise error
@@ -69,7 +69,7 @@ class LeadingMember:
         assert result is not None
         if result.problem is not None:
             raise error_from_problem(result.problem)
-        return result
+        return Proposed.of(type(command), result.log_index, result.term, result.result)
 
 
 class Scene:
@@ -96,7 +96,7 @@ class Scene:
             await self.beat(node_id)
         self.leader.proposed.clear()
 
-    async def propose(self, command: Command) -> ProposalResult:
+    async def propose(self, command: AnyCommand) -> Proposed[Any]:
         return await self.leader.propose_one(secrets.token_hex(8), command)
 
     async def beat(self, node_id: str, **changes: Any) -> None:
@@ -247,7 +247,7 @@ async def test_a_node_of_another_cluster_is_refused(upgraded: Scene) -> None:
 async def drained(scene: Scene) -> int:
     """Begin to drain the fourth node; the log index."""
     outcome = await scene.propose(DrainNode(node_id="storage-4", min_left=3, stamp=stamp()))
-    return int((outcome.result or {})["log_index"])
+    return outcome.result.log_index
 
 
 async def test_a_drained_node_is_removed_on_its_own_proof(upgraded: Scene) -> None:

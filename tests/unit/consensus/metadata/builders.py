@@ -10,12 +10,12 @@ from shared.contracts.files import Durability, FileContent, Preconditions
 from shared.contracts.metadata import (
     AnnounceMember,
     Answer,
-    Command,
+    AnyCommand,
+    AnyQuery,
     InitCluster,
     Proposal,
     ProposalResult,
     PublishFile,
-    Query,
     RaiseEntryVersion,
 )
 from shared.contracts.names import DIGEST_BYTES
@@ -63,7 +63,7 @@ def run(**changes: Any) -> NodeRun:
 
 def entry(
     index: int,
-    command: Command,
+    command: AnyCommand,
     *,
     request_id: str | None = None,
     retain_s: int = 600,
@@ -105,13 +105,13 @@ class Log:
         self.apply(AnnounceMember(member_id="consensus-1", entry_version=entry_version, stamp=stamp()))
         self.apply(RaiseEntryVersion(entry_version=entry_version, stamp=stamp()))
 
-    def propose(self, command: Command, **options: Any) -> ProposalResult:
+    def propose(self, command: AnyCommand, **options: Any) -> ProposalResult:
         """Apply one command; its result, whatever it is."""
         [result] = self.store.apply_batch([entry(self.next_index, command, **options)])
         assert result is not None
         return result
 
-    def apply(self, command: Command, **options: Any) -> dict[str, Any]:
+    def apply(self, command: AnyCommand, **options: Any) -> dict[str, Any]:
         """Apply one command that is expected to succeed; raises its rejection."""
         outcome = self.propose(command, **options)
         if outcome.problem is not None:
@@ -119,7 +119,7 @@ class Log:
         assert outcome.result is not None
         return outcome.result
 
-    def ask(self, query: Query) -> Answer:
+    def ask(self, query: AnyQuery) -> Answer:
         """Answer one query; raises its rejection."""
         [result] = self.store.answer([query], term=1).results
         if result.answer is None:

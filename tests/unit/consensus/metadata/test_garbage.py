@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 
 from services.consensus.metadata import retention
-from services.consensus.metadata.commands import BACKUPS_MAX
+from services.consensus.metadata.kept_references import BACKUPS_MAX
 from services.consensus.metadata.verification import verify
 from shared.contracts.backups import BeginBackup, EndBackup, ListBackups, RenewBackup
 from shared.contracts.metadata import DeleteFile, GetRequest, PassTime

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from services.consensus.rescue import backup_pin
 from services.consensus.rescue.backup_pin import end, pinned, renew
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
+from shared.contracts.backups import BeginBackup, EndBackup, EndedBackup, LeasedBackup, RenewBackup
+from shared.contracts.calls import Proposed
 from shared.contracts.cluster import NodeMap
-from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.metadata import Answer, AnyCommand, AnyQuery, ClusterAnswer, GetCluster
 from shared.errors import BackupNotFoundError, LeaderUnavailableError, TrivetError
 from tests.waiting import wait_until
 
@@ -24,10 +26,10 @@ class FakeLog:
 
     def __init__(self) -> None:
         self.pins: dict[str, int] = {}
-        self.proposed: list[Command] = []
+        self.proposed: list[AnyCommand] = []
         self.refusals: list[TrivetError] = []
 
-    async def propose(self, command: Command) -> ProposalResult:
+    async def propose(self, command: AnyCommand) -> Proposed[Any]:
         self.proposed.append(command)
         assert command.stamp.hlc == HLC, "not the time of this machine"
         if self.refusals:
@@ -35,17 +37,17 @@ class FakeLog:
         match command:
             case BeginBackup():
                 self.pins[command.backup_id] = 7
-                return ProposalResult(log_index=7, term=1, result={"log_index": 7, "expires_ms": 1})
+                return Proposed(7, 1, LeasedBackup(log_index=7, expires_ms=1))
             case RenewBackup():
                 if command.backup_id not in self.pins:
                     raise BackupNotFoundError("gone", backup_id=command.backup_id)
-                return ProposalResult(log_index=9, term=1, result={"log_index": 7, "expires_ms": 1})
+                return Proposed(9, 1, LeasedBackup(log_index=7, expires_ms=1))
             case EndBackup():
                 ended = self.pins.pop(command.backup_id, None) is not None
-                return ProposalResult(log_index=9, term=1, result={"ended": ended})
+                return Proposed(9, 1, EndedBackup(ended=ended))
         raise AssertionError(command)
 
-    async def read(self, query: Query) -> tuple[Answer, ReadContext]:
+    async def read(self, query: AnyQuery) -> tuple[Answer, ReadContext]:
         assert isinstance(query, GetCluster)
         answer = ClusterAnswer(cluster_id="c", leader_id="m", members=[], node_map=NodeMap(epoch=1, nodes=[]))
         return answer, ReadContext(9, 1, 1, HLC)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import Answer, DeleteFile, Query
+from shared.contracts.metadata import Answer, AnyQuery, DeleteFile
 from shared.errors import FileNotFoundInBucketError, QuorumNotReachedError
 from shared.units import MIB
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
@@ -89,7 +89,7 @@ async def test_a_cache_of_another_cluster_is_not_used(caching) -> None:
     await get(caching)
     read = caching.metadata.read
 
-    async def read_restored(query: Query, **options: float | None) -> tuple[Answer, ReadContext]:
+    async def read_restored(query: AnyQuery, **options: float | None) -> tuple[Answer, ReadContext]:
         answer, context = await read(query, **options)
         return answer, replace(context, cluster_id="restored")
 

@@ -15,7 +15,7 @@ from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.uploads import UploadRequest
 from shared.contracts.files import Preconditions
-from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile
+from shared.contracts.metadata import CreateBucket, CreatedBucket, DeleteBucket, DeleteFile, GetFile
 from shared.errors import (
     BucketRecreatedError,
     FileNotFoundInBucketError,
@@ -136,7 +136,7 @@ async def test_duplicates_at_two_gateways_yield_one_version(world) -> None:
     command = CreateBucket(bucket="photos", stamp=world.clock.stamp())
     first, second = await asyncio.gather(*(store.propose(command, idempotency_key) for store in stores))
     assert first == second
-    assert first.result == {"created": True, "incarnation": first.log_index}
+    assert first.result == CreatedBucket(created=True, incarnation=first.log_index)
 
 
 async def test_a_refusal_of_the_log_is_repeated_too(world) -> None:

@@ -7,6 +7,7 @@ import pytest
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.transfers.recent_log import MAX_BUCKETS, RecentLog, RememberedPosition
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.calls import Proposed
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     Bucket,
@@ -18,7 +19,6 @@ from shared.contracts.metadata import (
     GetBucket,
     GetCluster,
     GetFile,
-    ProposalResult,
 )
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import LeaderUnavailableError
@@ -52,7 +52,7 @@ class Scripted:
         return answer
 
     async def propose(self, command, *, request_id=None, retain_s=600, fingerprint=None, deadline_s=None):
-        return ProposalResult(log_index=50, term=1, result=self.answers.pop(0))
+        return Proposed.of(type(command), 50, 1, self.answers.pop(0))
 
 
 @pytest.fixture

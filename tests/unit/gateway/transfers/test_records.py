@@ -16,14 +16,14 @@ from services.gateway.transfers.record_cache import RecordCache
 from services.gateway.transfers.records import Records
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.files import FileVersion
-from shared.contracts.metadata import AdmitNode, Answer, CreateBucket, DeleteBucket, DeleteFile, GetFile, Query
+from shared.contracts.metadata import AdmitNode, Answer, AnyQuery, CreateBucket, DeleteBucket, DeleteFile, GetFile
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InvalidRequestError
 from shared.placement import read_order
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, Received, find, get, is_idle, put
 
-Change = Callable[[Query, Answer, ReadContext], tuple[Answer, ReadContext]]
+Change = Callable[[AnyQuery, Answer, ReadContext], tuple[Answer, ReadContext]]
 
 
 class Questions:
@@ -36,7 +36,7 @@ class Questions:
         self._read = world.metadata.read
         world.metadata.read = self._answer
 
-    async def _answer(self, query: Query, **options: float | None) -> tuple[Answer, ReadContext]:
+    async def _answer(self, query: AnyQuery, **options: float | None) -> tuple[Answer, ReadContext]:
         answer, context = self.change(query, *await self._read(query, **options))
         if isinstance(query, GetFile):
             self.asked.append(query)
@@ -114,7 +114,7 @@ async def test_a_record_of_another_cluster_is_not_used(world, questions) -> None
     known = await publish(world, b"body")
     other = known.model_copy(update={"etag": "other"})
 
-    def restored(query: Query, answer: Answer, context: ReadContext) -> tuple[Answer, ReadContext]:
+    def restored(query: AnyQuery, answer: Answer, context: ReadContext) -> tuple[Answer, ReadContext]:
         if isinstance(query, GetFile) and query.known_version is None:
             answer = answer.model_copy(update={"file": other})
         return answer, replace(context, cluster_id="restored")
@@ -129,7 +129,7 @@ async def test_a_leader_of_an_older_version_is_asked_as_before(world, questions)
     """It refuses the question, once; its answers name no cluster, and nothing is remembered of them."""
     known = await publish(world, b"body")
 
-    def older(query: Query, answer: Answer, context: ReadContext) -> tuple[Answer, ReadContext]:
+    def older(query: AnyQuery, answer: Answer, context: ReadContext) -> tuple[Answer, ReadContext]:
         if isinstance(query, GetFile) and query.known_version is not None:
             questions.asked.append(query)
             raise InvalidRequestError("The request is malformed.")
@@ -164,7 +164,7 @@ async def test_a_known_chunk_is_fetched_beside_the_read(world, questions) -> Non
     questions.change = lambda _query, answer, context: (order.append("answered"), (answer, context))[1]
     read, fetched = questions._read, asyncio.Event()
 
-    async def slow_read(query: Query, **options: float | None) -> tuple[Answer, ReadContext]:
+    async def slow_read(query: AnyQuery, **options: float | None) -> tuple[Answer, ReadContext]:
         await asyncio.wait_for(fetched.wait(), 5)
         return await read(query, **options)
 

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from services.gateway.replicas.confirmations import Confirmations
 from shared.consensus_calls.client import ReadContext
-from shared.contracts.metadata import Answer, DrainNode, Query
+from shared.contracts.metadata import Answer, AnyQuery, DrainNode
 from shared.errors import QuorumNotReachedError
 from shared.placement import preference_list, read_order
 from tests.unit.gateway.conftest import World
@@ -156,7 +156,7 @@ async def test_nothing_that_another_cluster_confirmed_counts(world) -> None:
     await put_on_recorded_disks(world)
     read = world.metadata.read
 
-    async def read_restored(query: Query, **options: float | None) -> tuple[Answer, ReadContext]:
+    async def read_restored(query: AnyQuery, **options: float | None) -> tuple[Answer, ReadContext]:
         answer, context = await read(query, **options)
         return answer, replace(context, cluster_id="restored")
 

@@ -46,8 +46,7 @@ class Disks:
         self._made += 1
         run = NodeRun(disk_id=f"{self._made:032x}", counter=1, boot_id=f"{self._made:032x}")
         outcome = await self._world.metadata.propose(RecordRun(node_id=node_id, run=run, stamp=STAMP))
-        assert outcome.result is not None
-        self._world.nodes.fences[node_id] = outcome.result["fence"]
+        self._world.nodes.fences[node_id] = outcome.result.fence
 
     async def wipe(self, node_id: str) -> None:
         """The node comes back under its name with nothing."""

@@ -32,7 +32,7 @@ from services.gateway.transfers.downloads import (
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.files import Preconditions
-from shared.contracts.metadata import Answer, CreateBucket, DeleteBucket, DeleteFile, PublishFile, Query
+from shared.contracts.metadata import Answer, AnyQuery, CreateBucket, DeleteBucket, DeleteFile, PublishFile
 from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
@@ -697,7 +697,7 @@ class SlowFinds:
         self._read = world.metadata.read
         monkeypatch.setattr(world.metadata, "read", self)
 
-    async def __call__(self, query: Query, **_: object) -> tuple[Answer, ReadContext]:
+    async def __call__(self, query: AnyQuery, **_: object) -> tuple[Answer, ReadContext]:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

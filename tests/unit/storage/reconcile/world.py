@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
@@ -28,13 +29,15 @@ from services.storage.reconcile.signals import Signals
 from services.storage.reconcile.verify import Verifier
 from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.calls import Proposed
 from shared.contracts.chunks import ConfirmResponse
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
-from shared.contracts.metadata import Answer, ClusterAnswer, Command, GetCluster, ProposalResult, Query
+from shared.contracts.metadata import Answer, AnyCommand, AnyQuery, ClusterAnswer, GetCluster
 from shared.contracts.references import (
     CheckedReferences,
     CheckReferences,
     CondemnChunks,
+    CondemnedChunks,
     ListReferenceChanges,
     ListReferences,
     ReferenceChanges,
@@ -68,7 +71,7 @@ class Log:
         self.aged_index = 0
         self.nodes: list[StorageNode] = []
         self.epoch = 1
-        self.queries: list[Query] = []
+        self.queries: list[AnyQuery] = []
         self.is_away = False
 
     def publish(self, chunks: Bodies) -> int:
@@ -91,13 +94,13 @@ class Log:
         node = StorageNode(id=name, url=f"http://{name}", zone="z", state=state, capacity_bytes=10 * GIB)
         self.nodes = sorted([*(node for node in self.nodes if node.id != name), node], key=lambda node: node.id)
 
-    async def read(self, query: Query) -> tuple[Answer, ReadContext]:
+    async def read(self, query: AnyQuery) -> tuple[Answer, ReadContext]:
         if self.is_away:
             raise LeaderUnavailableError("nobody leads")
         self.queries.append(query)
         return self._answer(query), ReadContext(self.index, 1, self.epoch, 0)
 
-    async def propose(self, command: Command) -> ProposalResult:
+    async def propose(self, command: AnyCommand) -> Proposed[Any]:
         if self.is_away:
             raise LeaderUnavailableError("nobody leads")
         assert isinstance(command, CondemnChunks)
@@ -106,12 +109,12 @@ class Log:
         for digest, start in zip(digests, command.start_indexes, strict=True):
             if digest not in self.references() and self.condemned.get(digest, 0) <= start:
                 self.condemned[digest] = self.index
-        return ProposalResult(log_index=self.index, term=1, result={"condemned": len(digests)})
+        return Proposed(self.index, 1, CondemnedChunks(condemned=len(digests)))
 
     def stamp(self) -> Stamp:
         return Stamp(hlc=1, state=ClockState.LOGICAL)
 
-    def _answer(self, query: Query) -> Answer:
+    def _answer(self, query: AnyQuery) -> Answer:
         if isinstance(query, GetCluster):
             node_map = NodeMap(epoch=self.epoch, nodes=self.nodes)
             return ClusterAnswer(cluster_id="c", leader_id="m", members=[], node_map=node_map)

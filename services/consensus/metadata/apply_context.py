@@ -1,0 +1,58 @@
+"""The apply context: what a command gets besides itself. Times come from the applied stamp, identities from the log index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from services.consensus.metadata.entries import GARBAGE_VERSION
+from services.consensus.metadata.garbage import Garbage
+from services.consensus.metadata.history import History
+from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State
+from services.consensus.metadata.tables import Tables
+from shared.contracts.names import check_bucket_name
+from shared.contracts.time import ClockState, Stamp
+from shared.errors import BucketNotFoundError
+
+
+@dataclass(slots=True)
+class ApplyContext:
+    """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
+
+    Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` what the table of
+    buckets says of some names.
+    """
+
+    index: int
+    term: int
+    stamp: Stamp
+    tables: Tables
+    history: History
+    garbage: Garbage
+    state: State
+    nodes: dict[str, NodeRow]
+    runs: dict[str, RunRow]
+    buckets: dict[str, BucketRow | None]
+    announced: dict[str, int]
+
+    @property
+    def knows_garbage(self) -> bool:
+        """Whether the rules of entries of version 3 hold here, for entries of earlier versions, too."""
+        return self.state.entry_version >= GARBAGE_VERSION
+
+    def bucket(self, name: str) -> BucketRow | None:
+        """The bucket of that name that exists now."""
+        if name not in self.buckets:
+            self.buckets[name] = self.tables.bucket(name)
+        return self.buckets[name]
+
+    def existing_bucket(self, name: str) -> BucketRow:
+        """The same. Raises InvalidNameError, BucketNotFoundError."""
+        bucket = self.bucket(check_bucket_name(name))
+        if bucket is None:
+            raise BucketNotFoundError("There is no such bucket.", bucket=name)
+        return bucket
+
+
+NO_STAMP: Final = Stamp(hlc=0, state=ClockState.INIT)
+"""Before the first entry of a batch."""
