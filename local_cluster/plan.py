@@ -1,6 +1,6 @@
 """Which processes make a local cluster, with which ports, folders and environment. Pure: it starts and writes nothing.
 
-The ports are those of DESIGN.md section 13, moved by the offset.
+The ports are those of docs/operations.md, "Ports", moved by the offset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOST: Final = "127.0.0.1"
 MEMBER_COUNT: Final = 3
 
 ALLOCATOR_ENVIRONMENT: Final = {
-    # 1 MiB bodies stay in the heap instead of being mapped, zeroed and unmapped one by one (DESIGN.md section 5).
+    # 1 MiB bodies stay in the heap instead of being mapped, zeroed and unmapped one by one (X-18).
     # 32 MiB is the largest threshold that every glibc takes; before 2.35 a larger one is ignored without a word.
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "134217728",

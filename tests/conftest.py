@@ -23,7 +23,9 @@ ServeApp = Callable[[FastAPI], str]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How fault tests are repeated and replayed (tests/faults/README.md)."""
-    parser.addoption("--repeat-full", action="store_true", help="every fault as often as FAULTS.md asks; takes long")
+    parser.addoption(
+        "--repeat-full", action="store_true", help="every fault as often as docs/faults.md asks; takes long"
+    )
     parser.addoption(
         "--seed", default=None, help="the seed of each test; drawn, and printed with a failure, when not given"
     )

@@ -2,7 +2,7 @@
 
 The software clock runs on the monotonic clock. A round hands in one interval per source; the majority steers the clock,
 and between rounds its bound grows by what the oscillator can do. Pure: the host's clocks are handed in as readings.
-Source: TIME.md 4.2; the step and panic rules are ntpd's, but forward only.
+docs/time.md, "Discipline"; the step and panic rules are ntpd's, but forward only.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ FIRST_RESERVATION_BYTES: Final = 64 * KIB
 """What a request reserves for the first bytes of a chunk; the rest follows once they have come."""
 
 MAX_CHUNKS_PER_LOG_ENTRY: Final = 30_000
-"""32 bytes each: a version must fit into one log entry of 1 MiB (RAFT.md, defaults)."""
+"""32 bytes each: a version must fit into one log entry of 1 MiB (docs/consensus.md, "Limits")."""
 
 
 def _parse_hosts(value: object) -> object:
@@ -77,7 +77,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             said, if that is younger; 0: every upload reads first.
         confirmation_max_age_s: for how long a GET counts a replica that its node confirmed, instead of asking again; 0: not
             at all.
-        reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed (DESIGN.md section 8).
+        reconnect_base_s, reconnect_limit_s: backoff of the probes of a node that failed.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)

@@ -1,7 +1,7 @@
 """Heartbeats to consensus: this node lives, where it is, how full it is.
 
 At start failures are retried quickly, so that a new cluster is ready in seconds. Later failures are retried with exponential
-back-off and full jitter (DESIGN.md section 8), so that nodes that lost their leader together do not come back together.
+back-off and full jitter, so that nodes that lost their leader together do not come back together.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from shared.contracts.base import WireModel
 from shared.contracts.reconcile import ReconcileReport
 
 START_INDEX_QUERY: Final = "start_index"
-"""The log index that the upload read when it began (DESIGN.md section 4, Garbage). In the target, because that is signed."""
+"""The log index that the upload read when it began (docs/promises.md, "The life of a chunk"). In the target,
+because that is signed."""
 
 WITH_START_INDEX_QUERY: Final = "with_start_index"
 """`true` asks a GET for `START_INDEX_HEADER`. Only when asked, because a body may be at hand while its record is not."""

@@ -1,7 +1,7 @@
 """Which chunks the log refers to, and which it has condemned: the command, the queries and the answers of garbage collection.
 
 Part of the commands, queries and answers of `shared.contracts.metadata`, which says how they are sent. The life of a chunk
-without references: DESIGN.md section 6.
+without references: docs/promises.md, "The life of a chunk".
 """
 
 from __future__ import annotations

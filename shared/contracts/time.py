@@ -1,6 +1,6 @@
 """How a moment is written down: an interval that contains true time, and a hybrid logical timestamp.
 
-Timestamps describe, they never decide: the Raft index orders (DESIGN.md, P7).
+Timestamps describe, they never decide: the Raft index orders (docs/promises.md, P7).
 """
 
 from __future__ import annotations

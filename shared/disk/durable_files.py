@@ -1,6 +1,6 @@
 """The few file operations that must survive power loss, each with its fsyncs in the right order.
 
-A rename without an fsync of the directory loses the name in a power cut (DESIGN.md section 6).
+A rename without an fsync of the directory loses the name in a power cut (docs/promises.md, P1).
 All calls block; they belong in a thread.
 """
 

@@ -216,7 +216,7 @@ class PeerClient:
         """A successful answer, its body not yet read. Raises as `request`."""
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
         transport = httpx.AsyncHTTPTransport(local_address=self._local_address or None, trust_env=False)
-        # The one client factory (STYLE.md).
+        # The one client factory.
         async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:  # noqa: TID251
             request = client.build_request("GET", peer.url + path)
             try:

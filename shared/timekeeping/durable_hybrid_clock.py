@@ -32,7 +32,7 @@ class DurableHybridClock:
     Invariant: with a path, no timestamp is given that is greater than the bound on disk. Normally the bound is renewed
     in a thread long before it is reached; when a disk stalls or a peer pulls the clock far ahead, the caller pays for one
     fsync instead. A bound that cannot be written is logged and shown by `failure`: stamps go on, because time must
-    not stop a store that does not depend on it (DESIGN.md, P7), but a restart may then go back.
+    not stop a store that does not depend on it (docs/promises.md, P7), but a restart may then go back.
 
     Not thread-safe: one event loop uses it.
     """

@@ -2,7 +2,7 @@
 
 It exists because services have no right to set the host's clock (CAP_SYS_TIME), and because a clock that other programs
 may set cannot carry a promise. Pure and immutable: steering makes a new clock that continues the old one.
-Source: TIME.md 4.2.
+docs/time.md, "Discipline".
 """
 
 from __future__ import annotations

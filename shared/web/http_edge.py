@@ -2,8 +2,8 @@
 
 It also ends connections in the ways that ASGI has no words for; a route finds them in its scope (`exchange_of`).
 
-uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (SECURITY.md section 2), so its
-protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
+uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (docs/security.md, "The HTTP edge"),
+so its protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
 tests/integration/test_http_edge.py and test_http_framing.py probe every rule over a raw socket.
 """
 

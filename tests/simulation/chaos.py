@@ -1,6 +1,6 @@
 """One random life of a cluster from a seed: clients and faults together (safety), then healing (liveness).
 
-Ranges follow TigerBeetle's VOPR (FAULTS.md, 1b) as far as an election timeout of 2 to 4 s leaves a cluster that can work at all.
+Ranges follow TigerBeetle's VOPR as far as an election timeout of 2 to 4 s leaves a cluster that can work at all.
 Many lives in a row: `make simulate SEEDS=1000`.
 """
 

@@ -1,8 +1,8 @@
-"""The invariants of RAFT.md part F, checked after every message that any member handles, and on every message that one sends.
+"""The invariants of Raft, checked after every message that any member handles, and on every message that one sends.
 
-Each is a sentence of the Raft paper's figure 3 or of its rules about persistence. What must be durable is compared with the
-simulated disk itself, never with what the member believes. A violation is remembered with its instant and fails the run; nothing
-is repaired.
+docs/consensus.md, "Invariants", lists them. Each is a sentence of the Raft paper's figure 3 or of its rules about
+persistence. What must be durable is compared with the simulated disk itself, never with what the member believes. A violation
+is remembered with its instant and fails the run; nothing is repaired.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ def test_decisions_that_are_cited_are_decided() -> None:
     assert citations.wrong_decisions(ROOT) == []
 
 
+def test_documents_that_are_named_are_in_the_repository() -> None:
+    """Nothing here depends on a text that a reader does not have."""
+    assert citations.foreign_documents(ROOT) == []
+
+
 @pytest.mark.parametrize(
     ("text", "is_found"),
     [

@@ -37,7 +37,7 @@ _LIVE: Final = frozenset({NodeState.ACTIVE, NodeState.SUSPECT})
 
 
 def next_stamp(highest_hlc: int, proposed: Stamp) -> Stamp:
-    """The proposer's stamp, moved behind every stamp applied before (DESIGN.md section 12, Time in apply).
+    """The proposer's stamp, moved behind every stamp applied before (docs/promises.md, "What is kept").
 
     At the very end of the scale it stays where it is: a lying clock can make timestamps useless, never stop the log.
     """

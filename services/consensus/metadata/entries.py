@@ -1,7 +1,7 @@
 """Log entries as the state machine sees them, and the bytes of a proposal in the log.
 
 The first byte is the entry's version. A member that meets a version or a command it does not know must stop applying
-(DESIGN.md section 12, Mixed versions): guessing would make its state differ from the others' for ever. So a command that is
+(docs/promises.md, "Mixed versions"): guessing would make its state differ from the others' for ever. So a command that is
 added, or gets a field or a meaning that it did not have, is written as an entry of the next version (`NEWER_KINDS`), and such
 entries are proposed only when every member has announced that it can apply them (`duties.upgrades`); everything
 else goes on being written as before, so that members of two versions can work together. Every field is written, defaults too,
@@ -30,7 +30,7 @@ FIRST_ENTRY_VERSION: Final = 1
 RUNS_VERSION: Final = 2
 """In which runs of storage nodes are recorded, and publishes name the fences of the nodes that they count."""
 GARBAGE_VERSION: Final = 3
-"""From which on chunks are condemned, publishes checked against that, and drains proved (DESIGN.md section 13)."""
+"""From which on chunks are condemned, publishes checked against that, and drains proved (C-118)."""
 NEWER_KINDS: Final[dict[str, int]] = {
     "record_run": RUNS_VERSION,
     "drain_node": GARBAGE_VERSION,

@@ -1,6 +1,6 @@
 """Forgetting: how long ago an entry was applied, by the log's own clock, and what may go because of that.
 
-Apply knows no clock, and the proposers' wall clocks may lie (DESIGN.md, P7): an hour that a wrong clock skipped must not
+Apply knows no clock, and the proposers' wall clocks may lie (docs/promises.md, P7): an hour that a wrong clock skipped must not
 make a retry happen twice. So the log has a clock of its own. The leader proposes `PassTime` now and then, with the time that
 passed on its monotonic clock since the one before was answered; apply adds it up and remembers which index was reached when.
 Time without a leader, and across a change of leaders, is not counted, so this clock is never ahead of real time, and what is

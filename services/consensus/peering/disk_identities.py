@@ -1,7 +1,7 @@
 """Which disk each member has: a member that lost its disk must not vote under its old name.
 
-It could vote a second time in a term, or help to elect a leader that lacks an entry which it had acknowledged (DESIGN.md
-section 12, Amnesia). So every data folder gets a random id when it is made, members tell it in every handshake, and the first
+It could vote a second time in a term, or help to elect a leader that lacks an entry which it had acknowledged (docs/consensus.md,
+"Amnesia"). So every data folder gets a random id when it is made, members tell it in every handshake, and the first
 one that was seen under a name is the only one that is ever accepted under it. A replaced disk comes back under a new name.
 
 Both files carry a checksum: a flipped bit in an id would make this member refuse an honest one, or be refused, and tell the

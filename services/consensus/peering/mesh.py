@@ -1,6 +1,6 @@
 """Raft messages over warm, authenticated TCP connections between the members.
 
-Why not raftos' UDP: 64 KB per message, a public default key, identity by source address (RAFT.md). Why not HTTP: a vote must
+Why not raftos' UDP: 64 KB per message, a public default key, identity by source address (C-7). Why not HTTP: a vote must
 not wait for a connection, and a frame here costs microseconds.
 
 Each member dials every other one and sends on its own connection only. A connection opens with a challenge:

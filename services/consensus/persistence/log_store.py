@@ -1,7 +1,7 @@
 """The Raft log on disk: SQLite in WAL mode, one fsynced transaction per group commit, a checksum in every row.
 
 Why SQLite and not segments of our own: torn writes are solved, a commit of 64 entries costs 0.37 ms where a bare append with
-fdatasync costs 0.24 ms on the same disk (RAFT.md), and cutting the log below a checkpoint is one statement.
+fdatasync costs 0.24 ms on the same disk (C-5), and cutting the log below a checkpoint is one statement.
 
 What SQLite does not promise is noticed here: it silently ignores the rest of its write-ahead file after a damaged frame,
 which would shorten an acknowledged log. So the index up to which entries were acknowledged also stands in a file of its own,

@@ -1,8 +1,8 @@
 """A state machine whose file turns out to be damaged while the member runs: it is marked, the process says so and ends.
 
-The state machine is disposable (DESIGN.md section 12). At the next start what is marked is set aside and made anew, from the log
-or from a snapshot of the leader; until then this member serves nothing and does not campaign. Ending the process is the one
-clean-up that forgets no answer that was made of damaged rows.
+docs/consensus.md, "The state machine is disposable". At the next start what is marked is set aside and made anew, from
+the log or from a snapshot of the leader; until then this member serves nothing and does not campaign. Ending the process
+is the one clean-up that forgets no answer that was made of damaged rows.
 
 Damage is found when a row is read, by whoever reads it, and by `StateScrub`, which reads all of them from time to time.
 """

@@ -1,7 +1,7 @@
 """The replicated log of one member: a cached tail in memory, everything on disk, one group commit at a time.
 
-Why it must exist: raftos' log is never fsynced and truncates on every stale message (RAFT.md part A). This one answers for
-three facts: what is in the log, what of it is durable, and who waits for durability.
+Why it must exist: raftos' log is never fsynced and truncates on every stale message (docs/consensus.md,
+"Defects of raftos"). This one answers for three facts: what is in the log, what of it is durable, and who waits for durability.
 """
 
 from __future__ import annotations

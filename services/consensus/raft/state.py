@@ -1,7 +1,8 @@
 """One member: raftos' `State` with the term rule before its dispatch, and the roles of this package.
 
 raftos checks terms inside each handler, runs the handler on a role that has just been replaced, and swallows the message
-that deposes a leader (RAFT.md A2, A3). Here the term is updated, durably, before the current role sees anything.
+that deposes a leader (docs/consensus.md, "Defects of raftos"). Here the term is updated, durably, before the current role
+sees anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The public HTTP surface (DESIGN.md section 3): one module per subject, each a thin translation to and from HTTP.
+"""The public HTTP surface (docs/api.md): one module per subject, each a thin translation to and from HTTP.
 
 The calls for files and lists are `file_calls`: each decodes names from the raw path, checks headers (`requests`), calls one of
 the `services` and shapes the answer (`answers`, `models`, `file_stream`). `fast_path` makes them before FastAPI sees the

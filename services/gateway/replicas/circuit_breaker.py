@@ -1,7 +1,7 @@
 """When requests avoid a storage node, and when it is probed. Pure: time and chance come from the caller.
 
 The circuit of a node that failed is open: requests go to other nodes, and only probes go to it, after exponential backoff
-with full jitter (DESIGN.md section 8). So a dead or hung node costs no request anything. A probe that is answered makes
+with full jitter (G-25). So a dead or hung node costs no request anything. A probe that is answered makes
 the circuit half-open: requests go to the node again, and the first one that it answers closes the circuit.
 A node whose circuit is open is still asked when no other is left: a breaker must not be the reason of a failure.
 """

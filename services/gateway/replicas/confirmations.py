@@ -2,7 +2,7 @@
 
 Every acknowledged put, every get whose bytes had the digest and every `has` answer leaves a confirmation: this node, with
 this fence, held this chunk at that time. They serve GET alone: a write never counts one, and neither does a read that makes
-the read quorum a condition (DESIGN.md section 13, "Remembered confirmations").
+the read quorum a condition (docs/promises.md, "Whose acknowledgement counts").
 """
 
 from __future__ import annotations

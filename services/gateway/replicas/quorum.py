@@ -1,6 +1,6 @@
 """All arithmetic of N, W and R, in one place and pure.
 
-Overlap (W + R > N) alone does not make a store linearizable; the Raft log does (DESIGN.md, P2). What is counted here is
+Overlap (W + R > N) alone does not make a store linearizable; the Raft log does (docs/promises.md, P2). What is counted here is
 how many replicas of a chunk are durable before an answer, and how many are confirmed before a read.
 """
 

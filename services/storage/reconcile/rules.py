@@ -1,7 +1,7 @@
 """When a node may delete a chunk, and what it must record on one that it pulls. Pure.
 
 They stand alone so that the loop, the answer to a confirmation request and the simulation decide by the same lines. The
-schedules that each of them rules out are in DESIGN.md, sections 4 (Garbage) and 13 (Surplus and pulls, Orphans).
+schedules that each of them rules out are in docs/promises.md, "The life of a chunk" and "Epochs, drains and removals".
 A *start index* is the largest log index that an upload, or a pull, recorded on a replica.
 """
 

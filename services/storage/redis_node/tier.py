@@ -1,4 +1,4 @@
-"""The Redis tier, the seed's mode: this node's own Redis is the store of record.
+"""The Redis tier, mode `redis`: this node's own Redis is the store of record.
 
 Durable by AOF with `appendfsync always`, bounded by `maxmemory` with `noeviction`; both are checked before it is trusted.
 """

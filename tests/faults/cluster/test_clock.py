@@ -1,4 +1,4 @@
-"""Time and names that cannot be trusted: C2 and P7 of DESIGN.md with a lying gateway, and N14."""
+"""Time and names that cannot be trusted: C2 and promise P7 with a lying gateway, and N14."""
 
 from __future__ import annotations
 

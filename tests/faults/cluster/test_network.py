@@ -1,4 +1,7 @@
-"""FAULTS.md 2.2: links cut, slow, narrow, reset and half-open under load. Few repetitions here; all with `--repeat-full`."""
+"""Links cut, slow, narrow, reset and half-open under load (docs/faults.md, "Network").
+
+Few repetitions here; all with `--repeat-full`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS.md 2.6, and rows that need a cluster with settings of its own: more is asked for than can be done."""
+"""More is asked for than can be done (docs/faults.md, "Overload"), and rows that need a cluster with settings of its own."""
 
 from __future__ import annotations
 

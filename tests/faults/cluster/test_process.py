@@ -1,4 +1,7 @@
-"""FAULTS.md 2.1: processes killed, stopped, hung and drained under load. Few repetitions here; all with `--repeat-full`."""
+"""Processes killed, stopped, hung and drained under load (docs/faults.md, "Process").
+
+Few repetitions here; all with `--repeat-full`.
+"""
 
 from __future__ import annotations
 

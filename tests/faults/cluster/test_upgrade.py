@@ -1,4 +1,7 @@
-"""FAULTS.md 2.7: the whole cluster restarted, its key changed and its leader removed under load; and what refuses to start."""
+"""The whole cluster restarted, its key changed and its leader removed under load; and what refuses to start.
+
+docs/faults.md, "Upgrades and membership".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An NTP server over real UDP on loopback that can be told to misbehave in every way of TIME.md."""
+"""An NTP server over real UDP on loopback that can be told to misbehave in every way of docs/time.md, "Misbehaviours"."""
 
 from __future__ import annotations
 

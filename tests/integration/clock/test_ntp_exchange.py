@@ -55,7 +55,7 @@ MISBEHAVIOURS = {
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 def test_a_misbehaving_server_gives_no_sample_and_is_named(name: str) -> None:
-    """Every misbehaviour of TIME.md over real UDP has its verdict, and never a sample."""
+    """Every one of docs/time.md, "Misbehaviours", over real UDP has its verdict, and never a sample."""
     behaviour, verdict = MISBEHAVIOURS[name]
     with FakeNtpServer(behaviour) as server:
         outcome = ask(server.address, HOST, TIMEOUT_S)

@@ -1,6 +1,6 @@
 """What the public API promises, as a dictionary with rules: the model that a real cluster is held against.
 
-It is written from DESIGN.md and RFC 9110 and shares no code with the gateway.
+It is written from docs/api.md and RFC 9110 and shares no code with the gateway.
 """
 
 from __future__ import annotations

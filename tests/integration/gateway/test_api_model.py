@@ -1,4 +1,4 @@
-"""Random sequences of requests, sent to two gateways in turn, answer as a dictionary would (FAULTS.md, B16).
+"""Random sequences of requests, sent to two gateways in turn, answer as a dictionary would (docs/faults.md, "Bad input": B16).
 
 A failure prints its seed and the shortest sequence that fails.
 """

@@ -1,4 +1,4 @@
-"""FAULTS.md, 2.5 Client and bad input: a test for every row, with its injection and its figure.
+"""Bad input (docs/faults.md, "Bad input"): a test for every row, with its injection and its figure.
 
 B15 is tests/integration/gateway/test_rfc9110.py; B16 is test_api_model.py and tests/integration/specifications. The attacks
 that take their time (B10, B11) are in test_slow_clients.py.

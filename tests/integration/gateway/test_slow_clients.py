@@ -1,4 +1,4 @@
-"""FAULTS.md, B10 and B11: clients that take their time. All attacks run at once, and an ordinary client beside them."""
+"""Clients that take their time (docs/faults.md, "Bad input": B10 and B11), all at once, and an ordinary client beside them."""
 
 from __future__ import annotations
 

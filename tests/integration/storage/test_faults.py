@@ -1,4 +1,4 @@
-"""A storage node and its Redis under the faults of DESIGN.md section 6: what was acknowledged is there, and is right."""
+"""A storage node and its Redis under faults (docs/faults.md, "Disk and Redis"): what was acknowledged is there, and is right."""
 
 from __future__ import annotations
 

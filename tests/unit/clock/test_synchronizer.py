@@ -1,4 +1,4 @@
-"""The clock faults of FAULTS.md and the numbers of the clock's promise, on fast-forwarded time."""
+"""The faults of docs/faults.md, "Clock", and the numbers of the clock's promise, on fast-forwarded time."""
 
 from __future__ import annotations
 

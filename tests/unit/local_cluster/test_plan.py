@@ -1,4 +1,4 @@
-"""`local_cluster.plan`: the processes, ports and environments of DESIGN.md, as the services themselves read them."""
+"""`local_cluster.plan`: the processes, ports and environments of docs/operations.md, as the services themselves read them."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_secrets_are_private_random_and_kept(tmp_path) -> None:
 
 
 def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_path) -> None:
-    """The configuration that DESIGN.md asks for."""
+    """Without that an acknowledgement of it is worth nothing (docs/promises.md, P1)."""
     config = plan_in(tmp_path).get("redis-2").private_config.splitlines()
     for line in (
         "port 0",

@@ -1,4 +1,7 @@
-"""Drains, proofs of removal, and the states that storage nodes have since entries of version 3 (DESIGN.md section 13)."""
+"""Drains, proofs of removal, and the states that storage nodes have since entries of version 3.
+
+docs/promises.md, "Epochs, drains and removals".
+"""
 
 from __future__ import annotations
 

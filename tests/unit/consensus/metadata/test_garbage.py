@@ -1,4 +1,4 @@
-"""Which chunks are condemned, when, and which uploads are refused because of that (DESIGN.md section 4, Garbage)."""
+"""Which chunks are condemned, when, and which uploads are refused because of that (docs/promises.md, "The life of a chunk")."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ async def test_stamping_takes_microseconds_and_no_call() -> None:
 
 
 async def test_the_metrics_of_time_are_shown(serve_app) -> None:
-    """Every metric of TIME.md that a process has about its own time is in the registry, and gone after closing."""
+    """Every metric that a process has about its own time is in the registry, and gone after closing."""
     registry = CollectorRegistry(auto_describe=True)
     async with running(NOBODY, registry=registry) as client:
         for _ in range(200):
