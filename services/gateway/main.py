@@ -44,6 +44,7 @@ from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
+from services.gateway.transfers.publishing import Publisher, PublisherLimits
 from services.gateway.transfers.recent_log import RecentLog
 from services.gateway.transfers.record_cache import RecordCache
 from services.gateway.transfers.records import Records
@@ -172,8 +173,8 @@ def assemble(
         timeout_s=settings.replica_timeout_s,
     )
     refresh = ConfirmationRefresh(nodes, health, confirmations, repair, tasks, timeout_s=settings.replica_timeout_s)
-    upload_limits = UploadLimits(
-        settings.chunk_size_bytes, settings.max_file_bytes, settings.upload_window_chunks, waits
+    publisher = Publisher(
+        recent, writer, reader, PublisherLimits(settings.chunk_size_bytes, settings.upload_window_chunks, waits)
     )
     services = Services(
         uploads=Uploads(
@@ -181,11 +182,10 @@ def assemble(
             recent=recent,
             idempotency=idempotency,
             directory=directory,
-            writer=writer,
-            reader=reader,
+            publisher=publisher,
             admission=admission,
             clock=clock,
-            limits=upload_limits,
+            limits=UploadLimits(settings.chunk_size_bytes, settings.max_file_bytes),
         ),
         downloads=Downloads(
             records=Records(metadata, record_cache, caches),

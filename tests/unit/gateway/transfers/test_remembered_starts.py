@@ -11,7 +11,8 @@ from blake3 import blake3
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
-from services.gateway.transfers.uploads import MAX_ATTEMPTS, UploadResult
+from services.gateway.transfers.publishing import MAX_ATTEMPTS
+from services.gateway.transfers.uploads import UploadResult
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import (
     AdmitNode,

@@ -8,7 +8,7 @@ import pytest
 from blake3 import blake3
 
 from services.gateway.transfers.idempotency import IdempotencyKey
-from services.gateway.transfers.uploads import MAX_ATTEMPTS
+from services.gateway.transfers.publishing import MAX_ATTEMPTS
 from shared.contracts.cluster import NodeRun
 from shared.contracts.metadata import (
     AnnounceMember,
