@@ -93,7 +93,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     return router
 
 
-_BUCKET_PARAMETER: Final[dict[str, Any]] = {
+BUCKET_PARAMETER: Final[dict[str, Any]] = {
     "name": "bucket",
     "in": "path",
     "required": True,
@@ -106,30 +106,32 @@ _IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "description": IDEMPOTENCY_KEY_DESCRIPTION,
     "schema": {"type": "string"},
 }
-_BUCKET_PATH: Final[dict[str, Any]] = {"parameters": [_BUCKET_PARAMETER, _IDEMPOTENCY_KEY]}
+_BUCKET_PATH: Final[dict[str, Any]] = {"parameters": [BUCKET_PARAMETER, _IDEMPOTENCY_KEY]}
 
 
-def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def query_parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter of a query, as OpenAPI has it."""
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _limit_of(rows: str) -> dict[str, Any]:
+def limit_parameter(rows: str) -> dict[str, Any]:
+    """How many rows a page has."""
     schema = {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX, "default": LIST_LIMIT_MAX}
-    return _query("limit", f"Most {rows} of one page.", schema)
+    return query_parameter("limit", f"Most {rows} of one page.", schema)
 
 
-_CURSOR: Final = _query("cursor", "From the page before.", {"type": "string"})
+CURSOR_PARAMETER: Final = query_parameter("cursor", "From the page before.", {"type": "string"})
 _LIST_DESCRIPTION: Final[dict[str, Any]] = {
     "parameters": [
-        _BUCKET_PARAMETER,
-        _query("prefix", "Only keys that begin with this.", {"type": "string"}),
-        _query(
+        BUCKET_PARAMETER,
+        query_parameter("prefix", "Only keys that begin with this.", {"type": "string"}),
+        query_parameter(
             "delimiter",
             "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
             {"type": "string", "minLength": 1},
         ),
-        _limit_of("files and prefixes"),
-        _CURSOR,
+        limit_parameter("files and prefixes"),
+        CURSOR_PARAMETER,
     ]
 }
-_BUCKETS_DESCRIPTION: Final[dict[str, Any]] = {"parameters": [_limit_of("buckets"), _CURSOR]}
+_BUCKETS_DESCRIPTION: Final[dict[str, Any]] = {"parameters": [limit_parameter("buckets"), CURSOR_PARAMETER]}

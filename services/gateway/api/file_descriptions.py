@@ -53,6 +53,9 @@ WRITE_PARAMETERS: Final = (
     "Content-Digest",
     "Content-MD5",
 )
+CHANGE_PARAMETERS: Final = _WRITE_CONDITIONS
+"""Of a change whose body is JSON."""
+
 FORM_PARAMETERS: Final = ("X-Trivet-Write-Quorum", "X-Trivet-Meta-Place", *_WRITE_CONDITIONS)
 READ_PARAMETERS: Final = (
     "X-Trivet-Read-Quorum",
@@ -151,19 +154,32 @@ _KEY_PARAMETER: Final[dict[str, Any]] = {
     "example": "hello.txt",
 }
 
+NAME_PARAMETERS: Final = (_BUCKET_PARAMETER, _KEY_PARAMETER)
+"""Bucket and key, in the path."""
+
+VERSION_PARAMETER: Final[dict[str, Any]] = {
+    "name": "version",
+    "in": "query",
+    "description": "Of the version that is meant; without it the current one.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
 
 def file_parameters(*headers: str) -> dict[str, Any]:
     """Bucket, key and these headers."""
-    return {"parameters": [_BUCKET_PARAMETER, _KEY_PARAMETER, *_described(headers)]}
+    return {"parameters": [*NAME_PARAMETERS, *header_parameters(headers)]}
 
 
 def form_parameters() -> dict[str, Any]:
     """Bucket and the headers of a form."""
-    return {"parameters": [_BUCKET_PARAMETER, *_described(FORM_PARAMETERS)]}
+    return {"parameters": [_BUCKET_PARAMETER, *header_parameters(FORM_PARAMETERS)]}
 
 
-def _described(headers: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The examples stand in the text: Swagger UI would fill them in, and every request would be a conditional one."""
+def header_parameters(headers: tuple[str, ...]) -> list[dict[str, Any]]:
+    """These headers.
+
+    The examples stand in the text: Swagger UI would fill them in, and every request would be a conditional one.
+    """
     return [
         {
             "name": name,

@@ -28,30 +28,32 @@ _TIMESTAMP: Final[dict[str, Any]] = {
     "hlc": "6b070e4025630000",
     "state": "SYNCED",
 }
-_ETAG: Final = "60c0e811737deb00f76b3479be928656"
+ETAG_EXAMPLE: Final = "60c0e811737deb00f76b3479be928656"
+RECEIPT_EXAMPLE: Final[dict[str, Any]] = {
+    "bucket": "default",
+    "key": "hello.txt",
+    "version": 17,
+    "etag": ETAG_EXAMPLE,
+    "size_bytes": 10,
+    "digest": "53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1",
+    "chunk_count": 1,
+    "log_index": 17,
+    "term": 2,
+    "timestamp": _TIMESTAMP,
+    "durability": {"target": 3, "acknowledged": 2, "nodes": ["storage-1", "storage-3"]},
+}
 _JSON: Final = msgspec.json.Encoder()
 
 
-def _example(**fields: Any) -> ConfigDict:
+def example(**fields: Any) -> ConfigDict:
+    """The configuration of a model that has one example."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class Receipt(WireModel):
     """What was stored, how durable it was when this was sent, and where it stands in the order of all changes."""
 
-    model_config = _example(
-        bucket="default",
-        key="hello.txt",
-        version=17,
-        etag=_ETAG,
-        size_bytes=10,
-        digest="53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1",
-        chunk_count=1,
-        log_index=17,
-        term=2,
-        timestamp=_TIMESTAMP,
-        durability={"target": 3, "acknowledged": 2, "nodes": ["storage-1", "storage-3"]},
-    )
+    model_config = example(**RECEIPT_EXAMPLE)
 
     bucket: str
     key: str
@@ -68,27 +70,30 @@ class Receipt(WireModel):
 
 def receipt_json(uploaded: UploadResult) -> bytes:
     """The `Receipt` of one upload. Encoded without a model: this is in the path of every put."""
+    return _JSON.encode(receipt_fields(uploaded))
+
+
+def receipt_fields(uploaded: UploadResult) -> dict[str, Any]:
+    """What a `Receipt` says."""
     version = uploaded.version
     content, stamp, durability = version.content, version.stamp, version.durability
-    return _JSON.encode(
-        {
-            "bucket": version.bucket,
-            "key": version.key,
-            "version": version.version,
-            "etag": version.etag,
-            "size_bytes": content.size_bytes,
-            "digest": content.digest,
-            "chunk_count": content.chunk_count,
-            "log_index": uploaded.log_index,
-            "term": uploaded.term,
-            "timestamp": timestamp_fields(stamp),
-            "durability": {
-                "target": durability.target,
-                "acknowledged": durability.acknowledged,
-                "nodes": durability.nodes,
-            },
-        }
-    )
+    return {
+        "bucket": version.bucket,
+        "key": version.key,
+        "version": version.version,
+        "etag": version.etag,
+        "size_bytes": content.size_bytes,
+        "digest": content.digest,
+        "chunk_count": content.chunk_count,
+        "log_index": uploaded.log_index,
+        "term": uploaded.term,
+        "timestamp": timestamp_fields(stamp),
+        "durability": {
+            "target": durability.target,
+            "acknowledged": durability.acknowledged,
+            "nodes": durability.nodes,
+        },
+    }
 
 
 class ListedFile(WireModel):
@@ -105,12 +110,12 @@ class ListedFile(WireModel):
 class FileList(WireModel):
     """One page of a list; `cursor` is null on the last one. All pages of one cursor come from one log index."""
 
-    model_config = _example(
+    model_config = example(
         files=[
             {
                 "key": "hello.txt",
                 "size_bytes": 10,
-                "etag": _ETAG,
+                "etag": ETAG_EXAMPLE,
                 "version": 17,
                 "content_type": "text/plain",
                 "modified": "2026-11-25T16:35:12.106710Z",
@@ -165,7 +170,7 @@ class BucketInfo(WireModel):
 class BucketList(WireModel):
     """One page of buckets, by name, as they are at `log_index`; `cursor` is null on the last one."""
 
-    model_config = _example(
+    model_config = example(
         buckets=[{"name": "default", "incarnation": 3, "created": "2026-11-25T16:30:00.000000Z"}],
         cursor=None,
         log_index=18,
@@ -186,7 +191,7 @@ class BucketList(WireModel):
 class BucketCreated(WireModel):
     """The bucket exists; `created` is false when it did before."""
 
-    model_config = _example(name="photos", incarnation=19, created=True)
+    model_config = example(name="photos", incarnation=19, created=True)
 
     name: str
     incarnation: int
@@ -196,7 +201,7 @@ class BucketCreated(WireModel):
 class NodeAdmission(WireModel):
     """Which storage node to let in."""
 
-    model_config = _example(id="storage-4")
+    model_config = example(id="storage-4")
 
     id: str = Field(description="The id under which the node dials in, e.g. `storage-4`.")
 
@@ -204,7 +209,7 @@ class NodeAdmission(WireModel):
 class NodeAdmitted(WireModel):
     """The node may join; `created` is false when it might before."""
 
-    model_config = _example(id="storage-4", created=True)
+    model_config = example(id="storage-4", created=True)
 
     id: str
     created: bool
@@ -213,7 +218,7 @@ class NodeAdmitted(WireModel):
 class NodeDraining(WireModel):
     """The node takes no more chunks, and is removed once the others hold what it held; `GET /v1/cluster` says how far it is."""
 
-    model_config = _example(id="storage-4", state="draining", draining_since=311, chunks_left=120)
+    model_config = example(id="storage-4", state="draining", draining_since=311, chunks_left=120)
 
     id: str
     state: NodeState
@@ -226,7 +231,7 @@ class NodeDraining(WireModel):
 class NodeRemoved(WireModel):
     """The node is gone from the cluster. A node that is lost cannot prove that the others hold what it held."""
 
-    model_config = _example(id="storage-4", chunks_at_risk=0)
+    model_config = example(id="storage-4", chunks_at_risk=0)
 
     id: str
     chunks_at_risk: int | None = Field(
@@ -237,7 +242,7 @@ class NodeRemoved(WireModel):
 class ClusterInfo(WireModel):
     """Who leads, who votes, where chunks live, and how far the cluster is from holding all it should."""
 
-    model_config = _example(
+    model_config = example(
         cluster_id="c-5d41402abc4b2a76",
         leader="consensus-2",
         term=2,
@@ -335,7 +340,7 @@ class NodeVerification(WireModel):
 class ClusterVerification(WireModel):
     """A pass over every chunk on every node against the log: the sums over the nodes that answer, and each node."""
 
-    model_config = _example(
+    model_config = example(
         state="running",
         is_clean=False,
         progress=0.5,
@@ -388,7 +393,7 @@ class ClusterVerification(WireModel):
 class BackupBegin(WireModel):
     """Who copies, and for how long the chunks are to be kept unless that is renewed."""
 
-    model_config = _example(owner="nightly copy to tape", lease_s=86_400)
+    model_config = example(owner="nightly copy to tape", lease_s=86_400)
 
     owner: str = Field(
         min_length=1,
@@ -402,7 +407,7 @@ class BackupBegin(WireModel):
 class BackupRenewal(WireModel):
     """For how long, from now on."""
 
-    model_config = _example(lease_s=86_400)
+    model_config = example(lease_s=86_400)
 
     lease_s: int = Field(default=DEFAULT_LEASE_S, ge=1, le=LEASE_MAX_S, strict=True)
 
@@ -410,7 +415,7 @@ class BackupRenewal(WireModel):
 class BackupInfo(WireModel):
     """A backup under way: no chunk that was referenced at `log_index` is deleted until it ends or its lease runs out."""
 
-    model_config = _example(id="0f3a9c5be1d27b48", owner="nightly copy to tape", log_index=311, expires_in_s=86_400)
+    model_config = example(id="0f3a9c5be1d27b48", owner="nightly copy to tape", log_index=311, expires_in_s=86_400)
 
     id: str
     owner: str | None = Field(description="null in the answer to a renewal.")
@@ -421,7 +426,7 @@ class BackupInfo(WireModel):
 class BackupList(WireModel):
     """Backups under way, by id."""
 
-    model_config = _example(
+    model_config = example(
         backups=[{"id": "0f3a9c5be1d27b48", "owner": "nightly copy to tape", "log_index": 311, "expires_in_s": 86_120}]
     )
 
@@ -446,7 +451,7 @@ class BackupList(WireModel):
 class TimeNow(WireModel):
     """The moment as this gateway knows it: an interval that contains true time, and a hybrid logical timestamp."""
 
-    model_config = _example(timestamp=_TIMESTAMP, uncertainty_us=4586)
+    model_config = example(timestamp=_TIMESTAMP, uncertainty_us=4586)
 
     timestamp: Timestamp
     uncertainty_us: int | None = Field(description="Width of the interval in microseconds; null while LOGICAL.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -11,13 +12,23 @@ from starlette.types import Scope
 
 from services.gateway.api.client_connection import body_of
 from services.gateway.replicas.quorum import Quorums
-from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
+from services.gateway.semantics.raw_names import (
+    BUCKETS_PREFIX,
+    FILES_PREFIX,
+    FileName,
+    bucket_name,
+    file_name,
+    query_values,
+)
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import MIB
 from shared.web.http_edge import exchange_of
 
 MAX_JSON_BYTES: Final = MIB
 _FILE_VERSION: Final = "file_version"
+_VERSION: Final = re.compile(r"[0-9]{1,19}")
+_VERSION_LIMIT: Final = 1 << 63
+_VERSION_PARAMETERS: Final = frozenset({"version"})
 _NO_QUERY: Final = "This path takes no query; a '?' in a key is written as %3F."
 
 IDEMPOTENCY_KEY_DESCRIPTION: Final = (
@@ -53,6 +64,23 @@ def requested_file(scope: Scope) -> FileName:
         raise InvalidRequestError(_NO_QUERY)
     refuse_query(scope)
     return file_name(scope["raw_path"])
+
+
+def requested_version(scope: Scope) -> int | None:
+    """The version that the query names, or None without a query.
+
+    Raises:
+        InvalidRequestError: there is another parameter, or an empty query, or it is no number that a version may have.
+    """
+    exchange = exchange_of(scope)
+    if exchange is not None and exchange.has_empty_query:
+        raise InvalidRequestError(_NO_QUERY)
+    value = query_values(scope["query_string"], _VERSION_PARAMETERS).get("version")
+    if value is None:
+        return None
+    if not _VERSION.fullmatch(value) or not 1 <= int(value) < _VERSION_LIMIT:
+        raise InvalidRequestError("version is the number of a version.", parameter="version")
+    return int(value)
 
 
 def requested_bucket(scope: Scope) -> str:
@@ -99,26 +127,49 @@ def quorums_of(fields: Fields, defaults: Quorums) -> Quorums:
     return defaults.for_request(fields.get("x-trivet-write-quorum"), fields.get("x-trivet-read-quorum"))
 
 
-async def json_body(request: Request, model: type[ModelT]) -> ModelT:
+async def json_body(request: Request, model: type[ModelT], *, max_bytes: int = MAX_JSON_BYTES) -> ModelT:
     """A small JSON body. Read by hand, because the framework would read a body of any size.
 
     Raises:
-        PayloadTooLargeError: it is larger than `MAX_JSON_BYTES`.
+        PayloadTooLargeError: it is larger than `max_bytes`.
         InvalidRequestError: it is not what the model says.
     """
-    announced = request.headers.get("content-length", "0")
-    if int(announced) > MAX_JSON_BYTES:
-        raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)
-    body = bytearray()
-    async for piece in body_of(request.receive):
-        body += piece
-        if len(body) > MAX_JSON_BYTES:
-            raise PayloadTooLargeError("A JSON body has at most 1 MiB.", limit_bytes=MAX_JSON_BYTES)
+    body = await _bounded_body(request, max_bytes)
     try:
-        return model.model_validate_json(bytes(body))
+        return model.model_validate_json(body)
     except ValidationError as error:
         problems = [
             {"where": ".".join(str(part) for part in detail["loc"]), "what": detail["msg"]}
             for detail in error.errors()[:20]
         ]
         raise InvalidRequestError("The JSON body is malformed.", problems=problems) from error
+
+
+async def _bounded_body(request: Request, max_bytes: int) -> bytes:
+    too_large = PayloadTooLargeError(f"This JSON body has at most {max_bytes // MIB} MiB.", limit_bytes=max_bytes)
+    if int(request.headers.get("content-length", "0")) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for piece in body_of(request.receive):
+        body += piece
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def described_body(model: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a route that takes `json_body` of `model`."""
+    described = model.model_json_schema()
+    schema = _inlined(described, described.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    """`part` with each reference to a definition replaced by what it refers to: OpenAPI would look elsewhere."""
+    if isinstance(part, list):
+        return [_inlined(each, definitions) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if (reference := part.get("$ref")) is not None:
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {name: _inlined(each, definitions) for name, each in part.items()}

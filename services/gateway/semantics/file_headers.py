@@ -49,17 +49,28 @@ def user_metadata(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         InvalidRequestError: one is malformed, given twice or too large, or all are; definite.
     """
     found: dict[str, str] = {}
-    size_bytes = 0
     for raw_name, raw_value in raw_headers:
         lower_name = raw_name.lower()
         if not lower_name.startswith(_RAW_META_PREFIX):
             continue
-        name, value = lower_name.removeprefix(_RAW_META_PREFIX).decode("latin-1"), raw_value.decode("latin-1").strip()
+        name = lower_name.removeprefix(_RAW_META_PREFIX).decode("latin-1")
+        if name in found:
+            raise InvalidRequestError("A user metadata header is given twice.", header=META_PREFIX + name)
+        found[name] = raw_value.decode("latin-1").strip()
+    return checked_metadata(found)
+
+
+def checked_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """`metadata` itself, names without the prefix, when it may be kept with a file.
+
+    Raises:
+        InvalidRequestError: a name or value is malformed or too large, or all are; definite.
+    """
+    size_bytes = 0
+    for name, value in metadata.items():
         size_bytes += len(name) + len(value)
         if not _META_NAME.fullmatch(name) or not _PRINTABLE.fullmatch(value):
             raise InvalidRequestError("User metadata has a name of 1-128 token characters and printable ASCII values.")
-        if name in found:
-            raise InvalidRequestError("A user metadata header is given twice.", header=META_PREFIX + name)
         if len(value) > MAX_METADATA_VALUE_BYTES or size_bytes > MAX_METADATA_BYTES:
             raise InvalidRequestError(
                 "User metadata is too large.",
@@ -67,8 +78,7 @@ def user_metadata(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
                 value_limit_bytes=MAX_METADATA_VALUE_BYTES,
                 total_limit_bytes=MAX_METADATA_BYTES,
             )
-        found[name] = value
-    return found
+    return metadata
 
 
 def etag_of(digest: str, media_type: str, metadata: dict[str, str]) -> str:

@@ -17,6 +17,12 @@ from shared.errors import InvalidNameError, InvalidRequestError
 
 FILES_PREFIX: Final = b"/v1/files/"
 BUCKETS_PREFIX: Final = b"/v1/buckets/"
+VERSIONS_PREFIX: Final = b"/v1/versions/"
+TAGS_PREFIX: Final = b"/v1/tags/"
+NAMED_BELOW: Final = (FILES_PREFIX, BUCKETS_PREFIX, VERSIONS_PREFIX, TAGS_PREFIX)
+"""Paths that go on with names."""
+
+_SETTINGS: Final = b"/settings"
 
 _MALFORMED_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -29,13 +35,13 @@ class FileName:
     key: str
 
 
-def file_name(raw_path: bytes) -> FileName:
-    """The file that `/v1/files/{bucket}/{key}` names.
+def file_name(raw_path: bytes, prefix: bytes = FILES_PREFIX) -> FileName:
+    """The file that `{prefix}{bucket}/{key}` names.
 
     Raises:
         InvalidNameError: the path is malformed or breaks a rule for names; definite.
     """
-    bucket, slash, key = _decode(raw_path, FILES_PREFIX).partition("/")
+    bucket, slash, key = _decode(raw_path, prefix).partition("/")
     check_bucket_name(bucket)
     if not slash:
         raise InvalidNameError("The path names no key.")
@@ -49,6 +55,18 @@ def bucket_name(raw_path: bytes, prefix: bytes) -> str:
         InvalidNameError: as `file_name`.
     """
     return check_bucket_name(_decode(raw_path, prefix))
+
+
+def settings_bucket_name(raw_path: bytes) -> str:
+    """The bucket that `/v1/buckets/{bucket}/settings` names.
+
+    Raises:
+        InvalidNameError: as `file_name`.
+    """
+    # The slash before it may be an escaped one, to which only the decoded path gives a meaning.
+    if not raw_path.endswith(_SETTINGS):
+        raise InvalidNameError("The path is malformed: only a name may be percent-encoded.")
+    return bucket_name(raw_path.removesuffix(_SETTINGS), BUCKETS_PREFIX)
 
 
 def query_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:

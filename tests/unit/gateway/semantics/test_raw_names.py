@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.semantics.raw_names import FileName, bucket_name, file_name, query_values
+from services.gateway.semantics.raw_names import (
+    TAGS_PREFIX,
+    FileName,
+    bucket_name,
+    file_name,
+    query_values,
+    settings_bucket_name,
+)
 from shared.errors import InvalidNameError, InvalidRequestError
 
 
@@ -85,3 +92,19 @@ def test_a_query_is_strict_utf_8_and_each_parameter_comes_once() -> None:
     ):
         with pytest.raises(InvalidRequestError):
             query_values(bad, known)
+
+
+def test_the_settings_of_a_bucket_have_a_path_of_their_own() -> None:
+    """Only the name may be escaped: a guard in front of us must see the same path that we do."""
+    assert settings_bucket_name(b"/v1/buckets/photos/settings") == "photos"
+    assert settings_bucket_name(b"/v1/buckets/%70hotos/settings") == "photos"
+    for raw in (b"/v1/buckets/photos%2Fsettings", b"/v1/buckets/photos/%73ettings", b"/v1/buckets/a%2Fb/settings"):
+        with pytest.raises(InvalidNameError):
+            settings_bucket_name(raw)
+
+
+def test_other_paths_name_files_in_the_same_way() -> None:
+    """The prefix is not part of a name."""
+    assert file_name(b"/v1/tags/default/a%2Fb", TAGS_PREFIX) == FileName("default", "a/b")
+    with pytest.raises(InvalidNameError):
+        file_name(b"/v1/files/default/a", TAGS_PREFIX)
