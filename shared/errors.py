@@ -3,6 +3,9 @@
     TrivetError
     ├── InvalidRequestError 400
     │   ├── InvalidNameError
+    │   ├── InvalidTagsError
+    │   ├── SourceIsMarkerError
+    │   ├── CopyOntoItselfError
     │   └── DigestMismatchError
     ├── UnauthenticatedError 401
     │   └── SignatureRejectedError
@@ -12,6 +15,7 @@
     │   ├── BucketNotFoundError
     │   ├── FileNotFoundInBucketError
     │   ├── ChunkNotFoundError
+    │   ├── VersionNotFoundError
     │   ├── NodeNotFoundError
     │   └── BackupNotFoundError
     ├── MethodNotAllowedError 405
@@ -21,6 +25,9 @@
     │   ├── BucketProtectedError
     │   ├── BucketRecreatedError
     │   ├── TooManyBucketsError
+    │   ├── VersioningCannotBeOffError
+    │   ├── BackupPinsVersionsError
+    │   ├── PromotionDeferredError
     │   ├── ChunkCondemnedError
     │   ├── NodeRemovedError
     │   ├── NodeReplacedError
@@ -121,6 +128,24 @@ class InvalidNameError(InvalidRequestError):
     code = "invalid_name"
 
 
+class InvalidTagsError(InvalidRequestError):
+    """Too many tags, or one that is too long."""
+
+    code = "invalid_tags"
+
+
+class SourceIsMarkerError(InvalidRequestError):
+    """The version is a delete marker, which has neither bytes nor tags. Fact: `version`."""
+
+    code = "source_is_marker"
+
+
+class CopyOntoItselfError(InvalidRequestError):
+    """The copy would be what is there already; replace its metadata or its tags, or copy an older version."""
+
+    code = "copy_onto_itself"
+
+
 class DigestMismatchError(InvalidRequestError):
     """The body does not have the digest that was announced for it."""
 
@@ -176,6 +201,12 @@ class ChunkNotFoundError(NotFoundError):
     """This node does not hold the chunk."""
 
     code = "chunk_not_found"
+
+
+class VersionNotFoundError(NotFoundError):
+    """The file has no such version; it may have been removed for good. Fact: `version`, the index that last changed the key."""
+
+    code = "version_not_found"
 
 
 class NodeNotFoundError(NotFoundError):
@@ -234,6 +265,24 @@ class TooManyBucketsError(ConflictError):
     """The cluster has as many buckets as it may have; delete one first."""
 
     code = "too_many_buckets"
+
+
+class VersioningCannotBeOffError(ConflictError):
+    """A bucket that has kept versions can stop keeping more of them (suspended), and is never again one that kept none."""
+
+    code = "versioning_cannot_be_off"
+
+
+class BackupPinsVersionsError(ConflictError):
+    """A backup under way counts on the older versions; keep them as long as before, or end it. Fact: `backup_id`."""
+
+    code = "backup_pins_versions"
+
+
+class PromotionDeferredError(ConflictError):
+    """Another file of the same batch got an older version back, which one entry does once; send this file again."""
+
+    code = "promotion_deferred"
 
 
 class ChunkCondemnedError(ConflictError):

@@ -21,6 +21,24 @@ from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.cluster import ConsensusMember, NodeMap, NodeRun, NodeState
 from shared.contracts.files import Durability, FileContent, FileVersion, Preconditions
+from shared.contracts.objects import (
+    BucketDocumentAnswer,
+    BucketSettingsAnswer,
+    CopyFile,
+    CountObjects,
+    DeleteBucketDocument,
+    DeletedFile,
+    DeleteFiles,
+    GetBucketDocument,
+    GetBucketSettings,
+    ListVersions,
+    ObjectCounts,
+    PutBucketDocument,
+    PutBucketSettings,
+    SetTags,
+    VersionNumber,
+    VersionPage,
+)
 from shared.contracts.references import (
     CheckedReferences,
     CheckReferences,
@@ -89,6 +107,7 @@ class PublishFile(Command[Published]):
         epoch: the node map's epoch that placement used.
         fences: by node, the fence that came with its acknowledgements, the lowest where they differ (`FENCE_HEADER`). A
             node that sent none counts if it has the disk and Redis that it had in `epoch`. None in entries of version 1.
+        tags: of the version. None in entries before version 4.
     """
 
     kind: Literal["publish_file"] = "publish_file"
@@ -103,26 +122,26 @@ class PublishFile(Command[Published]):
     epoch: int
     durability: Durability
     fences: dict[str, int] | None = None
+    tags: dict[str, str] | None = None
     preconditions: Preconditions = Preconditions()
     stamp: Stamp
 
 
-class DeletedFile(WireModel):
-    """`version`: the index of the deletion."""
-
-    version: int
-
-
 class DeleteFile(Command[DeletedFile]):
-    """The file is absent from now on.
+    """The file is absent from now on; in a bucket that keeps versions, a marker says so.
 
-    Rejected: bucket_not_found and file_not_found, with the fact `version` that X-Trivet-Version shows;
+    Rejected: bucket_not_found and file_not_found, with the fact `version` that X-Trivet-Version shows; version_not_found;
     precondition_failed.
+
+    Attributes:
+        version: remove this version, or this marker, for good, and leave the others as they are; the preconditions are held
+            against it. None in entries before version 4.
     """
 
     kind: Literal["delete_file"] = "delete_file"
     bucket: str
     key: str
+    version: VersionNumber | None = None
     preconditions: Preconditions = Preconditions()
     stamp: Stamp
 
@@ -331,6 +350,12 @@ AnyCommand = Annotated[
     | DrainNode
     | RemoveNode
     | CondemnChunks
+    | PutBucketSettings
+    | PutBucketDocument
+    | DeleteBucketDocument
+    | DeleteFiles
+    | CopyFile
+    | SetTags
     | BeginBackup
     | RenewBackup
     | EndBackup
@@ -390,7 +415,8 @@ class FileAnswer(WireModel):
     """`file` is None when absent; `version` is then the index of the deletion, or 0 if the key was never seen.
 
     `has_bucket` is false when the bucket does not exist. `horizon` is the index below which deletions are forgotten.
-    `is_unchanged`: `known_version` of the question is the current version, and `file` is left out.
+    `is_unchanged`: `known_version` of the question is the current version, and `file` is left out. `is_marker`: what was asked
+    for, the key or the version, is a delete marker, and `version` its number; `file` is None.
     """
 
     kind: Literal["file"] = "file"
@@ -400,6 +426,7 @@ class FileAnswer(WireModel):
     version: int = 0
     horizon: int = 0
     is_unchanged: bool = False
+    is_marker: bool = False
 
 
 class FileEntry(WireRow, frozen=True, gc=False):
@@ -484,7 +511,11 @@ Answer = Annotated[
     | ReferencePage
     | ReferenceChanges
     | CheckedReferences
-    | BackupsAnswer,
+    | BackupsAnswer
+    | BucketSettingsAnswer
+    | BucketDocumentAnswer
+    | VersionPage
+    | ObjectCounts,
     Field(discriminator="kind"),
 ]
 
@@ -495,14 +526,24 @@ Answer = Annotated[
 class GetFile(Query[FileAnswer]):
     """Which version of a file is current.
 
-    `known_version`: what the asker holds of this key; while it is the current version, the answer does not repeat it. Only
-    for members whose answers name their cluster (`ReadResults.cluster_id`): older ones refuse the field.
+    Attributes:
+        known_version: what the asker holds of this key; while it is the current version, the answer does not repeat it. Only
+            for members whose answers name their cluster (`ReadResults.cluster_id`): older ones refuse the field.
+        known_patch_index: of what the asker holds; an answer is left out only where this one is the present one, too. None for
+            an asker that knows no tags.
+        version: that version of the file, by either of its numbers, and not the current one.
+        pages: the asker reads long lists of chunks by `ListPieces`: the answer leaves them out.
+
+    Members before entries of version 4 refuse the last three.
     """
 
     kind: Literal["get_file"] = "get_file"
     bucket: str
     key: str
     known_version: int | None = None
+    known_patch_index: int | None = None
+    version: VersionNumber | None = None
+    pages: bool | None = None
 
 
 class ListFiles(Query[FilePage]):
@@ -559,7 +600,11 @@ AnyQuery = Annotated[
     | ListReferences
     | ListReferenceChanges
     | CheckReferences
-    | ListBackups,
+    | ListBackups
+    | GetBucketSettings
+    | GetBucketDocument
+    | ListVersions
+    | CountObjects,
     Field(discriminator="kind"),
 ]
 

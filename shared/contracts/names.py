@@ -1,4 +1,4 @@
-"""What a bucket, a key, a digest and a member may be called. Pure; the same check runs at the edge and in `apply`.
+"""What a bucket, a key, a digest, a member and a tag may be called. Pure; the same check runs at the edge and in `apply`.
 
 Bucket names follow S3. A key is opaque text: no normalisation, never a path on disk.
 """
@@ -6,13 +6,21 @@ Bucket names follow S3. A key is opaque text: no normalisation, never a path on 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
-from shared.errors import InvalidNameError
+from shared.errors import InvalidNameError, InvalidTagsError
 
 DEFAULT_BUCKET: Final = "default"
 MAX_KEY_BYTES: Final = 1024
 DIGEST_BYTES: Final = 32
+TAGS_MAX: Final = 10
+TAG_NAME_MAX: Final = 128
+"""In characters, as S3 counts them."""
+
+TAG_VALUE_MAX: Final = 256
+
+TagsT = TypeVar("TagsT", bound=Mapping[str, str])
 
 _BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
@@ -75,3 +83,31 @@ def check_member_id(member_id: str) -> str:
     if not _MEMBER.fullmatch(member_id):
         raise InvalidNameError("A member id has 1-63 characters of a-z, 0-9 and '-'.", id=member_id[:100])
     return member_id
+
+
+def check_tags(tags: TagsT) -> TagsT:
+    """`tags` themselves, when they are as few and as short as those of S3.
+
+    Raises:
+        InvalidTagsError: they are not; definite.
+    """
+    if len(tags) > TAGS_MAX:
+        raise InvalidTagsError(f"A version has at most {TAGS_MAX} tags.", tags=len(tags))
+    for name, value in tags.items():
+        if not 1 <= len(name) <= TAG_NAME_MAX or len(value) > TAG_VALUE_MAX:
+            raise InvalidTagsError(
+                f"A tag's name has 1-{TAG_NAME_MAX} characters, its value at most {TAG_VALUE_MAX}.",
+                tag=name[:TAG_NAME_MAX],
+            )
+        if _CONTROL.search(name) or _CONTROL.search(value) or not is_utf8(name) or not is_utf8(value):
+            raise InvalidTagsError("A tag is valid UTF-8 without control characters.")
+    return tags
+
+
+def is_utf8(text: str) -> bool:
+    """Whether `text` can be written down: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -25,6 +25,7 @@ from shared.contracts.metadata import (
     ReadResults,
     RequestAnswer,
 )
+from shared.contracts.objects import BucketDocumentAnswer, BucketSettingsAnswer, ObjectCounts, VersionPage
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 
 _NULL: Final = msgspec.Raw(b"null")
@@ -139,4 +140,8 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "reference_changes": ReferenceChanges.parse_answer,
     "checked_references": CheckedReferences.parse_answer,
     "backups": BackupsAnswer.parse_answer,
+    "bucket_settings": BucketSettingsAnswer.parse_answer,
+    "bucket_document": BucketDocumentAnswer.parse_answer,
+    "versions": VersionPage.parse_answer,
+    "object_counts": ObjectCounts.parse_answer,
 }

@@ -8,7 +8,7 @@ else goes on being written as before, so that members of two versions can work t
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
 `fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
 `attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
-removal, with version 3. They are left out when there are none.
+removal, with version 3; `tags` of a publish and `version` of a deletion, with version 4. They are left out when there are none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ RUNS_VERSION: Final = 2
 """In which runs of storage nodes are recorded, and publishes name the fences of the nodes that they count."""
 GARBAGE_VERSION: Final = 3
 """From which on chunks are condemned, publishes checked against that, and drains proved (C-118)."""
+OBJECTS_VERSION: Final = 4
+"""From which on there are uploads by parts, versions that are kept, copies, tags and settings of buckets."""
 NEWER_KINDS: Final[dict[str, int]] = {
     "record_run": RUNS_VERSION,
     "drain_node": GARBAGE_VERSION,
@@ -38,6 +40,12 @@ NEWER_KINDS: Final[dict[str, int]] = {
     "begin_backup": GARBAGE_VERSION,
     "renew_backup": GARBAGE_VERSION,
     "end_backup": GARBAGE_VERSION,
+    "put_bucket_settings": OBJECTS_VERSION,
+    "put_bucket_document": OBJECTS_VERSION,
+    "delete_bucket_document": OBJECTS_VERSION,
+    "delete_files": OBJECTS_VERSION,
+    "copy_file": OBJECTS_VERSION,
+    "set_tags": OBJECTS_VERSION,
 }
 """The version in which a kind of command came, for those that are not of the first version."""
 
@@ -50,7 +58,8 @@ ATTEMPT_VERSION: Final = 2
 
 _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "create_bucket": {"limit": BUCKET_LIMIT_VERSION},
-    "publish_file": {"fences": RUNS_VERSION},
+    "publish_file": {"fences": RUNS_VERSION, "tags": OBJECTS_VERSION},
+    "delete_file": {"version": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},
     "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},
     "pass_time": {"reference_retention_s": GARBAGE_VERSION, "condemned_retention_s": GARBAGE_VERSION},

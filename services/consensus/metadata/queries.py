@@ -30,8 +30,9 @@ from shared.contracts.metadata import (
     ReadResult,
     RequestAnswer,
 )
+from shared.contracts.objects import CountObjects, GetBucketDocument, GetBucketSettings, ListVersions
 from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
-from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
+from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError, UpgradeUnfinishedError
 
 
 def read_node_map(tables: Tables, state: State) -> NodeMap:
@@ -68,6 +69,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             return _get_request(tables, query)
         case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
             return answer_about_references(tables, state, query)
+        case GetBucketSettings() | GetBucketDocument() | ListVersions() | CountObjects():
+            raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
 
 
 def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) -> Answer:

@@ -24,6 +24,14 @@ from shared.contracts.metadata import (
     ReadResults,
     RequestAnswer,
 )
+from shared.contracts.objects import (
+    BucketDocumentAnswer,
+    BucketSettings,
+    BucketSettingsAnswer,
+    ObjectCounts,
+    VersionEntry,
+    VersionPage,
+)
 from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.errors import CursorExpiredError
@@ -31,7 +39,17 @@ from tests.unit.consensus.metadata.builders import content, publish, stamp
 
 FILE = FileVersion(
     **publish("a/é", content=content(2500)).model_dump(
-        exclude={"kind", "incarnation", "start_index", "preconditions", "fences", "content", "durability", "stamp"}
+        exclude={
+            "kind",
+            "incarnation",
+            "start_index",
+            "preconditions",
+            "fences",
+            "tags",
+            "content",
+            "durability",
+            "stamp",
+        }
     ),
     content=content(2500),
     durability=publish("a").durability,
@@ -69,6 +87,17 @@ ANSWERS: dict[str, Answer] = {
     ),
     "checked references": CheckedReferences(is_referenced=[True, False], aged_index=1 << 60),
     "backups": BackupsAnswer(backups=[Backup(backup_id="b", owner="o", log_index=1, expires_in_s=2)]),
+    "bucket settings": BucketSettingsAnswer(settings=BucketSettings(versioning="enabled"), log_index=3, incarnation=2),
+    "bucket document": BucketDocumentAnswer(has_bucket=True, body=b"\xff{}", log_index=3, incarnation=2),
+    "versions": VersionPage(
+        has_bucket=True,
+        versions=[VersionEntry("é/k", 7, 3, True, False, False, 1 << 60, "e", "text/plain", 1 << 60)],
+        prefixes=["é/"],
+        has_more=True,
+        last_key="é/k",
+        last_version=7,
+    ),
+    "object counts": ObjectCounts(versions=1 << 60, next_position=b"\xff"),
     "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
 }
 
