@@ -6,7 +6,10 @@
     │   ├── InvalidTagsError
     │   ├── SourceIsMarkerError
     │   ├── CopyOntoItselfError
-    │   └── DigestMismatchError
+    │   ├── DigestMismatchError
+    │   ├── InvalidPartError
+    │   ├── InvalidPartOrderError
+    │   └── PartTooSmallError
     ├── UnauthenticatedError 401
     │   └── SignatureRejectedError
     ├── ForbiddenError 403
@@ -17,6 +20,8 @@
     │   ├── ChunkNotFoundError
     │   ├── VersionNotFoundError
     │   ├── NodeNotFoundError
+    │   ├── UploadNotFoundError
+    │   ├── VersionGoneError
     │   └── BackupNotFoundError
     ├── MethodNotAllowedError 405
     ├── RequestTimeoutError 408
@@ -28,6 +33,7 @@
     │   ├── VersioningCannotBeOffError
     │   ├── BackupPinsVersionsError
     │   ├── PromotionDeferredError
+    │   ├── UploadCompletedError
     │   ├── ChunkCondemnedError
     │   ├── NodeRemovedError
     │   ├── NodeReplacedError
@@ -152,6 +158,24 @@ class DigestMismatchError(InvalidRequestError):
     code = "digest_mismatch"
 
 
+class InvalidPartError(InvalidRequestError):
+    """An upload has no part of that number and etag."""
+
+    code = "invalid_part"
+
+
+class InvalidPartOrderError(InvalidRequestError):
+    """The parts of a file are named in the order of their numbers, each once."""
+
+    code = "invalid_part_order"
+
+
+class PartTooSmallError(InvalidRequestError):
+    """A part that is not the last one of its file is smaller than parts may be."""
+
+    code = "part_too_small"
+
+
 class UnauthenticatedError(TrivetError):
     """No usable credential came with the request."""
 
@@ -213,6 +237,18 @@ class NodeNotFoundError(NotFoundError):
     """No storage node of that id is known."""
 
     code = "node_not_found"
+
+
+class UploadNotFoundError(NotFoundError):
+    """No such upload is under way: it never began, was aborted, or expired."""
+
+    code = "upload_not_found"
+
+
+class VersionGoneError(NotFoundError):
+    """The version was removed for good, and its bytes are not kept any more."""
+
+    code = "version_gone"
 
 
 class BackupNotFoundError(NotFoundError):
@@ -283,6 +319,12 @@ class PromotionDeferredError(ConflictError):
     """Another file of the same batch got an older version back, which one entry does once; send this file again."""
 
     code = "promotion_deferred"
+
+
+class UploadCompletedError(ConflictError):
+    """The upload is completed already, of other parts than these."""
+
+    code = "upload_completed"
 
 
 class ChunkCondemnedError(ConflictError):

@@ -7,5 +7,6 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+TIB: Final = 1024 * GIB
 
 NANOSECONDS_PER_SECOND: Final = 1_000_000_000

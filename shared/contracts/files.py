@@ -12,18 +12,31 @@ from shared.contracts.time import Stamp
 class FileContent(WireModel):
     """The bytes a version refers to: `chunk_digests` is the concatenation of raw 32-byte digests, in file order.
 
-    Every chunk has `chunk_size_bytes` but the last, which has the rest. A file of zero bytes has no chunks.
+    Every chunk has `chunk_size_bytes` but the last, which has the rest. A file of zero bytes has no chunks. Content that is
+    composed of parts has no list of its own, and an answer may leave out a long one: `ListPieces` reads both.
+
+    Attributes:
+        digest: BLAKE3-256 of all bytes, where one request carried them.
+        composition: the number of the pieces that the content is composed of; None where it is a list of its own.
+        composed_chunks: how many chunks the pieces of a composition lie in.
     """
 
     size_bytes: int = Field(ge=0)
     chunk_size_bytes: int = Field(ge=1)
     chunk_digests: bytes
-    digest: str
+    digest: str | None
+    composition: int | None = None
+    composed_chunks: int | None = None
 
     @property
     def chunk_count(self) -> int:
         """Number of chunks."""
-        return len(self.chunk_digests) // DIGEST_BYTES
+        return -(-self.size_bytes // self.chunk_size_bytes) if self.composed_chunks is None else self.composed_chunks
+
+    @property
+    def has_chunk_list(self) -> bool:
+        """Whether `chunk_digests` has all chunks; otherwise `ListPieces` has them."""
+        return self.composition is None and len(self.chunk_digests) == self.chunk_count * DIGEST_BYTES
 
     def chunk(self, index: int) -> tuple[str, int]:
         """(hex digest, size in bytes) of one chunk. A list of all would be twenty times as large as the digests."""
@@ -43,7 +56,15 @@ class Durability(WireModel):
 
 
 class FileVersion(WireModel):
-    """One published version of a file, as readers see it. `version` is its log index."""
+    """One published version of a file, as readers see it. `version` is its log index.
+
+    Attributes:
+        version_id: the version that clients know it by, where that is another one: its content was current before.
+        is_null: it is the null version of its key, as S3 calls what was written while its bucket kept no versions.
+        created_ns: when the key came into being, kept as long as it is replaced; None if that was not recorded.
+        content_id: of content that is composed; `shared.contracts.etags.content_id_of` says it of all.
+        patch_index: of the entry that last changed `tags`; 0 for none.
+    """
 
     bucket: str
     key: str
@@ -59,6 +80,19 @@ class FileVersion(WireModel):
     modified_ns: int
     """Last-Modified source: the stamp's time in nanoseconds since the Unix epoch, made monotonic per key in whole seconds,
     which is all that an HTTP date can tell apart."""
+    version_id: int | None = None
+    is_null: bool = True
+    created_ns: int | None = None
+    content_id: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    patch_index: int = 0
+
+
+class Published(WireModel):
+    """The version that is visible now; `created` when there was no file under its key before."""
+
+    created: bool
+    version: FileVersion
 
 
 class Preconditions(WireModel):

@@ -20,7 +20,7 @@ from shared.contracts.backups import BackupsAnswer, BeginBackup, EndBackup, List
 from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.cluster import ConsensusMember, NodeMap, NodeRun, NodeState
-from shared.contracts.files import Durability, FileContent, FileVersion, Preconditions
+from shared.contracts.files import Durability, FileContent, FileVersion, Preconditions, Published
 from shared.contracts.objects import (
     BucketDocumentAnswer,
     BucketSettingsAnswer,
@@ -49,6 +49,19 @@ from shared.contracts.references import (
     ReferencePage,
 )
 from shared.contracts.time import Stamp
+from shared.contracts.uploads import (
+    AbortUpload,
+    BeginUpload,
+    CompleteUpload,
+    CopyPart,
+    GetUpload,
+    ListPieces,
+    ListUploads,
+    PiecePage,
+    PutPart,
+    UploadAnswer,
+    UploadPage,
+)
 
 MAX_BATCH: Final = 512
 """Most proposals or queries in one request."""
@@ -85,13 +98,6 @@ class DeleteBucket(Command[NoResult]):
     kind: Literal["delete_bucket"] = "delete_bucket"
     bucket: str
     stamp: Stamp
-
-
-class Published(WireModel):
-    """The version that is visible now; `created` when there was no file under its key before."""
-
-    created: bool
-    version: FileVersion
 
 
 class PublishFile(Command[Published]):
@@ -359,6 +365,11 @@ AnyCommand = Annotated[
     | BeginBackup
     | RenewBackup
     | EndBackup
+    | BeginUpload
+    | PutPart
+    | CopyPart
+    | CompleteUpload
+    | AbortUpload
     | PassTime
     | AnnounceMember
     | RaiseEntryVersion,
@@ -515,7 +526,10 @@ Answer = Annotated[
     | BucketSettingsAnswer
     | BucketDocumentAnswer
     | VersionPage
-    | ObjectCounts,
+    | ObjectCounts
+    | PiecePage
+    | UploadAnswer
+    | UploadPage,
     Field(discriminator="kind"),
 ]
 
@@ -604,7 +618,10 @@ AnyQuery = Annotated[
     | GetBucketSettings
     | GetBucketDocument
     | ListVersions
-    | CountObjects,
+    | CountObjects
+    | ListPieces
+    | GetUpload
+    | ListUploads,
     Field(discriminator="kind"),
 ]
 

@@ -43,7 +43,7 @@ from shared.contracts.metadata import (
     UpdateNode,
 )
 from shared.contracts.references import CondemnChunks
-from shared.errors import NotReadyError
+from shared.errors import InvalidRequestError, NotReadyError
 
 
 def run(context: ApplyContext, command: AnyCommand) -> WireModel:
@@ -56,7 +56,9 @@ def run(context: ApplyContext, command: AnyCommand) -> WireModel:
         return init_cluster(context, command)
     if context.state.cluster_id is None:
         raise NotReadyError("The cluster is not initialised yet.")
-    return _HANDLERS[type(command)](context, command)
+    if (handler := _HANDLERS.get(type(command))) is None:
+        raise InvalidRequestError("This kind of change is not made yet.", kind=command.kind)
+    return handler(context, command)
 
 
 _HANDLERS: Final[dict[type[Command[Any]], Callable[[ApplyContext, Any], WireModel]]] = {

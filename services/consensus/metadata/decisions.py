@@ -223,6 +223,8 @@ def check_content(content: FileContent) -> None:
     Raises:
         InvalidRequestError: they do not, or a digest has another length.
     """
+    if content.digest is None:
+        raise InvalidRequestError("Content comes with the digest of its bytes.", name="digest")
     check_digest(content.digest)
     check_stored_integer("size_bytes", content.size_bytes)
     needed = -(-content.size_bytes // content.chunk_size_bytes)

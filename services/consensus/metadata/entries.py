@@ -9,12 +9,13 @@ so that a default that changes later cannot change what an old entry means. The 
 `fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
 `attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
 removal, with version 3; `tags` of a publish and `version` of a deletion, with version 4. They are left out when there are none.
+What content got with version 4 is not written: the content that an entry brings is always a chunk list.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import Proposal, PublishFile, RemoveNode, SetNodeState
 from shared.errors import InvalidRequestError
 
-KNOWN_ENTRY_VERSION: Final = 3
+KNOWN_ENTRY_VERSION: Final = 4
 """The newest version of entries that this version of Trivet can apply; it can apply all before."""
 
 FIRST_ENTRY_VERSION: Final = 1
@@ -46,6 +47,11 @@ NEWER_KINDS: Final[dict[str, int]] = {
     "delete_files": OBJECTS_VERSION,
     "copy_file": OBJECTS_VERSION,
     "set_tags": OBJECTS_VERSION,
+    "begin_upload": OBJECTS_VERSION,
+    "put_part": OBJECTS_VERSION,
+    "copy_part": OBJECTS_VERSION,
+    "complete_upload": OBJECTS_VERSION,
+    "abort_upload": OBJECTS_VERSION,
 }
 """The version in which a kind of command came, for those that are not of the first version."""
 
@@ -101,11 +107,18 @@ def encode_proposal(proposal: Proposal) -> bytes:
         del preconditions["unmodified_since_s"]
     try:
         if (content := fields["command"].get("content")) is not None:
-            content["digest"] = bytes.fromhex(content["digest"])
+            _pack_content(content)
         packed: bytes = msgpack.packb(fields, use_bin_type=True)
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError("The proposal cannot be written down.") from error
     return bytes((entry_version_of(proposal),)) + packed
+
+
+def _pack_content(content: dict[str, Any]) -> None:
+    if content["digest"] is None or content["composition"] is not None or content["composed_chunks"] is not None:
+        raise InvalidRequestError("Content comes with its chunk list and the digest of its bytes.", name="content")
+    content["digest"] = bytes.fromhex(content["digest"])
+    del content["composition"], content["composed_chunks"]
 
 
 def entry_version_of(proposal: Proposal) -> int:

@@ -13,8 +13,8 @@ from services.consensus.metadata.decisions import (
 )
 from services.consensus.metadata.garbage import check_not_condemned
 from services.consensus.metadata.rows import BucketRow, TombstoneRow
-from shared.contracts.files import FileVersion
-from shared.contracts.metadata import DeleteFile, Published, PublishFile
+from shared.contracts.files import FileVersion, Published
+from shared.contracts.metadata import DeleteFile, PublishFile
 from shared.contracts.names import check_key
 from shared.contracts.objects import DeletedFile
 from shared.errors import BucketNotFoundError, BucketRecreatedError, FileNotFoundInBucketError

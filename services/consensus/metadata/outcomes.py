@@ -13,7 +13,8 @@ import msgpack
 from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.base import WireModel
-from shared.contracts.metadata import ProposalResult, Published
+from shared.contracts.files import Published
+from shared.contracts.metadata import ProposalResult
 from shared.errors import IdempotencyKeyReusedError, InternalError, TrivetError
 
 _RESULT: Final = 0

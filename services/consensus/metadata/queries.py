@@ -32,6 +32,7 @@ from shared.contracts.metadata import (
 )
 from shared.contracts.objects import CountObjects, GetBucketDocument, GetBucketSettings, ListVersions
 from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
+from shared.contracts.uploads import GetUpload, ListPieces, ListUploads
 from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError, UpgradeUnfinishedError
 
 
@@ -70,6 +71,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
         case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
             return answer_about_references(tables, state, query)
         case GetBucketSettings() | GetBucketDocument() | ListVersions() | CountObjects():
+            raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
+        case ListPieces() | GetUpload() | ListUploads():
             raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
 
 

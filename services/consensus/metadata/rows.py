@@ -15,7 +15,12 @@ from services.consensus.metadata.schema import Row
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
 from shared.contracts.files import FileContent, FileVersion
 
-BODY_VERSION: Final = 1
+_PLAIN_BODY: Final = 1
+_BODY: Final = 2
+"""With what a version got with entries of version 4. Without any of that the older form is written: members that do not know
+those must come to the same bytes."""
+
+_NO_LATER_FIELDS: Final = (None, True, None, None, None, None)
 STATE_HASH_BYTES: Final = 16
 RETENTIONS_S: Final = (600, 3600, 86_400, 7 * 86_400)
 """For how long results can be remembered; what was asked for is rounded up. Few, because each is forgotten by itself."""
@@ -185,8 +190,21 @@ class RequestRow(NamedTuple):
 
 
 def encode_version(version: FileVersion) -> bytes:
-    """The body of a row of `versions`: form, then the fields by position (names would double a small row)."""
+    """The body of a row of `versions`: form, then the fields by position (names would double a small row).
+
+    Tags are not part of it: they change, and stand in `patches`.
+    """
     content, durability, stamp = version.content, version.durability, version.stamp
+    later = (
+        version.version_id,
+        version.is_null,
+        version.created_ns,
+        None if version.content_id is None else bytes.fromhex(version.content_id),
+        content.composition,
+        content.composed_chunks,
+    )
+    is_plain = later == _NO_LATER_FIELDS and content.digest is not None
+    digest = None if content.digest is None else bytes.fromhex(content.digest)
     packed: bytes = msgpack.packb(
         (
             version.bucket,
@@ -194,33 +212,31 @@ def encode_version(version: FileVersion) -> bytes:
             version.version,
             version.term,
             version.etag,
-            (content.size_bytes, content.chunk_size_bytes, content.chunk_digests, bytes.fromhex(content.digest)),
+            (content.size_bytes, content.chunk_size_bytes, content.chunk_digests, digest),
             version.content_type,
             version.user_metadata,
             version.epoch,
             (durability.target, durability.acknowledged, durability.nodes),
             (stamp.earliest_ns, stamp.latest_ns, stamp.hlc, stamp.state.value),
             version.modified_ns,
+            *(() if is_plain else later),
         )
     )
-    return bytes((BODY_VERSION,)) + packed
+    return bytes((_PLAIN_BODY if is_plain else _BODY,)) + packed
 
 
 def decode_content(body: bytes) -> FileContent:
     """Only the content of `decode_version`, at a fraction of what the whole costs."""
-    size_bytes, chunk_size_bytes, chunk_digests, digest = _fields_of(body)[5]
     # Checked when it was published.
-    return FileContent.model_construct(
-        size_bytes=size_bytes, chunk_size_bytes=chunk_size_bytes, chunk_digests=chunk_digests, digest=digest.hex()
-    )
+    return FileContent.model_construct(**_content_of(_fields_of(body)))
 
 
 def decode_version(body: bytes) -> FileVersion:
-    """The inverse of `encode_version`."""
+    """The inverse of `encode_version`; without tags."""
     fields = _fields_of(body)
-    size_bytes, chunk_size_bytes, chunk_digests, digest = fields[5]
     target, acknowledged, nodes = fields[9]
     earliest_ns, latest_ns, hlc, state = fields[10]
+    version_id, is_null, created_ns, content_id = fields[12:16] or _NO_LATER_FIELDS[:4]
     # Validated in one step: a model for each part by itself takes twice as long.
     return FileVersion.model_validate(
         {
@@ -229,22 +245,34 @@ def decode_version(body: bytes) -> FileVersion:
             "version": fields[2],
             "term": fields[3],
             "etag": fields[4],
-            "content": {
-                "size_bytes": size_bytes,
-                "chunk_size_bytes": chunk_size_bytes,
-                "chunk_digests": chunk_digests,
-                "digest": digest.hex(),
-            },
+            "content": _content_of(fields),
             "content_type": fields[6],
             "user_metadata": fields[7],
             "epoch": fields[8],
             "durability": {"target": target, "acknowledged": acknowledged, "nodes": nodes},
             "stamp": {"earliest_ns": earliest_ns, "latest_ns": latest_ns, "hlc": hlc, "state": state},
             "modified_ns": fields[11],
+            "version_id": version_id,
+            "is_null": is_null,
+            "created_ns": created_ns,
+            "content_id": None if content_id is None else content_id.hex(),
         }
     )
 
 
+def _content_of(fields: Any) -> dict[str, Any]:
+    size_bytes, chunk_size_bytes, chunk_digests, digest = fields[5]
+    composition, composed_chunks = fields[16:18] or _NO_LATER_FIELDS[4:]
+    return {
+        "size_bytes": size_bytes,
+        "chunk_size_bytes": chunk_size_bytes,
+        "chunk_digests": chunk_digests,
+        "digest": None if digest is None else digest.hex(),
+        "composition": composition,
+        "composed_chunks": composed_chunks,
+    }
+
+
 def _fields_of(body: bytes) -> Any:
-    assert body[0] == BODY_VERSION, "the version of the tables says which forms they hold"
+    assert body[0] in {_PLAIN_BODY, _BODY}, "the version of the tables says which forms they hold"
     return msgpack.unpackb(memoryview(body)[1:])

@@ -22,6 +22,20 @@
   `horizons` says up to which index such rows are forgotten.
 - `backups` has those under way, and `drains` since when a storage node drains.
 
+With entries of version 4 came:
+
+- `older_versions` has the versions of a versioned bucket that are kept beside the current one, and its delete markers; a
+  marker that is current has no `superseded_index`. `version_id` is NULL where it is the version itself.
+- `bucket_settings`, `bucket_documents` and `bucket_usage` go by the bucket's incarnation; `patches` has what may change
+  about a version that stays the same: its tags.
+- `manifests` has chunk lists that versions share piece by piece: one for each part of an upload. `chunk_refs` refer to
+  the manifest, under its log index, and not to every version that shows some of it.
+- `compositions` has the pieces of manifests that a file is made of, under the number of the upload that joined them, and
+  `composition_refs` the versions that show them.
+- `manifest_refs` says which uploads, and later their compositions, refer to a manifest. Both have one number, so that
+  completing an upload moves no rows.
+- `uploads` has those under way, and for some time what became of the others; `parts` what they consist of so far.
+
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
 with an offset of -2^63 because SQLite's integers are signed, and theirs passes 2^63 in 2038.
@@ -37,7 +51,7 @@ from typing import Any, Final
 Row = tuple[Any, ...]
 """Columns as SQLite gives and takes them; whoever unpacks a row gives them their types."""
 
-TABLE_VERSION: Final = 4
+TABLE_VERSION: Final = 5
 """Kept in SQLite's `user_version`; 0 is an empty file. Version 1 had no checksums and was never released."""
 
 OLDEST_TABLE_VERSION: Final = 2
@@ -93,7 +107,124 @@ _GARBAGE: Final = (
     """,
 )
 
-_CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE}
+_OBJECTS: Final = (
+    """
+    CREATE TABLE older_versions (
+        incarnation INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        version_id INTEGER,
+        size_bytes INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        content_type TEXT NOT NULL,
+        modified_ns INTEGER NOT NULL,
+        is_marker INTEGER NOT NULL,
+        is_null INTEGER NOT NULL,
+        superseded_index INTEGER,
+        superseded_ms INTEGER,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (incarnation, key, version)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX older_nulls ON older_versions (incarnation, key) WHERE is_null = 1",
+    "CREATE INDEX older_by_id ON older_versions (incarnation, key, version_id) WHERE version_id IS NOT NULL",
+    "CREATE INDEX older_by_age ON older_versions (incarnation, superseded_ms) WHERE superseded_ms IS NOT NULL",
+    """
+    CREATE TABLE bucket_settings (
+        incarnation INTEGER PRIMARY KEY,
+        log_index INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE bucket_documents (
+        incarnation INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        log_index INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (incarnation, kind)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE bucket_usage (
+        incarnation INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (incarnation, name)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE patches (
+        version INTEGER PRIMARY KEY,
+        patch_index INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE manifests (
+        manifest INTEGER PRIMARY KEY,
+        size_bytes INTEGER NOT NULL,
+        chunk_size_bytes INTEGER NOT NULL,
+        chunk_digests BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE manifest_refs (
+        owner INTEGER NOT NULL,
+        manifest INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (owner, manifest)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX manifest_refs_by_manifest ON manifest_refs (manifest, owner)",
+    "CREATE TABLE compositions (composition INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    """
+    CREATE TABLE composition_refs (
+        composition INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (composition, version)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE uploads (
+        upload INTEGER PRIMARY KEY,
+        incarnation INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        nonce TEXT NOT NULL,
+        state TEXT NOT NULL,
+        is_internal INTEGER NOT NULL,
+        closed_index INTEGER,
+        swept INTEGER NOT NULL,
+        expires_ms INTEGER,
+        result_version INTEGER,
+        body BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX uploads_by_key ON uploads (incarnation, key, upload) WHERE state = 'open' AND is_internal = 0",
+    "CREATE INDEX uploads_by_closing ON uploads (closed_index) WHERE closed_index IS NOT NULL",
+    "CREATE INDEX uploads_by_expiry ON uploads (expires_ms) WHERE expires_ms IS NOT NULL",
+    """
+    CREATE TABLE parts (
+        upload INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        part INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        body BLOB NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (upload, number)
+    ) WITHOUT ROWID
+    """,
+)
+
+_CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE, 4: _OBJECTS}
 """What makes tables of a version those of the next. They add no rows: all members must come to the same sum."""
 
 _OLDEST_TABLES: Final = (
@@ -233,8 +364,54 @@ CHECKED_TABLES: Final = {
     "horizons": ("name", "log_index"),
     "backups": ("backup_id", "log_index", "owner", "expires_ms"),
     "drains": ("node_id", "log_index"),
+    "older_versions": (
+        "incarnation",
+        "key",
+        "version",
+        "version_id",
+        "size_bytes",
+        "etag",
+        "content_type",
+        "modified_ns",
+        "is_marker",
+        "is_null",
+        "superseded_index",
+        "superseded_ms",
+    ),
+    "bucket_settings": ("incarnation", "log_index", "body"),
+    "bucket_documents": ("incarnation", "kind", "log_index", "body"),
+    "bucket_usage": ("incarnation", "name", "amount"),
+    "patches": ("version", "patch_index", "body"),
+    "manifests": ("manifest", "size_bytes", "chunk_size_bytes", "chunk_digests"),
+    "manifest_refs": ("owner", "manifest"),
+    "compositions": ("composition", "body"),
+    "composition_refs": ("composition", "version"),
+    "uploads": (
+        "upload",
+        "incarnation",
+        "key",
+        "nonce",
+        "state",
+        "is_internal",
+        "closed_index",
+        "swept",
+        "expires_ms",
+        "result_version",
+        "body",
+    ),
+    "parts": ("upload", "number", "part", "size_bytes", "etag", "body"),
 }
 """The tables whose rows end with a checksum that counts in the state's sum: all but `state` and `chunk_refs`."""
 
-KEY_LENGTHS: Final = {"files": 2, "past": 3, "tombstones": 2}
+KEY_LENGTHS: Final = {
+    "files": 2,
+    "past": 3,
+    "tombstones": 2,
+    "older_versions": 3,
+    "bucket_documents": 2,
+    "bucket_usage": 2,
+    "manifest_refs": 2,
+    "composition_refs": 2,
+    "parts": 2,
+}
 """How many of a table's first columns are its primary key, where it is not one."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
-
-from blake3 import blake3
 
 from services.gateway.semantics.http_dates import http_date, whole_s
 from shared.contracts.files import FileVersion
@@ -20,7 +17,6 @@ DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 MAX_METADATA_VALUE_BYTES: Final = 2 * KIB
 MAX_METADATA_BYTES: Final = 8 * KIB
 _MAX_CONTENT_TYPE_BYTES: Final = 255
-_ETAG_HEX_DIGITS: Final = 32
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
@@ -81,12 +77,6 @@ def checked_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
-def etag_of(digest: str, media_type: str, metadata: dict[str, str]) -> str:
-    """The strong entity tag of a version, without quotes: any difference that a reader could see changes it."""
-    identity = json.dumps([digest, media_type, sorted(metadata.items())], separators=(",", ":"))
-    return blake3(identity.encode()).hexdigest()[:_ETAG_HEX_DIGITS]
-
-
 def version_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> dict[str, str]:
     """The headers of every answer that shows `version`, those of 304 included.
 
@@ -112,8 +102,9 @@ def content_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> 
     """
     headers = version_headers(version, read_now_ns=read_now_ns) | {
         "content-type": version.content_type,
-        "x-trivet-digest": version.content.digest,
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'; sandbox",
     }
+    if version.content.digest is not None:
+        headers["x-trivet-digest"] = version.content.digest
     return headers | {META_PREFIX + name: value for name, value in version.user_metadata.items()}

@@ -179,7 +179,7 @@ class SharedChunkLists:
     """Chunk lists that are held now, one per version."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str, int, str], _Held] = {}
+        self._held: dict[tuple[str, str, int, str | None], _Held] = {}
 
     @asynccontextmanager
     async def hold(self, version: FileVersion, transfer: Transfer, *, wait_s: float) -> AsyncIterator[FileVersion]:

@@ -168,6 +168,8 @@ class Downloads:
         version, node_map = self._records.known(name), self._directory.latest
         if version is None or node_map is None or version.content.chunk_count != 1:
             return None
+        if not version.content.has_chunk_list:
+            return None
         chunk = SliceCursor(InlineChunks(version.content), whole(version.content)).peek()
         if chunk is None or chunk.size_bytes > MAX_CHUNK_BYTES or self._source.has(chunk):
             return None

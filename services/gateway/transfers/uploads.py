@@ -20,7 +20,6 @@ from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
-from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start, usable_nodes
@@ -30,8 +29,9 @@ from services.gateway.transfers.publishing import Publication, Publisher
 from services.gateway.transfers.recent_log import RecentLog
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.calls import Proposed
-from shared.contracts.files import FileVersion, Preconditions
-from shared.contracts.metadata import GetBucket, GetFile, Published, PublishFile
+from shared.contracts.etags import etag_of
+from shared.contracts.files import FileVersion, Preconditions, Published
+from shared.contracts.metadata import GetBucket, GetFile, PublishFile
 from shared.errors import (
     BucketNotFoundError,
     DigestMismatchError,

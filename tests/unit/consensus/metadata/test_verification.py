@@ -30,6 +30,20 @@ from shared.contracts.metadata import (
 from shared.contracts.references import CondemnChunks
 from tests.unit.consensus.metadata.builders import Log, content, publish, run, stamp
 
+OBJECT_ROWS = {
+    "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 0, 1, 9, 1000),
+    "bucket_settings": (1, 5, b"b"),
+    "bucket_documents": (1, "policy", 5, b"b"),
+    "bucket_usage": (1, "files", 5),
+    "patches": (5, 6, b"b"),
+    "manifests": (5, 1, 1, b"d"),
+    "manifest_refs": (5, 6),
+    "compositions": (5, b"b"),
+    "composition_refs": (5, 6),
+    "uploads": (5, 1, b"a", "n", "open", 0, 6, 0, 1000, 7, b"b"),
+    "parts": (5, 1, 6, 1, "etag", b"b"),
+}
+
 
 def fill(path: Path) -> None:
     """At least one row in every table."""
@@ -51,12 +65,14 @@ def fill(path: Path) -> None:
     log.apply(DeleteBucket(bucket="music", stamp=stamp()))
     fill_garbage(log)
     log.store.close()
-    # A row that only lives between two slices of a long expiry.
+    # Rows that only live between two slices of a long expiry, and those of entries of version 4: any will do.
     tables = Tables.open(path, cache_bytes=READER_CACHE_BYTES)
     with tables.database.transaction(write=True):
         state = tables.read_state()
         tables.database.content_sum = state.content_sum
         tables.database.insert("doomed", 99, 1)
+        for table, row in OBJECT_ROWS.items():
+            tables.database.insert(table, *row)
         tables.write_state(replace(state, content_sum=tables.database.signed_sum()))
     tables.database.close()
 
@@ -125,9 +141,9 @@ def test_a_changed_column_is_found(filled, table, column):
     """Every column of every table, by the full check and by the scrub."""
     key = ", ".join(CHECKED_TABLES[table][:3])
     row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
-    kinds = {"key": "x'00'", "body": "x'00'", "outcome": "x'00'", "digest": "x'00'", "deleted_index": "424242"}
+    kinds = dict.fromkeys(("key", "body", "outcome", "digest", "chunk_digests"), "x'00'") | {"deleted_index": "424242"}
     texts = {"name", "etag", "content_type", "bucket", "request_id", "node_id", "url", "zone", "state", "member_id"}
-    texts |= {"backup_id", "owner"}
+    texts |= {"backup_id", "kind", "nonce"} | ({"owner"} if table == "backups" else set())
     value = kinds.get(column) or ("'other'" if column in texts else f"{column}+1000000")
     change(filled, f"UPDATE {table} SET {column} = {value} WHERE {row}")
     with pytest.raises(RowDamagedError):

@@ -19,7 +19,6 @@ from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.repair import MAX_QUEUED_REPAIRS
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
-from services.gateway.semantics.file_headers import etag_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers import downloads
 from services.gateway.transfers.downloads import (
@@ -31,6 +30,7 @@ from services.gateway.transfers.downloads import (
 )
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.consensus_calls.client import ReadContext
+from shared.contracts.etags import etag_of
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import Answer, AnyQuery, CreateBucket, DeleteBucket, DeleteFile, PublishFile
 from shared.errors import (
