@@ -165,13 +165,17 @@ def repeated_class_names(root: Path, packages: Iterable[str] = PRODUCT) -> list[
 
 
 def unread_settings(root: Path, packages: Iterable[str] = PRODUCT) -> list[str]:
-    """Every field of a settings class is read by some code as `settings.field`, or as `self.field` in its own module."""
+    """Every field of a settings class is read by some code as `settings.field`, or as `self.field` in its own module.
+
+    Settings of a bucket and the like are messages (`shared/contracts`), whose fields a client may send and read.
+    """
     fields: dict[str, list[Path]] = defaultdict(list)
     read: set[str] = set()
     for path in _sources(root, packages, "*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
+            is_message = path.is_relative_to(root / "shared/contracts")
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Settings") and not is_message:
                 for field in node.body:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                         fields[field.target.id].append(path)

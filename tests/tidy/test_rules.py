@@ -105,7 +105,8 @@ def test_a_setting_that_nobody_reads_is_found(tmp_path: Path) -> None:
     """Another object's attribute of the same name, or setting it, is no reading of it."""
     settings = "class XSettings:\n    a: int\n    b: int\n    c: int\n    def f(self): return self.b\n"
     reader = "def f(settings, other):\n    settings.c = 1\n    return settings.a, other.c\n"
-    plant(tmp_path, **{"services/x/settings.py": settings, "services/x/main.py": reader})
+    message = {"shared/contracts/b.py": "class YSettings:\n    d: int\n"}
+    plant(tmp_path, **{"services/x/settings.py": settings, "services/x/main.py": reader, **message})
     assert rules.unread_settings(tmp_path) == ["services/x/settings.py: no code reads c"]
 
 
