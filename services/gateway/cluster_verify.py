@@ -8,14 +8,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.gateway.ports import ChunkNodes, Metadata
 from shared.contracts.cluster import StorageNode
 from shared.contracts.metadata import GetCluster
+from shared.contracts.objects import CountObjects, ObjectCounts
 from shared.contracts.reconcile import VerifyReport, VerifyState
-from shared.errors import NotReadyError, TrivetError, VerifyInProgressError
+from shared.errors import (
+    InvalidRequestError,
+    NotReadyError,
+    TrivetError,
+    UpgradeUnfinishedError,
+    VerifyInProgressError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTotals:
+    """What all buckets hold by the log; exact while nothing changes. Parts are those of uploads under way."""
+
+    versions: int = 0
+    markers: int = 0
+    uploads: int = 0
+    parts: int = 0
+    manifests: int = 0
+
+    def plus(self, page: ObjectCounts) -> ObjectTotals:
+        """With one page more."""
+        return ObjectTotals(
+            self.versions + page.versions,
+            self.markers + page.markers,
+            self.uploads + page.uploads,
+            self.parts + page.parts,
+            self.manifests + page.manifests,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +57,10 @@ class VerifiedNode:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Of all nodes, by id."""
+    """Of all nodes, by id. `objects`: what their chunks belong to; None while a pass is under way, or unknown."""
 
     nodes: list[VerifiedNode]
+    objects: ObjectTotals | None = None
 
     @property
     def reports(self) -> list[VerifyReport]:
@@ -100,11 +129,24 @@ class ClusterVerify:
 
     async def report(self) -> Verification:
         """How far the pass under way is, or what the last one found."""
-        return await self._ask(await self._storage_nodes(), self._nodes.verify_report)
+        found = await self._ask(await self._storage_nodes(), self._nodes.verify_report)
+        # Whoever waits for the end asks often, and to count takes a read per some thousands of versions.
+        return found if found.state == VerifyState.RUNNING else replace(found, objects=await self._count())
 
     async def cancel(self) -> Verification:
         """End the pass under way; without one nothing happens."""
         return await self._ask(await self._storage_nodes(), self._nodes.cancel_verify)
+
+    async def _count(self) -> ObjectTotals | None:
+        totals, position = ObjectTotals(), None
+        while True:
+            try:
+                page, _ = await self._metadata.read(CountObjects(position=position))
+            except (InvalidRequestError, UpgradeUnfinishedError):
+                return None  # a member of an older version leads
+            totals, position = totals.plus(page), page.next_position
+            if position is None:
+                return totals
 
     async def _storage_nodes(self) -> list[StorageNode]:
         answer, _ = await self._metadata.read(GetCluster())

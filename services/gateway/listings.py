@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
+from services.gateway.cursors import BucketCursor, Cursor, CursorSealer, VersionCursor
 from services.gateway.ports import Metadata
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
-from shared.contracts.names import MAX_KEY_BYTES
+from shared.contracts.names import MAX_KEY_BYTES, check_key
+from shared.contracts.objects import ListVersions, VersionPage
 from shared.errors import BucketNotFoundError, InvalidRequestError
 
 _LIMIT: Final = re.compile(r"[0-9]{1,4}")
@@ -31,6 +32,15 @@ class BucketPage:
     """One page of buckets, as they are at `log_index`; `cursor` is None on the last one."""
 
     buckets: list[Bucket]
+    cursor: str | None
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionListPage:
+    """One page of versions, as they are at `log_index`; `cursor` is None on the last one."""
+
+    rows: VersionPage
     cursor: str | None
     log_index: int
 
@@ -74,16 +84,53 @@ class Listings:
         cursor = self._sealer.seal(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
         return BucketPage(answer.buckets, cursor, context.log_index)
 
+    async def versions(self, bucket: str, values: dict[str, str]) -> VersionListPage:
+        """One page of the versions in `bucket`: keys in UTF-8 byte order, the versions of a key from the latest on.
+
+        Later pages show the bucket as it is by then.
+
+        Raises:
+            InvalidRequestError: a parameter is malformed or contradicts another one or the cursor.
+            BucketNotFoundError: there is no such bucket.
+            CursorExpiredError: the cursor is from another cluster.
+        """
+        query = self._versions_query(bucket, values)
+        answer, context = await self._metadata.read(query)
+        if not answer.has_bucket:
+            raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
+        cursor = None
+        if answer.has_more and answer.last_key is not None:
+            place = (query.prefix, query.delimiter, query.key, answer.last_key, answer.last_version)
+            cursor = self._sealer.seal(VersionCursor(bucket, *place))
+        return VersionListPage(answer, cursor, context.log_index)
+
+    def _versions_query(self, bucket: str, values: dict[str, str]) -> ListVersions:
+        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
+        key = None if "key" not in values else check_key(values["key"])
+        if key is not None and (prefix is not None or delimiter is not None):
+            raise InvalidRequestError("A list of one key has no prefix and no delimiter.", parameter="key")
+        if "cursor" not in values:
+            return ListVersions(bucket=bucket, prefix=prefix or "", delimiter=delimiter, key=key, limit=limit)
+        cursor = self._sealer.open(values["cursor"], VersionCursor)
+        _check_cursor(cursor, bucket, prefix, delimiter)
+        if key not in {None, cursor.key}:
+            raise _other_list()
+        return ListVersions(
+            bucket=bucket,
+            prefix=cursor.prefix,
+            delimiter=cursor.delimiter,
+            key=cursor.key,
+            limit=limit,
+            after_key=cursor.after_key,
+            after_version=cursor.after_version,
+        )
+
     def _query(self, bucket: str, values: dict[str, str]) -> ListFiles:
-        limit = _limit(values.get("limit"))
-        prefix, delimiter = _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
-        if values.get("delimiter") == "":
-            raise InvalidRequestError("The delimiter is not empty.", parameter="delimiter")
+        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
         if "cursor" not in values:
             return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
         cursor = self._sealer.open(values["cursor"], Cursor)
-        if cursor.bucket != bucket or prefix not in {None, cursor.prefix} or delimiter not in {None, cursor.delimiter}:
-            raise InvalidRequestError("The cursor belongs to another list.", parameter="cursor")
+        _check_cursor(cursor, bucket, prefix, delimiter)
         return ListFiles(
             bucket=bucket,
             prefix=cursor.prefix,
@@ -101,6 +148,22 @@ def _limit(value: str | None) -> int:
     if not _LIMIT.fullmatch(value) or not 1 <= int(value) <= LIST_LIMIT_MAX:
         raise InvalidRequestError(f"limit is a number from 1 to {LIST_LIMIT_MAX}.", parameter="limit")
     return int(value)
+
+
+def _prefix_and_delimiter(values: dict[str, str]) -> tuple[str | None, str | None]:
+    if values.get("delimiter") == "":
+        raise InvalidRequestError("The delimiter is not empty.", parameter="delimiter")
+    return _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
+
+
+def _check_cursor(cursor: Cursor | VersionCursor, bucket: str, prefix: str | None, delimiter: str | None) -> None:
+    """Refuse a cursor of another list; what the query does not repeat is that of the cursor."""
+    if cursor.bucket != bucket or prefix not in {None, cursor.prefix} or delimiter not in {None, cursor.delimiter}:
+        raise _other_list()
+
+
+def _other_list() -> InvalidRequestError:
+    return InvalidRequestError("The cursor belongs to another list.", parameter="cursor")
 
 
 def _text(values: dict[str, str], name: str, limit_bytes: int) -> str | None:

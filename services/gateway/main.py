@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
-from services.gateway.api import backups, buckets, cluster, files
+from services.gateway.api import backups, batch_deletes, bucket_settings, buckets, cluster, copies, files, tags
 from services.gateway.api.admin_access import ADMIN_SCHEME
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
@@ -25,6 +25,10 @@ from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.cursors import CursorSealer
 from services.gateway.listings import Listings
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.objects.batch_deletes import BatchDeletes
+from services.gateway.objects.bucket_settings import SettingsOfBuckets
+from services.gateway.objects.copies import Copies
+from services.gateway.objects.tags import Tags
 from services.gateway.ports import ChunkNodes, Clock, Metadata
 from services.gateway.readiness import ReadinessWatch
 from services.gateway.replicas.check import ReplicaChecker
@@ -37,7 +41,7 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
-from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX
+from services.gateway.semantics.raw_names import NAMED_BELOW
 from services.gateway.settings import GatewaySettings
 from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunk_cache import ChunkCache
@@ -63,6 +67,16 @@ from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 METADATA_CONNECTIONS: Final = 16
+_PUBLIC_ROUTERS: Final = (
+    files.create_router,
+    copies.create_router,
+    batch_deletes.create_router,
+    tags.create_router,
+    buckets.create_router,
+    bucket_settings.create_router,
+    cluster.create_router,
+    cluster.create_time_router,
+)
 
 _DESCRIPTION = """A distributed file store that tells the truth about your data.
 
@@ -205,6 +219,10 @@ def assemble(
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
         backups=Backups(metadata, clock),
+        copies=Copies(idempotency, clock),
+        batch_deletes=BatchDeletes(idempotency, clock),
+        tags=Tags(metadata, idempotency, clock),
+        bucket_settings=SettingsOfBuckets(metadata, idempotency, clock),
         admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,
         idempotency=idempotency,
@@ -236,11 +254,11 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         readiness=gateway.readiness,
         verifier=None,
         fast_path=lambda behind: FileFastPath(behind, calls=calls, rules=rules, metrics=request_metrics()),
-        named_below=(FILES_PREFIX, BUCKETS_PREFIX),
+        named_below=NAMED_BELOW,
     )
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
     app.router.redirect_slashes = False
-    for make in (files.create_router, buckets.create_router, cluster.create_router, cluster.create_time_router):
+    for make in _PUBLIC_ROUTERS:
         app.include_router(make(gateway))
     app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
     install_problems(app)

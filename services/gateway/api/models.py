@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
@@ -337,6 +338,16 @@ class NodeVerification(WireModel):
     problem: str | None
 
 
+class CountedObjects(WireModel):
+    """What the chunks belong to, by the log."""
+
+    versions: int = Field(description="Of files, current and older ones.")
+    markers: int = Field(description="Delete markers.")
+    uploads: int = Field(description="Uploads by parts that are under way.")
+    parts: int = Field(description="Of those uploads.")
+    manifests: int = Field(description="Chunk lists of parts, of uploads and of files.")
+
+
 class ClusterVerification(WireModel):
     """A pass over every chunk on every node against the log: the sums over the nodes that answer, and each node."""
 
@@ -351,6 +362,7 @@ class ClusterVerification(WireModel):
         bad_chunks=1,
         surplus_chunks=0,
         orphaned_chunks=3,
+        objects=None,
         nodes=[
             {"id": "storage-1", "report": _VERIFY_REPORT, "problem": None},
             {"id": "storage-2", "report": None, "problem": "storage-2 does not answer."},
@@ -369,6 +381,9 @@ class ClusterVerification(WireModel):
     bad_chunks: int
     surplus_chunks: int
     orphaned_chunks: int
+    objects: CountedObjects | None = Field(
+        description="null while a pass is under way, and where the leader is of a version that does not count."
+    )
     nodes: list[NodeVerification]
 
     @classmethod
@@ -386,6 +401,7 @@ class ClusterVerification(WireModel):
             bad_chunks=sum(report.bad_chunks for report in reports),
             surplus_chunks=sum(report.surplus_chunks for report in reports),
             orphaned_chunks=sum(report.orphaned_chunks for report in reports),
+            objects=None if found.objects is None else CountedObjects(**asdict(found.objects)),
             nodes=[NodeVerification(id=node.node_id, report=node.report, problem=node.problem) for node in found.nodes],
         )
 

@@ -10,10 +10,12 @@ from starlette.types import Scope
 from services.gateway.api.requests import recorded_version
 from shared.errors import (
     BackupNotFoundError,
+    BackupPinsVersionsError,
     BucketNotEmptyError,
     BucketNotFoundError,
     BucketProtectedError,
     BucketRecreatedError,
+    CopyOntoItselfError,
     CursorExpiredError,
     DataUnavailableError,
     DigestMismatchError,
@@ -26,6 +28,7 @@ from shared.errors import (
     InternalError,
     InvalidNameError,
     InvalidRequestError,
+    InvalidTagsError,
     LastHolderError,
     LeaderUnavailableError,
     MisdirectedRequestError,
@@ -40,23 +43,26 @@ from shared.errors import (
     RangeNotSatisfiableError,
     RequestInProgressError,
     RequestTimeoutError,
+    SourceIsMarkerError,
     TooFewNodesError,
     TooManyBucketsError,
     TrivetError,
     UnauthenticatedError,
     VerifyInProgressError,
+    VersioningCannotBeOffError,
+    VersionNotFoundError,
 )
 from shared.web.problem_schema import describe_problems, described_problem
 from shared.web.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
-Subject = Literal["files", "buckets", "cluster", "nodes", "verify", "backups"]
+Subject = Literal["files", "buckets", "cluster", "nodes", "verify", "backups", "copies", "batches", "settings", "tags"]
 
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
     401: "The admin token is missing or wrong.",
     403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
-    404: "There is no such bucket, file, node or backup.",
+    404: "There is no such bucket, file, version, node or backup.",
     408: "The body came too slowly or broke off. Nothing was stored.",
     409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
     410: "The cursor is too old; list again from the start.",
@@ -74,6 +80,9 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
     400: [
         InvalidRequestError("limit is a number from 1 to 1000.", parameter="limit"),
         InvalidNameError("A key has 1-1024 bytes of UTF-8.", key_bytes=1025),
+        InvalidTagsError("A version has at most 10 tags.", tags=11),
+        SourceIsMarkerError("This version is a delete marker, which has no bytes.", version=21),
+        CopyOntoItselfError("The copy would be what is there already; give it other metadata or tags."),
         DigestMismatchError(
             "The body does not have the digest of its Content-MD5 header; nothing was stored.", header="Content-MD5"
         ),
@@ -87,6 +96,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
     ],
     404: [
         FileNotFoundInBucketError("There is no such file.", bucket="default", version=17, horizon=0),
+        VersionNotFoundError("The file has no such version.", version=17),
         BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
         NodeNotFoundError("There is no such storage node.", node_id="storage-9"),
         BackupNotFoundError("No such backup is under way.", backup_id="0f3a9c5be1d27b48"),
@@ -97,6 +107,8 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         BucketProtectedError("The bucket 'default' always exists.", bucket="default"),
         BucketRecreatedError("The bucket was deleted and made again; start the upload again.", bucket="photos"),
         TooManyBucketsError("There are as many buckets as there may be; delete one first.", limit=10_000),
+        VersioningCannotBeOffError("A bucket that kept versions once can be suspended, and not switched off."),
+        BackupPinsVersionsError("A backup under way counts on the older versions.", backup_id="0f3a9c5be1d27b48"),
         TooFewNodesError("Fewer nodes would be left than a chunk has replicas.", left=2, needed=3),
         DrainInProgressError("Another storage node drains; one at a time.", node_id="storage-2"),
         NodeNotLostError("The cluster still hears of this node: drain it.", node_id="storage-2", state="active"),
@@ -144,10 +156,14 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 _ADMINISTRATION: Final[set[Subject]] = {"cluster", "nodes", "verify", "backups"}
 _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     ForbiddenError: _ADMINISTRATION,
-    InvalidNameError: {"files", "buckets"},
+    InvalidNameError: {"files", "buckets", "settings", "copies", "batches", "tags"},
+    InvalidTagsError: {"copies", "tags"},
+    SourceIsMarkerError: {"copies", "tags"},
+    CopyOntoItselfError: {"copies"},
     DigestMismatchError: {"files"},
-    FileNotFoundInBucketError: {"files"},
-    BucketNotFoundError: {"files", "buckets"},
+    FileNotFoundInBucketError: {"files", "copies", "tags"},
+    VersionNotFoundError: {"files", "copies", "tags"},
+    BucketNotFoundError: {"files", "buckets", "settings", "copies", "batches", "tags"},
     NodeNotFoundError: {"nodes"},
     BackupNotFoundError: {"backups"},
     TooFewNodesError: {"nodes"},
@@ -159,6 +175,8 @@ _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     BucketProtectedError: {"buckets"},
     TooManyBucketsError: {"buckets"},
     BucketRecreatedError: {"files"},
+    VersioningCannotBeOffError: {"settings"},
+    BackupPinsVersionsError: {"settings"},
     QuorumNotReachedError: {"files"},
     OverloadedError: {"files"},
     DataUnavailableError: {"files"},

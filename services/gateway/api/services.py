@@ -10,6 +10,10 @@ from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_verify import ClusterVerify
 from services.gateway.listings import Listings
+from services.gateway.objects.batch_deletes import BatchDeletes
+from services.gateway.objects.bucket_settings import SettingsOfBuckets
+from services.gateway.objects.copies import Copies
+from services.gateway.objects.tags import Tags
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.transfers.downloads import Downloads
@@ -27,6 +31,10 @@ class Services:
     admin: ClusterAdmin
     verify: ClusterVerify
     backups: Backups
+    copies: Copies
+    batch_deletes: BatchDeletes
+    tags: Tags
+    bucket_settings: SettingsOfBuckets
     admin_token: AdminToken
     metadata: Metadata
     idempotency: IdempotencyStore

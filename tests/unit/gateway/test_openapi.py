@@ -24,6 +24,19 @@ from services.gateway.api.models import (
     Receipt,
     TimeNow,
 )
+from services.gateway.api.object_models import (
+    BatchDeleted,
+    BatchDeleteRequest,
+    CopyReceipt,
+    CopyRequest,
+    RenameRequest,
+    RestoreRequest,
+    SettingsAnswer,
+    SettingsRequest,
+    TagsAnswer,
+    TagsRequest,
+    VersionList,
+)
 from services.gateway.main import build_app
 from tests.unit.gateway.conftest import make_settings
 
@@ -95,17 +108,28 @@ def test_the_text_stands_alone_and_every_json_document_has_an_example() -> None:
         BackupInfo,
         BackupList,
         BackupRenewal,
+        BatchDeleted,
+        BatchDeleteRequest,
         BucketCreated,
         BucketList,
         ClusterInfo,
         ClusterVerification,
+        CopyReceipt,
+        CopyRequest,
         FileList,
         NodeAdmission,
         NodeAdmitted,
         NodeDraining,
         NodeRemoved,
         Receipt,
+        RenameRequest,
+        RestoreRequest,
+        SettingsAnswer,
+        SettingsRequest,
+        TagsAnswer,
+        TagsRequest,
         TimeNow,
+        VersionList,
     ],
 )
 def test_the_examples_are_such_documents(model) -> None:

@@ -1,0 +1,46 @@
+"""Deletion of many files by one call, with names in JSON."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from services.gateway.api.admin_access import NO_QUERY
+from services.gateway.api.file_descriptions import header_parameters
+from services.gateway.api.object_models import BATCH_MAX_BYTES, BatchDeleted, BatchDeleteRequest
+from services.gateway.api.problems import problems
+from services.gateway.api.requests import described_body, fields_of, json_body
+from services.gateway.api.services import RunningGateway
+from services.gateway.transfers.idempotency import IdempotencyKey
+
+
+def create_router(gateway: RunningGateway) -> APIRouter:
+    """The route over one gateway."""
+    router = APIRouter(prefix="/v1", tags=["files"], dependencies=[NO_QUERY])
+
+    @router.post(
+        "/batch-delete",
+        summary="Delete many files",
+        responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="batches"),
+        openapi_extra={"parameters": header_parameters(("Idempotency-Key",))} | described_body(BatchDeleteRequest),
+    )
+    async def batch_delete(request: Request) -> BatchDeleted:
+        """At most 1,000, each of which is deleted or says why not; a file that is absent counts as deleted.
+
+        They are deleted 250 at a time. An error after the first 250 is not definite: repeat the call.
+        """
+        asked = await json_body(request, BatchDeleteRequest, max_bytes=BATCH_MAX_BYTES)
+        content = asked.model_dump(mode="json")
+
+        def key_of_entry(number: int) -> IdempotencyKey | None:
+            return IdempotencyKey.of(
+                fields_of(request.scope),
+                method="POST /v1/batch-delete",
+                bucket=asked.bucket,
+                key=str(number),
+                content=content,
+            )
+
+        deleted = await gateway.services.batch_deletes.delete(asked.bucket, asked.to_delete(), key_of_entry)
+        return BatchDeleted.of(deleted)
+
+    return router

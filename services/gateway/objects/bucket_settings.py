@@ -1,0 +1,51 @@
+"""Settings of a bucket: whether it keeps older versions of its files, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.gateway.ports import Metadata
+from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
+from shared.contracts.objects import BucketSettings, GetBucketSettings, PutBucketSettings
+from shared.contracts.time import TimeSource
+from shared.errors import BucketNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsOfBucket:
+    """As they are since the entry at `log_index`; 0 where they were never set."""
+
+    settings: BucketSettings
+    log_index: int
+
+
+class SettingsOfBuckets:
+    """Of all buckets."""
+
+    def __init__(self, metadata: Metadata, idempotency: IdempotencyStore, clock: TimeSource) -> None:
+        self._metadata = metadata
+        self._idempotency = idempotency
+        self._clock = clock
+
+    async def read(self, bucket: str) -> SettingsOfBucket:
+        """The settings of `bucket`, those by default included.
+
+        Raises:
+            BucketNotFoundError: there is no such bucket.
+        """
+        answer, _ = await self._metadata.read(GetBucketSettings(bucket=bucket))
+        if answer.settings is None:
+            raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
+        return SettingsOfBucket(answer.settings, answer.log_index)
+
+    async def put(self, bucket: str, settings: BucketSettings, key: IdempotencyKey | None) -> SettingsOfBucket:
+        """Replace them.
+
+        Raises:
+            BucketNotFoundError: there is no such bucket; definite.
+            ConflictError: versions would be switched off, or a backup needs versions that would go; definite.
+        """
+        command = PutBucketSettings(bucket=bucket, settings=settings, stamp=self._clock.stamp())
+        with self._idempotency.running(key):
+            outcome = await self._idempotency.propose(command, key)
+        return SettingsOfBucket(settings, outcome.result.log_index)
