@@ -26,6 +26,7 @@ from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
     AnyCommand,
+    CreateBucket,
     DrainNode,
     InitCluster,
     Proposal,
@@ -265,10 +266,13 @@ async def test_a_drained_node_is_removed_on_its_own_proof(upgraded: Scene) -> No
 async def test_a_proof_that_is_older_than_the_drain_or_of_another_epoch_removes_nothing(upgraded: Scene) -> None:
     """It was found under other conditions; the node finds out anew."""
     since = await drained(upgraded)
+    await upgraded.propose(CreateBucket(bucket="photos", stamp=stamp()))
+    after = upgraded.leader.store.last_applied
+    assert after > since
     for told in (
         report(epoch=upgraded.epoch, drained_index=since),
-        report(epoch=upgraded.epoch - 1, drained_index=since + 5),
-        report(epoch=upgraded.epoch + 1, drained_index=since + 5),
+        report(epoch=upgraded.epoch - 1, drained_index=after),
+        report(epoch=upgraded.epoch + 1, drained_index=after),
     ):
         await upgraded.beat("storage-4", reconcile=told)
         await upgraded.pass_time(1)
