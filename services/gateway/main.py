@@ -48,6 +48,7 @@ from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
+from services.gateway.transfers.piece_pages import PiecePages
 from services.gateway.transfers.publishing import Publisher, PublisherLimits
 from services.gateway.transfers.recent_log import RecentLog
 from services.gateway.transfers.record_cache import RecordCache
@@ -175,6 +176,8 @@ def assemble(
     caches.add(chunk_cache.forget)
     record_cache = RecordCache(settings.record_cache_bytes)
     caches.add(record_cache.forget)
+    pages = PiecePages(metadata, tasks)
+    caches.add(pages.forget)
     writer = ReplicaWriter(nodes, health, confirmations, tasks, writer_limits)
     reader = ReplicaReader(nodes, health, confirmations, timeout_s=settings.replica_timeout_s)
     checker = ReplicaChecker(nodes, health, confirmations, replica_count=settings.replica_count)
@@ -206,6 +209,7 @@ def assemble(
             directory=directory,
             reader=reader,
             chunk_cache=chunk_cache,
+            pages=pages,
             checker=checker,
             confirmations=confirmations,
             refresh=refresh,

@@ -15,14 +15,21 @@ from services.gateway.api.client_connection import ClientBody, while_connected
 from services.gateway.api.early_refusal import announces_body
 from services.gateway.api.file_stream import FileStream
 from services.gateway.api.models import file_list_json, receipt_json
-from services.gateway.api.requests import Fields, client_of, quorums_of, record_version, requested_file
+from services.gateway.api.requests import (
+    Fields,
+    client_of,
+    quorums_of,
+    record_version,
+    requested_file,
+    requested_version,
+)
 from services.gateway.api.services import RunningGateway, Services
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import requested_spans
 from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
 from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
-from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, query_values
+from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, file_name, query_values
 from services.gateway.transfers.admission import SMALL_BYTES
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
@@ -72,7 +79,9 @@ class FileCalls:
         stream: FileStream | None = None
         try:
             is_body_wanted = asked.conditions.is_unconditional
-            async with services.downloads.open(asked.name, client_of(scope), is_body_wanted=is_body_wanted) as found:
+            async with services.downloads.open(
+                asked.name, client_of(scope), version=asked.version, is_body_wanted=is_body_wanted
+            ) as found:
                 if asked.is_not_modified(scope, found.version):
                     await self._send_not_modified(send, found.version)
                     return
@@ -93,7 +102,7 @@ class FileCalls:
         """Describe the current version from the log; the storage nodes are asked only where R is asked for."""
         services = self._gateway.services
         asked = _ReadRequest.of(scope, fields, services)
-        async with services.downloads.open(asked.name, client_of(scope)) as found:
+        async with services.downloads.open(asked.name, client_of(scope), version=asked.version) as found:
             if asked.is_not_modified(scope, found.version):
                 await self._send_not_modified(send, found.version)
                 return
@@ -113,19 +122,26 @@ class FileCalls:
             await send_answer(send, 200, raw_headers(headers))
 
     async def delete(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
-        """Delete the file; the answer tells the log index of the deletion."""
+        """Delete the file, or one version of it for good; the answer tells the log index that last changed the file."""
         services = self._gateway.services
-        name = requested_file(scope)
+        version, name = requested_version(scope), file_name(scope["raw_path"])
         conditions = write_preconditions(fields)
         idempotency_key = IdempotencyKey.of(
-            fields, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions
+            fields, method="DELETE", bucket=name.bucket, key=name.key, preconditions=conditions, content=version
+        )
+        deletion = DeleteFile(
+            bucket=name.bucket,
+            key=name.key,
+            version=version,
+            preconditions=conditions,
+            stamp=services.clock.stamp(),
         )
         with services.idempotency.running(idempotency_key):
-            outcome = await services.idempotency.propose(
-                DeleteFile(bucket=name.bucket, key=name.key, preconditions=conditions, stamp=services.clock.stamp()),
-                idempotency_key,
-            )
-        await send_answer(send, 204, [(b"x-trivet-version", b"%d" % outcome.result.version)])
+            deleted = (await services.idempotency.propose(deletion, idempotency_key)).result
+        headers = [(b"x-trivet-version", b"%d" % deleted.version)]
+        if deleted.is_marker:
+            headers.append((b"x-trivet-delete-marker", b"true"))
+        await send_answer(send, 204, headers)
 
     async def list_files(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
         """One page of a bucket."""
@@ -202,14 +218,15 @@ class _ReadRequest:
     """What the path and headers of a GET or HEAD ask for, checked before anything else is done."""
 
     name: FileName
+    version: int | None
     conditions: ReadConditions
     quorums: Quorums
 
     @classmethod
     def of(cls, scope: Scope, fields: Fields, services: Services) -> Self:
         """Raises InvalidRequestError when one of them is malformed."""
-        conditions = ReadConditions.of(fields)
-        return cls(requested_file(scope), conditions, quorums_of(fields, services.quorums))
+        version, conditions = requested_version(scope), ReadConditions.of(fields)
+        return cls(file_name(scope["raw_path"]), version, conditions, quorums_of(fields, services.quorums))
 
     def is_not_modified(self, scope: Scope, version: FileVersion) -> bool:
         """Whether the answer is 304. Raises PreconditionFailedError."""

@@ -170,6 +170,11 @@ def file_parameters(*headers: str) -> dict[str, Any]:
     return {"parameters": [*NAME_PARAMETERS, *header_parameters(headers)]}
 
 
+def version_parameters(*headers: str) -> dict[str, Any]:
+    """`file_parameters` and the query that names a version."""
+    return {"parameters": [*NAME_PARAMETERS, VERSION_PARAMETER, *header_parameters(headers)]}
+
+
 def form_parameters() -> dict[str, Any]:
     """Bucket and the headers of a form."""
     return {"parameters": [_BUCKET_PARAMETER, *header_parameters(FORM_PARAMETERS)]}

@@ -23,6 +23,7 @@ from services.gateway.api.file_descriptions import (
     WRITE_PARAMETERS,
     file_parameters,
     form_parameters,
+    version_parameters,
 )
 from services.gateway.api.form_upload import open_form
 from services.gateway.api.models import Receipt
@@ -114,11 +115,11 @@ def _add_reads(router: APIRouter, calls: FileCalls) -> None:
         FILE_PATH,
         summary="Read a file",
         response_class=Response,
-        responses={**ANSWERS_OF_READ, **problems(400, 404, 412, 416, 503, about="files")},
-        openapi_extra=file_parameters(*READ_PARAMETERS, "Range", "If-Range"),
+        responses={**ANSWERS_OF_READ, **problems(400, 404, 405, 412, 416, 503, about="files")},
+        openapi_extra=version_parameters(*READ_PARAMETERS, "Range", "If-Range"),
     )
     async def get_file() -> Response:
-        """The version that is current at one instant between request and response, every byte checked.
+        """The version that is current at one instant between request and response, or the one asked for, every byte checked.
 
         Several ranges come as `multipart/byteranges`. If the bytes are lost on the way, the connection breaks off.
         """
@@ -128,8 +129,8 @@ def _add_reads(router: APIRouter, calls: FileCalls) -> None:
         FILE_PATH,
         summary="Describe a file",
         response_class=Response,
-        responses={**ANSWERS_OF_HEAD, **problems(400, 404, 412, 503, about="files")},
-        openapi_extra=file_parameters(*READ_PARAMETERS),
+        responses={**ANSWERS_OF_HEAD, **problems(400, 404, 405, 412, 503, about="files")},
+        openapi_extra=version_parameters(*READ_PARAMETERS),
     )
     async def head_file() -> Response:
         """Answers from the log alone, so it says nothing about the replicas of the chunks.
@@ -150,10 +151,14 @@ def _add_deletion(router: APIRouter, calls: FileCalls) -> None:
             204: {"description": "Deleted.", "headers": DELETION_HEADERS},
             **problems(400, 403, 404, 409, 412, 422, 503, about="files"),
         },
-        openapi_extra=file_parameters(*DELETE_PARAMETERS),
+        openapi_extra=version_parameters(*DELETE_PARAMETERS),
     )
     async def delete_file() -> Response:
-        """The file is gone for every reader that asks after this answer. Its chunks are collected later."""
+        """The file is gone for every reader that asks after this answer. Its chunks are collected later.
+
+        A bucket that keeps versions keeps the current one behind a delete marker. With `version` that version or marker is
+        removed for good; when it was the current one, the one before is current again.
+        """
         return CallResponse(calls.delete)
 
 

@@ -31,6 +31,7 @@ from shared.errors import (
     InvalidTagsError,
     LastHolderError,
     LeaderUnavailableError,
+    MethodNotAllowedError,
     MisdirectedRequestError,
     NodeNotFoundError,
     NodeNotLostError,
@@ -63,6 +64,7 @@ _DESCRIPTIONS: Final = {
     401: "The admin token is missing or wrong.",
     403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
     404: "There is no such bucket, file, version, node or backup.",
+    405: "The version is a delete marker: it can only be deleted.",
     408: "The body came too slowly or broke off. Nothing was stored.",
     409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
     410: "The cursor is too old; list again from the start.",
@@ -100,6 +102,9 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
         NodeNotFoundError("There is no such storage node.", node_id="storage-9"),
         BackupNotFoundError("No such backup is under way.", backup_id="0f3a9c5be1d27b48"),
+    ],
+    405: [
+        MethodNotAllowedError("This version is a delete marker; it can only be deleted.", version=17, is_marker=True)
     ],
     408: [RequestTimeoutError("The body broke off before its end; nothing was stored.")],
     409: [
@@ -191,15 +196,18 @@ def header(description: str, example: str) -> dict[str, Any]:
 
 _RETRY_AFTER: Final = {"Retry-After": header("Seconds after which a retry makes sense.", "1")}
 _VERSION: Final = {"X-Trivet-Version": header("Of an answer about a file: log index that last changed this key.", "17")}
+_MARKER: Final = {"X-Trivet-Delete-Marker": header("`true` where a delete marker is the answer.", "true")}
 _HEADERS: Final = {
     401: {"WWW-Authenticate": header("How to authenticate.", 'Bearer realm="trivet"')},
     404: _VERSION
+    | _MARKER
     | {
         "X-Trivet-Horizon": header(
             "Of a file that is absent: deletions at or below this log index are forgotten, and X-Trivet-Version is then 0.",
             "900",
         )
     },
+    405: {"Allow": header("What can be done with it.", "DELETE"), **_MARKER} | _VERSION,
     409: {"Retry-After": header("Of `request_in_progress`: seconds until the first request may have ended.", "1")},
     412: _VERSION,
     416: _VERSION | {"Content-Range": header("The size of the file.", "bytes */10")},
@@ -237,6 +245,10 @@ def problem_answer(scope: Scope, error: TrivetError) -> Response:
         answer.headers["x-trivet-version"] = str(version)
     if isinstance(horizon := error.facts.get("horizon"), int) and isinstance(error, NotFoundError):
         answer.headers["x-trivet-horizon"] = str(horizon)
+    if error.facts.get("is_marker"):
+        answer.headers["x-trivet-delete-marker"] = "true"
+        if isinstance(error, MethodNotAllowedError):
+            answer.headers["allow"] = "DELETE"
     if isinstance(error, UnauthenticatedError):
         answer.headers["www-authenticate"] = 'Bearer realm="trivet"'
     if isinstance(error, RangeNotSatisfiableError):

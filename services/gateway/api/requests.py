@@ -75,6 +75,8 @@ def requested_version(scope: Scope) -> int | None:
     exchange = exchange_of(scope)
     if exchange is not None and exchange.has_empty_query:
         raise InvalidRequestError(_NO_QUERY)
+    if not scope["query_string"]:
+        return None
     value = query_values(scope["query_string"], _VERSION_PARAMETERS).get("version")
     if value is None:
         return None

@@ -89,6 +89,8 @@ def version_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> 
         "x-trivet-version": str(version.version),
         "accept-ranges": "bytes",
     }
+    if version.version_id is not None:
+        headers["x-trivet-version-id"] = str(version.version_id)
     modified_s = whole_s(version.modified_ns)
     if modified_s <= whole_s(version.stamp.approximate_ns) or modified_s <= whole_s(read_now_ns()):
         headers["last-modified"] = http_date(version.modified_ns)
@@ -107,4 +109,6 @@ def content_headers(version: FileVersion, *, read_now_ns: Callable[[], int]) -> 
     }
     if version.content.digest is not None:
         headers["x-trivet-digest"] = version.content.digest
+    if version.content_id is not None:
+        headers["x-trivet-content-id"] = version.content_id
     return headers | {META_PREFIX + name: value for name, value in version.user_metadata.items()}

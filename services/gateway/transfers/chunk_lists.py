@@ -158,11 +158,6 @@ def whole(content: FileContent) -> list[ByteSpan]:
     return [ByteSpan(0, content.size_bytes)] if content.size_bytes else []
 
 
-def is_paged(content: FileContent) -> bool:
-    """Whether its chunks have to be asked for: the record does not have them."""
-    return content.size_bytes > 0 and not content.chunk_digests
-
-
 def is_counted(version: FileVersion) -> bool:
     """Whether its chunk list is long enough to be held in the byte budget."""
     return len(version.content.chunk_digests) > UNCOUNTED_BYTES

@@ -37,6 +37,7 @@ from services.gateway.transfers.chunk_lists import (
     whole,
 )
 from services.gateway.transfers.chunking import ReservationWaits
+from services.gateway.transfers.piece_pages import HELD_BYTES, PAGE_CHUNKS, PagedChunks, PiecePages
 from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
@@ -111,6 +112,7 @@ class Downloads:
         directory: NodeDirectory,
         reader: ReplicaReader,
         chunk_cache: ChunkCache,
+        pages: PiecePages,
         checker: ReplicaChecker,
         confirmations: Confirmations,
         refresh: ConfirmationRefresh,
@@ -121,6 +123,7 @@ class Downloads:
         self._records = records
         self._directory = directory
         self._source = _ChunkSource(reader, chunk_cache)
+        self._pages = pages
         self._reader = reader
         self._checker = checker
         self._confirmations = confirmations
@@ -132,29 +135,37 @@ class Downloads:
         self._chunk_lists = SharedChunkLists()
 
     @asynccontextmanager
-    async def open(self, name: FileName, client: str, *, is_body_wanted: bool = False) -> AsyncIterator[FoundFile]:
-        """The current version of a file, read linearizably, and the slot to send it in.
+    async def open(
+        self, name: FileName, client: str, *, version: int | None = None, is_body_wanted: bool = False
+    ) -> AsyncIterator[FoundFile]:
+        """The current version of a file, or the one of that number, read linearizably, and the slot to send it in.
 
         Where `is_body_wanted` and a record of a small file is known, its chunk is fetched meanwhile. It is of use only if the
         read gives the same record.
 
         Raises:
             BucketNotFoundError, FileNotFoundInBucketError: with the fact `version`, the index that last changed the key.
+            VersionNotFoundError, DeleteMarkerError: see `Records.read`.
             OverloadedError: no transfer slot, no look-up place in time, or no room for the list of chunks.
         """
         # The slot is acquired before the metadata read, so that a rejected request never loads a chunk list.
         async with self._admission.transfer(client) as transfer:
-            early = self._begin_early(name, transfer) if is_body_wanted else None
+            early = self._begin_early(name, transfer) if is_body_wanted and version is None else None
             try:
-                found = await self._look_up(name, transfer, early)
-                transfer.size_known(found.version.content.size_bytes)
-                if not is_counted(found.version):
-                    yield found
-                    return
-                async with self._chunk_lists.hold(
-                    found.version, transfer, wait_s=self._limits.waits.first_s
-                ) as version:
-                    found = replace(found, version=version, chunks=InlineChunks(version.content))
+                found = await self._look_up(name, version, transfer, early)
+                size_bytes = found.version.content.size_bytes
+                transfer.size_known(size_bytes)
+                if is_counted(found.version):
+                    async with self._chunk_lists.hold(
+                        found.version, transfer, wait_s=self._limits.waits.first_s
+                    ) as held:
+                        found = replace(found, version=held, chunks=InlineChunks(held.content))
+                        yield found
+                elif size_bytes > SMALL_BYTES and isinstance(found.chunks, PagedChunks):
+                    with transfer.lease() as pages:
+                        await transfer.grow(pages, HELD_BYTES, wait_s=self._limits.waits.first_s)
+                        yield found
+                else:
                     yield found
             finally:
                 if early is not None:
@@ -178,11 +189,21 @@ class Downloads:
             return None
         return _EarlyFetch(chunk.digest, node_map, lease, asyncio.ensure_future(self._source.fetch(chunk, node_map)))
 
-    async def _look_up(self, name: FileName, transfer: Transfer, early: _EarlyFetch | None) -> FoundFile:
+    async def _look_up(
+        self, name: FileName, number: int | None, transfer: Transfer, early: _EarlyFetch | None
+    ) -> FoundFile:
         async with self._lookups:
-            version, context = await self._records.read(name)
+            version, context = await self._records.read(name, number)
         node_map = await self._directory.at(context.epoch)
-        return FoundFile(version, InlineChunks(version.content), node_map, context.log_index, transfer, early)
+        chunks = self._chunks_of(version, context.cluster_id)
+        return FoundFile(version, chunks, node_map, context.log_index, transfer, early)
+
+    def _chunks_of(self, version: FileVersion, cluster_id: str | None) -> ChunkMap:
+        content = version.content
+        if content.has_chunk_list:
+            return InlineChunks(content)
+        stride_bytes = PAGE_CHUNKS * content.chunk_size_bytes
+        return PagedChunks(self._pages, cluster_id, version.version, stride_bytes=stride_bytes)
 
     async def confirm(self, found: FoundFile, quorums: Quorums) -> int:
         """How many replicas of every chunk are confirmed, up to N: what HEAD shows.

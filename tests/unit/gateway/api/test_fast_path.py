@@ -177,6 +177,12 @@ _READ_TARGETS = [
     "/v1/files//k",
     FILE + "?x",
     FILE + "?",
+    FILE + "?version=99999",
+    FILE + "?version=0",
+    FILE + "?version=",
+    FILE + "?version=x",
+    FILE + "?version=7&version=8",
+    "/v1/files/nowhere/k?version=7",
 ]
 READS = [
     *[Asked(method, FILE, headers) for method in ("GET", "HEAD") for headers in _CONDITIONS],
@@ -217,6 +223,8 @@ DELETIONS = [
     Asked("DELETE", FILE, ("If-None-Match: *",)),
     Asked("DELETE", FILE, ("Origin: http://elsewhere.example",)),
     Asked("DELETE", FILE + "?x=1"),
+    Asked("DELETE", FILE + "?version=x"),
+    Asked("DELETE", FILE + "?version=99999"),
     Asked("DELETE", FILE, ("Idempotency-Key: d1",)),
     Asked("DELETE", FILE, ("Idempotency-Key: d1",)),
     Asked("DELETE", FILE),
