@@ -1,4 +1,4 @@
-"""Starts, finds and ends the processes of a cluster, and never touches one that it did not start.
+"""Starts, finds and ends the processes of a cluster, and never touches one that it did not start (D-31).
 
 A process id alone proves nothing: ids are used again. So the start time is written down beside it, and a process is ours
 only while both agree. The command line would prove no more, and programs change theirs (Redis does).

@@ -1,4 +1,4 @@
-"""The one supervisor for work that outlives a request: bounded, named, cancelled at shutdown, never silently lost."""
+"""The one supervisor for work that outlives a request: bounded, named, cancelled at shutdown, never silently lost (X-112)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit on the bytes that a process holds in memory at once, so that memory does not depend on its clients.
+"""A limit on the bytes that a process holds in memory at once, so that memory does not depend on its clients (X-19).
 
 Bytes are reserved before they are read from a socket or a disk. A request that finds no room waits in line, which is
 the backpressure; the wait and the line are bounded, so overload is an early 503 and never growing memory.

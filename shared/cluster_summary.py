@@ -1,7 +1,7 @@
 """How the cluster is, from what its storage nodes reported: how much is missing, until when, and what it has to do without.
 
 Pure, so that a gateway and the leader's metrics say the same. A report counts in the epoch of the node map only: one of an
-earlier epoch tells what was missing by another placement.
+earlier epoch tells what was missing by another placement (C-122).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sums up a set of chunks by partition, so that two sets that should be equal are compared without listing either.
+"""Sums up a set of chunks by partition, so that two sets that should be equal are compared without listing either (S-49).
 
 A chunk belongs to the partition of its digest's first three hex digits; sixteen partitions with the first two in common
 are a group. Two parties compare the sums of all groups, then the partitions of the groups that differ, then list those:

@@ -1,4 +1,4 @@
-"""Which nodes should hold a chunk: weighted rendezvous hashing over a node map, zones first.
+"""Which nodes should hold a chunk: weighted rendezvous hashing over a node map, zones first (X-13).
 
 Pure, so that gateways and storage nodes agree without asking. Rendezvous hashing gives every (digest, node) pair a score;
 the best scores win, and a node that joins or leaves moves only the chunks that it wins or loses. Weights enter as

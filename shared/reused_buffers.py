@@ -1,4 +1,4 @@
-"""Buffers of one size for bodies, used again once nobody refers to them.
+"""Buffers of one size for bodies, used again once nobody refers to them (X-102).
 
 A new buffer of 1 MiB costs 256 page faults and as many cleared pages, which is more than its digest costs.
 """

@@ -1,4 +1,4 @@
-"""Decides from intervals what time it is: when to believe, slew, step or refuse, and what state to publish.
+"""Decides from intervals what time it is: when to believe, slew, step or refuse, and what state to publish (T-42).
 
 The software clock runs on the monotonic clock. A round hands in one interval per source; the majority steers the clock,
 and between rounds its bound grows by what the oscillator can do. Pure: the host's clocks are handed in as readings.

@@ -1,4 +1,4 @@
-"""Which moments can be true time, if more than half of the sources are honest.
+"""Which moments can be true time, if more than half of the sources are honest (T-29).
 
 Each honest source's interval contains true time, so true time is covered by a majority of all intervals. The hull of the
 points that a majority covers is therefore an interval that contains it, whatever the others say. Source: Marzullo and

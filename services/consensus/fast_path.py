@@ -2,7 +2,7 @@
 
 Routing, dependency solving and generic instrumentation cost more than appending to the log or proving leadership does. `api`
 declares the same calls for OpenAPI and shares their code. What is not a well-formed call is passed on, so that one place says
-what is wrong with it.
+what is wrong with it (C-104).
 """
 
 from __future__ import annotations

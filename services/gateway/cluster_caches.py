@@ -1,4 +1,4 @@
-"""Binds everything that a gateway remembers to one cluster.
+"""Binds everything that a gateway remembers to one cluster (G-131).
 
 A cluster that was restored at the same addresses, with the same secret, answers a gateway that was not restarted. Nothing
 that was learnt of the cluster before may be used for it: its log, its node map and its replicas are others. So every answer of

@@ -1,4 +1,4 @@
-"""List cursors: opaque to clients, stateless for us, and ours beyond doubt.
+"""List cursors: opaque to clients, stateless for us, and ours beyond doubt (G-28).
 
 A cursor carries where the next page starts, for files with the log index that all pages come from. It is sealed with a key
 derived from the cluster secret, so that any gateway of the cluster takes it and nobody can make one up, and it names its

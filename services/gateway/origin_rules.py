@@ -2,7 +2,7 @@
 
 A browser reaches what its user reaches, loopback and private networks included, and lets every page send forms to it. A page
 cannot forge `Host`, `Origin` and `Sec-Fetch-Site`; clients that are no browsers send the latter two never, and are not
-concerned.
+concerned (G-92).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fast path: an ASGI handler in front of FastAPI for the calls about chunks that gateways make for every request.
+"""The fast path: an ASGI handler in front of FastAPI for the calls about chunks that gateways make for every request (X-44).
 
 A chunk of 4 KiB is stored in less CPU than routing, dependency solving and generic instrumentation take, so these calls are
 answered before FastAPI sees them (benchmarks/storage.py has the figures). `api` declares the same calls for OpenAPI and shares

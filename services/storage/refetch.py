@@ -1,4 +1,4 @@
-"""Fetches lost chunks, whose replica here was found bad or missing, from the peers in placement order.
+"""Fetches lost chunks, whose replica here was found bad or missing, from the peers in placement order (S-50).
 
 The tier lists lost chunks durably (`ports.Tier.list_lost`); this loop walks over that list until it is empty. A body is
 checked against its digest and stored only if the chunk is still lost, so that a deleted chunk stays deleted. Reads never

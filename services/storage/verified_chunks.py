@@ -1,4 +1,4 @@
-"""When this process last wrote a chunk, or read it past the page cache.
+"""When this process last wrote a chunk, or read it past the page cache (S-97).
 
 A row of the catalog says that a chunk was acknowledged once, not that its bytes are still whole. A replica is verified while
 it stands here: kept in memory, so that a restart forgets all of it.

@@ -1,4 +1,4 @@
-"""Coalesces concurrent calls to the consensus leader into batches, and retries each until its caller's deadline.
+"""Coalesces concurrent calls to the consensus leader into batches, and retries each until its caller's deadline (X-107).
 
 One batch is under way at a time while the next collects. Every call knows whether any attempt may have had an effect, so
 that a deadline ends it with an honest error.

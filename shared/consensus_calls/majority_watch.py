@@ -1,4 +1,4 @@
-"""Whether a majority of the consensus members may be at work, asked of all of them at once while calls wait.
+"""Whether a majority of the consensus members may be at work, asked of all of them at once while calls wait (X-76).
 
 An election costs a caller waiting and no failure, so calls wait for seconds. Without a majority waiting is in vain: then
 they are refused early. The members know it (each says whether it is connected to a majority), or none of them answers.

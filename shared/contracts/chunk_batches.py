@@ -1,4 +1,4 @@
-"""Small calls of several requests to one storage node in one HTTP request: `POST /v1/chunks/batch`.
+"""Small calls of several requests to one storage node in one HTTP request: `POST /v1/chunks/batch` (S-101).
 
 A *frame* is four bytes with the length of its head (big-endian), the head in msgpack, and bytes of chunks one after the
 other: those of the puts in a request, those of the gets in an answer, in the order of the items. The body digest that is

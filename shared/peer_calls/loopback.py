@@ -1,7 +1,7 @@
 """Connections that stay on this machine: nothing on their way can be congested, so what is sent need not be spread over time.
 
 Many hosts run BBR, which paces every connection by timers, the loopback too; there it costs more than half of what sending
-1 MiB costs (benchmarks/RESULTS.md). What a path over a network gets stays the host's choice.
+1 MiB costs (benchmarks/RESULTS.md). What a path over a network gets stays the host's choice (X-75).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may speak to an internal port: requests signed with the cluster secret, for one destination, once.
+"""Who may speak to an internal port: requests signed with the cluster secret, for one destination, once (X-14).
 
 A signature covers method, raw path with query, destination, nonce and the digest of the body. A chunk's digest is its
 name, so a chunk upload is never hashed a second time for the signature.

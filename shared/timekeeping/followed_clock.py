@@ -1,4 +1,4 @@
-"""A process' own copy of the clock service's time: which reports it believes, and what its time is worth between them.
+"""A process' own copy of the clock service's time: which reports it believes, and what its time is worth between them (T-41).
 
 It exists so that stamping an operation needs no call: a report every few seconds steers a software clock, which goes on
 by itself, with a growing bound, when every clock service is gone. Pure: readings of the host's clocks are handed in.

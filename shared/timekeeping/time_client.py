@@ -1,4 +1,4 @@
-"""The time of one process: stamps in microseconds, from a local copy that the clock services steer.
+"""The time of one process: stamps in microseconds, from a local copy that the clock services steer (T-30).
 
 It exists because a call per operation would cost more than many operations, and because the store must go on without any
 clock service. One poll: signed GET /v1/time -> `followed_clock` (pure) -> the next `stamp()` reads the steered copy.

@@ -1,4 +1,4 @@
-"""How many files and connections a process may have open at once."""
+"""How many files and connections a process may have open at once (S-83)."""
 
 from __future__ import annotations
 

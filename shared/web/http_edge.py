@@ -1,4 +1,4 @@
-"""How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads.
+"""How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads (X-16).
 
 It also ends connections in the ways that ASGI has no words for; a route finds them in its scope (`exchange_of`).
 

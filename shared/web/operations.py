@@ -1,4 +1,4 @@
-"""The operations listener: what operators, probes and Prometheus ask, on a port of its own.
+"""The operations listener: what operators, probes and Prometheus ask, on a port of its own (X-99).
 
 It has its own limit on connections, so that a crowd on the data port cannot shut out whoever has to look into it. It is
 never published beside the data port: it tells why a service is not ready, and cluster changes of a gateway are made here.

@@ -1,4 +1,4 @@
-"""Would the suites notice? Plants each bug into real processes, runs the test that should fail, and prints a table.
+"""Would the suites notice? Plants each bug into real processes, runs the test that should fail, and prints a table (D-74).
 
     python -m tests.faults.planted_bugs [name ...]
 

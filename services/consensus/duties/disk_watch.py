@@ -1,4 +1,4 @@
-"""Gives leadership away before the disk is full: a leader that cannot write stops the cluster, a follower only itself.
+"""Gives leadership away before the disk is full: a leader that cannot write stops the cluster, a follower only itself (C-39).
 
 A write that fails all the same ends the process (`Member.fatal`), and the others elect a leader.
 """

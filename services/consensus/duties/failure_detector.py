@@ -1,4 +1,4 @@
-"""What state each storage node should have: the leader's view of their heartbeats. Pure; monotonic seconds are given.
+"""What state each storage node should have: the leader's view of their heartbeats. Pure; monotonic seconds are given (C-120).
 
 Only the leader hears heartbeats, and it remembers them in memory: what follows from silence is a log entry (`suspect`,
 `inactive`), not the silence itself. A new leader has heard nobody yet, so every node gets a full grace period from its

@@ -1,4 +1,4 @@
-"""The log clock: the leader logs how much time has passed, so that every member expires old state at the same entry.
+"""The log clock: the leader logs how much time has passed, so that every member expires old state at the same entry (C-56).
 
 Only what passed on this process' monotonic clock between two answers of one leadership is told: intervals of two leaders
 cannot overlap, because an entry of the older one that commits was appended before the newer one was elected.

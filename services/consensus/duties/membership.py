@@ -1,4 +1,4 @@
-"""Who belongs to the consensus group: add as a learner, promote when caught up, remove; one change at a time.
+"""Who belongs to the consensus group: add as a learner, promote when caught up, remove; one change at a time (C-36).
 
 The log decides (`LeaderRole.propose_configuration`); this module turns a request into the next configuration, and promotes
 learners by itself, so that a new member never counts for a majority before it can hold one up.

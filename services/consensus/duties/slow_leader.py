@@ -1,4 +1,4 @@
-"""Gives leadership away when another member reaches a majority much faster: a gray failure, which no election ends.
+"""Gives leadership away when another member reaches a majority much faster: a gray failure, which no election ends (C-79).
 
 The heartbeats of a slow leader arrive late but regularly, so no follower campaigns and CheckQuorum holds, while each proposal and
 each read waits for its links. Every member therefore measures how long a majority takes to answer it (`peering.link`) and reports

@@ -1,4 +1,4 @@
-"""Compares this member's state with the others': equal entries must have made equal tables everywhere.
+"""Compares this member's state with the others': equal entries must have made equal tables everywhere (C-58).
 
 Applying is deterministic, so a difference is a defect, of the software or of a disk, and it never goes away by itself. A
 member that finds itself in the minority says so in /readyz and in /v1/status: it must be rebuilt. Where nobody is in the

@@ -2,7 +2,7 @@
 
 The log decides what a node's state is; this module only observes and proposes. Silence is measured on the leader's monotonic
 clock, so that no node's wall clock matters. A node that drains is removed once it reports, in the epoch of the node map, a log
-index at which it held nothing any more that a file refers to; the entry carries that proof, and `apply` checks it again.
+index at which it held nothing any more that a file refers to; the entry carries that proof, and `apply` checks it again (C-121).
 """
 
 from __future__ import annotations

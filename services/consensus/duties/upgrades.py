@@ -1,4 +1,4 @@
-"""Members of two versions in one cluster: who can apply which entries, and when new ones may be proposed.
+"""Members of two versions in one cluster: who can apply which entries, and when new ones may be proposed (C-60).
 
 Every member writes into the log which entries it can apply, as soon as that differs from what the log says. The leader raises
 what may be proposed when every member, learners included, has announced it; a member that joins must know as much before it

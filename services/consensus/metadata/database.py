@@ -1,4 +1,4 @@
-"""One connection to the state machine's file: transactions, and rows that carry a checksum and count in the state's sum.
+"""One connection to the state machine's file: transactions, and rows that carry a checksum and count in the state's sum (C-57).
 
 WAL, so that readers never wait for the writer; `synchronous=NORMAL`, because a transaction that a power cut takes away
 is replayed from the Raft log, which is what was fsynced before the acknowledgement. Each connection is used by one

@@ -2,7 +2,7 @@
 
 A version that no list shows any more is `released`: its references are kept for readers in mid-stream and for backups, then
 dropped (`retention`). A chunk that loses its last reference is condemned by that same entry; one that never had a reference
-is condemned when a storage node reports it (docs/promises.md, "The life of a chunk").
+is condemned when a storage node reports it (docs/promises.md, "The life of a chunk"; C-117).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the result of a proposal is remembered, so that a repeated request id gets the same answer.
+"""How the result of a proposal is remembered, so that a repeated request id gets the same answer (C-10).
 
 A published version is not stored a second time: the outcome only says that it was published, and the version is found
 under the same log index. Whoever deletes rows of `versions` must therefore spare those of a remembered request.

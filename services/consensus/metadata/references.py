@@ -1,4 +1,4 @@
-"""Answers about chunk references: pages of all, what changed after a log index, and whether some chunks are referenced.
+"""Answers about chunk references: pages of all, what changed after a log index, and whether some chunks are referenced (C-119).
 
 Storage nodes list all references once and then follow the log. A page is bounded in what it walks over and not only in what it
 shows: readers of files take turns with it.

@@ -1,4 +1,4 @@
-"""Forgetting: how long ago an entry was applied, by the log's own clock, and what may go because of that.
+"""Forgetting: how long ago an entry was applied, by the log's own clock, and what may go because of that (C-56).
 
 Apply knows no clock, and the proposers' wall clocks may lie (docs/promises.md, P7): an hour that a wrong clock skipped must not
 make a retry happen twice. So the log has a clock of its own. The leader proposes `PassTime` now and then, with the time that

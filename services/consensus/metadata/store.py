@@ -1,4 +1,4 @@
-"""The state machine: applies committed entries and answers queries, each on a connection and a lock of its own.
+"""The state machine: applies committed entries and answers queries, each on a connection and a lock of its own (C-9).
 
 A batch of entries is one SQLite transaction with `last_applied` inside, so that a crash at any moment leaves exactly a
 prefix of the log applied. SQLite may lose the last transactions in a power cut, never tear one; the Raft log, which is

@@ -1,4 +1,4 @@
-"""One connection between two members after its handshake: frames one way, beats the other, and when it is dead.
+"""One connection between two members after its handshake: frames one way, beats the other, and when it is dead (C-77).
 
 TCP does not tell. A middlebox that has lost its table, or a kernel whose process hangs, acknowledges bytes that nobody will
 ever read; such a connection stays open for ever, and everything sent on it is lost. So the side that takes frames says with

@@ -1,4 +1,4 @@
-"""Log compaction: cuts the log below the last durable checkpoint, keeping what live followers still need.
+"""Log compaction: cuts the log below the last durable checkpoint, keeping what live followers still need (C-52).
 
 Disk use and restart time then depend on what exists, not on what ever happened. The order is the whole point: an entry leaves
 the log only when its effect survives a power cut without it.

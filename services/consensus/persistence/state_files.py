@@ -1,4 +1,4 @@
-"""Which file is the state machine now: the tables, snapshots that arrive, and the one step that makes one the other.
+"""Which file is the state machine now: the tables, snapshots that arrive, and the one step that makes one the other (C-54).
 
 A small checksummed file, replaced atomically, names the current tables and the snapshot that they began as. So an
 installation has one instant: before it the old tables are in force, after it the new ones, and a crash leaves nothing in

@@ -1,4 +1,4 @@
-"""ReadIndex (thesis, section 6.4): a read is linearizable when leadership was proven after it arrived. Pure.
+"""ReadIndex (thesis, section 6.4): a read is linearizable when leadership was proven after it arrived. Pure (C-8).
 
 One heartbeat round proves it for every read that waited when the round began; reads that arrive meanwhile wait for the next
 one. No lease, because a lease would let a clock decide.

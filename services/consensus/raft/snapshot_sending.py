@@ -1,7 +1,7 @@
 """The leader's side of snapshots (section 7): one copy of the state, made when a follower needs it, sent a piece at a time.
 
 A follower needs one when the log no longer has its next entry, or when it says that its state is lost. One piece is under
-way per follower, and the pieces are paced, because replication to everybody else shares disk and network with them.
+way per follower, and the pieces are paced, because replication to everybody else shares disk and network with them (C-53).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the data folder of the first member of a new cluster out of tables: for a restored backup and for a lost majority.
+"""Makes the data folder of the first member of a new cluster out of tables: for a restored backup and for a lost majority (C-62).
 
 The folder appears under its name in one step, complete; a crash before leaves only the unfinished one beside it.
 

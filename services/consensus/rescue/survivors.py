@@ -1,4 +1,4 @@
-"""Reads the data folder of a member that does not run: how far its log goes, and what of it is certain.
+"""Reads the data folder of a member that does not run: how far its log goes, and what of it is certain (C-63).
 
 It reads a copy of the folder. Opening the files in place would change them (SQLite folds its write-ahead file in, formats are
 brought up to date), and they may be the last ones there are.

@@ -1,4 +1,4 @@
-"""Marks every answer of the API `Cache-Control: no-cache`: a cache must revalidate it before it serves it again.
+"""Marks every answer of the API `Cache-Control: no-cache`: a cache must revalidate it before it serves it again (G-71).
 
 Without the header a cache may serve a file for a tenth of its age, and a 404 for as long as it likes (RFC 9111 section
 4.2.2), and reads through it would no longer be linearizable. Revalidation by entity tag is cheap.

@@ -4,7 +4,7 @@ Routing, dependency solving, generic instrumentation and four layers of middlewa
 they are made before FastAPI sees them (docs/benchmarks.md has the figures). `files` and `buckets` declare the same calls for
 OpenAPI and make them in the same way; everything else passes through. What stands around a route stands around them here:
 early refusals, origins, cache control, metrics, problem documents. tests/unit/gateway/api/test_fast_path.py holds both to the
-same answers.
+same answers (X-44).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Collects the small chunk calls of concurrent requests to one storage node, so that they share HTTP requests.
+"""Collects the small chunk calls of concurrent requests to one storage node, so that they share HTTP requests (G-110).
 
 A call that finds no request under way goes at once: an idle gateway adds no latency. Others wait until it ends, and all that
 have come by then go together. So load makes requests larger and not more numerous (as `shared.consensus_calls.batching` does).

@@ -1,4 +1,4 @@
-"""Remembers which storage nodes held which chunks a moment ago, so that a GET need not ask them again.
+"""Remembers which storage nodes held which chunks a moment ago, so that a GET need not ask them again (G-130).
 
 Every acknowledged put, every get whose bytes had the digest and every `has` answer leaves a confirmation: this node, with
 this fence, held this chunk at that time. They serve GET alone: a write never counts one, and neither does a read that makes

@@ -1,4 +1,4 @@
-"""Puts a replica back where a read found it missing or corrupt, in the background and bounded.
+"""Puts a replica back where a read found it missing or corrupt, in the background and bounded (G-26).
 
 It heals what is being read, at once. Everything else is the storage nodes' own reconcile loop; so a repair that cannot
 be queued, or fails, is dropped and not retried here.

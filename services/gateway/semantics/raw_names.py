@@ -1,4 +1,4 @@
-"""Bucket and key from the raw path of a request, decoded once and strictly.
+"""Bucket and key from the raw path of a request, decoded once and strictly (G-27).
 
 The server's own decoded path cannot be used: it replaces invalid UTF-8 by one and the same character, so that different
 requests would name the same file. Here a malformed escape or invalid UTF-8 is a refusal, `%2F` equals `/`, and what comes

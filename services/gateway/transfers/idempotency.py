@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again happens once and gets the same answer (docs/promises.md, "Attempts").
+"""Idempotency-Key: a request that is sent again happens once and gets the same answer (docs/promises.md, "Attempts"; G-43).
 
 The key becomes the request id under which the change is proposed: the log stores the result of every request id, so the
 mechanism that applies internal proposals once serves clients too, across gateways and their restarts. This module only

@@ -3,7 +3,7 @@
 A small upload begins with that instead of with a read of its own. What is remembered may be stale, and then `apply` refuses
 the publish: so nothing wrong is published, and the upload reads and begins anew. Nothing is refused for what is remembered.
 
-Every metadata call of the gateway is passed on here as it is, and `caches` hear for which cluster it was answered.
+Every metadata call of the gateway is passed on here as it is, and `caches` hear for which cluster it was answered (G-129).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads which version of a file is current, linearizably; a record that the gateway knows is not sent again."""
+"""Reads which version of a file is current, linearizably; a record that the gateway knows is not sent again (G-133)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says of most chunks that are not on disk that they are not, without a question to the catalog.
+"""Says of most chunks that are not on disk that they are not, without a question to the catalog (S-108).
 
 A put of a small chunk asks that first, and the answer is nearly always no; a hop to a thread for it costs more than the rest of
 the put. A Bloom filter of one probe: digests are as good as random, so any of their bits will do.

@@ -1,4 +1,4 @@
-"""Gives the free pages of the catalog back to the file system, a few at a time, between commits.
+"""Gives the free pages of the catalog back to the file system, a few at a time, between commits (S-124).
 
 A deletion puts pages on SQLite's free list, where later chunks take them from; the file never shrinks by itself. A catalog
 with `auto_vacuum=INCREMENTAL` moves pages from its end to free ones when it is told, at the price of one more page in most

@@ -1,4 +1,4 @@
-"""Threads for blocking work that answer many calls in one hop to the loop.
+"""Threads for blocking work that answer many calls in one hop to the loop (S-65, S-80).
 
 A hop to a thread and back costs more than looking up a row. An executor of the standard library makes one per call; here a
 thread takes a fair share of all calls that wait.

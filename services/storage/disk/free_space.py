@@ -1,4 +1,4 @@
-"""Is there room? Refuses writes before the file system is really full, so that deletes and repairs still work.
+"""Is there room? Refuses writes before the file system is really full, so that deletes and repairs still work (S-85).
 
 Asking the file system may hang with a sick disk, so only threads ask; the last measurement is kept for the event loop.
 """

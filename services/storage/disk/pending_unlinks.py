@@ -1,4 +1,4 @@
-"""Pending unlinks: files whose deletion was acknowledged and whose unlink may not be durable yet.
+"""Pending unlinks: files whose deletion was acknowledged and whose unlink may not be durable yet (S-51).
 
 A file is unlinked after COMMIT, and its directory is not fsynced for it: that would cost every deletion an fsync of its own.
 Instead the same transaction records the digest here. At start such a file is removed and not adopted; a record is dropped

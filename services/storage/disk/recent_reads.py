@@ -1,4 +1,4 @@
-"""Which large chunks were read lately: those are worth their pages in the page cache.
+"""Which large chunks were read lately: those are worth their pages in the page cache (S-64).
 
 A chunk that is read once, as all of a large file are, costs less past the cache: there is nothing to find, fill and drop.
 """

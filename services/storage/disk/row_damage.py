@@ -1,4 +1,4 @@
-"""Repairs rows of the catalog that a flipped bit has damaged, at start.
+"""Repairs rows of the catalog that a flipped bit has damaged, at start (S-89).
 
 SQLite checks no types when it reads: a flipped bit in the header of a record makes a length NULL or TEXT, or a digest short.
 Such a row must not take the node out of service: the readers in `catalog` ignore it, and `mend` removes it at start.

@@ -1,4 +1,4 @@
-"""Detects that SQLite's write-ahead file lost what was acknowledged, and repairs it before SQLite opens it.
+"""Detects that SQLite's write-ahead file lost what was acknowledged, and repairs it before SQLite opens it (S-66).
 
 After a crash SQLite replays its write-ahead file up to the first frame whose checksum does not fit, and silently forgets the
 rest: right after a torn write, wrong after a changed bit in the middle, because what lies behind was acknowledged. Two

@@ -1,4 +1,4 @@
-"""Files of chunks that were read lately, kept open: what the page cache still holds is read again without a thread.
+"""Files of chunks that were read lately, kept open: what the page cache still holds is read again without a thread (S-78).
 
 A hop to a thread and back costs more than copying 1 MiB. But nothing on the event loop may wait for a disk, so the file is
 open already, and `RWF_NOWAIT` makes the kernel say that a page is not in memory instead of fetching it.

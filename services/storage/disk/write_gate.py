@@ -1,4 +1,4 @@
-"""The switch that stops acknowledgements for good once the disk has broken its word.
+"""The switch that stops acknowledgements for good once the disk has broken its word (S-22).
 
 After a failed fsync the kernel may drop the dirty pages and report success the next time (PostgreSQL's "fsyncgate",
 2018), so no later success proves anything about earlier writes. The gate never opens again in this process.

@@ -1,4 +1,4 @@
-"""Keeps the expected set in step with the log: lists all references once, then follows what changes.
+"""Keeps the expected set in step with the log: lists all references once, then follows what changes (S-125).
 
 A page of changes is acted on before its position is recorded: a crash in between does the same again, which changes nothing.
 """

@@ -1,4 +1,4 @@
-"""How fast reconcile may work: below a rate, and in the gaps between requests while there are any."""
+"""How fast reconcile may work: below a rate, and in the gaps between requests while there are any (S-134)."""
 
 from __future__ import annotations
 

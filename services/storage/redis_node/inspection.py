@@ -1,4 +1,4 @@
-"""May this Redis acknowledge writes? Only if it is ours, fsyncs every write, and never evicts.
+"""May this Redis acknowledge writes? Only if it is ours, fsyncs every write, and never evicts (S-87).
 
 An acknowledgement by a Redis without `appendfsync always`, or by one that evicts, would be a lie (docs/promises.md, P1).
 The server is asked, never reconfigured: its settings belong to whoever starts it.

@@ -1,4 +1,4 @@
-"""The connection to this node's Redis: every call has a deadline, and a circuit breaker.
+"""The connection to this node's Redis: every call has a deadline, and a circuit breaker (S-21).
 
 Requests never probe. Once open, the circuit is closed again only by `supervise`, after the server was inspected
 (alive, ours, durable) and the tier above has recovered what it held.

@@ -1,4 +1,4 @@
-"""The index of the read cache (LRU): which flushed chunks have a copy in Redis, which to evict, which to promote.
+"""The index of the read cache (LRU): which flushed chunks have a copy in Redis, which to evict, which to promote (S-82).
 
 Pure. Redis runs with `noeviction`, because it may not evict what only it has acknowledged; so the node itself keeps the
 least-recently-used order and both bounds: bytes, in Redis, and entries, in this process. An entry takes 240 bytes of RSS at

@@ -1,4 +1,4 @@
-"""Reconciles Redis and disk at start and after an outage of either.
+"""Reconciles Redis and disk at start and after an outage of either (S-84, S-86).
 
 The record of Redis names the chunks that were acknowledged there. Those that are not in this process' memory are checked and
 moved to disk before Redis is used again. A delete that Redis did not confirm is kept in memory and repeated; one that is

@@ -1,4 +1,4 @@
-"""The tiered tier: write-behind through Redis, and a read cache in it.
+"""The tiered tier: write-behind through Redis, and a read cache in it (S-20).
 
 A small chunk is acknowledged once it is fsynced in the AOF of Redis, and is flushed to disk in a batch about a second later.
 A large one goes to disk at once. A flushed chunk stays in Redis as a copy until the read cache evicts it.

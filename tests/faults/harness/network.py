@@ -1,4 +1,4 @@
-"""Every link of the cluster, in our hands: one proxy before every port, one weather for every pair (caller, called).
+"""Every link of the cluster, in our hands: one proxy before every port, one weather for every pair (caller, called) (D-73).
 
 A connection carries requests one way and answers the other, and each way is treated by itself, so a link can hear and not be
 heard. The weather is looked up for every piece of data, so a change concerns connections that exist already.
