@@ -175,7 +175,6 @@ class Uploads:
             or request.idempotency_key is not None
             or (position := self._recent.position(request.name.bucket)) is None
             or (node_map := self._directory.known(position.epoch)) is None
-            or usable_nodes(node_map) < request.quorums.write_quorum
         ):
             return None
         return Start(position.incarnation, position.log_index, node_map, is_remembered=True)

@@ -106,13 +106,16 @@ async def test_what_the_disk_before_confirmed_does_not_count(world) -> None:
     await world.wait_until(lambda: victim in world.nodes.holders(DIGEST), "read repair")
 
 
-async def test_a_node_that_turns_out_to_lack_the_chunk_is_dropped_at_once(world) -> None:
-    """The node that was to send the bytes has lost them: what it confirmed before is not counted in its place."""
+async def test_a_node_that_turns_out_to_lack_the_chunk_is_dropped_at_once(world, monkeypatch) -> None:
+    """The node that was to send the bytes has lost them: what it confirmed before is not counted in its place, nor later."""
     await put_on_recorded_disks(world)
     victim = in_order(world)[0]
     world.nodes.chunks[victim] = {}
+    refuted: list[tuple[str, str]] = []
+    monkeypatch.setattr(Confirmations, "refute", lambda _, node_id, digest: refuted.append((node_id, digest)))
     received = await get(world, quorums=replace(world.services.quorums, read_quorum=3))
     assert (bytes(received.body), received.confirmed) == (BODY, 2)
+    assert (victim, DIGEST) in refuted
 
 
 @pytest.mark.parametrize("read_quorum", [2, 3])
