@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from services.consensus.metadata.entries import GARBAGE_VERSION
+from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
+from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
+from services.consensus.metadata.older_versions import OlderVersions
 from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State
 from services.consensus.metadata.tables import Tables
 from shared.contracts.names import check_bucket_name
+from shared.contracts.objects import BucketSettings
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketNotFoundError
 
@@ -19,8 +22,8 @@ from shared.errors import BucketNotFoundError
 class ApplyContext:
     """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
 
-    Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` what the table of
-    buckets says of some names.
+    Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` and `settings` what the
+    tables say of some buckets.
     """
 
     index: int
@@ -34,11 +37,28 @@ class ApplyContext:
     runs: dict[str, RunRow]
     buckets: dict[str, BucketRow | None]
     announced: dict[str, int]
+    older: OlderVersions
+    records: BucketRecords
+    settings: dict[int, BucketSettings]
 
     @property
     def knows_garbage(self) -> bool:
         """Whether the rules of entries of version 3 hold here, for entries of earlier versions, too."""
         return self.state.entry_version >= GARBAGE_VERSION
+
+    @property
+    def knows_objects(self) -> bool:
+        """Whether what came with entries of version 4 may be there: versions that are kept, tags, uploads by parts."""
+        return self.state.entry_version >= OBJECTS_VERSION
+
+    def settings_of(self, incarnation: int) -> BucketSettings:
+        """What a bucket is set to now."""
+        if not self.knows_objects:
+            return DEFAULT_SETTINGS
+        if incarnation not in self.settings:
+            row = self.records.settings(incarnation)
+            self.settings[incarnation] = DEFAULT_SETTINGS if row is None else row.settings
+        return self.settings[incarnation]
 
     def bucket(self, name: str) -> BucketRow | None:
         """The bucket of that name that exists now."""

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from services.consensus.metadata.apply_context import ApplyContext
+from services.consensus.metadata.bucket_records import DocumentRow, SettingsRow
 from services.consensus.metadata.rows import BucketRow
 from shared.contracts.calls import NoResult
 from shared.contracts.metadata import CreateBucket, CreatedBucket, DeleteBucket
 from shared.contracts.names import DEFAULT_BUCKET, check_bucket_name
-from shared.errors import BucketNotEmptyError, BucketProtectedError, TooManyBucketsError
+from shared.contracts.objects import (
+    BucketSettings,
+    DeleteBucketDocument,
+    DeletedDocument,
+    PutBucketDocument,
+    PutBucketSettings,
+    PutSettings,
+)
+from shared.errors import (
+    BackupPinsVersionsError,
+    BucketNotEmptyError,
+    BucketProtectedError,
+    ConflictError,
+    TooManyBucketsError,
+    VersioningCannotBeOffError,
+)
+
+DOCUMENTS_MAX: Final = 64
+"""Of one bucket."""
 
 
 def create_bucket(context: ApplyContext, command: CreateBucket) -> CreatedBucket:
@@ -28,6 +49,9 @@ def delete_bucket(context: ApplyContext, command: DeleteBucket) -> NoResult:
     bucket = context.existing_bucket(command.bucket)
     if context.tables.has_files(bucket.incarnation):
         raise BucketNotEmptyError("The bucket still holds files; delete them first.", bucket=bucket.name)
+    if context.knows_objects:
+        _check_nothing_is_kept(context, bucket)
+        context.records.forget(bucket.incarnation)
     context.tables.end_bucket(bucket, context.index)
     context.buckets[bucket.name] = None
     return NoResult()
@@ -37,3 +61,65 @@ def insert_bucket(context: ApplyContext, name: str) -> None:
     """A bucket of this entry."""
     context.buckets[name] = bucket = BucketRow(context.index, name, context.stamp.approximate_ns)
     context.tables.insert_bucket(bucket)
+
+
+def _check_nothing_is_kept(context: ApplyContext, bucket: BucketRow) -> None:
+    if context.older.has_any(bucket.incarnation):
+        raise BucketNotEmptyError(
+            "The bucket still holds older versions or delete markers; delete them by version first.", bucket=bucket.name
+        )
+    if context.tables.has_uploads(bucket.incarnation):
+        raise BucketNotEmptyError("An upload by parts is under way in the bucket; abort it first.", bucket=bucket.name)
+
+
+# --- settings and documents -----------------------------------------------------------------------------------------
+
+
+def put_bucket_settings(context: ApplyContext, command: PutBucketSettings) -> PutSettings:
+    """They are in force from this entry on. Raises the rejections of `PutBucketSettings`."""
+    bucket = context.existing_bucket(command.bucket)
+    before, new = context.settings_of(bucket.incarnation), command.settings
+    if new == before:
+        row = context.records.settings(bucket.incarnation)
+        return PutSettings(log_index=0 if row is None else row.log_index)
+    if new.versioning == "off" and before.versioning != "off":
+        raise VersioningCannotBeOffError(
+            "This bucket keeps versions; it can stop keeping more of them: suspended.", bucket=bucket.name
+        )
+    if _is_shortened(before, new):
+        _check_no_backup_lives(context, bucket)
+    context.records.put_settings(SettingsRow(bucket.incarnation, context.index, new.model_dump_json().encode()))
+    context.settings[bucket.incarnation] = new
+    return PutSettings(log_index=context.index)
+
+
+def _is_shortened(before: BucketSettings, new: BucketSettings) -> bool:
+    if before.versioning == "off" or new.superseded_retention_s is None:
+        return False
+    return before.superseded_retention_s is None or new.superseded_retention_s < before.superseded_retention_s
+
+
+def _check_no_backup_lives(context: ApplyContext, bucket: BucketRow) -> None:
+    for backup in context.garbage.backups():
+        if backup.is_living(context.state.lived_ms):
+            raise BackupPinsVersionsError(
+                "A backup is under way; keep older versions as long as before until it ends, or end it.",
+                bucket=bucket.name,
+                backup_id=backup.backup_id,
+            )
+
+
+def put_bucket_document(context: ApplyContext, command: PutBucketDocument) -> NoResult:
+    """It replaces one of its kind. Raises BucketNotFoundError, ConflictError."""
+    bucket = context.existing_bucket(command.bucket)
+    is_new = context.records.document(bucket.incarnation, command.kind_name) is None
+    if is_new and context.records.document_count(bucket.incarnation) >= DOCUMENTS_MAX:
+        raise ConflictError("The bucket has as many documents as it may have.", limit=DOCUMENTS_MAX)
+    context.records.put_document(DocumentRow(bucket.incarnation, command.kind_name, context.index, command.body))
+    return NoResult()
+
+
+def delete_bucket_document(context: ApplyContext, command: DeleteBucketDocument) -> DeletedDocument:
+    """There is none of that kind from here on. Raises BucketNotFoundError."""
+    bucket = context.existing_bucket(command.bucket)
+    return DeletedDocument(deleted=context.records.remove_document(bucket.incarnation, command.kind_name))

@@ -1,4 +1,4 @@
-"""Which function applies which command: `buckets`, `files`, `nodes`, `kept_references`, `cluster_entries`.
+"""Which function applies which command; they stand in modules by subject.
 
 A command returns its typed result (`shared.contracts`), or raises a typed rejection and has changed nothing. Times come from
 the applied stamp, identities from the log index; there is no other input.
@@ -10,9 +10,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from services.consensus.metadata.apply_context import ApplyContext
-from services.consensus.metadata.buckets import create_bucket, delete_bucket
+from services.consensus.metadata.batch_deletes import delete_files
+from services.consensus.metadata.buckets import (
+    create_bucket,
+    delete_bucket,
+    delete_bucket_document,
+    put_bucket_document,
+    put_bucket_settings,
+)
 from services.consensus.metadata.cluster_entries import announce_member, init_cluster, pass_time, raise_entry_version
-from services.consensus.metadata.files import delete_file, publish_file
+from services.consensus.metadata.copies import copy_file
+from services.consensus.metadata.files import delete_file, publish_file, set_tags
 from services.consensus.metadata.kept_references import begin_backup, condemn_chunks, end_backup, renew_backup
 from services.consensus.metadata.nodes import (
     admit_node,
@@ -41,6 +49,14 @@ from shared.contracts.metadata import (
     RemoveNode,
     SetNodeState,
     UpdateNode,
+)
+from shared.contracts.objects import (
+    CopyFile,
+    DeleteBucketDocument,
+    DeleteFiles,
+    PutBucketDocument,
+    PutBucketSettings,
+    SetTags,
 )
 from shared.contracts.references import CondemnChunks
 from shared.errors import InvalidRequestError, NotReadyError
@@ -73,6 +89,12 @@ _HANDLERS: Final[dict[type[Command[Any]], Callable[[ApplyContext, Any], WireMode
     DrainNode: drain_node,
     RemoveNode: remove_node,
     CondemnChunks: condemn_chunks,
+    PutBucketSettings: put_bucket_settings,
+    PutBucketDocument: put_bucket_document,
+    DeleteBucketDocument: delete_bucket_document,
+    DeleteFiles: delete_files,
+    CopyFile: copy_file,
+    SetTags: set_tags,
     BeginBackup: begin_backup,
     RenewBackup: renew_backup,
     EndBackup: end_backup,

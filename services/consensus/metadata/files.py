@@ -1,4 +1,4 @@
-"""What commands change in files: publishing and deleting. Every check comes before the first write."""
+"""What commands change in files: publishing, deleting, tagging. Every check comes before the first write."""
 
 from __future__ import annotations
 
@@ -9,22 +9,34 @@ from services.consensus.metadata.decisions import (
     check_no_node_drains,
     check_preconditions,
     check_start_index,
-    next_modified_ns,
 )
 from services.consensus.metadata.garbage import check_not_condemned
-from services.consensus.metadata.rows import BucketRow, TombstoneRow
+from services.consensus.metadata.older_versions import PatchRow, encode_tags
+from services.consensus.metadata.versions import (
+    PresentKey,
+    bucket_of_file,
+    delete_current,
+    fill_vacancy,
+    find_version,
+    make_current,
+    no_such_version,
+    present,
+    remove_version,
+    require_version,
+)
 from shared.contracts.files import FileVersion, Published
 from shared.contracts.metadata import DeleteFile, PublishFile
-from shared.contracts.names import check_key
-from shared.contracts.objects import DeletedFile
-from shared.errors import BucketNotFoundError, BucketRecreatedError, FileNotFoundInBucketError
+from shared.contracts.names import check_key, check_tags
+from shared.contracts.objects import DeletedFile, SetTags, TaggedFile
+from shared.errors import BucketRecreatedError, FileNotFoundInBucketError
 
 
 def publish_file(context: ApplyContext, command: PublishFile) -> Published:
     """The new version is visible from this entry on. Raises the rejections of `PublishFile`."""
     key = check_key(command.key).encode()
     check_content(command.content)
-    bucket = _bucket_of_file(context, command.bucket, key)
+    check_tags(command.tags or {})
+    bucket = bucket_of_file(context, command.bucket, key)
     if bucket.incarnation != command.incarnation:
         raise BucketRecreatedError(
             "The bucket was deleted and made again while this upload was under way; start it again.",
@@ -36,9 +48,8 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         check_start_index(command, context.index)
         check_no_node_drains(command, context.nodes)
         check_not_condemned(command, context.garbage)
-    file = context.tables.file(bucket.incarnation, key)
-    tombstone = context.history.tombstone(bucket.name, key) if file is None else None
-    check_preconditions(command.preconditions, file, tombstone)
+    before = present(context, bucket, key)
+    check_preconditions(command.preconditions, before.file, before.tombstone)
     version = FileVersion(
         bucket=bucket.name,
         key=command.key,
@@ -51,46 +62,42 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         epoch=command.epoch,
         durability=command.durability,
         stamp=context.stamp,
-        modified_ns=next_modified_ns(tombstone or file, context.stamp),
+        modified_ns=0,
     )
-    if file is not None:
-        context.tables.remove_file(bucket.incarnation, file)
-        context.history.add(bucket.incarnation, file, context.index)
-    if tombstone is not None:
-        context.history.remove_tombstone(tombstone)
-    context.tables.insert_version(bucket.incarnation, version)
-    return Published(created=file is None, version=version)
+    return Published(created=before.file is None, version=make_current(context, before, version, command.tags))
 
 
 def delete_file(context: ApplyContext, command: DeleteFile) -> DeletedFile:
-    """The file is absent from this entry on. Raises the rejections of `DeleteFile`."""
+    """The file, or one version of it, is gone from this entry on. Raises the rejections of `DeleteFile`."""
     key = check_key(command.key).encode()
-    bucket = _bucket_of_file(context, command.bucket, key)
-    file = context.tables.file(bucket.incarnation, key)
-    if file is None:
+    before = present(context, bucket_of_file(context, command.bucket, key), key)
+    if command.version is not None:
+        return _delete_version(context, command, before, command.version)
+    if before.file is None:
         # Before the preconditions: they count only where the answer would otherwise be a success (RFC 9110, 13.2.1).
         raise FileNotFoundInBucketError(
-            "There is no such file.",
-            bucket=bucket.name,
-            key=command.key,
-            version=_deleted_index(context, bucket.name, key),
+            "There is no such file.", bucket=before.bucket.name, key=command.key, version=before.last_changed
         )
-    check_preconditions(command.preconditions, file, None)
-    context.tables.remove_file(bucket.incarnation, file)
-    context.history.add(bucket.incarnation, file, context.index)
-    context.history.insert_tombstone(TombstoneRow(bucket.name, key, context.index, file.modified_ns))
-    return DeletedFile(version=context.index)
+    check_preconditions(command.preconditions, before.file, None)
+    return delete_current(context, before, before.file)
 
 
-def _bucket_of_file(context: ApplyContext, name: str, key: bytes) -> BucketRow:
-    """The bucket; a rejection says when `key` was last changed, in an earlier bucket of that name."""
-    try:
-        return context.existing_bucket(name)
-    except BucketNotFoundError as error:
-        error.facts["version"] = _deleted_index(context, name, key)
-        raise
+def _delete_version(context: ApplyContext, command: DeleteFile, before: PresentKey, number: int) -> DeletedFile:
+    found = find_version(context.tables, context.older, before.bucket.incarnation, before.key, number)
+    if found is None:
+        raise no_such_version(before, command.key)
+    check_preconditions(command.preconditions, None if found.is_marker else found.file, None)
+    removal = remove_version(context, before, found)
+    if removal.vacated is not None:
+        fill_vacancy(context, before.bucket, before.key, removal.vacated)
+    return removal.deleted
 
 
-def _deleted_index(context: ApplyContext, bucket_name: str, key: bytes) -> int:
-    tombstone = context.history.tombstone(bucket_name, key)
-    return 0 if tombstone is None else tombstone.deleted_index
+def set_tags(context: ApplyContext, command: SetTags) -> TaggedFile:
+    """Replace the tags of a version. Raises the rejections of `SetTags`."""
+    key = check_key(command.key).encode()
+    tags = check_tags(command.tags or {})
+    before = present(context, bucket_of_file(context, command.bucket, key), key)
+    found = require_version(context, before, command.key, command.version)
+    context.older.set_patch(PatchRow(found.file.version, context.index, encode_tags(tags)))
+    return TaggedFile(version=found.known_as, patch_index=context.index)

@@ -12,12 +12,17 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from services.consensus.metadata.database import checked
-from services.consensus.metadata.rows import BackupRow
+from services.consensus.metadata.rows import BackupRow, PastRow
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.metadata import PublishFile
 from shared.errors import ChunkCondemnedError
 
 _CONDEMNED_HORIZON: Final = "condemned"
+_HELD: Final = (
+    "SELECT EXISTS (SELECT 1 FROM older_versions WHERE incarnation=?1 AND key=?2 AND version=?3) "
+    "OR EXISTS (SELECT 1 FROM released WHERE version=?3) OR EXISTS (SELECT 1 FROM doomed WHERE version=?3) "
+    "OR EXISTS (SELECT 1 FROM kept WHERE version=?3) OR NOT EXISTS (SELECT 1 FROM versions WHERE version=?3)"
+)
 _CONDEMNED: Final = "SELECT digest, log_index, checksum FROM condemned WHERE digest IN (VALUES {values})"
 
 
@@ -107,6 +112,14 @@ class Garbage:
     def release(self, version: int, log_index: int) -> None:
         """No list shows the version any more, which `log_index` superseded or deleted."""
         self._database.insert("released", version, log_index)
+
+    def is_held(self, row: PastRow) -> bool:
+        """Whether somebody else sees to the references of a version that no pinned list shows any more.
+
+        It is kept as an older version, or was removed from there for good: then it is released since, or further on its way.
+        """
+        (found,) = self._one(_HELD, (row.incarnation, row.key, row.version)) or (0,)
+        return bool(found)
 
     def doom_released(self, up_to_index: int, limit: int) -> int:
         """Have the oldest released versions give up their references, none after `up_to_index`; how many there were."""

@@ -92,7 +92,7 @@ def _collect(page: _Page, rows: Iterator[FileRow], prefix: bytes, delimiter: byt
         if room <= 0:
             page.has_more = True
             return None
-        common = None if delimiter is None else _common_prefix(key, prefix, delimiter)
+        common = None if delimiter is None else common_prefix(key, prefix, delimiter)
         if common is not None:
             page.add_prefix(common)
             return end_of_prefix(common)
@@ -103,6 +103,7 @@ def _collect(page: _Page, rows: Iterator[FileRow], prefix: bytes, delimiter: byt
     return None
 
 
-def _common_prefix(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+def common_prefix(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    """What a list shows instead of `key`: its beginning up to the first delimiter after `prefix`; None where it has none."""
     at = key.find(delimiter, len(prefix))
     return None if at < 0 else key[: at + len(delimiter)]

@@ -13,13 +13,19 @@ import msgpack
 from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.base import WireModel
-from shared.contracts.files import Published
+from shared.contracts.files import FileVersion, Published
 from shared.contracts.metadata import ProposalResult
+from shared.contracts.objects import CopiedFile
 from shared.errors import IdempotencyKeyReusedError, InternalError, TrivetError
 
 _RESULT: Final = 0
 _PROBLEM: Final = 1
 _PUBLISHED: Final = 2
+_COPIED: Final = 3
+
+_LATER_OF_VERSION: Final = ("version_id", "is_null", "created_ns", "content_id", "tags", "patch_index")
+_LATER_OF_CONTENT: Final = ("composition", "composed_chunks")
+"""Fields that came with entries of version 4."""
 
 
 def encode_outcome(outcome: WireModel | TrivetError, fingerprint: str | None = None) -> bytes:
@@ -29,6 +35,8 @@ def encode_outcome(outcome: WireModel | TrivetError, fingerprint: str | None = N
         value = (_PROBLEM, outcome.to_problem())
     elif isinstance(outcome, Published):
         value = (_PUBLISHED, outcome.created)
+    elif isinstance(outcome, CopiedFile):
+        value = (_COPIED, (outcome.created, outcome.source_version))
     else:
         value = (_RESULT, outcome.model_dump(exclude_defaults=True))
     if fingerprint is not None:
@@ -47,8 +55,21 @@ def first_result(index: int, term: int, outcome: WireModel | TrivetError) -> Pro
 def _fields_of(result: WireModel) -> dict[str, Any]:
     """As JSON. Fields that came later are left out while they have their defaults: callers of older versions refuse them."""
     if isinstance(result, Published):
-        return {"created": result.created, "version": result.version.model_dump(mode="json")}
+        return {"created": result.created, "version": _version_fields(result.version)}
+    if isinstance(result, CopiedFile):
+        version = _version_fields(result.version)
+        return {"created": result.created, "version": version, "source_version": result.source_version}
     return result.model_dump(mode="json", exclude_defaults=True)
+
+
+def _version_fields(version: FileVersion) -> dict[str, Any]:
+    fields = version.model_dump(mode="json")
+    for part, names in ((version, _LATER_OF_VERSION), (version.content, _LATER_OF_CONTENT)):
+        dumped = fields if part is version else fields["content"]
+        for name in names:
+            if getattr(part, name) == type(part).model_fields[name].get_default(call_default_factory=True):
+                del dumped[name]
+    return fields
 
 
 def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
@@ -58,6 +79,10 @@ def repeated_result(row: RequestRow, tables: Tables) -> ProposalResult:
         return ProposalResult(log_index=row.log_index, term=row.term, problem=value)
     if form == _PUBLISHED:
         value = _fields_of(Published(created=value, version=tables.version(row.log_index)))
+    elif form == _COPIED:
+        created, source_version = value
+        version = tables.version(row.log_index)
+        value = _fields_of(CopiedFile(created=created, version=version, source_version=source_version))
     elif form != _RESULT:
         raise InternalError("A stored result has an unknown form.")
     return ProposalResult(log_index=row.log_index, term=row.term, result=value)

@@ -6,6 +6,7 @@ from functools import partial
 
 from services.consensus.metadata.history import History
 from services.consensus.metadata.listing import list_page
+from services.consensus.metadata.object_queries import Buckets, answer_about_objects
 from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
 from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
@@ -19,7 +20,6 @@ from shared.contracts.metadata import (
     BucketAnswer,
     BucketsAnswer,
     ClusterAnswer,
-    FileAnswer,
     FilePage,
     GetBucket,
     GetCluster,
@@ -30,7 +30,12 @@ from shared.contracts.metadata import (
     ReadResult,
     RequestAnswer,
 )
-from shared.contracts.objects import CountObjects, GetBucketDocument, GetBucketSettings, ListVersions
+from shared.contracts.objects import (
+    CountObjects,
+    GetBucketDocument,
+    GetBucketSettings,
+    ListVersions,
+)
 from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
 from shared.contracts.uploads import GetUpload, ListPieces, ListUploads
 from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError, UpgradeUnfinishedError
@@ -40,10 +45,6 @@ def read_node_map(tables: Tables, state: State) -> NodeMap:
     """The node map of `state`'s epoch."""
     drains = tables.drains()
     return NodeMap(epoch=state.epoch, nodes=[node.to_wire(drains.get(node.node_id)) for node in tables.nodes()])
-
-
-Buckets = dict[str, BucketRow | None]
-"""Those that were looked up in this transaction: the files of a batch are mostly in one."""
 
 
 def answer_query(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> ReadResult:
@@ -56,8 +57,8 @@ def answer_query(tables: Tables, state: State, query: AnyQuery, buckets: Buckets
 
 def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> Answer:
     match query:
-        case GetFile():
-            return _get_file(tables, state, query, buckets)
+        case GetFile() | GetBucketSettings() | GetBucketDocument() | ListVersions() | CountObjects():
+            return answer_about_objects(tables, state, query, buckets)
         case ListFiles():
             return _list_files(tables, state, query)
         case GetBucket() | ListBuckets():
@@ -70,42 +71,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             return _get_request(tables, query)
         case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
             return answer_about_references(tables, state, query)
-        case GetBucketSettings() | GetBucketDocument() | ListVersions() | CountObjects():
-            raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
         case ListPieces() | GetUpload() | ListUploads():
             raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
-
-
-def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) -> Answer:
-    key = query.key.encode()
-    if query.bucket not in buckets:
-        buckets[query.bucket] = tables.bucket(query.bucket)
-    bucket = buckets[query.bucket]
-    file = None if bucket is None else tables.file(bucket.incarnation, key)
-    if bucket is not None and file is not None:
-        if file.version == query.known_version:
-            # Of the same incarnation of the bucket, too: no other entry has this index.
-            return FileAnswer(
-                has_bucket=True,
-                incarnation=bucket.incarnation,
-                version=file.version,
-                horizon=state.tombstone_horizon,
-                is_unchanged=True,
-            )
-        return FileAnswer(
-            has_bucket=True,
-            incarnation=bucket.incarnation,
-            file=tables.version(file.version),
-            version=file.version,
-            horizon=state.tombstone_horizon,
-        )
-    tombstone = History(tables).tombstone(query.bucket, key)
-    return FileAnswer(
-        has_bucket=bucket is not None,
-        incarnation=0 if bucket is None else bucket.incarnation,
-        version=0 if tombstone is None else tombstone.deleted_index,
-        horizon=state.tombstone_horizon,
-    )
 
 
 def _get_request(tables: Tables, query: GetRequest) -> Answer:

@@ -19,6 +19,7 @@ from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.rows import RETENTIONS_S, State, decode_content
 from services.consensus.metadata.tables import Tables, distinct_chunks
+from services.consensus.metadata.version_retention import drop_expired_versions
 from shared.contracts.metadata import PassedTime, PassTime
 
 FORGET_ROWS_MAX: Final = 250
@@ -42,6 +43,7 @@ def forget(command: PassTime, index: int, state: State, history: History, sweep:
         tombstone_horizon=max(state.tombstone_horizon, history.index_at(_ago(lived_ms, command.tombstone_retention_s))),
     )
     keeps_references = command.reference_retention_s is not None
+    sweep.versions(lived_ms)
     sweep.past(state.horizon, releases=keeps_references)
     if command.reference_retention_s is not None:
         sweep.released(lived_ms, command.reference_retention_s)
@@ -80,12 +82,20 @@ class Sweep:
         rows = self._history.oldest(horizon, self._share())
         for row in rows:
             self._history.remove(row)
+            if self._garbage.is_held(row):
+                continue
             if releases:
                 self._garbage.release(row.version, row.deleted_index)
             else:
                 self._history.doom(row.version)
         self.left -= len(rows)
         self.left -= self._history.forget_buckets(horizon, self._share())
+
+    def versions(self, lived_ms: int) -> None:
+        """Older versions that their buckets keep for a limited time."""
+        self.left -= drop_expired_versions(
+            self._tables, self._garbage, lived_ms=lived_ms, index=self._index, limit=self._share()
+        )
 
     def released(self, lived_ms: int, retention_s: int) -> None:
         """Versions whose chunks neither a slow reader nor a backup needs any more."""

@@ -231,6 +231,19 @@ def decode_content(body: bytes) -> FileContent:
     return FileContent.model_construct(**_content_of(_fields_of(body)))
 
 
+class VersionIdentity(NamedTuple):
+    """What a version is among those of its key; see `FileVersion`."""
+
+    version_id: int | None
+    is_null: bool
+    created_ns: int | None
+
+
+def decode_identity(body: bytes) -> VersionIdentity:
+    """Only the identity of `decode_version`."""
+    return VersionIdentity(*(_fields_of(body)[12:15] or _NO_LATER_FIELDS[:3]))
+
+
 def decode_version(body: bytes) -> FileVersion:
     """The inverse of `encode_version`; without tags."""
     fields = _fields_of(body)

@@ -15,14 +15,17 @@ from threading import Lock
 from typing import Final, Self
 
 from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext
+from services.consensus.metadata.bucket_records import BucketRecords
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
 from services.consensus.metadata.commands import run
 from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
+from services.consensus.metadata.object_queries import Buckets
+from services.consensus.metadata.older_versions import OlderVersions
 from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
-from services.consensus.metadata.queries import Buckets, answer_query, read_node_map
+from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.references import size_bytes
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
@@ -330,6 +333,9 @@ class _Batch:
             runs=before.runs,
             buckets={},
             announced=before.announced,
+            older=OlderVersions(tables),
+            records=BucketRecords(tables),
+            settings={},
         )
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:

@@ -19,7 +19,9 @@ from services.consensus.metadata.rows import (
     RequestRow,
     RunRow,
     State,
+    VersionIdentity,
     decode_content,
+    decode_identity,
     decode_version,
     encode_version,
 )
@@ -146,6 +148,11 @@ class Tables:
         """Whether any file exists in the bucket."""
         return self._one("SELECT 1 FROM files WHERE incarnation=? LIMIT 1", (incarnation,)) is not None
 
+    def has_uploads(self, incarnation: int) -> bool:
+        """Whether a client's upload by parts is under way in the bucket."""
+        select = "SELECT 1 FROM uploads WHERE incarnation=? AND state='open' AND is_internal=0 LIMIT 1"
+        return self._one(select, (incarnation,)) is not None
+
     # --- files ----------------------------------------------------------------------------------------------------
 
     def file(self, incarnation: int, key: bytes) -> FileRow | None:
@@ -165,6 +172,10 @@ class Tables:
     def version(self, version: int) -> FileVersion:
         """Everything about one version. Raises RowDamagedError."""
         return decode_version(self.version_body(version))
+
+    def identity(self, version: int) -> VersionIdentity:
+        """What it is among the versions of its key. Raises RowDamagedError."""
+        return decode_identity(self.version_body(version))
 
     def version_body(self, version: int) -> bytes:
         """The stored form. Raises RowDamagedError: it is not there, although a row says so, or not what was written."""
@@ -199,6 +210,9 @@ class Tables:
 
     def remove_version(self, version: int, body: bytes) -> None:
         """Forget everything about one version but its chunk references."""
+        patch = self._one("SELECT version, patch_index, body, checksum FROM patches WHERE version=?", (version,))
+        if patch is not None:
+            self._remove("patches", *checked("patches", patch))
         self._remove("versions", version, body)
 
     def remove_refs(self, version: int, refs: list[tuple[bytes, int]]) -> None:

@@ -1,0 +1,151 @@
+"""What the deletion of several files in one entry changes. Each file has an outcome of its own; see `DeleteFiles`.
+
+All versions of a key that the batch names are removed before its place is filled again: so emptying a key promotes nothing on the
+way. One entry has one log index, and a promoted version is known by it: so one entry promotes one version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from services.consensus.metadata.apply_context import ApplyContext
+from services.consensus.metadata.decisions import next_modified_ns
+from services.consensus.metadata.rows import BucketRow, FileRow
+from services.consensus.metadata.versions import (
+    PresentKey,
+    delete_current,
+    fill_vacancy,
+    find_version,
+    insert_marker,
+    present,
+    remove_for_good,
+    remove_version,
+)
+from shared.contracts.names import check_key
+from shared.contracts.objects import DeletedFile, DeletedFiles, DeleteFiles, DeleteOutcome, FileToDelete
+from shared.errors import BucketRecreatedError, PromotionDeferredError, TrivetError
+
+_DEFERRED: Final = PromotionDeferredError(
+    "Another file of this batch got an older version back, which one entry does once; send this file again."
+)
+
+
+def delete_files(context: ApplyContext, command: DeleteFiles) -> DeletedFiles:
+    """Delete them, in the order of the list. Raises BucketNotFoundError, BucketRecreatedError."""
+    bucket = context.existing_bucket(command.bucket)
+    if command.incarnation not in {None, bucket.incarnation}:
+        raise BucketRecreatedError(
+            "The bucket was deleted and made again meanwhile.", bucket=bucket.name, incarnation=bucket.incarnation
+        )
+    outcomes: dict[int, DeleteOutcome] = {}
+    by_key: dict[bytes, dict[int, FileToDelete]] = {}
+    for position, file in enumerate(command.files):
+        try:
+            by_key.setdefault(check_key(file.key).encode(), {})[position] = file
+        except TrivetError as error:
+            outcomes[position] = DeleteOutcome(version=0, problem=error.to_problem())
+    has_promoted = False
+    for key, files in by_key.items():
+        before = present(context, bucket, key)
+        promotes = _promotes(context, before, files)
+        if promotes and has_promoted:
+            deferred = DeleteOutcome(version=before.last_changed, problem=_DEFERRED.to_problem())
+            outcomes |= dict.fromkeys(files, deferred)
+            continue
+        has_promoted |= promotes
+        outcomes |= _delete_key(context, bucket, before, files)
+    return DeletedFiles(results=[outcomes[position] for position in range(len(command.files))])
+
+
+def _promotes(context: ApplyContext, before: PresentKey, files: dict[int, FileToDelete]) -> bool:
+    """Whether an older version may become current. False is certain; true may be wrong where a marker is written, too."""
+    if before.settings.versioning == "off":
+        return False
+    removed = [
+        find_version(context.tables, context.older, before.bucket.incarnation, before.key, file.version)
+        for file in files.values()
+        if file.version is not None
+    ]
+    gone = {found.file.version for found in removed if found is not None}
+    if not any(found is not None and found.is_current for found in removed):
+        return False
+    rows = context.older.of_key(before.bucket.incarnation, before.key, context.index, len(gone) + 1)
+    left = next((row for row in rows if row.version not in gone), None)
+    return left is not None and not left.is_marker
+
+
+def _delete_key(
+    context: ApplyContext, bucket: BucketRow, before: PresentKey, files: dict[int, FileToDelete]
+) -> dict[int, DeleteOutcome]:
+    place = _Place(before)
+    outcomes = {
+        position: DeleteOutcome(**_delete(context, place, file.version).model_dump())
+        for position, file in files.items()
+    }
+    if place.vacated is not None:
+        fill_vacancy(context, bucket, before.key, place.vacated)
+    return outcomes
+
+
+@dataclass(slots=True)
+class _Place:
+    """The place of the current version of a key while its versions are removed.
+
+    Attributes:
+        before: what there was before this entry, or what there is by now if that is known.
+        vacated: what was removed from there and not replaced yet.
+        marker: of this entry, if it wrote one.
+    """
+
+    before: PresentKey
+    vacated: FileRow | None = None
+    marker: DeletedFile | None = None
+
+
+def _delete(context: ApplyContext, place: _Place, number: int | None) -> DeletedFile:
+    if number is None:
+        return _delete_current(context, place)
+    before = place.before
+    # The number of this entry is known to nobody yet: it is not asked for.
+    found = (
+        None
+        if number == context.index
+        else find_version(context.tables, context.older, before.bucket.incarnation, before.key, number)
+    )
+    if found is None:
+        return DeletedFile(version=before.last_changed)
+    has_changed = place.marker is not None or place.vacated is not None
+    removal = remove_version(context, before, found)
+    place.vacated = removal.vacated or place.vacated
+    return removal.deleted.model_copy(update={"version": context.index}) if has_changed else removal.deleted
+
+
+def _delete_current(context: ApplyContext, place: _Place) -> DeletedFile:
+    before = place.before
+    if place.marker is not None:
+        return place.marker
+    if place.vacated is None:
+        if before.file is None:
+            return DeletedFile(version=before.last_changed)
+        place.marker = delete_current(context, before, before.file)
+        return place.marker
+    return _mark_vacancy(context, place, place.vacated)
+
+
+def _mark_vacancy(context: ApplyContext, place: _Place, vacated: FileRow) -> DeletedFile:
+    """The version that would be current again by now is deleted: a marker comes over it, where it stands."""
+    before = place.before
+    latest = context.older.latest(before.bucket.incarnation, before.key)
+    if latest is None or latest.is_marker:
+        return DeletedFile(version=context.index)
+    replaced: int | None = None
+    null = context.older.null(before.bucket.incarnation, before.key)
+    if before.settings.versioning == "suspended" and null is not None:
+        remove_for_good(context, null)
+        replaced = null.known_as
+    insert_marker(context, before, next_modified_ns(vacated, context.stamp))
+    fill_vacancy(context, before.bucket, before.key, vacated)
+    place.vacated = None
+    place.marker = DeletedFile(version=context.index, is_marker=True, removed_version=replaced)
+    return place.marker

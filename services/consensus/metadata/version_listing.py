@@ -1,0 +1,186 @@
+"""One page of a list of versions: keys in order, the versions of a key from the latest on.
+
+Keys come from the current files and from the older versions, merged; what a key has is one range scan. So a page costs what it
+shows, however many versions a key has, and a common prefix is skipped by one seek. Bodies of current versions are read for what
+they are among the versions of their key; a page ends early where these are long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.consensus.metadata.listing import common_prefix, end_of_prefix
+from services.consensus.metadata.older_versions import OlderRow, OlderVersions
+from services.consensus.metadata.rows import FileRow, decode_identity
+from services.consensus.metadata.tables import Tables
+from shared.contracts.objects import ListVersions, VersionEntry, VersionPage
+from shared.units import MIB
+
+BODY_BYTES_MAX: Final = 8 * MIB
+"""Of current versions that one page reads, about."""
+
+_NO_LIMIT: Final = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class _VersionRows:
+    """What is collected so far. Invariant: at most `limit` versions and prefixes together."""
+
+    limit: int
+    versions: list[VersionEntry] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+    body_bytes: int = 0
+    last_key: str | None = None
+    last_version: int | None = None
+
+    @property
+    def room(self) -> int:
+        """How many it still takes."""
+        if self.body_bytes > BODY_BYTES_MAX:
+            return 0
+        return self.limit - len(self.versions) - len(self.prefixes)
+
+    def add(self, entry: VersionEntry) -> None:
+        self.versions.append(entry)
+        self.last_key, self.last_version = entry.key, entry.version
+
+    def add_prefix(self, prefix: bytes) -> None:
+        self.prefixes.append(prefix.decode())
+        self.last_key, self.last_version = self.prefixes[-1], None
+
+
+def version_page(tables: Tables, incarnation: int, query: ListVersions) -> VersionPage:
+    """The page that `query` asks for, of a bucket that exists."""
+    page, walk = _VersionRows(query.limit), _Walk(tables, incarnation)
+    has_more = _fill(page, walk, query)
+    return VersionPage(
+        has_bucket=True,
+        versions=page.versions,
+        prefixes=page.prefixes,
+        has_more=has_more,
+        last_key=page.last_key if has_more else None,
+        last_version=page.last_version if has_more else None,
+    )
+
+
+def _fill(page: _VersionRows, walk: _Walk, query: ListVersions) -> bool:
+    """Collect rows; whether there are more."""
+    prefix, delimiter = query.prefix.encode(), (query.delimiter or "").encode() or None
+    lower, upper = prefix, end_of_prefix(prefix)
+    if query.key is not None:
+        lower, upper, delimiter = query.key.encode(), query.key.encode() + b"\x00", None
+    below = _NO_LIMIT
+    if query.after_key is not None:
+        after = query.after_key.encode()
+        below = _NO_LIMIT if query.after_version is None else query.after_version
+        if query.after_version is not None:
+            start = after
+        elif delimiter is not None and common_prefix(after, prefix, delimiter) == after:
+            start = end_of_prefix(after)
+        else:
+            start = after + b"\x00"
+        if start > lower:
+            lower = start
+        elif start < lower:
+            below = _NO_LIMIT
+    while (key := walk.next_key(lower, upper)) is not None:
+        common = None if delimiter is None else common_prefix(key, prefix, delimiter)
+        if page.room <= 0:
+            return True
+        if common is not None:
+            page.add_prefix(common)
+            lower = end_of_prefix(common)
+        else:
+            if _add_key(page, walk, key, below if key == lower else _NO_LIMIT):
+                return True
+            lower = key + b"\x00"
+        below = _NO_LIMIT
+    return False
+
+
+def _add_key(page: _VersionRows, walk: _Walk, key: bytes, below: int) -> bool:
+    """Add the versions of a key below `below`, as many as there is room for; whether some are left."""
+    file = walk.file(key)
+    if file is not None and file.version < below:
+        page.add(walk.current(page, file))
+    room = page.room
+    rows = walk.older.of_key(walk.incarnation, key, below, max(room, 0) + 1)
+    for row in rows[: max(room, 0)]:
+        page.add(_entry(row))
+    return len(rows) > max(room, 0)
+
+
+class _Walk:
+    """The keys and versions of one bucket."""
+
+    def __init__(self, tables: Tables, incarnation: int) -> None:
+        self._tables = tables
+        self.incarnation = incarnation
+        self.older = OlderVersions(tables)
+        self._files: Iterator[FileRow] | None = None
+        self._file: FileRow | None = None
+        self._older_key: bytes | None = None
+        self._older_from: bytes | None = None
+
+    def next_key(self, lower: bytes, upper: bytes) -> bytes | None:
+        """The first key with lower <= key < upper that has versions or markers."""
+        file, older = self._next_file(lower, upper), self._next_older(lower, upper)
+        keys = [key for key in (None if file is None else file.key, older) if key is not None]
+        return min(keys, default=None)
+
+    def file(self, key: bytes) -> FileRow | None:
+        """The current version of the key that `next_key` gave last."""
+        return self._file if self._file is not None and self._file.key == key else None
+
+    def current(self, page: _VersionRows, file: FileRow) -> VersionEntry:
+        """The entry of a current version."""
+        body = self._tables.version_body(file.version)
+        page.body_bytes += len(body)
+        identity = decode_identity(body)
+        return VersionEntry(
+            file.key.decode(),
+            file.version,
+            identity.version_id,
+            is_current=True,
+            is_marker=False,
+            is_null=identity.is_null,
+            size_bytes=file.size_bytes,
+            etag=file.etag,
+            content_type=file.content_type,
+            modified_ns=file.modified_ns,
+        )
+
+    def _next_file(self, lower: bytes, upper: bytes) -> FileRow | None:
+        """Taken from one scan, as long as that is a row further on; a prefix that is skipped begins another one."""
+        if self._file is not None and self._file.key >= lower:
+            return self._file
+        if self._files is not None:
+            self._file = next(self._files, None)
+            if self._file is None or self._file.key >= lower:
+                return self._file
+        self._files = self._tables.scan_files(self.incarnation, lower, upper)
+        self._file = next(self._files, None)
+        return self._file
+
+    def _next_older(self, lower: bytes, upper: bytes) -> bytes | None:
+        is_known = self._older_from is not None and self._older_from <= lower
+        if not is_known or (self._older_key is not None and self._older_key < lower):
+            self._older_from, self._older_key = lower, self.older.next_key(self.incarnation, lower, upper)
+        return self._older_key
+
+
+def _entry(row: OlderRow) -> VersionEntry:
+    return VersionEntry(
+        row.key.decode(),
+        row.version,
+        row.version_id,
+        is_current=row.superseded_index is None,
+        is_marker=bool(row.is_marker),
+        is_null=bool(row.is_null),
+        size_bytes=row.size_bytes,
+        etag=row.etag,
+        content_type=row.content_type,
+        modified_ns=row.modified_ns,
+    )
