@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from services.consensus.metadata import commands
+from services.consensus.metadata import files, nodes
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.rows import NodeRow, RunRow
 from services.gateway.replicas.confirmations import Confirmation, Confirmations
@@ -88,15 +88,15 @@ def _confirmation_of_another_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def _incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = commands.check_acknowledging_nodes
+    right = files.check_acknowledging_nodes
 
-    def check(command: PublishFile, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
+    def check(command: PublishFile, node_rows: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
         try:
-            right(command, nodes, runs)
+            right(command, node_rows, runs)
         except NodeReplacedError:
-            right(command.model_copy(update={"fences": None, "epoch": 1 << 40}), nodes, runs)
+            right(command.model_copy(update={"fences": None, "epoch": 1 << 40}), node_rows, runs)
 
-    patch.setattr(commands, "check_acknowledging_nodes", check)
+    patch.setattr(files, "check_acknowledging_nodes", check)
 
 
 def _hit_not_verified(patch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def _removal_without_proof(patch: pytest.MonkeyPatch) -> None:
         return RemovalProof(log_index=1, epoch=0, incarnation=0) if node.state == NodeState.DRAINING else None
 
     patch.setattr(Leader, "proof_of", proof_of)
-    patch.setattr(commands, "check_removal", lambda *_, **__: None)
+    patch.setattr(nodes, "check_removal", lambda *_, **__: None)
 
 
 def _absence_from_a_page_deletes(patch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def _surplus_asked_without_its_start_index(patch: pytest.MonkeyPatch) -> None:
 
 
 def _condemned_chunk_published(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commands, "check_not_condemned", lambda _command, _garbage: None)
+    patch.setattr(files, "check_not_condemned", lambda _command, _garbage: None)
 
 
 def _published_again_without_a_put(patch: pytest.MonkeyPatch) -> None:
@@ -188,11 +188,11 @@ BUGS: Final = (
         _confirmation_of_another_epoch,
         two_epochs_in_flight,
     ),
-    PlantedBug("incarnation ignored", "commands.check_acknowledging_nodes compares no fences", _incarnation_ignored),
+    PlantedBug("incarnation ignored", "files.check_acknowledging_nodes compares no fences", _incarnation_ignored),
     PlantedBug("hit not verified", "the node takes every replica for verified", _hit_not_verified),
     PlantedBug(
         "removal without proof",
-        "commands.check_removal checks nothing, and the leader removes whatever drains",
+        "nodes.check_removal checks nothing, and the leader removes whatever drains",
         _removal_without_proof,
     ),
     PlantedBug(
@@ -211,7 +211,7 @@ BUGS: Final = (
         _surplus_asked_without_its_start_index,
         surplus_on_an_old_replica,
     ),
-    PlantedBug("condemned chunk published", "commands.check_not_condemned checks nothing", _condemned_chunk_published),
+    PlantedBug("condemned chunk published", "files.check_not_condemned checks nothing", _condemned_chunk_published),
     PlantedBug(
         "publish again with a newer start index and no new put",
         "the gateway counts the acknowledgements of the attempt that was refused",
