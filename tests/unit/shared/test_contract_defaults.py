@@ -30,6 +30,31 @@ NO_MEASUREMENTS = {
     ("FilePage", "at_index"): "no log entry has this index",
     ("BackupBegin", "lease_s"): "a choice of the caller",
     ("BackupRenewal", "lease_s"): "a choice of the caller",
+    ("FileAnswer", "is_marker"): "the file stands in the answer, or there is none",
+    ("FileVersion", "is_null"): "of a bucket that keeps no versions, as all were before",
+    ("FileVersion", "patch_index"): "never patched; no log entry has this index",
+    ("DeletedFile", "is_marker"): "of a bucket that keeps no versions",
+    ("BucketSettingsAnswer", "incarnation"): "no bucket has this one",
+    ("BucketSettingsAnswer", "log_index"): "no log entry has this index",
+    ("BucketDocumentAnswer", "incarnation"): "no bucket has this one",
+    ("BucketDocumentAnswer", "log_index"): "no log entry has this index",
+    ("CopyFile", "is_move"): "a choice of the caller",
+    ("CopyPart", "range_start"): "a choice of the caller",
+    ("BeginUpload", "is_internal"): "a choice of the caller",
+    ("BeginUpload", "lifetime_s"): "a choice of the caller",
+    ("GetUpload", "limit"): "a choice of the caller",
+    ("GetUpload", "after_part"): "from its beginning",
+    ("ListUploads", "limit"): "a choice of the caller",
+    ("ListVersions", "limit"): "a choice of the caller",
+    ("ListPieces", "limit_chunks"): "a choice of the caller",
+    ("ListPieces", "offset_bytes"): "from its beginning",
+    ("UploadAnswer", "has_more"): "of a single page",
+    ("UploadPage", "has_more"): "of a single page",
+    ("VersionPage", "has_more"): "of a single page",
+    **{
+        ("ObjectCounts", name): "what this page counted, of one table after the other"
+        for name in ("versions", "markers", "uploads", "parts", "manifests")
+    },
     **{
         ("VerifyReport", name): "counted so far by a pass whose state stands beside it"
         for name in (
