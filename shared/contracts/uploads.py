@@ -62,7 +62,7 @@ class BegunUpload(WireModel):
 
 
 class BeginUpload(Command[BegunUpload]):
-    """Begin an upload by parts. Rejected: bucket_not_found, bucket_recreated.
+    """Begin an upload by parts. Rejected: bucket_not_found, bucket_recreated, invalid_tags.
 
     Attributes:
         incarnation: of the bucket, where it was read before; None for the bucket that exists.
@@ -116,7 +116,7 @@ class PutPart(Command[StoredPart]):
 class CopyPart(Command[StoredPart]):
     """A part that is a range of a file that exists; no bytes move.
 
-    Rejected: upload_not_found, bucket_not_found, file_not_found, version_not_found, precondition_failed,
+    Rejected: upload_not_found, bucket_not_found, file_not_found, version_not_found, source_is_marker, precondition_failed,
     range_not_satisfiable, payload_too_large.
 
     Attributes:

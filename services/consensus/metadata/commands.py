@@ -30,6 +30,7 @@ from services.consensus.metadata.nodes import (
     set_node_state,
     update_node,
 )
+from services.consensus.metadata.uploads import abort_upload, begin_upload, complete_upload, copy_part, put_part
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.base import WireModel
 from shared.contracts.calls import Command
@@ -59,6 +60,7 @@ from shared.contracts.objects import (
     SetTags,
 )
 from shared.contracts.references import CondemnChunks
+from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload, CopyPart, PutPart
 from shared.errors import InvalidRequestError, NotReadyError
 
 
@@ -98,6 +100,11 @@ _HANDLERS: Final[dict[type[Command[Any]], Callable[[ApplyContext, Any], WireMode
     BeginBackup: begin_backup,
     RenewBackup: renew_backup,
     EndBackup: end_backup,
+    BeginUpload: begin_upload,
+    PutPart: put_part,
+    CopyPart: copy_part,
+    CompleteUpload: complete_upload,
+    AbortUpload: abort_upload,
     PassTime: pass_time,
     AnnounceMember: announce_member,
     RaiseEntryVersion: raise_entry_version,

@@ -15,6 +15,7 @@ from shared.contracts.files import FileContent, Preconditions
 from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.contracts.names import DIGEST_BYTES, check_digest
 from shared.contracts.time import Stamp
+from shared.contracts.uploads import PutPart
 from shared.errors import (
     DrainInProgressError,
     InvalidRequestError,
@@ -32,6 +33,9 @@ STORED_INTEGER_MAX: Final = (1 << 63) - 1
 MAX_SUPERSEDED: Final = 64
 """Runs of one node that are refused by name. An older one that comes back is another disk, or one whose counter is too low:
 it begins a new incarnation, which is safe."""
+
+StoredContent = PublishFile | PutPart
+"""Commands that bring content whose chunks are stored."""
 
 _LIVE: Final = frozenset({NodeState.ACTIVE, NodeState.SUSPECT})
 
@@ -81,7 +85,7 @@ def check_preconditions(preconditions: Preconditions, file: FileRow | None, tomb
     )
 
 
-def check_acknowledging_nodes(command: PublishFile, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
+def check_acknowledging_nodes(command: StoredContent, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
     """Every node that an upload counts must still have the disk and the Redis that it had when it acknowledged a chunk.
 
     A node that said none with its acknowledgements must have had them ever since the upload's epoch.
@@ -108,7 +112,7 @@ def check_acknowledging_nodes(command: PublishFile, nodes: Mapping[str, NodeRow]
             )
 
 
-def check_start_index(command: PublishFile, index: int) -> None:
+def check_start_index(command: StoredContent, index: int) -> None:
     """An upload began at an index that was applied: one that lies ahead would be above every condemnation to come.
 
     Raises:
@@ -118,7 +122,7 @@ def check_start_index(command: PublishFile, index: int) -> None:
         raise InvalidRequestError("The upload began at an index that does not exist yet.", name="start_index")
 
 
-def check_no_node_drains(command: PublishFile, nodes: Mapping[str, NodeRow]) -> None:
+def check_no_node_drains(command: StoredContent, nodes: Mapping[str, NodeRow]) -> None:
     """A draining node counts no more: what it holds is proved to be elsewhere at some index, and it must get nothing after it.
 
     Raises:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.decisions import (
-    check_acknowledging_nodes,
     check_content,
-    check_no_node_drains,
     check_preconditions,
-    check_start_index,
 )
-from services.consensus.metadata.garbage import check_not_condemned
 from services.consensus.metadata.older_versions import PatchRow, encode_tags
+from services.consensus.metadata.stored_content import check_stored
 from services.consensus.metadata.versions import (
     PresentKey,
     bucket_of_file,
@@ -43,11 +40,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
             bucket=bucket.name,
             incarnation=bucket.incarnation,
         )
-    check_acknowledging_nodes(command, context.nodes, context.runs)
-    if context.knows_garbage:
-        check_start_index(command, context.index)
-        check_no_node_drains(command, context.nodes)
-        check_not_condemned(command, context.garbage)
+    check_stored(context, command)
     before = present(context, bucket, key)
     check_preconditions(command.preconditions, before.file, before.tombstone)
     version = FileVersion(

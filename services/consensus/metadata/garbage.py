@@ -15,6 +15,7 @@ from services.consensus.metadata.database import checked
 from services.consensus.metadata.rows import BackupRow, PastRow
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.metadata import PublishFile
+from shared.contracts.uploads import PutPart
 from shared.errors import ChunkCondemnedError
 
 _CONDEMNED_HORIZON: Final = "condemned"
@@ -156,7 +157,7 @@ class Garbage:
         self._database.remove("backups", *row)
 
 
-def check_not_condemned(command: PublishFile, garbage: Garbage) -> None:
+def check_not_condemned(command: PublishFile | PutPart, garbage: Garbage) -> None:
     """No chunk of the upload was condemned after it began: nodes that recorded no later start index delete such a chunk.
 
     Raises:

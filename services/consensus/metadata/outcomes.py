@@ -28,15 +28,20 @@ _LATER_OF_CONTENT: Final = ("composition", "composed_chunks")
 """Fields that came with entries of version 4."""
 
 
-def encode_outcome(outcome: WireModel | TrivetError, fingerprint: str | None = None) -> bytes:
-    """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one."""
+def encode_outcome(outcome: WireModel | TrivetError, index: int, fingerprint: str | None = None) -> bytes:
+    """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one.
+
+    A version that another entry than that of `index` published is stored whole: an upload was completed before.
+    """
     value: tuple[object, ...]
     if isinstance(outcome, TrivetError):
         value = (_PROBLEM, outcome.to_problem())
-    elif isinstance(outcome, Published):
+    elif isinstance(outcome, Published) and outcome.version.version == index:
         value = (_PUBLISHED, outcome.created)
     elif isinstance(outcome, CopiedFile):
         value = (_COPIED, (outcome.created, outcome.source_version))
+    elif isinstance(outcome, Published):
+        value = (_RESULT, _fields_of(outcome))
     else:
         value = (_RESULT, outcome.model_dump(exclude_defaults=True))
     if fingerprint is not None:

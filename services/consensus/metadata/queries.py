@@ -11,6 +11,7 @@ from services.consensus.metadata.outcomes import fingerprint_of, repeated_result
 from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.upload_queries import answer_about_uploads
 from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
@@ -38,7 +39,7 @@ from shared.contracts.objects import (
 )
 from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
 from shared.contracts.uploads import GetUpload, ListPieces, ListUploads
-from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError, UpgradeUnfinishedError
+from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
 
 
 def read_node_map(tables: Tables, state: State) -> NodeMap:
@@ -56,6 +57,7 @@ def answer_query(tables: Tables, state: State, query: AnyQuery, buckets: Buckets
 
 
 def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> Answer:
+    answer: Answer
     match query:
         case GetFile() | GetBucketSettings() | GetBucketDocument() | ListVersions() | CountObjects():
             return answer_about_objects(tables, state, query, buckets)
@@ -69,10 +71,11 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             return ClusterAnswer(cluster_id=state.cluster_id, leader_id=None, members=[], node_map=node_map)
         case GetRequest():
             return _get_request(tables, query)
-        case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
-            return answer_about_references(tables, state, query)
         case ListPieces() | GetUpload() | ListUploads():
-            raise UpgradeUnfinishedError("This member does not know this question yet.", kind=query.kind)
+            answer = answer_about_uploads(tables, state, query)
+        case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
+            answer = answer_about_references(tables, state, query)
+    return answer
 
 
 def _get_request(tables: Tables, query: GetRequest) -> Answer:

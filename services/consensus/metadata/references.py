@@ -7,10 +7,13 @@ shows: readers of files take turns with it.
 from __future__ import annotations
 
 from contextlib import closing
+from heapq import merge
+from operator import itemgetter
 from typing import Final
 
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
+from services.consensus.metadata.manifests import Manifests
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables, distinct_chunks, split_digests
 from shared.contracts.backups import Backup, BackupsAnswer, ListBackups
@@ -24,7 +27,7 @@ from shared.contracts.references import (
 )
 
 VERSIONS_PER_PAGE_MAX: Final = 1000
-"""Versions that one page of changes walks over; files of a chunk each, or of none, are many."""
+"""Versions and manifests that one page of changes walks over; files of a chunk each, or of none, are many."""
 
 _REFERENCE_BYTES: Final = 56
 _CHECKED_BYTES: Final = 16
@@ -132,8 +135,12 @@ def reference_changes(tables: Tables, state: State, query: ListReferenceChanges)
 def _added(tables: Tables, query: ListReferenceChanges, end: int) -> tuple[list[tuple[bytes, int]], int, int]:
     """(digest, size) of references made by entries up to and with `end`, and where to go on."""
     added: list[tuple[bytes, int]] = []
-    with closing(tables.versions_between(query.after_index, end)) as versions:
-        for walked, (version, content, dropped) in enumerate(versions):
+    with (
+        closing(tables.versions_between(query.after_index, end)) as versions,
+        closing(Manifests(tables).between(query.after_index, end)) as manifests,
+    ):
+        # One entry logs one list: no two have the same index.
+        for walked, (version, content, dropped) in enumerate(merge(versions, manifests, key=itemgetter(0))):
             if walked == VERSIONS_PER_PAGE_MAX:
                 return added, version - 1, 0
             if content is None:

@@ -11,15 +11,20 @@ One entry forgets a bounded number of rows, so that applying it never stops the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 from services.consensus.metadata.decisions import STORED_INTEGER_MAX
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
+from services.consensus.metadata.manifests import Manifests, content_of
+from services.consensus.metadata.pieces import Piece
 from services.consensus.metadata.rows import RETENTIONS_S, State, decode_content
 from services.consensus.metadata.tables import Tables, distinct_chunks
+from services.consensus.metadata.upload_records import ABORTED, COMPLETED, OPEN, UploadRecords, UploadRow
 from services.consensus.metadata.version_retention import drop_expired_versions
+from shared.contracts.files import FileContent
 from shared.contracts.metadata import PassedTime, PassTime
 
 FORGET_ROWS_MAX: Final = 250
@@ -46,7 +51,9 @@ def forget(command: PassTime, index: int, state: State, history: History, sweep:
     sweep.versions(lived_ms)
     sweep.past(state.horizon, releases=keeps_references)
     if command.reference_retention_s is not None:
-        sweep.released(lived_ms, command.reference_retention_s)
+        unneeded_index = sweep.unneeded_index(lived_ms, command.reference_retention_s)
+        sweep.released(unneeded_index)
+        sweep.uploads(lived_ms, unneeded_index)
     sweep.tombstones(state.tombstone_horizon)
     sweep.requests(lived_ms)
     sweep.doomed(condemns=keeps_references)
@@ -74,6 +81,8 @@ class Sweep:
         self._history = history
         self._tables = tables
         self._garbage = garbage
+        self._manifests = Manifests(tables)
+        self._uploads = UploadRecords(tables)
         self._index = index
         self.left = FORGET_ROWS_MAX
 
@@ -97,8 +106,8 @@ class Sweep:
             self._tables, self._garbage, lived_ms=lived_ms, index=self._index, limit=self._share()
         )
 
-    def released(self, lived_ms: int, retention_s: int) -> None:
-        """Versions whose chunks neither a slow reader nor a backup needs any more."""
+    def unneeded_index(self, lived_ms: int, retention_s: int) -> int:
+        """What an entry up to this index gave up, neither a slow reader nor a backup needs any more."""
         up_to_index = self._history.index_at(_ago(lived_ms, retention_s))
         for backup in self._garbage.backups():
             if backup.is_living(lived_ms):
@@ -106,7 +115,51 @@ class Sweep:
             elif self.left > 0:
                 self._garbage.remove_backup(backup)
                 self.left -= 1
-        self.left -= self._garbage.doom_released(up_to_index, self._share())
+        return up_to_index
+
+    def released(self, unneeded_index: int) -> None:
+        """Chunk lists that versions and parts gave up so long ago that nobody needs them."""
+        self.left -= self._garbage.doom_released(unneeded_index, self._share())
+
+    def uploads(self, lived_ms: int, unneeded_index: int) -> None:
+        """Uploads whose time is over, and what closed ones refer to without need."""
+        for row in self._uploads.expired(lived_ms, self._share()):
+            if row.state == OPEN:
+                closed = row._replace(state=ABORTED, closed_index=self._index, expires_ms=None)
+                self._uploads.replace(row, closed)
+            else:
+                self._uploads.remove(row)
+            self.left -= 1
+        for row in self._uploads.closed(unneeded_index, self._share()):
+            if self.left <= 0:
+                return
+            self._sweep_upload(row)
+
+    def _sweep_upload(self, row: UploadRow) -> None:
+        """Some parts of a closed upload, then some references to manifests that it does not show."""
+        self.left -= 1
+        parts = self._uploads.parts(row.upload, limit=self._share())
+        for part in parts:
+            self._uploads.remove_part(part)
+        self.left -= len(parts)
+        if self.left <= 0:
+            return
+        share = self._share()
+        manifests = self._manifests.refs_after(row.upload, row.swept, share)
+        shown = {piece.manifest for piece in self._manifests.composition(row.upload) or ()}
+        self._drop_manifests(row.upload, [manifest for manifest in manifests if manifest not in shown])
+        self.left -= len(manifests)
+        if len(manifests) == share:
+            self._uploads.replace(row, row._replace(swept=manifests[-1]))
+        elif row.state == COMPLETED:
+            self._uploads.replace(row, row._replace(closed_index=None))
+        else:
+            self._uploads.remove(row)
+
+    def _drop_manifests(self, owner: int, manifests: Iterable[int]) -> None:
+        for manifest in manifests:
+            if self._manifests.drop_ref(owner, manifest):
+                self._history.doom(manifest)
 
     def tombstones(self, horizon: int) -> None:
         """Deletions that are forgotten: an absent key's version is 0 again."""
@@ -127,26 +180,57 @@ class Sweep:
             self.left -= len(rows)
 
     def doomed(self, *, condemns: bool) -> None:
-        """Chunk references of versions that nothing shows, a slice at a time, and then the versions themselves."""
-        for version, dropped in self._history.doomed(self._share()):
-            if self.left <= 0:
-                return
-            body = self._tables.version_body(version)
-            refs = distinct_chunks(decode_content(body))
-            share = refs[dropped : dropped + self._share()]
-            self._tables.remove_refs(version, share)
-            if condemns:
-                digests = {digest for digest, _ in share}
-                self._garbage.condemn(digests - self._tables.referenced(digests), self._index)
-            self.left -= 1 + len(share)
-            done = dropped + len(share)
-            self._history.replace_doomed(version, dropped, done=done if done < len(refs) else None)
-            if done < len(refs):
-                return
-            if self._tables.is_remembered(version):
-                self._history.keep(version)
-            else:
-                self._tables.remove_version(version, body)
+        """What nothing shows any more, its references first, a slice at a time: versions, compositions and manifests.
+
+        Each dooms what it alone referred to, so that a whole file goes as far as one entry may.
+        """
+        while self.left > 0 and (rows := self._history.doomed(self._share())):
+            for doomed, dropped in rows:
+                if self.left <= 0:
+                    return
+                if (chunks := self._manifests.manifest(doomed)) is not None:
+                    if self._drop_chunks(doomed, content_of(chunks), dropped, condemns=condemns):
+                        self._manifests.remove(doomed, chunks)
+                elif (pieces := self._manifests.composition(doomed)) is not None:
+                    self._drop_composition(doomed, pieces)
+                else:
+                    self._drop_version(doomed, dropped, condemns=condemns)
+
+    def _drop_version(self, version: int, dropped: int, *, condemns: bool) -> None:
+        body = self._tables.version_body(version)
+        content = decode_content(body)
+        if not self._drop_chunks(version, content, dropped, condemns=condemns):
+            return
+        composition = content.composition
+        if composition is not None and self._manifests.drop_composition_ref(composition, version):
+            self._history.doom(composition)
+        if self._tables.is_remembered(version):
+            self._history.keep(version)
+        else:
+            self._tables.remove_version(version, body)
+
+    def _drop_composition(self, composition: int, pieces: list[Piece]) -> None:
+        share = self._share()
+        manifests = self._manifests.refs_after(composition, 0, share)
+        self._drop_manifests(composition, manifests)
+        self.left -= 1 + len(manifests)
+        if len(manifests) < share:
+            self._manifests.remove_composition(composition, pieces)
+            self._history.replace_doomed(composition, 0, done=None)
+
+    def _drop_chunks(self, chunk_list: int, content: FileContent, dropped: int, *, condemns: bool) -> bool:
+        """Some references of a doomed chunk list, of which so many are `dropped`; whether none is left."""
+        refs = distinct_chunks(content)
+        share = refs[dropped : dropped + self._share()]
+        self._tables.remove_refs(chunk_list, share)
+        if condemns:
+            digests = {digest for digest, _ in share}
+            self._garbage.condemn(digests - self._tables.referenced(digests), self._index)
+        self.left -= 1 + len(share)
+        done = dropped + len(share)
+        is_done = done >= len(refs)
+        self._history.replace_doomed(chunk_list, dropped, done=None if is_done else done)
+        return is_done
 
     def condemned(self, up_to_index: int) -> None:
         """Which chunks were condemned so long ago that no upload goes on that began before it."""

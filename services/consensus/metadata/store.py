@@ -30,6 +30,7 @@ from services.consensus.metadata.references import size_bytes
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
+from services.consensus.metadata.upload_queries import size_bytes_of
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
@@ -45,6 +46,7 @@ from shared.contracts.metadata import (
     ReadResults,
 )
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
+from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
 from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
 
 MARK_EVERY_ENTRIES: Final = 256
@@ -289,6 +291,8 @@ def _size_bytes(result: ReadResult) -> int:
             return len(answer.buckets) * _ROW_BYTES
         case ReferencePage() | ReferenceChanges() | CheckedReferences() as answer:
             return size_bytes(answer)
+        case PiecePage() | UploadAnswer() | UploadPage() as answer:
+            return size_bytes_of(answer)
         case _:
             return 0
 
@@ -394,7 +398,7 @@ class _Batch:
         elif _is_new_attempt_due(proposal.command, outcome):
             return first_result(entry.index, entry.term, outcome)
         if proposal.retain_s > 0:
-            stored = encode_outcome(outcome, proposal.fingerprint)
+            stored = encode_outcome(outcome, entry.index, proposal.fingerprint)
             retain_s = retention_class(proposal.retain_s)
             context.tables.insert_request(RequestRow(stored_under, entry.index, entry.term, retain_s, stored))
         return first_result(entry.index, entry.term, outcome)

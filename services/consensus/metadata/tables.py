@@ -185,6 +185,15 @@ class Tables:
         body: bytes = checked("versions", row)[1]
         return body
 
+    def readable_content(self, version: int) -> FileContent | None:
+        """What a version refers to as long as it keeps all of its references; None from when it began to drop them."""
+        row = self._one(
+            "SELECT version, body, checksum FROM versions WHERE version=?1 AND NOT EXISTS (SELECT 1 FROM doomed WHERE "
+            "version=?1) AND NOT EXISTS (SELECT 1 FROM kept WHERE version=?1)",
+            (version,),
+        )
+        return None if row is None else decode_content(checked("versions", row)[1])
+
     def insert_version(self, incarnation: int, version: FileVersion) -> None:
         """Make `version` the present one of its key. One that it supersedes has been moved away before."""
         content = version.content
@@ -199,11 +208,17 @@ class Tables:
             version.content_type,
             version.modified_ns,
         )
-        refs = distinct_chunks(content)
+        if content.composition is None:
+            self.insert_refs(version.version, distinct_chunks(content))
+        else:
+            self._insert("composition_refs", content.composition, version.version)
+
+    def insert_refs(self, chunk_list: int, refs: list[tuple[bytes, int]]) -> None:
+        """The chunk list that was logged at that index, of a version or a manifest, refers to these chunks."""
         self._execute_many(
-            "INSERT INTO chunk_refs VALUES (?, ?, ?)", ((digest, version.version, size) for digest, size in refs)
+            "INSERT INTO chunk_refs VALUES (?, ?, ?)", ((digest, chunk_list, size) for digest, size in refs)
         )
-        self.database.content_sum += refs_sum(version.version, refs)
+        self.database.content_sum += refs_sum(chunk_list, refs)
 
     def _execute_many(self, statement: str, rows: Iterable[Row]) -> None:
         self.database.connection.executemany(statement, rows)
@@ -215,12 +230,12 @@ class Tables:
             self._remove("patches", *checked("patches", patch))
         self._remove("versions", version, body)
 
-    def remove_refs(self, version: int, refs: list[tuple[bytes, int]]) -> None:
-        """Drop some of the chunk references of a version."""
+    def remove_refs(self, chunk_list: int, refs: list[tuple[bytes, int]]) -> None:
+        """Drop some of the chunk references of a version or a manifest."""
         self._execute_many(
-            "DELETE FROM chunk_refs WHERE digest=? AND version=?", ((digest, version) for digest, _ in refs)
+            "DELETE FROM chunk_refs WHERE digest=? AND version=?", ((digest, chunk_list) for digest, _ in refs)
         )
-        self.database.content_sum -= refs_sum(version, refs)
+        self.database.content_sum -= refs_sum(chunk_list, refs)
 
     def remove_file(self, incarnation: int, file: FileRow) -> None:
         """The present row of a key; `history` keeps it."""

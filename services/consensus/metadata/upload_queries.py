@@ -1,0 +1,216 @@
+"""Answers about uploads by parts and about the pieces of a version. One function per query; nothing is changed."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Final
+
+from services.consensus.metadata.listing import common_prefix, end_of_prefix
+from services.consensus.metadata.manifests import Manifests
+from services.consensus.metadata.pieces import ChunkList, Piece, extent_of
+from services.consensus.metadata.rows import State
+from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.upload_records import OPEN, PartBody, PartRow, UploadBody, UploadRecords, UploadRow
+from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.uploads import (
+    GetUpload,
+    ListPieces,
+    ListUploads,
+    PieceExtent,
+    PiecePage,
+    Upload,
+    UploadAnswer,
+    UploadPage,
+    UploadPart,
+)
+from shared.errors import VersionGoneError
+from shared.units import MIB
+
+PIECES_PER_PAGE_MAX: Final = 1000
+"""Pieces in one answer; those of a few bytes each are many."""
+
+_LIST_BYTES_MAX: Final = 2 * MIB
+"""Chunk lists that one answer reads, of which it may show a part only."""
+
+_PART_BYTES: Final = 160
+_UPLOAD_BYTES: Final = 400
+
+
+def answer_about_uploads(
+    tables: Tables, state: State, query: ListPieces | GetUpload | ListUploads
+) -> PiecePage | UploadAnswer | UploadPage:
+    """The answer. Raises VersionGoneError."""
+    match query:
+        case ListPieces():
+            return list_pieces(tables, query)
+        case GetUpload():
+            return get_upload(tables, state, query)
+        case ListUploads():
+            return list_uploads(tables, state, query)
+
+
+def size_bytes_of(answer: PiecePage | UploadAnswer | UploadPage) -> int:
+    """About as many bytes as the long parts of it have in JSON."""
+    match answer:
+        case PiecePage():
+            return sum(len(extent.chunk_digests) + _PART_BYTES for extent in answer.pieces)
+        case UploadAnswer():
+            return len(answer.parts) * _PART_BYTES
+        case UploadPage():
+            return len(answer.uploads) * _UPLOAD_BYTES
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def list_pieces(tables: Tables, query: ListPieces) -> PiecePage:
+    """The chunks of a version from an offset on."""
+    content = tables.readable_content(query.version)
+    if content is None:
+        raise VersionGoneError("The version was removed, and its bytes are not kept any more.", version=query.version)
+    if query.offset_bytes >= content.size_bytes:
+        return PiecePage(size_bytes=content.size_bytes, pieces=[], next_offset=None)
+    if content.composition is None:
+        chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
+        at = query.offset_bytes
+        extents = [extent_of(chunks, at, at, content.size_bytes - at, query.limit_chunks)]
+    else:
+        manifests = Manifests(tables)
+        extents = _extents(manifests, manifests.known_composition(content.composition), query)
+    end = extents[-1].offset_bytes + extents[-1].size_bytes
+    next_offset = end if end < content.size_bytes else None
+    return PiecePage(size_bytes=content.size_bytes, pieces=extents, next_offset=next_offset)
+
+
+def _extents(manifests: Manifests, pieces: list[Piece], query: ListPieces) -> list[PieceExtent]:
+    offsets = list(accumulate((piece.take_bytes for piece in pieces), initial=0))
+    first = bisect_right(offsets, query.offset_bytes) - 1
+    extents: list[PieceExtent] = []
+    room, list_bytes = query.limit_chunks, 0
+    number, chunks = 0, ChunkList(0, 1, b"")
+    for (start, stop), piece in zip(pairwise(offsets[first:]), pieces[first:], strict=True):
+        if start == stop:
+            continue
+        if room <= 0 or list_bytes >= _LIST_BYTES_MAX or len(extents) == PIECES_PER_PAGE_MAX:
+            break
+        if piece.manifest != number:
+            number, chunks = piece.manifest, manifests.known_manifest(piece.manifest)
+            list_bytes += len(chunks.chunk_digests)
+        offset = max(start, query.offset_bytes)
+        extents.append(extent_of(chunks, offset, piece.skip_bytes + offset - start, stop - offset, room))
+        room -= len(extents[-1].chunk_digests) // DIGEST_BYTES
+    return extents
+
+
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def get_upload(tables: Tables, state: State, query: GetUpload) -> UploadAnswer:
+    """An upload under way, and a page of its parts."""
+    records = UploadRecords(tables)
+    row = records.upload(query.upload)
+    if row is None or row.state != OPEN or row.nonce != query.nonce:
+        return UploadAnswer(upload=None)
+    parts = records.parts(query.upload, query.after_part, query.limit + 1)
+    return UploadAnswer(
+        upload=_upload(state, row),
+        parts=[_part(part) for part in parts[: query.limit]],
+        has_more=len(parts) > query.limit,
+    )
+
+
+@dataclass(slots=True)
+class _UploadList:
+    """What is collected so far. Invariant: at most `limit` uploads and prefixes together."""
+
+    limit: int
+    uploads: list[Upload] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+    has_more: bool = False
+    last_key: str | None = None
+    last_upload: int | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.uploads) + len(self.prefixes) == self.limit
+
+
+def list_uploads(tables: Tables, state: State, query: ListUploads) -> UploadPage:
+    """Uploads under way, by key and then in the order in which they began."""
+    bucket = tables.bucket(query.bucket)
+    if bucket is None:
+        return UploadPage(has_bucket=False)
+    page, records = _UploadList(query.limit), UploadRecords(tables)
+    prefix = query.prefix.encode()
+    upper, (lower, after) = end_of_prefix(prefix), max((prefix, -1), _start(query))
+    while lower < upper:
+        common = _collect(page, records.scan(bucket.incarnation, lower, upper, after), state, query)
+        if common is None:
+            break
+        lower, after = end_of_prefix(common), -1
+    return UploadPage(
+        has_bucket=True,
+        uploads=page.uploads,
+        prefixes=page.prefixes,
+        has_more=page.has_more,
+        last_key=page.last_key,
+        last_upload=page.last_upload,
+    )
+
+
+def _collect(page: _UploadList, rows: Iterator[UploadRow], state: State, query: ListUploads) -> bytes | None:
+    """Take rows until the page is full, the rows end (None), or a common prefix ends the scan: which one then."""
+    prefix = query.prefix.encode()
+    delimiter = query.delimiter.encode() if query.delimiter else None
+    for row in rows:
+        if page.is_full:
+            page.has_more = True
+            return None
+        common = None if delimiter is None else common_prefix(row.key, prefix, delimiter)
+        if common is not None:
+            page.prefixes.append(common.decode())
+            page.last_key, page.last_upload = page.prefixes[-1], None
+            return common
+        page.uploads.append(_upload(state, row))
+        page.last_key, page.last_upload = page.uploads[-1].key, row.upload
+    return None
+
+
+def _start(query: ListUploads) -> tuple[bytes, int]:
+    """The first key that the page may contain, and the upload of that key after which it begins."""
+    if query.after_key is None:
+        return b"", -1
+    key = query.after_key.encode()
+    if query.after_upload is not None:
+        return key, query.after_upload
+    is_prefix = query.delimiter is not None and query.after_key.endswith(query.delimiter)
+    return (end_of_prefix(key) if is_prefix else key + b"\x00"), -1
+
+
+def _upload(state: State, row: UploadRow) -> Upload:
+    body = UploadBody.decode(row.body)
+    return Upload(
+        upload=row.upload,
+        nonce=row.nonce,
+        bucket=body.bucket,
+        key=row.key.decode(),
+        content_type=body.content_type,
+        user_metadata=body.user_metadata,
+        tags=body.tags,
+        created_ns=body.created_ns,
+        expires_in_s=None if row.expires_ms is None else max(row.expires_ms - state.lived_ms, 0) // 1000,
+        is_internal=bool(row.is_internal),
+    )
+
+
+def _part(row: PartRow) -> UploadPart:
+    return UploadPart(
+        number=row.number,
+        part=row.part,
+        size_bytes=row.size_bytes,
+        etag=row.etag,
+        modified_ns=PartBody.decode(row.body).modified_ns,
+    )

@@ -1,0 +1,182 @@
+"""The rows of uploads by parts: those under way, what became of the others, and their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import msgpack
+
+from services.consensus.metadata.database import checked
+from services.consensus.metadata.pieces import Piece, pack_pieces, unpack_pieces
+from services.consensus.metadata.tables import Tables
+
+OPEN: Final = "open"
+COMPLETED: Final = "completed"
+ABORTED: Final = "aborted"
+
+_BODY: Final = 1
+_SELECT: Final = (
+    "SELECT upload, incarnation, key, nonce, state, is_internal, closed_index, swept, expires_ms, result_version, body, "
+    "checksum FROM uploads WHERE "
+)
+_PARTS: Final = "SELECT upload, number, part, size_bytes, etag, body, checksum FROM parts WHERE upload=? AND "
+
+
+class UploadRow(NamedTuple):
+    """An upload.
+
+    Attributes:
+        closed_index: of the entry that completed or aborted it, as long as references that it may not need are kept.
+        swept: the last manifest that was looked at since.
+        expires_ms: the age of the log's clock at which it is aborted, or, once completed, forgotten; None for never.
+        result_version: what it was completed to.
+        body: what `encode_upload` made.
+    """
+
+    upload: int
+    incarnation: int
+    key: bytes
+    nonce: str
+    state: str
+    is_internal: int
+    closed_index: int | None
+    swept: int
+    expires_ms: int | None
+    result_version: int | None
+    body: bytes
+
+
+class UploadBody(NamedTuple):
+    """What an upload was begun with.
+
+    Attributes:
+        completed: what was asked for, the answer's `created`, and the body of its version; None before.
+    """
+
+    bucket: str
+    content_type: str
+    user_metadata: dict[str, str]
+    tags: dict[str, str]
+    created_ns: int
+    completed: tuple[bytes, bool, bytes] | None = None
+
+    def encode(self) -> bytes:
+        """The column: its form, then the fields by position."""
+        packed: bytes = msgpack.packb(tuple(self))
+        return bytes((_BODY,)) + packed
+
+    @classmethod
+    def decode(cls, body: bytes) -> UploadBody:
+        """The inverse of `encode`."""
+        assert body[0] == _BODY, "the version of the tables says which forms they hold"
+        return cls(*msgpack.unpackb(memoryview(body)[1:]))
+
+
+class PartRow(NamedTuple):
+    """A part. `part` is the log index of the entry that put it; `body` what `PartBody.encode` made."""
+
+    upload: int
+    number: int
+    part: int
+    size_bytes: int
+    etag: str
+    body: bytes
+
+
+class PartBody(NamedTuple):
+    """What a part consists of, and how it is stored: see `FileVersion` and `Durability`."""
+
+    pieces: list[Piece]
+    epoch: int
+    target: int
+    acknowledged: int
+    nodes: list[str]
+    modified_ns: int
+
+    def encode(self) -> bytes:
+        """The column: its form, then the fields by position."""
+        packed: bytes = msgpack.packb((pack_pieces(self.pieces), *self[1:]))
+        return bytes((_BODY,)) + packed
+
+    @classmethod
+    def decode(cls, body: bytes) -> PartBody:
+        """The inverse of `encode`."""
+        assert body[0] == _BODY, "the version of the tables says which forms they hold"
+        (numbers, digests), *rest = msgpack.unpackb(memoryview(body)[1:])
+        return cls(unpack_pieces(numbers, digests), *rest)
+
+
+class UploadRecords:
+    """On the same connection as `tables`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._database = tables.database
+        self._execute = tables.database.execute
+        self._one = tables.database.one
+
+    # --- uploads --------------------------------------------------------------------------------------------------
+
+    def upload(self, upload: int) -> UploadRow | None:
+        """Whatever became of it, as long as that is known."""
+        row = self._one(f"{_SELECT} upload=?", (upload,))
+        return None if row is None else UploadRow(*checked("uploads", row))
+
+    def insert(self, row: UploadRow) -> None:
+        """One that is not there."""
+        self._database.insert("uploads", *row)
+
+    def replace(self, before: UploadRow, row: UploadRow) -> None:
+        """Something about it changed."""
+        self.remove(before)
+        self.insert(row)
+
+    def remove(self, row: UploadRow) -> None:
+        """Forget it; its parts and references went before."""
+        self._database.remove("uploads", *row)
+
+    def scan(self, incarnation: int, lower: bytes, upper: bytes, after_upload: int) -> Iterator[UploadRow]:
+        """Uploads that lists show, with lower <= key < upper; under the key `lower` only those after `after_upload`."""
+        rows = self._execute(
+            f"{_SELECT} incarnation=? AND (key, upload)>(?, ?) AND key<? AND state='open' AND is_internal=0 "
+            "ORDER BY key, upload",
+            (incarnation, lower, after_upload, upper),
+        )
+        try:
+            for row in rows:
+                yield UploadRow(*checked("uploads", row))
+        finally:
+            rows.close()
+
+    def expired(self, lived_ms: int, limit: int) -> list[UploadRow]:
+        """Those whose time is over; completed ones only when they refer to nothing any more that they need not."""
+        rows = self._execute(
+            f"{_SELECT} expires_ms<=? AND (state='open' OR closed_index IS NULL) ORDER BY expires_ms, upload LIMIT ?",
+            (lived_ms, limit),
+        )
+        return [UploadRow(*checked("uploads", row)) for row in rows.fetchall()]
+
+    def closed(self, up_to_index: int, limit: int) -> list[UploadRow]:
+        """The first that were completed or aborted, none after `up_to_index`, and may keep more than they need."""
+        rows = self._execute(f"{_SELECT} closed_index<=? ORDER BY closed_index, upload LIMIT ?", (up_to_index, limit))
+        return [UploadRow(*checked("uploads", row)) for row in rows.fetchall()]
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def part(self, upload: int, number: int) -> PartRow | None:
+        """The part that was put last under that number."""
+        row = self._one(f"{_PARTS} number=?", (upload, number))
+        return None if row is None else PartRow(*checked("parts", row))
+
+    def parts(self, upload: int, after: int = 0, limit: int = -1) -> list[PartRow]:
+        """Parts by number, the first `limit` after `after`."""
+        rows = self._execute(f"{_PARTS} number>? ORDER BY number LIMIT ?", (upload, after, limit))
+        return [PartRow._make(checked("parts", row)) for row in rows]
+
+    def insert_part(self, row: PartRow) -> None:
+        """One that is not there."""
+        self._database.insert("parts", *row)
+
+    def remove_part(self, row: PartRow) -> None:
+        """It was replaced, or its upload is closed."""
+        self._database.remove("parts", *row)

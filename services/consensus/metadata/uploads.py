@@ -1,0 +1,357 @@
+"""What commands change in uploads by parts. Every check comes before the first write.
+
+A part refers to its chunks from its own entry on: one that was put has a manifest of its own; one that is a range of a file
+shares the manifests of that file, or, where the file has its chunk list in its version, gets one of the chunks in the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from services.consensus.metadata.apply_context import ApplyContext
+from services.consensus.metadata.decisions import (
+    STORED_INTEGER_MAX,
+    check_content,
+    check_preconditions,
+)
+from services.consensus.metadata.manifests import Manifests
+from services.consensus.metadata.pieces import ChunkList, Piece, content_id, covering, cut_pieces
+from services.consensus.metadata.rows import BucketRow, decode_version, encode_version
+from services.consensus.metadata.stored_content import check_stored
+from services.consensus.metadata.upload_records import (
+    ABORTED,
+    COMPLETED,
+    OPEN,
+    PartBody,
+    PartRow,
+    UploadBody,
+    UploadRecords,
+    UploadRow,
+)
+from services.consensus.metadata.versions import bucket_of_file, make_current, present, require_version
+from shared.contracts.etags import etag_of, list_digest
+from shared.contracts.files import Durability, FileContent, FileVersion, Published
+from shared.contracts.names import DIGEST_BYTES, check_key, check_tags
+from shared.contracts.uploads import (
+    FILE_BYTES_MAX,
+    MANIFEST_CHUNKS_MAX,
+    PART_BYTES_MAX,
+    PART_BYTES_MIN,
+    PART_PIECES_MAX,
+    PIECES_MAX,
+    UPLOAD_LIFETIME_S,
+    AbortedUpload,
+    AbortUpload,
+    BeginUpload,
+    BegunUpload,
+    CompleteUpload,
+    CopyPart,
+    PutPart,
+    StoredPart,
+)
+from shared.errors import (
+    BucketNotFoundError,
+    BucketRecreatedError,
+    InvalidPartError,
+    InvalidPartOrderError,
+    PartTooSmallError,
+    PayloadTooLargeError,
+    RangeNotSatisfiableError,
+    UploadCompletedError,
+    UploadNotFoundError,
+)
+from shared.units import MIB
+
+_CHUNK_SIZE_BYTES: Final = MIB
+"""Of content that has no pieces."""
+
+
+def begin_upload(context: ApplyContext, command: BeginUpload) -> BegunUpload:
+    """An upload under way, without parts. Raises the rejections of `BeginUpload`."""
+    key = check_key(command.key).encode()
+    check_tags(command.tags)
+    bucket = context.existing_bucket(command.bucket)
+    if command.incarnation is not None:
+        _check_incarnation(bucket, command.incarnation)
+    body = UploadBody(
+        command.bucket, command.content_type, command.user_metadata, command.tags, context.stamp.approximate_ns
+    )
+    row = UploadRow(
+        upload=context.index,
+        incarnation=bucket.incarnation,
+        key=key,
+        nonce=command.nonce,
+        state=OPEN,
+        is_internal=int(command.is_internal),
+        closed_index=None,
+        swept=0,
+        expires_ms=None if command.lifetime_s is None else _in(context, command.lifetime_s),
+        result_version=None,
+        body=body.encode(),
+    )
+    UploadRecords(context.tables).insert(row)
+    return BegunUpload(upload=context.index)
+
+
+def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
+    """The part refers to its chunks from this entry on. Raises the rejections of `PutPart`."""
+    upload = _open_upload(context, command.upload, command.nonce)
+    content = command.content
+    check_content(content)
+    _check_part_size(content.size_bytes)
+    if content.chunk_count > MANIFEST_CHUNKS_MAX:
+        raise PayloadTooLargeError("The part has too many chunks; use larger ones.", limit_chunks=MANIFEST_CHUNKS_MAX)
+    check_stored(context, command)
+    assert content.digest is not None, "checked with the content"
+    chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
+    piece = _own_piece(context, upload, chunks, 0, content.size_bytes)
+    body = _part_body(context, [piece], command.epoch, command.durability)
+    return _store_part(context, upload, command.number, content.digest, body)
+
+
+def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
+    """The part refers to bytes that a file refers to. Raises the rejections of `CopyPart`."""
+    upload = _open_upload(context, command.upload, command.nonce)
+    source = _source_of(context, command)
+    content = source.content
+    start, stop = _range_of(command, content.size_bytes)
+    _check_part_size(stop - start)
+    if content.composition is not None:
+        manifests = Manifests(context.tables)
+        pieces = cut_pieces(manifests.known_composition(content.composition), start, stop)
+        if len(pieces) > PART_PIECES_MAX:
+            raise PayloadTooLargeError(
+                "The range has too many pieces; copy smaller ones.", pieces=len(pieces), limit_pieces=PART_PIECES_MAX
+            )
+        manifests.refer(upload.upload, {piece.manifest for piece in pieces})
+    else:
+        chunks, skip_bytes = covering(content, start, stop)
+        if len(chunks.chunk_digests) > MANIFEST_CHUNKS_MAX * DIGEST_BYTES:
+            raise PayloadTooLargeError(
+                "The range has too many chunks; copy smaller ones.", limit_chunks=MANIFEST_CHUNKS_MAX
+            )
+        pieces = [_own_piece(context, upload, chunks, skip_bytes, stop - start)] if start < stop else []
+    body = _part_body(context, pieces, source.epoch, source.durability)
+    return _store_part(context, upload, command.number, content_id(pieces), body)
+
+
+def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published:
+    """The parts are the current version of the file from this entry on. Raises the rejections of `CompleteUpload`."""
+    upload = _known_upload(context, command.upload, command.nonce)
+    body = UploadBody.decode(upload.body)
+    asked = _identity_of(command)
+    if body.completed is not None:
+        return _completed_again(upload, body.completed, asked)
+    bucket = context.bucket(body.bucket)
+    if bucket is None:
+        raise BucketNotFoundError("There is no such bucket.", bucket=body.bucket)
+    _check_incarnation(bucket, upload.incarnation)
+    joined = _join(command, upload, UploadRecords(context.tables).parts(upload.upload))
+    before = present(context, bucket, upload.key)
+    check_preconditions(command.preconditions, before.file, before.tombstone)
+    version = make_current(context, before, _version_of(context, command, upload, joined), body.tags)
+    result = Published(created=before.file is None, version=version)
+    Manifests(context.tables).insert_composition(upload.upload, joined.pieces)
+    completed = upload._replace(
+        state=COMPLETED,
+        closed_index=context.index,
+        expires_ms=_in(context, UPLOAD_LIFETIME_S),
+        result_version=context.index,
+        body=body._replace(completed=(asked, result.created, encode_version(result.version))).encode(),
+    )
+    UploadRecords(context.tables).replace(upload, completed)
+    return result
+
+
+def abort_upload(context: ApplyContext, command: AbortUpload) -> AbortedUpload:
+    """Its parts go as soon as nothing can need them. Raises UploadNotFoundError, UploadCompletedError."""
+    upload = _known_upload(context, command.upload, command.nonce)
+    if upload.state == COMPLETED:
+        raise UploadCompletedError("The upload is completed; delete the file.", upload=upload.upload)
+    UploadRecords(context.tables).replace(
+        upload, upload._replace(state=ABORTED, closed_index=context.index, expires_ms=None)
+    )
+    return AbortedUpload(aborted=True)
+
+
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def _known_upload(context: ApplyContext, upload: int, nonce: str) -> UploadRow:
+    row = UploadRecords(context.tables).upload(upload)
+    if row is None or row.nonce != nonce or row.state == ABORTED:
+        raise UploadNotFoundError("No such upload is under way.", upload=upload)
+    return row
+
+
+def _open_upload(context: ApplyContext, upload: int, nonce: str) -> UploadRow:
+    row = _known_upload(context, upload, nonce)
+    if row.state != OPEN:
+        raise UploadNotFoundError("The upload is completed; no part can be added to it.", upload=upload)
+    return row
+
+
+def _check_incarnation(bucket: BucketRow, incarnation: int) -> None:
+    if bucket.incarnation != incarnation:
+        raise BucketRecreatedError(
+            "The bucket was deleted and made again while this upload was under way; start it again.",
+            bucket=bucket.name,
+            incarnation=bucket.incarnation,
+        )
+
+
+def _in(context: ApplyContext, seconds: int) -> int:
+    """The age of the log's clock in so many seconds."""
+    return min(context.state.lived_ms + seconds * 1000, STORED_INTEGER_MAX)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _own_piece(context: ApplyContext, upload: UploadRow, chunks: ChunkList, skip_bytes: int, take_bytes: int) -> Piece:
+    """Bytes of a chunk list that this entry logs."""
+    manifests = Manifests(context.tables)
+    manifests.insert(context.index, chunks)
+    manifests.refer(upload.upload, {context.index})
+    digest = list_digest(chunks.chunk_digests)
+    return Piece(context.index, skip_bytes, take_bytes, chunks.chunk_size_bytes, digest)
+
+
+def _store_part(context: ApplyContext, upload: UploadRow, number: int, etag: str, body: PartBody) -> StoredPart:
+    """In place of an earlier part of that number: the last one that is applied counts."""
+    records = UploadRecords(context.tables)
+    if (before := records.part(upload.upload, number)) is not None:
+        records.remove_part(before)
+        if any(piece.manifest == before.part for piece in PartBody.decode(before.body).pieces):
+            # Nothing else can refer to it: only the parts of files that exist are copied from.
+            Manifests(context.tables).drop_ref(upload.upload, before.part)
+            context.garbage.release(before.part, context.index)
+    size_bytes = sum(piece.take_bytes for piece in body.pieces)
+    records.insert_part(PartRow(upload.upload, number, context.index, size_bytes, etag, body.encode()))
+    return StoredPart(part=context.index, etag=etag, size_bytes=size_bytes)
+
+
+def _part_body(context: ApplyContext, pieces: list[Piece], epoch: int, durability: Durability) -> PartBody:
+    stored = durability.target, durability.acknowledged, durability.nodes
+    return PartBody(pieces, epoch, *stored, modified_ns=context.stamp.approximate_ns)
+
+
+def _check_part_size(size_bytes: int) -> None:
+    if size_bytes > PART_BYTES_MAX:
+        raise PayloadTooLargeError("The part is too large.", size_bytes=size_bytes, limit_bytes=PART_BYTES_MAX)
+
+
+def _source_of(context: ApplyContext, command: CopyPart) -> FileVersion:
+    """The version that is copied from, which exists. Raises the rejections of `CopyPart` about it."""
+    key = check_key(command.source_key).encode()
+    source = present(context, bucket_of_file(context, command.source_bucket, key), key)
+    found = require_version(context, source, command.source_key, command.source_version)
+    check_preconditions(command.source_preconditions, found.file, None)
+    return context.tables.version(found.file.version)
+
+
+def _range_of(command: CopyPart, size_bytes: int) -> tuple[int, int]:
+    """The bytes that are asked for. Raises RangeNotSatisfiableError: the file has no such bytes."""
+    start = command.range_start
+    stop = size_bytes if command.range_end is None else command.range_end
+    is_all_of_nothing = start == stop == size_bytes == 0
+    if not (start < stop <= size_bytes or is_all_of_nothing):
+        raise RangeNotSatisfiableError("The file has no such bytes.", size_bytes=size_bytes)
+    return start, stop
+
+
+# --- completing -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Joined:
+    """Parts one after the other. Invariant: all but the last part are large enough."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    size_bytes: int = 0
+    epoch: int = 0
+    target: int = 0
+    acknowledged: int | None = None
+    nodes: set[str] = field(default_factory=set)
+
+    def add(self, size_bytes: int, part: PartBody) -> None:
+        """One part more."""
+        self.pieces += part.pieces
+        self.size_bytes += size_bytes
+        self.epoch = max(self.epoch, part.epoch)
+        self.target = max(self.target, part.target)
+        self.acknowledged = min(part.acknowledged, self.acknowledged or part.acknowledged)
+        self.nodes.update(part.nodes)
+
+
+def _join(command: CompleteUpload, upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:
+    """The parts that are asked for, which must all be there, in order and not too small."""
+    found = {row.number: row for row in rows}
+    joined, before, small = _Joined(), 0, None
+    for number, etag in command.parts:
+        if number <= before:
+            raise InvalidPartOrderError("Name the parts in the order of their numbers, each once.", number=number)
+        row = found.get(number)
+        if row is None or row.etag != etag:
+            raise InvalidPartError("The upload has no such part.", number=number, has_number=row is not None)
+        if small is not None:
+            raise PartTooSmallError(
+                "Only the last part of a file may be so small.",
+                number=small.number,
+                size_bytes=small.size_bytes,
+                minimum_bytes=PART_BYTES_MIN,
+            )
+        small = row if row.size_bytes < PART_BYTES_MIN and not upload.is_internal else None
+        before = number
+        joined.add(row.size_bytes, PartBody.decode(row.body))
+    if joined.size_bytes > FILE_BYTES_MAX:
+        raise PayloadTooLargeError("The file is too large.", size_bytes=joined.size_bytes, limit_bytes=FILE_BYTES_MAX)
+    if len(joined.pieces) > PIECES_MAX:
+        raise PayloadTooLargeError("The file has too many pieces.", pieces=len(joined.pieces), limit_pieces=PIECES_MAX)
+    return joined
+
+
+def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRow, joined: _Joined) -> FileVersion:
+    """The version that the parts make; its place among those of its key is not decided here."""
+    body, identity = UploadBody.decode(upload.body), content_id(joined.pieces)
+    content = FileContent(
+        size_bytes=joined.size_bytes,
+        chunk_size_bytes=joined.pieces[0].chunk_size_bytes if joined.pieces else _CHUNK_SIZE_BYTES,
+        chunk_digests=b"",
+        digest=command.digest,
+        composition=upload.upload,
+        composed_chunks=sum(piece.chunk_count for piece in joined.pieces),
+    )
+    acknowledged = joined.acknowledged or 0
+    return FileVersion(
+        bucket=body.bucket,
+        key=upload.key.decode(),
+        version=context.index,
+        term=context.term,
+        etag=etag_of(command.digest or identity, body.content_type, body.user_metadata),
+        content=content,
+        content_type=body.content_type,
+        user_metadata=body.user_metadata,
+        epoch=joined.epoch,
+        durability=Durability(target=joined.target, acknowledged=acknowledged, nodes=sorted(joined.nodes)),
+        stamp=context.stamp,
+        modified_ns=0,
+        content_id=identity,
+    )
+
+
+def _identity_of(command: CompleteUpload) -> bytes:
+    """What tells one completion from another."""
+    parts = "".join(f"{number}:{etag}\n" for number, etag in command.parts)
+    return blake3(f"{command.digest}\n{parts}".encode()).digest()
+
+
+def _completed_again(upload: UploadRow, completed: tuple[bytes, bool, bytes], asked: bytes) -> Published:
+    identity, created, version = completed
+    if identity != asked:
+        raise UploadCompletedError("The upload is completed already, of other parts.", upload=upload.upload)
+    return Published(created=created, version=decode_version(version))
