@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import time
 from typing import Any, Final
@@ -80,12 +81,16 @@ class Operator:
         )
 
     async def _wait(self, what: str, condition: Any, within_s: float) -> float:
-        began = time.monotonic()
+        """Seconds until `condition` holds. While bytes are still being restored, the time counts anew with each that was."""
+        began = progressed = time.monotonic()
         found: dict[str, Any] = {}
-        while time.monotonic() - began < within_s:
+        left_bytes = math.inf
+        while time.monotonic() - progressed < within_s:
             found = await self.describe()
             if condition(found):
                 return time.monotonic() - began
+            if 0 < (found["remaining_bytes"] or 0) < left_bytes:
+                left_bytes, progressed = found["remaining_bytes"], time.monotonic()
             await asyncio.sleep(_POLL_S)
         raise NotAtRestError(f"{what}: not within {within_s:.0f} s; {found}")
 
