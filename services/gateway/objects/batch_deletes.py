@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from shared.contracts.objects import DELETE_FILES_MAX, DeleteFiles, DeleteOutcome, FileToDelete
 from shared.contracts.time import TimeSource
-from shared.errors import TrivetError
+from shared.errors import PromotionDeferredError, TrivetError
 
 KeyOfEntry = Callable[[int], IdempotencyKey | None]
 """The Idempotency-Key of the nth entry of a request: each happens once."""
@@ -36,17 +37,28 @@ class BatchDeletes:
             BucketNotFoundError: there is no such bucket.
             TrivetError: as `Metadata.propose`. None is definite once an entry has happened.
         """
-        deleted: list[DeleteOutcome] = []
+        outcomes: dict[int, DeleteOutcome] = {}
+        left = list(enumerate(files))
         log_index = 0
         with self._idempotency.running(key_of_entry(0)):
-            for number, first in enumerate(range(0, len(files), DELETE_FILES_MAX)):
-                entry = list(files[first : first + DELETE_FILES_MAX])
-                command = DeleteFiles(bucket=bucket, files=entry, stamp=self._clock.stamp())
+            for number in itertools.count():
+                entry, left = left[:DELETE_FILES_MAX], left[DELETE_FILES_MAX:]
+                command = DeleteFiles(bucket=bucket, files=[file for _, file in entry], stamp=self._clock.stamp())
                 try:
                     outcome = await self._idempotency.propose(command, key_of_entry(number))
                 except TrivetError as error:
                     error.definite = error.definite and number == 0
                     raise
-                deleted += outcome.result.results
                 log_index = outcome.log_index
-        return DeletedBatch(list(zip((file.key for file in files), deleted, strict=True)), log_index)
+                decided = list(zip(entry, outcome.result.results, strict=True))
+                outcomes |= {position: result for (position, _), result in decided if not _is_deferred(result)}
+                # An entry decides at least one of its keys, so this comes to an end.
+                left = [asked for asked, result in decided if _is_deferred(result)] + left
+                if not left:
+                    break
+        return DeletedBatch([(file.key, outcomes[position]) for position, file in enumerate(files)], log_index)
+
+
+def _is_deferred(result: DeleteOutcome) -> bool:
+    """The entry had done its one promotion: in the next one the file has its turn."""
+    return result.problem is not None and result.problem.get("code") == PromotionDeferredError.code

@@ -103,10 +103,15 @@ class Received:
 
 
 async def get(
-    world: World, received: Received | None = None, *, span: ByteSpan | None = None, quorums: Quorums | None = None
+    world: World,
+    received: Received | None = None,
+    *,
+    name: FileName = NAME,
+    span: ByteSpan | None = None,
+    quorums: Quorums | None = None,
 ) -> Received:
     received = received or Received()
-    async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
+    async with world.services.downloads.open(name, CLIENT) as found, asyncio.TaskGroup() as group:
         await world.services.downloads.send(
             found,
             None if span is None else [span],
