@@ -6,24 +6,44 @@ It is written from docs/api.md and RFC 9110 and shares no code with the gateway.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+Tags = tuple[tuple[str, str], ...]
 
 EARLIER, LATER = "Sat, 01 Jan 2000 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file. `identity` is all that a reader can see of it, and decides its entity tag."""
+    """The bytes of a file and what is said of them. `identity` is all that a reader can see, and decides the entity tag.
+
+    `etag_of_parts` is the tag of content that was joined from parts, which no digest of its bytes decides; otherwise None.
+    """
 
     body: bytes
     content_type: str
     metadata: tuple[tuple[str, str], ...]
-    version: int
     etag: str
+    etag_of_parts: str | None = None
 
     @property
-    def identity(self) -> tuple[bytes, str, tuple[tuple[str, str], ...]]:
-        return self.body, self.content_type, self.metadata
+    def identity(self) -> tuple[object, ...]:
+        return self.body, self.content_type, self.metadata, self.etag_of_parts
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a key; without `file` it is a delete marker.
+
+    `number` is what clients ask for it by, `index` that of the entry which made it the current one last.
+    """
+
+    number: int
+    index: int
+    file: Stored | None
+    is_null: bool
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,49 +114,152 @@ class Row:
     etag: str | None
 
 
+@dataclass(frozen=True)
+class VersionRow:
+    """One row of a list of versions."""
+
+    key: str
+    number: int
+    index: int
+    is_current: bool
+    is_marker: bool
+    is_null: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a bucket."""
+
+    versioning: str = "off"
+    retention_s: int | None = None
+
+
 @dataclass
 class Model:
-    """Invariant: `changed` names every key that ever existed, also in buckets that are gone."""
+    """Buckets, and the versions of their keys, the current one first.
 
-    buckets: set[str] = field(default_factory=set)
-    files: dict[tuple[str, str], Stored] = field(default_factory=dict)
+    Invariant: `changed` names every key that ever existed, also in buckets that are gone.
+    """
+
+    buckets: dict[str, Settings] = field(default_factory=dict)
+    versions: dict[tuple[str, str], list[Version]] = field(default_factory=dict)
     changed: dict[tuple[str, str], int] = field(default_factory=dict)
     etags: dict[object, str] = field(default_factory=dict)
     highest: int = 0
 
     def version_of(self, bucket: str, key: str) -> int:
+        """What X-Trivet-Version shows."""
         return self.changed.get((bucket, key), 0)
 
-    def put(self, bucket: str, key: str, file: Stored) -> None:
-        self._move(bucket, key, file.version)
+    def history(self, bucket: str, key: str) -> list[Version]:
+        return self.versions.get((bucket, key), [])
+
+    def current(self, bucket: str, key: str) -> Version | None:
+        """The current version, be it a marker."""
+        return next(iter(self.history(bucket, key)), None)
+
+    def file(self, bucket: str, key: str) -> Stored | None:
+        """What a reader finds."""
+        current = self.current(bucket, key)
+        return None if current is None else current.file
+
+    def find(self, bucket: str, key: str, number: int) -> Version | None:
+        """The version that `number` names, as clients know it or by the entry that made it current last."""
+        return next((each for each in self.history(bucket, key) if number in {each.number, each.index}), None)
+
+    def put(self, bucket: str, key: str, index: int, file: Stored, tags: Tags = ()) -> None:
         known = self.etags.setdefault(file.identity, file.etag)
         assert known == file.etag, "the tag of the same content changed"
         assert len(set(self.etags.values())) == len(self.etags), "two contents have one tag"
-        self.files[bucket, key] = file
+        self._pass(index)
+        self._add(bucket, key, Version(index, index, file, not self.keeps_versions(bucket), tags))
 
-    def delete(self, bucket: str, key: str, version: int) -> None:
-        self._move(bucket, key, version)
-        del self.files[bucket, key]
+    def delete(self, bucket: str, key: str, index: int) -> None:
+        """What a DELETE without a version does, and a rename to its source."""
+        self._pass(index)
+        self.delete_at(bucket, key, index)
 
-    def _move(self, bucket: str, key: str, version: int) -> None:
-        assert version > self.highest, "a change is not later than the one before"
-        self.highest = self.changed[bucket, key] = version
+    def delete_at(self, bucket: str, key: str, index: int) -> None:
+        """`delete`, where the entry has done something else before."""
+        if self.buckets[bucket].versioning == "off":
+            self.versions.pop((bucket, key), None)
+            self.changed[bucket, key] = index
+        else:
+            self._add(bucket, key, Version(index, index, None, not self.keeps_versions(bucket)))
+
+    def remove(self, bucket: str, key: str, gone: list[Version], index: int) -> None:
+        """What the deletion of versions does; `index` is that of the entry."""
+        history = self.history(bucket, key)
+        left = [version for version in history if version not in gone]
+        if left[:1] != history[:1]:
+            self.changed[bucket, key] = index
+            if left and left[0].file is not None:
+                left[0] = replace(left[0], index=index)
+        self.versions[bucket, key] = left
+
+    def tag(self, bucket: str, key: str, version: Version, tags: Tags) -> None:
+        history = self.history(bucket, key)
+        history[history.index(version)] = replace(version, tags=tags)
+
+    def keeps_versions(self, bucket: str) -> bool:
+        return self.buckets[bucket].versioning == "enabled"
 
     def is_empty(self, bucket: str) -> bool:
-        return not any(name == bucket for name, _ in self.files)
+        return not any(history for (name, _), history in self.versions.items() if name == bucket)
+
+    def set(self, bucket: str, settings: Settings) -> None:
+        self.buckets[bucket] = settings
+
+    def _pass(self, index: int) -> None:
+        assert index > self.highest, "a change is not later than the one before"
+        self.highest = index
+
+    def _add(self, bucket: str, key: str, version: Version) -> None:
+        self.changed[bucket, key] = version.index
+        settings = self.buckets[bucket]
+        older = self.history(bucket, key)
+        if version.is_null:
+            older = [each for each in older if not each.is_null]
+        if settings.versioning == "off" or settings.retention_s == 0:
+            older = []
+        self.versions[bucket, key] = [version, *older]
 
     def rows(self, bucket: str, prefix: str, delimiter: str | None) -> list[Row]:
-        """What a list shows, in the order in which its pages do."""
-        shown: list[Row] = []
-        for name, key in sorted(self.files, key=lambda file: file[1].encode()):
-            if name != bucket or not key.startswith(prefix):
-                continue
-            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-            if found:
-                row = Row(prefix + head + found, None, None)
-                if row not in shown:
-                    shown.append(row)
-            else:
-                file = self.files[bucket, key]
-                shown.append(Row(key, file.version, file.etag))
-        return shown
+        """What a list of files shows, in the order in which its pages do."""
+        found = [
+            (key, Row(key, history[0].index, history[0].file.etag))
+            for (name, key), history in self.versions.items()
+            if name == bucket and history and history[0].file is not None
+        ]
+        return [row for _, row in _grouped(found, prefix, delimiter, lambda name: Row(name, None, None))]
+
+    def version_rows(self, bucket: str, prefix: str, delimiter: str | None, only: str | None) -> list[VersionRow | str]:
+        """What a list of versions shows; a prefix is its text."""
+        found: list[tuple[str, VersionRow | str]] = [
+            (key, VersionRow(key, each.number, each.index, at == 0, each.file is None, each.is_null))
+            for (name, key), history in self.versions.items()
+            if name == bucket and only in {None, key}
+            for at, each in enumerate(history)
+        ]
+        return [row for _, row in _grouped(found, prefix, delimiter, lambda name: name)]
+
+
+RowT = TypeVar("RowT")
+
+
+def _grouped(
+    found: list[tuple[str, RowT]], prefix: str, delimiter: str | None, group: Callable[[str], RowT]
+) -> list[tuple[str, RowT]]:
+    """The rows below `prefix` by key, those that share a common prefix as one."""
+    shown: dict[str, RowT] = {}
+    rows: list[tuple[str, RowT]] = []
+    for key, row in sorted(found, key=lambda each: each[0].encode()):
+        if not key.startswith(prefix):
+            continue
+        head, is_grouped, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+        if not is_grouped:
+            rows.append((key, row))
+        elif (name := prefix + head + is_grouped) not in shown:
+            shown[name] = group(name)
+            rows.append((name, shown[name]))
+    return rows
