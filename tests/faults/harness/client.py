@@ -89,11 +89,12 @@ class Client:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
         query: str = "",
+        path: str = "",
         give_up_s: float | None = None,
     ) -> Reply:
-        """One request. It never raises for what a gateway or the network does."""
+        """One request, about `key` or to `path`. It never raises for what a gateway or the network does."""
         assert self._session is not None
-        path = f"/v1/files/{self.bucket}" + (f"/{key}" if key else "") + query
+        path = path or f"/v1/files/{self.bucket}" + (f"/{key}" if key else "") + query
         called = time.monotonic_ns()
         status, content, received, error = 0, b"", {}, ""
         limit_s = give_up_s or (PASS_ON_S if len(body or b"") < 1 << 20 else GIVE_UP_S)
@@ -116,7 +117,7 @@ class Client:
         self.answers.append(
             Answer(
                 gateway=gateway,
-                request=f"{method} {key}{query}",
+                request=f"{method} {path}",
                 status=status,
                 called=called,
                 returned=returned,

@@ -28,6 +28,7 @@ from tests.faults.workloads.appends import Appends
 from tests.faults.workloads.conditional_writes import ConditionalWrites
 from tests.faults.workloads.registers import Registers
 from tests.faults.workloads.sets import Sets
+from tests.faults.workloads.versions import Versions
 
 CONVERGE_WITHIN_S = 60.0
 DISTURBED_FOR_S = 25.0
@@ -76,7 +77,7 @@ class Trial:
         urls = {name: cluster.url(name) for name in GATEWAYS}
         self.client = Client(urls, f"trial-{time.monotonic_ns():x}", self._is_disturbed)
         self.peers = PeerClient(cluster.keys)
-        makers = workloads or (Registers, ConditionalWrites, Sets, Appends)
+        makers = workloads or (Registers, ConditionalWrites, Sets, Appends, Versions)
         self.workloads: list[Workload] = [make(self.client, seed) for make in makers]
         self.log: list[str] = []
         self.began = time.monotonic()
