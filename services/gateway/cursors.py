@@ -54,10 +54,21 @@ class VersionCursor:
     after_version: int | None
 
 
-_FORMATS: Final[dict[type, int]] = {Cursor: 2, BucketCursor: 3, VersionCursor: 4}
+@dataclass(frozen=True, slots=True)
+class UploadCursor:
+    """The next page of one list of uploads. Without `after_upload` all of `after_key`, or of that prefix, is behind it."""
+
+    bucket: str
+    prefix: str
+    delimiter: str | None
+    after_key: str
+    after_upload: int | None
+
+
+_FORMATS: Final[dict[type, int]] = {Cursor: 2, BucketCursor: 3, VersionCursor: 4, UploadCursor: 5}
 """What a cursor begins with. 1 was that of files before cursors named their cluster."""
 
-CursorT = TypeVar("CursorT", Cursor, BucketCursor, VersionCursor)
+CursorT = TypeVar("CursorT", Cursor, BucketCursor, VersionCursor, UploadCursor)
 
 
 class CursorSealer:
@@ -67,7 +78,7 @@ class CursorSealer:
         self._cluster_id = cluster_id
         self._keys = [blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest() for key in keys.keys]
 
-    def seal(self, cursor: Cursor | BucketCursor | VersionCursor) -> str:
+    def seal(self, cursor: Cursor | BucketCursor | VersionCursor | UploadCursor) -> str:
         """Text for a query parameter."""
         fields = [_FORMATS[type(cursor)], self._cluster_id, *astuple(cursor)]
         payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()

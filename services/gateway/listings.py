@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.gateway.cursors import BucketCursor, Cursor, CursorSealer, VersionCursor
+from services.gateway.cursors import BucketCursor, Cursor, CursorSealer, UploadCursor, VersionCursor
 from services.gateway.ports import Metadata
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
 from shared.contracts.names import MAX_KEY_BYTES, check_key
 from shared.contracts.objects import ListVersions, VersionPage
+from shared.contracts.uploads import ListUploads, UploadPage
 from shared.errors import BucketNotFoundError, InvalidRequestError
 
 _LIMIT: Final = re.compile(r"[0-9]{1,4}")
@@ -43,6 +44,14 @@ class VersionListPage:
     rows: VersionPage
     cursor: str | None
     log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadListPage:
+    """One page of uploads under way; `cursor` is None on the last one."""
+
+    rows: UploadPage
+    cursor: str | None
 
 
 class Listings:
@@ -104,6 +113,33 @@ class Listings:
             cursor = self._sealer.seal(VersionCursor(bucket, *place))
         return VersionListPage(answer, cursor, context.log_index)
 
+    async def uploads(self, bucket: str, values: dict[str, str]) -> UploadListPage:
+        """One page of the uploads under way in `bucket`: keys in UTF-8 byte order, those of a key as they began.
+
+        Later pages show the bucket as it is by then.
+
+        Raises:
+            InvalidRequestError: a parameter is malformed or contradicts the cursor.
+            BucketNotFoundError: there is no such bucket.
+            CursorExpiredError: the cursor is from another cluster.
+        """
+        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
+        query = ListUploads(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
+        if "cursor" in values:
+            after = self._sealer.open(values["cursor"], UploadCursor)
+            _check_cursor(after, bucket, prefix, delimiter)
+            place = {"after_key": after.after_key, "after_upload": after.after_upload}
+            query = query.model_copy(update={"prefix": after.prefix, "delimiter": after.delimiter, **place})
+        answer, _ = await self._metadata.read(query)
+        if not answer.has_bucket:
+            raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
+        cursor = None
+        if answer.has_more and answer.last_key is not None:
+            cursor = self._sealer.seal(
+                UploadCursor(bucket, query.prefix, query.delimiter, answer.last_key, answer.last_upload)
+            )
+        return UploadListPage(answer, cursor)
+
     def _versions_query(self, bucket: str, values: dict[str, str]) -> ListVersions:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
         key = None if "key" not in values else check_key(values["key"])
@@ -156,7 +192,9 @@ def _prefix_and_delimiter(values: dict[str, str]) -> tuple[str | None, str | Non
     return _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
 
 
-def _check_cursor(cursor: Cursor | VersionCursor, bucket: str, prefix: str | None, delimiter: str | None) -> None:
+def _check_cursor(
+    cursor: Cursor | VersionCursor | UploadCursor, bucket: str, prefix: str | None, delimiter: str | None
+) -> None:
     """Refuse a cursor of another list; what the query does not repeat is that of the cursor."""
     if cursor.bucket != bucket or prefix not in {None, cursor.prefix} or delimiter not in {None, cursor.delimiter}:
         raise _other_list()

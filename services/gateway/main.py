@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
-from services.gateway.api import backups, batch_deletes, bucket_settings, buckets, cluster, copies, files, tags
+from services.gateway.api import backups, batch_deletes, bucket_settings, buckets, cluster, copies, files, tags, uploads
 from services.gateway.api.admin_access import ADMIN_SCHEME
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
@@ -48,6 +48,8 @@ from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.chunking import ReservationWaits
 from services.gateway.transfers.downloads import DownloadLimits, Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
+from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUploads
+from services.gateway.transfers.multipart import PartUploads
 from services.gateway.transfers.piece_pages import PiecePages
 from services.gateway.transfers.publishing import Publisher, PublisherLimits
 from services.gateway.transfers.recent_log import RecentLog
@@ -56,6 +58,7 @@ from services.gateway.transfers.records import Records
 from services.gateway.transfers.uploads import UploadLimits, Uploads
 from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.client import ConsensusClient
+from shared.contracts.uploads import PART_NUMBER_MAX
 from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
@@ -73,6 +76,7 @@ _PUBLIC_ROUTERS: Final = (
     copies.create_router,
     batch_deletes.create_router,
     tags.create_router,
+    uploads.create_router,
     buckets.create_router,
     bucket_settings.create_router,
     cluster.create_router,
@@ -193,6 +197,8 @@ def assemble(
     publisher = Publisher(
         recent, writer, reader, PublisherLimits(settings.chunk_size_bytes, settings.upload_window_chunks, waits)
     )
+    # The parts of a large file are numbered, and of a bounded length.
+    max_file_bytes = min(settings.max_file_bytes, PART_NUMBER_MAX * SEAL_CHUNKS * settings.chunk_size_bytes)
     services = Services(
         uploads=Uploads(
             metadata=metadata,
@@ -200,9 +206,21 @@ def assemble(
             idempotency=idempotency,
             directory=directory,
             publisher=publisher,
+            large_uploads=LargeUploads(
+                metadata=metadata, directory=directory, publisher=publisher, clock=clock, tasks=tasks
+            ),
             admission=admission,
             clock=clock,
-            limits=UploadLimits(settings.chunk_size_bytes, settings.max_file_bytes),
+            limits=UploadLimits(settings.chunk_size_bytes, max_file_bytes, settings.gc_grace_s / 2),
+        ),
+        multipart=PartUploads(
+            metadata=metadata,
+            idempotency=idempotency,
+            directory=directory,
+            publisher=publisher,
+            admission=admission,
+            clock=clock,
+            max_age_s=settings.gc_grace_s / 2,
         ),
         downloads=Downloads(
             records=Records(metadata, record_cache, caches),
@@ -264,7 +282,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     app.router.redirect_slashes = False
     for make in _PUBLIC_ROUTERS:
         app.include_router(make(gateway))
-    app.openapi_tags = [{"name": name} for name in ("files", "buckets", "cluster", "time", "health")]
+    app.openapi_tags = [{"name": name} for name in ("files", "uploads", "buckets", "cluster", "time", "health")]
     install_problems(app)
     app.add_middleware(WebOrigins, rules=rules)
     operations = add_operations(

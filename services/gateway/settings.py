@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
+from shared.contracts.uploads import FILE_BYTES_MAX
 from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_token
 from shared.units import KIB, MIB
 
@@ -60,7 +61,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
-        max_file_chunks: the longest file, in chunks.
+        max_file_bytes: the longest file.
         max_concurrent_requests: file transfers, HEADs included, at one time; more are answered 503 at once.
         upload_window_chunks, read_ahead_chunks: parallelism of one transfer.
         max_parallel_chunks: chunks on their way to replicas at one time, over all requests.
@@ -69,6 +70,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         slow_client_bytes_per_s: a transfer whose client is slower may end while others wait for a slot or bytes.
         admission_wait_s: how long a new transfer may wait for its first budget.
         budget_wait_s: how long a transfer under way may wait for its next.
+        gc_grace_s: for how long chunks are kept that nothing refers to; the same as the consensus members'. A body that takes
+            half as long is logged in parts.
         max_download_age_s: a download that takes longer is broken off; the same as the consensus members', which keep chunks
             of replaced files for so long.
         replica_timeout_s: how long a replica may take for one chunk before the attempt is given up.
@@ -95,7 +98,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
     max_inflight_bytes: int = Field(default=64 * MIB, ge=MIB)
-    max_file_chunks: int = Field(default=MAX_CHUNKS_PER_LOG_ENTRY, ge=1, le=MAX_CHUNKS_PER_LOG_ENTRY)
+    max_file_bytes: int = Field(default=FILE_BYTES_MAX, ge=1, le=FILE_BYTES_MAX)
     max_concurrent_requests: int = Field(default=256, ge=1)
     upload_window_chunks: int = Field(default=8, ge=1, le=64)
     read_ahead_chunks: int = Field(default=4, ge=1, le=64)
@@ -106,6 +109,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     slow_client_bytes_per_s: int = Field(default=64 * KIB, ge=0)
     admission_wait_s: float = Field(default=1.0, ge=0)
     budget_wait_s: float = Field(default=10.0, gt=0)
+    gc_grace_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     max_download_age_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     replica_timeout_s: float = Field(default=4.0, gt=0)
     consensus_deadline_s: float = Field(default=5.0, gt=0)
@@ -113,11 +117,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     confirmation_max_age_s: float = Field(default=60.0, ge=0)
     reconnect_base_s: float = Field(default=5.0, gt=0)
     reconnect_limit_s: float = Field(default=60.0, gt=0)
-
-    @property
-    def max_file_bytes(self) -> int:
-        """The longest file."""
-        return self.max_file_chunks * self.chunk_size_bytes
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:

@@ -18,6 +18,7 @@ from shared.consensus_calls.client import ReadContext
 from shared.contracts.backups import LEASE_MAX_S, Backup
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
+from shared.contracts.etags import content_id_of
 from shared.contracts.files import Durability
 from shared.contracts.metadata import Bucket, ClusterAnswer
 from shared.contracts.reconcile import VerifyReport, VerifyState
@@ -37,6 +38,7 @@ RECEIPT_EXAMPLE: Final[dict[str, Any]] = {
     "etag": ETAG_EXAMPLE,
     "size_bytes": 10,
     "digest": "53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1",
+    "content_id": "a4c1f32ff02a1d0c3a4e8e4f1ab5e3a5a3d3c3bb9e1d6f0e7c6bd0b1a7f4b922",
     "chunk_count": 1,
     "log_index": 17,
     "term": 2,
@@ -61,7 +63,10 @@ class Receipt(WireModel):
     version: int = Field(description="Log index of this version.")
     etag: str = Field(description="Strong entity tag, without quotes.")
     size_bytes: int
-    digest: str = Field(description="BLAKE3-256 of the whole body, hex.")
+    digest: str | None = Field(
+        description="BLAKE3-256 of the whole body, hex; null of a file that was made of parts or ranges of others."
+    )
+    content_id: str = Field(description="Names the content by its pieces; a file without a digest is known by it.")
     chunk_count: int
     log_index: int
     term: int
@@ -85,6 +90,7 @@ def receipt_fields(uploaded: UploadResult) -> dict[str, Any]:
         "etag": version.etag,
         "size_bytes": content.size_bytes,
         "digest": content.digest,
+        "content_id": content_id_of(version),
         "chunk_count": content.chunk_count,
         "log_index": uploaded.log_index,
         "term": uploaded.term,

@@ -27,6 +27,8 @@ from shared.errors import (
     IdempotencyKeyReusedError,
     InternalError,
     InvalidNameError,
+    InvalidPartError,
+    InvalidPartOrderError,
     InvalidRequestError,
     InvalidTagsError,
     LastHolderError,
@@ -38,6 +40,7 @@ from shared.errors import (
     NotFoundError,
     OutcomeUnknownError,
     OverloadedError,
+    PartTooSmallError,
     PayloadTooLargeError,
     PreconditionFailedError,
     QuorumNotReachedError,
@@ -49,6 +52,8 @@ from shared.errors import (
     TooManyBucketsError,
     TrivetError,
     UnauthenticatedError,
+    UploadCompletedError,
+    UploadNotFoundError,
     VerifyInProgressError,
     VersioningCannotBeOffError,
     VersionNotFoundError,
@@ -57,13 +62,15 @@ from shared.web.problem_schema import describe_problems, described_problem
 from shared.web.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
-Subject = Literal["files", "buckets", "cluster", "nodes", "verify", "backups", "copies", "batches", "settings", "tags"]
+Subject = Literal[
+    "files", "buckets", "cluster", "nodes", "verify", "backups", "copies", "batches", "settings", "tags", "uploads"
+]
 
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
     401: "The admin token is missing or wrong.",
     403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
-    404: "There is no such bucket, file, version, node or backup.",
+    404: "There is no such bucket, file, version, upload, node or backup.",
     405: "The version is a delete marker: it can only be deleted.",
     408: "The body came too slowly or broke off. Nothing was stored.",
     409: "The state of the bucket or cluster forbids this now, or a duplicate of this request is still running.",
@@ -85,6 +92,11 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         InvalidTagsError("A version has at most 10 tags.", tags=11),
         SourceIsMarkerError("This version is a delete marker, which has no bytes.", version=21),
         CopyOntoItselfError("The copy would be what is there already; give it other metadata or tags."),
+        InvalidPartError("The upload has no such part.", number=3, has_number=False),
+        InvalidPartOrderError("Name the parts in the order of their numbers, each once.", number=2),
+        PartTooSmallError(
+            "Only the last part of a file may be so small.", number=1, size_bytes=10, minimum_bytes=5_242_880
+        ),
         DigestMismatchError(
             "The body does not have the digest of its Content-MD5 header; nothing was stored.", header="Content-MD5"
         ),
@@ -101,6 +113,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         VersionNotFoundError("The file has no such version.", version=17),
         BucketNotFoundError("There is no such bucket.", bucket="photos", version=0),
         NodeNotFoundError("There is no such storage node.", node_id="storage-9"),
+        UploadNotFoundError("There is no such upload.", upload_id="0000000000000011-8f14e45fceea167a5a36dedd4bea2543"),
         BackupNotFoundError("No such backup is under way.", backup_id="0f3a9c5be1d27b48"),
     ],
     405: [
@@ -111,6 +124,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
         BucketNotEmptyError("The bucket still holds files; delete them first.", bucket="photos"),
         BucketProtectedError("The bucket 'default' always exists.", bucket="default"),
         BucketRecreatedError("The bucket was deleted and made again; start the upload again.", bucket="photos"),
+        UploadCompletedError("The upload is completed already, of other parts.", upload=17),
         TooManyBucketsError("There are as many buckets as there may be; delete one first.", limit=10_000),
         VersioningCannotBeOffError("A bucket that kept versions once can be suspended, and not switched off."),
         BackupPinsVersionsError("A backup under way counts on the older versions.", backup_id="0f3a9c5be1d27b48"),
@@ -161,14 +175,19 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 _ADMINISTRATION: Final[set[Subject]] = {"cluster", "nodes", "verify", "backups"}
 _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     ForbiddenError: _ADMINISTRATION,
-    InvalidNameError: {"files", "buckets", "settings", "copies", "batches", "tags"},
-    InvalidTagsError: {"copies", "tags"},
+    InvalidNameError: {"files", "buckets", "settings", "copies", "batches", "tags", "uploads"},
+    InvalidTagsError: {"copies", "tags", "uploads"},
+    InvalidPartError: {"uploads"},
+    InvalidPartOrderError: {"uploads"},
+    PartTooSmallError: {"uploads"},
+    UploadNotFoundError: {"uploads"},
+    UploadCompletedError: {"uploads"},
     SourceIsMarkerError: {"copies", "tags"},
     CopyOntoItselfError: {"copies"},
-    DigestMismatchError: {"files"},
-    FileNotFoundInBucketError: {"files", "copies", "tags"},
-    VersionNotFoundError: {"files", "copies", "tags"},
-    BucketNotFoundError: {"files", "buckets", "settings", "copies", "batches", "tags"},
+    DigestMismatchError: {"files", "uploads"},
+    FileNotFoundInBucketError: {"files", "copies", "tags", "uploads"},
+    VersionNotFoundError: {"files", "copies", "tags", "uploads"},
+    BucketNotFoundError: {"files", "buckets", "settings", "copies", "batches", "tags", "uploads"},
     NodeNotFoundError: {"nodes"},
     BackupNotFoundError: {"backups"},
     TooFewNodesError: {"nodes"},
@@ -179,11 +198,11 @@ _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     BucketNotEmptyError: {"buckets"},
     BucketProtectedError: {"buckets"},
     TooManyBucketsError: {"buckets"},
-    BucketRecreatedError: {"files"},
+    BucketRecreatedError: {"files", "uploads"},
     VersioningCannotBeOffError: {"settings"},
     BackupPinsVersionsError: {"settings"},
-    QuorumNotReachedError: {"files"},
-    OverloadedError: {"files"},
+    QuorumNotReachedError: {"files", "uploads"},
+    OverloadedError: {"files", "uploads"},
     DataUnavailableError: {"files"},
 }
 """Where only some routes raise an error."""

@@ -18,6 +18,7 @@ from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.transfers.downloads import Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
+from services.gateway.transfers.multipart import PartUploads
 from services.gateway.transfers.uploads import Uploads
 
 
@@ -26,6 +27,7 @@ class Services:
     """Made by `main` at start."""
 
     uploads: Uploads
+    multipart: PartUploads
     downloads: Downloads
     listings: Listings
     admin: ClusterAdmin

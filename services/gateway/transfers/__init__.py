@@ -1,6 +1,7 @@
 """One upload or download from its first to its last byte, within the memory budget.
 
 One upload: `uploads` -> `admission` (a slot) -> `chunking` (cut, hash) -> `chunk_sender` -> `replicas.writer` ->
-`publishing`. One download: `downloads` -> `admission` -> `chunk_lists` -> `replicas.check` and `replicas.reader`, with
-read-ahead. `idempotency` gives duplicate requests the stored result.
+`publishing`; a long body becomes parts on its way (`large_uploads`), and clients send parts themselves (`multipart`). One
+download: `downloads` -> `admission` -> `chunk_lists`, or `piece_pages` of a long content -> `replicas.check` and
+`replicas.reader`, with read-ahead. `idempotency` gives duplicate requests the stored result.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class ChunkSender:
         self._window = window
         self._pending: deque[ChunkWrite] = deque()
         self.start = start
+        self.began_s = time.monotonic()
         self.writes: dict[str, ChunkWrite] = {}
         self.chunk_digests = bytearray()
         self.size_bytes = 0

@@ -42,6 +42,7 @@ from services.gateway.transfers.records import Records
 from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
+from shared.contracts.names import DIGEST_BYTES
 from shared.errors import RequestTimeoutError, TrivetError
 from shared.placement import read_order
 from shared.units import KIB
@@ -177,7 +178,7 @@ class Downloads:
 
     def _begin_early(self, name: FileName, transfer: Transfer) -> _EarlyFetch | None:
         version, node_map = self._records.known(name), self._directory.latest
-        if version is None or node_map is None or version.content.chunk_count != 1:
+        if version is None or node_map is None or len(version.content.chunk_digests) != DIGEST_BYTES:
             return None
         if not version.content.has_chunk_list:
             return None

@@ -2,7 +2,7 @@
 
 A file of terabytes has millions of chunks. A reader asks for those around the place where it is, and for the next ones before
 it gets there, so neither memory nor the time until the first byte depends on the length of the file. What a page says of a
-version never changes, so readers of one version share its pages.
+version never changes, so readers of one version share its pages (G-136).
 """
 
 from __future__ import annotations

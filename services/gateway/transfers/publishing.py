@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import structlog
+from blake3 import blake3
 
 from services.gateway.ports import FileChunk
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.writer import ReplicaWriter
+from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.transfers.admission import Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start
 from services.gateway.transfers.chunking import ReservationWaits, cut
@@ -28,6 +30,7 @@ from shared.errors import (
     BucketNotFoundError,
     BucketRecreatedError,
     ChunkCondemnedError,
+    InternalError,
     InvalidRequestError,
     NodeDrainingError,
     NodeRemovedError,
@@ -51,6 +54,40 @@ _UNPROVED: Final = (NodeRemovedError, NodeReplacedError, NodeDrainingError, Chun
 _STALE: Final = (*_UNPROVED, BucketNotFoundError, BucketRecreatedError, InvalidRequestError)
 """Refusals that an attempt without a read of its own may owe to what was remembered: the start index of another cluster, which
 its log has not reached, is an invalid request."""
+
+
+class ReceivedBody:
+    """What of a body has come, and what it must be. A single chunk of a body of known length is hashed once."""
+
+    def __init__(self, digests: BodyDigests, announced_bytes: int | None) -> None:
+        self._digests = digests
+        self._announced_bytes = announced_bytes
+        self._hasher = blake3()
+        self._only_digest: str | None = None
+        self.size_bytes = 0
+
+    def add(self, chunk: FileChunk) -> bool:
+        """The next chunk; says whether it is all of the body."""
+        self._digests.update(chunk.data)
+        self.size_bytes += len(chunk.data)
+        # One chunk as long as was announced is the body, and its digest is the body's.
+        if len(chunk.data) == self._announced_bytes:
+            self._only_digest = chunk.digest
+            return True
+        self._hasher.update(chunk.data)
+        return False
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of what has come, hex."""
+        return self._hasher.hexdigest() if self._only_digest is None else self._only_digest
+
+    def check(self) -> None:
+        """The body is whole. Raises DigestMismatchError, or InternalError where it is not as long as announced; definite."""
+        if self._announced_bytes is not None and self._announced_bytes != self.size_bytes:
+            raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
+        self._digests.check()
+
 
 PublishedT_co = TypeVar("PublishedT_co", covariant=True)
 

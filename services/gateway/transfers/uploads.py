@@ -9,24 +9,28 @@ this gateway said (`recent_log`). What is stale then shows when the publish is r
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from blake3 import blake3
 
-from services.gateway.ports import Clock, FileChunk, Metadata
+from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
 from services.gateway.semantics.raw_names import FileName
+from services.gateway.settings import MAX_CHUNKS_PER_LOG_ENTRY
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start, usable_nodes
 from services.gateway.transfers.chunking import PacedBody
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
-from services.gateway.transfers.publishing import Publication, Publisher
+from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUpload, LargeUploads
+from services.gateway.transfers.publishing import Publication, Publisher, ReceivedBody
 from services.gateway.transfers.recent_log import RecentLog
+from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.calls import Proposed
 from shared.contracts.etags import etag_of
@@ -36,18 +40,20 @@ from shared.errors import (
     BucketNotFoundError,
     DigestMismatchError,
     DiskFullError,
-    InternalError,
+    InvalidRequestError,
     PayloadTooLargeError,
     QuorumNotReachedError,
+    UpgradeUnfinishedError,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """See `GatewaySettings`."""
+    """See `GatewaySettings`. `seal_age_s`: what is sent is logged at that age at the latest; half of the grace."""
 
     chunk_size_bytes: int
     max_file_bytes: int
+    seal_age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class Uploads:
         idempotency: IdempotencyStore,
         directory: NodeDirectory,
         publisher: Publisher,
+        large_uploads: LargeUploads,
         admission: Admission,
         clock: Clock,
         limits: UploadLimits,
@@ -95,6 +102,7 @@ class Uploads:
         self._idempotency = idempotency
         self._directory = directory
         self._publisher = publisher
+        self._large_uploads = large_uploads
         self._admission = admission
         self._clock = clock
         self._limits = limits
@@ -131,9 +139,11 @@ class Uploads:
             clock=self._clock,
         )
         start = self._remembered_start(request) or await file.read_start()
-        sender = self._publisher.sender(start, request.quorums)
+        sending = _Sending(file, self._publisher.sender(start, request.quorums))
         try:
-            await self._send(file, body, sender, transfer)
+            await self._send(sending, body, transfer)
+            if sending.large is not None:
+                return await self._complete(sending, sending.large, transfer)
         except DigestMismatchError:
             # A bucket that does not exist is told first, as to all other uploads.
             if start.is_remembered:
@@ -145,10 +155,13 @@ class Uploads:
             # Only a read may refuse: the bucket may be gone, or other nodes be there by now.
             self._recent.forget(request.name.bucket)
             now = await file.read_start()
-            if sender.kept is None or now.node_map.epoch == start.node_map.epoch:
+            if sending.sender.kept is None or now.node_map.epoch == start.node_map.epoch:
                 raise
-            sender = await self._publisher.send_again(file, sender, transfer)
-        return await self._publisher.until_decided(file, sender, transfer)
+            sending.sender = await self._publisher.send_again(file, sending.sender, transfer)
+        finally:
+            if sending.large is not None:
+                sending.large.close()
+        return await self._publisher.until_decided(file, sending.sender, transfer)
 
     async def _answer_duplicate(
         self, request: UploadRequest, key: IdempotencyKey, stored: StoredResult, body: AsyncIterable[bytes]
@@ -179,30 +192,72 @@ class Uploads:
             return None
         return Start(position.incarnation, position.log_index, node_map, is_remembered=True)
 
-    async def _send(
-        self,
-        file: _FilePublication,
-        body: AsyncIterable[bytes],
-        sender: ChunkSender,
-        transfer: Transfer,
-    ) -> None:
-        request = file.request
+    async def _send(self, sending: _Sending, body: AsyncIterable[bytes], transfer: Transfer) -> None:
+        received = sending.file.received
         chunks = self._publisher.cut(body, transfer)
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
-                    request.digests.update(chunk.data)
-                    # One chunk as long as was announced is the file, and its digest is the file's.
-                    is_whole_file = len(chunk.data) == request.announced_bytes
-                    file.whole.add(chunk, is_whole=is_whole_file)
-                    await sender.add(chunk, lease, is_whole_file=is_whole_file)
-                    self._check_size(sender.size_bytes)
-            _check_length(request, sender)
-            request.digests.check()
-            await sender.finish()
+                    if self._is_due(sending):
+                        await self._seal(sending, lease, transfer)
+                    is_whole_file = received.add(chunk)
+                    await sending.sender.add(chunk, lease, is_whole_file=is_whole_file)
+                    self._check_size(received.size_bytes)
+                    _check_list(sending)
+            received.check()
+            await sending.sender.finish()
         except BaseException:
-            sender.abandon()
+            sending.sender.abandon()
             raise
+
+    def _is_due(self, sending: _Sending) -> bool:
+        """Whether what was sent is to be logged as a part before more is."""
+        sender = sending.sender
+        is_full = sender.chunk_count >= SEAL_CHUNKS
+        is_old = sender.chunk_count > 0 and time.monotonic() - sender.began_s >= self._limits.seal_age_s
+        return (is_full or is_old) and not sending.is_one_list
+
+    async def _seal(self, sending: _Sending, lease: ByteLease, transfer: Transfer) -> None:
+        """Go on with a part of its own. `lease` is of the chunk that comes next."""
+        try:
+            if sending.large is None:
+                sending.large = await self._begin_large(sending)
+            if sending.large is None:
+                sending.is_one_list = True
+                return
+            await sending.large.seal(sending.sender, transfer)
+            sending.sender = await sending.large.next_sender(sending.sender)
+        except BaseException:
+            lease.release()
+            raise
+
+    async def _begin_large(self, sending: _Sending) -> LargeUpload | None:
+        """None while some consensus member is of an older version, which knows no parts."""
+        request = sending.file.request
+        try:
+            return await self._large_uploads.begin(
+                request.name,
+                sending.sender.start.incarnation,
+                request.quorums,
+                content_type=request.content_type,
+                user_metadata=request.user_metadata,
+            )
+        except (UpgradeUnfinishedError, InvalidRequestError):
+            return None
+
+    async def _complete(self, sending: _Sending, large: LargeUpload, transfer: Transfer) -> UploadResult:
+        request, digest = sending.file.request, sending.file.received.digest
+        if sending.sender.chunk_count:
+            await large.seal(sending.sender, transfer)
+        outcome = await self._idempotency.propose(
+            large.completion(digest, request.preconditions), request.idempotency_key, body_digest=digest
+        )
+        uploaded = result_of(outcome)
+        # Under its Idempotency-Key another attempt may have been first, with an upload of its own.
+        if uploaded.version.content.composition == large.upload.upload:
+            large.completed()
+        self._clock.receive(uploaded.version.stamp.hlc)
+        return uploaded
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._limits.max_file_bytes:
@@ -211,8 +266,29 @@ class Uploads:
             )
 
 
+@dataclass(slots=True)
+class _Sending:
+    """A body on its way.
+
+    Attributes:
+        sender: of the chunks that are not logged yet.
+        large: where the others are; None while there are none.
+        is_one_list: all chunks have to go into one entry, however many there are.
+    """
+
+    file: _FilePublication
+    sender: ChunkSender
+    large: LargeUpload | None = None
+    is_one_list: bool = False
+
+
+def _check_list(sending: _Sending) -> None:
+    if sending.is_one_list and sending.sender.chunk_count > MAX_CHUNKS_PER_LOG_ENTRY:
+        raise PayloadTooLargeError("The file is larger than this cluster takes before all of it is upgraded.")
+
+
 class _FilePublication(Publication[UploadResult]):
-    """A body as the current version of its file. `whole`: what of it has come."""
+    """A body as the current version of its file."""
 
     def __init__(
         self,
@@ -225,7 +301,7 @@ class _FilePublication(Publication[UploadResult]):
         clock: Clock,
     ) -> None:
         self.request = request
-        self.whole = WholeBody()
+        self.received = ReceivedBody(request.digests, request.announced_bytes)
         self._metadata = metadata
         self._directory = directory
         self._publisher = publisher
@@ -260,7 +336,7 @@ class _FilePublication(Publication[UploadResult]):
 
     async def propose(self, sender: ChunkSender) -> UploadResult:
         """See `Publication`."""
-        request, digest = self.request, self.whole.digest
+        request, digest = self.request, self.received.digest
         outcome = await self._idempotency.propose(
             PublishFile(
                 bucket=request.name.bucket,
@@ -283,31 +359,6 @@ class _FilePublication(Publication[UploadResult]):
         uploaded = result_of(outcome)
         self._clock.receive(uploaded.version.stamp.hlc)
         return uploaded
-
-
-def _check_length(request: UploadRequest, sender: ChunkSender) -> None:
-    if request.announced_bytes is not None and request.announced_bytes != sender.size_bytes:
-        raise InternalError("The body was not as long as announced, and the server let it pass.", definite=True)
-
-
-class WholeBody:
-    """BLAKE3 of a body as far as it has come."""
-
-    def __init__(self) -> None:
-        self._hasher = blake3()
-        self._only_digest: str | None = None
-
-    def add(self, chunk: FileChunk, *, is_whole: bool) -> None:
-        """The next chunk; `is_whole`: there is no other."""
-        if is_whole:
-            self._only_digest = chunk.digest
-        else:
-            self._hasher.update(chunk.data)
-
-    @property
-    def digest(self) -> str:
-        """Hex."""
-        return self._hasher.hexdigest() if self._only_digest is None else self._only_digest
 
 
 def result_of(outcome: Proposed[Published]) -> UploadResult:

@@ -46,7 +46,7 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
         {"cluster_secret": "short"},
         {"admin_token": "short"},
         {"chunk_size_bytes": 100},
-        {"max_file_chunks": 30_001},
+        {"max_file_bytes": 5 * 1024 * 1024 * MIB + 1},
     ],
 )
 def test_a_contradiction_is_refused(changes) -> None:

@@ -298,7 +298,7 @@ def grown(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
 
 
 CHANGES: dict[str, object] = {
-    "max_file_chunks": LIMIT_BYTES // CHUNK_SIZE_BYTES,
+    "max_file_bytes": LIMIT_BYTES,
     "cors_origins": "http://friend.example",
 }
 

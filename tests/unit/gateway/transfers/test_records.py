@@ -17,7 +17,14 @@ from services.gateway.transfers.records import Records
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.files import FileVersion
 from shared.contracts.metadata import AdmitNode, Answer, AnyQuery, CreateBucket, DeleteBucket, DeleteFile, GetFile
-from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, InvalidRequestError
+from shared.contracts.objects import BucketSettings, PutBucketSettings, SetTags
+from shared.errors import (
+    BucketNotFoundError,
+    FileNotFoundInBucketError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    VersionNotFoundError,
+)
 from shared.placement import read_order
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
@@ -87,6 +94,40 @@ async def test_a_record_that_changed_is_sent(world, questions) -> None:
     assert (await find(world)).version == second
     assert bytes((await get(world)).body) == b"second"
     assert questions.known_versions[1] == second.version
+
+
+async def test_a_record_that_was_patched_is_sent(world, questions) -> None:
+    """Its version is the one that is known, and its tags are not."""
+    await world.metadata.upgrade(world.clock)
+    version = await publish(world, b"body")
+    await world.metadata.propose(
+        SetTags(bucket=NAME.bucket, key=NAME.key, tags={"stage": "final"}, stamp=world.clock.stamp())
+    )
+    patched = (await find(world)).version
+    assert (patched.version, patched.tags) == (version.version, {"stage": "final"})
+    assert (await find(world)).version == patched
+    assert [answer.is_unchanged for answer in questions.answers] == [False, True]
+
+
+async def test_a_version_is_read_by_its_number(world, questions) -> None:
+    """Whatever is current; neither taken from the cache nor put into it. A marker, and what was never there, is told apart."""
+    await world.metadata.upgrade(world.clock)
+    settings = BucketSettings(versioning="enabled")
+    await world.metadata.propose(PutBucketSettings(bucket=NAME.bucket, settings=settings, stamp=world.clock.stamp()))
+    first, second = await publish(world, b"first"), await publish(world, b"second")
+    deleted = await world.metadata.propose(DeleteFile(bucket=NAME.bucket, key=NAME.key, stamp=world.clock.stamp()))
+    for version, body in ((first, b"first"), (second, b"second")):
+        async with world.services.downloads.open(NAME, CLIENT, version=version.version) as found:
+            assert (found.version.version, found.version.content.size_bytes) == (version.version, len(body))
+    with pytest.raises(FileNotFoundInBucketError) as gone:
+        await find(world)
+    assert gone.value.facts["is_marker"]
+    for number, error in ((deleted.result.version, MethodNotAllowedError), (99, VersionNotFoundError)):
+        with pytest.raises(error) as refused:
+            async with world.services.downloads.open(NAME, CLIENT, version=number):
+                pass
+        assert refused.value.facts["version"] == deleted.result.version
+    assert questions.known_versions.count(None) == len(questions.asked) - 1
 
 
 async def test_a_file_or_bucket_that_is_gone_is_gone(world) -> None:

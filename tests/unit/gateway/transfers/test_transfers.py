@@ -584,7 +584,7 @@ async def test_the_window_bounds_the_chunks_of_one_upload(make_world, seed) -> N
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(make_world, announced) -> None:
     """With Content-Length before a byte is taken, without it when the limit is passed."""
-    world = await make_world(max_file_chunks=3)
+    world = await make_world(max_file_bytes=3 * CHUNK_SIZE_BYTES)
     limit = 3 * CHUNK_SIZE_BYTES
     await put(world, bytes(limit), announced_bytes=limit if announced else None)
     taken = 0

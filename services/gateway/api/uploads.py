@@ -1,0 +1,275 @@
+"""Uploads by parts: begin, put, copy, list, complete, abort."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from services.gateway.api.answers import CallResponse, send_json
+from services.gateway.api.client_connection import ClientBody
+from services.gateway.api.file_descriptions import (
+    BODY,
+    CHANGE_PARAMETERS,
+    VERSION_HEADERS,
+    header_parameters,
+)
+from services.gateway.api.models import Receipt, receipt_json
+from services.gateway.api.problems import problems
+from services.gateway.api.requests import (
+    Fields,
+    client_of,
+    described_body,
+    fields_of,
+    json_body,
+    quorums_of,
+    refuse_query,
+)
+from services.gateway.api.services import RunningGateway
+from services.gateway.api.upload_models import (
+    COMPLETION_MAX_BYTES,
+    Completion,
+    PartCopy,
+    PartReceipt,
+    UploadBegun,
+    UploadList,
+    UploadToBegin,
+    UploadWithParts,
+)
+from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.conditions import write_preconditions
+from services.gateway.semantics.raw_names import query_values
+from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.transfers.multipart import PartRequest
+from services.gateway.transfers.part_publication import UploadId
+from shared.contracts.names import check_bucket_name
+from shared.contracts.uploads import PART_NUMBER_MAX, PARTS_LIMIT_MAX
+from shared.errors import InvalidRequestError
+
+_UPLOAD: Final = "/uploads/{upload_id}"
+_PART: Final = "/uploads/{upload_id}/parts/{number}"
+_NUMBER: Final = re.compile(r"[0-9]{1,5}")
+_PART_HEADERS: Final = ("X-Trivet-Write-Quorum", "Content-Digest", "Content-MD5")
+_PARTS_QUERY: Final = frozenset({"after", "limit"})
+_LIST_QUERY: Final = frozenset({"bucket", "prefix", "delimiter", "limit", "cursor"})
+
+
+def _parameter(
+    name: str, place: str, description: str, schema: dict[str, Any], *, required: bool = False
+) -> dict[str, Any]:
+    required = required or place == "path"
+    return {"name": name, "in": place, "required": required, "description": description, "schema": schema}
+
+
+_UPLOAD_ID: Final = _parameter("upload_id", "path", "From the answer that began the upload.", {"type": "string"})
+_PART_NUMBER: Final = _parameter(
+    "number",
+    "path",
+    "The place of the part among those of the file; numbers may be left out.",
+    {"type": "integer", "minimum": 1, "maximum": PART_NUMBER_MAX},
+)
+_PAGE_OF_PARTS: Final = (
+    _parameter("after", "query", "Only parts with a higher number.", {"type": "integer", "minimum": 0, "default": 0}),
+    _parameter(
+        "limit",
+        "query",
+        "Most parts of one page.",
+        {"type": "integer", "minimum": 1, "maximum": PARTS_LIMIT_MAX, "default": PARTS_LIMIT_MAX},
+    ),
+)
+_LIST_PARAMETERS: Final = (
+    _parameter("bucket", "query", "Whose uploads.", {"type": "string"}, required=True),
+    _parameter("prefix", "query", "Only keys that begin with this.", {"type": "string"}),
+    _parameter(
+        "delimiter",
+        "query",
+        "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
+        {"type": "string", "minLength": 1},
+    ),
+    _parameter(
+        "limit", "query", "Most uploads and prefixes of one page.", {"type": "integer", "minimum": 1, "maximum": 1000}
+    ),
+    _parameter("cursor", "query", "From the page before.", {"type": "string"}),
+)
+
+
+def create_router(gateway: RunningGateway) -> APIRouter:
+    """The routes over one gateway."""
+    router = APIRouter(prefix="/v1", tags=["uploads"])
+    _add_upload(router, gateway)
+    _add_parts(router, gateway)
+    _add_lists(router, gateway)
+    return router
+
+
+def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
+    @router.post(
+        "/uploads",
+        summary="Begin an upload by parts",
+        status_code=201,
+        responses=problems(400, 403, 404, 409, 422, 503, about="uploads"),
+        openapi_extra={"parameters": header_parameters(("Idempotency-Key",))} | described_body(UploadToBegin),
+    )
+    async def begin_upload(request: Request) -> UploadBegun:
+        """Parts may then be sent in any order, in parallel, through any gateway. Nothing is visible before it is completed."""
+        services = gateway.services
+        refuse_query(request.scope)
+        asked = await json_body(request, UploadToBegin)
+        begin = asked.begun()
+        key = IdempotencyKey.of(
+            fields_of(request.scope),
+            method="POST /v1/uploads",
+            bucket=asked.bucket,
+            key=asked.key,
+            content=[begin.content_type, begin.user_metadata, begin.tags, begin.lifetime_s],
+        )
+        upload = await services.multipart.begin(begin, key)
+        return UploadBegun(upload_id=str(upload), bucket=asked.bucket, key=asked.key)
+
+    @router.post(
+        f"{_UPLOAD}/complete",
+        summary="Complete an upload",
+        status_code=201,
+        response_model=Receipt,
+        responses={
+            201: {"description": "Created.", "headers": VERSION_HEADERS},
+            200: {"model": Receipt, "description": "Replaced.", "headers": VERSION_HEADERS},
+            **problems(400, 403, 404, 409, 412, 413, 422, 503, about="uploads"),
+        },
+        openapi_extra={"parameters": [_UPLOAD_ID, *header_parameters(CHANGE_PARAMETERS)]} | described_body(Completion),
+    )
+    async def complete_upload(request: Request) -> Response:
+        """Joins parts into the file's new version, in one entry and without moving a byte.
+
+        The same again gets the same receipt for 7 days.
+        """
+        refuse_query(request.scope)
+        upload = UploadId.parse(request.path_params["upload_id"])
+        fields = fields_of(request.scope)
+        asked = await json_body(request, Completion, max_bytes=COMPLETION_MAX_BYTES)
+        parts = [(part.number, part.etag) for part in asked.parts]
+        conditions = write_preconditions(fields)
+        key = IdempotencyKey.of(
+            fields, method="POST", bucket="", key=f"{upload}/complete", preconditions=conditions, content=parts
+        )
+
+        services = gateway.services
+        uploaded = await services.multipart.complete(upload, parts, conditions, key)
+        services.downloads.published(uploaded.version)
+        version = uploaded.version
+        return Response(
+            receipt_json(uploaded),
+            201 if uploaded.is_created else 200,
+            {"etag": f'"{version.etag}"', "x-trivet-version": str(version.version)},
+            "application/json",
+        )
+
+    @router.delete(
+        _UPLOAD,
+        summary="Abort an upload",
+        status_code=204,
+        response_class=Response,
+        responses=problems(400, 403, 404, 409, 422, 503, about="uploads"),
+        openapi_extra={"parameters": [_UPLOAD_ID, *header_parameters(("Idempotency-Key",))]},
+    )
+    async def abort_upload(request: Request) -> Response:
+        """Its parts are gone, and collected later."""
+        refuse_query(request.scope)
+        upload = UploadId.parse(request.path_params["upload_id"])
+        key = IdempotencyKey.of(fields_of(request.scope), method="DELETE", bucket="", key=str(upload))
+        await gateway.services.multipart.abort(upload, key)
+        return Response(status_code=204)
+
+
+def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
+    @router.put(
+        _PART,
+        summary="Store a part",
+        response_model=PartReceipt,
+        responses=problems(400, 403, 404, 408, 409, 413, 503, 507, about="uploads"),
+        openapi_extra={"parameters": [_UPLOAD_ID, _PART_NUMBER, *header_parameters(_PART_HEADERS)]} | BODY,
+    )
+    async def put_part() -> Response:
+        """As a file is stored, durable before the answer. Of several under one number the last one counts.
+
+        From 5 MiB, the last part of a file less, to 5 GiB.
+        """
+        return CallResponse(put)
+
+    async def put(scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
+        services = gateway.services
+        refuse_query(scope)
+        number = _part_number(scope["path_params"]["number"])
+        announced_bytes = None if (announced := fields.get("content-length")) is None else int(announced)
+        request = PartRequest(
+            upload=UploadId.parse(scope["path_params"]["upload_id"]),
+            number=number,
+            quorums=quorums_of(fields, services.quorums),
+            digests=BodyDigests.announced(fields),
+            announced_bytes=announced_bytes,
+            client=client_of(scope),
+        )
+        part = await services.multipart.put(request, ClientBody(scope, receive, announced_bytes))
+        stored = PartReceipt.of(number, part)
+        await send_json(send, 200, stored.model_dump_json().encode(), {"etag": f'"{stored.etag}"'})
+
+    @router.post(
+        f"{_PART}/copy",
+        summary="Make a part of bytes of a file",
+        responses=problems(400, 403, 404, 409, 412, 413, 416, 503, about="uploads"),
+        openapi_extra={"parameters": [_UPLOAD_ID, _PART_NUMBER]} | described_body(PartCopy),
+    )
+    async def copy_part(request: Request) -> PartReceipt:
+        """No bytes are moved: the part refers to those of the file, whatever becomes of it later."""
+        refuse_query(request.scope)
+        upload = UploadId.parse(request.path_params["upload_id"])
+        number = _part_number(request.path_params["number"])
+        asked = await json_body(request, PartCopy)
+        part = await gateway.services.multipart.copy(upload, number, asked.of_source())
+        return PartReceipt.of(number, part)
+
+
+def _add_lists(router: APIRouter, gateway: RunningGateway) -> None:
+    @router.get(
+        _UPLOAD,
+        summary="Show an upload and its parts",
+        responses=problems(400, 404, 503, about="uploads"),
+        openapi_extra={"parameters": [_UPLOAD_ID, *_PAGE_OF_PARTS]},
+    )
+    async def get_upload(request: Request) -> UploadWithParts:
+        """While it is under way. The parts as they are now, a page at a time."""
+        values = query_values(request.scope["query_string"], _PARTS_QUERY)
+        upload = UploadId.parse(request.path_params["upload_id"])
+        after = _number(values, "after", 0, range(PART_NUMBER_MAX + 1))
+        limit = _number(values, "limit", PARTS_LIMIT_MAX, range(1, PARTS_LIMIT_MAX + 1))
+        return UploadWithParts.of_answer(*await gateway.services.multipart.page(upload, after_part=after, limit=limit))
+
+    @router.get(
+        "/uploads",
+        summary="List uploads under way",
+        responses=problems(400, 404, 410, 503, about="uploads"),
+        openapi_extra={"parameters": _LIST_PARAMETERS},
+    )
+    async def list_uploads(request: Request) -> UploadList:
+        """One page of a bucket, by key and in the order in which they began. Later pages show them as they are by then."""
+        values = query_values(request.scope["query_string"], _LIST_QUERY)
+        if "bucket" not in values:
+            raise InvalidRequestError("A list of uploads is that of a bucket.", parameter="bucket")
+        return UploadList.of(await gateway.services.listings.uploads(check_bucket_name(values["bucket"]), values))
+
+
+def _part_number(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) not in range(1, PART_NUMBER_MAX + 1):
+        raise InvalidRequestError(f"Parts have numbers from 1 to {PART_NUMBER_MAX}.", number=text[:20])
+    return int(text)
+
+
+def _number(values: dict[str, str], name: str, default: int, allowed: range) -> int:
+    value = values.get(name)
+    if value is None:
+        return default
+    if not _NUMBER.fullmatch(value) or int(value) not in allowed:
+        raise InvalidRequestError(f"{name} is a number from {allowed[0]} to {allowed[-1]}.", parameter=name)
+    return int(value)

@@ -1,0 +1,164 @@
+"""A single large body, stored as parts of an upload that stands in no list.
+
+What one entry of the log can hold bounds a list of chunks, and chunks that no entry refers to are collected after a while. So
+a body that goes on is logged part by part, and joined into a version when all of it has come and was checked (G-135).
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from services.gateway.ports import Clock, Metadata
+from services.gateway.replicas.node_directory import NodeDirectory
+from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.admission import Transfer
+from services.gateway.transfers.chunk_sender import ChunkSender
+from services.gateway.transfers.part_publication import PartPublication, UploadId
+from services.gateway.transfers.publishing import Publisher
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.etags import list_digest
+from shared.contracts.files import Preconditions
+from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload
+from shared.errors import OverloadedError, TrivetError
+
+logger = structlog.get_logger(__name__)
+
+SEAL_CHUNKS: Final = 2048
+"""Chunks of a part: half of what a version may have in its own list."""
+
+
+class LargeUpload:
+    """The parts of one body that are in the log. Invariant: all that was sent before `seal` returned is safe from garbage."""
+
+    def __init__(
+        self,
+        upload: UploadId,
+        part: PartPublication,
+        *,
+        metadata: Metadata,
+        publisher: Publisher,
+        clock: Clock,
+        tasks: BackgroundTasks,
+    ) -> None:
+        self.upload = upload
+        self._part = part
+        self._parts: list[tuple[int, str]] = []
+        self._metadata = metadata
+        self._publisher = publisher
+        self._clock = clock
+        self._tasks = tasks
+        self._is_completed = False
+
+    async def seal(self, sender: ChunkSender, transfer: Transfer) -> None:
+        """Have what was sent logged as the next part.
+
+        Raises:
+            UploadNotFoundError: the upload took longer than uploads may; definite.
+            TrivetError: as a publish.
+        """
+        await sender.finish()
+        # Nobody sees it: a name for these chunks does, and costs no second hash of the body.
+        self._part.digest = list_digest(bytes(sender.chunk_digests)).hex()
+        self._part.number = len(self._parts) + 1
+        stored = await self._publisher.until_decided(self._part, sender, transfer)
+        self._parts.append((self._part.number, stored.etag))
+
+    async def next_sender(self, sender: ChunkSender) -> ChunkSender:
+        """Of what follows, with a start of its own."""
+        return sender.begin_next(await self._part.read_start())
+
+    def completion(self, digest: str, preconditions: Preconditions) -> CompleteUpload:
+        """What joins the parts into a version; `digest` of all bytes."""
+        return CompleteUpload(
+            upload=self.upload.upload,
+            nonce=self.upload.nonce,
+            parts=self._parts,
+            digest=digest,
+            preconditions=preconditions,
+            stamp=self._clock.stamp(),
+        )
+
+    def completed(self) -> None:
+        """The parts are a version now."""
+        self._is_completed = True
+
+    def close(self) -> None:
+        """Abort the upload in the background unless it is completed. One that is not told is aborted when it expires."""
+        if self._is_completed:
+            return
+        with suppress(OverloadedError):
+            self._tasks.start("abort upload", self._abort())
+
+    async def _abort(self) -> None:
+        upload = self.upload
+        try:
+            await self._metadata.propose(
+                AbortUpload(upload=upload.upload, nonce=upload.nonce, stamp=self._clock.stamp())
+            )
+        except TrivetError as error:
+            logger.warning("an upload is left until it expires", upload=upload.upload, code=error.code)
+
+
+class LargeUploads:
+    """Begins them."""
+
+    def __init__(
+        self,
+        *,
+        metadata: Metadata,
+        directory: NodeDirectory,
+        publisher: Publisher,
+        clock: Clock,
+        tasks: BackgroundTasks,
+    ) -> None:
+        self._metadata = metadata
+        self._directory = directory
+        self._publisher = publisher
+        self._clock = clock
+        self._tasks = tasks
+
+    async def begin(
+        self, name: FileName, incarnation: int, quorums: Quorums, *, content_type: str, user_metadata: dict[str, str]
+    ) -> LargeUpload:
+        """Begin an upload of the body of `name`, in the bucket of that incarnation.
+
+        Raises:
+            BucketNotFoundError, BucketRecreatedError: it is gone; definite.
+            UpgradeUnfinishedError, InvalidRequestError: the cluster does not know uploads yet; definite.
+        """
+        nonce = secrets.token_hex(16)
+        outcome = await self._metadata.propose(
+            BeginUpload(
+                bucket=name.bucket,
+                incarnation=incarnation,
+                key=name.key,
+                nonce=nonce,
+                content_type=content_type,
+                user_metadata=user_metadata,
+                is_internal=True,
+                stamp=self._clock.stamp(),
+            )
+        )
+        upload = UploadId(outcome.result.upload, nonce)
+        part = PartPublication(
+            upload,
+            0,
+            quorums,
+            metadata=self._metadata,
+            directory=self._directory,
+            publisher=self._publisher,
+            clock=self._clock,
+        )
+        return LargeUpload(
+            upload,
+            part,
+            metadata=self._metadata,
+            publisher=self._publisher,
+            clock=self._clock,
+            tasks=self._tasks,
+        )
