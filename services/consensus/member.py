@@ -207,6 +207,17 @@ class Member:
         await self.wait_applied(index)
         return index
 
+    @property
+    def may_answer_unproven(self) -> bool:
+        """Whether an answer from the state of now may be given to a read that is here, if `read_barrier`, called now, ends well.
+
+        Then everything that was acknowledged before is applied already, and the barrier only has to prove leadership: it does
+        not matter whether that comes before or after the state is read.
+        """
+        role = self.leader_role
+        index = None if role is None else role.unproven_read_index
+        return index is not None and self.log.last_applied >= index
+
     async def wait_applied(self, index: int) -> None:
         """Wait until the entry at `index` is applied here."""
         if self.log.last_applied >= index:

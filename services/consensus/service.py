@@ -125,11 +125,23 @@ class ConsensusService:
         Raises:
             NotLeaderError, LeaderUnavailableError: definite.
         """
+        # Where nothing has to be applied first, the answer is prepared while leadership is proven.
+        prepared = self._prepare(queries) if self.member.may_answer_unproven else None
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self.member.read_barrier()
         except TimeoutError as error:
             raise LeaderUnavailableError("Leadership could not be proven within the deadline.") from error
+        try:
+            answered: bytes = await (prepared or self._prepare(queries))
+        except (RowDamagedError, sqlite3.DatabaseError) as error:
+            if is_damage(error):
+                self.member.fatal(error)
+            raise
+        return answered
+
+    def _prepare(self, queries: Sequence[AnyQuery]) -> asyncio.Future[bytes]:
+        """The answer from the state that a thread finds. Nobody may see it before the barrier has ended."""
         term = self.member.raft.storage.term
         engine = {
             "cluster_id": self.member.configuration.cluster_id,
@@ -145,13 +157,10 @@ class ConsensusService:
             update = {"results": filled, "hlc": max(hlc, results.hlc)}
             return encode_read_results(results.model_copy(update=update))
 
-        try:
-            answered: bytes = await self._reader.run(answer)
-        except (RowDamagedError, sqlite3.DatabaseError) as error:
-            if is_damage(error):
-                self.member.fatal(error)
-            raise
-        return answered
+        prepared = self._reader.run(answer)
+        # Its error is nobody's where the barrier fails.
+        prepared.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return prepared
 
     async def initialise(self, request: InitRequest) -> InitResponse:
         """Make the cluster, or confirm that it was made; idempotent.

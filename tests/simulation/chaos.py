@@ -143,9 +143,11 @@ class Chaos:
         await waiting
 
     async def _read(self, member: SimulatedMember, key: str, operation: Operation) -> None:
+        """As the service does it: where it may, the state is read before leadership is proven."""
         node, machine = member.node, member.machine
+        is_prepared, prepared = node.may_answer_unproven, machine.values.get(key)
         await node.read_barrier()
-        operation.value = machine.values.get(key)
+        operation.value = prepared if is_prepared else machine.values.get(key)
 
     # --- judging ------------------------------------------------------------------------------------------------
 

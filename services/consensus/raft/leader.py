@@ -330,6 +330,14 @@ class LeaderRole(BaseLeader):
         for old in [number for number in self.response_map if number <= self.request_id - MAX_TRACKED_ROUNDS]:
             del self.response_map[old]
 
+    @property
+    def unproven_read_index(self) -> int | None:
+        """What `read_index`, called now, would give once leadership is proven; None where it would first wait for an entry."""
+        if not self.is_current or self.log.is_behind_base or self.log.commit_index < self.first_index:
+            return None
+        index: int = self.log.commit_index
+        return index
+
     async def read_index(self) -> int:
         """An index such that whoever has applied it may answer a read that arrived before this call.
 

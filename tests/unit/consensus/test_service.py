@@ -31,6 +31,7 @@ class LeadingMember:
         self.payloads: list[bytes] = []
         self.waiting: list[asyncio.Future[Any]] = []
         self.barrier: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.may_answer_unproven = False
 
     def propose(self, payloads: list[bytes]) -> list[asyncio.Future[Any]]:
         self.payloads += payloads
@@ -120,6 +121,60 @@ async def test_a_read_that_is_not_proven_by_the_deadline_is_refused() -> None:
     with pytest.raises(LeaderUnavailableError) as refusal:
         await service_over(LeadingMember()).read([])
     assert refusal.value.definite
+
+
+class Reader:
+    """Prepares an answer, or fails, when it is asked to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked = 0
+        self._error = error
+
+    def run(self, _: object) -> asyncio.Future[bytes]:
+        self.asked += 1
+        prepared: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if self._error is None:
+            prepared.set_result(b"prepared")
+        else:
+            prepared.set_exception(self._error)
+        return prepared
+
+
+def service_with(reader: Reader, member: LeadingMember) -> ConsensusService:
+    service = service_over(member)
+    service._deadline_s = 5.0
+    service._reader = reader  # type: ignore[assignment]
+    service._clock = SimpleNamespace(stamp=lambda: SimpleNamespace(hlc=1))  # type: ignore[assignment]
+    member.raft = SimpleNamespace(is_low_on_disk=False, storage=SimpleNamespace(term=1), get_leader=lambda: "m1")
+    return service
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+async def test_an_answer_is_prepared_early_and_given_after_the_proof(is_prepared: bool) -> None:
+    """And only where nothing has to be applied first."""
+    member, reader = LeadingMember(), Reader()
+    member.may_answer_unproven = is_prepared
+    reading = asyncio.ensure_future(service_with(reader, member).read([]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert reader.asked == int(is_prepared)
+    assert not reading.done(), "leadership is not proven yet"
+    member.barrier.set_result(1)
+    assert await reading == b"prepared"
+    assert reader.asked == 1
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("a defect")])
+async def test_an_answer_that_is_not_proven_is_never_given(error: Exception | None) -> None:
+    """Another leader may have acknowledged what it lacks. An error in preparing it is no other answer."""
+    member, reader = LeadingMember(), Reader(error)
+    member.may_answer_unproven = True
+    reading = asyncio.ensure_future(service_with(reader, member).read([]))
+    await asyncio.sleep(0)
+    member.barrier.set_exception(LeaderUnavailableError("This member stopped leading."))
+    with pytest.raises(LeaderUnavailableError):
+        await reading
+    assert reader.asked == 1
 
 
 @pytest.mark.parametrize(("entry_version", "limit"), [(BUCKET_LIMIT_VERSION, 7), (BUCKET_LIMIT_VERSION - 1, None)])
