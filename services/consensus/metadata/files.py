@@ -15,11 +15,12 @@ from services.consensus.metadata.versions import (
     delete_current,
     fill_vacancy,
     find_version,
-    make_current,
     no_such_version,
     present,
     remove_version,
     require_version,
+    standing,
+    store_current,
 )
 from shared.contracts.files import FileVersion, Published
 from shared.contracts.metadata import DeleteFile, PublishFile
@@ -55,9 +56,11 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         epoch=command.epoch,
         durability=command.durability,
         stamp=context.stamp,
-        modified_ns=0,
+        **standing(context, before),
     )
-    return Published(created=before.file is None, version=make_current(context, before, version, command.tags))
+    store_current(context, before, version, command.tags)
+    # Of parts that were checked just now: nothing else is applied as often.
+    return Published.model_construct(created=before.file is None, version=version)
 
 
 def delete_file(context: ApplyContext, command: DeleteFile) -> DeletedFile:

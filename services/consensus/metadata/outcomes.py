@@ -23,9 +23,16 @@ _PROBLEM: Final = 1
 _PUBLISHED: Final = 2
 _COPIED: Final = 3
 
-_LATER_OF_VERSION: Final = ("version_id", "is_null", "created_ns", "content_id", "tags", "patch_index")
-_LATER_OF_CONTENT: Final = ("composition", "composed_chunks")
-"""Fields that came with entries of version 4."""
+_LATER_OF_VERSION: Final[dict[str, object]] = {
+    "version_id": None,
+    "is_null": True,
+    "created_ns": None,
+    "content_id": None,
+    "tags": {},
+    "patch_index": 0,
+}
+_LATER_OF_CONTENT: Final[dict[str, object]] = {"composition": None, "composed_chunks": None}
+"""Fields that came with entries of version 4, and what they are in a version of before."""
 
 
 def encode_outcome(outcome: WireModel | TrivetError, index: int, fingerprint: str | None = None) -> bytes:
@@ -69,10 +76,9 @@ def _fields_of(result: WireModel) -> dict[str, Any]:
 
 def _version_fields(version: FileVersion) -> dict[str, Any]:
     fields = version.model_dump(mode="json")
-    for part, names in ((version, _LATER_OF_VERSION), (version.content, _LATER_OF_CONTENT)):
-        dumped = fields if part is version else fields["content"]
-        for name in names:
-            if getattr(part, name) == type(part).model_fields[name].get_default(call_default_factory=True):
+    for dumped, later in ((fields, _LATER_OF_VERSION), (fields["content"], _LATER_OF_CONTENT)):
+        for name, default in later.items():
+            if dumped[name] == default:
                 del dumped[name]
     return fields
 

@@ -241,7 +241,9 @@ class VersionIdentity(NamedTuple):
 
 def decode_identity(body: bytes) -> VersionIdentity:
     """Only the identity of `decode_version`."""
-    return VersionIdentity(*(_fields_of(body)[12:15] or _NO_LATER_FIELDS[:3]))
+    if body[0] == _PLAIN_BODY:
+        return VersionIdentity(*_NO_LATER_FIELDS[:3])
+    return VersionIdentity(*_fields_of(body)[12:15])
 
 
 def decode_version(body: bytes) -> FileVersion:

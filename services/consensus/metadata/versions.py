@@ -12,7 +12,7 @@ pinned lists need not know of it. The older row's number stays as `version_id`, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.decisions import next_modified_ns
@@ -73,25 +73,30 @@ def present(context: ApplyContext, bucket: BucketRow, key: bytes) -> PresentKey:
 def make_current(
     context: ApplyContext, before: PresentKey, version: FileVersion, tags: dict[str, str] | None
 ) -> FileVersion:
-    """`version`, of this entry, is current from here on; what is said of it as a version of its bucket is filled in.
+    """`version`, of this entry, is current from here on, with the `standing` that it has now, whatever it had before."""
+    version = version.model_copy(update=standing(context, before))
+    store_current(context, before, version, tags)
+    return version
 
-    Its `modified_ns`, `is_null`, `created_ns` and `version_id` are decided here, whatever they were before.
-    """
-    version = version.model_copy(
-        update={
-            "modified_ns": next_modified_ns(before.last_modified, context.stamp),
-            "is_null": before.settings.versioning != "enabled",
-            "created_ns": _created_ns(context, before),
-            "version_id": None,
-        }
-    )
+
+def standing(context: ApplyContext, before: PresentKey) -> dict[str, Any]:
+    """The fields that say what a version of this entry is among those of its key."""
+    return {
+        "modified_ns": next_modified_ns(before.last_modified, context.stamp),
+        "is_null": before.settings.versioning != "enabled",
+        "created_ns": _created_ns(context, before),
+        "version_id": None,
+    }
+
+
+def store_current(context: ApplyContext, before: PresentKey, version: FileVersion, tags: dict[str, str] | None) -> None:
+    """`version`, which has its standing, is current from here on."""
     supersede(context, before)
     if before.tombstone is not None:
         context.history.remove_tombstone(before.tombstone)
     context.tables.insert_version(before.bucket.incarnation, version)
     if tags:
         context.older.set_patch(PatchRow(context.index, context.index, encode_tags(tags)))
-    return version
 
 
 def _created_ns(context: ApplyContext, before: PresentKey) -> int | None:
