@@ -32,7 +32,7 @@ from services.consensus.rescue.backup_files import METADATA_NAME, complete_backu
 from shared.cluster_keys import ClusterKeys
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
-from shared.contracts.files import Durability
+from shared.contracts.files import Durability, FileContent
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
@@ -53,8 +53,25 @@ from shared.contracts.metadata import (
     SetNodeState,
     UpdateNode,
 )
+from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.objects import (
+    BucketSettings,
+    CopyFile,
+    CountObjects,
+    DeleteBucketDocument,
+    DeleteFiles,
+    FileToDelete,
+    GetBucketDocument,
+    GetBucketSettings,
+    ListVersions,
+    PutBucketDocument,
+    PutBucketSettings,
+    SetTags,
+)
 from shared.contracts.references import CondemnChunks
 from shared.contracts.time import ClockState, Stamp
+from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload, CopyPart, ListUploads, PutPart
+from shared.units import MIB
 from tests.unit.consensus.metadata.builders import content, publish, run, stamp
 
 FOLDER = Path(__file__).parent
@@ -68,7 +85,7 @@ def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     synced = Stamp(
         earliest_ns=1_700_000_000_000_000_000, latest_ns=1_700_000_000_000_500_000, hlc=7 << 40, state=ClockState.SYNCED
     )
-    return [
+    before = [
         (InitCluster(cluster_id="golden-cluster", admitted_nodes=["storage-1", "storage-2"], stamp=stamp()), {}),
         (CreateBucket(bucket="photos", stamp=stamp(2)), {}),
         (
@@ -103,6 +120,7 @@ def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
         (DeleteBucket(bucket="music", stamp=stamp()), {}),
         *_garbage_commands(),
     ]
+    return [*before, *_object_commands(len(before))]
 
 
 def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
@@ -157,6 +175,101 @@ def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     ]
 
 
+def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
+    """Those that came with entries of version 4; in the end every table of theirs has a row."""
+    first = before + 3  # the membership and a no-op stand before them, and indexes begin at 1
+    stored = {
+        "incarnation": 2,
+        "start_index": first,
+        "epoch": 100,
+        "durability": Durability(target=3, acknowledged=1, nodes=["storage-5"]),
+    }
+    part = {name: value for name, value in stored.items() if name != "incarnation"}
+    large = FileContent(
+        size_bytes=5 * MIB, chunk_size_bytes=MIB, chunk_digests=bytes(range(5 * DIGEST_BYTES)), digest="d5" * 32
+    )
+    nonces = ["1" * 32, "2" * 32, "3" * 32]
+    settings = BucketSettings(versioning="enabled", superseded_retention_s=3600)
+    suspended = BucketSettings(versioning="suspended", superseded_retention_s=7200)
+    copied = {"bucket": "default", "source_bucket": "default", "stamp": stamp()}
+    deleted = [
+        FileToDelete(key="v/c"),
+        FileToDelete(key="none"),
+        FileToDelete(key="."),
+        FileToDelete(key="ä/b", version=1),
+    ]
+    return [
+        (AnnounceMember(member_id="consensus-1", entry_version=4, stamp=stamp()), {}),
+        (RaiseEntryVersion(entry_version=4, stamp=stamp()), {}),
+        (AdmitNode(node_id="storage-5", stamp=stamp()), {}),
+        (UpdateNode(node_id="storage-5", url="http://s5", zone="z", capacity_bytes=5, stamp=stamp()), {}),
+        (PutBucketSettings(bucket="default", settings=settings, stamp=stamp()), {}),
+        (PutBucketDocument(bucket="default", kind_name="policy", body=b"{}\xff", stamp=stamp()), {}),
+        (PutBucketDocument(bucket="default", kind_name="cors", body=b"", stamp=stamp()), {}),
+        (DeleteBucketDocument(bucket="default", kind_name="cors", stamp=stamp()), {}),
+        (publish("v/a", **stored, content=content(2500, fill=11), tags={"colour": "red"}), {"retain_s": 86_400}),
+        (publish("v/a", **stored, content=content(1500, fill=12), etag="etag-2"), {}),
+        (DeleteFile(bucket="default", key="v/a", stamp=stamp()), {}),
+        (DeleteFile(bucket="default", key="v/a", version=first + 9, stamp=stamp()), {}),
+        (DeleteFile(bucket="default", key="v/a", version=first + 10, stamp=stamp()), {"retain_s": 86_400}),
+        (SetTags(bucket="default", key="v/a", tags={"colour": "blue"}, stamp=stamp()), {}),
+        (CopyFile(key="v/b", source_key="v/a", content_type="image/png", **copied), {"retain_s": 86_400}),
+        (CopyFile(key="v/c", source_key="v/b", is_move=True, **copied), {}),
+        (CopyFile(key="v/c", source_key="v/c", **copied), {}),
+        (DeleteFiles(bucket="default", files=deleted, stamp=stamp()), {"retain_s": 86_400}),
+        (PutBucketSettings(bucket="default", settings=suspended, stamp=stamp()), {}),
+        (publish("v/d", **stored, content=content(1, fill=13)), {}),
+        (publish("v/d", **stored, content=content(1, fill=14)), {}),
+        (PutBucketSettings(bucket="default", settings=BucketSettings(), stamp=stamp()), {}),
+        (_begin("parts", nonces[0]), {}),
+        (PutPart(upload=first + 22, nonce=nonces[0], number=1, content=large, **part, stamp=stamp()), {}),
+        (
+            PutPart(
+                upload=first + 22, nonce=nonces[0], number=2, content=content(1500, fill=15), **part, stamp=stamp()
+            ),
+            {},
+        ),
+        (
+            CompleteUpload(upload=first + 22, nonce=nonces[0], parts=[(1, "d5" * 32), (2, "0f" * 32)], stamp=stamp()),
+            {"retain_s": 86_400},
+        ),
+        (_begin("open", nonces[1]), {}),
+        (
+            CopyPart(
+                upload=first + 26,
+                nonce=nonces[1],
+                number=7,
+                source_bucket="default",
+                source_key="parts",
+                range_start=MIB + 5,
+                range_end=3 * MIB,
+                stamp=stamp(),
+            ),
+            {},
+        ),
+        (_begin("aborted", nonces[2]), {}),
+        (AbortUpload(upload=first + 28, nonce=nonces[2], stamp=stamp()), {}),
+        (CopyFile(key="parts again", source_key="parts", user_metadata={"n": "1"}, **copied), {}),
+        (
+            PassTime(
+                elapsed_ms=1,
+                cursor_retention_s=900,
+                tombstone_retention_s=86_400,
+                reference_retention_s=1800,
+                condemned_retention_s=3600,
+                stamp=stamp(),
+            ),
+            {"retain_s": 0},
+        ),
+    ]
+
+
+def _begin(key: str, nonce: str) -> BeginUpload:
+    return BeginUpload(
+        bucket="default", key=key, nonce=nonce, content_type="text/plain", tags={"n": key}, stamp=stamp()
+    )
+
+
 def entries() -> list[Entry]:
     """The log: the membership first, a no-op, then the commands."""
     payloads = [
@@ -179,10 +292,20 @@ def describe(store: MetadataStore) -> dict[str, Any]:
         ListFiles(bucket="default"),
     ]
     answers = store.answer(queries, term=1)
+    of_objects = [
+        GetFile(bucket="default", key="v/a"),
+        GetFile(bucket="default", key="parts again"),
+        ListVersions(bucket="default"),
+        GetBucketSettings(bucket="default"),
+        GetBucketDocument(bucket="default", kind_name="policy"),
+        ListUploads(bucket="default"),
+        CountObjects(),
+    ]
     return {
         "last_applied": store.last_applied,
         "state_hash": store.state_hash(),
         "answers": [result.model_dump(mode="json") for result in answers.results],
+        "objects": [result.model_dump(mode="json") for result in store.answer(of_objects, term=1).results],
         # How full a node is stands in no table: the leader adds it to its answers.
         "node_map": store.node_map().model_dump(mode="json", exclude={"nodes": {"__all__": {"used_bytes", "is_full"}}}),
         "announced": store.announced(),
@@ -221,7 +344,8 @@ def _assert_every_table_has_rows(path: Path) -> None:
     counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in CHECKED_TABLES}
     connection.close()
     # What lives only between two slices of a long expiry cannot be left behind by whole entries.
-    assert all(count for name, count in counts.items() if name != "doomed"), counts
+    unfilled = {"doomed", "bucket_usage"}
+    assert all(count for name, count in counts.items() if name not in unfilled), counts
     for leftover in path.parent.glob("*-wal"):
         assert leftover.stat().st_size == 0, leftover
         leftover.unlink()
