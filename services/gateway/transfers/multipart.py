@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
@@ -229,7 +229,8 @@ class PartUploads:
             )
         uploaded = result_of(outcome)
         self._clock.receive(uploaded.version.stamp.hlc)
-        return uploaded
+        # A repeat is an entry of its own, which has changed nothing.
+        return replace(uploaded, log_index=uploaded.version.version, term=uploaded.version.term)
 
     async def abort(self, upload: UploadId, key: IdempotencyKey | None) -> None:
         """Give the upload up, with its parts. Raises UploadNotFoundError, UploadCompletedError."""

@@ -296,7 +296,8 @@ async def test_a_part_that_takes_too_long_is_refused(world) -> None:
 async def test_a_completion_is_repeated_with_the_same_answer(world, parted) -> None:
     """And with other parts it is refused: the file is made."""
     again = await complete(world, parted.upload, parted.parts, another_gateway(world))
-    assert (again.version, again.is_created) == (parted.result.version, True)
+    assert again == parted.result
+    assert again.is_created
     fewer = {number: part for number, part in parted.parts.items() if number != 5}
     with pytest.raises(UploadCompletedError):
         await complete(world, parted.upload, fewer)
