@@ -1,7 +1,7 @@
 """What the deletion of several files in one entry changes. Each file has an outcome of its own; see `DeleteFiles`.
 
 All versions of a key that the batch names are removed before its place is filled again: so emptying a key promotes nothing on the
-way. One entry has one log index, and a promoted version is known by it: so one entry promotes one version.
+way. One entry has one log index, and a promoted version is known by it: so one entry promotes one version (C-142).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A row of `older_versions` is a version that was superseded, or a marker. At most one marker of a key is current: the one without
 `superseded_index`, and then the key is absent. What is kept here keeps its references; what leaves is released by whoever
-removes it (`versions`).
+removes it (`versions`). Tags change beside their version (C-143).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _COLUMNS: Final = (
     "superseded_index, superseded_ms, checksum"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM older_versions WHERE incarnation=? AND "  # noqa: S608 (our own constants)
+# Named, because the planner would rather walk over all versions of the key.
+_BY_ID: Final = _SELECT.replace("WHERE", "INDEXED BY older_by_id WHERE") + "key=? AND version_id=?"
+_NULL: Final = _SELECT.replace("WHERE", "INDEXED BY older_nulls WHERE") + "key=? AND is_null=1"
 
 
 class OlderRow(NamedTuple):
@@ -90,20 +93,18 @@ class OlderVersions:
         latest = self.latest(incarnation, key)
         return latest if latest is not None and latest.superseded_index is None else None
 
-    def latest(self, incarnation: int, key: bytes, below: int | None = None) -> OlderRow | None:
-        """The one that became a version last, of those below `below`."""
-        if below is None:
-            return self._row("key=? ORDER BY version DESC LIMIT 1", incarnation, key)
-        return self._row("key=? AND version<? ORDER BY version DESC LIMIT 1", incarnation, key, below)
+    def latest(self, incarnation: int, key: bytes) -> OlderRow | None:
+        """The one that became a version or a marker last."""
+        return self._row(f"{_SELECT} key=? ORDER BY version DESC LIMIT 1", incarnation, key)
 
     def find(self, incarnation: int, key: bytes, number: int) -> OlderRow | None:
         """The version or marker that has that number, or is known by it."""
-        found = self._row("key=? AND version=?", incarnation, key, number)
-        return found or self._row("key=? AND version_id=?", incarnation, key, number)
+        found = self._row(f"{_SELECT} key=? AND version=?", incarnation, key, number)
+        return found or self._row(_BY_ID, incarnation, key, number)
 
     def null(self, incarnation: int, key: bytes) -> OlderRow | None:
         """The null version or null marker among them."""
-        return self._row("key=? AND is_null=1", incarnation, key)
+        return self._row(_NULL, incarnation, key)
 
     def has_any(self, incarnation: int) -> bool:
         """Whether the bucket keeps anything here."""
@@ -132,8 +133,8 @@ class OlderVersions:
         )
         return [OlderRow(*checked("older_versions", row)) for row in rows.fetchall()]
 
-    def _row(self, condition: str, *parameters: object) -> OlderRow | None:
-        row = self._one(_SELECT + condition, parameters)
+    def _row(self, select: str, *parameters: object) -> OlderRow | None:
+        row = self._one(select, parameters)
         return None if row is None else OlderRow(*checked("older_versions", row))
 
     # --- tags -----------------------------------------------------------------------------------------------------

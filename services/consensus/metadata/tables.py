@@ -1,7 +1,8 @@
 """The rows of the present: reading and writing buckets, files, versions, requests, nodes and members.
 
-What was and is not yet forgotten, and what is garbage, have modules of their own (`history`, `garbage`); the three and
-`database` are the only ones that speak SQL.
+What was and is not yet forgotten, what is garbage, what is kept of older versions, what buckets are set to and what files are
+made of have modules of their own (`history`, `garbage`, `older_versions`, `bucket_records`, `manifests`, `upload_records`); these
+and `database` are the only ones that speak SQL.
 """
 
 from __future__ import annotations

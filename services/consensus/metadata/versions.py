@@ -6,7 +6,7 @@ somebody removes it for good. A row that leaves `past` while it stands in `older
 not released by that (`Garbage.is_held`).
 
 A promotion makes a version of this entry's index out of an older one: so the index that last changed a key only grows, and
-pinned lists need not know of it. The older row's number stays as `version_id`, which is what clients know it by.
+pinned lists need not know of it. The older row's number stays as `version_id`, which is what clients know it by (C-140, C-141).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.consensus.metadata import retention
+from services.consensus.metadata import older_versions, retention
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from shared.contracts.backups import BeginBackup, EndBackup
 from shared.contracts.files import Preconditions
@@ -656,3 +656,12 @@ def test_the_longest_batch_and_its_errors_stay_within_an_entry(log):
     assert len(results) == 250
     with pytest.raises((ValueError, TrivetError)):
         batch(*files, ("one more", None))
+
+
+@pytest.mark.parametrize("select", [older_versions._BY_ID, older_versions._NULL])
+def test_a_key_with_very_many_versions_is_not_walked_over(log, select):
+    """Both look-ups are a seek in an index of their own."""
+    explained = log.store._reader.database.execute(f"EXPLAIN QUERY PLAN {select}", [1] * select.count("?"))
+    [plan] = [row[3] for row in explained]
+    assert "USING INDEX older_" in plan
+    assert "(incarnation=? AND key=?" in plan
