@@ -60,7 +60,7 @@ def delete_files(context: ApplyContext, command: DeleteFiles) -> DeletedFiles:
 
 def _promotes(context: ApplyContext, before: PresentKey, files: dict[int, FileToDelete]) -> bool:
     """Whether an older version may become current. False is certain; true may be wrong where a marker is written, too."""
-    if before.settings.versioning == "off":
+    if before.settings.versioning == "off" or all(file.version is None for file in files.values()):
         return False
     removed = [
         find_version(context.tables, context.older, before.bucket.incarnation, before.key, file.version)
@@ -79,13 +79,17 @@ def _delete_key(
     context: ApplyContext, bucket: BucketRow, before: PresentKey, files: dict[int, FileToDelete]
 ) -> dict[int, DeleteOutcome]:
     place = _Place(before)
-    outcomes = {
-        position: DeleteOutcome(**_delete(context, place, file.version).model_dump())
-        for position, file in files.items()
-    }
+    outcomes = {position: _outcome(_delete(context, place, file.version)) for position, file in files.items()}
     if place.vacated is not None:
         fill_vacancy(context, bucket, before.key, place.vacated)
     return outcomes
+
+
+def _outcome(deleted: DeletedFile) -> DeleteOutcome:
+    # Of fields that are checked already: a dump and a validation cost as much as two of the rows.
+    return DeleteOutcome.model_construct(
+        version=deleted.version, is_marker=deleted.is_marker, removed_version=deleted.removed_version, problem=None
+    )
 
 
 @dataclass(slots=True)
