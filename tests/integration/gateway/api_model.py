@@ -18,18 +18,18 @@ EARLIER, LATER = "Sat, 01 Jan 2000 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT
 class Stored:
     """The bytes of a file and what is said of them. `identity` is all that a reader can see, and decides the entity tag.
 
-    `etag_of_parts` is the tag of content that was joined from parts, which no digest of its bytes decides; otherwise None.
+    `content_id` names content that was joined from parts, which no digest of its bytes does; otherwise None.
     """
 
     body: bytes
     content_type: str
     metadata: tuple[tuple[str, str], ...]
     etag: str
-    etag_of_parts: str | None = None
+    content_id: str | None = None
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.body, self.content_type, self.metadata, self.etag_of_parts
+        return self.body, self.content_type, self.metadata, self.content_id
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Model:
             for (name, key), history in self.versions.items()
             if name == bucket and history and history[0].file is not None
         ]
-        return [row for _, row in _grouped(found, prefix, delimiter, lambda name: Row(name, None, None))]
+        return [row for _, row in grouped(found, prefix, delimiter, lambda name: Row(name, None, None))]
 
     def version_rows(self, bucket: str, prefix: str, delimiter: str | None, only: str | None) -> list[VersionRow | str]:
         """What a list of versions shows; a prefix is its text."""
@@ -241,16 +241,16 @@ class Model:
             if name == bucket and only in {None, key}
             for at, each in enumerate(history)
         ]
-        return [row for _, row in _grouped(found, prefix, delimiter, lambda name: name)]
+        return [row for _, row in grouped(found, prefix, delimiter, lambda name: name)]
 
 
 RowT = TypeVar("RowT")
 
 
-def _grouped(
+def grouped(
     found: list[tuple[str, RowT]], prefix: str, delimiter: str | None, group: Callable[[str], RowT]
 ) -> list[tuple[str, RowT]]:
-    """The rows below `prefix` by key, those that share a common prefix as one."""
+    """The rows below `prefix` by key, those of one key in their order, those that share a common prefix as one."""
     shown: dict[str, RowT] = {}
     rows: list[tuple[str, RowT]] = []
     for key, row in sorted(found, key=lambda each: each[0].encode()):

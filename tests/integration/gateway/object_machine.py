@@ -309,7 +309,7 @@ class ObjectMachine(FileMachine):
         assert version.file is not None
         assert receipt["size_bytes"] == len(version.file.body)
         self._expect_version(answer, receipt["version"])
-        file = Stored(version.file.body, kind, meta, receipt["etag"], version.file.etag_of_parts)
+        file = Stored(version.file.body, kind, meta, receipt["etag"], version.file.content_id)
         self.model.put(*goal, receipt["version"], file, new_tags)
         return receipt
 

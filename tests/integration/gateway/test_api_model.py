@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import seed as with_seed
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.integration.gateway.object_machine import ObjectMachine
+from tests.integration.gateway.upload_machine import UploadMachine
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
@@ -24,11 +24,11 @@ STEPS_OF_SHORT_LIVES = 36
 def test_b16_two_gateways_answer_as_a_dictionary_would(gateway, seed, pytestconfig) -> None:
     """2,000 steps or more: status, code, bytes, entity tag, versions, ranges, conditions, repeats and pages, all predicted."""
     steps = pytestconfig.getoption("--model-steps")
-    ObjectMachine.steps = 0
+    UploadMachine.steps = 0
 
     @with_seed(seed)
-    def life() -> ObjectMachine:
-        return ObjectMachine(gateway)
+    def life() -> UploadMachine:
+        return UploadMachine(gateway)
 
     run_state_machine_as_test(
         life,
@@ -42,5 +42,5 @@ def test_b16_two_gateways_answer_as_a_dictionary_would(gateway, seed, pytestconf
             suppress_health_check=list(HealthCheck),
         ),
     )
-    print(f"{ObjectMachine.steps} requests")
-    assert ObjectMachine.steps >= steps
+    print(f"{UploadMachine.steps} requests")
+    assert UploadMachine.steps >= steps
