@@ -196,6 +196,20 @@ def test_a_crash_at_every_step_of_an_upload(victim, cluster, gateway, bucket, se
         asyncio.run(cluster.start())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["gateway", "leader", "storage-1"])
+def test_a_crash_beside_an_abort(victim, cluster, gateway, bucket, seed, tmp_path) -> None:
+    """Repeated under its key it is answered as the first time; nothing is left of the upload."""
+    with SecondGateway(cluster, tmp_path / "gateway-3.log") as third:
+        run = Run((third.url, cluster.gateway_url), bucket, "never", random.Random(seed).randbytes(PART))
+        run.take("begin", None)
+        run.take("part 1", None)
+        run.take("abort", partial(kill, cluster, victim, third))
+        assert run.call("GET", f"/v1/files/{bucket}/never").status_code == 404
+        shown = run.call("GET", "/v1/uploads", params={"bucket": bucket})
+        assert shown.json()["uploads"] == []
+
+
 def kill(cluster: Cluster, victim: str, third: SecondGateway) -> None:
     if victim == "gateway":
         third.kill()
@@ -236,6 +250,9 @@ class Run:
             case "copy":
                 source = {"source": {"bucket": self._bucket, "key": "source"}, "range_start": 5, "range_end": PART + 9}
                 self._parts.append(self.call("POST", f"{self._path}/parts/3/copy", json=source).json())
+            case "abort":
+                answer = self.call("DELETE", self._path, headers=once)
+                assert answer.status_code == 204, answer.text
             case "complete":
                 answer = self.call("POST", f"{self._path}/complete", json=listed(*self._parts), headers=once)
                 assert answer.status_code == 201, answer.text
