@@ -1,4 +1,4 @@
-"""Deletes many files of one bucket, by entries of a bounded number each."""
+"""Deletes many files of one bucket, by entries of a bounded number each (G-150)."""
 
 from __future__ import annotations
 
