@@ -34,6 +34,7 @@ from shared.contracts.metadata import (
     PublishFile,
     ReadResult,
 )
+from shared.contracts.objects import CopyFile, PutBucketDocument
 from shared.contracts.read_results import encode_read_results
 from shared.contracts.time import TimeSource
 from shared.contracts.uploads import BeginUpload, CompleteUpload, CopyPart, PutPart
@@ -55,7 +56,16 @@ MAX_ANSWER_BYTES: Final = 4 * MIB
 """Of chunk lists, files and buckets in one answer to a batch of queries; the first query is always answered."""
 
 _INIT_RETENTION_S: Final = 7 * 86400
-_GROWING: Final = (PublishFile, CreateBucket, BeginUpload, PutPart, CopyPart, CompleteUpload)
+_GROWING: Final = (
+    PublishFile,
+    CreateBucket,
+    CopyFile,
+    PutBucketDocument,
+    BeginUpload,
+    PutPart,
+    CopyPart,
+    CompleteUpload,
+)
 
 
 class ConsensusService:
