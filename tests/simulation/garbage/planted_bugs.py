@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from services.consensus.metadata import files, nodes
+from services.consensus.metadata import nodes, stored_content
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.rows import NodeRow, RunRow
 from services.gateway.replicas.confirmations import Confirmation, Confirmations
@@ -88,7 +88,7 @@ def _confirmation_of_another_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def _incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = files.check_acknowledging_nodes
+    right = stored_content.check_acknowledging_nodes
 
     def check(command: PublishFile, node_rows: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
         try:
@@ -96,7 +96,7 @@ def _incarnation_ignored(patch: pytest.MonkeyPatch) -> None:
         except NodeReplacedError:
             right(command.model_copy(update={"fences": None, "epoch": 1 << 40}), node_rows, runs)
 
-    patch.setattr(files, "check_acknowledging_nodes", check)
+    patch.setattr(stored_content, "check_acknowledging_nodes", check)
 
 
 def _hit_not_verified(patch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def _surplus_asked_without_its_start_index(patch: pytest.MonkeyPatch) -> None:
 
 
 def _condemned_chunk_published(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(files, "check_not_condemned", lambda _command, _garbage: None)
+    patch.setattr(stored_content, "check_not_condemned", lambda _command, _garbage: None)
 
 
 def _published_again_without_a_put(patch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,9 @@ BUGS: Final = (
         _confirmation_of_another_epoch,
         two_epochs_in_flight,
     ),
-    PlantedBug("incarnation ignored", "files.check_acknowledging_nodes compares no fences", _incarnation_ignored),
+    PlantedBug(
+        "incarnation ignored", "stored_content.check_acknowledging_nodes compares no fences", _incarnation_ignored
+    ),
     PlantedBug("hit not verified", "the node takes every replica for verified", _hit_not_verified),
     PlantedBug(
         "removal without proof",
@@ -211,7 +213,9 @@ BUGS: Final = (
         _surplus_asked_without_its_start_index,
         surplus_on_an_old_replica,
     ),
-    PlantedBug("condemned chunk published", "files.check_not_condemned checks nothing", _condemned_chunk_published),
+    PlantedBug(
+        "condemned chunk published", "stored_content.check_not_condemned checks nothing", _condemned_chunk_published
+    ),
     PlantedBug(
         "publish again with a newer start index and no new put",
         "the gateway counts the acknowledgements of the attempt that was refused",
