@@ -45,6 +45,7 @@ from shared.contracts.metadata import (
     ReadResult,
     ReadResults,
 )
+from shared.contracts.objects import BucketDocumentAnswer, VersionPage
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
 from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
@@ -282,19 +283,21 @@ class MetadataStore:
 
 def _size_bytes(result: ReadResult) -> int:
     """About as many bytes as the long parts of an answer have; one alone is bounded by its kind."""
+    found = 0
     match result.answer:
         case FileAnswer(file=FileVersion() as file):
-            return len(file.content.chunk_digests)
-        case FilePage() as page:
-            return sum(len(file.key) + _ROW_BYTES for file in page.files) + sum(map(len, page.prefixes))
+            found = len(file.content.chunk_digests)
+        case FilePage(files=rows, prefixes=prefixes) | VersionPage(versions=rows, prefixes=prefixes):
+            found = sum(len(row.key) + _ROW_BYTES for row in rows) + sum(map(len, prefixes))
+        case BucketDocumentAnswer(body=bytes() as body):
+            found = len(body)
         case BucketsAnswer() as answer:
-            return len(answer.buckets) * _ROW_BYTES
+            found = len(answer.buckets) * _ROW_BYTES
         case ReferencePage() | ReferenceChanges() | CheckedReferences() as answer:
-            return size_bytes(answer)
+            found = size_bytes(answer)
         case PiecePage() | UploadAnswer() | UploadPage() as answer:
-            return size_bytes_of(answer)
-        case _:
-            return 0
+            found = size_bytes_of(answer)
+    return found
 
 
 def _is_new_attempt_due(command: AnyCommand, outcome: WireModel | TrivetError) -> bool:

@@ -20,6 +20,7 @@ from shared.contracts.metadata import (
     ListBuckets,
     ListFiles,
 )
+from shared.contracts.objects import GetBucketDocument, ListVersions, PutBucketDocument
 from tests.unit.consensus.metadata.builders import Log, content, entry, publish, stamp
 from tests.unit.consensus.metadata.histories import history
 
@@ -248,12 +249,19 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "query",
-    [ListBuckets(), ListFiles(bucket="default"), GetFile(bucket="default", key="a")],
+    [
+        ListBuckets(),
+        ListFiles(bucket="default"),
+        GetFile(bucket="default", key="a"),
+        ListVersions(bucket="default"),
+        GetBucketDocument(bucket="default", kind_name="policy"),
+    ],
     ids=lambda query: query.kind,
 )
 def test_a_batch_of_answers_is_bounded(log, query):
     """What does not fit after the first answer gets a problem that says to ask again, whatever was asked for."""
     log.apply(publish("a", content=content(3000)))
+    log.apply(PutBucketDocument(bucket="default", kind_name="policy", body=b"x" * 100, stamp=stamp()))
     first, *others = log.store.answer([query, query, query], term=1, max_bytes=50).results
     assert first.answer is not None
     assert [other.problem["code"] for other in others] == ["overloaded", "overloaded"]
