@@ -221,17 +221,18 @@ def remove_version(context: ApplyContext, before: PresentKey, found: FoundVersio
 def fill_vacancy(context: ApplyContext, bucket: BucketRow, key: bytes, vacated: FileRow) -> None:
     """The latest of the older ones takes the place of the current version or marker `vacated`, which was removed for good."""
     tombstone = context.history.tombstone(bucket.name, key)
+    if tombstone is not None:
+        context.history.remove_tombstone(tombstone)
     latest = context.older.latest(bucket.incarnation, key)
     if latest is not None and not latest.is_marker:
-        if tombstone is not None:
-            context.history.remove_tombstone(tombstone)
         _promote(context, latest)
         return
     if latest is not None:
         context.older.remove(latest)
         context.older.insert(latest._replace(superseded_index=None, superseded_ms=None))
-    if tombstone is None:
-        _insert_tombstone(context, bucket, key, vacated.modified_ns)
+    # The key stays absent, or is so now; either way it is this entry that changed it last.
+    modified_ns = vacated.modified_ns if tombstone is None else max(tombstone.modified_ns, vacated.modified_ns)
+    _insert_tombstone(context, bucket, key, modified_ns)
 
 
 def _promote(context: ApplyContext, row: OlderRow) -> None:

@@ -295,6 +295,22 @@ def test_a_marker_below_a_removed_version_is_current_again(log):
     assert log.ask(GetFile(bucket=BUCKET, key="k")).file.version_id == first
 
 
+@pytest.mark.parametrize("is_first_marker_kept", [False, True])
+def test_an_absent_key_says_which_entry_changed_it_last(log, is_first_marker_kept):
+    """The removal of its current marker says the number that is asked for later, whether another marker is below it or none."""
+    log.apply(settings())
+    first = put(log)
+    markers = [delete(log)["version"]]
+    delete(log, version=first)
+    if is_first_marker_kept:
+        second = put(log)
+        markers.append(delete(log)["version"])
+        delete(log, version=second)
+    removed = delete(log, version=markers[-1])
+    answer = log.ask(GetFile(bucket=BUCKET, key="k"))
+    assert (answer.file, answer.is_marker, answer.version) == (None, is_first_marker_kept, removed["version"])
+
+
 def test_conditions_of_a_removal_are_held_against_that_version(log):
     """Not against the current one."""
     log.apply(settings())
