@@ -17,6 +17,7 @@ from services.consensus.metadata.decisions import (
     STORED_INTEGER_MAX,
     check_content,
     check_preconditions,
+    check_stored_integer,
 )
 from services.consensus.metadata.manifests import Manifests
 from services.consensus.metadata.pieces import ChunkList, Piece, content_id, covering, cut_pieces
@@ -102,6 +103,7 @@ def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
     upload = _open_upload(context, command.upload, command.nonce)
     content = command.content
     check_content(content)
+    check_stored_integer("chunk_size_bytes", content.chunk_size_bytes)
     _check_part_size(content.size_bytes)
     if content.chunk_count > MANIFEST_CHUNKS_MAX:
         raise PayloadTooLargeError("The part has too many chunks; use larger ones.", limit_chunks=MANIFEST_CHUNKS_MAX)

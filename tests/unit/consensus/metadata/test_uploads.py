@@ -285,6 +285,8 @@ def test_a_part_has_its_limits(log, monkeypatch):
     refused(log, PayloadTooLargeError, upload.put, 1, small)
     bad = large_content(2).model_copy(update={"size_bytes": 3 * CHUNK})
     refused(log, InvalidRequestError, upload.put, 1, bad)
+    no_column_has_it = large_content(1).model_copy(update={"chunk_size_bytes": 1 << 63})
+    refused(log, InvalidRequestError, upload.put, 1, no_column_has_it)
     upload.put(1, large_content(5120))
     for number in (0, 10_001):
         with pytest.raises(ValueError, match="number"):
