@@ -60,7 +60,12 @@ def size_bytes_of(answer: PiecePage | UploadAnswer | UploadPage) -> int:
         case UploadAnswer():
             return len(answer.parts) * _PART_BYTES
         case UploadPage():
-            return len(answer.uploads) * _UPLOAD_BYTES
+            return sum(map(_upload_bytes, answer.uploads)) + sum(map(len, answer.prefixes))
+
+
+def _upload_bytes(upload: Upload) -> int:
+    metadata = sum(len(name) + len(value) for name, value in (upload.user_metadata | upload.tags).items())
+    return _UPLOAD_BYTES + len(upload.key) + metadata
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------

@@ -576,6 +576,16 @@ def test_uploads_are_listed_by_key_and_page(log, limit):
     assert log.ask(ListUploads(bucket="nowhere")).has_bucket is False
 
 
+def test_a_page_of_uploads_counts_what_they_were_begun_with(log):
+    """In a batch of answers, which is bounded by its bytes: a thousand uploads may have kilobytes of metadata each."""
+    UploadOf.begin(log, user_metadata={"colour": "b" * 1000})
+    query = ListUploads(bucket="default")
+    first, second = log.store.answer([query, query], term=1, max_bytes=1000).results
+    assert first.answer is not None
+    assert second.problem is not None
+    assert second.problem["code"] == "overloaded"
+
+
 # --- what is left over ----------------------------------------------------------------------------------------------
 
 
