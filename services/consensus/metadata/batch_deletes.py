@@ -47,7 +47,7 @@ def delete_files(context: ApplyContext, command: DeleteFiles) -> DeletedFiles:
             outcomes[position] = DeleteOutcome(version=0, problem=error.to_problem())
     has_promoted = False
     for key, files in by_key.items():
-        before = present(context, bucket, key)
+        before = present(context, bucket, key, is_deletion=True)
         promotes = _promotes(context, before, files)
         if promotes and has_promoted:
             deferred = DeleteOutcome(version=before.last_changed, problem=_DEFERRED.to_problem())

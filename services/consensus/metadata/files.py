@@ -66,7 +66,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
 def delete_file(context: ApplyContext, command: DeleteFile) -> DeletedFile:
     """The file, or one version of it, is gone from this entry on. Raises the rejections of `DeleteFile`."""
     key = check_key(command.key).encode()
-    before = present(context, bucket_of_file(context, command.bucket, key), key)
+    before = present(context, bucket_of_file(context, command.bucket, key), key, is_deletion=True)
     if command.version is not None:
         return _delete_version(context, command, before, command.version)
     if before.file is None:

@@ -33,7 +33,8 @@ class PresentKey:
     Invariant: at most one of `file` and `marker` is there. `tombstone` is None beside a file, and once it is forgotten.
 
     Attributes:
-        identity: of `file`; that of a version of before where no entry of version 4 may be proposed yet.
+        identity: of `file`; that of a version of before where no entry of version 4 may be proposed yet, and where a deletion
+            needs none.
     """
 
     bucket: BucketRow
@@ -59,14 +60,15 @@ class PresentKey:
         return self.file or self.tombstone or (None if self.marker is None else self.marker.file)
 
 
-def present(context: ApplyContext, bucket: BucketRow, key: bytes) -> PresentKey:
-    """What there is under `key`."""
+def present(context: ApplyContext, bucket: BucketRow, key: bytes, *, is_deletion: bool = False) -> PresentKey:
+    """What there is under `key`. A deletion in a bucket that is off reads no version: a batch of large files would take long."""
     incarnation = bucket.incarnation
     file = context.tables.file(incarnation, key)
     settings = context.settings_of(incarnation)
     tombstone = context.history.tombstone(bucket.name, key) if file is None else None
     marker = context.older.marker(incarnation, key) if file is None and settings.versioning != "off" else None
-    identity = context.tables.identity(file.version) if file is not None and context.knows_objects else _PLAIN
+    has_identity = file is not None and context.knows_objects and not (is_deletion and settings.versioning == "off")
+    identity = context.tables.identity(file.version) if file is not None and has_identity else _PLAIN
     return PresentKey(bucket, key, file, marker, tombstone, settings, identity)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from services.consensus.metadata import older_versions, retention
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
+from services.consensus.metadata.tables import Tables
 from shared.contracts.backups import BeginBackup, EndBackup
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, ListFiles, PassTime
@@ -445,6 +446,16 @@ def test_a_batch_into_another_bucket_than_was_meant_is_refused(log):
     missing = batch(("a", None)).model_copy(update={"bucket": "none"})
     assert code_of(log, missing) == "bucket_not_found"
     log.apply(batch(("a", None), incarnation=1))
+
+
+def test_a_deletion_where_no_versions_are_kept_reads_none(log, monkeypatch):
+    """Their chunk lists are long: deleting 250 files of 4,096 chunks took 39 ms of CPU where 13 are enough."""
+    for key in ("a", "b", "c"):
+        put(log, key)
+    monkeypatch.setattr(Tables, "version_body", None)
+    assert delete(log, "c")["version"] == log.store.last_applied
+    log.apply(DeleteFiles(bucket=BUCKET, files=[FileToDelete(key="a"), FileToDelete(key="b")], stamp=stamp()))
+    assert not log.ask(ListFiles(bucket=BUCKET)).files
 
 
 def test_one_entry_brings_one_older_version_back(log):
