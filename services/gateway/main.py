@@ -200,6 +200,7 @@ def assemble(
     # The parts of a large file are numbered, and of a bounded length.
     max_file_bytes = min(settings.max_file_bytes, PART_NUMBER_MAX * SEAL_CHUNKS * settings.chunk_size_bytes)
     services = Services(
+        admission=admission,
         uploads=Uploads(
             metadata=metadata,
             recent=recent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from services.gateway.api.models import ETAG_EXAMPLE, RECEIPT_EXAMPLE, Receipt, example, receipt_fields
 from services.gateway.listings import VersionListPage
@@ -41,6 +41,17 @@ Metadata = Annotated[
     AfterValidator(checked_metadata),
     Field(description="As the X-Trivet-Meta-* headers of an upload, names in lower case without the prefix."),
 ]
+
+
+class NoSurplus(WireModel):
+    """Of bodies that may be long: what is too much is refused once, and not field by field in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_count(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > len(cls.model_fields):
+            raise ValueError("it has more fields than there are")
+        return value
 
 
 class FileReference(WireModel):
@@ -134,7 +145,7 @@ class CopyReceipt(Receipt):
         return cls.model_validate({**receipt_fields(copied.published), "source_version": copied.source_version})
 
 
-class BatchDeleteFile(WireModel):
+class BatchDeleteFile(NoSurplus):
     """One file to delete."""
 
     key: Key
@@ -143,13 +154,13 @@ class BatchDeleteFile(WireModel):
     )
 
 
-class BatchDeleteRequest(WireModel):
+class BatchDeleteRequest(NoSurplus):
     """The files to delete, in this order."""
 
     model_config = example(bucket="default", files=[{"key": "hello.txt"}, {"key": "old.txt", "version": 12}])
 
     bucket: BucketName
-    files: list[BatchDeleteFile] = Field(min_length=1, max_length=BATCH_MAX)
+    files: list[BatchDeleteFile] = Field(min_length=1, max_length=BATCH_MAX, fail_fast=True)
 
     def to_delete(self) -> list[FileToDelete]:
         """As the service takes them."""
@@ -304,6 +315,8 @@ class SettingsRequest(BucketSettings):
     """All settings of the bucket."""
 
     model_config = example(versioning="enabled", superseded_retention_s=2_592_000)
+
+    superseded_retention_s: int | None = Field(default=None, ge=0, le=2**31, strict=True)
 
 
 class SettingsAnswer(BucketSettings):

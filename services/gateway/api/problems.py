@@ -202,7 +202,7 @@ _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
     VersioningCannotBeOffError: {"settings"},
     BackupPinsVersionsError: {"settings"},
     QuorumNotReachedError: {"files", "uploads"},
-    OverloadedError: {"files", "uploads"},
+    OverloadedError: {"files", "uploads", "batches"},
     DataUnavailableError: {"files"},
 }
 """Where only some routes raise an error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
@@ -20,11 +20,20 @@ from services.gateway.semantics.raw_names import (
     file_name,
     query_values,
 )
+from services.gateway.transfers.admission import Admission
+from services.gateway.transfers.chunking import PacedBody
 from shared.errors import InvalidRequestError, PayloadTooLargeError
-from shared.units import MIB
+from shared.units import KIB
 from shared.web.http_edge import exchange_of
 
-MAX_JSON_BYTES: Final = MIB
+MAX_JSON_BYTES: Final = 128 * KIB
+"""Two keys, user metadata and tags, as long as they may be and each character written as an escape."""
+
+_PROBLEMS_MAX: Final = 20
+_WHERE_MAX: Final = 200
+"""In characters: a name that is not known is the client's."""
+
+_BUDGET_WAIT_S: Final = 1.0
 _FILE_VERSION: Final = "file_version"
 _VERSION: Final = re.compile(r"[0-9]{1,19}")
 _VERSION_LIMIT: Final = 1 << 63
@@ -129,33 +138,62 @@ def quorums_of(fields: Fields, defaults: Quorums) -> Quorums:
     return defaults.for_request(fields.get("x-trivet-write-quorum"), fields.get("x-trivet-read-quorum"))
 
 
-async def json_body(request: Request, model: type[ModelT], *, max_bytes: int = MAX_JSON_BYTES) -> ModelT:
+async def json_body(request: Request, model: type[ModelT]) -> ModelT:
     """A small JSON body. Read by hand, because the framework would read a body of any size.
 
     Raises:
-        PayloadTooLargeError: it is larger than `max_bytes`.
+        PayloadTooLargeError: it is larger than `MAX_JSON_BYTES`.
         InvalidRequestError: it is not what the model says.
     """
-    body = await _bounded_body(request, max_bytes)
+    _check_announced(request, MAX_JSON_BYTES)
+    return _parsed(await _bounded_body(body_of(request.receive), MAX_JSON_BYTES), model)
+
+
+async def large_json_body(request: Request, model: type[ModelT], admission: Admission, *, max_bytes: int) -> ModelT:
+    """A JSON body that may be long, received as a file is: in a slot and in the byte budget, or many would be gigabytes.
+
+    Raises:
+        OverloadedError: there is no room for it, or its client was too slow while others waited; definite.
+        TrivetError: as `json_body`.
+    """
+    announced_bytes = _check_announced(request, max_bytes)
+    async with admission.transfer(client_of(request.scope), is_large_upload=True) as transfer:
+        if announced_bytes is not None:
+            transfer.size_known(announced_bytes)
+        with transfer.lease() as lease:
+            await transfer.grow(lease, max_bytes if announced_bytes is None else announced_bytes, wait_s=_BUDGET_WAIT_S)
+            return _parsed(await _bounded_body(PacedBody(body_of(request.receive), transfer), max_bytes), model)
+
+
+def _parsed(body: bytes, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)[:_PROBLEMS_MAX]
         problems = [
-            {"where": ".".join(str(part) for part in detail["loc"]), "what": detail["msg"]}
-            for detail in error.errors()[:20]
+            {"where": ".".join(str(part) for part in detail["loc"])[:_WHERE_MAX], "what": detail["msg"]}
+            for detail in details
         ]
         raise InvalidRequestError("The JSON body is malformed.", problems=problems) from error
 
 
-async def _bounded_body(request: Request, max_bytes: int) -> bytes:
-    too_large = PayloadTooLargeError(f"This JSON body has at most {max_bytes // MIB} MiB.", limit_bytes=max_bytes)
-    if int(request.headers.get("content-length", "0")) > max_bytes:
-        raise too_large
+def _check_announced(request: Request, max_bytes: int) -> int | None:
+    announced = request.headers.get("content-length")
+    if announced is not None and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    return None if announced is None else int(announced)
+
+
+def _too_large(max_bytes: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"This JSON body has at most {max_bytes // KIB} KiB.", limit_bytes=max_bytes)
+
+
+async def _bounded_body(pieces: AsyncIterable[bytes], max_bytes: int) -> bytes:
     body = bytearray()
-    async for piece in body_of(request.receive):
+    async for piece in pieces:
         body += piece
         if len(body) > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
     return bytes(body)
 
 

@@ -16,6 +16,7 @@ from services.gateway.objects.copies import Copies
 from services.gateway.objects.tags import Tags
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.quorum import Quorums
+from services.gateway.transfers.admission import Admission
 from services.gateway.transfers.downloads import Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.multipart import PartUploads
@@ -26,6 +27,7 @@ from services.gateway.transfers.uploads import Uploads
 class Services:
     """Made by `main` at start."""
 
+    admission: Admission
     uploads: Uploads
     multipart: PartUploads
     downloads: Downloads

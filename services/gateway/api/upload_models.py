@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from services.gateway.api.models import example
-from services.gateway.api.object_models import CopySourceReference, FileReference, Metadata, Tags
+from services.gateway.api.object_models import CopySourceReference, FileReference, Metadata, NoSurplus, Tags
 from services.gateway.listings import UploadListPage
 from services.gateway.semantics.file_headers import content_type
 from services.gateway.transfers.multipart import PartSource, UploadBegin
@@ -120,19 +120,19 @@ class PartCopy(WireModel):
         return PartSource(source.name, source.version, source.preconditions, self.range_start, self.range_end)
 
 
-class ChosenPart(WireModel):
+class ChosenPart(NoSurplus):
     """A part of the file, by number, with the entity tag that it was stored under."""
 
     number: int = Field(ge=1, le=PART_NUMBER_MAX, strict=True)
     etag: Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class Completion(WireModel):
+class Completion(NoSurplus):
     """Of which parts the file is made, in ascending order of their numbers. Every one but the last has 5 MiB at least."""
 
     model_config = example(parts=[{"number": 1, "etag": _DIGEST}])
 
-    parts: list[ChosenPart] = Field(min_length=1, max_length=PART_NUMBER_MAX)
+    parts: list[ChosenPart] = Field(min_length=1, max_length=PART_NUMBER_MAX, fail_fast=True)
 
 
 class ListedPart(WireModel):

@@ -24,6 +24,7 @@ from services.gateway.api.requests import (
     described_body,
     fields_of,
     json_body,
+    large_json_body,
     quorums_of,
     refuse_query,
 )
@@ -148,14 +149,14 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         refuse_query(request.scope)
         upload = UploadId.parse(request.path_params["upload_id"])
         fields = fields_of(request.scope)
-        asked = await json_body(request, Completion, max_bytes=COMPLETION_MAX_BYTES)
+        services = gateway.services
+        asked = await large_json_body(request, Completion, services.admission, max_bytes=COMPLETION_MAX_BYTES)
         parts = [(part.number, part.etag) for part in asked.parts]
         conditions = write_preconditions(fields)
         key = IdempotencyKey.of(
             fields, method="POST", bucket="", key=f"{upload}/complete", preconditions=conditions, content=parts
         )
 
-        services = gateway.services
         uploaded = await services.multipart.complete(upload, parts, conditions, key)
         services.downloads.published(uploaded.version)
         version = uploaded.version
