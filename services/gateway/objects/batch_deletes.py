@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from shared.contracts.objects import DELETE_FILES_MAX, DeleteFiles, DeleteOutcome, FileToDelete
 from shared.contracts.time import TimeSource
 from shared.errors import PromotionDeferredError, TrivetError
+
+_Asked = tuple[int, FileToDelete]
+"""A file and its place in the request."""
 
 KeyOfEntry = Callable[[int], IdempotencyKey | None]
 """The Idempotency-Key of the nth entry of a request: each happens once."""
@@ -38,11 +42,12 @@ class BatchDeletes:
             TrivetError: as `Metadata.propose`. None is definite once an entry has happened.
         """
         outcomes: dict[int, DeleteOutcome] = {}
-        left = list(enumerate(files))
+        asked = list(enumerate(files))
+        left = deque(asked[first : first + DELETE_FILES_MAX] for first in range(0, len(asked), DELETE_FILES_MAX))
         log_index = 0
         with self._idempotency.running(key_of_entry(0)):
             for number in itertools.count():
-                entry, left = left[:DELETE_FILES_MAX], left[DELETE_FILES_MAX:]
+                entry = left.popleft()
                 command = DeleteFiles(bucket=bucket, files=[file for _, file in entry], stamp=self._clock.stamp())
                 try:
                     outcome = await self._idempotency.propose(command, key_of_entry(number))
@@ -52,13 +57,20 @@ class BatchDeletes:
                 log_index = outcome.log_index
                 decided = list(zip(entry, outcome.result.results, strict=True))
                 outcomes |= {position: result for (position, _), result in decided if not _is_deferred(result)}
-                # An entry decides at least one of its keys, so this comes to an end.
-                left = [asked for asked, result in decided if _is_deferred(result)] + left
+                # Each key in an entry of its own, which decides it: sent together again, all but one would wait again.
+                left.extendleft(reversed(_by_key(asked for asked, result in decided if _is_deferred(result))))
                 if not left:
                     break
         return DeletedBatch([(file.key, outcomes[position]) for position, file in enumerate(files)], log_index)
 
 
+def _by_key(deferred: Iterable[_Asked]) -> list[list[_Asked]]:
+    keys: dict[str, list[_Asked]] = {}
+    for position, file in deferred:
+        keys.setdefault(file.key, []).append((position, file))
+    return list(keys.values())
+
+
 def _is_deferred(result: DeleteOutcome) -> bool:
-    """The entry had done its one promotion: in the next one the file has its turn."""
+    """The entry had done its one promotion: in another one the file has its turn."""
     return result.problem is not None and result.problem.get("code") == PromotionDeferredError.code
