@@ -110,7 +110,7 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         "/uploads",
         summary="Begin an upload by parts",
         status_code=201,
-        responses=problems(400, 403, 404, 409, 422, 503, about="uploads"),
+        responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="uploads"),
         openapi_extra={"parameters": header_parameters(("Idempotency-Key",))} | described_body(UploadToBegin),
     )
     async def begin_upload(request: Request) -> UploadBegun:
@@ -137,7 +137,7 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         responses={
             201: {"description": "Created.", "headers": VERSION_HEADERS},
             200: {"model": Receipt, "description": "Replaced.", "headers": VERSION_HEADERS},
-            **problems(400, 403, 404, 409, 412, 413, 422, 503, about="uploads"),
+            **problems(400, 403, 404, 408, 409, 412, 413, 422, 503, about="uploads"),
         },
         openapi_extra={"parameters": [_UPLOAD_ID, *header_parameters(CHANGE_PARAMETERS)]} | described_body(Completion),
     )
@@ -219,7 +219,7 @@ def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
     @router.post(
         f"{_PART}/copy",
         summary="Make a part of bytes of a file",
-        responses=problems(400, 403, 404, 409, 412, 413, 416, 503, about="uploads"),
+        responses=problems(400, 403, 404, 408, 409, 412, 413, 416, 503, about="uploads"),
         openapi_extra={"parameters": [_UPLOAD_ID, _PART_NUMBER]} | described_body(PartCopy),
     )
     async def copy_part(request: Request) -> PartReceipt:
