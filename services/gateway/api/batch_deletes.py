@@ -8,7 +8,7 @@ from services.gateway.api.admin_access import NO_QUERY
 from services.gateway.api.file_descriptions import header_parameters
 from services.gateway.api.object_models import BATCH_MAX_BYTES, BatchDeleted, BatchDeleteRequest
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import described_body, fields_of, large_json_body
+from services.gateway.api.requests import described_body, fields_of, large_json_body, refuse_conditions
 from services.gateway.api.services import RunningGateway
 from services.gateway.transfers.idempotency import IdempotencyKey
 
@@ -28,13 +28,15 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
         They are deleted 250 at a time. An error after the first 250 is not definite: repeat the call.
         """
+        fields = fields_of(request.scope)
+        refuse_conditions(fields)
         admission = gateway.services.admission
         asked = await large_json_body(request, BatchDeleteRequest, admission, max_bytes=BATCH_MAX_BYTES)
         content = asked.model_dump(mode="json")
 
         def key_of_entry(number: int) -> IdempotencyKey | None:
             return IdempotencyKey.of(
-                fields_of(request.scope),
+                fields,
                 method="POST /v1/batch-delete",
                 bucket=asked.bucket,
                 key=str(number),

@@ -10,7 +10,7 @@ from services.gateway.api.buckets import BUCKET_PARAMETER, CURSOR_PARAMETER, lim
 from services.gateway.api.file_descriptions import header_parameters
 from services.gateway.api.object_models import SettingsAnswer, SettingsRequest, VersionList
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import described_body, fields_of, json_body, refuse_query
+from services.gateway.api.requests import described_body, fields_of, json_body, refuse_conditions, refuse_query
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import VERSIONS_PREFIX, bucket_name, query_values, settings_bucket_name
 from services.gateway.transfers.idempotency import IdempotencyKey
@@ -51,12 +51,12 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         not at all. It holds for versions that are kept already, too.
         """
         refuse_query(request.scope)
+        fields = fields_of(request.scope)
+        refuse_conditions(fields)
         bucket = settings_bucket_name(request.scope["raw_path"])
         asked = await json_body(request, SettingsRequest)
         settings = BucketSettings.model_validate(asked.model_dump())
-        key = IdempotencyKey.of(
-            fields_of(request.scope), method="PUT settings", bucket=bucket, content=asked.model_dump(mode="json")
-        )
+        key = IdempotencyKey.of(fields, method="PUT settings", bucket=bucket, content=asked.model_dump(mode="json"))
         return SettingsAnswer.of(bucket, await gateway.services.bucket_settings.put(bucket, settings, key))
 
     @router.get(

@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from services.gateway.api.client_connection import body_of
 from services.gateway.replicas.quorum import Quorums
+from services.gateway.semantics.conditions import WRITE_CONDITIONS
 from services.gateway.semantics.raw_names import (
     BUCKETS_PREFIX,
     FILES_PREFIX,
@@ -114,6 +115,17 @@ def refuse_query(scope: Scope) -> None:
     """
     if scope["query_string"]:
         raise InvalidRequestError(_NO_QUERY)
+
+
+def refuse_conditions(fields: Fields) -> None:
+    """Refuse conditions of a call that holds them against nothing: a client that sends one counts on it.
+
+    Raises:
+        InvalidRequestError: there is one.
+    """
+    for name in WRITE_CONDITIONS:
+        if name in fields:
+            raise InvalidRequestError("This call takes no conditions.", header=name)
 
 
 def client_of(scope: Scope) -> str:

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from services.gateway.api.file_descriptions import NAME_PARAMETERS, VERSION_PARAMETER, header_parameters
 from services.gateway.api.object_models import TagsAnswer, TagsRequest
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import described_body, fields_of, json_body, requested_version
+from services.gateway.api.requests import described_body, fields_of, json_body, refuse_conditions, requested_version
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import TAGS_PREFIX, FileName, file_name
 from services.gateway.transfers.idempotency import IdempotencyKey
@@ -71,8 +71,10 @@ def _asked(scope: Scope) -> tuple[FileName, int | None]:
 
 
 def _key(request: Request, name: FileName, version: int | None, tags: dict[str, str] | None) -> IdempotencyKey | None:
+    fields = fields_of(request.scope)
+    refuse_conditions(fields)
     return IdempotencyKey.of(
-        fields_of(request.scope),
+        fields,
         method=f"{request.method} /v1/tags",
         bucket=name.bucket,
         key=name.key,

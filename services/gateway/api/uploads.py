@@ -26,6 +26,7 @@ from services.gateway.api.requests import (
     json_body,
     large_json_body,
     quorums_of,
+    refuse_conditions,
     refuse_query,
 )
 from services.gateway.api.services import RunningGateway
@@ -117,6 +118,7 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         """Parts may then be sent in any order, in parallel, through any gateway. Nothing is visible before it is completed."""
         services = gateway.services
         refuse_query(request.scope)
+        refuse_conditions(fields_of(request.scope))
         asked = await json_body(request, UploadToBegin)
         begin = asked.begun()
         key = IdempotencyKey.of(
@@ -178,8 +180,10 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
     async def abort_upload(request: Request) -> Response:
         """Its parts are gone, and collected later."""
         refuse_query(request.scope)
+        fields = fields_of(request.scope)
+        refuse_conditions(fields)
         upload = UploadId.parse(request.path_params["upload_id"])
-        key = IdempotencyKey.of(fields_of(request.scope), method="DELETE", bucket="", key=str(upload))
+        key = IdempotencyKey.of(fields, method="DELETE", bucket="", key=str(upload))
         await gateway.services.multipart.abort(upload, key)
         return Response(status_code=204)
 
@@ -202,6 +206,9 @@ def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
     async def put(scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
         services = gateway.services
         refuse_query(scope)
+        refuse_conditions(fields)
+        if "content-range" in fields:
+            raise InvalidRequestError("A part is sent as a whole.", header="Content-Range")
         number = _part_number(scope["path_params"]["number"])
         announced_bytes = None if (announced := fields.get("content-length")) is None else int(announced)
         request = PartRequest(
@@ -225,6 +232,7 @@ def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
     async def copy_part(request: Request) -> PartReceipt:
         """No bytes are moved: the part refers to those of the file, whatever becomes of it later."""
         refuse_query(request.scope)
+        refuse_conditions(fields_of(request.scope))
         upload = UploadId.parse(request.path_params["upload_id"])
         number = _part_number(request.path_params["number"])
         asked = await json_body(request, PartCopy)

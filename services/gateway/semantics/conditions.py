@@ -16,7 +16,7 @@ from shared.contracts.metadata import FileAnswer
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
-_WRITE_CONDITIONS: Final = ("if-match", "if-none-match", "if-unmodified-since")
+WRITE_CONDITIONS: Final = ("if-match", "if-none-match", "if-unmodified-since")
 _SEPARATORS: Final = " \t,"
 _MAX_TAGS: Final = 64
 _ANY: Final = "*"
@@ -83,7 +83,7 @@ def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
     Raises:
         InvalidRequestError: a list of entity tags is malformed; definite.
     """
-    if headers.keys().isdisjoint(_WRITE_CONDITIONS):
+    if headers.keys().isdisjoint(WRITE_CONDITIONS):
         return UNCONDITIONAL
     unmodified_since = None if "if-match" in headers else headers.get("if-unmodified-since")
     return Preconditions(
