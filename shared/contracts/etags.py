@@ -36,10 +36,17 @@ def list_digest(chunk_digests: bytes) -> bytes:
 
 def content_id_of_pieces(pieces: Iterable[tuple[bytes, int, int]]) -> str:
     """The content id of (`list_digest`, bytes skipped, bytes taken) in the order of the file."""
-    hasher = blake3()
-    for digest, skip_bytes, take_bytes in pieces:
-        hasher.update(digest + skip_bytes.to_bytes(_OFFSET_BYTES) + take_bytes.to_bytes(_OFFSET_BYTES))
-    return hasher.hexdigest()
+    return content_id_of_identities(b"".join(piece_identity(*piece) for piece in pieces))
+
+
+def piece_identity(digest: bytes, skip_bytes: int, take_bytes: int) -> bytes:
+    """What a piece is in a content id: 48 bytes."""
+    return digest + skip_bytes.to_bytes(_OFFSET_BYTES) + take_bytes.to_bytes(_OFFSET_BYTES)
+
+
+def content_id_of_identities(identities: bytes) -> str:
+    """The content id of pieces, of which each is there as `piece_identity`."""
+    return blake3(identities).hexdigest()
 
 
 def content_id_of_list(content: FileContent) -> str:

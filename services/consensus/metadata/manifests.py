@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator
 from typing import Final
 
 from services.consensus.metadata.database import RowDamagedError, checked
-from services.consensus.metadata.pieces import ChunkList, Piece, decode_pieces, encode_pieces
+from services.consensus.metadata.pieces import ChunkList, PieceList
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.files import FileContent
 
@@ -97,24 +97,24 @@ class Manifests:
 
     # --- compositions ---------------------------------------------------------------------------------------------
 
-    def composition(self, composition: int) -> list[Piece] | None:
+    def composition(self, composition: int) -> PieceList | None:
         """What a file is made of, in order."""
         row = self._one("SELECT composition, body, checksum FROM compositions WHERE composition=?", (composition,))
-        return None if row is None else decode_pieces(checked("compositions", row)[1])
+        return None if row is None else PieceList.decode(checked("compositions", row)[1])
 
-    def known_composition(self, composition: int) -> list[Piece]:
+    def known_composition(self, composition: int) -> PieceList:
         """The same of one that a version shows. Raises RowDamagedError."""
         if (found := self.composition(composition)) is None:
             raise RowDamagedError(f"composition {composition} is not in the table `compositions`")
         return found
 
-    def insert_composition(self, composition: int, pieces: list[Piece]) -> None:
+    def insert_composition(self, composition: int, pieces: PieceList) -> None:
         """Of an upload, which refers to all the manifests already."""
-        self._database.insert("compositions", composition, encode_pieces(pieces))
+        self._database.insert("compositions", composition, pieces.encode())
 
-    def remove_composition(self, composition: int, pieces: list[Piece]) -> None:
+    def remove_composition(self, composition: int, pieces: PieceList) -> None:
         """No version shows it any more, and it refers to nothing."""
-        self._database.remove("compositions", composition, encode_pieces(pieces))
+        self._database.remove("compositions", composition, pieces.encode())
 
     def drop_composition_ref(self, composition: int, version: int) -> bool:
         """The version shows it no more; whether none does now."""

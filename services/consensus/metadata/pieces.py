@@ -1,22 +1,34 @@
 """Pieces of chunk lists: what the content of a file made of parts consists of. Pure; rows come in as values.
 
 A piece is a range of bytes of a manifest. It carries the digest of the manifest's chunk list, so that content ids need no
-manifest, and its chunk size, so that it can be counted in chunks without one.
+manifest, and its chunk size, so that it can be counted in chunks without one. Many of them are kept as bytes: joining ten
+thousand parts joins bytes and looks at no piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, NamedTuple, Self
 
 import msgpack
 
-from shared.contracts.etags import content_id_of_pieces
+from shared.contracts.etags import content_id_of_identities, piece_identity
 from shared.contracts.files import FileContent
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.uploads import PieceExtent
 
-_NUMBERS: Final = 4
+_IDENTITY: Final = struct.Struct(">32sQQ")
+"""Of `piece_identity`: digest, bytes skipped, bytes taken."""
+
+_PLACE: Final = struct.Struct(">QQ")
+"""Manifest and chunk size."""
+
+IDENTITY_BYTES: Final = _IDENTITY.size
+PLACE_BYTES: Final = _PLACE.size
 
 
 class Piece(NamedTuple):
@@ -37,55 +49,84 @@ class Piece(NamedTuple):
         return (self.skip_bytes + self.take_bytes - 1) // size_bytes - self.skip_bytes // size_bytes + 1
 
 
+@dataclass(frozen=True, slots=True)
+class PieceList:
+    """Pieces in the order of a file, as bytes: the identity and the place of each."""
+
+    identities: bytes
+    places: bytes
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Self:
+        """The list of these."""
+        each = list(pieces)
+        return cls(
+            b"".join(piece_identity(piece.digest, piece.skip_bytes, piece.take_bytes) for piece in each),
+            b"".join(_PLACE.pack(piece.manifest, piece.chunk_size_bytes) for piece in each),
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The inverse of `encode`."""
+        return cls(*msgpack.unpackb(body))
+
+    def encode(self) -> bytes:
+        """The body of a composition."""
+        packed: bytes = msgpack.packb((self.identities, self.places))
+        return packed
+
+    def __len__(self) -> int:
+        return len(self.places) // _PLACE.size
+
+    @property
+    def content_id(self) -> str:
+        """What the content is known by where no request carried all of its bytes."""
+        return content_id_of_identities(self.identities)
+
+    @property
+    def chunk_size_bytes(self) -> int | None:
+        """Of the first piece; None without one."""
+        return int(_PLACE.unpack_from(self.places)[1]) if self.places else None
+
+    def offsets(self) -> list[int]:
+        """Where each piece begins in the file, and the file's size at the end."""
+        return list(accumulate((take_bytes for _, _, take_bytes in _IDENTITY.iter_unpack(self.identities)), initial=0))
+
+    def manifests(self) -> set[int]:
+        """All that the pieces lie in."""
+        return {manifest for manifest, _ in _PLACE.iter_unpack(self.places)}
+
+    def between(self, first: int, end: int) -> list[Piece]:
+        """The pieces from one position to another, the latter excluded."""
+        identities = _IDENTITY.iter_unpack(self.identities[first * _IDENTITY.size : end * _IDENTITY.size])
+        places = _PLACE.iter_unpack(self.places[first * _PLACE.size : end * _PLACE.size])
+        return [
+            Piece(manifest, skip_bytes, take_bytes, chunk_size_bytes, digest)
+            for (digest, skip_bytes, take_bytes), (manifest, chunk_size_bytes) in zip(identities, places, strict=True)
+        ]
+
+    def cut(self, start: int, stop: int) -> list[Piece]:
+        """The pieces of the bytes from `start` to `stop`, the latter excluded."""
+        if start >= stop:
+            return []
+        offsets = self.offsets()
+        first, end = bisect_right(offsets, start) - 1, bisect_left(offsets, stop)
+        return [
+            piece._replace(
+                skip_bytes=piece.skip_bytes + max(start - offset, 0),
+                take_bytes=min(stop, offset + piece.take_bytes) - max(start, offset),
+            )
+            for offset, piece in zip(offsets[first:end], self.between(first, end), strict=True)
+            if piece.take_bytes
+        ]
+
+
 class ChunkList(NamedTuple):
     """Chunks in order, each of `chunk_size_bytes` but the last, which has the rest of `size_bytes`."""
 
     size_bytes: int
     chunk_size_bytes: int
     chunk_digests: bytes
-
-
-def pack_pieces(pieces: Sequence[Piece]) -> tuple[list[int], bytes]:
-    """Two values that msgpack stores compactly: the numbers of all pieces, and their digests."""
-    return [number for piece in pieces for number in piece[:_NUMBERS]], b"".join(piece.digest for piece in pieces)
-
-
-def unpack_pieces(numbers: Sequence[int], digests: bytes) -> list[Piece]:
-    """The inverse of `pack_pieces`."""
-    each = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
-    return list(map(Piece, numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4], each))
-
-
-def encode_pieces(pieces: Sequence[Piece]) -> bytes:
-    """The body of a composition."""
-    packed: bytes = msgpack.packb(pack_pieces(pieces))
-    return packed
-
-
-def decode_pieces(body: bytes) -> list[Piece]:
-    """The inverse of `encode_pieces`."""
-    numbers, digests = msgpack.unpackb(body)
-    return unpack_pieces(numbers, digests)
-
-
-def content_id(pieces: Iterable[Piece]) -> str:
-    """What the content is known by where no request carried all of its bytes."""
-    return content_id_of_pieces((piece.digest, piece.skip_bytes, piece.take_bytes) for piece in pieces)
-
-
-def cut_pieces(pieces: Iterable[Piece], start: int, stop: int) -> list[Piece]:
-    """The pieces of the bytes from `start` to `stop`, the latter excluded."""
-    found: list[Piece] = []
-    offset = 0
-    for piece in pieces:
-        first, last = max(start, offset), min(stop, offset + piece.take_bytes)
-        if first < last:
-            skip_bytes = piece.skip_bytes + first - offset
-            found.append(piece._replace(skip_bytes=skip_bytes, take_bytes=last - first))
-        offset += piece.take_bytes
-        if offset >= stop:
-            break
-    return found
 
 
 def covering(content: FileContent, start: int, stop: int) -> tuple[ChunkList, int]:

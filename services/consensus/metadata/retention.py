@@ -19,7 +19,7 @@ from services.consensus.metadata.decisions import STORED_INTEGER_MAX
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.manifests import Manifests, content_of
-from services.consensus.metadata.pieces import Piece
+from services.consensus.metadata.pieces import PieceList
 from services.consensus.metadata.rows import RETENTIONS_S, State, decode_content
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from services.consensus.metadata.upload_records import ABORTED, COMPLETED, OPEN, UploadRecords, UploadRow
@@ -146,7 +146,8 @@ class Sweep:
             return
         share = self._share()
         manifests = self._manifests.refs_after(row.upload, row.swept, share)
-        shown = {piece.manifest for piece in self._manifests.composition(row.upload) or ()}
+        composition = self._manifests.composition(row.upload)
+        shown = set() if composition is None else composition.manifests()
         self._drop_manifests(row.upload, [manifest for manifest in manifests if manifest not in shown])
         self.left -= len(manifests)
         if len(manifests) == share:
@@ -209,7 +210,7 @@ class Sweep:
         else:
             self._tables.remove_version(version, body)
 
-    def _drop_composition(self, composition: int, pieces: list[Piece]) -> None:
+    def _drop_composition(self, composition: int, pieces: PieceList) -> None:
         share = self._share()
         manifests = self._manifests.refs_after(composition, 0, share)
         self._drop_manifests(composition, manifests)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from typing import Final
 
 from services.consensus.metadata.listing import common_prefix, end_of_prefix
 from services.consensus.metadata.manifests import Manifests
-from services.consensus.metadata.pieces import ChunkList, Piece, extent_of
+from services.consensus.metadata.pieces import ChunkList, PieceList, extent_of
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.upload_records import OPEN, PartBody, PartRow, UploadBody, UploadRecords, UploadRow
@@ -90,22 +89,24 @@ def list_pieces(tables: Tables, query: ListPieces) -> PiecePage:
     return PiecePage(size_bytes=content.size_bytes, pieces=extents, next_offset=next_offset)
 
 
-def _extents(manifests: Manifests, pieces: list[Piece], query: ListPieces) -> list[PieceExtent]:
-    offsets = list(accumulate((piece.take_bytes for piece in pieces), initial=0))
+def _extents(manifests: Manifests, pieces: PieceList, query: ListPieces) -> list[PieceExtent]:
+    offsets = pieces.offsets()
     first = bisect_right(offsets, query.offset_bytes) - 1
+    end = min(first + PIECES_PER_PAGE_MAX, len(pieces))
     extents: list[PieceExtent] = []
     room, list_bytes = query.limit_chunks, 0
     number, chunks = 0, ChunkList(0, 1, b"")
-    for (start, stop), piece in zip(pairwise(offsets[first:]), pieces[first:], strict=True):
-        if start == stop:
+    for start, piece in zip(offsets[first:end], pieces.between(first, end), strict=True):
+        if piece.take_bytes == 0:
             continue
-        if room <= 0 or list_bytes >= _LIST_BYTES_MAX or len(extents) == PIECES_PER_PAGE_MAX:
+        if room <= 0 or (extents and list_bytes >= _LIST_BYTES_MAX):
             break
         if piece.manifest != number:
             number, chunks = piece.manifest, manifests.known_manifest(piece.manifest)
             list_bytes += len(chunks.chunk_digests)
         offset = max(start, query.offset_bytes)
-        extents.append(extent_of(chunks, offset, piece.skip_bytes + offset - start, stop - offset, room))
+        skipped = offset - start
+        extents.append(extent_of(chunks, offset, piece.skip_bytes + skipped, piece.take_bytes - skipped, room))
         room -= len(extents[-1].chunk_digests) // DIGEST_BYTES
     return extents
 
@@ -119,7 +120,7 @@ def get_upload(tables: Tables, state: State, query: GetUpload) -> UploadAnswer:
     row = records.upload(query.upload)
     if row is None or row.state != OPEN or row.nonce != query.nonce:
         return UploadAnswer(upload=None)
-    parts = records.parts(query.upload, query.after_part, query.limit + 1)
+    parts = records.parts(query.upload, after=query.after_part, limit=query.limit + 1)
     return UploadAnswer(
         upload=_upload(state, row),
         parts=[_part(part) for part in parts[: query.limit]],

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgpack
 
-from services.consensus.metadata.database import checked
-from services.consensus.metadata.pieces import Piece, pack_pieces, unpack_pieces
+from services.consensus.metadata.database import checked, checked_all
+from services.consensus.metadata.pieces import IDENTITY_BYTES, PLACE_BYTES
 from services.consensus.metadata.tables import Tables
+from shared.contracts.files import Durability
 
 OPEN: Final = "open"
 COMPLETED: Final = "completed"
 ABORTED: Final = "aborted"
 
 _BODY: Final = 1
+_PART_HEAD: Final = struct.Struct(">BIIQ")
 _SELECT: Final = (
     "SELECT upload, incarnation, key, nonce, state, is_internal, closed_index, swept, expires_ms, result_version, body, "
     "checksum FROM uploads WHERE "
@@ -85,26 +88,54 @@ class PartRow(NamedTuple):
 
 
 class PartBody(NamedTuple):
-    """What a part consists of, and how it is stored: see `FileVersion` and `Durability`."""
+    """What a part consists of, and how it is stored. Packed by hand: one entry reads ten thousand of them.
 
-    pieces: list[Piece]
-    epoch: int
-    target: int
-    acknowledged: int
-    nodes: list[str]
+    Attributes:
+        identities, places: of a `PieceList`.
+        chunk_count: how many chunks these lie in.
+        stored: what `encode_stored` made. Few of them differ, so it is understood once for all that are equal.
+    """
+
+    identities: bytes
+    places: bytes
+    chunk_count: int
+    stored: bytes
     modified_ns: int
 
     def encode(self) -> bytes:
-        """The column: its form, then the fields by position."""
-        packed: bytes = msgpack.packb((pack_pieces(self.pieces), *self[1:]))
-        return bytes((_BODY,)) + packed
+        """The column: its form, the number of pieces, chunks and the time, then the bytes."""
+        pieces = len(self.places) // PLACE_BYTES
+        head = _PART_HEAD.pack(_BODY, pieces, self.chunk_count, self.modified_ns)
+        return head + self.identities + self.places + self.stored
 
     @classmethod
     def decode(cls, body: bytes) -> PartBody:
         """The inverse of `encode`."""
-        assert body[0] == _BODY, "the version of the tables says which forms they hold"
-        (numbers, digests), *rest = msgpack.unpackb(memoryview(body)[1:])
-        return cls(unpack_pieces(numbers, digests), *rest)
+        form, pieces, chunk_count, modified_ns = _PART_HEAD.unpack_from(body)
+        assert form == _BODY, "the version of the tables says which forms they hold"
+        places = _PART_HEAD.size + pieces * IDENTITY_BYTES
+        stored = places + pieces * PLACE_BYTES
+        return cls(body[_PART_HEAD.size : places], body[places:stored], chunk_count, body[stored:], modified_ns)
+
+
+class Stored(NamedTuple):
+    """How a part is stored: see `FileVersion` and `Durability`."""
+
+    epoch: int
+    target: int
+    acknowledged: int
+    nodes: list[str]
+
+
+def encode_stored(epoch: int, durability: Durability) -> bytes:
+    """A part of `PartBody`."""
+    packed: bytes = msgpack.packb((epoch, durability.target, durability.acknowledged, durability.nodes))
+    return packed
+
+
+def decode_stored(stored: bytes) -> Stored:
+    """The inverse of `encode_stored`."""
+    return Stored(*msgpack.unpackb(stored))
 
 
 class UploadRecords:
@@ -168,10 +199,15 @@ class UploadRecords:
         row = self._one(f"{_PARTS} number=?", (upload, number))
         return None if row is None else PartRow(*checked("parts", row))
 
-    def parts(self, upload: int, after: int = 0, limit: int = -1) -> list[PartRow]:
+    def parts(self, upload: int, *, after: int = 0, limit: int) -> list[PartRow]:
         """Parts by number, the first `limit` after `after`."""
         rows = self._execute(f"{_PARTS} number>? ORDER BY number LIMIT ?", (upload, after, limit))
-        return [PartRow._make(checked("parts", row)) for row in rows]
+        return [PartRow._make(columns) for columns in checked_all("parts", rows)]
+
+    def all_parts(self, upload: int) -> Iterator[PartRow]:
+        """All parts by number, fetched as they are taken: nothing holds ten thousand rows."""
+        rows = self._execute(f"{_PARTS} number>0 ORDER BY number", (upload,))
+        yield from map(PartRow._make, checked_all("parts", rows))
 
     def insert_part(self, row: PartRow) -> None:
         """One that is not there."""

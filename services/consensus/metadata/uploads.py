@@ -7,9 +7,10 @@ shares the manifests of that file, or, where the file has its chunk list in its 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+import msgpack
 from blake3 import blake3
 
 from services.consensus.metadata.apply_context import ApplyContext
@@ -20,7 +21,7 @@ from services.consensus.metadata.decisions import (
     check_stored_integer,
 )
 from services.consensus.metadata.manifests import Manifests
-from services.consensus.metadata.pieces import ChunkList, Piece, content_id, covering, cut_pieces
+from services.consensus.metadata.pieces import ChunkList, Piece, PieceList, covering
 from services.consensus.metadata.rows import BucketRow, decode_version, encode_version
 from services.consensus.metadata.stored_content import check_stored
 from services.consensus.metadata.upload_records import (
@@ -29,9 +30,12 @@ from services.consensus.metadata.upload_records import (
     OPEN,
     PartBody,
     PartRow,
+    Stored,
     UploadBody,
     UploadRecords,
     UploadRow,
+    decode_stored,
+    encode_stored,
 )
 from services.consensus.metadata.versions import bucket_of_file, make_current, present, require_version
 from shared.contracts.etags import etag_of, list_digest
@@ -111,8 +115,8 @@ def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
     assert content.digest is not None, "checked with the content"
     chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
     piece = _own_piece(context, upload, chunks, 0, content.size_bytes)
-    body = _part_body(context, [piece], command.epoch, command.durability)
-    return _store_part(context, upload, command.number, content.digest, body)
+    stored = encode_stored(command.epoch, command.durability)
+    return _store_part(context, command, content.digest, [piece], stored)
 
 
 def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
@@ -124,7 +128,7 @@ def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
     _check_part_size(stop - start)
     if content.composition is not None:
         manifests = Manifests(context.tables)
-        pieces = cut_pieces(manifests.known_composition(content.composition), start, stop)
+        pieces = manifests.known_composition(content.composition).cut(start, stop)
         if len(pieces) > PART_PIECES_MAX:
             raise PayloadTooLargeError(
                 "The range has too many pieces; copy smaller ones.", pieces=len(pieces), limit_pieces=PART_PIECES_MAX
@@ -137,8 +141,8 @@ def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
                 "The range has too many chunks; copy smaller ones.", limit_chunks=MANIFEST_CHUNKS_MAX
             )
         pieces = [_own_piece(context, upload, chunks, skip_bytes, stop - start)] if start < stop else []
-    body = _part_body(context, pieces, source.epoch, source.durability)
-    return _store_part(context, upload, command.number, content_id(pieces), body)
+    etag, stored = PieceList.of(pieces).content_id, encode_stored(source.epoch, source.durability)
+    return _store_part(context, command, etag, pieces, stored)
 
 
 def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published:
@@ -152,7 +156,7 @@ def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published
     if bucket is None:
         raise BucketNotFoundError("There is no such bucket.", bucket=body.bucket)
     _check_incarnation(bucket, upload.incarnation)
-    joined = _join(command, upload, UploadRecords(context.tables).parts(upload.upload))
+    joined = _join(command, upload, UploadRecords(context.tables).all_parts(upload.upload))
     before = present(context, bucket, upload.key)
     check_preconditions(command.preconditions, before.file, before.tombstone)
     version = make_current(context, before, _version_of(context, command, upload, joined), body.tags)
@@ -223,23 +227,29 @@ def _own_piece(context: ApplyContext, upload: UploadRow, chunks: ChunkList, skip
     return Piece(context.index, skip_bytes, take_bytes, chunks.chunk_size_bytes, digest)
 
 
-def _store_part(context: ApplyContext, upload: UploadRow, number: int, etag: str, body: PartBody) -> StoredPart:
+def _store_part(
+    context: ApplyContext, command: PutPart | CopyPart, etag: str, pieces: list[Piece], stored: bytes
+) -> StoredPart:
     """In place of an earlier part of that number: the last one that is applied counts."""
-    records = UploadRecords(context.tables)
-    if (before := records.part(upload.upload, number)) is not None:
+    records, upload = UploadRecords(context.tables), command.upload
+    if (before := records.part(upload, command.number)) is not None:
         records.remove_part(before)
-        if any(piece.manifest == before.part for piece in PartBody.decode(before.body).pieces):
+        body = PartBody.decode(before.body)
+        if before.part in PieceList(body.identities, body.places).manifests():
             # Nothing else can refer to it: only the parts of files that exist are copied from.
-            Manifests(context.tables).drop_ref(upload.upload, before.part)
+            Manifests(context.tables).drop_ref(upload, before.part)
             context.garbage.release(before.part, context.index)
-    size_bytes = sum(piece.take_bytes for piece in body.pieces)
-    records.insert_part(PartRow(upload.upload, number, context.index, size_bytes, etag, body.encode()))
+    size_bytes, packed = sum(piece.take_bytes for piece in pieces), PieceList.of(pieces)
+    body = PartBody(
+        packed.identities,
+        packed.places,
+        sum(piece.chunk_count for piece in pieces),
+        stored,
+        # A lying clock may stamp what no column holds: it must not end the members that apply the entry.
+        min(max(context.stamp.approximate_ns, 0), STORED_INTEGER_MAX),
+    )
+    records.insert_part(PartRow(upload, command.number, context.index, size_bytes, etag, body.encode()))
     return StoredPart(part=context.index, etag=etag, size_bytes=size_bytes)
-
-
-def _part_body(context: ApplyContext, pieces: list[Piece], epoch: int, durability: Durability) -> PartBody:
-    stored = durability.target, durability.acknowledged, durability.nodes
-    return PartBody(pieces, epoch, *stored, modified_ns=context.stamp.approximate_ns)
 
 
 def _check_part_size(size_bytes: int) -> None:
@@ -269,66 +279,86 @@ def _range_of(command: CopyPart, size_bytes: int) -> tuple[int, int]:
 # --- completing -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Joined:
-    """Parts one after the other. Invariant: all but the last part are large enough."""
+    """Parts one after the other. Invariant: all but the last one are large enough."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    size_bytes: int = 0
-    epoch: int = 0
-    target: int = 0
-    acknowledged: int | None = None
-    nodes: set[str] = field(default_factory=set)
-
-    def add(self, size_bytes: int, part: PartBody) -> None:
-        """One part more."""
-        self.pieces += part.pieces
-        self.size_bytes += size_bytes
-        self.epoch = max(self.epoch, part.epoch)
-        self.target = max(self.target, part.target)
-        self.acknowledged = min(part.acknowledged, self.acknowledged or part.acknowledged)
-        self.nodes.update(part.nodes)
+    pieces: PieceList
+    size_bytes: int
+    chunk_count: int
+    stored: list[Stored]
 
 
 def _join(command: CompleteUpload, upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:
-    """The parts that are asked for, which must all be there, in order and not too small."""
-    found = {row.number: row for row in rows}
-    joined, before, small = _Joined(), 0, None
-    for number, etag in command.parts:
+    """The parts that are asked for, which must all be there, in order and not too small. `rows` are taken one at a time."""
+    etags = _etags(command)
+    sizes: list[tuple[int, int]] = []
+    identities: list[bytes] = []
+    places: list[bytes] = []
+    stored: set[bytes] = set()
+    chunk_count = 0
+    for _, number, _, size_bytes, etag, body in rows:
+        if number not in etags:
+            continue
+        if etags[number] != etag:
+            raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
+        part = PartBody.decode(body)
+        sizes.append((number, size_bytes))
+        identities.append(part.identities)
+        places.append(part.places)
+        stored.add(part.stored)
+        chunk_count += part.chunk_count
+    if missing := etags.keys() - dict(sizes).keys():
+        raise InvalidPartError("The upload has no such part.", number=min(missing), has_number=False)
+    pieces = PieceList(b"".join(identities), b"".join(places))
+    _check_sizes(upload, sizes, pieces)
+    size_bytes = sum(size_bytes for _, size_bytes in sizes)
+    return _Joined(pieces, size_bytes, chunk_count, [decode_stored(each) for each in sorted(stored)])
+
+
+def _etags(command: CompleteUpload) -> dict[int, str]:
+    before = 0
+    for number, _ in command.parts:
         if number <= before:
             raise InvalidPartOrderError("Name the parts in the order of their numbers, each once.", number=number)
-        row = found.get(number)
-        if row is None or row.etag != etag:
-            raise InvalidPartError("The upload has no such part.", number=number, has_number=row is not None)
-        if small is not None:
-            raise PartTooSmallError(
-                "Only the last part of a file may be so small.",
-                number=small.number,
-                size_bytes=small.size_bytes,
-                minimum_bytes=PART_BYTES_MIN,
-            )
-        small = row if row.size_bytes < PART_BYTES_MIN and not upload.is_internal else None
         before = number
-        joined.add(row.size_bytes, PartBody.decode(row.body))
-    if joined.size_bytes > FILE_BYTES_MAX:
-        raise PayloadTooLargeError("The file is too large.", size_bytes=joined.size_bytes, limit_bytes=FILE_BYTES_MAX)
-    if len(joined.pieces) > PIECES_MAX:
-        raise PayloadTooLargeError("The file has too many pieces.", pieces=len(joined.pieces), limit_pieces=PIECES_MAX)
-    return joined
+    return dict(command.parts)
+
+
+def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]], pieces: PieceList) -> None:
+    """Of parts, by number, and of the file."""
+    if not upload.is_internal:
+        for number, size_bytes in sizes[:-1]:
+            if size_bytes < PART_BYTES_MIN:
+                raise PartTooSmallError(
+                    "Only the last part of a file may be so small.",
+                    number=number,
+                    size_bytes=size_bytes,
+                    minimum_bytes=PART_BYTES_MIN,
+                )
+    file_bytes = sum(size_bytes for _, size_bytes in sizes)
+    if file_bytes > FILE_BYTES_MAX:
+        raise PayloadTooLargeError("The file is too large.", size_bytes=file_bytes, limit_bytes=FILE_BYTES_MAX)
+    if len(pieces) > PIECES_MAX:
+        raise PayloadTooLargeError("The file has too many pieces.", pieces=len(pieces), limit_pieces=PIECES_MAX)
 
 
 def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRow, joined: _Joined) -> FileVersion:
     """The version that the parts make; its place among those of its key is not decided here."""
-    body, identity = UploadBody.decode(upload.body), content_id(joined.pieces)
+    body, identity = UploadBody.decode(upload.body), joined.pieces.content_id
     content = FileContent(
         size_bytes=joined.size_bytes,
-        chunk_size_bytes=joined.pieces[0].chunk_size_bytes if joined.pieces else _CHUNK_SIZE_BYTES,
+        chunk_size_bytes=joined.pieces.chunk_size_bytes or _CHUNK_SIZE_BYTES,
         chunk_digests=b"",
         digest=command.digest,
         composition=upload.upload,
-        composed_chunks=sum(piece.chunk_count for piece in joined.pieces),
+        composed_chunks=joined.chunk_count,
     )
-    acknowledged = joined.acknowledged or 0
+    durability = Durability(
+        target=max(stored.target for stored in joined.stored),
+        acknowledged=min(stored.acknowledged for stored in joined.stored),
+        nodes=sorted({node for stored in joined.stored for node in stored.nodes}),
+    )
     return FileVersion(
         bucket=body.bucket,
         key=upload.key.decode(),
@@ -338,8 +368,8 @@ def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRo
         content=content,
         content_type=body.content_type,
         user_metadata=body.user_metadata,
-        epoch=joined.epoch,
-        durability=Durability(target=joined.target, acknowledged=acknowledged, nodes=sorted(joined.nodes)),
+        epoch=max(stored.epoch for stored in joined.stored),
+        durability=durability,
         stamp=context.stamp,
         modified_ns=0,
         content_id=identity,
@@ -348,8 +378,7 @@ def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRo
 
 def _identity_of(command: CompleteUpload) -> bytes:
     """What tells one completion from another."""
-    parts = "".join(f"{number}:{etag}\n" for number, etag in command.parts)
-    return blake3(f"{command.digest}\n{parts}".encode()).digest()
+    return blake3(msgpack.packb((command.digest, command.parts))).digest()
 
 
 def _completed_again(upload: UploadRow, completed: tuple[bytes, bool, bytes], asked: bytes) -> Published:
