@@ -137,7 +137,6 @@ class Sweep:
 
     def _sweep_upload(self, row: UploadRow) -> None:
         """Some parts of a closed upload, then some references to manifests that it does not show."""
-        self.left -= 1
         parts = self._uploads.parts(row.upload, limit=self._share())
         for part in parts:
             self._uploads.remove_part(part)
@@ -149,7 +148,7 @@ class Sweep:
         composition = self._manifests.composition(row.upload)
         shown = set() if composition is None else composition.manifests()
         self._drop_manifests(row.upload, [manifest for manifest in manifests if manifest not in shown])
-        self.left -= len(manifests)
+        self.left -= 1 + len(manifests)
         if len(manifests) == share:
             self._uploads.replace(row, row._replace(swept=manifests[-1]))
         elif row.state == COMPLETED:
