@@ -31,6 +31,13 @@ FORGET_ROWS_MAX: Final = 250
 """Rows that one entry forgets, chunk references included."""
 
 
+PIECES_PER_ROW: Final = 100
+"""Pieces of a composition that take as long as a row, about: a file of few manifests may have many thousands."""
+
+PART_BYTES_PER_ROW: Final = 8192
+"""The same of the body of a part."""
+
+
 def retention_class(retain_s: int) -> int:
     """The shortest retention that is no shorter than the one asked for."""
     return next((known_s for known_s in RETENTIONS_S if known_s >= retain_s), RETENTIONS_S[-1])
@@ -137,10 +144,10 @@ class Sweep:
 
     def _sweep_upload(self, row: UploadRow) -> None:
         """Some parts of a closed upload, then some references to manifests that it does not show."""
-        parts = self._uploads.parts(row.upload, limit=self._share())
+        parts, counted = self._uploads.parts_within(row.upload, self._share(), bytes_per_row=PART_BYTES_PER_ROW)
         for part in parts:
             self._uploads.remove_part(part)
-        self.left -= len(parts)
+        self.left -= counted
         if self.left <= 0:
             return
         share = self._share()
@@ -148,7 +155,7 @@ class Sweep:
         composition = self._manifests.composition(row.upload)
         shown = set() if composition is None else composition.manifests()
         self._drop_manifests(row.upload, [manifest for manifest in manifests if manifest not in shown])
-        self.left -= 1 + len(manifests)
+        self.left -= 1 + len(manifests) + (0 if composition is None else len(composition) // PIECES_PER_ROW)
         if len(manifests) == share:
             self._uploads.replace(row, row._replace(swept=manifests[-1]))
         elif row.state == COMPLETED:
@@ -213,7 +220,7 @@ class Sweep:
         share = self._share()
         manifests = self._manifests.refs_after(composition, 0, share)
         self._drop_manifests(composition, manifests)
-        self.left -= 1 + len(manifests)
+        self.left -= 1 + len(manifests) + len(pieces) // PIECES_PER_ROW
         if len(manifests) < share:
             self._manifests.remove_composition(composition, pieces)
             self._history.replace_doomed(composition, 0, done=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import Final, NamedTuple
 
 import msgpack
@@ -24,6 +25,7 @@ _SELECT: Final = (
     "checksum FROM uploads WHERE "
 )
 _PARTS: Final = "SELECT upload, number, part, size_bytes, etag, body, checksum FROM parts WHERE upload=? AND "
+_NAMED_PARTS: Final = _PARTS + "number IN (SELECT value FROM json_each(?)) ORDER BY number"  # noqa: S608 (our own constants)
 
 
 class UploadRow(NamedTuple):
@@ -204,10 +206,32 @@ class UploadRecords:
         rows = self._execute(f"{_PARTS} number>? ORDER BY number LIMIT ?", (upload, after, limit))
         return [PartRow._make(columns) for columns in checked_all("parts", rows)]
 
-    def all_parts(self, upload: int) -> Iterator[PartRow]:
-        """All parts by number, fetched as they are taken: nothing holds ten thousand rows."""
+    def named_parts(self, upload: int, numbers: Collection[int]) -> Generator[PartRow, None, None]:
+        """Those of the parts that are there, by number, fetched as they are taken: nothing holds ten thousand rows."""
+        first, last = min(numbers), max(numbers)
+        if len(numbers) == last - first + 1:
+            # All of a range, as nearly always: a scan takes two thirds of the time.
+            rows = self._execute(f"{_PARTS} number>=? AND number<=? ORDER BY number", (upload, first, last))
+        else:
+            rows = self._execute(_NAMED_PARTS, (upload, json.dumps(sorted(numbers))))
+        try:
+            yield from map(PartRow._make, checked_all("parts", rows))
+        finally:
+            rows.close()
+
+    def parts_within(self, upload: int, limit: int, *, bytes_per_row: int) -> tuple[list[PartRow], int]:
+        """The first parts, which count `limit` or a little more together: each as one, and its body by its bytes."""
+        found, counted = [], 0
         rows = self._execute(f"{_PARTS} number>0 ORDER BY number", (upload,))
-        yield from map(PartRow._make, checked_all("parts", rows))
+        try:
+            for columns in checked_all("parts", rows):
+                found.append(PartRow._make(columns))
+                counted += 1 + len(found[-1].body) // bytes_per_row
+                if counted >= limit:
+                    break
+        finally:
+            rows.close()
+        return found, counted
 
     def insert_part(self, row: PartRow) -> None:
         """One that is not there."""

@@ -7,6 +7,7 @@ shares the manifests of that file, or, where the file has its chunk list in its 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ from services.consensus.metadata.decisions import (
     check_stored_integer,
 )
 from services.consensus.metadata.manifests import Manifests
-from services.consensus.metadata.pieces import ChunkList, Piece, PieceList, covering
+from services.consensus.metadata.pieces import PLACE_BYTES, ChunkList, Piece, PieceList, covering
 from services.consensus.metadata.rows import BucketRow, decode_version, encode_version
 from services.consensus.metadata.stored_content import check_stored
 from services.consensus.metadata.upload_records import (
@@ -156,7 +157,9 @@ def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published
     if bucket is None:
         raise BucketNotFoundError("There is no such bucket.", bucket=body.bucket)
     _check_incarnation(bucket, upload.incarnation)
-    joined = _join(command, upload, UploadRecords(context.tables).all_parts(upload.upload))
+    etags = _etags(command)
+    with closing(UploadRecords(context.tables).named_parts(upload.upload, etags)) as rows:
+        joined = _join(etags, upload, rows)
     before = present(context, bucket, upload.key)
     check_preconditions(command.preconditions, before.file, before.tombstone)
     version = make_current(context, before, _version_of(context, command, upload, joined), body.tags)
@@ -289,17 +292,14 @@ class _Joined:
     stored: list[Stored]
 
 
-def _join(command: CompleteUpload, upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:
-    """The parts that are asked for, which must all be there, in order and not too small. `rows` are taken one at a time."""
-    etags = _etags(command)
+def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:
+    """The parts that are asked for, which must all be there and not too small. `rows` of them are taken one at a time."""
     sizes: list[tuple[int, int]] = []
     identities: list[bytes] = []
     places: list[bytes] = []
     stored: set[bytes] = set()
-    chunk_count = 0
+    chunk_count = pieces_bytes = 0
     for _, number, _, size_bytes, etag, body in rows:
-        if number not in etags:
-            continue
         if etags[number] != etag:
             raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
         part = PartBody.decode(body)
@@ -308,10 +308,13 @@ def _join(command: CompleteUpload, upload: UploadRow, rows: Iterable[PartRow]) -
         places.append(part.places)
         stored.add(part.stored)
         chunk_count += part.chunk_count
+        pieces_bytes += len(part.places)
+        # At once: ten thousand parts may have forty million pieces.
+        _check_piece_count(pieces_bytes // PLACE_BYTES)
     if missing := etags.keys() - dict(sizes).keys():
         raise InvalidPartError("The upload has no such part.", number=min(missing), has_number=False)
     pieces = PieceList(b"".join(identities), b"".join(places))
-    _check_sizes(upload, sizes, pieces)
+    _check_sizes(upload, sizes)
     size_bytes = sum(size_bytes for _, size_bytes in sizes)
     return _Joined(pieces, size_bytes, chunk_count, [decode_stored(each) for each in sorted(stored)])
 
@@ -325,7 +328,12 @@ def _etags(command: CompleteUpload) -> dict[int, str]:
     return dict(command.parts)
 
 
-def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]], pieces: PieceList) -> None:
+def _check_piece_count(count: int) -> None:
+    if count > PIECES_MAX:
+        raise PayloadTooLargeError("The file has too many pieces.", pieces=count, limit_pieces=PIECES_MAX)
+
+
+def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]]) -> None:
     """Of parts, by number, and of the file."""
     if not upload.is_internal:
         for number, size_bytes in sizes[:-1]:
@@ -339,8 +347,6 @@ def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]], pieces: PieceL
     file_bytes = sum(size_bytes for _, size_bytes in sizes)
     if file_bytes > FILE_BYTES_MAX:
         raise PayloadTooLargeError("The file is too large.", size_bytes=file_bytes, limit_bytes=FILE_BYTES_MAX)
-    if len(pieces) > PIECES_MAX:
-        raise PayloadTooLargeError("The file has too many pieces.", pieces=len(pieces), limit_pieces=PIECES_MAX)
 
 
 def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRow, joined: _Joined) -> FileVersion:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.consensus.metadata import retention, upload_queries
+from services.consensus.metadata import retention, upload_queries, uploads
+from services.consensus.metadata.upload_records import UploadRecords
 from services.consensus.metadata.verification import verify
 from shared.contracts.backups import BeginBackup, EndBackup
 from shared.contracts.cluster import NodeState
@@ -309,6 +310,20 @@ def test_a_file_has_its_limits(log, monkeypatch):
 
 
 # --- which parts may be put -----------------------------------------------------------------------------------------
+
+
+def test_no_more_parts_are_read_than_a_file_may_consist_of(log, monkeypatch):
+    """A part may have thousands of pieces, and an upload ten thousand of those; what is not named is not read at all."""
+    upload, read = UploadOf.begin(log), []
+    for number in range(1, 11):
+        upload.put(number, large_content(5, fill=number))
+    right = uploads.PartBody.decode
+    monkeypatch.setattr(uploads.PartBody, "decode", lambda body: read.append(body) or right(body))
+    monkeypatch.setattr(uploads, "PIECES_MAX", 2)
+    refused(log, PayloadTooLargeError, upload.complete)
+    assert len(read) == 3
+    records = UploadRecords(log.store._reader)
+    assert [part.number for part in records.named_parts(upload.upload, {2, 7, 11})] == [2, 7]
 
 
 def test_a_part_that_counts_a_node_that_does_not_count_is_refused(log):
@@ -650,6 +665,26 @@ def test_a_file_of_many_parts_goes_a_few_rows_at_a_time(log, monkeypatch):
     assert count(log, "condemned") == 35
     pass_time(log, 7 * DAY_S)
     assert rows(log) == dict.fromkeys(LEFTOVERS, 0)
+
+
+def test_files_of_many_pieces_and_few_manifests_go_one_at_a_time(log, monkeypatch):
+    """Their compositions are read to be dropped, and those of their parts, too."""
+    put_large(log, "source", [large_content(5, fill=1)])
+    for file in range(6):
+        upload = UploadOf.begin(log, f"file-{file}")
+        for number in range(1, 5):
+            upload.copy(number, "source")
+        upload.complete()
+        delete(log, f"file-{file}")
+    monkeypatch.setattr(retention, "FORGET_ROWS_MAX", 8)
+    monkeypatch.setattr(retention, "PIECES_PER_ROW", 1)
+    monkeypatch.setattr(retention, "PART_BYTES_PER_ROW", 8)
+    for seconds in (1, DAY_S, *[0] * 150):
+        before = count(log, "compositions"), count(log, "parts")
+        pass_time(log, seconds, entries=1)
+        after = count(log, "compositions"), count(log, "parts")
+        assert max(was - left for was, left in zip(before, after, strict=True)) <= 2
+    assert (count(log, "compositions"), count(log, "parts")) == (1, 0)
 
 
 def test_a_backup_pins_what_uploads_give_up(log):
