@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--repeat-full", action="store_true", help="every fault as often as docs/faults.md asks; takes long"
     )
-    parser.addoption("--model-steps", type=int, default=2000, help="requests of the model of the API, at least")
+    parser.addoption("--model-steps", type=int, default=800, help="requests of the model of the API, at least")
     parser.addoption(
         "--seed", default=None, help="the seed of each test; drawn, and printed with a failure, when not given"
     )

@@ -120,7 +120,7 @@ class PartBody(NamedTuple):
         return cls(body[_PART_HEAD.size : places], body[places:stored], chunk_count, body[stored:], modified_ns)
 
 
-class Stored(NamedTuple):
+class PartStorage(NamedTuple):
     """How a part is stored: see `FileVersion` and `Durability`."""
 
     epoch: int
@@ -135,9 +135,9 @@ def encode_stored(epoch: int, durability: Durability) -> bytes:
     return packed
 
 
-def decode_stored(stored: bytes) -> Stored:
+def decode_stored(stored: bytes) -> PartStorage:
     """The inverse of `encode_stored`."""
-    return Stored(*msgpack.unpackb(stored))
+    return PartStorage(*msgpack.unpackb(stored))
 
 
 class UploadRecords:

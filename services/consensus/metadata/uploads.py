@@ -31,7 +31,7 @@ from services.consensus.metadata.upload_records import (
     OPEN,
     PartBody,
     PartRow,
-    Stored,
+    PartStorage,
     UploadBody,
     UploadRecords,
     UploadRow,
@@ -289,7 +289,7 @@ class _Joined:
     pieces: PieceList
     size_bytes: int
     chunk_count: int
-    stored: list[Stored]
+    stored: list[PartStorage]
 
 
 def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:

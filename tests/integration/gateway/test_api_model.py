@@ -22,7 +22,7 @@ STEPS_OF_SHORT_LIVES = 36
 
 
 def test_b16_two_gateways_answer_as_a_dictionary_would(gateway, seed, pytestconfig) -> None:
-    """2,000 steps or more: status, code, bytes, entity tag, versions, ranges, conditions, repeats and pages, all predicted."""
+    """800 steps or more: status, code, bytes, entity tag, versions, ranges, conditions, repeats and pages, all predicted."""
     steps = pytestconfig.getoption("--model-steps")
     UploadMachine.steps = 0
 
