@@ -6,7 +6,8 @@ somebody removes it for good. A row that leaves `past` while it stands in `older
 not released by that (`Garbage.is_held`).
 
 A promotion makes a version of this entry's index out of an older one: so the index that last changed a key only grows, and
-pinned lists need not know of it. The older row's number stays as `version_id`, which is what clients know it by (C-140, C-141).
+pinned lists need not know of it; its Last-Modified is later than that of what it replaces. The older row's number stays as
+`version_id`, which is what clients know it by (C-140, C-141).
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def fill_vacancy(context: ApplyContext, bucket: BucketRow, key: bytes, vacated: 
         context.history.remove_tombstone(tombstone)
     latest = context.older.latest(bucket.incarnation, key)
     if latest is not None and not latest.is_marker:
-        _promote(context, latest)
+        _promote(context, latest, vacated)
         return
     if latest is not None:
         context.older.remove(latest)
@@ -237,13 +238,15 @@ def fill_vacancy(context: ApplyContext, bucket: BucketRow, key: bytes, vacated: 
     _insert_tombstone(context, bucket, key, modified_ns)
 
 
-def _promote(context: ApplyContext, row: OlderRow) -> None:
+def _promote(context: ApplyContext, row: OlderRow, vacated: FileRow) -> None:
     older = context.tables.version(row.version)
     promoted = older.model_copy(
         update={
             "version": context.index,
             "term": context.term,
             "version_id": row.known_as,
+            # Later than that of what was shown before, or If-Modified-Since would hide this change.
+            "modified_ns": next_modified_ns(vacated, context.stamp),
             "tags": {},
             "patch_index": 0,
         }

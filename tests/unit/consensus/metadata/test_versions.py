@@ -234,16 +234,18 @@ def test_suspended_writes_replace_the_null_version_for_good(log):
 
 
 def test_the_next_older_version_takes_the_place_of_one_that_is_removed(log):
-    """Under a new index and known by the number it had; with its tags, its times and its content."""
+    """Under a new index and known by the number it had; with its tags and its content, and modified after what it replaces."""
     log.apply(settings())
     first = put(log, content=content(2500, fill=7), tags={"colour": "red"}, stamp=stamp(10))
     before = log.ask(GetFile(bucket=BUCKET, key="k")).file
     second = put(log, stamp=stamp(20))
+    vacated = log.ask(GetFile(bucket=BUCKET, key="k")).file
     index = log.next_index
     assert delete(log, version=second) == {"version": index, "removed_version": second}
     answer = log.ask(GetFile(bucket=BUCKET, key="k"))
     assert (answer.version, answer.file.version, answer.file.version_id) == (index, index, first)
-    update = {"version": index, "version_id": first, "term": answer.file.term}
+    assert answer.file.modified_ns // 10**9 > vacated.modified_ns // 10**9, "If-Modified-Since would hide the change"
+    update = {"version": index, "version_id": first, "term": answer.file.term, "modified_ns": answer.file.modified_ns}
     assert answer.file == before.model_copy(update=update)
     assert log.ask(GetFile(bucket=BUCKET, key="k", version=first)).file == answer.file
     assert log.ask(GetFile(bucket=BUCKET, key="k", version=second)).file is None
