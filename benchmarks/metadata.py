@@ -2,8 +2,8 @@
 
 `python -m benchmarks.metadata --files 1000000 [--folder DIR]` publishes that many files and prints one row per tenth, so that
 what grows with the number of files is seen; then lists at 10,000 files against lists at all of them, a restart, a copy while
-entries are applied, forgetting, versions that are kept (`metadata_versions`), and a whole member over all of it. Keys are random
-within a thousand folders, the worst case for the file table.
+entries are applied, forgetting, uploads by parts (`metadata_parts`), versions that are kept (`metadata_versions`), and a whole member
+over all of it. Keys are random within a thousand folders, the worst case for the file table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgpack
 
 from benchmarks.metadata_member import LOAD_FILES, measure_member
+from benchmarks.metadata_parts import measure_parts
 from benchmarks.metadata_versions import measure_versions
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
@@ -85,6 +86,7 @@ def measure(path: Path, file_count: int, small: MetadataStore) -> None:
     store = restart(store, path)
     copy_while_applying(store, path, chance)
     forget(store)
+    measure_parts(store)
     store.close()
     print(f"every row checked and summed: {seconds(lambda: verify(path)):.1f} s")
     measure_versions(path.with_name("versions.sqlite"), file_count)
