@@ -157,9 +157,10 @@ class DeleteOutcome(DeletedFile):
 
 
 class DeletedFiles(WireModel):
-    """In the order of the command."""
+    """In the order of the command. `incarnation`: of the bucket that they were in."""
 
     results: list[DeleteOutcome]
+    incarnation: int
 
 
 class DeleteFiles(Command[DeletedFiles]):

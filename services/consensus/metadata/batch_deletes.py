@@ -55,7 +55,8 @@ def delete_files(context: ApplyContext, command: DeleteFiles) -> DeletedFiles:
             continue
         has_promoted |= promotes
         outcomes |= _delete_key(context, bucket, before, files)
-    return DeletedFiles(results=[outcomes[position] for position in range(len(command.files))])
+    results = [outcomes[position] for position in range(len(command.files))]
+    return DeletedFiles(results=results, incarnation=bucket.incarnation)
 
 
 def _promotes(context: ApplyContext, before: PresentKey, files: dict[int, FileToDelete]) -> bool:

@@ -39,22 +39,28 @@ class BatchDeletes:
 
         Raises:
             BucketNotFoundError: there is no such bucket.
+            BucketRecreatedError: it was deleted and made again between two entries; what is in the new one stays.
             TrivetError: as `Metadata.propose`. None is definite once an entry has happened.
         """
         outcomes: dict[int, DeleteOutcome] = {}
         asked = list(enumerate(files))
         left = deque(asked[first : first + DELETE_FILES_MAX] for first in range(0, len(asked), DELETE_FILES_MAX))
-        log_index = 0
+        log_index, incarnation = 0, None
         with self._idempotency.running(key_of_entry(0)):
             for number in itertools.count():
                 entry = left.popleft()
-                command = DeleteFiles(bucket=bucket, files=[file for _, file in entry], stamp=self._clock.stamp())
+                command = DeleteFiles(
+                    bucket=bucket,
+                    incarnation=incarnation,
+                    files=[file for _, file in entry],
+                    stamp=self._clock.stamp(),
+                )
                 try:
                     outcome = await self._idempotency.propose(command, key_of_entry(number))
                 except TrivetError as error:
                     error.definite = error.definite and number == 0
                     raise
-                log_index = outcome.log_index
+                log_index, incarnation = outcome.log_index, outcome.result.incarnation
                 decided = list(zip(entry, outcome.result.results, strict=True))
                 outcomes |= {position: result for (position, _), result in decided if not _is_deferred(result)}
                 # Each key in an entry of its own, which decides it: sent together again, all but one would wait again.

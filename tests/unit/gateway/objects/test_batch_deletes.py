@@ -7,8 +7,9 @@ import pytest
 from services.gateway.objects.batch_deletes import DeletedBatch
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
+from shared.contracts.metadata import CreateBucket, DeleteBucket
 from shared.contracts.objects import DELETE_FILES_MAX, BucketSettings, DeleteFiles, FileToDelete
-from shared.errors import BucketNotFoundError, LeaderUnavailableError, OutcomeUnknownError
+from shared.errors import BucketNotFoundError, BucketRecreatedError, LeaderUnavailableError, OutcomeUnknownError
 from tests.unit.gateway.transfers.test_transfers import get, put
 
 pytestmark = pytest.mark.virtual_time
@@ -47,6 +48,26 @@ async def test_a_long_batch_is_several_entries_in_their_order(world) -> None:
     assert all(outcome.problem is None for _, outcome in deleted.files)
     assert deleted.files[-1][1].version == deleted.log_index == world.metadata.store.last_applied
     assert not (await world.services.listings.page("default", {})).rows.files
+
+
+async def test_a_bucket_made_again_in_mid_batch_keeps_its_files(world, monkeypatch) -> None:
+    """The files that were named were those of the bucket before."""
+    await world.metadata.propose(CreateBucket(bucket="photos", stamp=world.clock.stamp()))
+    proposed = world.metadata.propose
+
+    async def propose(command, **facts):
+        if isinstance(command, DeleteFiles) and command.files[0].key != ASKED[0].key:
+            monkeypatch.setattr(world.metadata, "propose", proposed)
+            await proposed(DeleteBucket(bucket="photos", stamp=world.clock.stamp()))
+            await proposed(CreateBucket(bucket="photos", stamp=world.clock.stamp()))
+            await put(world, b"new", name=FileName("photos", ASKED[-1].key))
+        return await proposed(command, **facts)
+
+    monkeypatch.setattr(world.metadata, "propose", propose)
+    with pytest.raises(BucketRecreatedError) as refusal:
+        await delete(world, bucket="photos")
+    assert not refusal.value.definite, "the first entry has happened"
+    assert bytes((await get(world, name=FileName("photos", ASKED[-1].key))).body) == b"new"
 
 
 async def test_what_ended_in_mid_batch_is_not_definite_and_goes_on_under_its_key(world) -> None:
