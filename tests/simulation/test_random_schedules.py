@@ -12,7 +12,7 @@ from tests.simulation.virtual_loop import run_simulation
 SEEDS = range(1000)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_thousand_random_lives_stay_linearizable_and_heal() -> None:
     """Crashes, power cuts, partitions, loss, duplication and forced elections never break an invariant."""
     total = Report()

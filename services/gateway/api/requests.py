@@ -27,7 +27,7 @@ from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
 from shared.web.http_edge import exchange_of
 
-MAX_JSON_BYTES: Final = 128 * KIB
+MAX_JSON_BYTES: Final = 256 * KIB
 """Two keys, user metadata and tags, as long as they may be and each character written as an escape."""
 
 _PROBLEMS_MAX: Final = 20
