@@ -2,8 +2,8 @@
 
 `python -m benchmarks.metadata --files 1000000 [--folder DIR]` publishes that many files and prints one row per tenth, so that
 what grows with the number of files is seen; then lists at 10,000 files against lists at all of them, a restart, a copy while
-entries are applied, forgetting, uploads by parts (`metadata_parts`), versions that are kept (`metadata_versions`), and a whole member
-over all of it. Keys are random within a thousand folders, the worst case for the file table.
+entries are applied, forgetting, uploads by parts (`metadata_parts`), versions that are kept (`metadata_versions`), and a whole
+member over all of it. Keys are random within a thousand folders, the worst case for the file table.
 """
 
 from __future__ import annotations
