@@ -86,9 +86,9 @@ def measure(path: Path, file_count: int, small: MetadataStore) -> None:
     store = restart(store, path)
     copy_while_applying(store, path, chance)
     forget(store)
-    measure_parts(store)
     store.close()
     print(f"every row checked and summed: {seconds(lambda: verify(path)):.1f} s")
+    measure_parts(path.with_name("parts.sqlite"))
     measure_versions(path.with_name("versions.sqlite"), file_count)
     measure_member(path, [_publish(number, chance) for number in range(LOAD_FILES)])
 

@@ -127,9 +127,16 @@ class _Parts:
             has_more, elapsed_ms = self.apply(name, command)["has_more"], 0
 
 
-def measure_parts(store: MetadataStore) -> None:
-    """Print a row for each kind of entry: how many, p50 and the longest."""
-    parts = _Parts(store)
+def measure_parts(path: Path) -> None:
+    """Print a row for each kind of entry, on a store that is made at `path`: how many, p50 and the longest."""
+    store = MetadataStore.open(path)
+    init = InitCluster(cluster_id="benchmark", admitted_nodes=["storage-1", "storage-2", "storage-3"], stamp=_STAMP)
+    store.apply_batch([CommittedEntry(1, 1, encode_proposal(Proposal(request_id="init", command=init)))])
+    _measure(_Parts(store))
+    store.close()
+
+
+def _measure(parts: _Parts) -> None:
     parts.apply("", AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=_STAMP))
     parts.apply("", RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=_STAMP))
     upload = parts.begin("large")
@@ -181,11 +188,7 @@ def _read(parts: _Parts, version: int) -> None:
 def main() -> None:
     """On an empty store."""
     with tempfile.TemporaryDirectory() as folder:
-        store = MetadataStore.open(Path(folder) / "metadata.sqlite")
-        init = InitCluster(cluster_id="benchmark", admitted_nodes=["storage-1", "storage-2", "storage-3"], stamp=_STAMP)
-        store.apply_batch([CommittedEntry(1, 1, encode_proposal(Proposal(request_id="init", command=init)))])
-        measure_parts(store)
-        store.close()
+        measure_parts(Path(folder) / "parts.sqlite")
 
 
 if __name__ == "__main__":
