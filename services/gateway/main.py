@@ -296,6 +296,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         operations.include_router(make(gateway))
     install_problems(operations, security_schemes=ADMIN_SCHEME)
     operations.add_middleware(NoCache)
+    operations.add_middleware(EarlyRefusal)
     app.add_middleware(NoCache)
     app.add_middleware(EarlyRefusal)
     return app
