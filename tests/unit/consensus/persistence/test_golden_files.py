@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.consensus.metadata.entries import FIRST_ENTRY_VERSION, KNOWN_ENTRY_VERSION
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
 from services.consensus.peering.disk_identities import DiskIdentities
@@ -55,9 +56,10 @@ def as_then(found: Any, expected: Any) -> Any:
     return found
 
 
-def test_there_is_a_first_format():
-    """Else all of this would pass with nothing."""
-    assert "format-1" in FORMATS
+def test_every_version_of_entries_has_a_format():
+    """The newest one as well: what is raised without golden files could change unseen before anybody has them."""
+    expected = {f"format-{version}" for version in range(FIRST_ENTRY_VERSION, KNOWN_ENTRY_VERSION + 1)}
+    assert set(FORMATS) == expected
 
 
 def test_entries_of_then_make_the_state_of_then(golden, tmp_path):
