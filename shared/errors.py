@@ -11,9 +11,15 @@
     │   ├── InvalidPartOrderError
     │   └── PartTooSmallError
     ├── UnauthenticatedError 401
-    │   └── SignatureRejectedError
+    │   ├── SignatureRejectedError
+    │   ├── CredentialInvalidError
+    │   └── LinkExpiredError
     ├── ForbiddenError 403
-    │   └── ForeignOriginError
+    │   ├── ForeignOriginError
+    │   ├── AccessDeniedError
+    │   ├── HeaderNotSignedError
+    │   ├── PlainCredentialError
+    │   └── QuotaExceededError
     ├── NotFoundError 404
     │   ├── BucketNotFoundError
     │   ├── FileNotFoundInBucketError
@@ -22,7 +28,9 @@
     │   ├── NodeNotFoundError
     │   ├── UploadNotFoundError
     │   ├── VersionGoneError
-    │   └── BackupNotFoundError
+    │   ├── BackupNotFoundError
+    │   ├── IdentityNotFoundError
+    │   └── KeyNotFoundError
     ├── MethodNotAllowedError 405
     ├── RequestTimeoutError 408
     ├── ConflictError 409
@@ -46,6 +54,13 @@
     │   ├── LastHolderError
     │   ├── VerifyInProgressError
     │   ├── RequestInProgressError
+    │   ├── AccessChangedError
+    │   ├── IdentityExistsError
+    │   ├── KeyExistsError
+    │   ├── TooManyKeysError
+    │   ├── KeySlotTakenError
+    │   ├── LastRootKeyError
+    │   ├── AccessNotInitialisedError
     │   └── ClusterMismatchError
     ├── CursorExpiredError 410
     ├── PreconditionFailedError 412
@@ -54,6 +69,7 @@
     ├── NotLeaderError 421
     ├── MisdirectedRequestError 421
     ├── IdempotencyKeyReusedError 422
+    ├── TooManyRequestsError 429
     ├── InternalError 500
     ├── UnavailableError 503
     │   ├── QuorumNotReachedError
@@ -189,6 +205,18 @@ class SignatureRejectedError(UnauthenticatedError):
     code = "signature_rejected"
 
 
+class CredentialInvalidError(UnauthenticatedError):
+    """The key does not exist, is disabled or has expired, or its secret or signature is another one."""
+
+    code = "credential_invalid"
+
+
+class LinkExpiredError(UnauthenticatedError):
+    """The link is not valid any more, or its time is not told."""
+
+    code = "link_expired"
+
+
 class ForbiddenError(TrivetError):
     """The credential does not allow this."""
 
@@ -200,6 +228,30 @@ class ForeignOriginError(ForbiddenError):
     """A page of another origin asked for a change through somebody's browser."""
 
     code = "foreign_origin"
+
+
+class AccessDeniedError(ForbiddenError):
+    """The principal may not do this. Facts: `action`, and `bucket` where the request named one."""
+
+    code = "access_denied"
+
+
+class HeaderNotSignedError(ForbiddenError):
+    """A header that changes what is stored or read is not among those that the link names. Fact: `header`."""
+
+    code = "header_not_signed"
+
+
+class PlainCredentialError(ForbiddenError):
+    """A secret came over a connection that others can read; use TLS."""
+
+    code = "plain_credential"
+
+
+class QuotaExceededError(ForbiddenError):
+    """The bucket or the identity would have more bytes or files than it may have. Facts: `limit`, `used`, `needed`, `of`."""
+
+    code = "quota_exceeded"
 
 
 class NotFoundError(TrivetError):
@@ -255,6 +307,18 @@ class BackupNotFoundError(NotFoundError):
     """No such backup is under way, or its lease ran out: what it copied may lack chunks by now. Fact: `backup_id`."""
 
     code = "backup_not_found"
+
+
+class IdentityNotFoundError(NotFoundError):
+    """There is no such identity. Fact: `identity`."""
+
+    code = "identity_not_found"
+
+
+class KeyNotFoundError(NotFoundError):
+    """There is no such access key. Fact: `key`."""
+
+    code = "key_not_found"
 
 
 class MethodNotAllowedError(TrivetError):
@@ -404,6 +468,49 @@ class RequestInProgressError(ConflictError):
     code = "request_in_progress"
 
 
+class AccessChangedError(ConflictError):
+    """What the principal may do changed after the gateway decided; it decides again and makes a new attempt."""
+
+    code = "access_changed"
+    is_transient = True
+
+
+class IdentityExistsError(ConflictError):
+    """There is an identity of that id."""
+
+    code = "identity_exists"
+
+
+class KeyExistsError(ConflictError):
+    """There is a key of that id, or there was."""
+
+    code = "key_exists"
+
+
+class TooManyKeysError(ConflictError):
+    """The identity has as many keys as it may have; delete one first."""
+
+    code = "too_many_keys"
+
+
+class KeySlotTakenError(ConflictError):
+    """Another key of the identity got this slot meanwhile; choose another."""
+
+    code = "key_slot_taken"
+
+
+class LastRootKeyError(ConflictError):
+    """This is the last key that may administer the cluster; make another first."""
+
+    code = "last_root_key"
+
+
+class AccessNotInitialisedError(ConflictError):
+    """The realm that secrets are sealed for has no name yet."""
+
+    code = "access_not_initialised"
+
+
 class ClusterMismatchError(ConflictError):
     """The caller, or its data folder, belongs to another cluster."""
 
@@ -457,6 +564,13 @@ class IdempotencyKeyReusedError(TrivetError):
 
     code = "idempotency_key_reused"
     status = 422
+
+
+class TooManyRequestsError(TrivetError):
+    """The identity's limit of requests or bytes per second is used up; `retry_after_s` says when there is room."""
+
+    code = "too_many_requests"
+    status = 429
 
 
 class InternalError(TrivetError):

@@ -13,6 +13,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.access import Requester
 from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.cluster import StorageNode
 from shared.contracts.reconcile import VerifyReport
@@ -65,6 +66,7 @@ class Metadata(Protocol):
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
+        requester: Requester | None = None,
         deadline_s: float | None = None,
     ) -> Proposed[ResultT]:
         """Have `command` ordered, once per `request_id`; raises the typed error of a rejection."""

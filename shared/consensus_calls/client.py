@@ -22,6 +22,7 @@ from shared.consensus_calls.batching import CallBatcher, CallKind, Refusal, Send
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.consensus_calls.majority_watch import MajorityWatch
 from shared.consensus_calls.peer_requester import PeerRequester
+from shared.contracts.access import Requester
 from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT, answer_to
 from shared.contracts.metadata import Answer, AnyCommand, Proposal, ProposalResult, ProposalResults
 from shared.contracts.read_results import decode_read_results
@@ -44,7 +45,7 @@ class ReadContext:
     """Where in the log a read was answered: the applied index, the leader's term and the node map's epoch there.
 
     `hlc` is the leader's hybrid timestamp then, not below any stamp in the log. `cluster_id` is the cluster's: what was learnt
-    from another one counts no more. None from a member of an earlier version.
+    from another one counts no more. None from a member of an earlier version. `access_index`: see `ReadResults`.
     """
 
     log_index: int
@@ -52,6 +53,7 @@ class ReadContext:
     epoch: int
     hlc: int
     cluster_id: str | None = None
+    access_index: int = 0
 
 
 class ConsensusClient:
@@ -108,6 +110,7 @@ class ConsensusClient:
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
+        requester: Requester | None = None,
         deadline_s: float | None = None,
     ) -> Proposed[ResultT]:
         """Have `command` committed on a majority and applied, once.
@@ -116,6 +119,7 @@ class ConsensusClient:
             request_id: makes it happen once across calls of this method too; a random one by default.
             retain_s: for how long the state machine keeps the result under that id.
             fingerprint: what is asked for, when the id comes from a client; see `Proposal`.
+            requester: whom it is made for; None for what the proposer does by itself.
             deadline_s: from now; the client's own by default.
 
         Raises:
@@ -130,6 +134,7 @@ class ConsensusClient:
             retain_s=retain_s,
             fingerprint=fingerprint,
             attempt_id=None if fingerprint is None else secrets.token_hex(16),
+            requester=requester,
             command=cast("AnyCommand", command),
         )
         body = proposal.model_dump_json().encode()
@@ -161,7 +166,7 @@ def _parse_proposals(content: bytes | bytearray) -> list[ProposalResult | Refusa
 
 def _parse_reads(content: bytes | bytearray) -> list[tuple[Answer, ReadContext] | Refusal]:
     batch = decode_read_results(content)
-    context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc, batch.cluster_id)
+    context = ReadContext(batch.log_index, batch.term, batch.epoch, batch.hlc, batch.cluster_id, batch.access_index)
     return [
         _refusal(result.problem or {}) if result.answer is None else (result.answer, context)
         for result in batch.results

@@ -16,6 +16,19 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from shared.contracts.access import (
+    AccessChanges,
+    CreateIdentity,
+    CreateKey,
+    DeleteIdentity,
+    DeleteKey,
+    InitAccess,
+    ListAccessChanges,
+    RecordKeyUse,
+    Requester,
+    UpdateIdentity,
+    UpdateKey,
+)
 from shared.contracts.backups import BackupsAnswer, BeginBackup, EndBackup, ListBackups, RenewBackup
 from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
@@ -370,6 +383,14 @@ AnyCommand = Annotated[
     | CopyPart
     | CompleteUpload
     | AbortUpload
+    | InitAccess
+    | CreateIdentity
+    | UpdateIdentity
+    | DeleteIdentity
+    | CreateKey
+    | UpdateKey
+    | DeleteKey
+    | RecordKeyUse
     | PassTime
     | AnnounceMember
     | RaiseEntryVersion,
@@ -385,12 +406,15 @@ class Proposal(WireModel):
             returned to an equal fingerprint only. Rejected: idempotency_key_reused.
         attempt_id: of one attempt of a client's request. A transient refusal is stored under it and not under
             `request_id`: this attempt never happens any more, and the next one may.
+        requester: whom the change is made for. Rejected: access_changed, when something about that principal changed after its
+            `access_index`. None in entries before version 4.
     """
 
     request_id: str = Field(min_length=1, max_length=128)
     retain_s: int = Field(default=600, ge=0, le=7 * 86400)
     fingerprint: str | None = Field(default=None, min_length=1, max_length=128)
     attempt_id: str | None = Field(default=None, min_length=1, max_length=128)
+    requester: Requester | None = None
     command: AnyCommand
 
 
@@ -529,7 +553,8 @@ Answer = Annotated[
     | ObjectCounts
     | PiecePage
     | UploadAnswer
-    | UploadPage,
+    | UploadPage
+    | AccessChanges,
     Field(discriminator="kind"),
 ]
 
@@ -621,7 +646,8 @@ AnyQuery = Annotated[
     | CountObjects
     | ListPieces
     | GetUpload
-    | ListUploads,
+    | ListUploads
+    | ListAccessChanges,
     Field(discriminator="kind"),
 ]
 
@@ -643,7 +669,8 @@ class ReadResults(WireModel):
     """In the order of the batch. `log_index` is the applied index that answered, `epoch` that of the node map there.
 
     `hlc` is a hybrid timestamp of the leader: not below any stamp in the log, nor below its own time. `cluster_id` is None
-    from a member of an earlier version, and before the cluster was made.
+    from a member of an earlier version, and before the cluster was made. `access_index`: the index of the newest change of
+    who may do what, in the state that answered; 0 before the first and from a member of an earlier version.
     """
 
     log_index: int
@@ -651,4 +678,5 @@ class ReadResults(WireModel):
     epoch: int
     hlc: int
     cluster_id: str | None = None
+    access_index: int = 0
     results: list[ReadResult]

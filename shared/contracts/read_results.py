@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.contracts.access import AccessChanges
 from shared.contracts.backups import BackupsAnswer
 from shared.contracts.metadata import (
     Answer,
@@ -37,12 +38,13 @@ _json: Final = msgspec.json.Encoder()
 
 def encode_read_results(batch: ReadResults) -> bytes:
     """The JSON of `batch`."""
-    head = b'{"log_index":%d,"term":%d,"epoch":%d,"hlc":%d,"cluster_id":%b,"results":[' % (
+    head = b'{"log_index":%d,"term":%d,"epoch":%d,"hlc":%d,"cluster_id":%b,"access_index":%d,"results":[' % (
         batch.log_index,
         batch.term,
         batch.epoch,
         batch.hlc,
         _json.encode(batch.cluster_id),
+        batch.access_index,
     )
     return b"".join((head, b",".join(map(_encode_result, batch.results)), b"]}"))
 
@@ -75,6 +77,7 @@ def decode_read_results(content: bytes | bytearray) -> ReadResults:
         epoch=envelope.epoch,
         hlc=envelope.hlc,
         cluster_id=envelope.cluster_id,
+        access_index=envelope.access_index,
         results=results,
     )
 
@@ -91,6 +94,7 @@ class _Envelope(msgspec.Struct):
     hlc: int
     results: list[_Result]
     cluster_id: str | None = None
+    access_index: int = 0
 
 
 class _Kind(msgspec.Struct):
@@ -144,4 +148,5 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "bucket_document": BucketDocumentAnswer.parse_answer,
     "versions": VersionPage.parse_answer,
     "object_counts": ObjectCounts.parse_answer,
+    "access_changes": AccessChanges.parse_answer,
 }

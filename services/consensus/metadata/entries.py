@@ -8,8 +8,9 @@ else goes on being written as before, so that members of two versions can work t
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
 `fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
 `attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
-removal, with version 3; `tags` of a publish and `version` of a deletion, with version 4. They are left out when there are none.
-What content got with version 4 is not written: the content that an entry brings is always a chunk list.
+removal, with version 3; `tags` of a publish, `version` of a deletion and `requester` of
+every proposal, with version 4. They are left out when there are none. What content got with version 4 is not written: the
+content that an entry brings is always a chunk list.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RUNS_VERSION: Final = 2
 GARBAGE_VERSION: Final = 3
 """From which on chunks are condemned, publishes checked against that, and drains proved (C-118)."""
 OBJECTS_VERSION: Final = 4
-"""From which on there are uploads by parts, versions that are kept, copies, tags and settings of buckets."""
+"""From which on there are uploads by parts, versions that are kept, copies, tags, settings of buckets, and identities."""
 NEWER_KINDS: Final[dict[str, int]] = {
     "record_run": RUNS_VERSION,
     "drain_node": GARBAGE_VERSION,
@@ -52,6 +53,14 @@ NEWER_KINDS: Final[dict[str, int]] = {
     "copy_part": OBJECTS_VERSION,
     "complete_upload": OBJECTS_VERSION,
     "abort_upload": OBJECTS_VERSION,
+    "init_access": OBJECTS_VERSION,
+    "create_identity": OBJECTS_VERSION,
+    "update_identity": OBJECTS_VERSION,
+    "delete_identity": OBJECTS_VERSION,
+    "create_key": OBJECTS_VERSION,
+    "update_key": OBJECTS_VERSION,
+    "delete_key": OBJECTS_VERSION,
+    "record_key_use": OBJECTS_VERSION,
 }
 """The version in which a kind of command came, for those that are not of the first version."""
 
@@ -99,6 +108,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
         del fields["fingerprint"]
     if proposal.attempt_id is None:
         del fields["attempt_id"]
+    if proposal.requester is None:
+        del fields["requester"]
     for name in _LATER_FIELDS.get(proposal.command.kind, ()):
         if fields["command"][name] is None:
             del fields["command"][name]
@@ -132,6 +143,8 @@ def entry_version_of(proposal: Proposal) -> int:
         versions.append(GARBAGE_VERSION)
     if proposal.attempt_id is not None:
         versions.append(ATTEMPT_VERSION)
+    if proposal.requester is not None:
+        versions.append(OBJECTS_VERSION)
     return max(versions)
 
 
@@ -145,9 +158,10 @@ def fit(proposal: Proposal, entry_version: int) -> Proposal:
     if entry_version < GARBAGE_VERSION and isinstance(command, RemoveNode) and command.is_forced:
         command = command.model_copy(update={"is_forced": None})
     attempt_id = None if entry_version < ATTEMPT_VERSION else proposal.attempt_id
-    if command is proposal.command and attempt_id == proposal.attempt_id:
+    requester = None if entry_version < OBJECTS_VERSION else proposal.requester
+    if command is proposal.command and (attempt_id, requester) == (proposal.attempt_id, proposal.requester):
         return proposal
-    return proposal.model_copy(update={"command": command, "attempt_id": attempt_id})
+    return proposal.model_copy(update={"command": command, "attempt_id": attempt_id, "requester": requester})
 
 
 def decode_proposal(payload: bytes) -> Proposal:

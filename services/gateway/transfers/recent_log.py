@@ -17,6 +17,7 @@ from typing import Final
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.ports import Metadata
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.access import Requester
 from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.metadata import (
     BucketAnswer,
@@ -72,11 +73,17 @@ class RecentLog:
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
+        requester: Requester | None = None,
         deadline_s: float | None = None,
     ) -> Proposed[ResultT]:
         """As `Metadata.propose`."""
         outcome = await self._metadata.propose(
-            command, request_id=request_id, retain_s=retain_s, fingerprint=fingerprint, deadline_s=deadline_s
+            command,
+            request_id=request_id,
+            retain_s=retain_s,
+            fingerprint=fingerprint,
+            requester=requester,
+            deadline_s=deadline_s,
         )
         if isinstance(command, CreateBucket) and isinstance(outcome.result, CreatedBucket):
             self._remember(command.bucket, outcome.result.incarnation)

@@ -18,6 +18,7 @@ from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, CommittedEn
 from services.consensus.metadata.store import MetadataStore
 from services.gateway.ports import HeldChunks, ReadChunk
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.access import Requester
 from shared.contracts.calls import Proposed
 from shared.contracts.cluster import NodeMap, NodeState, StorageNode
 from shared.contracts.metadata import (
@@ -194,6 +195,7 @@ class LocalMetadata:
         request_id: str | None = None,
         retain_s: int = DEFAULT_RETAIN_S,
         fingerprint: str | None = None,
+        requester: Requester | None = None,
         deadline_s: float | None = None,
     ) -> Proposed[Any]:
         self.proposed.append(command)

@@ -51,7 +51,9 @@ class Scripted:
             raise answer
         return answer
 
-    async def propose(self, command, *, request_id=None, retain_s=600, fingerprint=None, deadline_s=None):
+    async def propose(
+        self, command, *, request_id=None, retain_s=600, fingerprint=None, requester=None, deadline_s=None
+    ):
         return Proposed.of(type(command), 50, 1, self.answers.pop(0))
 
 
