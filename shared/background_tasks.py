@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class BackgroundTasks:
         return len(self._tasks)
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Run `work` in the background.
+        """Run `work` in the background, with no context variable set: it outlives whoever starts it.
 
         Raises:
             OverloadedError: `limit` coroutines are running; `work` was not started.
@@ -47,7 +48,8 @@ class BackgroundTasks:
             work.close()
             raise OverloadedError("Too much background work is under way.", limit=self._limit)
         # The one place where a task is made outside a TaskGroup: its lifetime is this object's.
-        task = asyncio.create_task(work, name=name)  # noqa: TID251
+        # An empty context, or work for everybody would go on in the name of the request that happened to start it.
+        task = asyncio.create_task(work, name=name, context=Context())  # noqa: TID251
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

@@ -28,7 +28,7 @@ def configure_logging(node_id: str, level: str, log_file: Path | None = None) ->
     numeric = logging.getLevelNamesMapping()[level.upper()]
     stream = sys.stderr if log_file is None else cast("TextIO", RotatingOutput(log_file))
     shared_processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _named(node_id),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -39,7 +39,6 @@ def configure_logging(node_id: str, level: str, log_file: Path | None = None) ->
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(node=node_id)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -54,6 +53,16 @@ def configure_logging(node_id: str, level: str, log_file: Path | None = None) ->
     root.handlers = [handler]
     root.setLevel(max(numeric, logging.WARNING))
     logging.getLogger("uvicorn.error").addFilter(shorten_broken_answer)
+
+
+def _named(node_id: str) -> structlog.typing.Processor:
+    """Puts the service's id into each line. Not by a context variable: work in the background has none."""
+
+    def name(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event.setdefault("node", node_id)
+        return event
+
+    return name
 
 
 class RotatingOutput(TextIOBase):

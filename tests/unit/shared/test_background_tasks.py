@@ -1,12 +1,13 @@
-"""Periodic work of a process wakes it up together."""
+"""Work in the background begins in an empty context; what is periodic in a process wakes it up together."""
 
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
-from shared.background_tasks import next_tick_s, sleep_to_tick
+from shared.background_tasks import BackgroundTasks, next_tick_s, sleep_to_tick
 from tests.simulation.virtual_loop import run_simulation
 
 
@@ -38,3 +39,15 @@ def test_what_began_at_different_times_goes_on_at_the_same() -> None:
         assert seen == [[1.0, 2.0, 3.0, 4.0, 5.0]] * 3
 
     run_simulation(1, life())
+
+
+async def test_work_in_the_background_begins_in_an_empty_context() -> None:
+    """It outlives the request that starts it, so nothing of that request may be left in it."""
+    variable: ContextVar[str] = ContextVar("variable", default="empty")
+    variable.set("of a request")
+
+    async def work() -> str:
+        return variable.get()
+
+    async with BackgroundTasks() as tasks:
+        assert await tasks.start("work", work()) == "empty"

@@ -36,6 +36,7 @@ def test_a_log_file_is_set_aside_before_it_is_too_long(tmp_path: Path) -> None:
     assert newest[-2:] == ["to standard output", "from the interpreter"]
     numbers = [json.loads(line)["number"] for line in older + newest[:-2]]
     assert numbers == list(range(numbers[0], 100))
+    assert {json.loads(line)["node"] for line in older + newest[:-2]} == {"storage-1"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["storage-1.log", "storage-1.log.1"]
     assert all(file.stat().st_size <= 4096 for file in tmp_path.iterdir())
     assert all(file.stat().st_mode & 0o077 == 0 for file in tmp_path.iterdir())

@@ -1,0 +1,47 @@
+"""Whoever a request is made by: an identity, a client without a credential, or Trivet itself. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared.contracts.access import ANONYMOUS, SYSTEM, Action, IdentityLimits, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """What policy decides by.
+
+    Attributes:
+        id: an identity's, `anonymous` or `system`.
+        is_root: may do everything, whatever its scopes say.
+        limits: see `IdentityLimits`.
+        key: by which it proved itself; None for `anonymous` and `system`.
+    """
+
+    id: str
+    name: str
+    is_root: bool = False
+    scopes: tuple[Scope, ...] = ()
+    limits: IdentityLimits = field(default_factory=IdentityLimits)
+    key: str | None = None
+
+
+NOBODY: Final = Principal(ANONYMOUS, ANONYMOUS)
+"""A client without a credential, who may do nothing."""
+
+READER: Final = Principal(ANONYMOUS, ANONYMOUS, scopes=(Scope(actions=[Action.READ, Action.LIST], bucket="*"),))
+"""A client without a credential where everybody may read."""
+
+WRITER: Final = Principal(
+    ANONYMOUS,
+    ANONYMOUS,
+    scopes=(Scope(actions=[Action.READ, Action.LIST, Action.WRITE, Action.DELETE], bucket="*"),),
+)
+"""A client without a credential where everybody may read and change files."""
+
+EVERYBODY: Final = Principal(ANONYMOUS, ANONYMOUS, is_root=True)
+"""Whoever asks a gateway that has no sealing key, and so knows no keys."""
+
+ITSELF: Final = Principal(SYSTEM, SYSTEM, is_root=True)
+"""Trivet itself."""
