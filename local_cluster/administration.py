@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -14,11 +15,10 @@ TIMEOUT_S: Final = 15.0
 
 
 class Administration:
-    """A client of one gateway's operations listener, with the admin token. Open it with `with`."""
+    """A client of one gateway's operations listener; `bearer` shows a key of an administrator. Open it with `with`."""
 
-    def __init__(self, operations_url: str, admin_token: str) -> None:
-        headers = {"authorization": f"Bearer {admin_token}"}
-        self._client = httpx.Client(base_url=operations_url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    def __init__(self, operations_url: str, bearer: Mapping[str, str]) -> None:
+        self._client = httpx.Client(base_url=operations_url, headers=bearer, timeout=TIMEOUT_S, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

@@ -32,6 +32,7 @@ from local_cluster.processes import Processes
 from local_cluster.readiness import why_not_ready
 from local_cluster.redis_server import find_redis_server
 from local_cluster.shape_file import load_shape, save_shape
+from shared.access_keys import bearer_of
 from shared.cluster_keys import ClusterKeys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
@@ -96,9 +97,14 @@ class Cluster:
         return self.url("gateway-1")
 
     @property
-    def admin_token(self) -> str:
-        """What cluster changes on the public port need."""
-        return self._prepare()[1].admin_token_file.read_text().strip()
+    def root_key(self) -> str:
+        """`TV….secret`: the access key that may do everything."""
+        return self._prepare()[1].root_key_file.read_text().strip()
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The header that shows the root key."""
+        return {"authorization": bearer_of(self.root_key)}
 
     @property
     def keys(self) -> ClusterKeys:
@@ -190,7 +196,7 @@ class Cluster:
 
     def administration(self) -> Administration:
         """Of this cluster, through its first gateway."""
-        return Administration(self.operations_url("gateway-1"), self.admin_token)
+        return Administration(self.operations_url("gateway-1"), self.bearer)
 
     async def add_node(self, *, timeout_s: float = READY_TIMEOUT_S) -> str:
         """One storage node more, with a Redis of its own, admitted and ready; its name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,8 +30,8 @@ class RoundTrip:
     receipt: dict[str, Any] | None
 
 
-def round_trip_first_file(gateway_url: str) -> RoundTrip:
-    """Store the first file unless it is there, then read it back and compare.
+def round_trip_first_file(gateway_url: str, bearer: Mapping[str, str]) -> RoundTrip:
+    """Store the first file unless it is there, then read it back and compare. `bearer` shows a key that may do both.
 
     Raises:
         LocalClusterError: it could not be stored or read within `TIMEOUT_S`, or what came back differs.
@@ -38,7 +39,7 @@ def round_trip_first_file(gateway_url: str) -> RoundTrip:
     url = f"{gateway_url}/v1/files/default/{FIRST_KEY}"
     deadline = time.monotonic() + TIMEOUT_S
     receipt = None
-    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+    with httpx.Client(headers=bearer, timeout=TIMEOUT_S, trust_env=False) as client:
         if _request(client, "HEAD", url, deadline).status_code == httpx.codes.NOT_FOUND:
             stored = _request(client, "PUT", url, deadline, FIRST_TEXT)
             receipt = _checked(stored).json()

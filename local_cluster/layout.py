@@ -30,8 +30,18 @@ class Layout:
 
     @property
     def secrets(self) -> Path:
-        """Cluster secret, admin token, Redis passwords."""
+        """Cluster secret, sealing key, root key, Redis passwords."""
         return self.root / "secrets"
+
+    @property
+    def root_key(self) -> Path:
+        """The access key of whoever runs this cluster."""
+        return self.secrets / "root-key"
+
+    @property
+    def curl_config(self) -> Path:
+        """What `curl -K` reads to make its requests with the root key."""
+        return self.root / "curl.conf"
 
     @property
     def shape_file(self) -> Path:

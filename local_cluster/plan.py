@@ -196,7 +196,7 @@ def make_plan(
         Kind.GATEWAY: {
             "TRIVET_CLOCK_URLS": clock_urls,
             "TRIVET_CONSENSUS_URLS": consensus_urls,
-            "TRIVET_ADMIN_TOKEN_FILE": str(secrets.admin_token_file),
+            "TRIVET_ADMIN_TOKEN_FILE": str(secrets.root_key_file),
         },
     }
     redis = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,6 +65,7 @@ def progress(first: str) -> Iterator[ProgressLine]:
 def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     """The cluster is ready: what was proved, where it answers, what to try."""
     gateway = cluster.gateway_url
+    curl = f"curl -K {shlex.quote(str(_from_here(cluster.layout.curl_config)))}"
     console.print(f"[bold green]Ready[/] after {seconds:.1f} s.\n")
     for sentence in describe(round_trip):
         console.print(escape(sentence))
@@ -70,13 +73,20 @@ def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("API", f"{gateway}/v1/files/default/...")
     grid.add_row("Swagger UI", f"{gateway}/docs")
+    grid.add_row("Your key", escape(str(_from_here(cluster.layout.root_key))))
     grid.add_row("Cluster", f"{gateway}/v1/cluster")
     grid.add_row("Operations", f"{cluster.operations_url('gateway-1')}/docs (health, metrics, cluster changes)")
-    grid.add_row("A file in", f"curl -T README.md {gateway}/v1/files/default/README.md")
-    grid.add_row("and out", f"curl {gateway}/v1/files/default/{FIRST_KEY}")
+    grid.add_row("A file in", escape(f"{curl} -T README.md {gateway}/v1/files/default/README.md"))
+    grid.add_row("and out", escape(f"{curl} {gateway}/v1/files/default/{FIRST_KEY}"))
     grid.add_row("Logs, data", escape(str(cluster.layout.root)))
     console.print(grid)
     console.print()
+
+
+def _from_here(path: Path) -> Path:
+    """As a person in the working directory would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def show_status(statuses: list[ProcessStatus]) -> None:

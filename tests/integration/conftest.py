@@ -66,13 +66,16 @@ def gateway_urls(cluster: Cluster, second: SecondGateway) -> tuple[str, str]:
 
 
 @pytest.fixture
-def gateway(gateway_urls: tuple[str, str]) -> Iterator[httpx.Client]:
-    """A client of the public API that asks two gateways in turn. Its timeout is above every deadline of theirs.
+def gateway(cluster: Cluster, gateway_urls: tuple[str, str]) -> Iterator[httpx.Client]:
+    """A client of the public API with the root key. It asks two gateways in turn; its timeout is above every deadline of theirs.
 
     So whatever a test does, what it wrote through one is read through the other.
     """
     transport = EitherGateway(gateway_urls)
-    with httpx.Client(base_url=EITHER_GATEWAY, transport=transport, timeout=30, trust_env=False) as client:
+    headers = cluster.bearer
+    with httpx.Client(
+        base_url=EITHER_GATEWAY, headers=headers, transport=transport, timeout=30, trust_env=False
+    ) as client:
         yield client
 
 

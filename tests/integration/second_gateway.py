@@ -48,6 +48,7 @@ class SecondGateway:
         program: Sequence[str] | None = None,
     ) -> None:
         spec = cluster.plan.get("gateway-1")
+        self.bearer = cluster.bearer
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)

@@ -48,7 +48,7 @@ def write_until(gateway: httpx.Client, state: str) -> list[str]:
 def test_writing_goes_on_when_every_time_server_is_gone(timed_cluster: tuple[Cluster, ExitStack]) -> None:
     """SYNCED, then HOLDOVER with an interval that still holds true time; not one write fails, and versions only grow."""
     cluster, servers = timed_cluster
-    with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as gateway:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as gateway:
         write_until(gateway, "SYNCED")
         servers.close()
         assert set(write_until(gateway, "HOLDOVER")) <= {"SYNCED", "HOLDOVER"}

@@ -112,7 +112,7 @@ def test_no_write_is_lost_or_misordered_while_every_wall_clock_is_minutes_off(
     skewed_cluster, has_servers = skewed
     cluster = skewed_cluster.cluster
     keys = [Key(f"client-{number}") for number in range(CLIENT_COUNT)]
-    with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as gateway:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as gateway:
         for jump_s in JUMPS_S:
             skewed_cluster.jump(jump_s)
             run_clients(cluster, keys, seed + jump_s)
@@ -144,17 +144,17 @@ async def published_offset_ns(cluster: Cluster) -> int:
 
 def run_clients(cluster: Cluster, keys: list[Key], seed: int) -> None:
     """Every client overwrites and reads its own key, side by side."""
-    threads = [threading.Thread(target=overwrite, args=(cluster.gateway_url, key, seed)) for key in keys]
+    threads = [threading.Thread(target=overwrite, args=(cluster, key, seed)) for key in keys]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def overwrite(url: str, key: Key, seed: int) -> None:
+def overwrite(cluster: Cluster, key: Key, seed: int) -> None:
     """Write `WRITES_PER_JUMP` versions; what was acknowledged must be what is read next."""
     chance = random.Random(f"{seed} {key.name}")
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as client:
         for _ in range(WRITES_PER_JUMP):
             receipt = put(client, key, chance.randbytes(chance.choice(SIZES_BYTES)))
             if receipt is None:

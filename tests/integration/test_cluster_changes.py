@@ -43,14 +43,14 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def http(own: Cluster) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=own.gateway_url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=own.gateway_url, headers=own.bearer, timeout=60, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture
 def operations(own: Cluster) -> Iterator[httpx.Client]:
-    headers = {"authorization": f"Bearer {own.admin_token}"}
-    with httpx.Client(base_url=own.operations_url("gateway-1"), headers=headers, timeout=60, trust_env=False) as client:
+    url = own.operations_url("gateway-1")
+    with httpx.Client(base_url=url, headers=own.bearer, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -92,7 +92,7 @@ class Load:
     """Puts and reads all the while; every answer must be a success."""
 
     def __init__(self, http: httpx.Client, seed: int) -> None:
-        self._url = str(http.base_url)
+        self._http = http
         self._chance = random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -108,7 +108,9 @@ class Load:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as client:
+        with httpx.Client(
+            base_url=self._http.base_url, headers=self._http.headers, timeout=60, trust_env=False
+        ) as client:
             while not self._stop.wait(0.05):
                 path = f"/v1/files/default/load-{len(self.files)}"
                 body = self._chance.randbytes(self._chance.choice(SIZES[:3]))

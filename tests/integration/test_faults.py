@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -31,6 +31,7 @@ class Load:
     """
 
     urls: Sequence[str]
+    bearer: Mapping[str, str]
     bucket: str
     seed: int
     stored: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> (digest, etag)
@@ -53,7 +54,8 @@ class Load:
 
     def _work(self, number: int) -> None:
         chance = random.Random(self.seed + number)
-        with httpx.Client(base_url=self.urls[number % len(self.urls)], timeout=30, trust_env=False) as client:
+        url = self.urls[number % len(self.urls)]
+        with httpx.Client(base_url=url, headers=self.bearer, timeout=30, trust_env=False) as client:
             count = 0
             while not self._stop.is_set():
                 key = f"client-{number}/{count}"
@@ -103,7 +105,7 @@ def leader(gateway: httpx.Client) -> str:
 @pytest.mark.parametrize("victim", ["storage-2", "redis-2", "clock-1"])
 def test_no_request_fails_while_a_node_is_killed(cluster, gateway, gateway_urls, bucket, seed, victim) -> None:
     """kill -9 under load, a hundred requests without the victim, its return, a hundred more: not one failure."""
-    with Load(gateway_urls, bucket, seed) as load:
+    with Load(gateway_urls, cluster.bearer, bucket, seed) as load:
         for act in (lambda: None, lambda: cluster.kill(victim), lambda: asyncio.run(cluster.start())):
             act()
             goal = len(load.successes_at) + 100
@@ -117,7 +119,7 @@ def test_reads_and_writes_go_on_with_a_storage_node_a_follower_and_the_clock_dow
 ) -> None:
     """All three at once (P4): the leader is spared, so nobody even waits."""
     follower = next(name for name in ("consensus-1", "consensus-2", "consensus-3") if name != leader(gateway))
-    with Load(gateway_urls, bucket, seed) as load:
+    with Load(gateway_urls, cluster.bearer, bucket, seed) as load:
         for victim in ("storage-1", follower, "clock-1"):
             cluster.kill(victim)
         block_until(lambda: len(load.successes_at) >= 100, "a hundred requests", 60)
@@ -130,7 +132,7 @@ def test_a_killed_leader_costs_at_most_five_seconds_and_honest_refusals(
 ) -> None:
     """Requests wait, or fail with 503 and Retry-After; then a new leader answers and nothing acknowledged is lost."""
     first = leader(gateway)
-    with Load(gateway_urls, bucket, seed) as load:
+    with Load(gateway_urls, cluster.bearer, bucket, seed) as load:
         block_until(lambda: len(load.successes_at) >= 30, "load before the kill", 30)
         cluster.kill(first)
         killed_at = time.monotonic()
@@ -151,7 +153,7 @@ def test_everything_killed_at_once_comes_back_with_every_acknowledged_file(
     cluster, gateway, gateway_urls, bucket, seed
 ) -> None:
     """kill -9 of all processes under load, then a start: bytes and ETags are equal."""
-    load = Load(gateway_urls, bucket, seed)
+    load = Load(gateway_urls, cluster.bearer, bucket, seed)
     with load:
         block_until(lambda: len(load.successes_at) >= 60, "load before the kill", 60)
         cluster.kill_all()

@@ -72,17 +72,17 @@ def test_a_page_of_the_gateway_reads_and_changes_files(browser, cluster, gateway
         own = f"http://{host}:{port}"
         file = f"{own}/v1/files/{bucket}/{host}"
         browser.open(f"{own}/docs")
-        assert browser.run(FETCH, file, {"method": "PUT", "body": "from our page"}) == 201
-        assert browser.run(FETCH, file) == 200
+        assert browser.run(FETCH, file, {"method": "PUT", "body": "from our page", "headers": cluster.bearer}) == 201
+        assert browser.run(FETCH, file, {"headers": cluster.bearer}) == 200
         assert gateway.get(f"/v1/files/{bucket}/{host}").text == "from our page"
-        assert browser.run(FETCH, file, {"method": "DELETE"}) == 204
+        assert browser.run(FETCH, file, {"method": "DELETE", "headers": cluster.bearer}) == 204
 
 
 @pytest.mark.parametrize("host", [ATTACKER, "localhost", "127.0.0.1"])
 def test_a_foreign_page_reads_and_changes_nothing(
     browser, cluster, gateway, bucket, foreign_port, tmp_path, host
 ) -> None:
-    """Another site, another name of this machine, another port of the same name."""
+    """Another site, another name of this machine, another port of the same name; the key itself does not help it."""
     assert gateway.put(f"/v1/files/{bucket}/kept", content=b"kept").status_code == 201
     chosen = tmp_path / "planted"
     chosen.write_bytes(b"planted")
@@ -93,6 +93,8 @@ def test_a_foreign_page_reads_and_changes_nothing(
         {"method": "DELETE"},
         {"method": "GET"},
         {"method": "GET", "mode": "no-cors"},
+        {"method": "DELETE", "headers": cluster.bearer},
+        {"method": "GET", "headers": cluster.bearer},
     ):
         assert browser.run(FETCH, f"{files}/kept", asked) == BLOCKED, asked
     refusal = send_form(browser, files, chosen)
@@ -113,8 +115,8 @@ def test_a_page_of_an_origin_that_the_operator_named_may(browser, cluster, bucke
     with SecondGateway(cluster, tmp_path / "log", {"TRIVET_CORS_ORIGINS": named}) as second:
         file = f"{second.url}/v1/files/{bucket}/shared"
         browser.open(f"{named}/")
-        assert browser.run(FETCH, file, {"method": "PUT", "body": "by leave"}) == 201
-        assert browser.run(FETCH, file) == 200
+        assert browser.run(FETCH, file, {"method": "PUT", "body": "by leave", "headers": cluster.bearer}) == 201
+        assert browser.run(FETCH, file, {"headers": cluster.bearer}) == 200
         browser.open(f"http://localhost:{foreign_port}/")
-        assert browser.run(FETCH, file, {"method": "DELETE"}) == BLOCKED
-        assert browser.run(FETCH, file) == BLOCKED
+        assert browser.run(FETCH, file, {"method": "DELETE", "headers": cluster.bearer}) == BLOCKED
+        assert browser.run(FETCH, file, {"headers": cluster.bearer}) == BLOCKED

@@ -136,7 +136,7 @@ def test_no_two_processes_share_a_port() -> None:
 def test_a_node_id_is_a_name_and_no_part_of_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
     """`storage-4?lost=true` must not remove storage-4 as lost."""
     asked = []
-    with Administration("http://127.0.0.1:1", "token") as administration:
+    with Administration("http://127.0.0.1:1", {}) as administration:
         monkeypatch.setattr(administration, "_call", lambda _, path: asked.append(path))
         administration.remove("storage-4?lost=true", is_lost=False)
         administration.cancel_drain("../storage-4")

@@ -109,7 +109,7 @@ def test_every_block_of_the_page_runs(cluster: Cluster, environment: dict[str, s
     try:
         shell.run("make up")
         old_secret = secret_file.read_text()
-        with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as gateway:
+        with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as gateway:
             for path, body in files.items():
                 gateway.put(path, content=body).raise_for_status()
             before = incarnations(gateway)

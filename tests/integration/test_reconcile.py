@@ -68,7 +68,9 @@ class Bench:
         asyncio.run(self.cluster.start())
         print(f"cluster in {self.cluster.layout.root}, gateway {self.cluster.gateway_url}")
         self.http.close()
-        self.http = httpx.Client(base_url=self.cluster.gateway_url, timeout=60, trust_env=False)
+        self.http = httpx.Client(
+            base_url=self.cluster.gateway_url, headers=self.cluster.bearer, timeout=60, trust_env=False
+        )
         block_until(
             lambda: all(self.report(node) is not None for node in self.nodes), "every node has listed", DEADLINE_S
         )

@@ -58,7 +58,7 @@ def test_a_wiped_node_counts_for_nothing_that_is_remembered_of_it(own: Cluster, 
     draw = random.Random(seed)
     bodies = {f"/v1/files/default/file-{number}": draw.randbytes(300 * KIB) for number in range(60)}
     digests = {path: blake3(body).hexdigest() for path, body in bodies.items()}
-    with httpx.Client(base_url=own.gateway_url, timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=own.gateway_url, headers=own.bearer, timeout=60, trust_env=False) as http:
         for path, body in bodies.items():
             assert http.put(path, content=body).status_code == 201
         for path in bodies:

@@ -13,10 +13,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def gateways(gateway_urls):
+def gateways(cluster, gateway_urls):
     with (
-        httpx.Client(base_url=gateway_urls[0], timeout=30, trust_env=False) as changing,
-        httpx.Client(base_url=gateway_urls[1], timeout=30, trust_env=False) as remembering,
+        httpx.Client(base_url=gateway_urls[0], headers=cluster.bearer, timeout=30, trust_env=False) as changing,
+        httpx.Client(base_url=gateway_urls[1], headers=cluster.bearer, timeout=30, trust_env=False) as remembering,
     ):
         yield changing, remembering
 

@@ -43,7 +43,7 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def http(own: Cluster) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=own.gateway_url, timeout=120, trust_env=False) as client:
+    with httpx.Client(base_url=own.gateway_url, headers=own.bearer, timeout=120, trust_env=False) as client:
         yield client
 
 

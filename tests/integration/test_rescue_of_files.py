@@ -52,8 +52,8 @@ def is_not_misled_by_the_old_cluster(kept: SecondGateway, new: Cluster) -> None:
     """A gateway that ran on, with what it remembers of the lost cluster: its first upload is in the bucket of the new one."""
     kept.wait_until_ready()
     with (
-        httpx.Client(base_url=kept.url, timeout=30, trust_env=False) as old_gateway,
-        httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway,
+        httpx.Client(base_url=kept.url, headers=kept.bearer, timeout=30, trust_env=False) as old_gateway,
+        httpx.Client(base_url=new.gateway_url, headers=new.bearer, timeout=30, trust_env=False) as gateway,
     ):
         gateway.delete("/v1/files/photos/x")
         gateway.delete("/v1/buckets/photos")
@@ -72,10 +72,10 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
     try:
         asyncio.run(old.start())
         kept = stack.enter_context(SecondGateway(old, tmp_path / "gateway-2.log"))
-        with httpx.Client(base_url=kept.url, timeout=30, trust_env=False) as gateway:
+        with httpx.Client(base_url=kept.url, headers=kept.bearer, timeout=30, trust_env=False) as gateway:
             assert gateway.put("/v1/buckets/photos").status_code == 201
             assert gateway.put("/v1/files/photos/x", content=b"old").status_code == 201
-        with httpx.Client(base_url=old.gateway_url, timeout=30, trust_env=False) as gateway:
+        with httpx.Client(base_url=old.gateway_url, headers=old.bearer, timeout=30, trust_env=False) as gateway:
             versions = [gateway.put(path, content=body).json()["version"] for path, body in files.items()]
         for spec in old.plan.of_kind(Kind.CONSENSUS):
             old.kill(spec.name)
@@ -102,7 +102,7 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
     try:
         asyncio.run(new.start())
         is_not_misled_by_the_old_cluster(kept, new)
-        with httpx.Client(base_url=new.gateway_url, timeout=30, trust_env=False) as gateway:
+        with httpx.Client(base_url=new.gateway_url, headers=new.bearer, timeout=30, trust_env=False) as gateway:
             for (path, body), version in zip(files.items(), versions, strict=True):
                 answer = gateway.get(path)
                 assert answer.status_code == 200, answer.text

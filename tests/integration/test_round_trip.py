@@ -12,7 +12,9 @@ import httpx
 import pytest
 from blake3 import blake3
 
+from local_cluster.cluster import Cluster
 from shared.units import KIB, MIB
+from tests.credentials import bearer_line
 
 pytestmark = pytest.mark.cluster
 
@@ -125,7 +127,7 @@ def test_an_upload_that_breaks_off_changes_nothing(gateway, cluster, bucket, see
     version = gateway.put(f"/v1/files/{bucket}/old", content=old).json()["version"]
     body = random_bytes(seed + 1, 4 * MIB)
     for key in ("old", "new"):
-        _break_off(httpx.URL(cluster.gateway_url), f"/v1/files/{bucket}/{key}", body, percent, is_chunked=is_chunked)
+        _break_off(cluster, f"/v1/files/{bucket}/{key}", body, percent, is_chunked=is_chunked)
     # A write after the broken ones is ordered after anything that they could still have published by mistake.
     assert gateway.put(f"/v1/files/{bucket}/after", content=b"x").status_code == 201
     kept = gateway.get(f"/v1/files/{bucket}/old")
@@ -136,12 +138,15 @@ def test_an_upload_that_breaks_off_changes_nothing(gateway, cluster, bucket, see
     assert [entry["key"] for entry in listed] == ["after", "old"]
 
 
-def _break_off(address: httpx.URL, path: str, body: bytes, percent: int, *, is_chunked: bool) -> None:
+def _break_off(cluster: Cluster, path: str, body: bytes, percent: int, *, is_chunked: bool) -> None:
     """Send a part of a PUT, wait until the gateway has taken it, and hang up."""
     framing = "transfer-encoding: chunked" if is_chunked else f"content-length: {len(body)}"
     part = body[: len(body) * percent // 100]
+    address = httpx.URL(cluster.gateway_url)
     with socket.create_connection((address.host, address.port), timeout=10) as connection:
-        connection.sendall(f"PUT {path} HTTP/1.1\r\nhost: test\r\n{framing}\r\n\r\n".encode())
+        connection.sendall(
+            f"PUT {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{bearer_line(cluster)}{framing}\r\n\r\n".encode()
+        )
         if is_chunked:
             for start in range(0, len(part), 64 * KIB):
                 piece = part[start : start + 64 * KIB]
@@ -170,8 +175,8 @@ def test_a_wrong_name_is_a_400_and_stores_nothing(cluster, gateway, bucket, path
     """Sent raw, because clients tidy paths up before they send them."""
     address = httpx.URL(cluster.gateway_url)
     with socket.create_connection((address.host, address.port), timeout=10) as connection:
-        head = f"PUT {path.format(bucket=bucket)} HTTP/1.1\r\nhost: {address.host}\r\nconnection: close\r\n"
-        connection.sendall(f"{head}content-length: 1\r\n\r\nx".encode())
+        fields = f"host: {address.host}\r\n{bearer_line(cluster)}connection: close\r\ncontent-length: 1"
+        connection.sendall(f"PUT {path.format(bucket=bucket)} HTTP/1.1\r\n{fields}\r\n\r\nx".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.split(b" ", 2)[1] == b"400", answer
     assert b"application/problem+json" in answer

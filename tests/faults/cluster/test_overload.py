@@ -64,7 +64,7 @@ async def test_o5_many_large_uploads_stay_within_the_budget(make_trial, seed) ->
     peak: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+        connector=aiohttp.TCPConnector(limit=0), headers=trial.cluster.bearer, timeout=aiohttp.ClientTimeout(total=120)
     ) as session:
 
         async def upload(number: int) -> int:
@@ -166,7 +166,9 @@ async def test_o6_a_log_that_cannot_keep_up_is_bounded_and_the_rest_is_refused(m
                 others[status] += 1
 
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=60)
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        headers=trial.cluster.bearer,
+        timeout=aiohttp.ClientTimeout(total=60),
     ) as session:
         with ExitStack() as stack:
             for name in slow:
@@ -200,7 +202,9 @@ async def test_small_writes_beside_three_hung_nodes_end_within_their_deadline(ma
         trial = make_trial(Steady)
         draw = random.Random(seed)
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+            connector=aiohttp.TCPConnector(limit=0),
+            headers=trial.cluster.bearer,
+            timeout=aiohttp.ClientTimeout(total=120),
         ) as session:
 
             async def write(number: int) -> tuple[int, str, float]:
@@ -288,7 +292,7 @@ async def test_p12_a_gateway_with_little_memory_takes_a_file_that_is_larger(make
             yield made
 
     url = f"{trial.cluster.url(GATEWAYS[0])}/v1/files/default/p12-{seed}"
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=900)) as session:
+    async with aiohttp.ClientSession(headers=trial.cluster.bearer, timeout=aiohttp.ClientTimeout(total=900)) as session:
         with confined("memory", {"memory.limit_in_bytes": str(256 * MIB)}, pid):
             async with session.put(url, data=pieces()) as answer:
                 assert answer.status == 201, await answer.text()

@@ -137,7 +137,9 @@ async def test_p6_a_storage_node_that_dies_during_an_upload_does_not_fail_it(
             yield body[cut:]
 
         url = f"{trial.cluster.gateway_url}/v1/files/default/p6-{seed}-{share}-{number}"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        async with aiohttp.ClientSession(
+            headers=trial.cluster.bearer, timeout=aiohttp.ClientTimeout(total=60)
+        ) as session:
             async with session.put(url, data=stream()) as answer:
                 assert answer.status == 201, (victim, await answer.text())
             async with session.get(url) as answer:
@@ -277,7 +279,7 @@ async def test_p15_a_drained_gateway_finishes_what_it_began(make_trial, seed) ->
             yield body[place : place + 256 * KIB]
             await asyncio.sleep(0.1)
 
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(headers=trial.cluster.bearer, timeout=aiohttp.ClientTimeout(total=60)) as session:
 
         async def upload(key: str, body: bytes) -> int:
             async with session.put(f"{trial.cluster.url(victim)}/v1/files/default/{key}", data=stream(body)) as answer:

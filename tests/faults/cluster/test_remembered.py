@@ -58,7 +58,8 @@ async def test_a_bucket_that_is_made_again_is_not_taken_for_the_old_one(make_tri
     trial = make_trial()
     path = f"/v1/buckets/again-{seed}"
     first, second = (trial.cluster.url(gateway) for gateway in GATEWAYS)
-    async with httpx.AsyncClient(timeout=30, trust_env=False) as client:  # noqa: TID251 - as a client's own
+    bearer = trial.cluster.bearer
+    async with httpx.AsyncClient(headers=bearer, timeout=30, trust_env=False) as client:  # noqa: TID251 - as a client's own
         for number in range(10):
             file = f"/v1/files/again-{seed}/file-{number}"
             assert (await client.put(f"{second}{path}")).status_code == 201

@@ -12,6 +12,7 @@ from typing import Self
 import httpx
 from blake3 import blake3
 
+from local_cluster.cluster import Cluster
 from shared.units import KIB, MIB
 
 SIZES_BYTES = (20, 10 * KIB, 300 * KIB, MIB - 1, 2 * MIB)
@@ -46,9 +47,9 @@ class FileLoad:
     """
 
     def __init__(
-        self, url: str, bucket: str, seed: int, *, clients: int = 3, sizes_bytes: Sequence[int] = SIZES_BYTES
+        self, cluster: Cluster, bucket: str, seed: int, *, clients: int = 3, sizes_bytes: Sequence[int] = SIZES_BYTES
     ) -> None:
-        self.url = url
+        self._cluster = cluster
         self.bucket = bucket
         self._seed = seed
         self._clients = clients
@@ -95,10 +96,14 @@ class FileLoad:
         assert any(state.acknowledged != _ABSENT for state in self.files.values()), (
             "nothing was stored, so nothing tested"
         )
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with self._client() as client:
             for key, state in self.files.items():
                 found = self._get(client, key)
                 assert found in {state.acknowledged, *state.in_doubt}, f"{key} is {found} and should be {state}"
+
+    def _client(self) -> httpx.Client:
+        cluster = self._cluster
+        return httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False)
 
     def _get(self, client: httpx.Client, key: str) -> str:
         answer = client.get(f"/v1/files/{self.bucket}/{key}")
@@ -109,7 +114,7 @@ class FileLoad:
 
     def _work(self, number: int) -> None:
         draw = random.Random(f"{self._seed}-{self._rounds}-{number}")
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with self._client() as client:
             while not self._stop.is_set():
                 key = f"client-{number}/{draw.randrange(_KEYS_PER_CLIENT)}-{self._rounds}"
                 # What was asked for and not answered may still happen, so such a key is only read from then on.

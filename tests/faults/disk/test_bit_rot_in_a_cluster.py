@@ -48,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def gateway(cluster: Cluster) -> Iterator[httpx.Client]:
     asyncio.run(cluster.start(timeout_s=120))
-    with httpx.Client(base_url=cluster.gateway_url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -40,7 +40,7 @@ def test_what_a_lying_disk_loses_is_found_and_restored(mounts, tmp_path, seed, r
     cluster = Cluster(tmp_path, free_port_offset(_SHAPE), overrides, _SHAPE)
     mounts.before_removal(cluster.kill_all)
     asyncio.run(cluster.start(timeout_s=120))
-    load = FileLoad(cluster.gateway_url, "default", seed, sizes_bytes=_SIZES_BYTES)
+    load = FileLoad(cluster, "default", seed, sizes_bytes=_SIZES_BYTES)
     for number in range(repetitions(1, 10)):
         lost = _lie_and_lose_power(cluster, disk, load, tmp_path / f"trace-{number}")
         asyncio.run(cluster.start(timeout_s=120))

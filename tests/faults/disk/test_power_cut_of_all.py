@@ -22,7 +22,7 @@ def test_a_cluster_that_loses_power_has_everything_that_it_acknowledged(mounts, 
     mounts.before_removal(cluster.kill_all)
     asyncio.run(cluster.start(timeout_s=120))
     draw = random.Random(seed)
-    load = FileLoad(cluster.gateway_url, "default", seed)
+    load = FileLoad(cluster, "default", seed)
     cuts = repetitions(1, 30)
     for _ in range(cuts):
         with load:

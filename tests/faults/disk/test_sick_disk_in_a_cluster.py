@@ -68,8 +68,9 @@ def load(ward, seed) -> Iterator[FileLoad]:
     """Clients of a healthy cluster; what they were promised is checked when the node is well again."""
     ward.heal()
     bucket = f"ward-{seed}"
-    assert httpx.put(f"{ward.cluster.gateway_url}/v1/buckets/{bucket}", timeout=30).status_code == 201
-    made = FileLoad(ward.cluster.gateway_url, bucket, seed, sizes_bytes=_SIZES_BYTES)
+    url = f"{ward.cluster.gateway_url}/v1/buckets/{bucket}"
+    assert httpx.put(url, headers=ward.cluster.bearer, timeout=30).status_code == 201
+    made = FileLoad(ward.cluster, bucket, seed, sizes_bytes=_SIZES_BYTES)
     with made:
         made.wait_for_more(60)
     yield made

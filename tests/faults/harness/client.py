@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +61,27 @@ class Reply:
 class Client:
     """Calls gateways by name."""
 
-    def __init__(self, urls: dict[str, str], bucket: str, is_disturbed: Callable[[str, float, float], bool]) -> None:
+    def __init__(
+        self,
+        urls: dict[str, str],
+        bearer: Mapping[str, str],
+        bucket: str,
+        is_disturbed: Callable[[str, float, float], bool],
+    ) -> None:
         self.gateways = list(urls)
         self.bucket = bucket
         self.answers: list[Answer] = []
         self._urls = urls
+        self._bearer = bearer
         self._is_disturbed = is_disturbed
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Make the pool of connections."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=GIVE_UP_S)
+            connector=aiohttp.TCPConnector(limit=0),
+            headers=self._bearer,
+            timeout=aiohttp.ClientTimeout(total=GIVE_UP_S),
         )
 
     async def close(self) -> None:

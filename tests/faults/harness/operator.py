@@ -33,7 +33,7 @@ class Operator:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._headers = {"Authorization": f"Bearer {cluster.admin_token}"}
+        self._headers = cluster.bearer
 
     async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """A call on an operations listener, tried again while no gateway serves it."""

@@ -75,7 +75,7 @@ class Trial:
         self.seed = seed
         self.canary = Canary()
         urls = {name: cluster.url(name) for name in GATEWAYS}
-        self.client = Client(urls, f"trial-{time.monotonic_ns():x}", self._is_disturbed)
+        self.client = Client(urls, cluster.bearer, f"trial-{time.monotonic_ns():x}", self._is_disturbed)
         self.peers = PeerClient(cluster.keys)
         makers = workloads or (Registers, ConditionalWrites, Sets, Appends, Versions)
         self.workloads: list[Workload] = [make(self.client, seed) for make in makers]
@@ -236,6 +236,7 @@ class Trial:
                 answer = await asyncio.to_thread(
                     httpx.put,
                     f"{self.cluster.gateway_url}/v1/buckets/{self.client.bucket}",
+                    headers=self.cluster.bearer,
                     timeout=10,
                     trust_env=False,
                 )

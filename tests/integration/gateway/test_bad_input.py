@@ -21,7 +21,9 @@ import psutil
 import pytest
 from blake3 import blake3
 
+from local_cluster.cluster import Cluster
 from shared.units import KIB, MIB
+from tests.credentials import bearer_line
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -109,7 +111,7 @@ def test_b1_names_that_try_to_leave_stay_or_are_refused(cluster, gateway, gatewa
     urls = itertools.cycle(gateway_urls)
     for number, name in enumerate(names):
         body = f"hostile {number}".encode()
-        fields = f"host: 127.0.0.1\r\nconnection: close\r\ncontent-length: {len(body)}"
+        fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}connection: close\r\ncontent-length: {len(body)}"
         head = f"PUT /v1/files/{bucket}/{name} HTTP/1.1\r\n{fields}\r\n\r\n"
         answer = send_raw(next(urls), head.encode("latin-1") + body)
         assert status(answer) in {200, 201, 400}, (name, answer)
@@ -196,14 +198,13 @@ BROKEN_BYTES = MIB + 100 * KIB
 REPEATS = 100
 
 
-def _broken_upload(url: str, path: str, body: bytes, announced_bytes: int) -> bytes:
+def _broken_upload(cluster: Cluster, url: str, path: str, body: bytes, announced_bytes: int) -> bytes:
     """Send `body` whatever was announced; a client that has nothing more to say hangs up on its side."""
     address = httpx.URL(url)
     received = bytearray()
     with socket.create_connection((address.host, address.port), timeout=60) as connection:
-        connection.sendall(
-            f"PUT {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {announced_bytes}\r\n\r\n".encode()
-        )
+        fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: {announced_bytes}"
+        connection.sendall(f"PUT {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         connection.sendall(body)
         if len(body) < announced_bytes:
             connection.shutdown(socket.SHUT_WR)
@@ -213,14 +214,14 @@ def _broken_upload(url: str, path: str, body: bytes, announced_bytes: int) -> by
 
 
 @pytest.mark.parametrize("percent", [1, 50, 99])
-def test_b6_an_upload_that_breaks_off_leaves_nothing(gateway, gateway_urls, bucket, seed, percent) -> None:
+def test_b6_an_upload_that_breaks_off_leaves_nothing(cluster, gateway, gateway_urls, bucket, seed, percent) -> None:
     """100 of them: every body shorter than announced, at this part of it; absent, each one."""
     body = random.Random(seed).randbytes(BROKEN_BYTES)
     sent_bytes = BROKEN_BYTES * percent // 100
 
     def attempt(number: int) -> bytes:
         url = gateway_urls[number % 2]
-        return _broken_upload(url, f"/v1/files/{bucket}/k{number}", body[:sent_bytes], BROKEN_BYTES)
+        return _broken_upload(cluster, url, f"/v1/files/{bucket}/k{number}", body[:sent_bytes], BROKEN_BYTES)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(attempt, range(REPEATS)))
@@ -229,12 +230,15 @@ def test_b6_an_upload_that_breaks_off_leaves_nothing(gateway, gateway_urls, buck
     assert [row["key"] for row in gateway.get(f"/v1/files/{bucket}").json()["files"]] == ["after"]
 
 
-def test_b6_what_a_body_has_more_than_announced_is_no_part_of_the_file(gateway, gateway_urls, bucket, seed) -> None:
+def test_b6_what_a_body_has_more_than_announced_is_no_part_of_the_file(
+    cluster, gateway, gateway_urls, bucket, seed
+) -> None:
     """100 of them: the file is what was announced, and the rest is refused as the request that it is not."""
     body = random.Random(seed).randbytes(2000)
 
     def attempt(number: int) -> bytes:
-        return _broken_upload(gateway_urls[number % 2], f"/v1/files/{bucket}/k{number}", body, 1000)
+        url = gateway_urls[number % 2]
+        return _broken_upload(cluster, url, f"/v1/files/{bucket}/k{number}", body, 1000)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(attempt, range(REPEATS)))
@@ -271,7 +275,8 @@ def test_b12_a_compressed_body_is_stored_as_it_is(cluster, bucket, gateway) -> N
     packed = gzip.compress(bytes(256 * MIB), 9)
     url = f"{cluster.gateway_url}/v1/files/{bucket}/bomb"
     with cheap_for(cluster):
-        stored = httpx.put(url, content=packed, headers={"content-encoding": "gzip"}, trust_env=False, timeout=30)
+        headers = cluster.bearer | {"content-encoding": "gzip"}
+        stored = httpx.put(url, content=packed, headers=headers, trust_env=False, timeout=30)
     assert (stored.status_code, stored.json()["size_bytes"]) == (201, len(packed))
     assert gateway.get(f"/v1/files/{bucket}/bomb").content == packed
 
@@ -286,8 +291,8 @@ def test_b12_a_compressed_body_is_stored_as_it_is(cluster, bucket, gateway) -> N
     ids=["100,000 deep", "300 kB", "100 MB"],
 )
 def test_b12_json_is_bounded_in_depth_and_size(cluster, body, expected) -> None:
-    """Behind the admin token even, and still cheap."""
-    head = f"POST /v1/cluster/nodes HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {cluster.admin_token}\r\n"
+    """From an administrator even, and still cheap."""
+    head = f"POST /v1/cluster/nodes HTTP/1.1\r\nhost: 127.0.0.1\r\n{bearer_line(cluster)}"
     with cheap_for(cluster):
         answer = send_raw(
             cluster.operations_url("gateway-1"),
@@ -300,7 +305,8 @@ def test_b12_a_form_of_ten_thousand_parts_is_413(cluster, bucket, gateway) -> No
     """What stands around the file is bounded, and so are its parts."""
     part = b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n\r\n'
     body = part * 10_000 + b'--b\r\nContent-Disposition: form-data; name="file"; filename="k"\r\n\r\nx\r\n--b--\r\n'
-    head = f"POST /v1/files/{bucket} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-type: multipart/form-data; boundary=b\r\n"
+    head = f"POST /v1/files/{bucket} HTTP/1.1\r\n{fields}"
     with cheap_for(cluster):
         answer = send_raw(
             cluster.gateway_url, f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
@@ -314,7 +320,6 @@ def test_b12_ten_thousand_ranges_are_416(cluster, bucket, gateway) -> None:
     gateway.put(f"/v1/files/{bucket}/k", content=b"x" * 100)
     value = "bytes=" + ",".join(["0-"] * 10_000)
     with cheap_for(cluster):
-        answer = httpx.get(
-            f"{cluster.gateway_url}/v1/files/{bucket}/k", headers={"range": value}, trust_env=False, timeout=30
-        )
+        headers = cluster.bearer | {"range": value}
+        answer = httpx.get(f"{cluster.gateway_url}/v1/files/{bucket}/k", headers=headers, trust_env=False, timeout=30)
     assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */100")

@@ -36,7 +36,7 @@ def test_readiness_says_full_when_every_write_would_be_507(small, seed) -> None:
     """200 all the same, because reads and deletions go on; and `used_bytes` is what the nodes measured."""
     chance = random.Random(seed)
     ready_url = f"{small.operations_url('gateway-1')}/readyz"
-    with httpx.Client(base_url=small.gateway_url, timeout=30, trust_env=False) as gateway:
+    with httpx.Client(base_url=small.gateway_url, headers=small.bearer, timeout=30, trust_env=False) as gateway:
         assert "degraded" not in httpx.get(ready_url, trust_env=False, timeout=30).json()
         written, status = 0, 201
         while status == 201:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from shared.units import MIB
+from tests.credentials import bearer_line
 from tests.integration.second_gateway import SecondGateway
 from tests.waiting import block_until
 
@@ -60,12 +61,12 @@ def test_a_retry_after_the_gateway_died_yields_one_version(cluster, gateway, buc
     """Killed once the version is visible, before the client has read an answer: the retry returns that version."""
     body = random.Random(seed).randbytes(MIB)
     url = f"/v1/files/{bucket}/k"
-    head = f"PUT {url} HTTP/1.1\r\nhost: 127.0.0.1\r\nidempotency-key: order-17\r\ncontent-length: {len(body)}\r\n\r\n"
+    fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}idempotency-key: order-17\r\ncontent-length: {len(body)}"
     with (
         SecondGateway(cluster, tmp_path / "mortal.log") as mortal,
         socket.create_connection(mortal.address, timeout=10) as connection,
     ):
-        connection.sendall(head.encode() + body)
+        connection.sendall(f"PUT {url} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body)
         block_until(lambda: gateway.head(url).status_code == 200, "the version is visible", 30)
         mortal.kill()
     version = gateway.head(url).headers["x-trivet-version"]
@@ -75,14 +76,14 @@ def test_a_retry_after_the_gateway_died_yields_one_version(cluster, gateway, buc
     assert gateway.head(url).headers["x-trivet-version"] == version
 
 
-def test_concurrent_duplicates_yield_one_version(gateway, gateway_urls, bucket, seed) -> None:
+def test_concurrent_duplicates_yield_one_version(cluster, gateway, gateway_urls, bucket, seed) -> None:
     """At two gateways at once: everybody hears the same receipt, or 409 with Retry-After from the busy one."""
     body = random.Random(seed).randbytes(4 * MIB)
     url = f"/v1/files/{bucket}/k"
     barrier = threading.Barrier(6)
 
     def put(base: str) -> httpx.Response:
-        with httpx.Client(timeout=30, trust_env=False) as client:
+        with httpx.Client(headers=cluster.bearer, timeout=30, trust_env=False) as client:
             barrier.wait(30)
             return client.put(f"{base}{url}", content=body, headers=KEY)
 

@@ -106,7 +106,7 @@ def test_a_gateway_that_dies_at_any_step_leaves_one_change_or_none(cluster, tmp_
     program = ["-m", "tests.integration.gateway.mortal_gateway", step]
     with (
         SecondGateway(cluster, tmp_path / "mortal.log", {"TRIVET_NODE_ID": "gateway-9"}, program) as mortal,
-        httpx.Client(base_url=mortal.url, timeout=30, trust_env=False) as client,
+        httpx.Client(base_url=mortal.url, headers=cluster.bearer, timeout=30, trust_env=False) as client,
         pytest.raises(httpx.TransportError),
     ):
         scene.send(client, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from tests.credentials import bearer_line
 from tests.integration.gateway.test_bad_input import send_raw, status
 
 pytestmark = pytest.mark.cluster
@@ -85,9 +86,8 @@ def test_head_answers_wherever_get_does(gateway) -> None:
 )
 def test_a_path_is_taken_as_it_is_written(cluster, gateway, target, expected) -> None:
     """What a proxy sees is what is served; only names are decoded, once."""
-    answer = send_raw(
-        cluster.gateway_url, f"GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n".encode()
-    )
+    fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}connection: close"
+    answer = send_raw(cluster.gateway_url, f"GET {target} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
     assert status(answer) == expected, answer
     if expected >= 400:
         assert b"application/problem+json" in answer
@@ -95,13 +95,12 @@ def test_a_path_is_taken_as_it_is_written(cluster, gateway, target, expected) ->
 
 def test_admin_calls_cannot_be_reached_by_another_spelling(cluster, gateway) -> None:
     """A proxy that guards the documented path guards it."""
-    authorization = f"authorization: Bearer {cluster.admin_token}"
     for target in (
         "/v1/%63luster/nodes/storage-98",
         "/v1/cluster%2Fnodes/storage-98",
         "/v1/cluster/nodes%2Fstorage-98",
     ):
-        request = f"DELETE {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{authorization}\r\nconnection: close\r\n\r\n"
+        request = f"DELETE {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{bearer_line(cluster)}connection: close\r\n\r\n"
         answer = send_raw(cluster.operations_url("gateway-1"), request.encode())
         assert status(answer) == 404, answer
         assert b'"not_found"' in answer
@@ -110,6 +109,7 @@ def test_admin_calls_cannot_be_reached_by_another_spelling(cluster, gateway) -> 
 def test_a_question_mark_that_ends_a_key_stores_nothing(cluster, gateway, bucket) -> None:
     """`really?` would be stored as `really`; every method of a file refuses an empty query."""
     for method in ("PUT", "GET", "HEAD", "DELETE"):
-        head = f"{method} /v1/files/{bucket}/really? HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+        fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}connection: close"
+        head = f"{method} /v1/files/{bucket}/really? HTTP/1.1\r\n{fields}\r\n\r\n"
         assert status(send_raw(cluster.gateway_url, head.encode())) == 400, method
     assert gateway.get(f"/v1/files/{bucket}").json()["files"] == []

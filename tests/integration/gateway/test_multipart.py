@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from shared.units import KIB, MIB
+from tests.credentials import bearer_line
 from tests.integration.second_gateway import SecondGateway
 from tests.waiting import block_until
 
@@ -109,11 +110,12 @@ def test_a_gateway_killed_between_parts_and_in_the_middle_of_one(gateway, cluste
     """The others go on with what was acknowledged; the part that was under way is sent again."""
     body = random.Random(seed).randbytes(2 * PART)
     with SecondGateway(cluster, tmp_path / "gateway-3.log") as third:
-        with httpx.Client(base_url=third.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=third.url, headers=cluster.bearer, timeout=30, trust_env=False) as client:
             upload = begin(client, bucket)
             first = put_part(client, upload, 1, body[:PART])
         with socket.create_connection(third.address, timeout=30) as connection:
-            head = f"PUT /v1/uploads/{upload}/parts/2 HTTP/1.1\r\nHost: {third.address[0]}:{third.address[1]}\r\n"
+            fields = f"Host: {third.address[0]}:{third.address[1]}\r\n{bearer_line(cluster)}"
+            head = f"PUT /v1/uploads/{upload}/parts/2 HTTP/1.1\r\n{fields}"
             connection.sendall(head.encode() + f"Content-Length: {PART}\r\n\r\n".encode() + body[PART : PART + 2 * MIB])
             third.kill()
     shown = gateway.get(f"/v1/uploads/{upload}").json()
@@ -164,7 +166,7 @@ def test_a_large_body_is_a_file_like_any_other(gateway, cluster, bucket, tmp_pat
     body = random.Random(seed).randbytes(2049 * 4 * KIB + 5)
     with (
         SecondGateway(cluster, tmp_path / "gateway-3.log", {"TRIVET_CHUNK_SIZE_BYTES": "4096"}) as third,
-        httpx.Client(base_url=third.url, timeout=120, trust_env=False) as client,
+        httpx.Client(base_url=third.url, headers=cluster.bearer, timeout=120, trust_env=False) as client,
     ):
         begin(client, bucket)  # entries of parts may be proposed
         stored = client.put(f"/v1/files/{bucket}/{KEY}", content=body)
@@ -187,7 +189,7 @@ def test_a_crash_at_every_step_of_an_upload(victim, cluster, gateway, bucket, se
     assert gateway.put(f"/v1/files/{bucket}/source", content=body).status_code == 201
     for at in STEPS:
         with SecondGateway(cluster, tmp_path / f"{at}.log") as third:
-            run = Run((third.url, cluster.gateway_url), bucket, f"film-{STEPS.index(at)}", body)
+            run = Run((third.url, cluster.gateway_url), cluster.bearer, bucket, f"film-{STEPS.index(at)}", body)
             for step in STEPS:
                 crash = partial(kill, cluster, victim, third) if step == at else None
                 run.take(step, crash)
@@ -201,7 +203,9 @@ def test_a_crash_at_every_step_of_an_upload(victim, cluster, gateway, bucket, se
 def test_a_crash_beside_an_abort(victim, cluster, gateway, bucket, seed, tmp_path) -> None:
     """Repeated under its key it is answered as the first time; nothing is left of the upload."""
     with SecondGateway(cluster, tmp_path / "gateway-3.log") as third:
-        run = Run((third.url, cluster.gateway_url), bucket, "never", random.Random(seed).randbytes(PART))
+        run = Run(
+            (third.url, cluster.gateway_url), cluster.bearer, bucket, "never", random.Random(seed).randbytes(PART)
+        )
         run.take("begin", None)
         run.take("part 1", None)
         run.take("abort", partial(kill, cluster, victim, third))
@@ -215,16 +219,18 @@ def kill(cluster: Cluster, victim: str, third: SecondGateway) -> None:
         third.kill()
         return
     if victim == "leader":
-        victim = httpx.get(f"{cluster.gateway_url}/v1/cluster", timeout=30, trust_env=False).json()["leader"]
+        url = f"{cluster.gateway_url}/v1/cluster"
+        victim = httpx.get(url, headers=cluster.bearer, timeout=30, trust_env=False).json()["leader"]
     cluster.kill(victim)
 
 
 class Run:
     """An upload through gateways that may go away: each call is repeated until one of them has answered it for good."""
 
-    def __init__(self, urls: tuple[str, ...], bucket: str, key: str, body: bytes) -> None:
+    def __init__(self, urls: tuple[str, ...], bearer: dict[str, str], bucket: str, key: str, body: bytes) -> None:
         self.key = key
         self._urls = urls
+        self._bearer = bearer
         self._bucket = bucket
         self._body = body
         self._path = ""
@@ -261,13 +267,14 @@ class Run:
                 body = self._body[(number - 1) * PART : number * PART]
                 self._parts.append(self.call("PUT", f"{self._path}/parts/{number}", content=body).json())
 
-    def call(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **request: Any) -> httpx.Response:
         """Until it is answered for good, by whichever gateway."""
+        request |= {"headers": self._bearer | (headers or {}), "timeout": 30, "trust_env": False}
 
         def answered() -> httpx.Response | None:
             for url in self._urls:
                 try:
-                    answer = httpx.request(method, url + path, timeout=30, trust_env=False, **request)
+                    answer = httpx.request(method, url + path, **request)
                 except httpx.TransportError:
                     continue
                 is_repeated = answer.status_code == 409 and answer.json()["code"] == "request_in_progress"

@@ -21,6 +21,7 @@ from services.gateway.ports import FileChunk
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.units import MIB
+from tests.credentials import bearer_line
 
 pytestmark = pytest.mark.cluster
 
@@ -45,8 +46,8 @@ def collect(answer: httpx.Response, received: bytearray) -> None:
 def test_a_refused_upload_is_answered_whole_and_the_connection_ends(cluster, bucket) -> None:
     """A client that goes on sending gets its answer, not a reset, and its gigabytes are not read."""
     with connect(cluster) as connection:
-        head = f'PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {1 << 31}\r\nif-match: "no"\r\n\r\n'
-        connection.sendall(head.encode() + bytes(2 * MIB))
+        fields = f'host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: {1 << 31}\r\nif-match: "no"'
+        connection.sendall(f"PUT /v1/files/{bucket}/k HTTP/1.1\r\n{fields}\r\n\r\n".encode() + bytes(2 * MIB))
         answer = read_to_end(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 412 ")
@@ -57,8 +58,8 @@ def test_a_refused_upload_is_answered_whole_and_the_connection_ends(cluster, buc
 def test_a_refused_upload_that_waits_for_100_is_never_told_to_send(cluster, bucket) -> None:
     """`Expect: 100-continue` is answered with the refusal itself."""
     with connect(cluster) as connection:
-        head = f"PUT /v1/files/{bucket}/../k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\nexpect: 100-continue\r\n\r\n"
-        connection.sendall(head.encode())
+        fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: 99\r\nexpect: 100-continue"
+        connection.sendall(f"PUT /v1/files/{bucket}/../k HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         answer = read_to_end(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"100 Continue" not in answer
@@ -67,8 +68,10 @@ def test_a_refused_upload_that_waits_for_100_is_never_told_to_send(cluster, buck
 def test_an_accepted_upload_that_waits_for_100_is_told_to_send(cluster, bucket, gateway) -> None:
     """And then stored."""
     with connect(cluster) as connection:
-        head = f"PUT /v1/files/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\nexpect: 100-continue\r\n"
-        connection.sendall(f"{head}connection: close\r\n\r\n".encode())
+        fields = (
+            f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: 5\r\nexpect: 100-continue\r\nconnection: close"
+        )
+        connection.sendall(f"PUT /v1/files/{bucket}/k HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"hello")
         assert read_to_end(connection).startswith(b"HTTP/1.1 201 ")
@@ -86,7 +89,8 @@ async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket
             await client.request(peer, "DELETE", f"/v1/chunks/{lost}", timeout_s=10)
     received, log = bytearray(), cluster.layout.log_file("gateway-1")
     logged_bytes = log.stat().st_size
-    with httpx.stream("GET", f"{cluster.gateway_url}/v1/files/{bucket}/k", trust_env=False) as answer:
+    url = f"{cluster.gateway_url}/v1/files/{bucket}/k"
+    with httpx.stream("GET", url, headers=cluster.bearer, trust_env=False) as answer:
         assert answer.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             collect(answer, received)
@@ -168,13 +172,12 @@ def test_a_body_that_differs_from_its_digest_is_not_stored(bucket, gateway) -> N
     assert gateway.get(url).content == b"old"
 
 
-def test_cluster_changes_need_the_admin_token(cluster) -> None:
-    """401 without it; with it a node is admitted and, as it never dialled in, removed."""
-    token = cluster.admin_token
+def test_cluster_changes_need_the_key_of_an_administrator(cluster) -> None:
+    """401 without one; with it a node is admitted and, as it never dialled in, removed."""
     with httpx.Client(base_url=cluster.operations_url("gateway-1"), trust_env=False, timeout=30) as operations:
         assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 401
         assert operations.delete("/v1/cluster/nodes/storage-1").status_code == 401
-        headers = {"authorization": f"Bearer {token}"}
+        headers = cluster.bearer
         assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 201
         assert operations.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 200
         assert operations.post("/v1/cluster/nodes", json={"ID": 9}, headers=headers).status_code == 400
@@ -186,10 +189,9 @@ def test_cluster_changes_need_the_admin_token(cluster) -> None:
 
 
 def test_cluster_changes_are_not_on_the_public_port(cluster, gateway) -> None:
-    """With the right token even: there is nothing at that path."""
-    headers = {"authorization": f"Bearer {cluster.admin_token}"}
-    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}, headers=headers).status_code == 404
-    assert gateway.delete("/v1/cluster/nodes/storage-1", headers=headers).status_code == 404
+    """With the right key even: there is nothing at that path."""
+    assert gateway.post("/v1/cluster/nodes", json={"id": "storage-9"}).status_code == 404
+    assert gateway.delete("/v1/cluster/nodes/storage-1").status_code == 404
     assert {node["id"] for node in gateway.get("/v1/cluster").json()["nodes"]} >= {
         "storage-1",
         "storage-2",
@@ -213,21 +215,19 @@ ADMINISTRATION = [
 
 
 @pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
-def test_administration_needs_the_admin_token_and_its_own_port(cluster, gateway, method: str, path: str) -> None:
-    """401 without the token, before anything is read of the request; nothing of it is on the public port."""
+def test_administration_needs_a_key_and_its_own_port(cluster, gateway, method: str, path: str) -> None:
+    """401 without one, before anything is read of the request; nothing of it is on the public port."""
     operations = cluster.operations_url("gateway-1")
     for headers in ({}, {"authorization": "Bearer wrong-token-of-sixteen"}):
         refused = httpx.request(method, operations + path, headers=headers, trust_env=False, timeout=30)
         assert (refused.status_code, refused.json()["definite"]) == (401, True)
-    headers = {"authorization": f"Bearer {cluster.admin_token}"}
-    assert gateway.request(method, path, headers=headers).status_code == 404
+    assert gateway.request(method, path).status_code == 404
 
 
 def test_a_change_that_the_cluster_must_not_make_is_refused_and_nothing_is_half_done(cluster) -> None:
     """Draining below the number of replicas, an unknown node, a node that is not lost, a drain that is none."""
-    headers = {"authorization": f"Bearer {cluster.admin_token}"}
     url = cluster.operations_url("gateway-1")
-    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as operations:
+    with httpx.Client(base_url=url, headers=cluster.bearer, trust_env=False, timeout=30) as operations:
 
         def states() -> dict[str, str]:
             return {node["id"]: node["state"] for node in operations.get("/v1/cluster").json()["nodes"]}
@@ -253,9 +253,8 @@ def test_a_change_that_the_cluster_must_not_make_is_refused_and_nothing_is_half_
 
 def test_a_backup_is_begun_listed_renewed_and_ended(cluster) -> None:
     """Over the operations port; a second end is 404, and a lease that no one may have is 400."""
-    headers = {"authorization": f"Bearer {cluster.admin_token}"}
     url = cluster.operations_url("gateway-1")
-    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as operations:
+    with httpx.Client(base_url=url, headers=cluster.bearer, trust_env=False, timeout=30) as operations:
         begun = operations.post("/v1/backups", json={"owner": "a test", "lease_s": 600})
         assert begun.status_code == 201
         backup = begun.json()

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from local_cluster.cluster import Cluster
 from shared.units import MIB
+from tests.credentials import bearer_line
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -39,6 +41,11 @@ def _drain(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
+def _address(cluster: Cluster) -> tuple[str, int]:
+    url = httpx.URL(cluster.gateway_url)
+    return url.host, url.port or 80
+
+
 def _half_heads(address: tuple[str, int], outcome: Outcome) -> None:
     """500 connections that never finish their head, each sending another byte now and then."""
     began: dict[socket.socket, float] = {}
@@ -62,29 +69,30 @@ def _half_heads(address: tuple[str, int], outcome: Outcome) -> None:
             connection.close()
 
 
-def _trickle(address: tuple[str, int], path: str, outcome: Outcome) -> None:
+def _trickle(cluster: Cluster, path: str, outcome: Outcome) -> None:
     """A body at one byte a second."""
     began = time.monotonic()
-    with socket.create_connection(address, timeout=DEADLINE_S) as connection:
-        connection.sendall(f"PUT {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000\r\n\r\n".encode())
+    with socket.create_connection(_address(cluster), timeout=DEADLINE_S) as connection:
+        fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: 1000000"
+        connection.sendall(f"PUT {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         while not select.select([connection], [], [], 1.0)[0] and time.monotonic() - began < DEADLINE_S:
             connection.sendall(b"x")
         outcome.trickled = time.monotonic() - began, _drain(connection)
 
 
-def _read_nothing(address: tuple[str, int], path: str, outcome: Outcome) -> None:
+def _read_nothing(cluster: Cluster, path: str, outcome: Outcome) -> None:
     """Ask for a large file and never take it: closed is when the other side is seen to be gone."""
     began = time.monotonic()
-    with socket.create_connection(address, timeout=DEADLINE_S) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+    with socket.create_connection(_address(cluster), timeout=DEADLINE_S) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{bearer_line(cluster)}\r\n".encode())
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
         assert poll.poll(DEADLINE_S * 1000), "never closed"
         outcome.unread_closed_s = time.monotonic() - began
 
 
-def _ordinary(url: str, bucket: str, outcome: Outcome, stop: threading.Event) -> None:
-    with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
+def _ordinary(cluster: Cluster, bucket: str, outcome: Outcome, stop: threading.Event) -> None:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=10, trust_env=False) as client:
         while not stop.is_set():
             try:
                 outcome.ordinary.append(client.put(f"/v1/files/{bucket}/ordinary", content=b"x").status_code)
@@ -97,19 +105,17 @@ def _ordinary(url: str, bucket: str, outcome: Outcome, stop: threading.Event) ->
 @pytest.fixture(scope="module")
 def outcome(shared_cluster) -> Outcome:
     """All attacks against one gateway, once."""
-    url = httpx.URL(shared_cluster.gateway_url)
-    address = (url.host, url.port or 80)
-    bucket = "slow-clients"
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    bucket, url = "slow-clients", shared_cluster.gateway_url
+    with httpx.Client(base_url=url, headers=shared_cluster.bearer, timeout=30, trust_env=False) as client:
         assert client.put(f"/v1/buckets/{bucket}").status_code in {200, 201}
         assert client.put(f"/v1/files/{bucket}/large", content=bytes(64 * MIB)).is_success
     found, stop = Outcome(), threading.Event()
     attacks = [
-        threading.Thread(target=_half_heads, args=(address, found)),
-        threading.Thread(target=_trickle, args=(address, f"/v1/files/{bucket}/trickled", found)),
-        threading.Thread(target=_read_nothing, args=(address, f"/v1/files/{bucket}/large", found)),
+        threading.Thread(target=_half_heads, args=(_address(shared_cluster), found)),
+        threading.Thread(target=_trickle, args=(shared_cluster, f"/v1/files/{bucket}/trickled", found)),
+        threading.Thread(target=_read_nothing, args=(shared_cluster, f"/v1/files/{bucket}/large", found)),
     ]
-    ordinary = threading.Thread(target=_ordinary, args=(str(url), bucket, found, stop))
+    ordinary = threading.Thread(target=_ordinary, args=(shared_cluster, bucket, found, stop))
     for thread in (*attacks, ordinary):
         thread.start()
     for thread in attacks:

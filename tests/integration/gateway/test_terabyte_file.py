@@ -33,7 +33,7 @@ def test_a_file_of_a_terabyte_is_read_by_ranges(cluster, gateway, bucket, seed) 
         for chunk in order:
             yield chunks[chunk]
 
-    with httpx.Client(base_url=cluster.gateway_url, timeout=300, trust_env=False) as client:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=300, trust_env=False) as client:
         stored = client.put(f"/v1/files/{bucket}/gigabyte", content=body())
         assert stored.status_code == 201, stored.text
         used_before = used_bytes(client)

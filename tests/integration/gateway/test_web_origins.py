@@ -5,7 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from local_cluster.cluster import Cluster
 from services.gateway.main import build_app
+from tests.credentials import bearer_line
 from tests.integration.gateway.test_bad_input import send_raw, status
 from tests.unit.gateway.conftest import make_settings
 
@@ -14,9 +16,9 @@ pytestmark = pytest.mark.cluster
 APP = "https://app.example.org"
 
 
-def send(url: str, method: str, path: str, *fields: str, body: str = "") -> bytes:
-    head = [f"{method} {path} HTTP/1.1", *fields, f"content-length: {len(body)}", "connection: close"]
-    return send_raw(url, "\r\n".join([*head, "", body]).encode())
+def send(cluster: Cluster, method: str, path: str, *fields: str, body: str = "") -> bytes:
+    head = [f"{method} {path} HTTP/1.1", *fields, f"{bearer_line(cluster)}content-length: {len(body)}"]
+    return send_raw(cluster.gateway_url, "\r\n".join([*head, "connection: close", "", body]).encode())
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_a_foreign_host_is_421_for_every_method_and_changes_nothing(cluster, gat
         ("GET", "/openapi.json"),
         ("OPTIONS", "/v1/buckets"),
     ]:
-        answer = send(cluster.gateway_url, method, path, foreign)
+        answer = send(cluster, method, path, foreign)
         assert status(answer) == 421, (method, path)
         assert b'"code":"misdirected_request"' in answer
         assert b'"definite":true' in answer
@@ -46,13 +48,13 @@ def test_a_foreign_host_is_421_for_every_method_and_changes_nothing(cluster, gat
 def test_probes_may_name_anybody(cluster) -> None:
     """They send the pod's address, and learn one word."""
     for path in ("/healthz", "/readyz"):
-        assert status(send(cluster.gateway_url, "GET", path, "host: 10.9.8.7:8080")) == 200
+        assert status(send(cluster, "GET", path, "host: 10.9.8.7:8080")) == 200
 
 
 def test_loopback_names_are_ours_by_default(cluster) -> None:
     """With whatever port a forward or a proxy has."""
     for host in ("localhost", "localhost:1234", "127.0.0.1:1", "[::1]:8080"):
-        assert status(send(cluster.gateway_url, "GET", "/v1/time", f"host: {host}")) == 200
+        assert status(send(cluster, "GET", "/v1/time", f"host: {host}")) == 200
 
 
 def test_a_form_of_a_foreign_page_stores_nothing(cluster, gateway, bucket) -> None:
@@ -60,18 +62,18 @@ def test_a_form_of_a_foreign_page_stores_nothing(cluster, gateway, bucket) -> No
     body = '--b\r\nContent-Disposition: form-data; name="file"; filename="k"\r\n\r\nx\r\n--b--\r\n'
     form = ("host: 127.0.0.1:8080", "content-type: multipart/form-data; boundary=b")
     for mark in ("origin: https://attacker.example", "origin: null", "sec-fetch-site: cross-site"):
-        answer = send(cluster.gateway_url, "POST", f"/v1/files/{bucket}", *form, mark, body=body)
+        answer = send(cluster, "POST", f"/v1/files/{bucket}", *form, mark, body=body)
         assert status(answer) == 403, mark
         assert b'"code":"foreign_origin"' in answer
     assert gateway.get(f"/v1/files/{bucket}").json()["files"] == []
     own = ("origin: http://127.0.0.1:8080", "sec-fetch-site: same-origin")
-    assert status(send(cluster.gateway_url, "POST", f"/v1/files/{bucket}", *form, *own, body=body)) == 201
+    assert status(send(cluster, "POST", f"/v1/files/{bucket}", *form, *own, body=body)) == 201
 
 
 def test_a_large_upload_of_a_foreign_page_gets_its_refusal_whole(cluster, bucket) -> None:
     """As every early refusal: the connection ends after the answer, and is not reset before it."""
     answer = send(
-        cluster.gateway_url,
+        cluster,
         "PUT",
         f"/v1/files/{bucket}/k",
         "host: 127.0.0.1",

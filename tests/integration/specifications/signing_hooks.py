@@ -1,7 +1,7 @@
 """Gives what schemathesis sends the credentials that it needs; it is loaded by that program, not by pytest.
 
 They stand in `credentials.json` in the working folder: a service and the key with which other services sign what they send to
-it, or the admin token; on the public surface there are none. How often each status was answered is written down at the end, so
+it, or the bearer that a gateway asks for. How often each status was answered is written down at the end, so
 that a run in which every request was refused cannot pass for a good one.
 """
 
@@ -49,14 +49,14 @@ class _Signature(requests.auth.AuthBase):
         return request
 
 
-class _AdminToken(requests.auth.AuthBase):
-    """The operator's; one that schemathesis made up is left in its place, because what a wrong one gets is described, too."""
+class _Bearer(requests.auth.AuthBase):
+    """The root key; one that schemathesis made up is left in its place, because what a wrong one gets is described, too."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers.setdefault("authorization", f"Bearer {self._token}")
+        request.headers.setdefault("authorization", self._authorization)
         return request
 
 
@@ -74,8 +74,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
 
 def _auth_of(credentials: dict[str, str]) -> requests.auth.AuthBase:
-    if "admin_token" in credentials:
-        return _AdminToken(credentials["admin_token"])
+    if "authorization" in credentials:
+        return _Bearer(credentials["authorization"])
     signature = _Signature(credentials["id"], ClusterKeys.parse(credentials["secret"]))
     signature.learn_boot(credentials["url"] + "/v1/status")
     return signature

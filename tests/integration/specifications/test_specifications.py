@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +53,12 @@ def peer_of(cluster: Cluster, name: str) -> dict[str, str]:
     return {"id": name, "url": cluster.url(name), "secret": secret}
 
 
+def describe(cluster: Cluster) -> dict[str, Any]:
+    url = f"{cluster.gateway_url}/v1/cluster"
+    described: dict[str, Any] = httpx.get(url, headers=cluster.bearer, trust_env=False, timeout=30).json()
+    return described
+
+
 def ask_everything(url: str, seed: int, folder: Path, credentials: dict[str, str] | None = None) -> dict[int, int]:
     """Run schemathesis against one listener; how often it answered with each status."""
     environment = {
@@ -79,25 +86,25 @@ def ask_everything(url: str, seed: int, folder: Path, credentials: dict[str, str
 
 def test_b16_the_public_surface_is_as_described(own_cluster, seed, tmp_path) -> None:
     """No 5xx but 503 and 507, no status, type, header or body that the description does not have."""
-    statuses = ask_everything(own_cluster.gateway_url, seed, tmp_path)
+    statuses = ask_everything(own_cluster.gateway_url, seed, tmp_path, own_cluster.bearer)
     print(statuses)
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
 
 
 def test_b16_the_surface_for_operators_is_as_described(own_cluster, seed, tmp_path) -> None:
-    """The same on the operations listener, with the admin token on every request that may carry it."""
+    """The same on the operations listener, with the root key on every request that may carry it."""
     url = own_cluster.operations_url("gateway-1")
-    statuses = ask_everything(url, seed, tmp_path, {"admin_token": own_cluster.admin_token})
+    statuses = ask_everything(url, seed, tmp_path, own_cluster.bearer)
     print(statuses)
     assert sum(count for status, count in statuses.items() if status < 300) >= 5
-    nodes = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["nodes"]
+    nodes = describe(own_cluster)["nodes"]
     assert {node["id"] for node in nodes} >= {"storage-1", "storage-2", "storage-3"}, "strangers' names removed none"
 
 
 @pytest.mark.parametrize("service", ["storage", "consensus", "clock"])
 def test_b16_an_internal_surface_is_as_described(own_cluster, seed, tmp_path, service) -> None:
     """The same with a valid signature on every request; of the consensus members the leader is asked."""
-    leader = httpx.get(f"{own_cluster.gateway_url}/v1/cluster", trust_env=False, timeout=30).json()["leader"]
+    leader = describe(own_cluster)["leader"]
     name = leader if service == "consensus" else f"{service}-1"
     statuses = ask_everything(own_cluster.url(name), seed, tmp_path, peer_of(own_cluster, name))
     print(statuses)

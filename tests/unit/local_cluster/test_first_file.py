@@ -10,6 +10,7 @@ from local_cluster import first_file
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import FIRST_TEXT, RoundTrip, describe, round_trip_first_file
 
+BEARER = {"authorization": "Bearer TV000000000000000000.secret"}
 RECEIPT = {
     "bucket": "default",
     "key": "hello",
@@ -31,6 +32,7 @@ def gateway(*, refusals: int = 0, damage: bytes = b"", status: int = 503) -> Fas
 
     @app.api_route("/v1/files/default/{key}", methods=["GET", "HEAD", "PUT"])
     async def files(request: Request) -> Response:
+        assert request.headers["authorization"] == BEARER["authorization"]
         if left[0]:
             left[0] -= 1
             return Response("refused", status)
@@ -45,20 +47,20 @@ def gateway(*, refusals: int = 0, damage: bytes = b"", status: int = 503) -> Fas
 def test_a_first_start_stores_and_a_second_one_reads_what_is_there(serve_app) -> None:
     """The receipt comes once; the comparison every time."""
     url = serve_app(gateway())
-    first = round_trip_first_file(url)
+    first = round_trip_first_file(url, BEARER)
     assert (first.receipt, first.size_bytes) == (RECEIPT, len(FIRST_TEXT))
-    assert round_trip_first_file(url).receipt is None
+    assert round_trip_first_file(url, BEARER).receipt is None
 
 
 def test_a_cluster_that_still_elects_is_asked_again(serve_app) -> None:
     """503 means soon."""
-    assert round_trip_first_file(serve_app(gateway(refusals=3))).receipt == RECEIPT
+    assert round_trip_first_file(serve_app(gateway(refusals=3)), BEARER).receipt == RECEIPT
 
 
 def test_other_bytes_than_were_stored_are_never_called_a_success(serve_app) -> None:
     """One byte more is enough."""
     with pytest.raises(LocalClusterError, match="other bytes"):
-        round_trip_first_file(serve_app(gateway(damage=b"!")))
+        round_trip_first_file(serve_app(gateway(damage=b"!")), BEARER)
 
 
 @pytest.mark.parametrize("status", [500, 503])
@@ -67,7 +69,7 @@ def test_a_gateway_that_refuses_for_good_is_quoted(serve_app, monkeypatch, statu
     monkeypatch.setattr(first_file, "TIMEOUT_S", 2.0)
     url = serve_app(gateway(refusals=10_000, status=status))
     with pytest.raises(LocalClusterError, match=f"answered {status} .* refused"):
-        round_trip_first_file(url)
+        round_trip_first_file(url, BEARER)
 
 
 def test_the_receipt_is_told_in_plain_words() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from pydantic import TypeAdapter
 from redis.connection import parse_url
 
 from local_cluster.cluster import Cluster
@@ -18,6 +19,8 @@ from services.clock.settings import ClockSettings
 from services.consensus.settings import ConsensusSettings
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
+from shared.access_keys import draw_credential
+from shared.contracts.access import KeyId
 from shared.settings import load_settings
 
 SETTINGS = {
@@ -163,7 +166,7 @@ def test_no_secret_stands_on_a_command_line_or_in_an_environment(tmp_path) -> No
     """Both can be read by every process of the machine, or leak into logs; files cannot."""
     plan = plan_in(tmp_path)
     values = {path.read_text().strip() for path in Layout(tmp_path).secrets.iterdir()} - {plan.cluster_id}
-    assert len(values) == 5
+    assert len(values) == 6
     for spec in plan.processes:
         visible = " ".join([*spec.command, *spec.environment.values()])
         assert not any(value in visible for value in values), spec.name
@@ -176,9 +179,16 @@ def test_secrets_are_private_random_and_kept(tmp_path) -> None:
     layout.make()
     first = load_or_make_secrets(layout, ["redis-1"])
     assert load_or_make_secrets(layout, ["redis-1"]) == first
-    for path in (first.cluster_secret_file, first.admin_token_file, *first.redis_password_files.values()):
+    drawn = (
+        first.cluster_secret_file,
+        first.sealing_key_file,
+        first.root_key_file,
+        *first.redis_password_files.values(),
+    )
+    for path in (*drawn, layout.curl_config):
         assert path.stat().st_mode & 0o777 == 0o600
-        assert len(path.read_text().strip()) >= 64
+        assert len(path.read_text().strip()) >= 60
+    assert len({path.read_text() for path in drawn}) == len(drawn)
     assert layout.secrets.stat().st_mode & 0o777 == 0o700
     other = Layout(tmp_path / "two")
     other.make()
@@ -203,3 +213,31 @@ def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_pat
     assert "user default off" in config
     assert any(line.startswith("user trivet on ") and len(line.rpartition(">")[2]) == 64 for line in config)
     assert f'dir "{tmp_path}/data/redis-2"' in config
+
+
+def test_the_root_key_is_one_line_that_fits_the_contract(tmp_path) -> None:
+    """Id and secret with a dot between them; the secret is at least as long as the shortest that is taken."""
+    layout = Layout(tmp_path)
+    layout.make()
+    text = load_or_make_secrets(layout, []).root_key_file.read_text()
+    key_id, dot, secret = text.removesuffix("\n").partition(".")
+    assert TypeAdapter(KeyId).validate_python(key_id) == key_id
+    assert (dot, len(secret) >= 32) == (".", True)
+    assert "." not in secret
+    assert len(text.splitlines()) == 1
+
+
+def test_curl_shows_the_key_that_is_in_the_file(tmp_path) -> None:
+    """Also in a folder from before keys, and after the file was given another key."""
+    layout = Layout(tmp_path)
+    layout.make()
+    old = load_or_make_secrets(layout, ["redis-1"])
+    for path in (old.root_key_file, old.sealing_key_file, layout.curl_config):
+        path.unlink()
+    kept = old.cluster_secret_file.read_text()
+    assert load_or_make_secrets(layout, ["redis-1"]) == old
+    assert old.cluster_secret_file.read_text() == kept
+    for credential in (old.root_key_file.read_text().strip(), draw_credential()):
+        old.root_key_file.write_text(credential + "\n")
+        load_or_make_secrets(layout, [])
+        assert f'header = "Authorization: Bearer {credential}"' in layout.curl_config.read_text().splitlines()
