@@ -10,7 +10,6 @@ from fastapi import FastAPI
 
 from services.gateway.admin_token import AdminToken
 from services.gateway.api import backups, batch_deletes, bucket_settings, buckets, cluster, copies, files, tags, uploads
-from services.gateway.api.admin_access import ADMIN_SCHEME
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.fast_path import FileFastPath
@@ -294,7 +293,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     )
     for make in (cluster.create_router, cluster.create_admin_router, backups.create_router):
         operations.include_router(make(gateway))
-    install_problems(operations, security_schemes=ADMIN_SCHEME)
+    install_problems(operations)
     operations.add_middleware(NoCache)
     operations.add_middleware(EarlyRefusal)
     app.add_middleware(NoCache)

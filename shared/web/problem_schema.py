@@ -59,7 +59,10 @@ def described_problem(
 def describe_problems(
     app: FastAPI, common: Mapping[int, str], *, security_schemes: Mapping[str, Any] | None = None
 ) -> None:
-    """Add `common` to every route under /v1, make every error answer a problem document, and give models their examples."""
+    """Add `common` to every route under /v1, make every error answer a problem document, and give models their examples.
+
+    `security_schemes`: any of them opens every route under /v1; Swagger UI then has a button that asks for it.
+    """
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -76,8 +79,11 @@ def describe_problems(
         for name in ("HTTPValidationError", "ValidationError"):
             models.pop(name, None)
         for path, operations in schema["paths"].items():
+            is_ours = path.startswith("/v1/")
             for operation in operations.values():
-                _describe(operation["responses"], common if path.startswith("/v1/") else {})
+                _describe(operation["responses"], common if is_ours else {})
+                if is_ours and security_schemes is not None:
+                    operation["security"] = [{name: []} for name in security_schemes]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -35,6 +35,15 @@ def try_out(browser: Browser, method: str, route: str, **values: str) -> str:
     return block
 
 
+def open_docs(browser: Browser, url: str, key: str) -> None:
+    """Open the page and give a key to its button Authorize."""
+    browser.open(f"{url}/docs")
+    browser.click(".auth-wrapper .btn.authorize")
+    browser.replace_text(".modal-ux .auth-container input", key)
+    browser.click(".modal-ux .auth-btn-wrapper .btn.authorize")
+    browser.click(".modal-ux .btn-done")
+
+
 def execute(browser: Browser, block: str) -> str:
     """Send the request; the status that the page shows for the answer."""
     browser.click(f"{block} .btn.execute")
@@ -42,11 +51,11 @@ def execute(browser: Browser, block: str) -> str:
 
 
 def test_a_file_goes_in_and_out_of_swagger_ui(browser, cluster, gateway, bucket, seed, tmp_path) -> None:
-    """PUT with a chosen file, then GET and its download link: equal bytes, and no request to any other host."""
+    """Authorize, PUT with a chosen file, then GET and its download link: equal bytes, and no request to any other host."""
     body = random.Random(seed).randbytes(2 * MIB + 3)
     chosen = tmp_path / "chosen.bin"
     chosen.write_bytes(body)
-    browser.open(f"{cluster.gateway_url}/docs")
+    open_docs(browser, cluster.gateway_url, cluster.root_key)
 
     put = try_out(browser, "put", FILE_ROUTE, bucket=bucket, key="from-browser.bin")
     browser.choose_file(f"{put} input[type=file]", chosen)
@@ -73,7 +82,7 @@ def test_a_form_of_swagger_ui_stores_a_file_under_its_own_name(browser, cluster,
     """The POST route, as a browser's form sends it."""
     chosen = tmp_path / "form.txt"
     chosen.write_bytes(b"from a form")
-    browser.open(f"{cluster.gateway_url}/docs")
+    open_docs(browser, cluster.gateway_url, cluster.root_key)
     post = try_out(browser, "post", FORM_ROUTE, bucket=bucket)
     browser.choose_file(f"{post} input[type=file]", chosen)
     assert execute(browser, post) == "201"

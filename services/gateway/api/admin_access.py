@@ -1,8 +1,8 @@
-"""Routes for operators: what each needs before it does anything, and how the description says so."""
+"""Routes for operators: what each needs before it does anything."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from fastapi import Request
@@ -13,9 +13,6 @@ from services.gateway.api.services import RunningGateway
 from shared.errors import TrivetError
 
 logger = structlog.get_logger(__name__)
-
-ADMIN_ONLY: Final[dict[str, Any]] = {"security": [{"AdminToken": []}]}
-ADMIN_SCHEME: Final[dict[str, Any]] = {"AdminToken": {"type": "http", "scheme": "bearer"}}
 
 
 def admin_token_of(gateway: RunningGateway) -> Depends:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.admin_access import ADMIN_ONLY, NO_QUERY, admin_token_of
+from services.gateway.api.admin_access import NO_QUERY, admin_token_of
 from services.gateway.api.models import BackupBegin, BackupInfo, BackupList, BackupRenewal
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import json_body
@@ -36,7 +36,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         status_code=201,
         responses=problems(400, 401, 403, 409, 413, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=_BEGIN_BODY | ADMIN_ONLY,
+        openapi_extra=_BEGIN_BODY,
     )
     async def begin_backup(request: Request) -> BackupInfo:
         """Keeps every chunk that is referenced now until the backup ends or its lease runs out; copies nothing.
@@ -52,7 +52,6 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="List the backups under way",
         responses=problems(400, 401, 403, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def list_backups() -> BackupList:
         """By id, with what is left of their leases. Needs the admin token."""
@@ -63,7 +62,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Renew the lease of a backup",
         responses=problems(400, 401, 403, 404, 413, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=_RENEWAL_BODY | ADMIN_ONLY,
+        openapi_extra=_RENEWAL_BODY,
     )
     async def renew_backup(request: Request, backup_id: str) -> BackupInfo:
         """404 when it ran out: what is copied from then on may lack chunks. Needs the admin token."""
@@ -77,7 +76,6 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         status_code=204,
         responses=problems(400, 401, 403, 404, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def end_backup(backup_id: str) -> Response:
         """What was kept for it alone may be deleted from now on. Needs the admin token."""

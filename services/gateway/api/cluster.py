@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.admin_access import ADMIN_ONLY, NO_QUERY, admin_token_of
+from services.gateway.api.admin_access import NO_QUERY, admin_token_of
 from services.gateway.api.models import (
     ClusterInfo,
     ClusterVerification,
@@ -53,7 +53,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             **problems(400, 401, 403, 413, 503, about="cluster"),
         },
         dependencies=[NO_QUERY],
-        openapi_extra=_ADMISSION_BODY | ADMIN_ONLY,
+        openapi_extra=_ADMISSION_BODY,
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs the admin token."""
@@ -73,7 +73,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             200: {"model": NodeRemoved, "description": "Removed: it is lost, or it never dialled in."},
             **problems(400, 401, 403, 404, 409, 503, about="nodes"),
         },
-        openapi_extra=_REMOVAL | ADMIN_ONLY,
+        openapi_extra=_REMOVAL,
     )
     async def remove_node(request: Request, response: Response, node_id: str) -> NodeRemoved | NodeDraining:
         """Drains it: the others take over its chunks, then it leaves the cluster by itself, and a call is 404.
@@ -101,7 +101,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="Replace a lost storage node by another one",
         responses=problems(400, 401, 403, 404, 409, 413, 503, about="nodes"),
         dependencies=[NO_QUERY],
-        openapi_extra=_ADMISSION_BODY | ADMIN_ONLY,
+        openapi_extra=_ADMISSION_BODY,
     )
     async def replace_node(request: Request, node_id: str) -> NodeRemoved:
         """Admits the node of the body, which dials in by itself, and removes the one of the path, which never comes back.
@@ -119,7 +119,6 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         status_code=204,
         responses=problems(400, 401, 403, 404, 409, 503, about="nodes"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def cancel_drain(node_id: str) -> Response:
         """It is written to again, and gets back what it has given away. Needs the admin token."""
@@ -132,7 +131,6 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         status_code=202,
         responses=problems(400, 401, 403, 409, 503, about="verify"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def start_verify() -> ClusterVerification:
         """Every node reads all it holds, past every cache, and compares it with the log; what is bad or missing is restored.
@@ -146,7 +144,6 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="How far verify is, or what it found last",
         responses=problems(400, 401, 403, 503, about="verify"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def get_verify() -> ClusterVerification:
         """Of the pass under way, else of the last one. Needs the admin token."""
@@ -157,7 +154,6 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="Cancel verify",
         responses=problems(400, 401, 403, 503, about="verify"),
         dependencies=[NO_QUERY],
-        openapi_extra=ADMIN_ONLY,
     )
     async def cancel_verify() -> ClusterVerification:
         """Keeps what was found so far. Without a pass under way nothing happens. Needs the admin token."""

@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from services.gateway.api.requests import recorded_version
 from shared.errors import (
+    AccessDeniedError,
     BackupNotFoundError,
     BackupPinsVersionsError,
     BucketNotEmptyError,
@@ -16,13 +17,13 @@ from shared.errors import (
     BucketProtectedError,
     BucketRecreatedError,
     CopyOntoItselfError,
+    CredentialInvalidError,
     CursorExpiredError,
     DataUnavailableError,
     DigestMismatchError,
     DiskFullError,
     DrainInProgressError,
     FileNotFoundInBucketError,
-    ForbiddenError,
     ForeignOriginError,
     IdempotencyKeyReusedError,
     InternalError,
@@ -42,6 +43,7 @@ from shared.errors import (
     OverloadedError,
     PartTooSmallError,
     PayloadTooLargeError,
+    PlainCredentialError,
     PreconditionFailedError,
     QuorumNotReachedError,
     RangeNotSatisfiableError,
@@ -68,8 +70,8 @@ Subject = Literal[
 
 _DESCRIPTIONS: Final = {
     400: "A name, header, parameter or body is malformed. Nothing was done.",
-    401: "The admin token is missing or wrong.",
-    403: "Not allowed, or a page of another origin asked for it. Nothing was done.",
+    401: "No access key came, or one that opens nothing: it is unknown, wrong, disabled or expired. Nothing was done.",
+    403: "The key may not do this, or a page of another origin asked for it. Nothing was done.",
     404: "There is no such bucket, file, version, upload, node or backup.",
     405: "The version is a delete marker: it can only be deleted.",
     408: "The body came too slowly or broke off. Nothing was stored.",
@@ -101,9 +103,13 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
             "The body does not have the digest of its Content-MD5 header; nothing was stored.", header="Content-MD5"
         ),
     ],
-    401: [UnauthenticatedError("This call needs the admin token as a bearer token.")],
+    401: [
+        UnauthenticatedError("This call needs an access key."),
+        CredentialInvalidError("This access key opens nothing."),
+    ],
     403: [
-        ForbiddenError("This cluster has no admin token, so it cannot be changed here."),
+        AccessDeniedError("This key may not do that.", action="write", bucket="photos"),
+        PlainCredentialError("A key is shown over TLS alone, so that nobody on the way can read it."),
         ForeignOriginError(
             "A page of another origin may not change anything; those that may are set by TRIVET_CORS_ORIGINS."
         ),
@@ -172,9 +178,7 @@ _EXAMPLES: Final[dict[int, list[TrivetError]]] = {
 """One of every kind that a client may meet, with its facts."""
 
 
-_ADMINISTRATION: Final[set[Subject]] = {"cluster", "nodes", "verify", "backups"}
 _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
-    ForbiddenError: _ADMINISTRATION,
     InvalidNameError: {"files", "buckets", "settings", "copies", "batches", "tags", "uploads"},
     InvalidTagsError: {"copies", "tags", "uploads"},
     InvalidPartError: {"uploads"},
@@ -242,18 +246,28 @@ def problems(*statuses: int, about: Subject) -> Responses:
             [error for error in _EXAMPLES[status] if about in _SUBJECTS.get(type(error), {about})],
             _HEADERS.get(status),
         )
-        for status in sorted({*statuses, 421, 500})
+        for status in sorted({*statuses, 401, 403, 421, 500})
     }
 
 
-def install(app: FastAPI, *, security_schemes: dict[str, Any] | None = None) -> None:
-    """Answer errors with the headers of RFC 9110, and describe them in OpenAPI as they are."""
+_ACCESS_KEY: Final = {
+    "AccessKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "id.secret",
+        "description": "An access key: its id, a dot and its secret, as the file that it was written to has them on one line.",
+    }
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors with the headers of RFC 9110, and describe them and the credential in OpenAPI as they are."""
 
     @app.exception_handler(TrivetError)
     async def on_trivet_error(request: Request, error: TrivetError) -> Response:
         return problem_answer(request.scope, error)
 
-    describe_problems(app, {}, security_schemes=security_schemes)
+    describe_problems(app, {}, security_schemes=_ACCESS_KEY)
 
 
 def problem_answer(scope: Scope, error: TrivetError) -> Response:

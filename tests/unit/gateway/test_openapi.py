@@ -70,7 +70,7 @@ def test_swagger_ui_offers_a_file_to_choose_and_one_to_download() -> None:
     assert file_path["get"]["responses"]["200"]["content"]["application/octet-stream"]["schema"] == BINARY
 
 
-def test_problems_are_described_once_and_admin_routes_name_their_token() -> None:
+def test_problems_are_described_once() -> None:
     """References resolve."""
     app = build_app(make_settings())
     assert app.operations is not None
@@ -78,8 +78,18 @@ def test_problems_are_described_once_and_admin_routes_name_their_token() -> None
     assert {"type", "title", "status", "detail", "code", "definite"} <= schema["components"]["schemas"]["Problem"][
         "properties"
     ].keys()
-    assert schema["paths"]["/v1/cluster/nodes"]["post"]["security"] == [{"AdminToken": []}]
-    assert schema["components"]["securitySchemes"]["AdminToken"]["scheme"] == "bearer"
+
+
+def test_every_call_of_both_listeners_names_the_access_key() -> None:
+    """So Swagger UI has a button Authorize, and sends the key with every request; probes need none."""
+    app = build_app(make_settings())
+    assert app.operations is not None
+    for schema in (app.openapi(), app.operations.openapi()):
+        assert schema["components"]["securitySchemes"]["AccessKey"]["scheme"] == "bearer"
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
+                assert operation.get("security") == ([{"AccessKey": []}] if path.startswith("/v1/") else None), path
+                assert {"401", "403"} <= operation["responses"].keys() or not path.startswith("/v1/"), (method, path)
 
 
 def test_the_text_stands_alone_and_every_json_document_has_an_example() -> None:
