@@ -19,6 +19,8 @@ def test_every_example_of_the_page_works(cluster, tmp_path, monkeypatch) -> None
     """Shell blocks end well and print what the block after them shows; Python blocks hold what they assert."""
     monkeypatch.setenv("TRIVET", cluster.gateway_url)
     monkeypatch.setenv("OPERATIONS", cluster.operations_url("gateway-1"))
+    monkeypatch.setenv("ROOT_KEY", str(cluster.layout.root_key))
+    monkeypatch.setenv("KEY", str(cluster.layout.curl_config))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     names: dict[str, Any] = {}
     printed: str | None = None

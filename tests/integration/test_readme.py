@@ -1,0 +1,87 @@
+"""The first lines of README.md, copied as they stand: from nothing to a file that outlives a node."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from local_cluster.settings import PROJECT_ROOT
+from tests.chance import random_bytes
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+PAGE = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS, LINES = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:2]
+REPOSITORY = "<this repository>"
+
+
+def shell(text: str, folder: Path, environment: Mapping[str, str]) -> None:
+    """Run lines as a person types them; the only change are the ports."""
+    offset = int(environment["TRIVET_PORT_OFFSET"])
+    moved = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: str(int(port[0]) + offset), text)
+    command = ["bash", "-euxo", "pipefail", "-c", moved]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def running(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """`make run` in a terminal, from the moment that it is ready; ended by Ctrl-C."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = ""
+        try:
+            while "Ctrl-C stops" not in seen:
+                line = process.stdout.readline()
+                assert line, seen
+                seen += line
+            print(seen)
+            yield
+        finally:
+            # To make's own children as a terminal would: they are of one process group.
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() or [process.pid]:
+                os.kill(int(child), signal.SIGINT)
+            print(process.stdout.read())
+
+
+@pytest.fixture
+def environment(free_port_offset) -> dict[str, str]:
+    outer = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TRIVET_"))}  # noqa: TID251
+    return outer | {
+        "TRIVET_PORT_OFFSET": str(free_port_offset()),
+        "TRIVET_NTP_SERVERS": "127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def test_the_lines_of_the_readme_work_as_they_stand(tmp_path: Path, environment) -> None:
+    """Beside this checkout: in goes a photo, a node is killed, and out it comes."""
+    (tmp_path / "photo.jpg").write_bytes(random_bytes(3_000_000))
+    environment["TRIVET_LOCAL_DIR"] = str(tmp_path / ".local")
+    with running(["make", "run"], PROJECT_ROOT, environment):
+        shell(LINES, tmp_path, environment)
+    assert (tmp_path / "copy.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_work_on_a_fresh_machine(tmp_path: Path, environment) -> None:
+    """A clone without .venv and .local; it installs what is locked, which needs the package index or a filled cache."""
+    clone, run = COMMANDS.strip().splitlines()
+    shell(clone.replace(REPOSITORY, str(PROJECT_ROOT)), tmp_path, environment)
+    assert run == "make run"
+    folder = tmp_path / "trivet"
+    (folder / "photo.jpg").write_bytes(random_bytes(3_000_000))
+    with running(["make", "run"], folder, environment):
+        shell(LINES, folder, environment)
+    assert (folder / "copy.jpg").read_bytes() == (folder / "photo.jpg").read_bytes()
