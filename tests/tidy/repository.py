@@ -13,6 +13,7 @@ REGULAR_MODES = ("100644", "100755")
 
 _KNOWN_SECRETS: Mapping[str, re.Pattern[str]] = {
     "a private key": re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"),
+    "an access key of a cluster": re.compile(r"\bTV[A-Z0-9]{18}\.[\w-]{32,}"),
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a GitHub token": re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_\w{36,})"),
     "a GitLab token": re.compile(r"\bglpat-[\w-]{20,}"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.access_keys import bearer_of, draw_credential
 from tests.chance import random_bytes
 from tests.tidy import repository
 
@@ -61,6 +62,8 @@ def _letters(count: int) -> str:
 PLANTED: dict[str, Callable[[], str]] = {
     "a private key": lambda: "-----BEGIN " + "EC PRIVATE KEY-----",
     "a private key of no named kind": lambda: "-----BEGIN " + "PRIVATE KEY-----",
+    "an access key of a cluster": draw_credential,
+    "what curl is told": lambda: f'header = "Authorization: {bearer_of(draw_credential())}"',
     "an AWS access key": lambda: "AKIA" + base64.b32encode(random_bytes(10)).decode(),
     "a GitHub token": lambda: "x = 'ghp" + f"_{_letters(36)}'",
     "a Slack token": lambda: "xoxb" + f"-{_letters(24)}",
