@@ -26,9 +26,12 @@ SCOPES_MAX: Final = 64
 ACCESS_PAGE_MAX: Final = 1000
 
 ANONYMOUS: Final = "anonymous"
-"""The principal of a request that carries no credential."""
+"""The principal of a request that carries no credential. It has no rows: what it may do depends on buckets alone."""
 SYSTEM: Final = "system"
-"""The principal of what Trivet does by itself."""
+"""The principal of what Trivet does by itself. It may do everything, so that no change of access concerns it."""
+
+ACCESS_DOCUMENTS: Final = frozenset({"policy", "acl", "public-access-block"})
+"""Kinds of bucket documents that say who may do what in the bucket: one that is put or deleted raises the access index."""
 
 IdentityId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 KeyId = Annotated[str, Field(pattern=r"^TV[A-Z0-9]{18}$")]

@@ -30,6 +30,22 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup
 from shared.cluster_keys import ClusterKeys
+from shared.contracts.access import (
+    Action,
+    CreateIdentity,
+    CreateKey,
+    DeleteIdentity,
+    DeleteKey,
+    IdentityLimits,
+    InitAccess,
+    ListAccessChanges,
+    RecordKeyUse,
+    Requester,
+    Scope,
+    SealedSecret,
+    UpdateIdentity,
+    UpdateKey,
+)
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
 from shared.contracts.files import Durability, FileContent
@@ -198,7 +214,7 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         FileToDelete(key="."),
         FileToDelete(key="ä/b", version=1),
     ]
-    return [
+    objects = [
         (AnnounceMember(member_id="consensus-1", entry_version=4, stamp=stamp()), {}),
         (RaiseEntryVersion(entry_version=4, stamp=stamp()), {}),
         (AdmitNode(node_id="storage-5", stamp=stamp()), {}),
@@ -250,16 +266,51 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         (_begin("aborted", nonces[2]), {}),
         (AbortUpload(upload=first + 28, nonce=nonces[2], stamp=stamp()), {}),
         (CopyFile(key="parts again", source_key="parts", user_metadata={"n": "1"}, **copied), {}),
+    ]
+    time_passes = PassTime(
+        elapsed_ms=1,
+        cursor_retention_s=900,
+        tombstone_retention_s=86_400,
+        reference_retention_s=1800,
+        condemned_retention_s=3600,
+        stamp=stamp(),
+    )
+    return [*objects, *_access_commands(first + len(objects)), (time_passes, {"retain_s": 0})]
+
+
+def _access_commands(first: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
+    """Identities and keys, with deleted ones, and changes that name whom they are made for."""
+    root, reader, gone = "1" * 64, "2" * 64, "3" * 64
+    keys = ["TV" + letter * 18 for letter in "ABCD"]
+    secret = SealedSecret(sealing_key="5ea11e4d", sealed=bytes(range(28)), bearer_mac=bytes(32))
+    scope = Scope(actions=[Action.READ, Action.LIST], bucket="default", prefix="v/")
+    limits = IdentityLimits(quota_bytes=10**9, requests_per_s=5)
+    last_change = first + 14
+    by_root = Requester(principal=root, key=keys[0], access_index=last_change, request="r1", address="10.0.0.1")
+    # What was known then is older than everything about it.
+    by_reader = Requester(principal=reader, access_index=1)
+    return [
+        (CreateIdentity(identity=root, name="too early", is_root=True, stamp=stamp()), {}),
+        (InitAccess(realm="4e" * 16, stamp=stamp()), {}),
+        (InitAccess(realm="5e" * 16, stamp=stamp()), {}),
+        (CreateIdentity(identity=root, name="root", is_root=True, stamp=stamp()), {}),
+        (CreateKey(key=keys[0], identity=root, slot=0, secret=secret, stamp=stamp()), {}),
+        (CreateIdentity(identity=reader, name="rüdiger", scopes=[scope], limits=limits, stamp=stamp()), {}),
+        (CreateKey(key=keys[1], identity=reader, slot=4, secret=secret, expires_ns=10**18, stamp=stamp()), {}),
+        (CreateKey(key=keys[2], identity=reader, slot=4, secret=secret, stamp=stamp()), {}),
+        (CreateKey(key=keys[2], identity=reader, slot=3, secret=secret, stamp=stamp()), {}),
+        (UpdateIdentity(identity=reader, scopes=[scope, scope], stamp=stamp()), {}),
+        (UpdateKey(key=keys[1], state="disabled", secret=secret, stamp=stamp()), {}),
+        (CreateIdentity(identity=gone, name="gone", stamp=stamp()), {}),
+        (CreateKey(key=keys[3], identity=gone, slot=0, secret=secret, stamp=stamp()), {}),
+        (DeleteIdentity(identity=gone, stamp=stamp()), {}),
+        (DeleteKey(key=keys[2], stamp=stamp()), {}),
+        (DeleteKey(key=keys[0], stamp=stamp()), {}),
+        (RecordKeyUse(keys=[keys[0], keys[2]], hour=480_000, stamp=stamp()), {}),
+        (CreateBucket(bucket="of-root", stamp=stamp()), {"requester": by_root, "fingerprint": "f", "attempt_id": "a2"}),
         (
-            PassTime(
-                elapsed_ms=1,
-                cursor_retention_s=900,
-                tombstone_retention_s=86_400,
-                reference_retention_s=1800,
-                condemned_retention_s=3600,
-                stamp=stamp(),
-            ),
-            {"retain_s": 0},
+            SetTags(bucket="default", key="v/a", tags={}, stamp=stamp()),
+            {"requester": by_reader, "fingerprint": "f", "attempt_id": "a3"},
         ),
     ]
 
@@ -301,11 +352,13 @@ def describe(store: MetadataStore) -> dict[str, Any]:
         ListUploads(bucket="default"),
         CountObjects(),
     ]
+    of_access = [ListAccessChanges(), ListAccessChanges(after=store.last_applied)]
     return {
         "last_applied": store.last_applied,
         "state_hash": store.state_hash(),
         "answers": [result.model_dump(mode="json") for result in answers.results],
         "objects": [result.model_dump(mode="json") for result in store.answer(of_objects, term=1).results],
+        "access": [result.model_dump(mode="json") for result in store.answer(of_access, term=1).results],
         # How full a node is stands in no table: the leader adds it to its answers.
         "node_map": store.node_map().model_dump(mode="json", exclude={"nodes": {"__all__": {"used_bytes", "is_full"}}}),
         "announced": store.announced(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
@@ -50,6 +50,10 @@ class ApplyContext:
     def knows_objects(self) -> bool:
         """Whether what came with entries of version 4 may be there: versions that are kept, tags, uploads by parts."""
         return self.state.entry_version >= OBJECTS_VERSION
+
+    def raise_access_index(self) -> None:
+        """This entry changes who may do what."""
+        self.state = replace(self.state, access_index=self.index)
 
     def settings_of(self, incarnation: int) -> BucketSettings:
         """What a bucket is set to now."""

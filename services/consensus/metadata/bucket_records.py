@@ -84,6 +84,19 @@ class BucketRecords:
             self._database.remove("bucket_documents", *before)
         return before is not None
 
+    def access_index(self, incarnation: int) -> int:
+        """The index of the last change of the documents by which the bucket says who may do what; 0 for none."""
+        row = self._one(
+            "SELECT incarnation, changed_index, checksum FROM bucket_access WHERE incarnation=?", (incarnation,)
+        )
+        return 0 if row is None else int(checked("bucket_access", row)[1])
+
+    def raise_access_index(self, incarnation: int, index: int) -> None:
+        """Such a document changed."""
+        if before := self.access_index(incarnation):
+            self._database.remove("bucket_access", incarnation, before)
+        self._database.insert("bucket_access", incarnation, index)
+
     def forget(self, incarnation: int) -> None:
         """The bucket is deleted, and no list shows it any more."""
         if (row := self.settings(incarnation)) is not None:
@@ -91,3 +104,5 @@ class BucketRecords:
         rows = self._execute("SELECT kind FROM bucket_documents WHERE incarnation=? ORDER BY kind", (incarnation,))
         for (kind,) in rows.fetchall():
             self.remove_document(incarnation, kind)
+        if index := self.access_index(incarnation):
+            self._database.remove("bucket_access", incarnation, index)

@@ -7,6 +7,7 @@ from typing import Final
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.bucket_records import DocumentRow, SettingsRow
 from services.consensus.metadata.rows import BucketRow
+from shared.contracts.access import ACCESS_DOCUMENTS
 from shared.contracts.calls import NoResult
 from shared.contracts.metadata import CreateBucket, CreatedBucket, DeleteBucket
 from shared.contracts.names import DEFAULT_BUCKET, check_bucket_name
@@ -51,6 +52,9 @@ def delete_bucket(context: ApplyContext, command: DeleteBucket) -> NoResult:
         raise BucketNotEmptyError("The bucket still holds files; delete them first.", bucket=bucket.name)
     if context.knows_objects:
         _check_nothing_is_kept(context, bucket)
+        if context.records.access_index(bucket.incarnation):
+            # A bucket of the same name may follow, to which what the documents of this one granted does not apply.
+            context.raise_access_index()
         context.records.forget(bucket.incarnation)
     context.tables.end_bucket(bucket, context.index)
     context.buckets[bucket.name] = None
@@ -116,10 +120,20 @@ def put_bucket_document(context: ApplyContext, command: PutBucketDocument) -> No
     if is_new and context.records.document_count(bucket.incarnation) >= DOCUMENTS_MAX:
         raise ConflictError("The bucket has as many documents as it may have.", limit=DOCUMENTS_MAX)
     context.records.put_document(DocumentRow(bucket.incarnation, command.kind_name, context.index, command.body))
+    _document_changed(context, bucket, command.kind_name)
     return NoResult()
 
 
 def delete_bucket_document(context: ApplyContext, command: DeleteBucketDocument) -> DeletedDocument:
     """There is none of that kind from here on. Raises BucketNotFoundError."""
     bucket = context.existing_bucket(command.bucket)
-    return DeletedDocument(deleted=context.records.remove_document(bucket.incarnation, command.kind_name))
+    is_deleted = context.records.remove_document(bucket.incarnation, command.kind_name)
+    if is_deleted:
+        _document_changed(context, bucket, command.kind_name)
+    return DeletedDocument(deleted=is_deleted)
+
+
+def _document_changed(context: ApplyContext, bucket: BucketRow, kind: str) -> None:
+    if kind in ACCESS_DOCUMENTS:
+        context.records.raise_access_index(bucket.incarnation, context.index)
+        context.raise_access_index()

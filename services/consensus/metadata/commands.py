@@ -9,6 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from services.consensus.metadata.access import (
+    create_identity,
+    create_key,
+    delete_identity,
+    delete_key,
+    init_access,
+    record_key_use,
+    update_identity,
+    update_key,
+)
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.batch_deletes import delete_files
 from services.consensus.metadata.buckets import (
@@ -31,6 +41,16 @@ from services.consensus.metadata.nodes import (
     update_node,
 )
 from services.consensus.metadata.uploads import abort_upload, begin_upload, complete_upload, copy_part, put_part
+from shared.contracts.access import (
+    CreateIdentity,
+    CreateKey,
+    DeleteIdentity,
+    DeleteKey,
+    InitAccess,
+    RecordKeyUse,
+    UpdateIdentity,
+    UpdateKey,
+)
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.base import WireModel
 from shared.contracts.calls import Command
@@ -105,6 +125,14 @@ _HANDLERS: Final[dict[type[Command[Any]], Callable[[ApplyContext, Any], WireMode
     CopyPart: copy_part,
     CompleteUpload: complete_upload,
     AbortUpload: abort_upload,
+    InitAccess: init_access,
+    CreateIdentity: create_identity,
+    UpdateIdentity: update_identity,
+    DeleteIdentity: delete_identity,
+    CreateKey: create_key,
+    UpdateKey: update_key,
+    DeleteKey: delete_key,
+    RecordKeyUse: record_key_use,
     PassTime: pass_time,
     AnnounceMember: announce_member,
     RaiseEntryVersion: raise_entry_version,

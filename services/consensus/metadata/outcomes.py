@@ -14,7 +14,7 @@ from services.consensus.metadata.rows import RequestRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.base import WireModel
 from shared.contracts.files import FileVersion, Published
-from shared.contracts.metadata import ProposalResult
+from shared.contracts.metadata import Proposal, ProposalResult
 from shared.contracts.objects import CopiedFile
 from shared.errors import IdempotencyKeyReusedError, InternalError, TrivetError
 
@@ -35,8 +35,12 @@ _LATER_OF_CONTENT: Final[dict[str, object]] = {"composition": None, "composed_ch
 """Fields that came with entries of version 4, and what they are in a version of before."""
 
 
-def encode_outcome(outcome: WireModel | TrivetError, index: int, fingerprint: str | None = None) -> bytes:
-    """The stored form: what it is, the value, and the fingerprint of what was asked for, if it came with one.
+def encode_outcome(
+    outcome: WireModel | TrivetError, index: int, fingerprint: str | None = None, attempt_id: str | None = None
+) -> bytes:
+    """The stored form: what it is, the value, the fingerprint of what was asked for, and the attempt that made it.
+
+    The last two are left out where there are none.
 
     A version that another entry than that of `index` published is stored whole: an upload was completed before.
     """
@@ -51,7 +55,9 @@ def encode_outcome(outcome: WireModel | TrivetError, index: int, fingerprint: st
         value = (_RESULT, _fields_of(outcome))
     else:
         value = (_RESULT, outcome.model_dump(exclude_defaults=True))
-    if fingerprint is not None:
+    if attempt_id is not None:
+        value = (*value, fingerprint, attempt_id)
+    elif fingerprint is not None:
         value = (*value, fingerprint)
     packed: bytes = msgpack.packb(value)
     return packed
@@ -104,6 +110,17 @@ def fingerprint_of(row: RequestRow) -> str | None:
     _, _, *rest = msgpack.unpackb(row.outcome)
     fingerprint: str | None = rest[0] if rest else None
     return fingerprint
+
+
+def is_of_attempt(row: RequestRow, proposal: Proposal) -> bool:
+    """Whether the stored result is that of this very attempt, which was proposed again because its outcome was unknown.
+
+    An id without a fingerprint is the proposer's own: whatever comes under it again is the same attempt.
+    """
+    if proposal.attempt_id is None:
+        return proposal.fingerprint is None
+    _, _, *rest = msgpack.unpackb(row.outcome)
+    return len(rest) > 1 and bool(rest[1] == proposal.attempt_id)
 
 
 def reused(index: int, term: int) -> ProposalResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from services.consensus.metadata.access_queries import list_access_changes
 from services.consensus.metadata.history import History
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.object_queries import Buckets, answer_about_objects
@@ -12,6 +13,7 @@ from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.upload_queries import answer_about_uploads
+from shared.contracts.access import ListAccessChanges
 from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
@@ -75,6 +77,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             answer = answer_about_uploads(tables, state, query)
         case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
             answer = answer_about_references(tables, state, query)
+        case ListAccessChanges():
+            answer = list_access_changes(tables, state, query)
     return answer
 
 

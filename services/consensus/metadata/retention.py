@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from services.consensus.metadata.access_records import AccessRecords
 from services.consensus.metadata.decisions import STORED_INTEGER_MAX
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
@@ -62,6 +63,7 @@ def forget(command: PassTime, index: int, state: State, history: History, sweep:
         sweep.released(unneeded_index)
         sweep.uploads(lived_ms, unneeded_index)
     sweep.tombstones(state.tombstone_horizon)
+    sweep.access(state.tombstone_horizon)
     sweep.requests(lived_ms)
     sweep.doomed(condemns=keeps_references)
     if command.condemned_retention_s is not None:
@@ -90,6 +92,7 @@ class Sweep:
         self._garbage = garbage
         self._manifests = Manifests(tables)
         self._uploads = UploadRecords(tables)
+        self._access = AccessRecords(tables)
         self._index = index
         self.left = FORGET_ROWS_MAX
 
@@ -174,6 +177,10 @@ class Sweep:
         for row in rows:
             self._history.remove_tombstone(row)
         self.left -= len(rows)
+
+    def access(self, horizon: int) -> None:
+        """Identities and keys that were deleted: a gateway whose copy is older starts anew."""
+        self.left -= self._access.forget(horizon, self._share())
 
     def requests(self, lived_ms: int) -> None:
         """Results whose retention ended; a version that was kept for one goes with it."""

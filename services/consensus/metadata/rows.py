@@ -22,6 +22,9 @@ those must come to the same bytes."""
 
 _NO_LATER_FIELDS: Final = (None, True, None, None, None, None)
 STATE_HASH_BYTES: Final = 16
+_FIRST_STATE_FIELDS: Final = 10
+NO_LATER_STATE: Final = (0, None)
+"""The fields of `State` that came with entries of version 4, while they are empty."""
 RETENTIONS_S: Final = (600, 3600, 86_400, 7 * 86_400)
 """For how long results can be remembered; what was asked for is rounded up. Few, because each is forgotten by itself."""
 
@@ -37,6 +40,8 @@ class State:
         lived_ms: for how long leaders have led, in all; never more than has passed (`retention`).
         entry_version: the newest version of entries that may be proposed (`entries`).
         content_sum: the sum of the checksums of all rows (`database`).
+        access_index: the index of the newest change of who may do what.
+        realm: what secrets are sealed for; None before InitAccess.
     """
 
     last_applied: int = 0
@@ -49,11 +54,21 @@ class State:
     lived_ms: int = 0
     entry_version: int = 1
     content_sum: int = 0
+    access_index: int = 0
+    realm: str | None = None
 
     def digest(self) -> str:
         """The state hash: equal on members that have applied the same entries, different otherwise, but for 2^-64."""
-        packed = msgpack.packb(astuple(self))
+        packed = msgpack.packb(astuple(self)[:_FIRST_STATE_FIELDS] + self.later())
         return blake3(packed).hexdigest(length=STATE_HASH_BYTES)
+
+    def later(self) -> Row:
+        """What counts of the fields that came with entries of version 4: nothing as long as all of them are empty.
+
+        Members that do not know these fields must come to the same state hash.
+        """
+        later = (self.access_index, self.realm)
+        return () if later == NO_LATER_STATE else later
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ With entries of version 4 came:
 - `manifest_refs` says which uploads, and later their compositions, refer to a manifest. Both have one number, so that
   completing an upload moves no rows.
 - `uploads` has those under way, and for some time what became of the others; `parts` what they consist of so far.
+- `identities` and `access_keys` say who may do what, with the index of the last change of each, by which gateways follow.
+  Deleted ones stay for as long as tombstones do, without their secrets; `horizons` says up to which index they are
+  forgotten. `bucket_access` has the index of the last change of the documents by which a bucket says who may do what.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
@@ -222,6 +225,49 @@ _OBJECTS: Final = (
         PRIMARY KEY (upload, number)
     ) WITHOUT ROWID
     """,
+    "ALTER TABLE state ADD COLUMN access_index INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE state ADD COLUMN realm TEXT",
+    """
+    CREATE TABLE identities (
+        identity TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        is_root INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        changed_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX identities_by_change ON identities (changed_index)",
+    "CREATE INDEX identities_deleted ON identities (changed_index) WHERE state = 'deleted'",
+    "CREATE INDEX root_identities ON identities (identity) WHERE is_root = 1 AND state = 'active'",
+    """
+    CREATE TABLE access_keys (
+        key TEXT PRIMARY KEY,
+        identity TEXT NOT NULL,
+        slot INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        expires_ns INTEGER,
+        last_used_hour INTEGER,
+        sealing_key TEXT NOT NULL,
+        sealed BLOB NOT NULL,
+        bearer_mac BLOB NOT NULL,
+        changed_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX access_keys_by_change ON access_keys (changed_index)",
+    "CREATE INDEX access_keys_deleted ON access_keys (changed_index) WHERE state = 'deleted'",
+    "CREATE INDEX access_keys_by_identity ON access_keys (identity) WHERE state <> 'deleted'",
+    """
+    CREATE TABLE bucket_access (
+        incarnation INTEGER PRIMARY KEY,
+        changed_index INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
 )
 
 _CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE, 4: _OBJECTS}
@@ -400,6 +446,21 @@ CHECKED_TABLES: Final = {
         "body",
     ),
     "parts": ("upload", "number", "part", "size_bytes", "etag", "body"),
+    "identities": ("identity", "name", "is_root", "state", "created_ns", "body", "changed_index"),
+    "access_keys": (
+        "key",
+        "identity",
+        "slot",
+        "state",
+        "created_ns",
+        "expires_ns",
+        "last_used_hour",
+        "sealing_key",
+        "sealed",
+        "bearer_mac",
+        "changed_index",
+    ),
+    "bucket_access": ("incarnation", "changed_index"),
 }
 """The tables whose rows end with a checksum that counts in the state's sum: all but `state` and `chunk_refs`."""
 

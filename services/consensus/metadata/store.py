@@ -24,9 +24,17 @@ from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.object_queries import Buckets
 from services.consensus.metadata.older_versions import OlderVersions
-from services.consensus.metadata.outcomes import encode_outcome, fingerprint_of, first_result, repeated_result, reused
+from services.consensus.metadata.outcomes import (
+    encode_outcome,
+    fingerprint_of,
+    first_result,
+    is_of_attempt,
+    repeated_result,
+    reused,
+)
 from services.consensus.metadata.queries import answer_query, read_node_map
 from services.consensus.metadata.references import size_bytes
+from services.consensus.metadata.requesters import check_requester
 from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
@@ -40,6 +48,7 @@ from shared.contracts.metadata import (
     BucketsAnswer,
     FileAnswer,
     FilePage,
+    Proposal,
     ProposalResult,
     PublishFile,
     ReadResult,
@@ -48,7 +57,7 @@ from shared.contracts.metadata import (
 from shared.contracts.objects import BucketDocumentAnswer, VersionPage
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
-from shared.errors import NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
+from shared.errors import AccessChangedError, NodeRemovedError, NodeReplacedError, OverloadedError, TrivetError
 
 MARK_EVERY_ENTRIES: Final = 256
 MARKS_KEPT: Final = 16
@@ -192,6 +201,7 @@ class MetadataStore:
             epoch=state.epoch,
             hlc=state.highest_hlc,
             cluster_id=state.cluster_id,
+            access_index=state.access_index,
             results=results,
         )
 
@@ -303,11 +313,13 @@ def _size_bytes(result: ReadResult) -> int:
 def _is_new_attempt_due(command: AnyCommand, outcome: WireModel | TrivetError) -> bool:
     """The refusal is of this attempt and not of what was asked for: the next one may come under the same request id.
 
-    Applied again it is the same refusal: what was replaced does not come back. Not of publishes without fences: members of
-    an older version remembered those, and all must come to the same state.
+    Applied again it is the same refusal: what was replaced does not come back, and indexes of changes only grow. Not of
+    publishes without fences: members of an older version remembered those, and all must come to the same state.
     """
     is_fenced = isinstance(command, PublishFile) and command.fences is not None
-    return is_fenced and isinstance(outcome, NodeRemovedError | NodeReplacedError)
+    return isinstance(outcome, AccessChangedError) or (
+        is_fenced and isinstance(outcome, NodeRemovedError | NodeReplacedError)
+    )
 
 
 _TOO_MUCH_AT_ONCE: Final = OverloadedError("The answers of this batch are too large together; ask again.")
@@ -383,7 +395,13 @@ class _Batch:
         proposal, context = decode_proposal(payload), self._context
         if proposal.attempt_id is not None and (known := context.tables.request(proposal.attempt_id)) is not None:
             return repeated_result(known, context.tables)
-        if (known := context.tables.request(proposal.request_id)) is not None:
+        known = context.tables.request(proposal.request_id)
+        if proposal.requester is not None and (known is None or not is_of_attempt(known, proposal)):
+            try:
+                check_requester(context, proposal.requester, proposal.command)
+            except AccessChangedError as refusal:
+                return self._stored(entry, proposal, refusal)
+        if known is not None:
             if fingerprint_of(known) != proposal.fingerprint:
                 return reused(entry.index, entry.term)
             return repeated_result(known, context.tables)
@@ -395,13 +413,18 @@ class _Batch:
             outcome = run(context, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
+        return self._stored(entry, proposal, outcome)
+
+    def _stored(self, entry: CommittedEntry, proposal: Proposal, outcome: WireModel | TrivetError) -> ProposalResult:
+        """The answer, kept under the id of whatever it answers for all time: the attempt, or the request."""
         stored_under = proposal.request_id
         if proposal.attempt_id is not None and isinstance(outcome, TrivetError) and outcome.is_transient:
             stored_under = proposal.attempt_id
         elif _is_new_attempt_due(proposal.command, outcome):
             return first_result(entry.index, entry.term, outcome)
         if proposal.retain_s > 0:
-            stored = encode_outcome(outcome, entry.index, proposal.fingerprint)
+            attempt_id = None if proposal.requester is None else proposal.attempt_id
+            stored = encode_outcome(outcome, entry.index, proposal.fingerprint, attempt_id)
             retain_s = retention_class(proposal.retain_s)
-            context.tables.insert_request(RequestRow(stored_under, entry.index, entry.term, retain_s, stored))
+            self._context.tables.insert_request(RequestRow(stored_under, entry.index, entry.term, retain_s, stored))
         return first_result(entry.index, entry.term, outcome)

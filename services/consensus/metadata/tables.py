@@ -1,8 +1,8 @@
 """The rows of the present: reading and writing buckets, files, versions, requests, nodes and members.
 
-What was and is not yet forgotten, what is garbage, what is kept of older versions, what buckets are set to and what files are
-made of have modules of their own (`history`, `garbage`, `older_versions`, `bucket_records`, `manifests`, `upload_records`); these
-and `database` are the only ones that speak SQL.
+What was and is not yet forgotten, what is garbage, what is kept of older versions, what buckets are set to, who may do what and
+what files are made of have modules of their own (`history`, `garbage`, `older_versions`, `bucket_records`, `access_records`,
+`manifests`, `upload_records`); these and `database` are the only ones that speak SQL.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 from services.consensus.metadata.database import Database, RowDamagedError, UnknownTablesError, checked, row_checksum
 from services.consensus.metadata.rows import (
+    NO_LATER_STATE,
     RETENTIONS_S,
     BucketRow,
     FileRow,
@@ -37,11 +38,11 @@ WRITER_CACHE_BYTES: Final = 64 * MIB
 READER_CACHE_BYTES: Final = 16 * MIB
 
 _SIGN: Final = 1 << 63
-_STATE: Final = (
-    "SELECT last_applied, last_term, cluster_id, epoch, highest_hlc, horizon, tombstone_horizon, lived_ms, entry_version, "
-    "content_sum, checksum FROM state"
-)
-_WRITE_STATE: Final = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Whatever columns there are: tables of older versions have fewer, and are read by those who must not change them.
+_STATE: Final = "SELECT * FROM state"
+_WRITE_STATE: Final = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_STATE_CHECKSUM: Final = 11
+"""Where its checksum stands; the columns behind it came later."""
 _FILES: Final = (
     "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, checksum FROM files "
     "WHERE incarnation=?"
@@ -89,8 +90,12 @@ class Tables:
         row = self._one(_STATE)
         if row is None:
             raise UnknownTablesError("the table `state` is empty")
-        last_applied, last_term, cluster_id, epoch, highest_hlc, *rest = checked("state", row)
-        return State(last_applied, last_term, cluster_id, epoch, highest_hlc + _SIGN, *rest)
+        _, *columns, checksum = row[: _STATE_CHECKSUM + 1]
+        later = row[_STATE_CHECKSUM + 1 :]
+        counted = () if later == NO_LATER_STATE else later
+        checked("state", (*columns, *counted, checksum))
+        last_applied, last_term, cluster_id, epoch, highest_hlc, *rest = columns
+        return State(last_applied, last_term, cluster_id, epoch, highest_hlc + _SIGN, *rest, *later)
 
     def write_state(self, state: State) -> None:
         """Replace the row `state`."""
@@ -106,7 +111,8 @@ class Tables:
             state.entry_version,
             state.content_sum,
         )
-        self._execute(_WRITE_STATE, (*columns, row_checksum("state", columns)))
+        checksum = row_checksum("state", (*columns, *state.later()))
+        self._execute(_WRITE_STATE, (*columns, checksum, state.access_index, state.realm))
 
     # --- buckets --------------------------------------------------------------------------------------------------
 

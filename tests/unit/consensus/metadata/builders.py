@@ -5,6 +5,7 @@ from typing import Any
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
 from services.consensus.metadata.store import MetadataStore
+from shared.contracts.access import Requester
 from shared.contracts.cluster import NodeRun
 from shared.contracts.files import Durability, FileContent, Preconditions
 from shared.contracts.metadata import (
@@ -69,6 +70,7 @@ def entry(
     retain_s: int = 600,
     fingerprint: str | None = None,
     attempt_id: str | None = None,
+    requester: Requester | None = None,
     term: int = 1,
 ):
     proposal = Proposal(
@@ -76,6 +78,7 @@ def entry(
         retain_s=retain_s,
         fingerprint=fingerprint,
         attempt_id=attempt_id,
+        requester=requester,
         command=command,
     )
     return CommittedEntry(index, term, encode_proposal(proposal))

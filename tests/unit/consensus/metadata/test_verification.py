@@ -42,6 +42,9 @@ OBJECT_ROWS = {
     "composition_refs": (5, 6),
     "uploads": (5, 1, b"a", "n", "open", 0, 6, 0, 1000, 7, b"b"),
     "parts": (5, 1, 6, 1, "etag", b"b"),
+    "identities": ("1" * 64, "name", 0, "active", 1, b"b", 5),
+    "access_keys": ("TV1", "1" * 64, 0, "active", 1, 2, 3, "5ea1", b"s", b"m", 6),
+    "bucket_access": (1, 5),
 }
 
 
@@ -141,9 +144,10 @@ def test_a_changed_column_is_found(filled, table, column):
     """Every column of every table, by the full check and by the scrub."""
     key = ", ".join(CHECKED_TABLES[table][:3])
     row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
-    kinds = dict.fromkeys(("key", "body", "outcome", "digest", "chunk_digests"), "x'00'") | {"deleted_index": "424242"}
+    blobs = ("key", "body", "outcome", "digest", "chunk_digests", "sealed", "bearer_mac")
+    kinds = dict.fromkeys(blobs, "x'00'") | {"deleted_index": "424242"}
     texts = {"name", "etag", "content_type", "bucket", "request_id", "node_id", "url", "zone", "state", "member_id"}
-    texts |= {"backup_id", "kind", "nonce"} | ({"owner"} if table == "backups" else set())
+    texts |= {"backup_id", "kind", "nonce", "identity", "sealing_key"} | ({"owner"} if table == "backups" else set())
     value = kinds.get(column) or ("'other'" if column in texts else f"{column}+1000000")
     change(filled, f"UPDATE {table} SET {column} = {value} WHERE {row}")
     with pytest.raises(RowDamagedError):

@@ -1,0 +1,31 @@
+"""Answers to gateways that follow who may do what: what changed after an index, a page at a time."""
+
+from __future__ import annotations
+
+from services.consensus.metadata.access_records import AccessRecords
+from services.consensus.metadata.rows import State
+from services.consensus.metadata.tables import Tables
+from shared.contracts.access import AccessChanges, ListAccessChanges
+
+
+def list_access_changes(tables: Tables, state: State, query: ListAccessChanges) -> AccessChanges:
+    """One page: about `limit` rows, and the rest of the change that the last of them belongs to."""
+    records = AccessRecords(tables)
+    # A copy that claims to be newer than this state is one of another cluster's.
+    is_lost = query.after < records.horizon() or query.after > state.access_index
+    is_full = not query.is_continued and (query.after == 0 or is_lost)
+    after = 0 if is_full else query.after
+    end = records.nth_change(after, query.limit - 1)
+    up_to = state.last_applied if end is None else end
+    identities, keys = records.changed_identities(after, up_to), records.changed_keys(after, up_to)
+    deleted = [row.identity for row in identities if row.is_deleted] + [row.key for row in keys if row.is_deleted]
+    has_more = end is not None and records.nth_change(end, 0) is not None
+    return AccessChanges(
+        realm=state.realm,
+        is_full=is_full,
+        identities=[row.to_wire() for row in identities if not row.is_deleted],
+        keys=[row.to_wire() for row in keys if not row.is_deleted],
+        deleted=deleted,
+        next_after=end if has_more else None,
+        access_index=state.access_index,
+    )
