@@ -12,6 +12,7 @@ from services.consensus.metadata.database import RowDamagedError
 from services.consensus.metadata.entries import (
     BUCKET_LIMIT_VERSION,
     KNOWN_ENTRY_VERSION,
+    OBJECTS_VERSION,
     encode_proposal,
     entry_version_of,
     fit,
@@ -42,6 +43,7 @@ from shared.errors import (
     ClusterMismatchError,
     DiskFullError,
     InternalError,
+    InvalidRequestError,
     LeaderUnavailableError,
     OutcomeUnknownError,
     PayloadTooLargeError,
@@ -96,8 +98,12 @@ class ConsensusService:
         self._differing_members = differing_members
         self._fill_nodes = fill_nodes
 
-    async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
+    async def propose(self, proposals: Sequence[Proposal], *, needs_requesters: bool = False) -> list[ProposalResult]:
         """Order and apply; one result per proposal, in order.
+
+        Args:
+            needs_requesters: the sender is known to be a gateway that speaks for clients: what it proposes says for whom, as
+                soon as entries may say that. One whose role is not known may be a gateway of a version before.
 
         Raises:
             NotLeaderError, LeaderUnavailableError, OverloadedError: nothing was appended; definite.
@@ -105,7 +111,13 @@ class ConsensusService:
         entry_version = self.store.summary().entry_version
         proposals = [fit(self._with_limit(proposal), entry_version) for proposal in proposals]
         payloads = [encode_proposal(proposal) for proposal in proposals]
-        refusals = [self._why_refused(proposal, payload) for proposal, payload in zip(proposals, payloads, strict=True)]
+        needs_requesters = needs_requesters and entry_version >= OBJECTS_VERSION
+        refusals = [
+            _without_requester()
+            if needs_requesters and proposal.requester is None
+            else self._why_refused(proposal, payload)
+            for proposal, payload in zip(proposals, payloads, strict=True)
+        ]
         fitting = [payload for payload, refusal in zip(payloads, refusals, strict=True) if refusal is None]
         waiting = iter(self.member.propose(fitting) if fitting else [])
         entries = [next(waiting) if refusal is None else None for refusal in refusals]
@@ -280,6 +292,10 @@ def _with_leaders_knowledge(
     node_map = result.answer.node_map
     update = {**engine, "node_map": node_map.model_copy(update={"nodes": list(map(fill_node, node_map.nodes))})}
     return result.model_copy(update={"answer": result.answer.model_copy(update=update)})
+
+
+def _without_requester() -> TrivetError:
+    return InvalidRequestError("A gateway's proposal names whom it is made for.", name="requester")
 
 
 def _outcome(waiting: asyncio.Future[Any] | None) -> ProposalResult:

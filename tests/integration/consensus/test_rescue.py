@@ -20,6 +20,7 @@ from shared.contracts.metadata import FileAnswer, GetFile
 from shared.peer_calls.http_client import PeerClient
 from shared.settings import EXIT_CONFIGURATION
 from tests.integration.consensus.history import Registers
+from tests.integration.consensus.identities import check_identities, known_access, make_identities
 from tests.integration.consensus.members import REPOSITORY, Members
 from tests.integration.consensus.scene import PROGRESS_WITHIN_S, Scene, running_scene
 from tests.integration.consensus.test_state_hash import wait_until_level
@@ -79,8 +80,10 @@ async def values(consensus: ConsensusClient, keys: list[str]) -> dict[str, str |
 
 
 async def test_a_lost_majority_is_rescued_from_one_survivor(scene: Scene, tmp_path: Path) -> None:
-    """Every acknowledged write is there, new ones work on all members of the new cluster, and an old member is kept out."""
+    """Every acknowledged write and every key is there, new ones work on all members, and an old member is kept out."""
     old, target = scene.members, tmp_path / "new" / "consensus-1"
+    await make_identities(scene.registers._client)
+    access = await known_access(scene.registers._client)
     async with scene.registers.load():
         await scene.wait_for_progress(writes=150)
     [(last_index, _), *_] = await wait_until_level(scene)
@@ -115,6 +118,7 @@ async def test_a_lost_majority_is_rescued_from_one_survivor(scene: Scene, tmp_pa
         rescued.registers = scene.registers
         rescued.registers._client = consensus
         await rescued.registers.check()
+        await check_identities(consensus, access)
         async with rescued.registers.load():
             await rescued.wait_for_progress()
             # It came with an empty folder: it has everything, or this majority could not go on.
@@ -155,13 +159,15 @@ async def an_old_member_is_kept_out(rescued: Scene, old: Members, tmp_path: Path
 
 
 async def test_a_backup_of_a_running_cluster_is_restored_into_a_new_one(scene: Scene, tmp_path: Path) -> None:
-    """As of its index, whole, checked; a damaged one is refused, and so is a folder that is not empty."""
+    """As of its index, whole, checked, keys included; a damaged one is refused, and so is a folder that is not empty."""
     backup, offline, target = tmp_path / "backup", tmp_path / "offline", tmp_path / "new" / "consensus-1"
     async with scene.registers.load():
         await scene.wait_for_progress(writes=100)
         under_load = await rescue("backup", "--to", tmp_path / "under-load", scene=scene)
         assert under_load.returncode == 0, under_load.stderr
     assert (await rescue("check", tmp_path / "under-load", scene=scene)).returncode == 0
+    await make_identities(scene.registers._client)
+    access = await known_access(scene.registers._client)
     await wait_until_level(scene)
     keys = sorted(scene.registers.history)
     expected = await values(scene.registers._client, keys)
@@ -201,6 +207,7 @@ async def test_a_backup_of_a_running_cluster_is_restored_into_a_new_one(scene: S
 
     async with new_cluster(tmp_path / "new", scene) as (members, client, consensus):
         assert await values(consensus, keys) == expected
+        await check_identities(consensus, access)
         rescued = Scene(members, client, consensus)
         rescued.registers = Registers(consensus, seed=rescued.registers.seed, prefix="new")
         async with rescued.registers.load():

@@ -7,17 +7,23 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION
+from shared.contracts.access import InitAccess, ListAccessChanges, Requester
+from shared.contracts.calls import Command
 from shared.contracts.cluster import MemberStatus
-from shared.contracts.metadata import ProposalResult, ProposalResults
-from shared.errors import TrivetError
+from shared.contracts.metadata import CreateBucket, ProposalResult, ProposalResults
+from shared.errors import AccessChangedError, TrivetError
+from tests.integration.consensus.identities import check_identities, known_access, make_identities
 from tests.integration.consensus.scene import PROGRESS_WITHIN_S, Scene, running_scene
+from tests.unit.consensus.metadata.access_builders import REALM, identity_id
 from tests.unit.consensus.metadata.builders import stamp
 
 NEWER = str(Path(__file__).with_name("newer_member.py"))
+THE_VERSION_BEFORE = str(Path(__file__).with_name("older_member.py"))
 OLDER = 2
 
 # Clusters start and stop several times here, and the machine may be busy.
@@ -35,7 +41,7 @@ async def greet(scene: Scene) -> ProposalResult:
     members = scene.members
     # Not with the models of `newer_member`: importing it would make this process newer, too.
     command = {"kind": "greet", "name": "world", "stamp": stamp().model_dump(mode="json")}
-    body = json.dumps({"proposals": [{"request_id": secrets.token_hex(8), "command": command}]})
+    body = json.dumps({"proposals": [{"request_id": secrets.token_hex(8), "command": command}]}).encode()
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while True:
             leader = await members.leader(scene.client)
@@ -44,17 +50,34 @@ async def greet(scene: Scene) -> ProposalResult:
                 members.start(OLDER)
                 continue
             try:
-                answer = await scene.client.request(
-                    members.addresses[leader],
-                    "POST",
-                    "/v1/proposals",
-                    content=body.encode(),
-                    headers={"content-type": "application/json"},
-                    timeout_s=10.0,
-                )
-                return ProposalResults.model_validate_json(answer.content).results[0]
+                return await send(scene, leader, body)
             except TrivetError:
                 await asyncio.sleep(0.1)
+
+
+async def propose(scene: Scene, command: Command[Any]) -> ProposalResult:
+    """Propose once, at whoever leads; a client would ask again for as long as it may be taken."""
+    proposal = {"request_id": secrets.token_hex(8), "command": command.model_dump(mode="json")}
+    async with asyncio.timeout(PROGRESS_WITHIN_S):
+        while True:
+            try:
+                return await send(
+                    scene, await scene.members.leader(scene.client), json.dumps({"proposals": [proposal]}).encode()
+                )
+            except TrivetError:
+                await asyncio.sleep(0.1)
+
+
+async def send(scene: Scene, leader: int, body: bytes) -> ProposalResult:
+    answer = await scene.client.request(
+        scene.members.addresses[leader],
+        "POST",
+        "/v1/proposals",
+        content=body,
+        headers={"content-type": "application/json"},
+        timeout_s=10.0,
+    )
+    return ProposalResults.model_validate_json(answer.content).results[0]
 
 
 async def wait_until(scene: Scene, number: int, condition) -> MemberStatus:
@@ -121,6 +144,30 @@ async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> No
     goal = (await members.status(scene.client, 1 - leader)).last_applied
     caught_up = await wait_until(scene, OLDER, lambda status: status.last_applied >= goal)
     assert caught_up.stopped_applying is None
+
+
+async def test_identities_wait_for_the_last_member(tmp_path: Path) -> None:
+    """While one member does not know them they are refused, and changes are taken without whom they are for."""
+    async with running_scene(tmp_path, programs={OLDER: [THE_VERSION_BEFORE]}) as scene:
+        consensus = scene.registers._client
+        for number in range(3):
+            await wait_until(scene, number, lambda status: status.entry_version == KNOWN_ENTRY_VERSION - 1)
+        refused = await propose(scene, InitAccess(realm=REALM, stamp=stamp()))
+        assert refused.problem is not None
+        assert (refused.problem["code"], refused.problem["definite"]) == ("upgrade_unfinished", True)
+        nobody = Requester(principal=identity_id(1), access_index=10**6)
+        await consensus.propose(CreateBucket(bucket="for-nobody", stamp=stamp()), requester=nobody)
+        answer, context = await consensus.read(ListAccessChanges())
+        assert (answer.realm, answer.identities, context.access_index) == (None, [], 0)
+
+        await restart(scene, OLDER, None)
+        for number in range(3):
+            await wait_until(scene, number, lambda status: status.entry_version == KNOWN_ENTRY_VERSION)
+        await make_identities(consensus)
+        await check_identities(consensus, await known_access(consensus))
+        with pytest.raises(AccessChangedError):
+            await consensus.propose(CreateBucket(bucket="for-whom", stamp=stamp()), requester=nobody)
+        await scene.wait_until_all_agree()
 
 
 async def restart_killed(scene: Scene, number: int) -> None:

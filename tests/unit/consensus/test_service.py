@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 from services.consensus.duties.membership import Membership
-from services.consensus.metadata.entries import ATTEMPT_VERSION, BUCKET_LIMIT_VERSION, decode_proposal
+from services.consensus.metadata.entries import ATTEMPT_VERSION, BUCKET_LIMIT_VERSION, OBJECTS_VERSION, decode_proposal
 from services.consensus.raft.configuration import Configuration
 from services.consensus.service import ConsensusService
+from shared.contracts.access import ANONYMOUS, Requester
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember
 from shared.contracts.metadata import CreateBucket, Proposal, ProposalResult
-from shared.errors import LeaderUnavailableError, OutcomeUnknownError, TrivetError, error_from_problem
+from shared.errors import (
+    InvalidRequestError,
+    LeaderUnavailableError,
+    OutcomeUnknownError,
+    TrivetError,
+    error_from_problem,
+)
 from tests.unit.consensus.metadata.builders import stamp
 
 DEADLINE_S = 0.01
@@ -198,3 +205,23 @@ async def test_an_attempt_is_written_once_every_member_knows_attempts(entry_vers
     (payload,) = member.payloads
     assert decode_proposal(payload).attempt_id == expected
     assert decode_proposal(payload).fingerprint == "f1"
+
+
+@pytest.mark.parametrize(
+    ("entry_version", "needs_requesters", "has_requester", "is_refused"),
+    [
+        (OBJECTS_VERSION, True, False, True),
+        (OBJECTS_VERSION, True, True, False),
+        (OBJECTS_VERSION, False, False, False),
+        (OBJECTS_VERSION - 1, True, False, False),
+    ],
+)
+async def test_a_gateway_says_for_whom_it_proposes(entry_version, needs_requesters, has_requester, is_refused) -> None:
+    """Once entries may say it; else a change would be made that no key was asked for."""
+    member = LeadingMember()
+    requester = Requester(principal=ANONYMOUS) if has_requester else None
+    proposal = create("a-1").model_copy(update={"requester": requester})
+    service = service_over(member, entry_version=entry_version)
+    (result,) = await service.propose([proposal], needs_requesters=needs_requesters)
+    assert isinstance(error_of(result), InvalidRequestError) is is_refused
+    assert len(member.payloads) == (0 if is_refused else 1)
