@@ -15,7 +15,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
 from shared.contracts.uploads import FILE_BYTES_MAX
-from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_token
+from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_secret, read_token
 from shared.units import KIB, MIB
 
 FIRST_RESERVATION_BYTES: Final = 64 * KIB
@@ -23,6 +23,9 @@ FIRST_RESERVATION_BYTES: Final = 64 * KIB
 
 MAX_CHUNKS_PER_LOG_ENTRY: Final = 30_000
 """32 bytes each: a version must fit into one log entry of 1 MiB (docs/consensus.md, "Limits")."""
+
+MIN_SEALING_KEY_CHARACTERS: Final = 43
+"""What 32 bytes take in base64, the densest way in which people write them."""
 
 
 def _parse_hosts(value: object) -> object:
@@ -58,6 +61,9 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             header is 421. Empty: the loopback names and `host`. The address to which a connection came is always taken.
         cors_origins: origins such as `https://app.example.org` whose pages may read and change files from a browser.
         admin_token: what cluster changes ask for; without one they are refused.
+        sealing_key_file: a file with one or two lines of at least 32 random bytes, written as text, which only gateways have,
+            all the same: secrets of access keys are sealed under it. The first line seals, both unseal, so that it can be
+            replaced.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -94,6 +100,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     cors_origins: OriginList = Field(default_factory=list)
     admin_token: SecretStr | None = None
     admin_token_file: Path | None = None
+    sealing_key_file: Path | None = None
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
@@ -130,6 +137,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
                 f"ever; it needs at least {needed}"
             )
         self.read_admin_token()
+        self.read_sealing_keys()
         return self
 
     def origin_rules(self) -> OriginRules:
@@ -144,3 +152,20 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             ValueError: it cannot be read, or is too short.
         """
         return read_token(self.admin_token, self.admin_token_file, "TRIVET_ADMIN_TOKEN")
+
+    def read_sealing_keys(self) -> list[str]:
+        """The lines of the file with the sealing key; none when there is no file.
+
+        Raises:
+            ValueError: it cannot be read, or is no such file.
+        """
+        text = read_secret(None, self.sealing_key_file, "TRIVET_SEALING_KEY")
+        lines = [] if text is None else text.split()
+        if text is not None and not 1 <= len(lines) <= 2:
+            raise ValueError("TRIVET_SEALING_KEY_FILE has one line, or two while the sealing key is replaced")
+        if any(len(line) < MIN_SEALING_KEY_CHARACTERS for line in lines):
+            raise ValueError(
+                f"a line of TRIVET_SEALING_KEY_FILE has fewer than {MIN_SEALING_KEY_CHARACTERS} characters; make one with "
+                "`openssl rand -hex 32`"
+            )
+        return lines

@@ -56,7 +56,7 @@ class Scope(WireModel):
     """Actions on the files of a bucket below a prefix.
 
     Attributes:
-        bucket: its name, or `*` for every bucket. Of `cluster-admin` it says nothing.
+        bucket: its name, or `*` for every bucket. `cluster-admin` is allowed with `*` and no prefix alone.
         prefix: empty for the whole bucket, else it ends with `/`, so that `photos/` never means `photos-of-others`.
     """
 
@@ -98,8 +98,8 @@ class SealedSecret(WireModel):
     Attributes:
         sealing_key: id of the key that sealed it.
         sealed: nonce and AES-256-GCM ciphertext; realm, id of the key, slot and `sealing_key` are authenticated with it.
-        bearer_mac: HMAC-SHA-256 of the secret under a key that is derived from the sealing key: whoever shows the secret is
-            known by it, without unsealing.
+        bearer_mac: HMAC-SHA-256 of id of the key, slot and secret, under a key that is derived from the sealing key: whoever
+            shows the secret is known by it, without unsealing.
     """
 
     sealing_key: str = Field(pattern=r"^[0-9a-f]{8}$")

@@ -61,3 +61,19 @@ def test_a_budget_that_could_deadlock_is_refused() -> None:
     make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed)
     with pytest.raises(ValidationError, match="TRIVET_MAX_INFLIGHT_BYTES"):
         make_settings(chunk_size_bytes=MIB, max_concurrent_requests=100, max_inflight_bytes=needed - 1)
+
+
+def test_a_sealing_key_is_one_line_or_two_of_enough_characters(tmp_path) -> None:
+    """Both edges; what people write 32 random bytes as is taken."""
+    path = tmp_path / "sealing-key"
+    for lines in (["k" * 43], ["0" * 64, "k" * 43 + " "], ["", "k" * 44, ""]):
+        path.write_text("\n".join(lines))
+        settings = make_settings(sealing_key_file=path)
+        assert settings.read_sealing_keys() == [line.strip() for line in lines if line]
+    for lines in ([], [""], ["k" * 42], ["k" * 43, "k" * 42], ["k" * 43] * 3):
+        path.write_text("\n".join(lines))
+        with pytest.raises(ValidationError):
+            make_settings(sealing_key_file=path)
+    with pytest.raises(ValidationError):
+        make_settings(sealing_key_file=tmp_path / "absent")
+    assert make_settings().read_sealing_keys() == []
