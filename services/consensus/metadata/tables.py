@@ -11,7 +11,14 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from services.consensus.metadata.database import Database, RowDamagedError, UnknownTablesError, checked, row_checksum
+from services.consensus.metadata.database import (
+    Database,
+    RowDamagedError,
+    UnknownTablesError,
+    checked,
+    checked_all,
+    row_checksum,
+)
 from services.consensus.metadata.rows import (
     NO_LATER_STATE,
     RETENTIONS_S,
@@ -171,8 +178,8 @@ class Tables:
         """Files with lower <= key < upper by key; rows are fetched as they are taken."""
         rows = self._execute(f"{_FILES} AND key>=? AND key<? ORDER BY key", (incarnation, lower, upper))
         try:
-            for row in rows:
-                yield FileRow._make(checked("files", row)[1:])
+            for columns in checked_all("files", rows):
+                yield FileRow._make(columns[1:])
         finally:
             rows.close()
 
