@@ -51,6 +51,13 @@ NO_MEASUREMENTS = {
     ("UploadAnswer", "has_more"): "of a single page",
     ("UploadPage", "has_more"): "of a single page",
     ("VersionPage", "has_more"): "of a single page",
+    ("Identity", "is_root"): "a choice of who made it",
+    ("CreateIdentity", "is_root"): "a choice of the caller",
+    ("ReadResults", "access_index"): "no log entry has this index",
+    ("Requester", "access_index"): "no log entry has this index",
+    ("ListAccessChanges", "after"): "from the beginning",
+    ("ListAccessChanges", "is_continued"): "the first page of a walk",
+    ("ListAccessChanges", "limit"): "a choice of the caller",
     **{
         ("ObjectCounts", name): "what this page counted, of one table after the other"
         for name in ("versions", "markers", "uploads", "parts", "manifests")
