@@ -220,6 +220,8 @@ class MemberProcess:
                     tombstone_s=settings.tombstone_retention_s,
                     reference_s=max(settings.gc_grace_s, settings.max_download_age_s),
                     condemned_s=settings.condemned_retention_s,
+                    audit_s=settings.audit_retention_s,
+                    audit_bytes=settings.audit_limit_bytes,
                 ),
             )
             tasks.start("log clock", log_clock.watch())

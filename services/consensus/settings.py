@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from services.consensus.peering.mesh import HANDSHAKE_LIMIT
 from shared.settings import PeerList, ServiceSettings
-from shared.units import MIB
+from shared.units import GIB, MIB
 
 
 class ConsensusSettings(ServiceSettings):
@@ -32,6 +32,8 @@ class ConsensusSettings(ServiceSettings):
         max_download_age_s: for how long a download keeps the chunks of a version that is replaced or deleted meanwhile. What
             a version refers to is kept for the longer of the two.
         condemned_retention_s: for how long it is known which chunks may be deleted, by the log's own clock: the longest upload.
+        audit_retention_s, audit_limit_bytes: for how long rows of the audit trail are kept, by the log's own clock, and how many
+            bytes of them; the leader's settings count. Export them before (docs/operations.md).
         bucket_limit: buckets that may exist in the cluster; the leader's setting counts.
         heartbeat_grace_s: silence after which a storage node counts as inactive.
         replica_count: of every chunk, the same variable as the gateways'; what metrics call missing is counted by it.
@@ -56,6 +58,8 @@ class ConsensusSettings(ServiceSettings):
     gc_grace_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     max_download_age_s: int = Field(default=86_400, ge=1, le=30 * 86_400)
     condemned_retention_s: int = Field(default=7 * 86_400, ge=1, le=90 * 86_400)
+    audit_retention_s: int = Field(default=7 * 86_400, ge=1, le=366 * 86_400)
+    audit_limit_bytes: int = Field(default=GIB, ge=MIB, le=64 * GIB)
     bucket_limit: int = Field(default=10_000, ge=1, le=1_000_000)
     heartbeat_grace_s: float = Field(default=60.0, gt=0)
     heartbeat_interval_s: float = Field(default=30.0, gt=0)

@@ -29,6 +29,7 @@ from shared.contracts.access import (
     UpdateIdentity,
     UpdateKey,
 )
+from shared.contracts.audit import AuditPage, ListAudit
 from shared.contracts.backups import BackupsAnswer, BeginBackup, EndBackup, ListBackups, RenewBackup
 from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
@@ -318,6 +319,8 @@ class PassTime(Command[PassedTime]):
             condemned unless something else refers to them. None in entries before version 3: as long as lists show it,
             and nothing is condemned.
         condemned_retention_s: for how long it is known which chunks were condemned; uploads that began earlier are refused.
+        audit_retention_s, audit_limit_bytes: for how long rows of the audit trail are kept, and how many bytes of them. None
+            in entries before version 4: nothing is cut.
     """
 
     kind: Literal["pass_time"] = "pass_time"
@@ -326,6 +329,8 @@ class PassTime(Command[PassedTime]):
     tombstone_retention_s: int
     reference_retention_s: int | None = None
     condemned_retention_s: int | None = None
+    audit_retention_s: int | None = None
+    audit_limit_bytes: int | None = None
     stamp: Stamp
 
 
@@ -554,7 +559,8 @@ Answer = Annotated[
     | PiecePage
     | UploadAnswer
     | UploadPage
-    | AccessChanges,
+    | AccessChanges
+    | AuditPage,
     Field(discriminator="kind"),
 ]
 
@@ -647,7 +653,8 @@ AnyQuery = Annotated[
     | ListPieces
     | GetUpload
     | ListUploads
-    | ListAccessChanges,
+    | ListAccessChanges
+    | ListAudit,
     Field(discriminator="kind"),
 ]
 

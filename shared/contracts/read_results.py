@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.contracts.access import AccessChanges
+from shared.contracts.audit import AuditPage
 from shared.contracts.backups import BackupsAnswer
 from shared.contracts.metadata import (
     Answer,
@@ -149,4 +150,5 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "versions": VersionPage.parse_answer,
     "object_counts": ObjectCounts.parse_answer,
     "access_changes": AccessChanges.parse_answer,
+    "audit": AuditPage.parse_answer,
 }

@@ -46,6 +46,7 @@ from shared.contracts.access import (
     UpdateIdentity,
     UpdateKey,
 )
+from shared.contracts.audit import ListAudit
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
 from shared.contracts.files import Durability, FileContent
@@ -208,6 +209,10 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
     settings = BucketSettings(versioning="enabled", superseded_retention_s=3600)
     suspended = BucketSettings(versioning="suspended", superseded_retention_s=7200)
     copied = {"bucket": "default", "source_bucket": "default", "stamp": stamp()}
+    # The document that says who may do what of the bucket is the newest change of that.
+    ann = Requester(
+        principal="a" * 64, key="TV" + "A" * 18, access_index=first + 5, request="request-ä", address="192.0.2.7"
+    )
     deleted = [
         FileToDelete(key="v/c"),
         FileToDelete(key="none"),
@@ -230,11 +235,11 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         (DeleteFile(bucket="default", key="v/a", version=first + 10, stamp=stamp()), {"retain_s": 86_400}),
         (SetTags(bucket="default", key="v/a", tags={"colour": "blue"}, stamp=stamp()), {}),
         (CopyFile(key="v/b", source_key="v/a", content_type="image/png", **copied), {"retain_s": 86_400}),
-        (CopyFile(key="v/c", source_key="v/b", is_move=True, **copied), {}),
+        (CopyFile(key="v/c", source_key="v/b", is_move=True, **copied), {"requester": ann}),
         (CopyFile(key="v/c", source_key="v/c", **copied), {}),
-        (DeleteFiles(bucket="default", files=deleted, stamp=stamp()), {"retain_s": 86_400}),
+        (DeleteFiles(bucket="default", files=deleted, stamp=stamp()), {"retain_s": 86_400, "requester": ann}),
         (PutBucketSettings(bucket="default", settings=suspended, stamp=stamp()), {}),
-        (publish("v/d", **stored, content=content(1, fill=13)), {}),
+        (publish("v/d", **stored, content=content(1, fill=13)), {"requester": ann}),
         (publish("v/d", **stored, content=content(1, fill=14)), {}),
         (PutBucketSettings(bucket="default", settings=BucketSettings(), stamp=stamp()), {}),
         (_begin("parts", nonces[0]), {}),
@@ -264,7 +269,10 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
             {},
         ),
         (_begin("aborted", nonces[2]), {}),
-        (AbortUpload(upload=first + 28, nonce=nonces[2], stamp=stamp()), {}),
+        (
+            AbortUpload(upload=first + 28, nonce=nonces[2], stamp=stamp()),
+            {"requester": Requester(principal="anonymous")},
+        ),
         (CopyFile(key="parts again", source_key="parts", user_metadata={"n": "1"}, **copied), {}),
     ]
     time_passes = PassTime(
@@ -273,6 +281,8 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         tombstone_retention_s=86_400,
         reference_retention_s=1800,
         condemned_retention_s=3600,
+        audit_retention_s=3600,
+        audit_limit_bytes=1000,
         stamp=stamp(),
     )
     return [*objects, *_access_commands(first + len(objects)), (time_passes, {"retain_s": 0})]
@@ -359,6 +369,7 @@ def describe(store: MetadataStore) -> dict[str, Any]:
         "answers": [result.model_dump(mode="json") for result in answers.results],
         "objects": [result.model_dump(mode="json") for result in store.answer(of_objects, term=1).results],
         "access": [result.model_dump(mode="json") for result in store.answer(of_access, term=1).results],
+        "audit": store.answer([ListAudit()], term=1).results[0].model_dump(mode="json"),
         # How full a node is stands in no table: the leader adds it to its answers.
         "node_map": store.node_map().model_dump(mode="json", exclude={"nodes": {"__all__": {"used_bytes", "is_full"}}}),
         "announced": store.announced(),
@@ -393,8 +404,8 @@ def make(folder: Path) -> None:
 
 
 def _assert_every_table_has_rows(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in CHECKED_TABLES}
+    connection, tables = sqlite3.connect(path), [*CHECKED_TABLES, "audit"]
+    counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
     connection.close()
     # What lives only between two slices of a long expiry cannot be left behind by whole entries.
     unfilled = {"doomed", "bucket_usage"}

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from services.consensus.metadata.entries import GARBAGE_VERSION
+from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.service import ConsensusService
 from shared.background_tasks import sleep_to_tick
 from shared.contracts.metadata import PassTime
@@ -50,12 +50,14 @@ class ElapsedTime:
 
 @dataclass(frozen=True, slots=True)
 class Retentions:
-    """For how long what is kept; see `PassTime`."""
+    """For how long what is kept, and how much of the audit trail; see `PassTime`."""
 
     cursor_s: int
     tombstone_s: int
     reference_s: int
     condemned_s: int
+    audit_s: int
+    audit_bytes: int
 
 
 class LogClock:
@@ -96,13 +98,16 @@ class LogClock:
 
     async def _forget(self, elapsed_ms: int) -> bool:
         retentions = self._retentions
-        condemns = self._service.store.summary().entry_version >= GARBAGE_VERSION
+        entry_version = self._service.store.summary().entry_version
+        condemns, is_audited = entry_version >= GARBAGE_VERSION, entry_version >= OBJECTS_VERSION
         command = PassTime(
             elapsed_ms=elapsed_ms,
             cursor_retention_s=retentions.cursor_s,
             tombstone_retention_s=retentions.tombstone_s,
             reference_retention_s=retentions.reference_s if condemns else None,
             condemned_retention_s=retentions.condemned_s if condemns else None,
+            audit_retention_s=retentions.audit_s if is_audited else None,
+            audit_limit_bytes=retentions.audit_bytes if is_audited else None,
             stamp=self._clock.stamp(),
         )
         try:

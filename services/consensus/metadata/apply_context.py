@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.metadata.garbage import Garbage
@@ -40,6 +41,7 @@ class ApplyContext:
     older: OlderVersions
     records: BucketRecords
     settings: dict[int, BucketSettings]
+    trail: Trail
 
     @property
     def knows_garbage(self) -> bool:

@@ -8,8 +8,8 @@ else goes on being written as before, so that members of two versions can work t
 so that a default that changes later cannot change what an old entry means. The exceptions are fields that came later:
 `fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
 `attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
-removal, with version 3; `tags` of a publish, `version` of a deletion and `requester` of
-every proposal, with version 4. They are left out when there are none. What content got with version 4 is not written: the
+removal, with version 3; `tags` of a publish, `version` of a deletion, what `PassTime` says of the audit trail and `requester`
+of every proposal, with version 4. They are left out when there are none. What content got with version 4 is not written: the
 content that an entry brings is always a chunk list.
 """
 
@@ -77,7 +77,12 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "delete_file": {"version": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},
     "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},
-    "pass_time": {"reference_retention_s": GARBAGE_VERSION, "condemned_retention_s": GARBAGE_VERSION},
+    "pass_time": {
+        "reference_retention_s": GARBAGE_VERSION,
+        "condemned_retention_s": GARBAGE_VERSION,
+        "audit_retention_s": OBJECTS_VERSION,
+        "audit_limit_bytes": OBJECTS_VERSION,
+    },
 }
 """By kind of command: fields that came later, and the version in which they did. They are left out when they are None."""
 

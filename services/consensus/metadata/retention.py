@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from services.consensus.metadata.access_records import AccessRecords
+from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.decisions import STORED_INTEGER_MAX
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
@@ -68,15 +69,18 @@ def forget(command: PassTime, index: int, state: State, history: History, sweep:
     sweep.doomed(condemns=keeps_references)
     if command.condemned_retention_s is not None:
         sweep.condemned(history.index_at(_ago(lived_ms, command.condemned_retention_s)))
+    if command.audit_retention_s is not None and command.audit_limit_bytes is not None:
+        sweep.trail(history.index_at(_ago(lived_ms, command.audit_retention_s)), command.audit_limit_bytes)
     longest_s = max(
         *RETENTIONS_S,
         command.tombstone_retention_s,
         command.reference_retention_s or 0,
         command.condemned_retention_s or 0,
+        command.audit_retention_s or 0,
     )
     history.forget_moments(_ago(lived_ms, longest_s), FORGET_ROWS_MAX)
     forgotten = FORGET_ROWS_MAX - sweep.left
-    return state, PassedTime(forgotten=forgotten, has_more=sweep.left <= 0, lived_ms=lived_ms, horizon=state.horizon)
+    return state, PassedTime(forgotten=forgotten, has_more=sweep.has_more, lived_ms=lived_ms, horizon=state.horizon)
 
 
 def _ago(lived_ms: int, seconds: int) -> int:
@@ -86,15 +90,22 @@ def _ago(lived_ms: int, seconds: int) -> int:
 class Sweep:
     """The share of forgetting of the entry at `index`. Each step takes what is `left`; the next entry begins with the first."""
 
-    def __init__(self, tables: Tables, history: History, garbage: Garbage, index: int) -> None:
+    def __init__(self, tables: Tables, history: History, garbage: Garbage, index: int, trail: Trail) -> None:
         self._history = history
         self._tables = tables
         self._garbage = garbage
         self._manifests = Manifests(tables)
         self._uploads = UploadRecords(tables)
         self._access = AccessRecords(tables)
+        self._trail = trail
         self._index = index
+        self._is_trail_longer = False
         self.left = FORGET_ROWS_MAX
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next entry would forget more."""
+        return self.left <= 0 or self._is_trail_longer
 
     def past(self, horizon: int, *, releases: bool) -> None:
         """Superseded and deleted versions, and buckets, that no list can be pinned to any more."""
@@ -249,6 +260,10 @@ class Sweep:
     def condemned(self, up_to_index: int) -> None:
         """Which chunks were condemned so long ago that no upload goes on that began before it."""
         self.left -= self._garbage.forget_condemned(up_to_index, self._share())
+
+    def trail(self, up_to_index: int, limit_bytes: int) -> None:
+        """Old rows of the audit trail, beside the share: one costs a fraction of the others, and every change adds one."""
+        self._is_trail_longer = self._trail.cut(up_to_index, limit_bytes)
 
     def _share(self) -> int:
         return max(self.left, 0)

@@ -12,6 +12,7 @@ import msgpack
 from blake3 import blake3
 
 from services.consensus.metadata.schema import Row
+from shared.audit_chain import NO_LINK
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
 from shared.contracts.files import FileContent, FileVersion
 
@@ -29,6 +30,24 @@ RETENTIONS_S: Final = (600, 3600, 86_400, 7 * 86_400)
 """For how long results can be remembered; what was asked for is rounded up. Few, because each is forgotten by itself."""
 
 
+class TrailEnd(NamedTuple):
+    """A row of the audit trail: its link, and the bytes of all rows up to it since the trail began."""
+
+    log_index: int = 0
+    end_bytes: int = 0
+    link: bytes = NO_LINK
+
+
+class TrailEnds(NamedTuple):
+    """The audit trail: the kept part follows the `anchor`, and `head` is the last row. See `audit`."""
+
+    anchor: TrailEnd = TrailEnd()
+    head: TrailEnd = TrailEnd()
+
+
+NO_TRAIL: Final = TrailEnds()
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What the state machine knows besides its rows.
@@ -42,6 +61,7 @@ class State:
         content_sum: the sum of the checksums of all rows (`database`).
         access_index: the index of the newest change of who may do what.
         realm: what secrets are sealed for; None before InitAccess.
+        trail: the ends of the audit trail, which is no part of that sum.
     """
 
     last_applied: int = 0
@@ -56,10 +76,12 @@ class State:
     content_sum: int = 0
     access_index: int = 0
     realm: str | None = None
+    trail: TrailEnds = NO_TRAIL
 
     def digest(self) -> str:
         """The state hash: equal on members that have applied the same entries, different otherwise, but for 2^-64."""
-        packed = msgpack.packb(astuple(self)[:_FIRST_STATE_FIELDS] + self.later())
+        fields = astuple(self)[:_FIRST_STATE_FIELDS] + self.later()
+        packed = msgpack.packb(fields if self.trail == NO_TRAIL else (*fields, self.trail))
         return blake3(packed).hexdigest(length=STATE_HASH_BYTES)
 
     def later(self) -> Row:

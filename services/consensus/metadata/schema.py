@@ -38,13 +38,15 @@ With entries of version 4 came:
 - `identities` and `access_keys` say who may do what, with the index of the last change of each, by which gateways follow.
   Deleted ones stay for as long as tombstones do, without their secrets; `horizons` says up to which index they are
   forgotten. `bucket_access` has the index of the last change of the documents by which a bucket says who may do what.
+- `audit` has who changed what, under the index of the entry (`audit`): rows that are chained, with the bytes of all rows up to
+  each, so that how long the kept part is needs no count. The first row is the anchor, an empty one, once rows were cut.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
 with an offset of -2^63 because SQLite's integers are signed, and theirs passes 2^63 in 2038.
 
 Every row ends with a checksum (`database`); in `chunk_refs` it is left out, because the key is a digest and the sum over
-all rows says when one is missing.
+all rows says when one is missing, and in `audit`, whose rows are chained.
 """
 
 from __future__ import annotations
@@ -268,6 +270,14 @@ _OBJECTS: Final = (
         checksum INTEGER NOT NULL
     )
     """,
+    """
+    CREATE TABLE audit (
+        log_index INTEGER PRIMARY KEY,
+        end_bytes INTEGER NOT NULL,
+        link BLOB NOT NULL,
+        row BLOB NOT NULL
+    )
+    """,
 )
 
 _CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE, 4: _OBJECTS}
@@ -462,7 +472,7 @@ CHECKED_TABLES: Final = {
     ),
     "bucket_access": ("incarnation", "changed_index"),
 }
-"""The tables whose rows end with a checksum that counts in the state's sum: all but `state` and `chunk_refs`."""
+"""The tables whose rows end with a checksum that counts in the state's sum: all but `state`, `chunk_refs` and `audit`."""
 
 KEY_LENGTHS: Final = {
     "files": 2,

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Final, Self
 
 from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext
+from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import BucketRecords
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
 from services.consensus.metadata.commands import run
@@ -39,6 +40,7 @@ from services.consensus.metadata.retention import retention_class
 from services.consensus.metadata.rows import NodeRow, RequestRow, RunRow, State
 from services.consensus.metadata.tables import READER_CACHE_BYTES, WRITER_CACHE_BYTES, Tables
 from services.consensus.metadata.upload_queries import size_bytes_of
+from shared.contracts.audit import AuditPage
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
@@ -160,6 +162,7 @@ class MetadataStore:
             batch = _Batch(self._writer, before)
             with self._writer.database.transaction(write=True):
                 results = [batch.apply(entry) for entry in entries]
+                batch.write_trail()
                 state = batch.state()
                 self._writer.write_state(state)
                 is_same_epoch = state.epoch == before.state.epoch
@@ -188,7 +191,7 @@ class MetadataStore:
         results: list[ReadResult] = []
         buckets: Buckets = {}
         with self._read_lock, self._reader.database.transaction(write=False):
-            state = self._reader.read_state()
+            state = self._reader.read_state(with_trail=False)
             for query in queries:
                 if max_bytes is not None and sum_bytes > max_bytes:
                     results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
@@ -307,6 +310,8 @@ def _size_bytes(result: ReadResult) -> int:
             found = size_bytes(answer)
         case PiecePage() | UploadAnswer() | UploadPage() as answer:
             found = size_bytes_of(answer)
+        case AuditPage(lines=lines):
+            found = len(lines)
     return found
 
 
@@ -355,6 +360,7 @@ class _Batch:
             older=OlderVersions(tables),
             records=BucketRecords(tables),
             settings={},
+            trail=Trail(tables.database, state.trail),
         )
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
@@ -381,6 +387,10 @@ class _Batch:
         """See `Garbage.newest`."""
         return self._context.garbage.newest()
 
+    def write_trail(self) -> None:
+        """All rows of the batch at once: that costs half of one by one."""
+        self._context.trail.flush()
+
     def state(self) -> State:
         """What the tables say, but for the row `state`, at the end of the entry applied last."""
         return replace(
@@ -389,6 +399,7 @@ class _Batch:
             last_term=self._last_term,
             highest_hlc=self._highest_hlc,
             content_sum=self._database.signed_sum(),
+            trail=self._context.trail.ends,
         )
 
     def _propose(self, entry: CommittedEntry, payload: bytes) -> ProposalResult:
@@ -400,14 +411,13 @@ class _Batch:
             try:
                 check_requester(context, proposal.requester, proposal.command)
             except AccessChangedError as refusal:
+                self._take_up(entry, proposal)
                 return self._stored(entry, proposal, refusal)
         if known is not None:
             if fingerprint_of(known) != proposal.fingerprint:
                 return reused(entry.index, entry.term)
             return repeated_result(known, context.tables)
-        context.index, context.term = entry.index, entry.term
-        context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
-        self._highest_hlc = context.stamp.hlc
+        self._take_up(entry, proposal)
         outcome: WireModel | TrivetError
         try:
             outcome = run(context, proposal.command)
@@ -415,8 +425,18 @@ class _Batch:
             outcome = rejection
         return self._stored(entry, proposal, outcome)
 
+    def _take_up(self, entry: CommittedEntry, proposal: Proposal) -> None:
+        """The entry decides something: it has its place and its time."""
+        context = self._context
+        context.index, context.term = entry.index, entry.term
+        context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
+        self._highest_hlc = context.stamp.hlc
+
     def _stored(self, entry: CommittedEntry, proposal: Proposal, outcome: WireModel | TrivetError) -> ProposalResult:
-        """The answer, kept under the id of whatever it answers for all time: the attempt, or the request."""
+        """The answer, in the trail and kept under the id of what it answers for all time: the attempt, or the request."""
+        if proposal.requester is not None:
+            context = self._context
+            context.trail.record(entry.index, context.stamp, proposal.requester, proposal.command, outcome)
         stored_under = proposal.request_id
         if proposal.attempt_id is not None and isinstance(outcome, TrivetError) and outcome.is_transient:
             stored_under = proposal.attempt_id

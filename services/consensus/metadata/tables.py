@@ -1,16 +1,18 @@
 """The rows of the present: reading and writing buckets, files, versions, requests, nodes and members.
 
-What was and is not yet forgotten, what is garbage, what is kept of older versions, what buckets are set to, who may do what and
-what files are made of have modules of their own (`history`, `garbage`, `older_versions`, `bucket_records`, `access_records`,
-`manifests`, `upload_records`); these and `database` are the only ones that speak SQL.
+What was and is not yet forgotten, what is garbage, what is kept of older versions, what buckets are set to, who may do what, who
+changed what and what files are made of have modules of their own (`history`, `garbage`, `older_versions`, `bucket_records`,
+`access_records`, `audit`, `manifests`, `upload_records`); these and `database` are the only ones that speak SQL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from services.consensus.metadata.audit import read_ends
 from services.consensus.metadata.database import (
     Database,
     RowDamagedError,
@@ -92,8 +94,8 @@ class Tables:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def read_state(self) -> State:
-        """The row `state`. Raises RowDamagedError."""
+    def read_state(self, *, with_trail: bool = True) -> State:
+        """The row `state`, and the ends of the audit trail: without them its digest says nothing. Raises RowDamagedError."""
         row = self._one(_STATE)
         if row is None:
             raise UnknownTablesError("the table `state` is empty")
@@ -102,10 +104,15 @@ class Tables:
         counted = () if later == NO_LATER_STATE else later
         checked("state", (*columns, *counted, checksum))
         last_applied, last_term, cluster_id, epoch, highest_hlc, *rest = columns
-        return State(last_applied, last_term, cluster_id, epoch, highest_hlc + _SIGN, *rest, *later)
+        state = State(last_applied, last_term, cluster_id, epoch, highest_hlc + _SIGN, *rest, *later)
+        return replace(state, trail=read_ends(self.database)) if with_trail and self._has_trail() else state
+
+    def _has_trail(self) -> bool:
+        """Not in the tables of an earlier version, where they are only read."""
+        return self._one("SELECT 1 FROM sqlite_master WHERE type='table' AND name='audit'") is not None
 
     def write_state(self, state: State) -> None:
-        """Replace the row `state`."""
+        """Replace the row `state`. The audit trail is written by itself."""
         columns = (
             state.last_applied,
             state.last_term,

@@ -1,4 +1,4 @@
-"""Reads the tables back: every row against its checksum, and all of them together against the state's sum.
+"""Reads the tables back: every row against its checksum, all of them together against the state's sum, and the chained trail.
 
 `verify` proves a whole file (a copy, a backup, a file that comes from elsewhere): the sum also tells a row that is missing or
 that does not belong there. `Scrub` looks at a few rows at a time while the member works; it finds rows that rotted, and costs
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from services.consensus.metadata.audit import check_trail, trail_pages
 from services.consensus.metadata.database import Database, RowDamagedError, checked
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, Row
@@ -36,6 +37,8 @@ def verify(path: Path) -> State:
             tables.database.content_sum = _sum_of_rows(tables.database)
             if tables.database.signed_sum() != state.content_sum:
                 raise RowDamagedError("the rows do not add up to what the state says: one is missing, or one too many")
+            if "audit" in _tables_of(tables.database):
+                check_trail(tables.database)
             return state
     finally:
         tables.database.close()
@@ -43,7 +46,7 @@ def verify(path: Path) -> State:
 
 def _sum_of_rows(database: Database) -> int:
     total = 0
-    present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    present = _tables_of(database)
     for table, columns in CHECKED_TABLES.items():
         if table not in present:
             continue  # a later version added it; rows that are missing are missed in the sum
@@ -53,6 +56,10 @@ def _sum_of_rows(database: Database) -> int:
     for digest, version, size_bytes in database.execute("SELECT digest, version, size_bytes FROM chunk_refs"):
         total += refs_sum(version, [(digest, size_bytes)])
     return total
+
+
+def _tables_of(database: Database) -> set[str]:
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
 
 
 class Scrub:
@@ -81,3 +88,4 @@ class Scrub:
                     checked(table, row)
                 after = page[-1][: len(key)]
                 yield len(page)
+        yield from trail_pages(database, _PAGE_ROWS)

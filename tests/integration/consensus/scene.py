@@ -25,6 +25,7 @@ class Scene:
     def __init__(self, members: Members, client: PeerClient, consensus: ConsensusClient) -> None:
         self.members = members
         self.client = client
+        self.consensus = consensus
         self.registers = Registers(consensus, seed=random.SystemRandom().randrange(1 << 32))
         print(f"seed {self.registers.seed}")
 

@@ -62,7 +62,7 @@ async def commands_of(leader: Leader, retentions: Retentions, *, passed_s: float
 
 
 async def told_by(leader: Leader) -> list[int]:
-    retentions = Retentions(cursor_s=0, tombstone_s=1, reference_s=2, condemned_s=3)
+    retentions = Retentions(cursor_s=0, tombstone_s=1, reference_s=2, condemned_s=3, audit_s=4, audit_bytes=5)
     return [command.elapsed_ms for command in await commands_of(leader, retentions)]
 
 
@@ -82,10 +82,18 @@ async def test_who_leads_no_more_forgets_no_more():
 @pytest.mark.parametrize(("entry_version", "told"), [(2, (None, None)), (3, (3, 4))])
 async def test_chunks_are_condemned_once_every_member_knows_how(entry_version, told):
     """A member of an older version could not apply an entry that says for how long references are kept."""
-    retentions = Retentions(cursor_s=1, tombstone_s=2, reference_s=3, condemned_s=4)
+    retentions = Retentions(cursor_s=1, tombstone_s=2, reference_s=3, condemned_s=4, audit_s=5, audit_bytes=6)
     [command] = await commands_of(Leader(1, entry_version=entry_version), retentions)
     assert (command.cursor_retention_s, command.tombstone_retention_s) == (1, 2)
     assert (command.reference_retention_s, command.condemned_retention_s) == told
+
+
+@pytest.mark.parametrize(("entry_version", "told"), [(3, (None, None)), (4, (5, 6))])
+async def test_the_audit_trail_is_cut_once_every_member_knows_how(entry_version, told):
+    """A member of an older version has none."""
+    retentions = Retentions(cursor_s=1, tombstone_s=2, reference_s=3, condemned_s=4, audit_s=5, audit_bytes=6)
+    [command] = await commands_of(Leader(1, entry_version=entry_version), retentions)
+    assert (command.audit_retention_s, command.audit_limit_bytes) == told
 
 
 @pytest.mark.parametrize(
@@ -93,6 +101,8 @@ async def test_chunks_are_condemned_once_every_member_knows_how(entry_version, t
 )
 async def test_what_is_kept_for_a_short_time_is_forgotten_soon_after(cursor_s, reference_s, interval_s):
     """The log is told four times as often as the shortest retention ends, once a minute at least."""
-    retentions = Retentions(cursor_s=cursor_s, tombstone_s=1, reference_s=reference_s, condemned_s=1)
+    retentions = Retentions(
+        cursor_s=cursor_s, tombstone_s=1, reference_s=reference_s, condemned_s=1, audit_s=1, audit_bytes=1
+    )
     assert await commands_of(Leader(1), retentions, passed_s=interval_s - 0.5) == []
     assert len(await commands_of(Leader(1), retentions, passed_s=interval_s)) == 1

@@ -3,6 +3,7 @@
 import random
 
 from services.consensus.metadata.entries import CommittedEntry
+from shared.contracts.access import Requester
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
@@ -20,7 +21,8 @@ from tests.unit.consensus.metadata.builders import content, entry, publish, stam
 
 
 def history(count: int, seed: int) -> list[CommittedEntry]:
-    """A log with every kind of command, rejections, repeated ids and Raft's own entries; the same for the same seed."""
+    """A log with every kind of command, for somebody or for nobody, rejections, repeated ids and Raft's own entries; the same
+    for the same seed."""
     chance = random.Random(seed)
     nodes = ["storage-1", "storage-2", "storage-3"]
     entries = [entry(1, InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))]
@@ -43,6 +45,8 @@ def history(count: int, seed: int) -> list[CommittedEntry]:
                     elapsed_ms=chance.randrange(400_000),
                     cursor_retention_s=chance.randrange(900),
                     tombstone_retention_s=chance.randrange(3600),
+                    audit_retention_s=chance.choice([None, 60, 3600]),
+                    audit_limit_bytes=chance.choice([1000, 20_000]),
                     stamp=at,
                 ),
                 AnnounceMember(member_id="consensus-1", entry_version=chance.choice([None, 1, 2]), stamp=at),
@@ -53,5 +57,8 @@ def history(count: int, seed: int) -> list[CommittedEntry]:
             entries.append(CommittedEntry(index, 1, None))
         else:
             request_id = f"request-{chance.randrange(1, index + 1)}"
-            entries.append(entry(index, command, request_id=request_id, retain_s=chance.randrange(20)))
+            requester = chance.choice([None, Requester(principal="anonymous", request=request_id, address="192.0.2.7")])
+            entries.append(
+                entry(index, command, request_id=request_id, retain_s=chance.randrange(20), requester=requester)
+            )
     return entries
