@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from io import TextIOBase
 from pathlib import Path
 from typing import Final, TextIO, cast
@@ -15,15 +16,19 @@ import structlog
 from shared.errors import InternalError, TrivetError
 from shared.units import MIB
 
+_STANDARD_OUTPUT: Final = 1
 MAX_LOG_BYTES: Final = 16 * MIB
 """A longer log file is set aside as `<name>.1`, over the one before."""
 
 
-def configure_logging(node_id: str, level: str, log_file: Path | None = None) -> None:
+def configure_logging(node_id: str, level: str, log_file: Path | None = None) -> Callable[[str], object]:
     """Set up structlog and the standard library's logging once, at the start of a process.
 
     With `log_file`, standard output and error go there from now on, a traceback of the interpreter included, and the
     file is rotated.
+
+    Returns:
+        What writes whole lines to standard output, from any thread.
     """
     numeric = logging.getLevelNamesMapping()[level.upper()]
     stream = sys.stderr if log_file is None else cast("TextIO", RotatingOutput(log_file))
@@ -53,6 +58,14 @@ def configure_logging(node_id: str, level: str, log_file: Path | None = None) ->
     root.handlers = [handler]
     root.setLevel(max(numeric, logging.WARNING))
     logging.getLogger("uvicorn.error").addFilter(shorten_broken_answer)
+    return write_standard_output if log_file is None else stream.write
+
+
+def write_standard_output(text: str) -> None:
+    """All of it, past Python's own stream: whoever waits here for a slow reader holds no lock. Raises OSError."""
+    left = text.encode(errors="backslashreplace")
+    while left:
+        left = left[os.write(_STANDARD_OUTPUT, left) :]
 
 
 def _named(node_id: str) -> structlog.typing.Processor:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from fastapi import FastAPI
 
+from services.gateway.access_log import AccessLog, silent_log
 from services.gateway.admin_token import AdminToken
-from services.gateway.api import backups, batch_deletes, bucket_settings, buckets, cluster, copies, files, tags, uploads
+from services.gateway.api import (
+    audit,
+    backups,
+    batch_deletes,
+    bucket_settings,
+    buckets,
+    cluster,
+    copies,
+    files,
+    tags,
+    uploads,
+)
 from services.gateway.api.cache_control import NoCache
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.fast_path import FileFastPath
@@ -17,6 +30,7 @@ from services.gateway.api.file_calls import FileCalls
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.services import Services
 from services.gateway.api.web_origins import WebOrigins
+from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_caches import ClusterCaches
@@ -62,7 +76,8 @@ from shared.errors import NotReadyError
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
+from shared.telemetry import configure_logging, write_standard_output
+from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.time_client import TimeClient
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
@@ -96,8 +111,9 @@ false, that only a repeat under the same `Idempotency-Key` is safe. Caches must 
 class Gateway:
     """The services of a running gateway, between start and stop."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, write_lines: Callable[[str], object] = write_standard_output) -> None:
         self._settings = settings
+        self._write_lines = write_lines
         self._services: Services | None = None
         self._watch: ReadinessWatch | None = None
 
@@ -133,12 +149,20 @@ class Gateway:
             metadata = await stack.enter_async_context(
                 ConsensusClient(settings.consensus_urls, metadata_client, deadline_s=settings.consensus_deadline_s)
             )
+            access_log = AccessLog(
+                self._write_lines,
+                SystemHostClock(),
+                boot_id=secrets.token_hex(16),
+                gateway_id=settings.node_id,
+                writes=settings.audit_reads,
+            )
+            stack.enter_context(access_log)
             tasks = await stack.enter_async_context(BackgroundTasks())
             repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))
             nodes = StorageClient(client, timeout_s=settings.replica_timeout_s)
             stack.push_async_callback(nodes.aclose)
             self._services, self._watch, metrics = assemble(
-                settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks
+                settings, metadata, nodes, clock, tasks=tasks, repair_tasks=repair_tasks, access_log=access_log
             )
             metrics.open()
             stack.callback(metrics.close)
@@ -155,8 +179,10 @@ def assemble(
     *,
     tasks: BackgroundTasks,
     repair_tasks: BackgroundTasks,
+    access_log: AccessLog | None = None,
 ) -> tuple[Services, ReadinessWatch, GatewayMetrics]:
-    """Wire the services over the three ports."""
+    """Wire the services over the three ports. Without an access log nothing is written about refusals and reads."""
+    access_log = access_log or silent_log()
     caches = ClusterCaches()
     metadata = recent = RecentLog(metadata, caches, max_age_s=settings.start_index_max_age_s)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
@@ -241,6 +267,8 @@ def assemble(
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
         backups=Backups(metadata, clock),
+        audit=AuditTrail(metadata),
+        access_log=access_log,
         copies=Copies(idempotency, clock),
         batch_deletes=BatchDeletes(idempotency, clock),
         tags=Tags(metadata, idempotency, clock),
@@ -261,6 +289,7 @@ def assemble(
         refresh=refresh,
         chunk_cache=chunk_cache,
         record_cache=record_cache,
+        access_log=access_log,
     )
     return services, watch, metrics
 
@@ -291,7 +320,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         degradations=gateway.degradations,
         metrics_token=settings.read_metrics_token(),
     )
-    for make in (cluster.create_router, cluster.create_admin_router, backups.create_router):
+    for make in (cluster.create_router, cluster.create_admin_router, backups.create_router, audit.create_router):
         operations.include_router(make(gateway))
     install_problems(operations)
     operations.add_middleware(NoCache)
@@ -305,8 +334,8 @@ def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
     make_process_private()
     settings = load_settings(GatewaySettings)
-    configure_logging(settings.node_id, settings.log_level, settings.log_file)
-    serve(build_app(settings), settings)
+    write_lines = configure_logging(settings.node_id, settings.log_level, settings.log_file)
+    serve(build_app(settings, Gateway(settings, write_lines)), settings)
 
 
 if __name__ == "__main__":

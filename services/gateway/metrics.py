@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from services.gateway.access_log import AccessLog
 from services.gateway.replicas.check import ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
@@ -32,6 +33,7 @@ class GatewayMetrics(Collector):
         refresh: ConfirmationRefresh,
         chunk_cache: ChunkCache,
         record_cache: RecordCache,
+        access_log: AccessLog,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._admission = admission
@@ -42,6 +44,7 @@ class GatewayMetrics(Collector):
         self._refresh = refresh
         self._chunk_cache = chunk_cache
         self._record_cache = record_cache
+        self._access_log = access_log
         self._registry = registry
 
     def open(self) -> None:
@@ -78,6 +81,11 @@ class GatewayMetrics(Collector):
             "trivet_gateway_replicas_repaired", "Replicas put back by reads.", value=repairs["repaired"]
         )
         yield GaugeMetricFamily("trivet_gateway_repairs_queued", "Repairs that wait.", value=repairs["queued"])
+        yield CounterMetricFamily(
+            "trivet_gateway_access_lines_dropped",
+            "Lines about refusals and reads that were not written to standard output.",
+            value=self._access_log.dropped,
+        )
         yield from self._collect_confirmations()
         yield from self._collect_chunk_cache()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -64,6 +64,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         sealing_key_file: a file with one or two lines of at least 32 random bytes, written as text, which only gateways have,
             all the same: secrets of access keys are sealed under it. The first line seals, both unseal, so that it can be
             replaced.
+        audit_reads: which requests that change nothing are written as lines on standard output: those that were refused, all of
+            them, or none. Changes stand in the audit trail. A read is a line of about 400 bytes, so only refusals by default.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -101,6 +103,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     admin_token: SecretStr | None = None
     admin_token_file: Path | None = None
     sealing_key_file: Path | None = None
+    audit_reads: Literal["denied", "all", "none"] = "denied"
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)

@@ -65,7 +65,18 @@ from shared.web.service_app import problem_response
 
 Responses = dict[int | str, dict[str, Any]]
 Subject = Literal[
-    "files", "buckets", "cluster", "nodes", "verify", "backups", "copies", "batches", "settings", "tags", "uploads"
+    "files",
+    "buckets",
+    "cluster",
+    "nodes",
+    "verify",
+    "backups",
+    "audit",
+    "copies",
+    "batches",
+    "settings",
+    "tags",
+    "uploads",
 ]
 
 _DESCRIPTIONS: Final = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.gateway.access_log import AccessLog
 from services.gateway.admin_token import AdminToken
+from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_verify import ClusterVerify
@@ -35,6 +37,8 @@ class Services:
     admin: ClusterAdmin
     verify: ClusterVerify
     backups: Backups
+    audit: AuditTrail
+    access_log: AccessLog
     copies: Copies
     batch_deletes: BatchDeletes
     tags: Tags

@@ -207,6 +207,7 @@ class LocalMetadata:
             retain_s=retain_s,
             fingerprint=fingerprint,
             attempt_id=None if fingerprint is None else f"a{next(self._ids)}",
+            requester=requester,
             command=command,
         )
         entry = CommittedEntry(self.store.last_applied + 1, 1, encode_proposal(proposal))

@@ -73,3 +73,20 @@ def test_only_a_defect_is_logged_with_a_traceback(error: Exception, is_defect: b
     assert (record.exc_info is not None) is is_defect
     assert ("overloaded" in record.getMessage()) is not is_defect
     assert record.levelno == (logging.ERROR if is_defect else logging.WARNING)
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_lines_for_standard_output_arrive_whole(tmp_path: Path, has_file: bool) -> None:
+    """In the log file where there is one, else on standard output; the log itself goes to standard error."""
+    program = (
+        "import sys; from pathlib import Path; from shared import telemetry\n"
+        "path = Path(sys.argv[1]) if len(sys.argv) > 1 else None\n"
+        "write = telemetry.configure_logging('gateway-1', 'info', path)\n"
+        "write(''.join(f'{number:09}\\n' for number in range(50_000)))\n"
+    )
+    path = tmp_path / "gateway-1.log"
+    arguments = [sys.executable, "-c", program, *([str(path)] if has_file else [])]
+    ended = subprocess.run(arguments, cwd=PROJECT_ROOT, check=True, timeout=60, capture_output=True, text=True)
+    lines = (path.read_text() if has_file else ended.stdout).splitlines()
+    assert lines == [f"{number:09}" for number in range(50_000)]
+    assert ended.stderr == ""

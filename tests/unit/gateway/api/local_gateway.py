@@ -34,6 +34,7 @@ class LocalGateway(Gateway):
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Serve over the fakes."""
         clock, metadata = FakeClock(), LocalMetadata(self._path)
+        self.metadata = metadata
         await metadata.make_cluster(clock, *NODES)
         async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
             self._services, self._watch, _ = assemble(
