@@ -138,8 +138,8 @@ simulate: install ## Live SEEDS random lives of the consensus engine (or one: SE
 
 SCHEDULES ?= 10000
 .PHONY: simulate-garbage
-simulate-garbage: install ## Live SCHEDULES random schedules of garbage, reconcile, drains and node loss (or one: SEED=7)
-	@$(BIN)/python -m tests.simulation.garbage.many_schedules --seeds $(if $(SEED),$(SEED),0:$(SCHEDULES))
+simulate-garbage: install ## Live SCHEDULES random schedules of garbage (or one: SEED=7); goes on where the file DONE ends
+	@$(BIN)/python -m tests.simulation.garbage.many_schedules --seeds $(if $(SEED),$(SEED),0:$(SCHEDULES)) $(if $(DONE),--done $(DONE))
 
 HOURS ?= 1
 .PHONY: chaos

@@ -25,4 +25,4 @@ def live_some(seeds: range) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main(live_some, "schedules", range(300)))
+    sys.exit(main(live_some, "schedules", range(300), failures="losses"))
