@@ -1,29 +1,33 @@
-"""What gateways do to chunks: uploads with all their attempts, deletions, readers that repair, backups.
+"""What gateways do to chunks: uploads with all their attempts, parts of uploads, other changes, and backups.
 
 Every attempt of an upload is a proposal of its own, begun after the refusal of the one before was read; it puts every chunk
 again with its new start index, and counts no acknowledgement of an earlier one. A small upload begins without a read, with
-what its gateway remembers of an earlier one, and only what was read refuses it for good.
+what its gateway remembers of an earlier one, and only what was read refuses it for good. A part is stored as a file is.
 
-Readers count what nodes said earlier: a confirmation counts for an expected holder of the incarnation that the node map of
-this read names, and while it is young. Writers count no such thing.
+Nothing of an upload by parts is kept here: each call may go to any gateway, and the log knows the rest. What gateways read:
+`reader`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from blake3 import blake3
 
 from services.gateway.replicas.confirmations import Confirmations
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import Durability, FileContent
-from shared.contracts.metadata import DeleteFile, GetBucket, GetCluster, PublishFile
-from shared.errors import ChunkNotFoundError, TrivetError, error_from_problem
-from shared.placement import expected_holders, live_nodes, read_order, write_order
+from shared.contracts.metadata import AnyCommand, GetBucket, GetCluster, ProposalResult, PublishFile
+from shared.contracts.uploads import CompleteUpload, GetUpload, PiecePage, PutPart
+from shared.errors import ChunkNotFoundError, error_from_problem
+from shared.placement import read_order, write_order
 from tests.simulation.garbage.kernel import Call, MessageLostError, Party, Pause, Steps, Wait
-from tests.simulation.garbage.log import BUCKET, REPLICA_COUNT, STAMP
+from tests.simulation.garbage.log import REPLICA_COUNT, STAMP
+from tests.simulation.garbage.objects import CHUNK_BYTES, Content, Name
 from tests.simulation.garbage.oracle import Ack
 
 if TYPE_CHECKING:
@@ -41,11 +45,33 @@ _MAX_AGE_STEPS: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an upload begins with: a log index, the node map and the bucket's incarnation there or of earlier."""
+    """What an upload begins with: a log index, the node map and the bucket's incarnation there or of earlier.
+
+    A part has no incarnation: its upload knows the bucket.
+    """
 
     start_index: int
     node_map: NodeMap
-    incarnation: int
+    incarnation: int = 0
+    bucket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A version that a gateway remembers, and its tags, which change beside it."""
+
+    version: int
+    patch_index: int
+    content: Content
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadHandle:
+    """What a client knows an upload by parts by."""
+
+    upload: int
+    nonce: str
 
 
 class Memory:
@@ -53,7 +79,8 @@ class Memory:
 
     Attributes:
         answers: by digest and node, the fence and the truth of what the node said last.
-        records: version and chunks of files, by key.
+        records: of files that are lists of chunks, by name.
+        pages: of composed content, by version and offset.
     """
 
     def __init__(self, read_step: Callable[[], int]) -> None:
@@ -66,13 +93,16 @@ class Memory:
         self.contexts: deque[Context] = deque(maxlen=_CONTEXTS)
         self.confirmations = Confirmations(max_age_s=_MAX_AGE_STEPS, read_s=self._read_step)
         self.answers: dict[tuple[str, str], tuple[int, Ack]] = {}
-        self.records: dict[str, tuple[int, list[str]]] = {}
+        self.records: dict[Name, Record] = {}
+        self.pages: dict[tuple[int, int], PiecePage] = {}
 
-    def see_cluster(self, cluster_id: str | None) -> None:
-        """An answer of consensus came: whatever is remembered of another cluster is worth nothing."""
-        if cluster_id != self._cluster_id:
-            self.clear()
-            self._cluster_id = cluster_id
+    def see_cluster(self, cluster_id: str | None) -> bool:
+        """An answer of consensus came: whatever is remembered of another cluster is worth nothing. Whether it is another one."""
+        if cluster_id == self._cluster_id:
+            return False
+        self.clear()
+        self._cluster_id = cluster_id
+        return True
 
     def confirm(self, digest: str, node_id: str, fence: int | None, ack: Ack) -> None:
         """A node has answered that it holds a chunk."""
@@ -106,42 +136,118 @@ class Gateway:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def upload(self, key: str, chunks: list[str], *, keeps_bytes: bool, is_small: bool = False) -> Steps:
+    def upload(self, name: Name, chunks: list[str], *, keeps_bytes: bool, is_small: bool = False) -> Steps:
         """Store a file. `keeps_bytes`: they are still in memory when an attempt is refused."""
-        request_id = self._world.log.new_request_id()
-        context, tallies = self._remembered_context(is_small=is_small), None
+        bucket, key = name
+
+        def command(context: Context, tallies: dict[str, _Tally], attempt_id: str) -> PublishFile:
+            return PublishFile(
+                bucket=bucket,
+                incarnation=context.incarnation,
+                key=key,
+                content_type="",
+                etag=attempt_id,
+                stamp=STAMP,
+                **_stored(context, tallies, attempt_id),
+            )
+
+        def read_context() -> Steps:
+            return (yield from self._read_context(bucket))
+
+        remembered = self._remembered_context(bucket) if is_small else None
+        yield from self._store(chunks, read_context, command, keeps_bytes=keeps_bytes, context=remembered)
+
+    def put_part(self, handle: UploadHandle, number: int, chunks: list[str], *, keeps_bytes: bool) -> Steps:
+        """Store a part of an upload."""
+
+        def command(context: Context, tallies: dict[str, _Tally], attempt_id: str) -> PutPart:
+            return PutPart(
+                upload=handle.upload,
+                nonce=handle.nonce,
+                number=number,
+                stamp=STAMP,
+                **_stored(context, tallies, attempt_id),
+            )
+
+        def read_context() -> Steps:
+            return (yield from self._read_upload(handle))
+
+        yield from self._store(chunks, read_context, command, keeps_bytes=keeps_bytes)
+
+    def _store(
+        self,
+        chunks: list[str],
+        read_context: Callable[[], Steps],
+        command: Callable[[Context, dict[str, _Tally], str], PublishFile | PutPart],
+        *,
+        keeps_bytes: bool,
+        context: Context | None = None,
+    ) -> Steps:
+        """All attempts of a file or a part."""
+        request_id, tallies = self._world.log.new_request_id(), None
         has_read = context is None
         if context is None:
-            context = yield from self._read_context()
+            context = yield from read_context()
         for attempt in range(_MAX_ATTEMPTS):
             if context is None:
                 return
             tallies = yield from self._put_all(chunks, context, tallies, must_fetch=attempt > 0 and not keeps_bytes)
             if tallies is None:
                 return
-            refusal = yield from self._publish(key, request_id, context, tallies)
-            if refusal is None or (has_read and not refusal.is_transient):
+            attempt_id = self._world.log.new_request_id()
+            acks = {digest: dict(tally.acks) for digest, tally in tallies.items()}
+            result = yield from self.propose(command(context, tallies, attempt_id), request_id, attempt_id, acks)
+            if result.problem is None:
+                return
+            if has_read and not error_from_problem(result.problem).is_transient:
                 return
             self._world.counts["refused without a read"] += not has_read
             self.memory.contexts.clear()
-            context, has_read = (yield from self._read_context()), True
+            context, has_read = (yield from read_context()), True
 
-    def _remembered_context(self, *, is_small: bool) -> Context | None:
-        if not is_small or not self.memory.contexts:
+    def propose(
+        self,
+        command: AnyCommand,
+        request_id: str,
+        attempt_id: str | None = None,
+        acks: Mapping[str, Mapping[str, Ack]] | None = None,
+    ) -> Steps:
+        """What became of one attempt of a change. Raises MessageLostError: the outcome stays unknown."""
+        for _ in range(_MAX_QUESTIONS):
+            try:
+                return (
+                    yield Call(
+                        self._world.log_party,
+                        lambda: self._world.change(command, request_id, attempt_id=attempt_id, acks=acks),
+                    )
+                )
+            except MessageLostError:
+                continue
+        raise MessageLostError
+
+    def _remembered_context(self, bucket: str) -> Context | None:
+        known = [context for context in self.memory.contexts if context.bucket == bucket]
+        if not known:
             return None
         self._world.counts["uploads without a read"] += 1
         draw = self._world.chance.choice
-        return replace(draw(self.memory.contexts), incarnation=draw(self.memory.contexts).incarnation)
+        return replace(draw(known), incarnation=draw(known).incarnation)
 
-    def _read_context(self) -> Steps:
+    def _read_context(self, bucket: str) -> Steps:
         """What an upload may begin with, or None: there is no bucket."""
-        index, (cluster, found) = yield self._ask_log(GetCluster(), GetBucket(bucket=BUCKET))
+        index, (cluster, found) = yield self._ask_log(GetCluster(), GetBucket(bucket=bucket))
         self.memory.see_cluster(cluster.cluster_id)
         if found.bucket is None:
             return None
-        context = Context(index, cluster.node_map, found.bucket.incarnation)
+        context = Context(index, cluster.node_map, found.bucket.incarnation, bucket)
         self.memory.contexts.append(context)
         return context
+
+    def _read_upload(self, handle: UploadHandle) -> Steps:
+        """What a part may begin with, or None: no such upload is under way."""
+        question = GetUpload(upload=handle.upload, nonce=handle.nonce, limit=1)
+        index, (cluster, answer) = yield self._ask_log(GetCluster(), question)
+        return None if answer.upload is None else Context(index, cluster.node_map)
 
     def _put_all(
         self, chunks: list[str], context: Context, _earlier: dict[str, _Tally] | None, *, must_fetch: bool
@@ -192,130 +298,62 @@ class Gateway:
             return True
         return False
 
-    def _publish(self, key: str, request_id: str, context: Context, tallies: dict[str, _Tally]) -> Steps:
-        """One attempt: None when it was accepted, else the refusal. Ends the upload when the outcome stays unknown."""
-        attempt_id = self._world.log.new_request_id()
-        fences: dict[str, int] = {}
-        for tally in tallies.values():
-            for node_id, fence in tally.fences.items():
-                fences[node_id] = min(fence, fences.get(node_id, fence))
-        command = PublishFile(
-            bucket=BUCKET,
-            incarnation=context.incarnation,
-            key=key,
-            content=FileContent(
-                size_bytes=len(tallies),
-                chunk_size_bytes=1,
-                chunk_digests=b"".join(map(bytes.fromhex, tallies)),
-                digest="00" * 32,
-            ),
-            content_type="",
-            etag=attempt_id,
-            start_index=context.start_index,
-            epoch=context.node_map.epoch,
-            durability=Durability(target=REPLICA_COUNT, acknowledged=WRITE_QUORUM, nodes=sorted(fences)),
-            fences=fences,
-            stamp=STAMP,
-        )
-        acks = {digest: dict(tally.acks) for digest, tally in tallies.items()}
-        for _ in range(_MAX_QUESTIONS):
-            try:
-                result = yield Call(
-                    self._world.log_party, lambda: self._world.publish(command, request_id, attempt_id, acks)
-                )
-            except MessageLostError:
-                continue
-            return None if result.problem is None else error_from_problem(result.problem)
-        raise MessageLostError
+    # --- other changes ------------------------------------------------------------------------------------------------
 
-    def delete(self, key: str) -> Steps:
-        """Delete a file."""
-        yield Call(
-            self._world.log_party,
-            lambda: self._world.delete(DeleteFile(bucket=BUCKET, key=key, stamp=STAMP)),
-        )
+    def change(self, command: AnyCommand) -> Steps:
+        """Anything that the log decides by itself: it happens once, however often it is asked for."""
+        yield from self.propose(command, self._world.log.new_request_id())
 
-    # --- reading ------------------------------------------------------------------------------------------------------
-
-    def read(self, key: str) -> Steps:
-        """Read a file slowly, with the record and the confirmations that are remembered; put back what expected holders lack."""
-        looked_up = yield Call(self._world.log_party, lambda: self._world.look_up(key))
-        cluster, file = looked_up.cluster, looked_up.file
-        self.memory.see_cluster(cluster.cluster_id)
-        if file is None:
+    def complete(self, handle: UploadHandle, *, is_whole: bool) -> Steps:
+        """Join the parts that there are, or some of them; and ask once more, perhaps."""
+        _, (answer,) = yield self._ask_log(GetUpload(upload=handle.upload, nonce=handle.nonce))
+        world = self._world
+        parts = [(part.number, part.etag) for part in answer.parts if is_whole or world.chance.random() < 0.7]
+        if not parts:
             return
-        version, chunks = self.memory.records.get(key, (0, []))
-        if version != file.version:
-            raw = file.content.chunk_digests
-            chunks = [raw[at : at + 32].hex() for at in range(0, len(raw), 32)]
-            self.memory.records[key] = (file.version, chunks)
-        self._world.oracle.served(looked_up, chunks)
-        for digest in chunks:
-            expected = expected_holders(digest, live_nodes(cluster.node_map), REPLICA_COUNT)
-            remembered = self.memory.confirmations.holders(digest, expected)
-            counted = {known.node.id: self.memory.answers[digest, known.node.id][1] for known in remembered}
-            self._world.counts["remembered confirmations"] += len(counted)
-            self._world.oracle.counted(looked_up, digest, counted)
-            source, lacking = yield from self._find(digest, cluster.node_map)
-            others = [node.id for node in expected if node.id not in {source, *lacking, *counted}]
-            lacking += yield from self._ask(digest, others)
-            for node_id in sorted(set(lacking) & {node.id for node in expected}) if source else ():
-                node = self._world.nodes[node_id]
-                try:
-                    yield Call(node.party, lambda node=node, digest=digest: node.put(digest, looked_up.index))
-                except (MessageLostError, TrivetError):
-                    continue
-            yield Pause()
-
-    def _find(self, digest: str, node_map: NodeMap) -> Steps:
-        """A node that gave the bytes, or None, and those that have none."""
-        lacking: list[str] = []
-        for holder in read_order(digest, node_map):
-            node = self._world.nodes[holder.id]
-            try:
-                _, fence, ack = yield Call(node.party, lambda node=node: node.read(digest))
-            except ChunkNotFoundError:
-                self.memory.confirmations.refute(holder.id, digest)
-                lacking.append(holder.id)
-            except MessageLostError:
-                continue
-            else:
-                self.memory.confirm(digest, holder.id, fence, ack)
-                return holder.id, lacking
-        return None, lacking
-
-    def _ask(self, digest: str, node_ids: Collection[str]) -> Steps:
-        """Ask nodes whether they hold a chunk: those that do not."""
-        lacking = []
-        for node_id in node_ids:
-            node = self._world.nodes[node_id]
-            try:
-                is_held, fence, ack = yield Call(node.party, lambda node=node: node.has(digest))
-            except MessageLostError:
-                continue
-            if is_held:
-                self.memory.confirm(digest, node_id, fence, ack)
-            else:
-                self.memory.confirmations.refute(node_id, digest)
-                lacking.append(node_id)
-        return lacking
+        yield Pause()
+        command = CompleteUpload(upload=handle.upload, nonce=handle.nonce, parts=parts, stamp=STAMP)
+        result = yield from self.propose(command, world.log.new_request_id())
+        if result.problem is None and world.chance.random() < 0.3:
+            again: ProposalResult = yield from self.propose(command, world.log.new_request_id())
+            world.counts["completed again"] += again.problem is None
 
     def back_up(self, backup_id: str, lease_s: int) -> Steps:
         """Pin what exists, renew the pin perhaps, and let it go or forget it."""
         world = self._world
         begin = BeginBackup(backup_id=backup_id, owner=self.party.name, lease_s=lease_s, stamp=STAMP)
-        yield Call(world.log_party, lambda: world.begin_backup(begin))
+        yield Call(world.log_party, lambda: world.propose(begin))
         yield Pause()
         if world.chance.random() < 0.3:
             renew = RenewBackup(backup_id=backup_id, lease_s=lease_s, stamp=STAMP)
-            yield Call(world.log_party, lambda: world.begin_backup(renew))
+            yield Call(world.log_party, lambda: world.propose(renew))
         yield Wait(lambda: world.chance.random() < 0.02)
         if world.chance.random() < 0.5:
             end = EndBackup(backup_id=backup_id, stamp=STAMP)
-            yield Call(world.log_party, lambda: world.end_backup(end))
+            yield Call(world.log_party, lambda: world.propose(end))
 
     def _ask_log(self, *queries: Any) -> Call:
         return Call(self._world.log_party, lambda: self._world.log.read(*queries))
+
+
+def _stored(context: Context, tallies: dict[str, _Tally], attempt_id: str) -> dict[str, Any]:
+    """What a file and a part say about how they are stored."""
+    fences: dict[str, int] = {}
+    for tally in tallies.values():
+        for node_id, fence in tally.fences.items():
+            fences[node_id] = min(fence, fences.get(node_id, fence))
+    return {
+        "content": FileContent(
+            size_bytes=len(tallies) * CHUNK_BYTES,
+            chunk_size_bytes=CHUNK_BYTES,
+            chunk_digests=b"".join(map(bytes.fromhex, tallies)),
+            digest=blake3(attempt_id.encode()).hexdigest(),
+        ),
+        "start_index": context.start_index,
+        "epoch": context.node_map.epoch,
+        "durability": Durability(target=REPLICA_COUNT, acknowledged=WRITE_QUORUM, nodes=sorted(fences)),
+        "fences": fences,
+    }
 
 
 def _one_less(tally: _Tally) -> None:

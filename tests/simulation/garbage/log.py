@@ -11,7 +11,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
+from unittest.mock import patch
 
+from services.consensus.metadata import retention
 from services.consensus.metadata.entries import (
     KNOWN_ENTRY_VERSION,
     CommittedEntry,
@@ -41,6 +43,34 @@ CURSOR_RETENTION_S: Final = 20
 CONDEMNED_RETENTION_S: Final = 400
 
 BUCKET: Final = "photos"
+"""Keeps no versions."""
+
+KEPT_BUCKET: Final = "letters"
+"""May keep versions, as a schedule decides."""
+
+BUCKETS: Final = (BUCKET, KEPT_BUCKET)
+
+_WAITING: Final = "SELECT version FROM released UNION SELECT version FROM doomed"
+_LEAKS: Final = {
+    "version": (
+        "SELECT version FROM versions WHERE version NOT IN (SELECT version FROM files UNION SELECT version FROM past UNION "
+        f"SELECT version FROM older_versions UNION SELECT version FROM kept UNION {_WAITING})"
+    ),
+    "manifest": f"SELECT manifest FROM manifests WHERE manifest NOT IN (SELECT manifest FROM manifest_refs UNION {_WAITING})",
+    "composition": (
+        "SELECT composition FROM compositions WHERE composition NOT IN "
+        f"(SELECT composition FROM composition_refs UNION {_WAITING})"
+    ),
+    "chunk list": (
+        "SELECT DISTINCT version FROM chunk_refs WHERE version NOT IN (SELECT version FROM versions UNION "
+        "SELECT manifest FROM manifests)"
+    ),
+    "references of": (
+        "SELECT DISTINCT owner FROM manifest_refs WHERE owner NOT IN (SELECT upload FROM uploads UNION "
+        "SELECT composition FROM compositions)"
+    ),
+}
+"""By what it is: those that cannot be reached."""
 
 STAMP: Final = Stamp(hlc=1 << 32, state=ClockState.LOGICAL)
 
@@ -60,7 +90,8 @@ def _template(cluster_id: str) -> bytes:
         log.propose(InitCluster(cluster_id=cluster_id, admitted_nodes=[], stamp=STAMP))
         log.propose(AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
         log.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
-        log.propose(CreateBucket(bucket=BUCKET, stamp=STAMP))
+        for bucket in BUCKETS:
+            log.propose(CreateBucket(bucket=bucket, stamp=STAMP))
         log.close()
         return path.read_bytes()
 
@@ -70,6 +101,8 @@ class Log:
 
     def __init__(self, store: MetadataStore, name: str = "request") -> None:
         self.store = store
+        self.rows_per_entry = retention.FORGET_ROWS_MAX
+        """How much an entry forgets: with few rows what is given up goes in several entries, and others come in between."""
         self._name = name
         self._requests = 0
         self.proposals: list[Proposal] = []
@@ -77,7 +110,7 @@ class Log:
 
     @classmethod
     def create(cls, folder: Path, cluster_id: str = "simulated") -> Self:
-        """The log of a new cluster, which has one bucket."""
+        """The log of a new cluster, which has its buckets."""
         path = folder / f"{cluster_id}.sqlite"
         path.write_bytes(_template(cluster_id))
         return cls(MetadataStore.open(path), f"{cluster_id} request")
@@ -85,6 +118,7 @@ class Log:
     def restored(self, folder: Path, cluster_id: str, entries: int) -> Self:
         """A cluster with another id that begins as this one was after so many entries."""
         log = self.create(folder, cluster_id)
+        log.rows_per_entry = self.rows_per_entry
         for proposal in self.proposals[:entries]:
             log.commit(proposal)
         return log
@@ -125,7 +159,8 @@ class Log:
     def commit(self, proposal: Proposal) -> ProposalResult:
         """One entry."""
         self.proposals.append(proposal)
-        (result,) = self.store.apply_batch([CommittedEntry(self.index + 1, 1, encode_proposal(proposal))])
+        with patch.object(retention, "FORGET_ROWS_MAX", self.rows_per_entry):
+            (result,) = self.store.apply_batch([CommittedEntry(self.index + 1, 1, encode_proposal(proposal))])
         assert result is not None
         return result
 
@@ -146,16 +181,19 @@ class Log:
             answers.append(result.answer)
         return results.log_index, answers
 
-    def pass_time(self, elapsed_s: float, *, reference_retention_s: int = REFERENCE_RETENTION_S) -> bool:
-        """Let the log's clock go on, and some be forgotten; whether there is more to forget."""
-        result = self.propose(
-            PassTime(
-                elapsed_ms=int(elapsed_s * 1000),
-                cursor_retention_s=CURSOR_RETENTION_S,
-                tombstone_retention_s=REFERENCE_RETENTION_S,
-                reference_retention_s=reference_retention_s,
-                condemned_retention_s=CONDEMNED_RETENTION_S,
-                stamp=STAMP,
-            )
-        )
-        return bool(result["has_more"])
+    def leaked_rows(self) -> list[str]:
+        """Chunk lists that nothing leads to any more, and that nothing is about to forget."""
+        connection = self.store._reader.database.connection
+        return [f"{what} {number}" for what, query in _LEAKS.items() for (number,) in connection.execute(query)]
+
+
+def pass_time(elapsed_s: float, *, reference_retention_s: int = REFERENCE_RETENTION_S) -> PassTime:
+    """The entry that lets the log's clock go on, and some be forgotten."""
+    return PassTime(
+        elapsed_ms=int(elapsed_s * 1000),
+        cursor_retention_s=CURSOR_RETENTION_S,
+        tombstone_retention_s=REFERENCE_RETENTION_S,
+        reference_retention_s=reference_retention_s,
+        condemned_retention_s=CONDEMNED_RETENTION_S,
+        stamp=STAMP,
+    )

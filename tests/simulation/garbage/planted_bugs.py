@@ -11,34 +11,51 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
 
-from services.consensus.metadata import nodes, stored_content
+from services.consensus.metadata import nodes, stored_content, uploads, versions
+from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.garbage import Garbage
-from services.consensus.metadata.rows import NodeRow, RunRow
+from services.consensus.metadata.manifests import Manifests
+from services.consensus.metadata.older_versions import OlderRow
+from services.consensus.metadata.pieces import ChunkList, Piece, PieceList
+from services.consensus.metadata.retention import Sweep
+from services.consensus.metadata.rows import NodeRow, PastRow, RunRow, decode_content
+from services.consensus.metadata.tables import distinct_chunks
+from services.consensus.metadata.upload_records import UploadRow
 from services.gateway.replicas.confirmations import Confirmation, Confirmations
 from services.storage.reconcile import rules
 from shared.contracts.cluster import NodeState, StorageNode
+from shared.contracts.etags import list_digest
 from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.errors import NodeReplacedError
-from tests.simulation.garbage.gateway import Context, Gateway, Memory
+from tests.simulation.garbage.gateway import Context, Gateway, Memory, Record
 from tests.simulation.garbage.kernel import Pause, Steps
 from tests.simulation.garbage.leader import Leader
+from tests.simulation.garbage.log import REFERENCE_RETENTION_S
 from tests.simulation.garbage.node import Node
-from tests.simulation.garbage.oracle import ViolationError
+from tests.simulation.garbage.objects import Name
+from tests.simulation.garbage.oracle import LookedUp, ViolationError
 from tests.simulation.garbage.scenarios import (
     Stage,
+    backup_of_an_upload,
+    composition_that_is_being_read,
+    copied_part_of_a_deleted_file,
+    file_of_two_parts,
+    part_on_too_few_nodes,
     pull_before_an_old_condemnation,
     read_after_a_lost_disk,
+    refused_part,
     refused_publish,
     restore_at_the_same_addresses,
     surplus_on_an_old_replica,
     surplus_that_is_missed,
     two_epochs_in_flight,
     upload_of_what_was_confirmed,
+    version_that_is_current_again,
     violation_of,
 )
 from tests.simulation.garbage.world import World, live
@@ -168,7 +185,125 @@ def _confirmation_of_an_older_incarnation(patch: pytest.MonkeyPatch) -> None:
 
 
 def _cache_of_another_cluster(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Memory, "see_cluster", lambda _self, _cluster_id: None)
+    patch.setattr(Memory, "see_cluster", lambda _self, _cluster_id: False)
+
+
+def _doomed_manifest_reused(patch: pytest.MonkeyPatch) -> None:
+    right = uploads._own_piece
+
+    def own_piece(context: ApplyContext, upload: UploadRow, chunks: ChunkList, skip: int, take: int) -> Piece:
+        known = context.tables.database.one(
+            "SELECT max(manifest) FROM manifests WHERE chunk_digests=?", (chunks.chunk_digests,)
+        )
+        if known is None or known[0] is None:
+            return right(context, upload, chunks, skip, take)
+        Manifests(context.tables).refer(upload.upload, {known[0]})
+        return Piece(known[0], skip, take, chunks.chunk_size_bytes, list_digest(chunks.chunk_digests))
+
+    patch.setattr(uploads, "_own_piece", own_piece)
+
+
+def _condemned_chunk_in_a_manifest(patch: pytest.MonkeyPatch) -> None:
+    right = stored_content.check_not_condemned
+
+    def check(command: Any, garbage: Garbage) -> None:
+        if isinstance(command, PublishFile):
+            right(command, garbage)
+
+    patch.setattr(stored_content, "check_not_condemned", check)
+
+
+def _composition_counted_as_one_piece(patch: pytest.MonkeyPatch) -> None:
+    right = PieceList.manifests
+
+    def manifests(self: PieceList) -> set[int]:
+        return {piece.manifest for piece in self.between(0, 1)} if len(self) else right(self)
+
+    patch.setattr(PieceList, "manifests", manifests)
+
+
+def _copied_part_without_a_reference(patch: pytest.MonkeyPatch) -> None:
+    right = Manifests.refer
+
+    def refer(self: Manifests, owner: int, manifests: Iterable[int]) -> None:
+        known = "SELECT 1 FROM manifest_refs WHERE manifest=? LIMIT 1"
+        right(self, owner, {each for each in manifests if self._one(known, (each,)) is None})
+
+    patch.setattr(Manifests, "refer", refer)
+
+
+def _promoted_without_references(patch: pytest.MonkeyPatch) -> None:
+    right = versions._promote
+
+    def promote(context: ApplyContext, row: OlderRow, vacated: Any) -> None:
+        right(context, row, vacated)
+        content = context.tables.version(context.index).content
+        if content.composition is None:
+            context.tables.remove_refs(context.index, distinct_chunks(content))
+        else:
+            Manifests(context.tables).drop_composition_ref(content.composition, context.index)
+
+    patch.setattr(versions, "_promote", promote)
+
+
+def _pin_without_manifests(patch: pytest.MonkeyPatch) -> None:
+    right = Sweep.uploads
+
+    def sweep(self: Sweep, lived_ms: int, _unneeded_index: int) -> None:
+        right(self, lived_ms, self._history.index_at(max(lived_ms - REFERENCE_RETENTION_S * 1000, 0)))
+
+    patch.setattr(Sweep, "uploads", sweep)
+
+
+def _no_hold_for_compositions(patch: pytest.MonkeyPatch) -> None:
+    right = Garbage.release
+
+    def release(self: Garbage, version: int, log_index: int) -> None:
+        row = self._one("SELECT body FROM versions WHERE version=?", (version,))
+        is_composed = row is not None and decode_content(row[0]).composition is not None
+        right(self, version, 0 if is_composed else log_index)
+
+    patch.setattr(Garbage, "release", release)
+
+
+def _kept_version_released(patch: pytest.MonkeyPatch) -> None:
+    right = Garbage.is_held
+
+    def is_held(self: Garbage, row: PastRow) -> bool:
+        kept = "SELECT 1 FROM older_versions WHERE incarnation=? AND key=? AND version=?"
+        return self._one(kept, (row.incarnation, row.key, row.version)) is None and right(self, row)
+
+    patch.setattr(Garbage, "is_held", is_held)
+
+
+def _removed_version_never_released(patch: pytest.MonkeyPatch) -> None:
+    def remove(context: ApplyContext, row: OlderRow) -> None:
+        context.older.remove(row)
+
+    patch.setattr(versions, "remove_for_good", remove)
+
+
+def _replaced_part_never_released(patch: pytest.MonkeyPatch) -> None:
+    right = Garbage.release
+
+    def release(self: Garbage, version: int, log_index: int) -> None:
+        if self._one("SELECT 1 FROM manifests WHERE manifest=?", (version,)) is None:
+            right(self, version, log_index)
+
+    patch.setattr(Garbage, "release", release)
+
+
+def _parts_not_listed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Manifests, "between", lambda _self, _after, _end: (each for each in ()))
+
+
+def _patched_record_from_the_cache(patch: pytest.MonkeyPatch) -> None:
+    right = World.look_up
+
+    def look_up(self: World, name: Name, version: int | None, known: Record | None) -> LookedUp:
+        return right(self, name, version, known and replace(known, patch_index=None))
+
+    patch.setattr(World, "look_up", look_up)
 
 
 BUGS: Final = (
@@ -239,6 +374,71 @@ BUGS: Final = (
         "the gateway does not look at the cluster's id in answers",
         _cache_of_another_cluster,
         restore_at_the_same_addresses,
+    ),
+    PlantedBug(
+        "doomed manifest reused",
+        "a part with the chunks of a manifest that is there, living or not, gets that one",
+        _doomed_manifest_reused,
+    ),
+    PlantedBug(
+        "condemned chunk in a manifest not checked",
+        "stored_content.check_not_condemned checks files and no parts",
+        _condemned_chunk_in_a_manifest,
+        refused_part,
+    ),
+    PlantedBug(
+        "a composition counted as one piece",
+        "PieceList.manifests: that of the first piece",
+        _composition_counted_as_one_piece,
+        file_of_two_parts,
+    ),
+    PlantedBug(
+        "a copied part without a reference",
+        "Manifests.refer leaves out what something refers to already",
+        _copied_part_without_a_reference,
+        copied_part_of_a_deleted_file,
+    ),
+    PlantedBug(
+        "a promoted version's references dropped",
+        "versions._promote makes the version current and refers to nothing",
+        _promoted_without_references,
+        version_that_is_current_again,
+    ),
+    PlantedBug(
+        "a pin ignores manifests",
+        "Sweep.uploads forgets closed uploads as if no backup lived",
+        _pin_without_manifests,
+        backup_of_an_upload,
+    ),
+    PlantedBug(
+        "a reader's hold ignored for compositions",
+        "Garbage.release gives composed versions up at once",
+        _no_hold_for_compositions,
+        composition_that_is_being_read,
+    ),
+    PlantedBug(
+        "a kept version released with its list",
+        "Garbage.is_held does not look at older versions",
+        _kept_version_released,
+    ),
+    PlantedBug(
+        "a removed version never released",
+        "versions.remove_for_good releases nothing",
+        _removed_version_never_released,
+    ),
+    PlantedBug(
+        "a replaced part never released", "Garbage.release releases no manifests", _replaced_part_never_released
+    ),
+    PlantedBug(
+        "references of parts not listed",
+        "Manifests.between lists none",
+        _parts_not_listed,
+        part_on_too_few_nodes,
+    ),
+    PlantedBug(
+        "patched record served from the cache",
+        "the gateway asks for the version and not for its patch index",
+        _patched_record_from_the_cache,
     ),
 )
 

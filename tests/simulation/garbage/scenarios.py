@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
 
+from shared.contracts.backups import BeginBackup
 from shared.contracts.cluster import NodeState
+from shared.contracts.metadata import DeleteFile
+from shared.contracts.objects import BucketSettings, PutBucketSettings
+from shared.contracts.uploads import AbortUpload, BeginUpload, CopyPart
 from shared.placement import expected_holders, live_nodes
-from tests.simulation.garbage.log import REFERENCE_RETENTION_S, REPLICA_COUNT, Log, scratch_folder
+from tests.simulation.garbage.gateway import UploadHandle
+from tests.simulation.garbage.log import BUCKET, REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
 from tests.simulation.garbage.node import Node
-from tests.simulation.garbage.oracle import Version, ViolationError
+from tests.simulation.garbage.objects import CHUNK_BYTES, Name, Objects
+from tests.simulation.garbage.oracle import ViolationError
+from tests.simulation.garbage.reader import Reader
 from tests.simulation.garbage.world import World
 
 _LIMIT: Final = 5_000
+_ROWS_PER_ENTRY: Final = 250
+_OTHER_DIGEST: Final = blake3(b"other content").hexdigest()
+_NAME: Final[Name] = (BUCKET, "key")
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """So many entries of a log, and the files that they make."""
+    """So many entries of a log, and what they make."""
 
     entries: int
-    files: dict[str, Version]
+    objects: Objects
 
 
 class Stage:
@@ -39,6 +50,7 @@ class Stage:
         self.world = World(0, folder, nodes=4)
         self._logs: list[Log] = []
         self.world.kernel.loss = 0.0
+        self.world.log.rows_per_entry = _ROWS_PER_ENTRY
         self.world.draw_patience = lambda: False  # type: ignore[method-assign]
         self.digest = self.world.digests[0]
         self.idle()
@@ -76,18 +88,52 @@ class Stage:
         """Let an upload be under way."""
         self.world.draw_copies = lambda: copies  # type: ignore[method-assign]
         writer = self.world.gateways[gateway]
-        steps = writer.upload("key", [digest or self.digest], keeps_bytes=True, is_small=is_small)
+        steps = writer.upload(_NAME, [digest or self.digest], keeps_bytes=True, is_small=is_small)
         self.world.kernel.spawn(writer.party, steps)
 
     @property
     def version(self) -> int:
         """Of the file; 0 when there is none."""
-        return self.world.oracle.files["key"].version if "key" in self.world.oracle.files else 0
+        found = self.world.oracle.objects.find(_NAME)
+        return 0 if found is None else found.number
+
+    def begin_parts(self, key: str = _NAME[1]) -> UploadHandle:
+        """An upload of parts of the file, or of another one, is under way."""
+        nonce = f"{self.world.draw_name():032x}"
+        command = BeginUpload(bucket=BUCKET, key=key, nonce=nonce, content_type="", lifetime_s=10_000, stamp=STAMP)
+        return UploadHandle(int(self.world.propose(command)["upload"]), nonce)
+
+    def begin_part(self, handle: UploadHandle, *, copies: int, number: int = 1, digest: str = "") -> None:
+        """Let a part of the chunk, or of `digest`, be under way."""
+        self.world.draw_copies = lambda: copies  # type: ignore[method-assign]
+        writer = self.world.gateways[0]
+        steps = writer.put_part(handle, number, [digest or self.digest], keeps_bytes=True)
+        self.world.kernel.spawn(writer.party, steps)
+
+    def upload_parts(self) -> None:
+        """Store the file as one of a single part."""
+        handle = self.begin_parts()
+        self.begin_part(handle, copies=3)
+        self.idle()
+        self.complete(handle)
+
+    def complete(self, handle: UploadHandle) -> None:
+        """Make a file of all that there is."""
+        gateway = self.world.gateways[0]
+        self.world.kernel.spawn(gateway.party, gateway.complete(handle, is_whole=True))
+        self.idle()
+
+    def hold_at_log(self) -> list[Any]:
+        """What arrives at the log next, and does not until it is released."""
+        held: list[Any] = []
+        self.until(lambda: bool(held.extend(self.world.kernel.hold(self.world.log_party)) or held))
+        assert held, "nothing is on its way to the log"
+        return held
 
     def read(self, *, gateway: int = 0) -> None:
         """Read the file."""
         reader = self.world.gateways[gateway]
-        self.world.kernel.spawn(reader.party, reader.read("key"))
+        self.world.kernel.spawn(reader.party, Reader(self.world, reader, _NAME, None, is_slow=False).read())
         self.idle()
 
     def delete_and_condemn(self) -> None:
@@ -97,14 +143,12 @@ class Stage:
 
     def delete(self) -> None:
         """Delete the file."""
-        gateway = self.world.gateways[0]
-        self.world.kernel.spawn(gateway.party, gateway.delete("key"))
-        self.idle()
+        self.world.propose(DeleteFile(bucket=BUCKET, key=_NAME[1], stamp=STAMP))
 
     def condemn(self) -> None:
         """Let so much time pass that the chunks of deleted files are condemned."""
         for _ in range(3):
-            self.world.log.pass_time(REFERENCE_RETENTION_S)
+            self.world.pass_time(REFERENCE_RETENTION_S)
 
     def set_state(self, node: Node, state: NodeState) -> None:
         """The failure detector's verdict."""
@@ -119,14 +163,14 @@ class Stage:
 
     def back_up(self) -> Backup:
         """The cluster as it is now."""
-        return Backup(len(self.world.log.proposals), dict(self.world.oracle.files))
+        return Backup(len(self.world.log.proposals), deepcopy(self.world.oracle.objects))
 
     def restore(self, backup: Backup) -> None:
         """Another cluster begins with the backup, at the same addresses; no gateway is started anew."""
         world, old = self.world, self.world.log
         self._logs.append(old)
-        world.log = world.oracle.log = old.restored(self.folder, "restored", backup.entries)
-        world.oracle.files = dict(backup.files)
+        world.log = old.restored(self.folder, "restored", backup.entries)
+        world.oracle.follow(world.log, deepcopy(backup.objects))
         for node in world.nodes.values():
             node.hand_over()
         self.idle()
@@ -227,6 +271,100 @@ def refused_publish(stage: Stage) -> None:
     stage.require_replicas()
 
 
+def refused_part(stage: Stage) -> None:
+    """The chunk of a part is condemned between its puts and its entry."""
+    stage.upload(copies=3)
+    handle = stage.begin_parts()
+    stage.delete()
+    stage.begin_part(handle, copies=3)
+    started = stage.world.log.index
+    stage.until(lambda: all(node.disk.chunks[stage.digest].start_index >= started for node in stage.holders))
+    held = stage.hold_at_log()
+    stage.condemn()
+    stage.world.kernel.release(held)
+    stage.idle()
+    assert stage.world.counts["put_part"], "it was put"
+    stage.run("follow")
+    stage.require_replicas()
+
+
+def copied_part_of_a_deleted_file(stage: Stage) -> None:
+    """A file of parts is copied into another one, and deleted."""
+    stage.upload_parts()
+    handle = stage.begin_parts("copy")
+    stage.world.propose(
+        CopyPart(
+            upload=handle.upload,
+            nonce=handle.nonce,
+            number=1,
+            source_bucket=BUCKET,
+            source_key=_NAME[1],
+            range_start=0,
+            range_end=CHUNK_BYTES,
+            stamp=STAMP,
+        )
+    )
+    stage.complete(handle)
+    stage.delete_and_condemn()
+    stage.run("follow")
+    stage.require_replicas()
+
+
+def file_of_two_parts(stage: Stage) -> None:
+    """Only what the file does not show is given up after its completion."""
+    handle = stage.begin_parts()
+    for number, digest in ((1, _OTHER_DIGEST), (2, stage.digest)):
+        stage.begin_part(handle, copies=3, number=number, digest=digest)
+        stage.idle()
+    stage.complete(handle)
+    stage.condemn()
+    stage.run("follow")
+    stage.require_replicas()
+
+
+def version_that_is_current_again(stage: Stage) -> None:
+    """The version above it is removed for good."""
+    settings = BucketSettings(versioning="enabled")
+    stage.world.propose(PutBucketSettings(bucket=BUCKET, settings=settings, stamp=STAMP))
+    stage.upload(copies=3)
+    stage.upload(copies=3, digest=_OTHER_DIGEST)
+    stage.world.propose(DeleteFile(bucket=BUCKET, key=_NAME[1], version=stage.version, stamp=STAMP))
+    stage.condemn()
+    stage.run("follow")
+    stage.require_replicas()
+
+
+def part_on_too_few_nodes(stage: Stage) -> None:
+    """A part is acknowledged by fewer nodes than should hold it."""
+    stage.begin_part(stage.begin_parts(), copies=2)
+    stage.idle()
+    stage.run("follow")
+    stage.run("compare")
+    stage.require_replicas()
+
+
+def backup_of_an_upload(stage: Stage) -> None:
+    """An upload is aborted while a backup copies what there is."""
+    handle = stage.begin_parts()
+    stage.begin_part(handle, copies=3)
+    stage.idle()
+    stage.world.propose(BeginBackup(backup_id="copy", owner="", lease_s=10_000, stamp=STAMP))
+    stage.world.propose(AbortUpload(upload=handle.upload, nonce=handle.nonce, stamp=STAMP))
+    stage.condemn()
+    stage.run("follow")
+    stage.require_replicas()
+
+
+def composition_that_is_being_read(stage: Stage) -> None:
+    """A file of parts is deleted, and no list shows it any more; who began to read it before goes on."""
+    stage.upload_parts()
+    stage.delete()
+    for _ in range(2):
+        stage.world.pass_time(REFERENCE_RETENTION_S / 2 - 1)
+    stage.run("follow")
+    stage.require_replicas()
+
+
 def upload_of_what_was_confirmed(stage: Stage) -> None:
     """A gateway knows who holds a chunk when it stores it again; meanwhile the chunk was condemned."""
     stage.upload(copies=3)
@@ -250,17 +388,16 @@ def restore_at_the_same_addresses(stage: Stage) -> None:
 
     The product gives restored clusters indexes of their own; two that were restored under one generation have them in common.
     """
-    other_digest = blake3(b"other content").hexdigest()
     stage.upload(copies=3)
     backup = stage.back_up()
     while stage.world.log.index < backup.entries + 100:
-        stage.world.log.pass_time(0)
-    stage.upload(copies=3, digest=other_digest)
+        stage.world.pass_time(0)
+    stage.upload(copies=3, digest=_OTHER_DIGEST)
     stage.read()
     version = stage.version
     stage.restore(backup)
     while stage.world.log.index < version - 1:
-        stage.world.log.pass_time(0)
+        stage.world.pass_time(0)
     stage.upload(copies=3, gateway=1, is_small=True)
     assert stage.version == version
     stage.read()

@@ -8,6 +8,7 @@ second stretch begins with replicas of a time that the log has forgotten.
 from __future__ import annotations
 
 import random
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -17,12 +18,11 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
+from services.consensus.metadata.database import RowDamagedError
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import (
     AdmitNode,
-    CreateBucket,
-    DeleteBucket,
+    AnyCommand,
     DeleteFile,
     GetBucket,
     GetCluster,
@@ -32,18 +32,31 @@ from shared.contracts.metadata import (
     RemoveNode,
     UpdateNode,
 )
-from shared.errors import TrivetError
+from shared.contracts.uploads import ListPieces
+from shared.errors import TrivetError, VersionGoneError, error_from_problem
 from shared.placement import expected_holders, live_nodes
 from shared.units import GIB
-from tests.simulation.garbage.gateway import WRITE_QUORUM, Gateway
+from tests.simulation.garbage import client_acts
+from tests.simulation.garbage.gateway import WRITE_QUORUM, Gateway, Record
 from tests.simulation.garbage.kernel import Kernel, Party
 from tests.simulation.garbage.leader import Leader
-from tests.simulation.garbage.log import BUCKET, REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
+from tests.simulation.garbage.log import (
+    BUCKET,
+    BUCKETS,
+    REFERENCE_RETENTION_S,
+    REPLICA_COUNT,
+    STAMP,
+    Log,
+    pass_time,
+    scratch_folder,
+)
 from tests.simulation.garbage.node import Node
-from tests.simulation.garbage.oracle import Ack, LookedUp, Oracle, ViolationError
+from tests.simulation.garbage.objects import Bucket, Name
+from tests.simulation.garbage.oracle import Acks, LookedUp, Oracle, ViolationError
 
 _SETTLE_ROUNDS: Final = 40
 _ROUND_STEPS: Final = 20_000
+_ROWS_PER_ENTRY: Final = (3, 8, 250)
 _LIVE: Final = (NodeState.ACTIVE, NodeState.SUSPECT)
 
 
@@ -63,9 +76,11 @@ class World:
         self.leader = Leader(self)
         self.nodes: dict[str, Node] = {}
         self.oracle = Oracle(self.log, self.nodes)
+        self.oracle.objects.buckets = {bucket: Bucket() for bucket in BUCKETS}
         self.gateways = [Gateway(self, f"gateway-{number}") for number in (1, 2)]
         self._names = 0
         self._profile = self.chance.choices(_PROFILES, _SHARES)[0]
+        self.log.rows_per_entry = self.chance.choice(_ROWS_PER_ENTRY)
         chunks = range(self._profile.chunks)
         self.digests = [blake3(f"{seed}/{number}".encode()).hexdigest() for number in chunks]
         self._zones = self.chance.choice([1, 2, 4])
@@ -85,47 +100,70 @@ class World:
         self._names += 1
         return self._names
 
-    # --- changes of the log that the oracle has to know of -------------------------------------------------------------
+    # --- the log, under the eyes of the oracle ---------------------------------------------------------------------------
 
-    def publish(
-        self, command: PublishFile, request_id: str, attempt_id: str, acks: dict[str, dict[str, Ack]]
+    def change(
+        self, command: AnyCommand, request_id: str, *, attempt_id: str | None = None, acks: Acks | None = None
     ) -> ProposalResult:
-        """One attempt of an upload arrives at the log."""
-        result = self.log.append(command, request_id, attempt_id=attempt_id, fingerprint=command.key)
+        """A proposal arrives at the log, perhaps not for the first time."""
+        fingerprint = None if attempt_id is None else request_id
+        result = self.log.append(command, request_id, attempt_id=attempt_id, fingerprint=fingerprint)
         if result.log_index == self.log.index:
-            self.counts["published" if result.problem is None else result.problem["code"]] += 1
+            self.counts[command.kind if result.problem is None else result.problem["code"]] += 1
             if result.problem is None:
                 self._require_bucket(command)
-                self.oracle.published(command.key, result.log_index, acks)
+                self.oracle.accepted(command, result, acks)
         return result
 
-    def _require_bucket(self, command: PublishFile) -> None:
-        _, (answer,) = self.log.read(GetBucket(bucket=command.bucket))
-        if answer.bucket is None or answer.bucket.incarnation != command.incarnation:
-            raise ViolationError(f"{command.key} was published in a bucket that is gone")
+    def propose(self, command: AnyCommand) -> dict[str, Any]:
+        """As `change` of a request that nobody repeats. Raises the refusal."""
+        result = self.change(command, self.log.new_request_id())
+        if result.problem is not None:
+            raise error_from_problem(result.problem)
+        return result.result or {}
 
-    def look_up(self, key: str) -> LookedUp:
+    def pass_time(self, elapsed_s: float) -> bool:
+        """Let the log's clock go on, and some be forgotten; whether there is more to forget."""
+        return bool(self.propose(pass_time(elapsed_s, reference_retention_s=self.reference_retention_s))["has_more"])
+
+    def _require_bucket(self, command: AnyCommand) -> None:
+        if isinstance(command, PublishFile):
+            _, (answer,) = self.log.read(GetBucket(bucket=command.bucket))
+            if answer.bucket is None or answer.bucket.incarnation != command.incarnation:
+                raise ViolationError(f"{command.key} was published in a bucket that is gone")
+
+    def look_up(self, name: Name, version: int | None, known: Record | None) -> LookedUp:
         """One linearizable read for a reader."""
-        index, (answer, cluster) = self.log.read(GetFile(bucket=BUCKET, key=key), GetCluster())
-        disks = {node_id: run.disk_id for node_id, run in self.log.store.runs().items()}
-        return LookedUp(self.kernel.step_count, index, cluster, answer.file, self.oracle.files.get(key), disks)
+        bucket, key = name
+        question = GetFile(
+            bucket=bucket,
+            key=key,
+            version=version,
+            known_version=None if known is None else known.version,
+            known_patch_index=None if known is None else known.patch_index,
+            pages=True,
+        )
+        index, (answer, cluster) = self.log.read(question, GetCluster())
+        return LookedUp(
+            step=self.kernel.step_count,
+            index=index,
+            lived_s=self.log.lived_s,
+            cluster=cluster,
+            file=answer.file,
+            is_unchanged=answer.is_unchanged,
+            written=self.oracle.written(name, version),
+            disks={node_id: run.disk_id for node_id, run in self.log.store.runs().items()},
+        )
 
-    def delete(self, command: DeleteFile) -> None:
-        """A deletion arrives at the log."""
-        self.log.propose(command)
-        self.counts["deleted"] += 1
-        self.oracle.deleted(command.key)
-
-    def begin_backup(self, command: BeginBackup | RenewBackup) -> None:
-        """A pin, or a longer one."""
-        result = self.log.propose(command)
-        self.counts["pinned"] += 1
-        self.oracle.backup_began(command.backup_id, result["expires_ms"])
-
-    def end_backup(self, command: EndBackup) -> None:
-        """A pin is taken away."""
-        self.log.propose(command)
-        self.oracle.backup_ended(command.backup_id)
+    def read_page(self, looked_up: LookedUp, question: ListPieces) -> tuple[int, list[Any]]:
+        """Where a reader goes on. Raises VersionGoneError: it is too late."""
+        try:
+            return self.log.read(question)
+        except VersionGoneError as error:
+            self.counts[error.code] += 1
+            if not self.oracle.may_be_gone(looked_up):
+                raise ViolationError(f"a read at {looked_up.index} of {question.version} is broken off") from error
+            raise
 
     # --- chaos --------------------------------------------------------------------------------------------------------
 
@@ -148,32 +186,27 @@ class World:
         """Begin something, or break something, or neither."""
         if self.chance.random() < 0.45:
             return
-        act: Callable[[], None] = self.chance.choices(_ACTS, self._profile.weights)[0].__get__(self)
-        act()
+        act = self.chance.choices(_ACTS, self._profile.weights)[0]
+        act(self)
 
     def _upload(self) -> None:
-        chunks = self.chance.sample(self.digests, min(len(self.digests), self.chance.choice([1, 1, 2])))
-        gateway, key = self._gateway(), self._key()
-        self.counts["uploads"] += 1
+        gateway, name = self.draw_gateway(), self.draw_file()
         keeps_bytes, is_small = self.chance.random() < 0.5, self.chance.random() < 0.5
-        self.kernel.spawn(gateway.party, gateway.upload(key, chunks, keeps_bytes=keeps_bytes, is_small=is_small))
+        steps = gateway.upload(name, self.draw_chunks(), keeps_bytes=keeps_bytes, is_small=is_small)
+        self.kernel.spawn(gateway.party, steps)
 
     def _delete(self) -> None:
-        gateway = self._gateway()
-        self.kernel.spawn(gateway.party, gateway.delete(self._key()))
-
-    def _read(self) -> None:
-        gateway = self._gateway()
-        self.kernel.spawn(gateway.party, gateway.read(self._key()))
+        bucket, key = self.draw_file()
+        if (bucket, key) not in self.oracle.objects.present() and self.chance.random() < 0.8:
+            return
+        self.ask(DeleteFile(bucket=bucket, key=key, stamp=STAMP))
 
     def _back_up(self) -> None:
-        gateway, lease_s = self._gateway(), self.chance.randrange(20, 200)
+        gateway, lease_s = self.draw_gateway(), self.chance.randrange(20, 200)
         self.kernel.spawn(gateway.party, gateway.back_up(f"backup-{self.draw_name()}", lease_s))
 
     def _pass_time(self) -> None:
-        self.log.pass_time(
-            self.chance.randrange(*self._profile.elapsed_s), reference_retention_s=self.reference_retention_s
-        )
+        self.pass_time(self.chance.randrange(*self._profile.elapsed_s))
 
     def _heartbeat(self) -> None:
         node = self._node()
@@ -304,15 +337,7 @@ class World:
         self.leader.party.is_up = True
 
     def _restart_gateway(self) -> None:
-        self._gateway().restart()
-
-    def _make_bucket_again(self) -> None:
-        """The only bucket is emptied, deleted and created again, while uploads into it are under way."""
-        for key in list(self.oracle.files):
-            self.delete(DeleteFile(bucket=BUCKET, key=key, stamp=STAMP))
-        self.log.propose(DeleteBucket(bucket=BUCKET, stamp=STAMP))
-        self.log.propose(CreateBucket(bucket=BUCKET, stamp=STAMP))
-        self.counts["buckets made again"] += 1
+        self.draw_gateway().restart()
 
     # --- rest ---------------------------------------------------------------------------------------------------------
 
@@ -326,13 +351,18 @@ class World:
             self._work()
             if self._picture() == before and not self._complaints():
                 break
-            while self.log.pass_time(REFERENCE_RETENTION_S / 2, reference_retention_s=self.reference_retention_s):
-                pass
+            self._forget()
             self.oracle.check()
         else:
             raise ViolationError(f"the cluster does not come to rest: {self._complaints()}")
         self.oracle.restored()
         self.counts["rests"] += 1
+
+    def _forget(self) -> None:
+        """All that the log may forget by now."""
+        elapsed_s = REFERENCE_RETENTION_S / 2
+        while self.pass_time(elapsed_s):
+            elapsed_s = 0
 
     def _heal(self, *, is_last: bool) -> None:
         self.kernel.loss = 0.0
@@ -407,12 +437,7 @@ class World:
                 expected = {node.id for node in expected_holders(digest, live_nodes(node_map), REPLICA_COUNT)}
                 complaints += [f"{digest[:4]} is not on {node_id}" for node_id in sorted(expected - holders)]
                 complaints += [f"{digest[:4]} is too much on {node_id}" for node_id in sorted(holders - expected)]
-        return complaints + [complaint for key in self.oracle.files if (complaint := self._complaint_of(key))]
-
-    def _complaint_of(self, key: str) -> str | None:
-        _, (answer,) = self.log.read(GetFile(bucket=BUCKET, key=key))
-        version = self.oracle.files[key].version
-        return None if answer.file is not None and answer.file.version == version else f"{key} is not version {version}"
+        return complaints + self.oracle.complaints() + self.log.leaked_rows()
 
     # --- helpers --------------------------------------------------------------------------------------------------------
 
@@ -430,11 +455,22 @@ class World:
     def _node(self) -> Node:
         return self.chance.choice(list(self.nodes.values()))
 
-    def _gateway(self) -> Gateway:
+    def ask(self, command: AnyCommand) -> None:
+        """A client asks a gateway for a change."""
+        gateway = self.draw_gateway()
+        self.kernel.spawn(gateway.party, gateway.change(command))
+
+    def draw_gateway(self) -> Gateway:
+        """One of them."""
         return self.chance.choice(self.gateways)
 
-    def _key(self) -> str:
-        return f"k{self.chance.randrange(self._profile.keys)}"
+    def draw_file(self) -> Name:
+        """Where a file is, or may be."""
+        return self.chance.choice(self._profile.buckets), f"k{self.chance.randrange(self._profile.keys)}"
+
+    def draw_chunks(self) -> list[str]:
+        """What is stored at once."""
+        return self.chance.sample(self.digests, min(len(self.digests), self.chance.choice([1, 1, 2])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +480,7 @@ class _Profile:
     Attributes:
         steps: of the two stretches of chaos.
         chunks, keys: that there are at all; few of them meet more often.
+        buckets: in which clients write.
         elapsed_s: by how much the log's clock goes on at once.
         copies, share_patient: see `draw_copies` and `draw_patience`.
     """
@@ -455,44 +492,59 @@ class _Profile:
     weights: tuple[float, ...]
     copies: tuple[int, ...] = (WRITE_QUORUM, REPLICA_COUNT)
     share_patient: float = 0.2
+    buckets: tuple[str, ...] = BUCKETS
 
 
-_CHOICES: Final = {
-    # (everything may happen, few chunks that come and go, replicas that are too many while nodes come and go)
-    World._upload: (14, 4, 4),
-    World._delete: (5, 5, 3),
-    World._read: (4, 1, 1),
-    World._back_up: (1, 0, 0),
-    World._pass_time: (4, 5, 4),
-    World._heartbeat: (10, 6, 12),
-    World._follow: (16, 24, 24),
-    World._compare: (14, 10, 3),
-    World._check_candidates: (14, 24, 30),
-    World._refetch: (2, 0.5, 0),
-    World._scrub: (1, 0.5, 0),
-    World._suspect: (8, 4, 12),
-    World._drain: (1, 0.5, 0.2),
-    World._cancel_drain: (0.5, 0.5, 0.5),
-    World._admit: (1, 0.5, 0),
-    World._restart: (2, 0.5, 0.3),
-    World._pause: (1, 1, 2),
-    World._cut: (2, 4, 2),
-    World._wipe: (1, 0.3, 0.1),
-    World._roll_back: (0.7, 0, 0),
-    World._rot: (2, 0.3, 0),
-    World._remove_dead: (0.5, 0.1, 0),
-    World._new_leader: (0.5, 0.2, 0.2),
-    World._restart_gateway: (0.5, 0.2, 0.2),
-    World._make_bucket_again: (0.3, 0.1, 0.1),
+_CHOICES: Final[dict[Callable[[World], None], tuple[float, ...]]] = {
+    # (everything may happen, few chunks that come and go, replicas that are too many while nodes come and go,
+    # versions and parts of few chunks)
+    World._upload: (12, 4, 4, 6),
+    World._delete: (4, 5, 3, 2),
+    client_acts.read: (6, 1, 1, 9),
+    client_acts.begin_upload: (1.2, 0.8, 0.2, 2),
+    client_acts.put_part: (6, 4, 0.5, 10),
+    client_acts.copy_part: (2.5, 0.5, 0.2, 5),
+    client_acts.complete_upload: (2.5, 1, 0.4, 5),
+    client_acts.abort_upload: (0.3, 0.6, 0.1, 0.4),
+    client_acts.set_versioning: (0.7, 0, 0, 1.2),
+    client_acts.delete_version: (2.5, 1, 0, 5),
+    client_acts.delete_many: (1.5, 0.5, 0, 2),
+    client_acts.copy: (1.5, 0.3, 0, 3),
+    client_acts.move: (0.7, 0.1, 0, 1.2),
+    client_acts.restore: (0.7, 0, 0, 1.2),
+    client_acts.tag: (1, 0, 0, 2),
+    client_acts.make_bucket_again: (0.3, 0.1, 0.1, 0.3),
+    World._back_up: (1, 0, 0, 1),
+    World._pass_time: (4, 5, 4, 5),
+    World._heartbeat: (10, 6, 12, 5),
+    World._follow: (16, 24, 24, 20),
+    World._compare: (14, 10, 3, 10),
+    World._check_candidates: (14, 24, 30, 14),
+    World._refetch: (2, 0.5, 0, 0.5),
+    World._scrub: (1, 0.5, 0, 0.3),
+    World._suspect: (8, 4, 12, 3),
+    World._drain: (1, 0.5, 0.2, 0.3),
+    World._cancel_drain: (0.5, 0.5, 0.5, 0.2),
+    World._admit: (1, 0.5, 0, 0.3),
+    World._restart: (2, 0.5, 0.3, 0.5),
+    World._pause: (1, 1, 2, 0.5),
+    World._cut: (2, 4, 2, 2),
+    World._wipe: (1, 0.3, 0.1, 0.3),
+    World._roll_back: (0.7, 0, 0, 0),
+    World._rot: (2, 0.3, 0, 0.3),
+    World._remove_dead: (0.5, 0.1, 0, 0),
+    World._new_leader: (0.5, 0.2, 0.2, 0.2),
+    World._restart_gateway: (0.5, 0.2, 0.2, 0.2),
 }
 _ACTS: Final = tuple(_CHOICES)
 _WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
 _PROFILES: Final = (
-    _Profile((500, 350), 5, 3, (1, 25), _WEIGHTS[0]),
-    _Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1]),
-    _Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8),
+    _Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0]),
+    _Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1], buckets=(BUCKET,)),
+    _Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8, buckets=(BUCKET,)),
+    _Profile((600, 400), 3, 2, (5, 40), _WEIGHTS[3]),
 )
-_SHARES: Final = (2, 2, 1)
+_SHARES: Final = (2, 2, 1, 3)
 
 
 def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[str]:
@@ -507,8 +559,8 @@ def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[s
             prepare(world)
         try:
             world.live()
-        except (AssertionError, TrivetError) as error:
+        except (AssertionError, TrivetError, RowDamagedError, sqlite3.Error) as error:
             raise ViolationError(f"seed {seed}, step {world.kernel.step_count}: {error}") from error
         finally:
             world.log.close()
-        return world.counts
+        return world.counts + world.oracle.objects.counts
