@@ -49,18 +49,24 @@ class Trail:
 
     def __init__(self, database: Database, ends: TrailEnds) -> None:
         self._database = database
-        self.ends = ends
+        self._anchor = ends.anchor
+        self._index, self._end_bytes, self._link = ends.head
         self._rows: list[tuple[int, int, bytes, bytes]] = []
+
+    @property
+    def ends(self) -> TrailEnds:
+        """Where the kept part begins, and the last row."""
+        return TrailEnds(self._anchor, TrailEnd(self._index, self._end_bytes, self._link))
 
     def record(
         self, index: int, stamp: Stamp, requester: Requester, command: AnyCommand, outcome: WireModel | TrivetError
     ) -> None:
         """A change was decided by the entry at `index`."""
-        head = self.ends.head
         row = encode_audit_row(index, stamp, requester, command, outcome)
-        head = TrailEnd(index, head.end_bytes + len(row), next_link(head.link, row))
-        self._rows.append((*head, row))
-        self.ends = TrailEnds(self.ends.anchor, head)
+        self._index = index
+        self._end_bytes += len(row)
+        self._link = next_link(self._link, row)
+        self._rows.append((index, self._end_bytes, self._link, row))
 
     def flush(self) -> None:
         """Write what was recorded."""
@@ -71,13 +77,13 @@ class Trail:
     def cut(self, up_to_index: int, limit_bytes: int) -> bool:
         """Cut rows up to an index, and those by which the rest is longer than the limit; whether there is more to cut."""
         self.flush()
-        before, head = self.ends.anchor, self.ends.head
+        before = self._anchor
         anchor, has_more, count = before, False, 0
         select = "SELECT log_index, end_bytes, link FROM audit WHERE log_index>? ORDER BY log_index"
         rows = self._database.execute(select, (before.log_index,))
         for row in rows:
             end = TrailEnd(*row)
-            if end.log_index > up_to_index and head.end_bytes - anchor.end_bytes <= limit_bytes:
+            if end.log_index > up_to_index and self._end_bytes - anchor.end_bytes <= limit_bytes:
                 break
             if count >= CUT_ROWS_MAX or (count and end.end_bytes - before.end_bytes > CUT_BYTES_MAX):
                 has_more = True
@@ -87,7 +93,7 @@ class Trail:
         if count:
             self._database.execute("DELETE FROM audit WHERE log_index<?", (anchor.log_index,))
             self._database.execute("UPDATE audit SET row=x'' WHERE log_index=?", (anchor.log_index,))
-            self.ends = TrailEnds(anchor, head)
+            self._anchor = anchor
         return has_more
 
 

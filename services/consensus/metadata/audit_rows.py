@@ -6,13 +6,14 @@ stay provable. So a field that is added here counts only from a new version of e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from shared.audit_chain import encode_row
 from shared.contracts.access import Requester
 from shared.contracts.audit import OUTCOME_OK, AuditedFile, AuditedSource, AuditRow
 from shared.contracts.base import WireModel
+from shared.contracts.calls import Command
 from shared.contracts.files import Published
 from shared.contracts.metadata import AnyCommand
 from shared.contracts.names import MAX_KEY_BYTES
@@ -77,11 +78,17 @@ SUBJECTS: Final[Mapping[str, Mapping[str, str]]] = {
 def encode_audit_row(
     index: int, stamp: Stamp, requester: Requester, command: AnyCommand, outcome: WireModel | TrivetError
 ) -> bytes:
-    """The row of one change."""
-    subject: dict[str, Any] = {
-        field: value[:MAX_KEY_BYTES] if isinstance(value := getattr(command, name), str) else value
-        for field, name in SUBJECTS[command.kind].items()
-    }
+    """The row of one change. Every change waits for it: no call here that is not needed for its kind."""
+    fields: dict[str, Any] = {field: getattr(command, name) for field, name in SUBJECTS[command.kind].items()}
+    if (detail := _DETAILS.get(type(command))) is not None:
+        fields |= detail(command, outcome)
+    if isinstance(outcome, TrivetError):
+        code = outcome.code
+        fields = _shortened(fields)
+    else:
+        code = OUTCOME_OK
+        if (result := _RESULTS.get(type(outcome))) is not None:
+            fields |= result(outcome)
     return encode_row(
         AuditRow(
             index=index,
@@ -90,42 +97,61 @@ def encode_audit_row(
             clock=stamp.state.value,
             principal=requester.principal,
             kind=command.kind,
-            outcome=outcome.code if isinstance(outcome, TrivetError) else OUTCOME_OK,
+            outcome=code,
             access_key=requester.key,
             request=requester.request,
             address=requester.address,
-            **subject | _result(outcome) | _rest(command, outcome),
+            **fields,
         )
     )
 
 
-def _result(outcome: WireModel | TrivetError) -> dict[str, Any]:
-    """What was not known before it was applied."""
-    if isinstance(outcome, Published | CopiedFile):
-        version = outcome.version
-        return {"bucket": version.bucket, "key": version.key, "version": version.version}
-    if isinstance(outcome, BegunUpload):
-        return {"upload": outcome.upload}
-    return {}
+def _shortened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What was refused may be refused for its length."""
+    return {name: value[:MAX_KEY_BYTES] if isinstance(value, str) else value for name, value in fields.items()}
 
 
-def _rest(command: AnyCommand, outcome: WireModel | TrivetError) -> dict[str, Any]:
-    """What is more than a field of the command."""
-    if isinstance(command, CopyFile | CopyPart):
-        key = command.source_key[:MAX_KEY_BYTES]
-        source = AuditedSource(command.source_bucket[:MAX_KEY_BYTES], key, command.source_version)
-        return {"source": source, "is_move": command.is_move} if isinstance(command, CopyFile) else {"source": source}
-    if isinstance(command, DeleteFiles):
-        return {"files": _files(command, outcome)}
-    return {}
+def _made(outcome: Published | CopiedFile) -> dict[str, Any]:
+    version = outcome.version
+    return {"bucket": version.bucket, "key": version.key, "version": version.version}
 
 
-def _files(command: DeleteFiles, outcome: WireModel | TrivetError) -> tuple[AuditedFile, ...]:
+def _begun(outcome: BegunUpload) -> dict[str, Any]:
+    return {"upload": outcome.upload}
+
+
+_RESULTS: Final[Mapping[type[WireModel], Callable[[Any], dict[str, Any]]]] = {
+    Published: _made,
+    CopiedFile: _made,
+    BegunUpload: _begun,
+}
+"""What was not known before it was applied."""
+
+
+def _source(command: CopyFile | CopyPart, _outcome: WireModel | TrivetError) -> dict[str, Any]:
+    bucket, key = command.source_bucket[:MAX_KEY_BYTES], command.source_key[:MAX_KEY_BYTES]
+    return {"source": AuditedSource(bucket, key, command.source_version)}
+
+
+def _copied(command: CopyFile, outcome: WireModel | TrivetError) -> dict[str, Any]:
+    return _source(command, outcome) | {"is_move": command.is_move}
+
+
+def _files(command: DeleteFiles, outcome: WireModel | TrivetError) -> dict[str, Any]:
     """All of them: what could be left out of a list could be hidden by a long one."""
     outcomes = [OUTCOME_OK] * len(command.files)
     if isinstance(outcome, DeletedFiles):
         outcomes = [OUTCOME_OK if result.problem is None else result.problem["code"] for result in outcome.results]
-    return tuple(
+    files = [
         AuditedFile(file.key[:MAX_KEY_BYTES], file.version, code)
         for file, code in zip(command.files, outcomes, strict=True)
-    )
+    ]
+    return {"files": tuple(files)}
+
+
+_DETAILS: Final[Mapping[type[Command[Any]], Callable[[Any, WireModel | TrivetError], dict[str, Any]]]] = {
+    CopyFile: _copied,
+    CopyPart: _source,
+    DeleteFiles: _files,
+}
+"""What is more than a field of the command."""
