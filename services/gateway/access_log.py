@@ -150,6 +150,11 @@ class AccessLog:
         """Lines that were not written since the start, because too many waited or a write failed."""
         return self._refused + self._failed
 
+    @property
+    def has_reads(self) -> bool:
+        """Whether reads are written: whoever makes many need not describe them otherwise."""
+        return self._writes == "all"
+
     def denied(self, caller: Caller, code: str, about: About = NOTHING) -> None:
         """A request was refused, with the code of the error. Never waits."""
         if self._writes != "none":

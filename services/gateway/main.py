@@ -9,6 +9,13 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from services.gateway.access.authorized_metadata import AuthorizedMetadata
+from services.gateway.access.control import AccessControl
+from services.gateway.access.key_table import KeyTable
+from services.gateway.access.key_use import KeyUse
+from services.gateway.access.refusals import Refusals
+from services.gateway.access.sealing import Sealer
+from services.gateway.access.transport import TransportRules
 from services.gateway.access_log import AccessLog, silent_log
 from services.gateway.admin_token import AdminToken
 from services.gateway.api import (
@@ -23,13 +30,16 @@ from services.gateway.api import (
     tags,
     uploads,
 )
-from services.gateway.api.cache_control import NoCache
+from services.gateway.api.cache_control import NO_CACHE, NoCache
+from services.gateway.api.door import Door
+from services.gateway.api.door_routes import OPERATIONS, PUBLIC, RouteTable
 from services.gateway.api.early_refusal import EarlyRefusal
 from services.gateway.api.fast_path import FileFastPath
 from services.gateway.api.file_calls import FileCalls
 from services.gateway.api.problems import install as install_problems
+from services.gateway.api.requests import fields_of
 from services.gateway.api.services import Services
-from services.gateway.api.web_origins import WebOrigins
+from services.gateway.api.web_origins import WebOrigins, origin_marks
 from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
@@ -108,6 +118,9 @@ false, that only a repeat under the same `Idempotency-Key` is safe. Caches must 
 """
 
 
+_PLAIN_BEARER: Final = "access: keys are taken over connections that others may read (TRIVET_ALLOW_PLAIN_BEARER)"
+
+
 class Gateway:
     """The services of a running gateway, between start and stop."""
 
@@ -132,7 +145,8 @@ class Gateway:
 
     def degradations(self) -> list[str]:
         """What it has to do without while it serves."""
-        return [] if self._watch is None else self._watch.degradations
+        plain = [_PLAIN_BEARER] if self._settings.allow_plain_bearer else []
+        return plain if self._watch is None else self._watch.degradations + plain
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
@@ -167,6 +181,8 @@ class Gateway:
             metrics.open()
             stack.callback(metrics.close)
             tasks.start("readiness", self._watch.watch())
+            if (access := self._services.access) is not None:
+                tasks.start("use of keys", access.use.watch())
             yield
             self._services = self._watch = None
 
@@ -185,6 +201,13 @@ def assemble(
     access_log = access_log or silent_log()
     caches = ClusterCaches()
     metadata = recent = RecentLog(metadata, caches, max_age_s=settings.start_index_max_age_s)
+    access = None
+    if sealing_keys := settings.read_sealing_keys():
+        table = KeyTable(recent, tasks)
+        caches.add(table.forget)
+        access = AccessControl(table, Sealer(sealing_keys), clock, KeyUse(recent, table, clock), Refusals(access_log))
+        metadata = AuthorizedMetadata(recent, access)
+        caches.add(metadata.forget)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
     admission = Admission(
@@ -225,6 +248,7 @@ def assemble(
     # The parts of a large file are numbered, and of a bounded length.
     max_file_bytes = min(settings.max_file_bytes, PART_NUMBER_MAX * SEAL_CHUNKS * settings.chunk_size_bytes)
     services = Services(
+        access=access,
         admission=admission,
         uploads=Uploads(
             metadata=metadata,
@@ -290,6 +314,7 @@ def assemble(
         chunk_cache=chunk_cache,
         record_cache=record_cache,
         access_log=access_log,
+        access=access,
     )
     return services, watch, metrics
 
@@ -298,13 +323,20 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     """The application of one gateway; it opens its clients when it starts."""
     gateway = gateway or Gateway(settings)
     rules, calls = settings.origin_rules(), FileCalls(gateway)
+    transport = TransportRules.of(settings)
     app = create_app(
         title="Trivet",
         description=_DESCRIPTION,
         lifespan=gateway.running,
         readiness=gateway.readiness,
         verifier=None,
-        fast_path=lambda behind: FileFastPath(behind, calls=calls, rules=rules, metrics=request_metrics()),
+        fast_path=lambda behind: Door(
+            FileFastPath(behind, calls=calls, rules=rules, metrics=request_metrics()),
+            gateway=gateway,
+            routes=RouteTable(PUBLIC),
+            rules=transport,
+            marks=lambda scope: [*origin_marks(rules, fields_of(scope)), NO_CACHE],
+        ),
         named_below=NAMED_BELOW,
     )
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
@@ -319,6 +351,9 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         readiness=gateway.readiness,
         degradations=gateway.degradations,
         metrics_token=settings.read_metrics_token(),
+        door=lambda behind: Door(
+            behind, gateway=gateway, routes=RouteTable(OPERATIONS), rules=transport, marks=lambda _: [NO_CACHE]
+        ),
     )
     for make in (cluster.create_router, cluster.create_admin_router, backups.create_router, audit.create_router):
         operations.include_router(make(gateway))

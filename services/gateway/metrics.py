@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from services.gateway.access.control import AccessControl
 from services.gateway.access_log import AccessLog
 from services.gateway.replicas.check import ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
@@ -34,6 +35,7 @@ class GatewayMetrics(Collector):
         chunk_cache: ChunkCache,
         record_cache: RecordCache,
         access_log: AccessLog,
+        access: AccessControl | None,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._admission = admission
@@ -45,6 +47,7 @@ class GatewayMetrics(Collector):
         self._chunk_cache = chunk_cache
         self._record_cache = record_cache
         self._access_log = access_log
+        self._access = access
         self._registry = registry
 
     def open(self) -> None:
@@ -88,6 +91,8 @@ class GatewayMetrics(Collector):
         )
         yield from self._collect_confirmations()
         yield from self._collect_chunk_cache()
+        if self._access is not None:
+            yield from _collect_access(self._access)
 
     def _collect_chunk_cache(self) -> Iterator[Metric]:
         found = self._chunk_cache.statistics()
@@ -122,3 +127,22 @@ class GatewayMetrics(Collector):
         yield GaugeMetricFamily(
             "trivet_gateway_confirmations", "Confirmations of replicas remembered now.", value=len(self._confirmations)
         )
+
+
+def _collect_access(access: AccessControl) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "trivet_gateway_refused_requests",
+        "Requests that the door refused, by the code of the problem.",
+        labels=["code"],
+    )
+    for code, count in access.refusals.statistics().items():
+        refused.add_metric([code], count)
+    yield refused
+    yield GaugeMetricFamily(
+        "trivet_gateway_access_keys", "Access keys in this gateway's copy.", value=len(access.table)
+    )
+    yield GaugeMetricFamily(
+        "trivet_gateway_access_index",
+        "Log index of the newest change of who may do what in this gateway's copy; -1 while it knows nothing.",
+        value=access.table.access_index,
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
@@ -47,6 +47,14 @@ def _parse_list(value: object, normal: Callable[[str], str | None], kind: str) -
     return parsed
 
 
+def _parse_networks(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+NetworkList = Annotated[list[IPvAnyNetwork], NoDecode, BeforeValidator(_parse_networks)]
+Anonymous = Literal["none", "read", "write"]
+"""What requests without a credential may do."""
+
 HostList = Annotated[list[str], NoDecode, BeforeValidator(_parse_hosts)]
 OriginList = Annotated[list[str], NoDecode, BeforeValidator(_parse_origins)]
 """Comma-separated settings."""
@@ -66,6 +74,12 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             replaced.
         audit_reads: which requests that change nothing are written as lines on standard output: those that were refused, all of
             them, or none. Changes stand in the audit trail. A read is a line of about 400 bytes, so only refusals by default.
+        trusted_proxies: addresses and networks, such as `10.0.0.0/8`, of proxies that end TLS: a key is taken from them where
+            X-Forwarded-Proto says https.
+        allow_plain_bearer: take keys from everywhere, also without TLS: the network is private. Readiness says that it is so.
+        anonymous: what requests without a credential may do: nothing, read and list files, or change them as well. From this
+            machine only, and not through a proxy.
+        anonymous_anywhere: from everywhere.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -104,6 +118,10 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     admin_token_file: Path | None = None
     sealing_key_file: Path | None = None
     audit_reads: Literal["denied", "all", "none"] = "denied"
+    trusted_proxies: NetworkList = Field(default_factory=list)
+    allow_plain_bearer: bool = False
+    anonymous: Anonymous = "none"
+    anonymous_anywhere: bool = False
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)

@@ -24,6 +24,7 @@ from shared.contracts.time import Stamp
 KEYS_PER_IDENTITY_MAX: Final = 5
 SCOPES_MAX: Final = 64
 ACCESS_PAGE_MAX: Final = 1000
+KEY_USES_MAX: Final = 250
 
 ANONYMOUS: Final = "anonymous"
 """The principal of a request that carries no credential. It has no rows: what it may do depends on buckets alone."""
@@ -229,7 +230,7 @@ class RecordKeyUse(Command[NoResult]):
     """Keys were used in an hour. No change of access: the access index stays. Keys that are gone are passed over."""
 
     kind: Literal["record_key_use"] = "record_key_use"
-    keys: list[KeyId] = Field(min_length=1, max_length=250)
+    keys: list[KeyId] = Field(min_length=1, max_length=KEY_USES_MAX)
     hour: int = Field(ge=0, lt=2**31)
     stamp: Stamp
 

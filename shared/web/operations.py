@@ -7,11 +7,13 @@ never published beside the data port: it tells why a service is not ready, and c
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
 
 from shared.errors import ForbiddenError, NotReadyError, UnauthenticatedError
 from shared.web.http_edge import GuardedHttpProtocol
@@ -31,7 +33,12 @@ class OperationsProtocol(GuardedHttpProtocol):
 
 
 def add_operations(
-    app: ServiceApp, *, readiness: Readiness, degradations: Readiness = list, metrics_token: str | None
+    app: ServiceApp,
+    *,
+    readiness: Readiness,
+    degradations: Readiness = list,
+    metrics_token: str | None,
+    door: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> FastAPI:
     """Give `app` its operations listener; routes of the service's own may be added to what is returned.
 
@@ -39,6 +46,7 @@ def add_operations(
         readiness: asked by /readyz.
         degradations: asked by /readyz when ready: what the service has to do without.
         metrics_token: lets other machines read /metrics; None: this machine only.
+        door: wraps everything that the listener answers.
     """
     operations = ServiceApp(
         title=f"{app.title}: operations",
@@ -53,7 +61,8 @@ def add_operations(
     _add_health(app, operations, readiness, degradations)
     _add_metrics(operations, metrics_token)
     operations.add_middleware(HeadAsGet, routes=operations)
-    operations.front = RawPaths(operations.answer, decoded_prefixes=())
+    front = operations.answer if door is None else door(operations.answer)
+    operations.front = RawPaths(front, decoded_prefixes=())
     app.operations = operations
     return operations
 

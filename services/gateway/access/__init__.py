@@ -1,6 +1,8 @@
 """Who a request is made by, and that nothing is read or changed that this principal may not.
 
-`principal` says what a principal is, and `policy` decides what it may do, purely; `context` carries the one of a request to
-wherever data is touched. What runs in the background begins with none, and says `as_system()` when it reads or changes anything
-for Trivet itself. `sealing` keeps the secrets of access keys unreadable for everything but gateways.
+One request: `api.door` -> `credentials`, `transport` -> `control` (whom the key proves, by the rows in `key_table`) -> `context`,
+which carries the `principal` to wherever data is touched. There `authorized_metadata` asks `policy` what `requirements` say about
+the very command or query, and again when the log knows of newer rows. What runs in the background begins with no context, and
+says `as_system()` when it reads or changes anything for Trivet itself. `sealing` keeps the secrets of access keys unreadable for
+everything but gateways, `key_use` records when they were used last, `refusals` counts what was refused.
 """

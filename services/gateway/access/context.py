@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from services.gateway.access.principal import ITSELF, Principal
-from shared.contracts.access import Action, Requester
-from shared.errors import InternalError
+from services.gateway.access.policy import is_allowed, may_somewhere, refusal
+from services.gateway.access.principal import ITSELF, NOBODY, Principal
+from shared.contracts.access import ANONYMOUS, Action, Requester
+from shared.errors import InternalError, TrivetError, UnauthenticatedError
 
 
 @dataclass(slots=True)
@@ -27,8 +28,9 @@ class AccessContext:
         address: of the client, as the gateway sees it.
         request_id: by which the request is found in logs and in the trail.
         operation: what the route does, where that is one action; None where the command or query decides.
-        bucket, key: what the path names.
-        access_index: of the rows that `principal` was made from.
+        bucket, key: what the path names; decided for `operation` at the door, and again with newer rows.
+        access_index, edition: of the rows that `principal` was made from.
+        is_by_link: only `operation` on `bucket` and `key` may be done, whatever else the principal may do.
     """
 
     principal: Principal
@@ -38,6 +40,45 @@ class AccessContext:
     bucket: str | None = None
     key: str | None = None
     access_index: int = 0
+    edition: int = -1
+    is_by_link: bool = False
+
+    def require(self, action: Action, bucket: str, key: str = "", version: int | None = None) -> None:
+        """Return when the principal may do it.
+
+        Raises:
+            UnauthenticatedError: it may not, and has shown no credential; definite.
+            AccessDeniedError: it may not; definite.
+        """
+        is_for_this = not self.is_by_link or (action, bucket, key) == (self.operation, self.bucket, self.key)
+        if not is_for_this or not is_allowed(self.principal, action, bucket, key, version=version):
+            raise self.refusal(action, bucket)
+
+    def refusal(self, action: Action, bucket: str = "") -> TrivetError:
+        """Why the principal may not do it."""
+        if self.principal.id == ANONYMOUS:
+            return UnauthenticatedError("This needs a key: 'Authorization: Bearer <id>.<secret>'.")
+        return refusal(action, bucket)
+
+    def require_anybody(self) -> None:
+        """Return for every principal. Raises UnauthenticatedError: nobody is known who may do anything; definite."""
+        if self.principal is NOBODY:
+            raise self.refusal(Action.LIST)
+
+    def require_target(self) -> None:
+        """Return when the principal may do what the route does with what the path names, so far as that is known.
+
+        Raises:
+            UnauthenticatedError, AccessDeniedError: as `require`.
+        """
+        if self.operation is Action.CLUSTER_ADMIN:
+            self.require(self.operation, "")
+        elif self.operation is None or self.bucket is None:
+            return
+        elif self.key is not None:
+            self.require(self.operation, self.bucket, self.key)
+        elif not may_somewhere(self.principal, self.operation, self.bucket):
+            raise self.refusal(self.operation, self.bucket)
 
     def requester(self) -> Requester:
         """Whom a change is made for, as the log is told."""
@@ -51,7 +92,8 @@ class AccessContext:
 
 
 _SYSTEM: Final = AccessContext(ITSELF)
-_context: ContextVar[AccessContext | None] = ContextVar("access_context", default=None)
+access_context: ContextVar[AccessContext | None] = ContextVar("access_context", default=None)
+"""Of the running task; see `current_access` and `acting_for`."""
 
 
 def current_access() -> AccessContext:
@@ -60,7 +102,7 @@ def current_access() -> AccessContext:
     Raises:
         InternalError: nobody was named: a defect of ours, which must not read or change anything.
     """
-    context = _context.get()
+    context = access_context.get()
     if context is None:
         raise InternalError("Nothing says whom this is done for.")
     return context
@@ -69,11 +111,11 @@ def current_access() -> AccessContext:
 @contextmanager
 def acting_for(context: AccessContext) -> Iterator[None]:
     """What runs inside, and its tasks, acts for that principal."""
-    token = _context.set(context)
+    token = access_context.set(context)
     try:
         yield
     finally:
-        _context.reset(token)
+        access_context.reset(token)
 
 
 def as_system() -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.gateway.access.policy import ScopeTable
 from shared.contracts.access import ANONYMOUS, SYSTEM, Action, IdentityLimits, Scope
 
 
@@ -17,6 +18,7 @@ class Principal:
         is_root: may do everything, whatever its scopes say.
         limits: see `IdentityLimits`.
         key: by which it proved itself; None for `anonymous` and `system`.
+        table: the scopes, ready to be asked.
     """
 
     id: str
@@ -25,7 +27,14 @@ class Principal:
     scopes: tuple[Scope, ...] = ()
     limits: IdentityLimits = field(default_factory=IdentityLimits)
     key: str | None = None
+    table: ScopeTable = field(init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", ScopeTable(self.scopes))
+
+
+UNKNOWN: Final = Principal("", "")
+"""Whoever has not proved anything yet."""
 
 NOBODY: Final = Principal(ANONYMOUS, ANONYMOUS)
 """A client without a credential, who may do nothing."""

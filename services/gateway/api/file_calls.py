@@ -10,6 +10,7 @@ from typing import Final, Self
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.access.context import current_access
 from services.gateway.api.answers import raw_headers, send_answer, send_json
 from services.gateway.api.client_connection import ClientBody, while_connected
 from services.gateway.api.early_refusal import announces_body
@@ -86,7 +87,14 @@ class FileCalls:
                     await self._send_not_modified(send, found.version)
                     return
                 spans = requested_spans(fields, found.version.content.size_bytes, found.version.etag)
-                stream = FileStream(services.downloads, found, spans, asked.quorums, read_now_ns=self._read_now_ns)
+                stream = FileStream(
+                    services.downloads,
+                    found,
+                    spans,
+                    asked.quorums,
+                    access=None if services.access is None else services.access.standing(current_access()),
+                    read_now_ns=self._read_now_ns,
+                )
                 # Of a small file without a body to take nothing is worth watching for.
                 is_soon_over = found.version.content.size_bytes <= SMALL_BYTES and not announces_body(scope)
                 await stream.send(None if is_soon_over else receive, send)

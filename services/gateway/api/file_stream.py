@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import Receive, Send
 
+from services.gateway.access.control import StandingAccess
 from services.gateway.api.answers import raw_headers
 from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
@@ -27,6 +28,7 @@ class FileStream:
         spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         *,
+        access: StandingAccess | None,
         read_now_ns: Callable[[], int],
     ) -> None:
         version = found.version
@@ -48,15 +50,16 @@ class FileStream:
         self._found = found
         self._spans = spans
         self._quorums = quorums
+        self._access = access
         self.has_started = False
 
     async def send(self, receive: Receive | None, send: Send) -> None:
         """Send it; stops all fetching when `receive` says that the client has gone.
 
-        Raises what `Downloads.send` raises. Once `has_started`, the connection must be broken off then: before
-        Content-Length is reached, so that the client cannot take the part for the whole.
+        Raises what `Downloads.send` and `StandingAccess.check` raise. Once `has_started`, the connection must be broken off
+        then: before Content-Length is reached, so that the client cannot take the part for the whole.
         """
-        parts = self._parts
+        parts, access = self._parts, self._access
 
         async def start(confirmed: ConfirmedReplicas) -> None:
             self._headers["x-trivet-replicas-confirmed"] = str(confirmed.count)
@@ -66,6 +69,8 @@ class FileStream:
             await send({"type": "http.response.start", "status": self._status, "headers": headers})
 
         async def sink(view: memoryview) -> None:
+            if access is not None:
+                await access.check()
             if parts is not None and view and (opening := parts.before(len(view))):
                 await send({"type": "http.response.body", "body": opening, "more_body": True})
             await send({"type": "http.response.body", "body": view, "more_body": True})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from fastapi import APIRouter, Response
-from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.answers import CallResponse
+from services.gateway.api.any_path import register_any
 from services.gateway.api.client_connection import body_of
 from services.gateway.api.file_calls import BUCKET_PATH, FILE_PATH, FileCalls, UploadHeaders, send_receipt
 from services.gateway.api.file_descriptions import (
@@ -39,7 +39,7 @@ from shared.errors import InvalidRequestError
 
 def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
-    register_url_convertor("any", _AnyConvertor())
+    register_any()
     router = APIRouter(prefix="/v1", tags=["files"])
     calls = FileCalls(gateway)
     _add_uploads(router, calls, gateway)
@@ -160,9 +160,3 @@ def _add_deletion(router: APIRouter, calls: FileCalls) -> None:
         removed for good; when it was the current one, the one before is current again.
         """
         return CallResponse(calls.delete)
-
-
-class _AnyConvertor(PathConvertor):
-    """A path with line ends in it, too: the framework's own ends there, and the name would be 404 instead of refused."""
-
-    regex = r"[\s\S]*"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.gateway.access.control import AccessControl
 from services.gateway.access_log import AccessLog
 from services.gateway.admin_token import AdminToken
 from services.gateway.audit_trail import AuditTrail
@@ -27,8 +28,9 @@ from services.gateway.transfers.uploads import Uploads
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Made by `main` at start."""
+    """Made by `main` at start. `access` is None without a sealing key: then everybody may do everything."""
 
+    access: AccessControl | None
     admission: Admission
     uploads: Uploads
     multipart: PartUploads

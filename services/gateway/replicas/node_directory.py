@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.gateway.access.context import as_system
 from services.gateway.ports import Metadata
 from services.gateway.replicas.health import NodeHealth
 from shared.consensus_calls.client import ReadContext
@@ -46,7 +47,9 @@ class NodeDirectory:
 
         Raises what a metadata read raises.
         """
-        answer, context = await self._metadata.read(GetCluster())
+        # For all requests, whoever makes the first one of an epoch.
+        with as_system():
+            answer, context = await self._metadata.read(GetCluster())
         # Of the same epoch, too: which nodes are full is not part of it.
         if self._cached is None or answer.node_map.epoch >= self._cached.epoch:
             self._cached = answer.node_map

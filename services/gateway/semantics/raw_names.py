@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -35,6 +36,7 @@ class FileName:
     key: str
 
 
+@lru_cache(maxsize=64)  # of requests under way: the door asks, and then the route
 def file_name(raw_path: bytes, prefix: bytes = FILES_PREFIX) -> FileName:
     """The file that `{prefix}{bucket}/{key}` names.
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from services.gateway.access.context import as_system
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums
@@ -97,9 +98,10 @@ class LargeUpload:
     async def _abort(self) -> None:
         upload = self.upload
         try:
-            await self._metadata.propose(
-                AbortUpload(upload=upload.upload, nonce=upload.nonce, stamp=self._clock.stamp())
-            )
+            with as_system():  # also for a principal that may not write here any more
+                await self._metadata.propose(
+                    AbortUpload(upload=upload.upload, nonce=upload.nonce, stamp=self._clock.stamp())
+                )
         except TrivetError as error:
             logger.warning("an upload is left until it expires", upload=upload.upload, code=error.code)
 

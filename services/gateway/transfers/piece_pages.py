@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Final, Self
 
+from services.gateway.access.context import as_system
 from services.gateway.ports import Metadata
 from services.gateway.transfers.chunk_lists import ChunkMap, Extent
 from shared.background_tasks import BackgroundTasks
@@ -136,9 +137,11 @@ class PiecePages:
         """An error is a value: it belongs to those who wait for this page."""
         cluster_id, version, offset = key
         try:
-            answer, context = await self._metadata.read(
-                ListPieces(version=version, offset_bytes=offset, limit_chunks=PAGE_CHUNKS)
-            )
+            # Shared by readers, each of whom has asked for the version itself.
+            with as_system():
+                answer, context = await self._metadata.read(
+                    ListPieces(version=version, offset_bytes=offset, limit_chunks=PAGE_CHUNKS)
+                )
             if context.cluster_id != cluster_id:
                 # An entry of that number in another log is another version.
                 return VersionGoneError("The cluster was restored; the version is not the one that was read.")

@@ -228,7 +228,10 @@ class LocalMetadata:
         if isinstance(answer, ClusterAnswer):
             nodes = [each.model_copy(update=self.known.get(each.id, {})) for each in answer.node_map.nodes]
             answer = answer.model_copy(update={"node_map": answer.node_map.model_copy(update={"nodes": nodes})})
-        return answer, ReadContext(results.log_index, results.term, results.epoch, results.hlc, results.cluster_id)
+        context = ReadContext(
+            results.log_index, results.term, results.epoch, results.hlc, results.cluster_id, results.access_index
+        )
+        return answer, context
 
     async def make_cluster(self, clock: FakeClock, *node_ids: str) -> None:
         """Bucket `default` and these nodes, as after a first start."""

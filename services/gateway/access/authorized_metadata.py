@@ -1,0 +1,192 @@
+"""Metadata that asks the policy first: every read and every change of a gateway goes through here.
+
+A read is decided, asked, and decided again if its answer says that somebody's rights changed since; only then is it handed
+out. So whatever is answered out of a cache after such a question, a record or a chunk, goes to who may have it now. A change
+carries whom it is made for and by which rows that was decided; where they have changed the log refuses it, and it is decided
+and proposed anew.
+
+What Trivet does by itself says so (`as_system`). Without anything said, nothing is read or changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, cast
+
+from services.gateway.access.context import AccessContext, current_access
+from services.gateway.access.control import AccessControl
+from services.gateway.access.policy import sees_bucket
+from services.gateway.access.principal import ITSELF
+from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand
+from services.gateway.access_log import About
+from services.gateway.ports import Metadata
+from services.gateway.semantics.raw_names import FileName
+from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
+from shared.contracts.access import Action, Requester
+from shared.contracts.base import WireModel
+from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
+from shared.contracts.files import FileVersion, Published
+from shared.contracts.metadata import BucketsAnswer
+from shared.contracts.uploads import BeginUpload, BegunUpload, CompleteUpload, GetUpload, Upload, UploadAnswer
+from shared.errors import AccessChangedError, AccessDeniedError, InternalError, UnauthenticatedError
+
+ATTEMPTS_MAX: Final = 4
+_UPLOADS_MAX: Final = 4096
+
+_UploadKey = tuple[int, str]
+"""Index and nonce."""
+
+
+class AuthorizedMetadata:
+    """`ports.Metadata` in front of another one, for whoever `context.current_access` says."""
+
+    def __init__(self, metadata: Metadata, control: AccessControl) -> None:
+        self._metadata = metadata
+        self._control = control
+        self._uploads: OrderedDict[_UploadKey, FileName] = OrderedDict()
+        """What files they will be, which never changes; the most recently used last."""
+
+    def forget(self) -> None:
+        """Begin anew: for another cluster."""
+        self._uploads.clear()
+
+    async def propose(
+        self,
+        command: Command[ResultT],
+        *,
+        request_id: str | None = None,
+        retain_s: int = DEFAULT_RETAIN_S,
+        fingerprint: str | None = None,
+        requester: Requester | None = None,  # noqa: ARG002 it is that of the context, whatever the caller says
+        deadline_s: float | None = None,
+    ) -> Proposed[ResultT]:
+        """As `Metadata.propose`.
+
+        Raises:
+            AccessDeniedError, UnauthenticatedError: the principal may not do this, or not any more; definite.
+            TrivetError: as `Metadata.propose`.
+        """
+        context = current_access()
+        with self._refusals_counted(context):
+            return await self._propose(
+                context,
+                command,
+                request_id=request_id,
+                retain_s=retain_s,
+                fingerprint=fingerprint,
+                deadline_s=deadline_s,
+            )
+
+    async def _propose(
+        self,
+        context: AccessContext,
+        command: Command[ResultT],
+        *,
+        request_id: str | None,
+        retain_s: int,
+        fingerprint: str | None,
+        deadline_s: float | None,
+    ) -> Proposed[ResultT]:
+        attempts_left = ATTEMPTS_MAX
+        while True:
+            attempts_left -= 1
+            await self._authorize(context, command)
+            try:
+                outcome = await self._metadata.propose(
+                    command,
+                    request_id=request_id,
+                    retain_s=retain_s,
+                    fingerprint=fingerprint,
+                    requester=context.requester(),
+                    deadline_s=deadline_s,
+                )
+            except AccessChangedError:
+                if attempts_left == 0 or context.principal is ITSELF:
+                    raise
+                await self._control.after_change(context)
+                continue
+            if isinstance(command, BeginUpload) and isinstance(outcome.result, BegunUpload):
+                self._learn((outcome.result.upload, command.nonce), FileName(command.bucket, command.key))
+            elif isinstance(command, CompleteUpload) and isinstance(outcome.result, Published):
+                # One that was no longer under way has only given the answer of the first time.
+                await self._require_write(context, _name_of(outcome.result.version))
+            return outcome
+
+    async def read(self, query: Query[AnswerT], *, deadline_s: float | None = None) -> tuple[AnswerT, ReadContext]:
+        """As `Metadata.read`.
+
+        Raises:
+            AccessDeniedError, UnauthenticatedError: the principal may not do this, or not any more; definite.
+            TrivetError: as `Metadata.read`.
+        """
+        context, asked_s = current_access(), time.monotonic()
+        if context.principal is ITSELF:
+            answer, read = await self._metadata.read(query, deadline_s=deadline_s)
+            self._control.table.heard(read.access_index, asked_s)
+            return answer, read
+        with self._refusals_counted(context):
+            decision = partial(_requirement(QUERIES, type(query)), asked=query)
+            await self._control.decide(context, decision)
+            answer, read = await self._metadata.read(query, deadline_s=deadline_s)
+            self._control.table.heard(read.access_index, asked_s)
+            await self._control.decide_again(context, decision, read.access_index)
+            return cast("AnswerT", await self._shown(context, answer)), read
+
+    @contextmanager
+    def _refusals_counted(self, context: AccessContext) -> Iterator[None]:
+        try:
+            yield
+        except (AccessDeniedError, UnauthenticatedError) as error:
+            about = About(action=error.facts.get("action", ""), bucket=error.facts.get("bucket", ""))
+            self._control.refusals.refused(error, context, about)
+            raise
+
+    async def _authorize(self, context: AccessContext, command: Command[Any]) -> None:
+        if context.principal is ITSELF:
+            return
+        await self._control.decide(context, partial(_requirement(COMMANDS, type(command)), asked=command))
+        if isinstance(command, UploadCommand) and (name := await self._name_of_upload(command)) is not None:
+            await self._require_write(context, name)
+
+    async def _require_write(self, context: AccessContext, name: FileName) -> None:
+        await self._control.decide(context, lambda context: context.require(Action.WRITE, name.bucket, name.key))
+
+    async def _name_of_upload(self, command: UploadCommand) -> FileName | None:
+        """The file that an upload will be; None where it is not under way, and the command can have no effect any more."""
+        key = (command.upload, command.nonce)
+        if (name := self._uploads.get(key)) is not None:
+            self._uploads.move_to_end(key)
+            return name
+        answer, _ = await self._metadata.read(GetUpload(upload=command.upload, nonce=command.nonce, limit=1))
+        return None if answer.upload is None else self._learn(key, _name_of(answer.upload))
+
+    def _learn(self, key: _UploadKey, name: FileName) -> FileName:
+        self._uploads[key] = name
+        if len(self._uploads) > _UPLOADS_MAX:
+            self._uploads.popitem(last=False)
+        return name
+
+    async def _shown(self, context: AccessContext, answer: WireModel) -> WireModel:
+        """What of an answer the principal may see."""
+        if isinstance(answer, UploadAnswer) and answer.upload is not None:
+            upload = answer.upload
+            await self._require_write(context, self._learn((upload.upload, upload.nonce), _name_of(upload)))
+        elif isinstance(answer, BucketsAnswer):
+            seen = [bucket for bucket in answer.buckets if sees_bucket(context.principal, bucket.name)]
+            return answer.model_copy(update={"buckets": seen})
+        return answer
+
+
+def _requirement(table: Mapping[type, Requirement], kind: type) -> Requirement:
+    requirement = table.get(kind)
+    if requirement is None:
+        raise InternalError(f"Nothing says what {kind.__name__} needs.")
+    return requirement
+
+
+def _name_of(made: Upload | FileVersion) -> FileName:
+    return FileName(made.bucket, made.key)

@@ -1,0 +1,167 @@
+"""Decides who a request is made by and what that principal may do, with rows that are new enough to refuse by.
+
+Two rules make the copy of the rows safe. What it allows is decided again when the log turns out to be ahead of it, before
+anything is handed out or changed. What it would refuse is refused only after it was read anew: a key that was made at another
+gateway a moment ago is known here, and one more read costs those who are refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from services.gateway.access.context import AccessContext
+from services.gateway.access.credentials import Bearer, invalid_credential
+from services.gateway.access.key_table import KeyEntry, KeyTable
+from services.gateway.access.key_use import KeyUse
+from services.gateway.access.principal import Principal
+from services.gateway.access.refusals import Refusals
+from services.gateway.access.sealing import Sealer
+from services.gateway.ports import Clock
+from shared.errors import AccessDeniedError, TrivetError, UnauthenticatedError
+
+CHECK_INTERVAL_S: Final = 5.0
+"""For so long what is under way goes on without another look at who asked for it."""
+
+UNCONFIRMED_MAX_S: Final = 60.0
+"""And for so long while consensus cannot be asked: whoever it answers may revoke what this gateway goes on with."""
+
+Decision = Callable[[AccessContext], None]
+"""Returns when the context's principal may; raises AccessDeniedError or UnauthenticatedError."""
+
+
+class AccessControl:
+    """Of one gateway."""
+
+    def __init__(self, table: KeyTable, sealer: Sealer, clock: Clock, use: KeyUse, refusals: Refusals) -> None:
+        self.table = table
+        self.use = use
+        self.refusals = refusals
+        self._sealer = sealer
+        self._clock = clock
+
+    async def identify(self, context: AccessContext, bearer: Bearer) -> None:
+        """Have `context` be that of whom the bearer proves.
+
+        Raises:
+            CredentialInvalidError: nobody, or a key or identity that is disabled, deleted or expired; definite.
+            TrivetError: as a metadata read.
+        """
+        if self.table.is_behind:
+            await self.table.refresh()
+        if (principal := self._known_principal(bearer)) is None:
+            await self.table.refresh()
+            if (principal := self._known_principal(bearer)) is None:
+                raise invalid_credential()
+        context.principal = principal
+        self.enter(context)
+        self.use.used(bearer.key)
+
+    def _known_principal(self, bearer: Bearer) -> Principal | None:
+        key = self.table.find(bearer.key)
+        # The secret first, whatever else is wrong: the time that this takes tells nothing of the key.
+        is_proved = self._sealer.is_secret_of(key, bearer.secret)
+        return self.principal_in_force(key) if is_proved and key is not None else None
+
+    def enter(self, context: AccessContext) -> None:
+        """The principal of `context` was made of the rows as they are here now."""
+        context.edition, context.access_index = self.table.edition, max(0, self.table.access_index)
+
+    def principal_in_force(self, key: KeyEntry) -> Principal | None:
+        """Whom `key` proves now; None where it is disabled or has expired, or its identity is disabled or gone."""
+        if key.expires_ns is not None and _latest_ns(self._clock) >= key.expires_ns:
+            return None
+        return self.table.principal(key)
+
+    def renew(self, context: AccessContext) -> None:
+        """Make the context's principal of the rows as they are now, and decide what its route decided at the door again.
+
+        Raises:
+            CredentialInvalidError: its key does not prove anybody any more; definite.
+            AccessDeniedError: it may not do this any more; definite.
+        """
+        if (key_id := context.principal.key) is not None:
+            key = self.table.find(key_id)
+            principal = None if key is None else self.principal_in_force(key)
+            if principal is None:
+                raise invalid_credential()
+            context.principal = principal
+        self.enter(context)
+        context.require_target()
+
+    async def decide(self, context: AccessContext, decision: Decision) -> None:
+        """Returns when `decision` does; what it would refuse is decided with rows that are read now.
+
+        Raises:
+            AccessDeniedError, UnauthenticatedError: it refused; definite.
+            TrivetError: as a metadata read.
+        """
+        if not self._is_allowed(context, decision):
+            await self.table.refresh()
+            self.renew(context)
+            decision(context)
+
+    def _is_allowed(self, context: AccessContext, decision: Decision) -> bool:
+        try:
+            if context.edition != self.table.edition:
+                self.renew(context)
+            decision(context)
+        except (AccessDeniedError, UnauthenticatedError):
+            return False
+        return True
+
+    async def decide_again(self, context: AccessContext, decision: Decision, access_index: int) -> None:
+        """As `decide`, where the log was found to have changes up to `access_index`, which the copy may lack."""
+        if access_index > self.table.access_index:
+            await self.table.refresh()
+        if context.edition != self.table.edition:
+            await self.decide(context, decision)
+
+    def standing(self, context: AccessContext) -> StandingAccess:
+        """What the request of `context` was just allowed."""
+        return StandingAccess(self, context)
+
+    async def after_change(self, context: AccessContext) -> None:
+        """The log has refused a change, because something about its principal had changed. Raises as `renew`."""
+        await self.table.refresh()
+        self.renew(context)
+
+
+class StandingAccess:
+    """What lasts long, such as a download, goes on only while its principal may still do what its route does."""
+
+    def __init__(self, control: AccessControl, context: AccessContext) -> None:
+        self._control = control
+        self._context = context
+        self._next_s = time.monotonic() + CHECK_INTERVAL_S
+
+    async def check(self) -> None:
+        """Look again, if the last look is `CHECK_INTERVAL_S` ago.
+
+        Raises:
+            CredentialInvalidError, AccessDeniedError: it may not be done any more.
+            TrivetError: nobody has been able to say so for `UNCONFIRMED_MAX_S`.
+        """
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + CHECK_INTERVAL_S
+        if self._is_unconfirmed(now_s, CHECK_INTERVAL_S):
+            try:
+                await self._control.table.refresh()
+            except TrivetError:
+                if self._is_unconfirmed(now_s, UNCONFIRMED_MAX_S):
+                    raise
+                return
+        self._control.renew(self._context)
+
+    def _is_unconfirmed(self, now_s: float, max_age_s: float) -> bool:
+        table = self._control.table
+        return table.is_behind or table.confirmed_s is None or now_s - table.confirmed_s > max_age_s
+
+
+def _latest_ns(clock: Clock) -> int:
+    """The latest that it can be, in nanoseconds since 1970; unverified, the host's time, never behind what was seen."""
+    stamp = clock.stamp()
+    return stamp.approximate_ns if stamp.latest_ns is None else stamp.latest_ns

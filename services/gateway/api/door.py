@@ -1,0 +1,181 @@
+"""The door of a gateway: who a request is made by is decided before its body is taken, and before anything behind sees it.
+
+ASGI middleware in front of the fast path and FastAPI, on both listeners. It knows every route (`door_routes`), and one that it
+does not know is not reached. It turns a request into an `AccessContext`, or answers with an error. What the path names is
+decided here, so that a refused upload sends no byte: asking for the first one is what sends `100 Continue`. Everything is
+decided again by the exact command or query (`access.authorized_metadata`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.gateway.access.context import AccessContext, access_context
+from services.gateway.access.control import AccessControl
+from services.gateway.access.credentials import bearer_of, refuse_two_credentials
+from services.gateway.access.principal import EVERYBODY, UNKNOWN
+from services.gateway.access.refusals import caller_of
+from services.gateway.access.transport import Peer, TransportRules
+from services.gateway.access_log import About
+from services.gateway.api.answers import RawHeaders
+from services.gateway.api.door_routes import RouteTable, Rule
+from services.gateway.api.early_refusal import WatchedBody, announces_body
+from services.gateway.api.problems import problem_answer
+from services.gateway.api.services import RunningGateway
+from shared.errors import MethodNotAllowedError, NotFoundError, TrivetError
+
+Marks = Callable[[Scope], RawHeaders]
+"""What every answer of the listener carries, refusals included."""
+
+SERVER_ERROR: Final = 500
+_READS: Final = frozenset({"GET", "HEAD"})
+_PREFLIGHT: Final = b"access-control-request-method"
+
+
+class Door:
+    """ASGI middleware behind `RawPaths`."""
+
+    def __init__(
+        self, app: ASGIApp, *, gateway: RunningGateway, routes: RouteTable, rules: TransportRules, marks: Marks
+    ) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._routes = routes
+        self._rules = rules
+        self._marks = marks
+        self._boot = secrets.token_hex(8)
+        self._count = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request in for its principal, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        head = _Head(scope)
+        rule = self._routes.rule(scope)
+        # A preflight has no credentials, and is answered by the rules of origins or not at all.
+        if (rule is not None and rule.is_open) or (scope["method"] == "OPTIONS" and head.is_preflight):
+            await self._app(scope, receive, send)
+            return
+        try:
+            context = await self._admitted(scope, head, rule)
+        except TrivetError as error:
+            await self._refuse(error, scope, receive, send)
+            return
+        token = access_context.set(context)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            access_context.reset(token)
+
+    async def _admitted(self, scope: Scope, head: _Head, rule: Rule | None) -> AccessContext:
+        """Whom the request is made by.
+
+        Raises:
+            TrivetError: by nobody who may do what the route does with what the path names; definite.
+        """
+        services = self._gateway.services
+        control = services.access
+        if control is None:
+            return AccessContext(EVERYBODY, head.address, self._new_request_id())
+        context = AccessContext(UNKNOWN, head.address, self._new_request_id())
+        try:
+            await self._admit(control, scope, head, rule, context)
+        except TrivetError as error:
+            if error.status < SERVER_ERROR:
+                control.refusals.refused(error, context, _about(scope, context))
+            raise
+        if services.access_log.has_reads and scope["method"] in _READS:
+            services.access_log.read(caller_of(context), _about(scope, context))
+        return context
+
+    async def _admit(
+        self, control: AccessControl, scope: Scope, head: _Head, rule: Rule | None, context: AccessContext
+    ) -> None:
+        await self._identify(control, head, context)
+        if rule is None:
+            raise self._unknown_route(scope)
+        context.operation = rule.action
+        if rule.target is not None:
+            context.bucket, context.key = rule.target(scope["raw_path"])
+        await control.decide(context, AccessContext.require_target)
+
+    async def _identify(self, control: AccessControl, head: _Head, context: AccessContext) -> None:
+        refuse_two_credentials(head.authorization)
+        if head.authorization:
+            bearer = bearer_of(head.authorization[0])
+            # Before it is compared: what others may have read is not a proof, be it right or wrong.
+            self._rules.check_secret_from(head.peer)
+            await control.identify(context, bearer)
+        else:
+            context.principal = self._rules.anonymous_from(head.peer)
+            control.enter(context)
+            context.require_anybody()
+
+    def _unknown_route(self, scope: Scope) -> TrivetError:
+        """As the router says it, which is not asked."""
+        if methods := self._routes.methods(scope):
+            allowed = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
+            return MethodNotAllowedError(f"This path takes {allowed}.", allow=allowed)
+        return NotFoundError("There is nothing at this path.")
+
+    async def _refuse(self, error: TrivetError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with `error`, and end the connection where a body was on its way."""
+        if announces_body(scope):
+            body = WatchedBody(scope, receive, send)
+            receive, send = body.receive, body.send
+        answer = problem_answer(scope, error)
+        if isinstance(error, MethodNotAllowedError):
+            answer.headers["allow"] = error.facts["allow"]
+        answer.raw_headers.extend(self._marks(scope))
+        await answer(scope, receive, send)
+
+    def _new_request_id(self) -> str:
+        return f"{self._boot}-{next(self._count):x}"
+
+
+class _Head:
+    """What the door looks at of a request."""
+
+    __slots__ = ("address", "authorization", "is_preflight", "peer")
+
+    def __init__(self, scope: Scope) -> None:
+        self.authorization: list[bytes] = []
+        self.is_preflight = False
+        protos: list[str] = []
+        is_forwarded = False
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                self.authorization.append(value)
+            elif name == b"x-forwarded-proto":
+                protos.append(value.decode("latin-1").strip().lower())
+                is_forwarded = True
+            elif name in _FORWARDED:
+                is_forwarded = True
+            elif name == _PREFLIGHT:
+                self.is_preflight = True
+        self.address = _address(scope)
+        self.peer = Peer(
+            self.address,
+            is_tls=scope.get("scheme") == "https",
+            forwarded_proto=", ".join(protos) if protos else None,
+            is_forwarded=is_forwarded,
+        )
+
+
+_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return "" if client is None else client[0]
+
+
+def _about(scope: Scope, context: AccessContext) -> About:
+    action = "" if context.operation is None else context.operation.value
+    return About(scope["method"], scope["path"], action, context.bucket or "", context.key or "")

@@ -1,0 +1,162 @@
+"""Gateways that share one state machine and one set of nodes, and identities with keys who ask them; no socket."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from services.gateway.access.sealing import Sealer
+from services.gateway.main import Gateway, assemble, build_app
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.replicas.repair import MAX_REPAIR_TASKS
+from services.gateway.settings import GatewaySettings
+from shared.background_tasks import BackgroundTasks
+from shared.contracts.access import Action, CreateIdentity, CreateKey, InitAccess, Scope, UpdateIdentity, UpdateKey
+from shared.web.service_app import ServiceApp
+from tests.unit.gateway.conftest import NODES, make_settings
+from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
+
+REALM = "5e" * 16
+SEALING_KEY = "k" * 64
+LOOPBACK = "127.0.0.1"
+
+Client = httpx.AsyncClient  # noqa: TID251 - in this process
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Of a key."""
+
+    identity: str
+    key: str
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}.{self.secret}"}
+
+
+class SharedGateway(Gateway):
+    """One of several in front of the same fakes."""
+
+    metrics: GatewayMetrics
+
+    def __init__(self, settings: GatewaySettings, scene: Scene) -> None:
+        super().__init__(settings)
+        self._scene = scene
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
+            self._services, self._watch, self.metrics = assemble(
+                self._settings,
+                self._scene.metadata,
+                self._scene.nodes,
+                self._scene.clock,
+                tasks=tasks,
+                repair_tasks=repair_tasks,
+            )
+            await self._watch.check()
+            app.state.is_started = True
+            yield
+
+
+@dataclass(frozen=True)
+class Running:
+    """A gateway and ways to ask it."""
+
+    gateway: SharedGateway
+    app: ServiceApp
+    public: Client
+    operations: Client
+
+
+def asking(app: ASGIApp, *, address: str = LOOPBACK, base_url: str = "http://localhost") -> Client:
+    """A client at `address`."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
+    return Client(transport=transport, base_url=base_url)
+
+
+class Scene:
+    """Invariant: `root` may do everything, by a key that is in force."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metadata = LocalMetadata(folder / "metadata.sqlite")
+        self.nodes = FakeNodes()
+        self.clock = FakeClock()
+        self.sealer = Sealer([SEALING_KEY])
+        self._identities = itertools.count(1)
+        self._keys = itertools.count(1)
+        self._slots: dict[str, int] = {}
+        self._sealing_key_file = folder / "sealing-key"
+        self.root: Holder
+
+    async def open(self) -> None:
+        self._sealing_key_file.write_text(SEALING_KEY)
+        self._sealing_key_file.chmod(0o600)
+        await self.metadata.make_cluster(self.clock, *NODES)
+        await self.metadata.upgrade(self.clock)
+        await self.metadata.propose(InitAccess(realm=REALM, stamp=self.clock.stamp()))
+        self.root = await self.holder(is_root=True)
+
+    async def holder(self, *scopes: Scope, is_root: bool = False, expires_ns: int | None = None) -> Holder:
+        """A new identity and a key of its."""
+        identity = f"{next(self._identities):064x}"
+        await self.metadata.propose(
+            CreateIdentity(identity=identity, name="x", is_root=is_root, scopes=list(scopes), stamp=self.clock.stamp())
+        )
+        return await self.another_key(identity, expires_ns=expires_ns)
+
+    async def another_key(self, identity: str, *, expires_ns: int | None = None) -> Holder:
+        number, slot = next(self._keys), self._slots.get(identity, 0)
+        key, secret = f"TV{number:018d}", f"{number:040d}"
+        self._slots[identity] = slot + 1
+        await self.metadata.propose(
+            CreateKey(
+                key=key,
+                identity=identity,
+                slot=slot,
+                secret=self.sealer.seal(REALM, key, slot, secret),
+                expires_ns=expires_ns,
+                stamp=self.clock.stamp(),
+            )
+        )
+        return Holder(identity, key, secret)
+
+    async def disable_key(self, holder: Holder) -> None:
+        await self.metadata.propose(UpdateKey(key=holder.key, state="disabled", stamp=self.clock.stamp()))
+
+    async def disable(self, holder: Holder) -> None:
+        await self.metadata.propose(
+            UpdateIdentity(identity=holder.identity, state="disabled", stamp=self.clock.stamp())
+        )
+
+    async def rescope(self, holder: Holder, *scopes: Scope) -> None:
+        await self.metadata.propose(
+            UpdateIdentity(identity=holder.identity, scopes=list(scopes), stamp=self.clock.stamp())
+        )
+
+    @asynccontextmanager
+    async def gateway(self, **changes: object) -> AsyncIterator[Running]:
+        """One more, which knows nothing yet."""
+        settings = make_settings(sealing_key_file=self._sealing_key_file, **changes)
+        gateway = SharedGateway(settings, self)
+        app = build_app(settings, gateway)
+        assert app.operations is not None
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(gateway.running(app))
+            public = await stack.enter_async_context(asking(app))
+            operations = await stack.enter_async_context(asking(app.operations))
+            yield Running(gateway, app, public, operations)
+
+
+def may(bucket: str, *actions: Action, prefix: str = "") -> Scope:
+    return Scope(actions=list(actions), bucket=bucket, prefix=prefix)
