@@ -41,6 +41,7 @@ from tests.simulation.garbage.objects import Name
 from tests.simulation.garbage.oracle import LookedUp, ViolationError
 from tests.simulation.garbage.scenarios import (
     Stage,
+    backup_of_a_deleted_file,
     backup_of_an_upload,
     composition_that_is_being_read,
     copied_part_of_a_deleted_file,
@@ -335,7 +336,7 @@ BUGS: Final = (
     PlantedBug(
         "absence from a page deletes", "the node deletes what no page lists, young or old", _absence_from_a_page_deletes
     ),
-    PlantedBug("pin ignored", "Garbage.backups lists none", _pin_ignored),
+    PlantedBug("pin ignored", "Garbage.backups lists none", _pin_ignored, backup_of_a_deleted_file),
     PlantedBug(
         "pulled without its start index",
         "rules.pulled_start_index is 0",
@@ -349,7 +350,10 @@ BUGS: Final = (
         surplus_on_an_old_replica,
     ),
     PlantedBug(
-        "condemned chunk published", "stored_content.check_not_condemned checks nothing", _condemned_chunk_published
+        "condemned chunk published",
+        "stored_content.check_not_condemned checks nothing",
+        _condemned_chunk_published,
+        refused_publish,
     ),
     PlantedBug(
         "publish again with a newer start index and no new put",

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from shared.contracts.backups import BeginBackup
+from shared.contracts.backups import BeginBackup, EndBackup
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import DeleteFile
 from shared.contracts.objects import BucketSettings, PutBucketSettings
@@ -266,9 +266,9 @@ def refused_publish(stage: Stage) -> None:
     stage.condemn()
     stage.world.kernel.release(held)
     stage.idle()
-    assert stage.world.counts["refused without a read"], "the chunk was condemned in time"
     stage.run("follow")
     stage.require_replicas()
+    assert stage.world.counts["refused without a read"], "the chunk was condemned in time"
 
 
 def refused_part(stage: Stage) -> None:
@@ -283,9 +283,10 @@ def refused_part(stage: Stage) -> None:
     stage.condemn()
     stage.world.kernel.release(held)
     stage.idle()
-    assert stage.world.counts["put_part"], "it was put"
     stage.run("follow")
     stage.require_replicas()
+    assert stage.world.counts["chunk_condemned"], "the chunk was condemned in time"
+    assert stage.world.counts["put_part"], "it was put again"
 
 
 def copied_part_of_a_deleted_file(stage: Stage) -> None:
@@ -341,6 +342,19 @@ def part_on_too_few_nodes(stage: Stage) -> None:
     stage.run("follow")
     stage.run("compare")
     stage.require_replicas()
+
+
+def backup_of_a_deleted_file(stage: Stage) -> None:
+    """A file is deleted while a backup copies what there is; once it ends the chunk goes."""
+    stage.upload(copies=3)
+    stage.world.propose(BeginBackup(backup_id="copy", owner="", lease_s=10_000, stamp=STAMP))
+    stage.delete_and_condemn()
+    stage.run("follow")
+    stage.require_replicas()
+    stage.world.propose(EndBackup(backup_id="copy", stamp=STAMP))
+    stage.condemn()
+    stage.run("follow")
+    assert not any(node.holds_good(stage.digest) for node in stage.holders)
 
 
 def backup_of_an_upload(stage: Stage) -> None:
