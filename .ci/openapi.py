@@ -28,22 +28,27 @@ def build_apps(data_dir: Path) -> dict[str, FastAPI]:
     from services.gateway.settings import GatewaySettings
     from services.storage.main import build_app as build_storage
     from services.storage.settings import StorageSettings
+    from shared.cluster_keys import key_file
+    from shared.roles import Role
 
-    common = {
+    common: dict[str, str | int] = {
         "node_id": "documentation-1",
         "cluster_id": "documentation",
-        "cluster_secret": "0" * 32,
         "consensus_urls": "consensus-1=http://127.0.0.1:1",
         "data_dir": str(data_dir),
         "port": 1,
     }
+
+    def told(role: Role) -> dict[str, str | int]:
+        return {**common, "peer_keys": key_file("0" * 32, role)}
+
     storage = StorageSettings.model_validate(
-        common | {"storage_mode": "disk", "advertised_url": "http://127.0.0.1:1", "zone": "documentation"}
+        told(Role.STORAGE) | {"storage_mode": "disk", "advertised_url": "http://127.0.0.1:1", "zone": "documentation"}
     )
     services = {
-        "clock": build_clock(ClockSettings.model_validate(common), registry=CollectorRegistry()),
-        "consensus": build_consensus(ConsensusSettings.model_validate(common)),
-        "gateway": build_gateway(GatewaySettings.model_validate(common)),
+        "clock": build_clock(ClockSettings.model_validate(told(Role.CLOCK)), registry=CollectorRegistry()),
+        "consensus": build_consensus(ConsensusSettings.model_validate(told(Role.CONSENSUS))),
+        "gateway": build_gateway(GatewaySettings.model_validate(told(Role.GATEWAY))),
         "storage": build_storage(storage),
     }
     operations = services["gateway"].operations

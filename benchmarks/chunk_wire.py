@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.loopback import make_socket
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
+from shared.roles import Role
 
 _HEAD_END: Final = b"\r\n\r\n"
 _ANSWER_DEADLINE_S: Final = 30.0
@@ -56,16 +57,16 @@ class ChunkConnection:
     ) -> Answer:
         """One signed request for one chunk; the answer is there when this returns, whatever its status."""
         answer = await self._send(method, digest, pieces, is_kept)
-        boot = parse_challenge(answer.headers.get("www-authenticate")) if answer.status == 401 else None
-        if boot is None:
+        challenge = parse_challenge(answer.headers.get("www-authenticate")) if answer.status == 401 else None
+        if challenge is None:
             return answer
-        self._signer.learn_boot(self._peer.id, boot)
+        self._signer.learn(self._peer.id, challenge)
         return await self._send(method, digest, pieces, is_kept)
 
     async def _send(self, method: str, digest: str, pieces: Sequence[bytes | memoryview], is_kept: bool) -> Answer:
         target = f"/v1/chunks/{digest}"
         signed = digest if pieces else EMPTY_BODY_DIGEST
-        authorization = self._signer.authorization(method, target, self._peer.id, signed)
+        authorization = self._signer.sign(method, target, self._peer, signed).authorization
         length = f"content-length: {sum(map(len, pieces))}\r\n" if pieces else ""
         head = (
             f"{method} {target} HTTP/1.1\r\nhost: node\r\n{length}"
@@ -132,4 +133,4 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 def make_signer(secret: str) -> RequestSigner:
     """The signer that all connections of a benchmark share. Raises ValueError."""
-    return RequestSigner(ClusterKeys.parse(secret))
+    return RequestSigner(derive_peer_keys(secret, Role.GATEWAY))

@@ -40,6 +40,7 @@ from shared.contracts.time import ClockState, Stamp
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 
 LENGTH = struct.Struct(">I")
 PAYLOAD = b"x" * 120
@@ -175,8 +176,8 @@ async def members(folder: Path) -> AsyncIterator[tuple[Cluster, ConsensusClient,
     async with AsyncExitStack() as stack:
         stack.push_async_callback(cluster.stop)
         await cluster.start(MEMBERS)
-        client = await stack.enter_async_context(PeerClient(cluster.keys))
-        consensus = ConsensusClient([PeerAddress(n, cluster.url(n)) for n in MEMBERS], client)
+        client = await stack.enter_async_context(PeerClient(cluster.keys_of(Role.GATEWAY)))
+        consensus = ConsensusClient([PeerAddress(n, cluster.url(n), Role.CONSENSUS) for n in MEMBERS], client)
         answer, context = await consensus.read(GetFile(bucket="default", key="absent"), deadline_s=20)
         if not isinstance(answer, FileAnswer):
             raise SystemExit(f"unexpected answer {answer}")

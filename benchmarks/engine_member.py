@@ -27,9 +27,10 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, Snapshot, SnapshotMeta
 from services.consensus.raft.seam import configure_raftos
 from shared.background_tasks import BackgroundTasks
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import ConsensusMember
 from shared.errors import TrivetError
+from shared.roles import Role
 
 LENGTH = struct.Struct(">I")
 
@@ -106,7 +107,12 @@ async def run(number: int, ports: list[int], folder: Path, secret: str) -> None:
         for i, port in enumerate(ports)
     )
     mesh = PeerMesh(
-        name, "bench", ClusterKeys.parse(secret), DiskIdentities(folder), host="127.0.0.1", port=ports[number]
+        name,
+        "bench",
+        derive_peer_keys(secret, Role.CONSENSUS),
+        DiskIdentities(folder),
+        host="127.0.0.1",
+        port=ports[number],
     )
     node = Member(
         name,

@@ -39,6 +39,7 @@ from shared.contracts.metadata import FileAnswer, GetFile
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.units import MIB
 
 PACE_PER_S: Final = 200
@@ -140,7 +141,7 @@ async def add(client: PeerClient, cluster: Cluster, request: AddMemberRequest) -
 
 async def wait_until_level(client: PeerClient, request: AddMemberRequest, goal_index: int) -> None:
     """Until the new member has applied `goal_index`."""
-    address = PeerAddress(request.id, request.url)
+    address = PeerAddress(request.id, request.url, Role.CONSENSUS)
     async with asyncio.timeout(CATCH_UP_LIMIT_S):
         while True:
             try:
@@ -170,8 +171,8 @@ async def measure(folder: Path, file_count: int, seconds: float) -> Measured:
     began = time.perf_counter()
     await cluster.start(MEMBERS)
     try:
-        async with PeerClient(cluster.keys) as client:
-            consensus = ConsensusClient([PeerAddress(n, cluster.url(n)) for n in MEMBERS], client)
+        async with PeerClient(cluster.keys) as client, PeerClient(cluster.keys_of(Role.GATEWAY)) as gateway:
+            consensus = ConsensusClient([PeerAddress(n, cluster.url(n), Role.CONSENSUS) for n in MEMBERS], gateway)
             publisher = Publisher(consensus, *await first_answer(consensus))
             restart_s = time.perf_counter() - began
             never, done = asyncio.Event(), asyncio.Event()

@@ -16,13 +16,14 @@ from pathlib import Path
 import psutil
 
 from services.consensus.rescue.new_cluster import make_folder
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys, key_file
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.cluster import ConsensusMember
 from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.units import MIB
 
 CLUSTER_ID = "benchmark-member"
@@ -44,8 +45,8 @@ def measure_member(tables: Path, publishes: list[PublishFile]) -> None:
 
 async def _measure(data_dir: Path, publishes: list[PublishFile]) -> None:
     secret = secrets.token_hex(32)
-    address = PeerAddress("consensus-1", f"http://127.0.0.1:{HTTP_PORT}")
-    async with PeerClient(ClusterKeys.parse(secret)) as client:
+    address = PeerAddress("consensus-1", f"http://127.0.0.1:{HTTP_PORT}", Role.CONSENSUS)
+    async with PeerClient(derive_peer_keys(secret, Role.GATEWAY)) as client:
         consensus = ConsensusClient([address], client, max_waiting=4096)
         process, first_s = await _start(data_dir, secret, consensus)
         rate = await _load(consensus, publishes)
@@ -82,7 +83,7 @@ def _spawn(data_dir: Path, secret: str) -> subprocess.Popen[bytes]:
         "PATH": "/usr/bin:/bin",
         "TRIVET_NODE_ID": "consensus-1",
         "TRIVET_CLUSTER_ID": CLUSTER_ID,
-        "TRIVET_CLUSTER_SECRET": secret,
+        "TRIVET_PEER_KEYS": key_file(secret, Role.CONSENSUS),
         "TRIVET_PORT": str(HTTP_PORT),
         "TRIVET_PEER_PORT": str(PEER_PORT),
         "TRIVET_DATA_DIR": str(data_dir),

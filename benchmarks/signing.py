@@ -18,11 +18,13 @@ from typing import Final
 from blake3 import blake3
 
 from benchmarks.measuring import describe_machine, median_and_spread, show
-from shared.cluster_keys import ClusterKeys
-from shared.peer_calls.request_signing import EMPTY_BODY_DIGEST, RequestSigner, RequestVerifier
+from shared.cluster_keys import derive_peer_keys
+from shared.peer_address import PeerAddress
+from shared.peer_calls.request_signing import EMPTY_BODY_DIGEST, Challenge, RequestSigner, RequestVerifier
+from shared.roles import Role
 from shared.units import KIB, MIB
 
-NODE_ID: Final = "storage-1"
+_NODE: Final = PeerAddress("storage-1", "", Role.STORAGE)
 _SIZES: Final = {"nothing": 0, "4 KiB": 4 * KIB, "1 MiB": MIB}
 _TARGET: Final = f"/v1/chunks/{blake3(b'some chunk').hexdigest()}"
 
@@ -31,15 +33,14 @@ class SignedCalls:
     """One caller and one receiver that know each other's secret and boot."""
 
     def __init__(self) -> None:
-        keys = ClusterKeys.parse("s" * 64)
-        self._signer = RequestSigner(keys)
-        self._verifier = RequestVerifier(keys, NODE_ID)
-        self._signer.learn_boot(NODE_ID, self._verifier.boot_id)
+        self._signer = RequestSigner(derive_peer_keys("s" * 64, Role.GATEWAY))
+        self._verifier = RequestVerifier(derive_peer_keys("s" * 64, Role.STORAGE), _NODE.id)
+        self._signer.learn(_NODE.id, Challenge(self._verifier.boot_id, knows_pairs=True))
         self._authorization = ""
 
     def sign(self) -> None:
         """As a gateway does for each GET of a chunk."""
-        self._authorization = self._signer.authorization("GET", _TARGET, NODE_ID, EMPTY_BODY_DIGEST)
+        self._authorization = self._signer.sign("GET", _TARGET, _NODE, EMPTY_BODY_DIGEST).authorization
 
     def verify(self) -> None:
         """As a node does; raises SignatureRejectedError unless `sign` came first."""

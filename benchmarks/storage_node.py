@@ -22,7 +22,9 @@ from local_cluster.lone_consensus import consensus_url
 from local_cluster.plan import STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.redis_server import find_redis_server
 from services.storage.redis_node.server_config import USERNAME, config_lines
+from shared.cluster_keys import key_file
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
 _START_DEADLINE_S: Final = 60.0
 _POLL_S: Final = 0.01
@@ -72,7 +74,7 @@ def running_node(
         command = [sys.executable, "-m", module]
         process = stack.enter_context(_process(command, folder / "node.log", environment))
         _wait(process, port, folder / "node.log")
-        peer = PeerAddress(NODE_ID, environment["TRIVET_ADVERTISED_URL"])
+        peer = PeerAddress(NODE_ID, environment["TRIVET_ADVERTISED_URL"], Role.STORAGE)
         yield RunningNode(peer, secret, process.pid, time.perf_counter() - began)
 
 
@@ -84,7 +86,7 @@ def _node_environment(folder: Path, mode: str, secret: str) -> dict[str, str]:
         **STORAGE_ALLOCATOR_ENVIRONMENT,
         "TRIVET_NODE_ID": NODE_ID,
         "TRIVET_CLUSTER_ID": CLUSTER_ID,
-        "TRIVET_CLUSTER_SECRET": secret,
+        "TRIVET_PEER_KEYS": key_file(secret, Role.STORAGE),
         "TRIVET_PORT": str(port),
         "TRIVET_DATA_DIR": str(folder / "data"),
         "TRIVET_STORAGE_MODE": mode,

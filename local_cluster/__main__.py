@@ -141,10 +141,17 @@ async def _up(cluster: Cluster, names: list[str]) -> int:
 
 async def _restart(cluster: Cluster, names: list[str]) -> int:
     """One of a kind after the other, each ready before the next; what the cluster promises holds meanwhile."""
-    for group in [[name] for name in names] or _rounds(cluster):
+    await _restart_in_turn(cluster, [[name] for name in names] or _rounds(cluster))
+    if not names and cluster.finish_upgrade():
+        say("All run this version now. Once more, so that no process has the cluster secret.")
+        await _restart_in_turn(cluster, _rounds(cluster))
+    return 0
+
+
+async def _restart_in_turn(cluster: Cluster, groups: Iterable[list[str]]) -> None:
+    for group in groups:
         await asyncio.gather(*map(cluster.restart, group))
         say(f"{', '.join(group)}: ready.")
-    return 0
 
 
 def _rounds(cluster: Cluster) -> list[list[str]]:

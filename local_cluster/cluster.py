@@ -17,7 +17,7 @@ from local_cluster.cluster_init import why_not_initialised
 from local_cluster.errors import LocalClusterError
 from local_cluster.exclusive import exclusive
 from local_cluster.layout import Layout
-from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets
+from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets, stop_sharing
 from local_cluster.plan import (
     DEFAULT_SHAPE,
     ClusterPlan,
@@ -33,9 +33,10 @@ from local_cluster.readiness import why_not_ready
 from local_cluster.redis_server import find_redis_server
 from local_cluster.shape_file import load_shape, save_shape
 from shared.access_keys import bearer_of
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -107,9 +108,13 @@ class Cluster:
         return {"authorization": bearer_of(self.root_key)}
 
     @property
-    def keys(self) -> ClusterKeys:
-        """The keys that sign internal requests."""
-        return ClusterKeys.parse(self._prepare()[1].cluster_secret_file.read_text())
+    def keys(self) -> PeerKeys:
+        """The keys of an operator, by which this object calls services."""
+        return self.keys_of(Role.OPERATOR)
+
+    def keys_of(self, role: Role) -> PeerKeys:
+        """The keys that processes of that role have."""
+        return self._prepare()[1].keys(role)
 
     def url(self, name: str) -> str:
         """Base URL of one process."""
@@ -193,6 +198,13 @@ class Cluster:
         await self.stop([name])
         self._start_missing([self.plan.get(name)])
         await self.wait_until_ready([name], timeout_s=timeout_s)
+
+    def finish_upgrade(self) -> bool:
+        """Whether processes had the cluster secret until now; those that start from now on have peer keys only."""
+        had_secret = self._prepare()[1].shares_cluster_secret
+        stop_sharing(self.layout)
+        self._prepared = None
+        return had_secret
 
     def administration(self) -> Administration:
         """Of this cluster, through its first gateway."""
@@ -281,7 +293,10 @@ class Cluster:
     def _prepare(self) -> tuple[ClusterPlan, LocalSecrets]:
         if self._prepared is None:
             self.layout.make()
-            secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS, self.shape))
+            try:
+                secrets = load_or_make_secrets(self.layout, process_names(Kind.REDIS, self.shape))
+            except ValueError as error:
+                raise LocalClusterError(f"{self.layout.secrets}: {error}") from error
             plan = make_plan(
                 self.layout, secrets, self.port_offset, find_redis_server(), self._overrides, shape=self.shape
             )

@@ -13,6 +13,7 @@ from shared.contracts.cluster import InitRequest, InitResponse
 from shared.errors import InternalError, NotLeaderError, PeerUnreachableError, TrivetError, UnavailableError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 
 ATTEMPT_TIMEOUT_S: Final = 10.0
 
@@ -27,11 +28,11 @@ async def why_not_initialised(client: PeerClient, plan: ClusterPlan) -> str | No
     """
     first = plan.members[0]
     try:
-        return await _ask(client, plan, PeerAddress(first.id, first.url))
+        return await _ask(client, plan, PeerAddress(first.id, first.url, Role.CONSENSUS))
     except NotLeaderError as error:
         if "leader_url" not in error.facts:
             return error.message
-        leader = PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+        leader = PeerAddress(error.facts["leader_id"], error.facts["leader_url"], Role.CONSENSUS)
     try:
         return await _ask(client, plan, leader)
     except NotLeaderError as error:

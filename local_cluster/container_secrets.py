@@ -1,4 +1,8 @@
-"""Makes the secrets that docker-compose.yml and k8s/kustomization.yaml read, once."""
+"""Makes the secrets that docker-compose.yml and k8s/kustomization.yaml read, once.
+
+The cluster secret is for this command alone: containers get the peer keys that are derived from it, and after a change of it
+this command writes those anew.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from local_cluster.local_secrets import write_peer_keys
 from local_cluster.settings import PROJECT_ROOT
 
 FOLDER: Final = PROJECT_ROOT / "k8s" / "secrets"
@@ -13,16 +18,21 @@ NAMES: Final = ("cluster-secret", "admin-token", "redis-password")
 
 
 def make_container_secrets(folder: Path = FOLDER) -> list[str]:
-    """Make whichever secret is missing in `folder`; their names."""
+    """Make whichever secret is missing in `folder`, and derive the peer keys; the names of the files that were written."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    made = []
+    made: list[str] = []
+
+    def write(path: Path, text: str) -> None:
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        # Compose mounts the file itself with its owner and mode, and the containers run as another user. What keeps
+        # other users of this machine out is the folder's mode.
+        path.chmod(0o444)
+        made.append(path.name)
+
     for name in NAMES:
-        path = folder / name
-        if not path.exists():
-            path.write_text(secrets.token_hex(32) + "\n")
-            # Compose mounts the file itself with its owner and mode, and the containers run as another user. What keeps
-            # other users of this machine out is the folder's mode.
-            path.chmod(0o444)
-            made.append(name)
+        if not (folder / name).exists():
+            write(folder / name, secrets.token_hex(32) + "\n")
+    write_peer_keys(folder, (folder / "cluster-secret").read_text(), write)
     return made

@@ -10,9 +10,12 @@ from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from shared.cluster_keys import ClusterKeys
+from blake3 import blake3
+
+from shared.cluster_keys import KeyRing, derive_peer_keys
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
-from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, VerifiedRequest
+from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, AnswerFacts, VerifiedRequest
+from shared.roles import Role
 
 FENCE: Final = 1
 
@@ -21,9 +24,9 @@ FENCE: Final = 1
 def consensus_url(cluster_secret: str) -> str:
     """The value of TRIVET_CONSENSUS_URLS for a lone node; serves until this process ends.
 
-    Answers are authenticated with the secret, or the node would take them for a stranger's; requests are taken unverified.
+    Answers are authenticated, or the node would take them for a stranger's; requests are taken unverified.
     """
-    handler = partial(_Handler, ClusterKeys.parse(cluster_secret))
+    handler = partial(_Handler, derive_peer_keys(cluster_secret, Role.CONSENSUS).accepted())
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, name="lone consensus", daemon=True).start()
     return f"consensus-1=http://127.0.0.1:{server.server_address[1]}"
@@ -33,7 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def __init__(self, keys: ClusterKeys, *args: Any) -> None:
+    def __init__(self, keys: KeyRing, *args: Any) -> None:
         self._keys = keys
         super().__init__(*args)  # answers all requests of the connection
 
@@ -50,8 +53,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
-        mac = self.headers.get("authorization", "").rpartition("mac=")[2]
-        self.send_header(ANSWER_MAC_HEADER, VerifiedRequest(self._keys.signing, mac).answer_mac(status))
+        before, _, mac = self.headers.get("authorization", "").rpartition(",mac=")
+        key = self._keys.find(before.partition("key=")[2].partition(",")[0]) or self._keys.signing
+        self.send_header(
+            ANSWER_MAC_HEADER, VerifiedRequest(key, mac).answer_mac(AnswerFacts(status, blake3(body).hexdigest()))
+        )
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()

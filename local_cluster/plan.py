@@ -18,6 +18,7 @@ from local_cluster.local_secrets import LocalSecrets
 from services.storage.redis_node.server_config import USERNAME, config_lines
 from shared.contracts.cluster import ConsensusMember
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
 HOST: Final = "127.0.0.1"
 MEMBER_COUNT: Final = 3
@@ -62,6 +63,14 @@ _FIRST_OPERATIONS_PORT: Final = {
 }
 
 
+_ROLES: Final = {
+    Kind.GATEWAY: Role.GATEWAY,
+    Kind.STORAGE: Role.STORAGE,
+    Kind.CONSENSUS: Role.CONSENSUS,
+    Kind.CLOCK: Role.CLOCK,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process to run.
@@ -87,12 +96,12 @@ class ProcessSpec:
     @property
     def peer(self) -> PeerAddress:
         """The address that signed requests are made for."""
-        return PeerAddress(self.name, self.url)
+        return PeerAddress(self.name, self.url, _ROLES[self.kind])
 
     @property
     def operations_peer(self) -> PeerAddress:
         """The address of its operations listener."""
-        return PeerAddress(self.name, self.operations_url)
+        return PeerAddress(self.name, self.operations_url, _ROLES[self.kind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,6 @@ def make_plan(
         **ALLOCATOR_ENVIRONMENT,
         "PYTHONUNBUFFERED": "1",
         "TRIVET_CLUSTER_ID": secrets.cluster_id,
-        "TRIVET_CLUSTER_SECRET_FILE": str(secrets.cluster_secret_file),
         "TRIVET_HOST": HOST,
     }
     own: dict[Kind, dict[str, str]] = {
@@ -226,6 +234,7 @@ def make_plan(
                     operations_url=_url(operations_port),
                     environment={
                         **common,
+                        **secrets.environment(_ROLES[kind]),
                         "TRIVET_NODE_ID": name,
                         "TRIVET_PORT": str(port),
                         "TRIVET_OPERATIONS_PORT": str(operations_port),

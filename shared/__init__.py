@@ -11,5 +11,5 @@ service: nothing here imports `services`. The layers, each importing only those 
     background_tasks, byte_budget, reused_buffers, telemetry, private_process, placement, partitions
     contracts                        wire models
     cluster_keys, peer_address, errors
-    audit_chain, units
+    audit_chain, roles, units
 """

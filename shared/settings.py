@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, NoReturn, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.cluster_keys import MIN_SECRET_BYTES, ClusterKeys
+from shared.cluster_keys import KeyRing, PeerKeys
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
 MAX_PORT: Final = 65535
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -26,14 +28,55 @@ EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the supervisor should not try again without a change."""
 
 
-class ServiceSettings(BaseSettings):
+class PeerKeySettings(BaseSettings):
+    """What a process proves itself with to the others.
+
+    Attributes:
+        peer_keys: the text of a file of `shared.cluster_keys`: the keys of this process' pairs of roles, each in one or two
+            generations. The first of two signs, both are accepted, so that they can be rotated.
+        cluster_secret: for the time in which version 0.2.0 runs beside this one: what it signs with and accepts instead of
+            peer keys. One or two lines of at least 32 bytes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
+
+    ROLE: ClassVar[Role] = Role.OPERATOR
+
+    peer_keys: SecretStr | None = None
+    peer_keys_file: Path | None = None
+    cluster_secret: SecretStr | None = None
+    cluster_secret_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        self.read_peer_keys()
+        return self
+
+    def read_peer_keys(self) -> PeerKeys:
+        """The keys that sign and verify internal requests.
+
+        Raises:
+            ValueError: they are missing, unreadable, malformed, or those of another role.
+        """
+        text = read_secret(self.peer_keys, self.peer_keys_file, "TRIVET_PEER_KEYS")
+        if text is None:
+            raise ValueError(
+                "the peer keys are missing: set TRIVET_PEER_KEYS_FILE to the file of this role that `make secrets` or "
+                "`make run` wrote; they have no default"
+            )
+        secret = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+        keys = PeerKeys.parse(text, None if secret is None else KeyRing.parse(secret))
+        if keys.role is not self.ROLE:
+            raise ValueError(f"TRIVET_PEER_KEYS: the keys are those of a {keys.role}; this is a {self.ROLE}")
+        return keys
+
+
+class ServiceSettings(PeerKeySettings):
     """What every service is told.
 
     Attributes:
         node_id: this process' stable id, e.g. `storage-2`; also the destination that callers sign for.
         cluster_id: which cluster it belongs to; a data folder of another one is refused.
-        cluster_secret: one or two lines of at least 32 bytes. The first signs, all are accepted, so that it can be
-            rotated.
         host, port: where it listens.
         operations_host, operations_port: where health, metrics and administration are; the same host, and a port 80
             (a gateway: 10) above, unless said otherwise.
@@ -49,8 +92,6 @@ class ServiceSettings(BaseSettings):
 
     node_id: str
     cluster_id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
-    cluster_secret: SecretStr | None = None
-    cluster_secret_file: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65535)
     operations_host: str | None = None
@@ -73,7 +114,6 @@ class ServiceSettings(BaseSettings):
             check_member_id(self.node_id)
         except InvalidNameError as error:
             raise ValueError(f"TRIVET_NODE_ID: {error.message}") from error
-        self.cluster_keys()
         self.read_metrics_token()
         if self.operations_address()[1] == self.port or self.operations_address()[1] > MAX_PORT:
             raise ValueError(f"TRIVET_OPERATIONS_PORT: {self.operations_address()[1]} is the data port, or no port")
@@ -91,20 +131,6 @@ class ServiceSettings(BaseSettings):
             ValueError: it cannot be read, or is shorter than `MIN_TOKEN_CHARACTERS`.
         """
         return read_token(self.metrics_token, self.metrics_token_file, "TRIVET_METRICS_TOKEN")
-
-    def cluster_keys(self) -> ClusterKeys:
-        """The keys that sign and verify internal requests.
-
-        Raises:
-            ValueError: the secret is missing, unreadable or too short.
-        """
-        text = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-        if text is None:
-            raise ValueError(
-                "the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE (or TRIVET_CLUSTER_SECRET) to at least "
-                f"{MIN_SECRET_BYTES} random bytes, the same for every service of the cluster; it has no default"
-            )
-        return ClusterKeys.parse(text)
 
 
 class QuorumSettings(BaseSettings):
@@ -137,7 +163,7 @@ class QuorumSettings(BaseSettings):
         return self
 
 
-def _parse_peers(value: object) -> object:
+def _parse_peers(value: object, role: Role) -> object:
     if not isinstance(value, str):
         return value
     peers = []
@@ -145,12 +171,14 @@ def _parse_peers(value: object) -> object:
         peer_id, equals, url = part.partition("=")
         if not equals or not url.startswith(("http://", "https://")):
             raise ValueError(f"{part!r} is not of the form id=http://host:port")
-        peers.append(PeerAddress(peer_id, url.rstrip("/")))
+        peers.append(PeerAddress(peer_id, url.rstrip("/"), role))
     return peers
 
 
-PeerList = Annotated[list[PeerAddress], NoDecode, BeforeValidator(_parse_peers)]
+ConsensusList = Annotated[list[PeerAddress], NoDecode, BeforeValidator(partial(_parse_peers, role=Role.CONSENSUS))]
 """A comma-separated setting: `consensus-1=http://127.0.0.1:8201,consensus-2=http://127.0.0.1:8202`."""
+ClockList = Annotated[list[PeerAddress], NoDecode, BeforeValidator(partial(_parse_peers, role=Role.CLOCK))]
+"""As `ConsensusList`, of clock services."""
 
 
 def read_secret(value: SecretStr | None, path: Path | None, name: str) -> str | None:

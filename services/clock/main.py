@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.clock.api import create_router
+from services.clock.callers import ROUTE_CALLERS
 from services.clock.fast_path import TimeFastPath
 from services.clock.metrics import SourceMetrics
 from services.clock.service import ClockService
@@ -55,7 +56,8 @@ def build_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         readiness=list,
-        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        verifier=RequestVerifier(settings.read_peer_keys(), settings.node_id),
+        callers=ROUTE_CALLERS.check,
         fast_path=partial(TimeFastPath, report=clock.report, metrics=request_metrics()),
     )
     app.include_router(create_router(clock))

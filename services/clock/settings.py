@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, Self
+from typing import Annotated, ClassVar, Final, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from services.clock.discipline import Rules
+from shared.roles import Role
 from shared.settings import ServiceSettings
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -81,6 +82,8 @@ class ClockSettings(ServiceSettings):
         host_chrony: use the host's chronyd where `chronyc` finds one and it knows better.
         chronyc_command: how chronyd is asked.
     """
+
+    ROLE: ClassVar[Role] = Role.CLOCK
 
     data_dir: Path
     ntp_servers: NtpServerList = Field(default_factory=lambda: [_parse_server(s) for s in DEFAULT_SERVERS.split(",")])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from services.consensus.duties.membership import Membership
 from services.consensus.duties.storage_nodes import StorageNodes
@@ -27,6 +27,7 @@ from shared.contracts.cluster import (
 )
 from shared.contracts.metadata import ProposalBatch, ProposalResults, ReadBatch, ReadResults
 from shared.contracts.names import check_member_id
+from shared.web.service_app import BODY_DIGEST, caller_of
 
 _NOT_LEADER: dict[int | str, dict[str, Any]] = {
     421: {"description": "This member does not lead; `leader_url` names the one that does, when known."},
@@ -67,8 +68,11 @@ class _CopyResponse(StreamingResponse):
         self._backups = backups
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_proved_by_header(message: Message) -> None:
+            await send({**message, BODY_DIGEST: ""} if message["type"] == "http.response.start" else message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_proved_by_header)
         finally:
             self._backups.close()
 
@@ -88,10 +92,10 @@ def create_router(member: RunningMember) -> APIRouter:
         response_model=ProposalResults,
         responses=_NOT_LEADER,
     )
-    async def propose(batch: ProposalBatch) -> Response:
+    async def propose(request: Request, batch: ProposalBatch) -> Response:
         """Answered when every proposal is committed on a majority and applied here. Each happens once per request_id."""
         service = member.service
-        return _json(await answer_proposals(service, batch), service)
+        return _json(await answer_proposals(service, caller_of(request.scope), batch), service)
 
     @router.post(
         "/reads",
@@ -100,10 +104,10 @@ def create_router(member: RunningMember) -> APIRouter:
         response_model=ReadResults,
         responses=_NOT_LEADER,
     )
-    async def read(batch: ReadBatch) -> Response:
+    async def read(request: Request, batch: ReadBatch) -> Response:
         """One ReadIndex barrier serves the whole batch; all answers come from one applied index."""
         service = member.service
-        return _json(await answer_reads(service, batch), service)
+        return _json(await answer_reads(service, caller_of(request.scope), batch), service)
 
     @router.post(
         "/nodes/{node_id}/heartbeat",

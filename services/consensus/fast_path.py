@@ -15,35 +15,39 @@ from typing import Any, Final
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.consensus.callers import check_proposals, check_queries
 from services.consensus.service import ConsensusService
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import MEMBERS_HEADER
 from shared.contracts.metadata import ProposalBatch, ProposalResults, ReadBatch
 from shared.errors import TrivetError
+from shared.roles import Role
 from shared.web.request_metrics import RequestMetrics
-from shared.web.service_app import problem_response
+from shared.web.service_app import caller_of, problem_response
 
 _JSON: Final = (b"content-type", b"application/json")
 _MEMBERS: Final = MEMBERS_HEADER.encode()
 
 
-async def answer_proposals(service: ConsensusService, batch: ProposalBatch) -> bytes:
+async def answer_proposals(service: ConsensusService, caller: Role, batch: ProposalBatch) -> bytes:
     """`ProposalResults` as JSON. Raises TrivetError."""
+    check_proposals(caller, batch.proposals)
     results = await service.propose(batch.proposals)
     return ProposalResults(results=results).model_dump_json().encode()
 
 
-async def answer_reads(service: ConsensusService, batch: ReadBatch) -> bytes:
+async def answer_reads(service: ConsensusService, caller: Role, batch: ReadBatch) -> bytes:
     """`ReadResults` as JSON. Raises TrivetError."""
+    check_queries(caller, batch.queries)
     return await service.read(batch.queries)
 
 
 @dataclass(frozen=True, slots=True)
 class _JsonCall:
-    """`answer` gets a parsed `body` and gives the JSON of the answer."""
+    """`answer` gets the caller's role and a parsed `body`, and gives the JSON of the answer."""
 
     body: type[WireModel]
-    answer: Callable[[ConsensusService, Any], Awaitable[bytes]]
+    answer: Callable[[ConsensusService, Role, Any], Awaitable[bytes]]
 
 
 _CALLS: Final = {
@@ -73,7 +77,7 @@ class MemberFastPath:
         messages: list[Message] = []
         status, sent_bytes, is_passed_on = 500, 0, False
         try:
-            content, members = await self._answer(call, await _read(receive, messages))
+            content, members = await self._answer(call, caller_of(scope), await _read(receive, messages))
             status, sent_bytes = 200, len(content)
             await _send_json(send, content, members)
         except _NoCallError:
@@ -90,14 +94,14 @@ class MemberFastPath:
                     "POST", scope["path"], status, duration_s, received_bytes=received_bytes, sent_bytes=sent_bytes
                 )
 
-    async def _answer(self, call: _JsonCall, content: bytes) -> tuple[bytes, str]:
+    async def _answer(self, call: _JsonCall, caller: Role, content: bytes) -> tuple[bytes, str]:
         """The JSON of the answer, and the members in force. Raises _NoCallError, TrivetError."""
         try:
             body = call.body.model_validate_json(content)
         except ValidationError as error:
             raise _NoCallError from error
         service = self._service()
-        return await call.answer(service, body), service.members
+        return await call.answer(service, caller, body), service.members
 
 
 class _NoCallError(Exception):

@@ -17,6 +17,7 @@ import structlog
 from fastapi import FastAPI
 
 from services.consensus.api import create_router
+from services.consensus.callers import ROUTE_CALLERS
 from services.consensus.duties.disk_watch import watch_disk
 from services.consensus.duties.failure_detector import FailureDetector
 from services.consensus.duties.log_clock import LogClock, Retentions
@@ -140,7 +141,7 @@ class MemberProcess:
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
         """Open everything, serve, hand over leadership, close everything."""
         settings = self._settings
-        keys = settings.cluster_keys()
+        keys = settings.read_peer_keys()
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(PeerClient(keys))
             clock = await stack.enter_async_context(
@@ -329,7 +330,8 @@ def build_app(settings: ConsensusSettings) -> ServiceApp:
         description="Orders all metadata in one replicated log. Internal: every call is signed.",
         lifespan=process.running,
         readiness=process.readiness,
-        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        verifier=RequestVerifier(settings.read_peer_keys(), settings.node_id),
+        callers=ROUTE_CALLERS.check,
         fast_path=partial(MemberFastPath, service=lambda: process.service, metrics=request_metrics()),
     )
     app.include_router(create_router(process))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from services.consensus.peering.mesh import HANDSHAKE_LIMIT
-from shared.settings import PeerList, ServiceSettings
+from shared.roles import Role
+from shared.settings import ClockList, ServiceSettings
 from shared.units import GIB, MIB
 
 
@@ -40,11 +41,13 @@ class ConsensusSettings(ServiceSettings):
         heartbeat_interval_s: of the storage nodes, the same variable as theirs; one that is 1.5 intervals silent is suspect.
     """
 
+    ROLE: ClassVar[Role] = Role.CONSENSUS
+
     port: int = Field(default=8201, ge=1, le=65535)
     peer_port: int = Field(default=8251, ge=1, le=65535)
     peer_handshake_limit: int = Field(default=HANDSHAKE_LIMIT, ge=8, le=10_000)
     data_dir: Path
-    clock_urls: PeerList = Field(default_factory=list)
+    clock_urls: ClockList = Field(default_factory=list)
     raft_heartbeat_interval_ms: int = Field(default=100, ge=10, le=10_000)
     election_timeout_min_ms: int = Field(default=2000, ge=100, le=60_000)
     election_timeout_max_ms: int = Field(default=4000, ge=200, le=120_000)

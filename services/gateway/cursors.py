@@ -1,8 +1,8 @@
 """List cursors: opaque to clients, stateless for us, and ours beyond doubt (G-28).
 
 A cursor carries where the next page starts, for files with the log index that all pages come from. It is sealed with a key
-derived from the cluster secret, so that any gateway of the cluster takes it and nobody can make one up, and it names its
-cluster: a restored one may have the same secret and gives its indexes other meanings.
+that gateways alone have, so that any gateway of the cluster takes it and nobody can make one up, and it names its cluster: a
+restored one may have the same keys and gives its indexes other meanings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from blake3 import blake3
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import KeyRing
 from shared.errors import CursorExpiredError, InvalidRequestError
 
 _SEAL_BYTES: Final = 16
@@ -72,9 +72,9 @@ CursorT = TypeVar("CursorT", Cursor, BucketCursor, VersionCursor, UploadCursor)
 
 
 class CursorSealer:
-    """Seals with the first key and opens with any, so that cursors survive a rotation of the secret."""
+    """Seals with the first key and opens with any, so that cursors survive a rotation of the keys."""
 
-    def __init__(self, keys: ClusterKeys, cluster_id: str) -> None:
+    def __init__(self, keys: KeyRing, cluster_id: str) -> None:
         self._cluster_id = cluster_id
         self._keys = [blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest() for key in keys.keys]
 
@@ -89,7 +89,7 @@ class CursorSealer:
 
         Raises:
             InvalidRequestError: this cluster did not make it, or for another list; definite.
-            CursorExpiredError: it is from another cluster with the same secret, as before a restore; definite.
+            CursorExpiredError: it is from another cluster with the same keys, as before a restore; definite.
         """
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

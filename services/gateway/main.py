@@ -153,7 +153,7 @@ class Gateway:
         """Open the clients, serve, close them."""
         settings = self._settings
         async with AsyncExitStack() as stack:
-            keys = settings.cluster_keys()
+            keys = settings.read_peer_keys()
             client = await stack.enter_async_context(PeerClient(keys))
             # Of its own: a call for metadata must not wait until a chunk has left a connection.
             metadata_client = await stack.enter_async_context(PeerClient(keys, max_connections=METADATA_CONNECTIONS))
@@ -287,7 +287,7 @@ def assemble(
                 settings.read_ahead_chunks, waits, settings.consensus_deadline_s, settings.max_download_age_s
             ),
         ),
-        listings=Listings(metadata, CursorSealer(settings.cluster_keys(), settings.cluster_id)),
+        listings=Listings(metadata, CursorSealer(settings.read_peer_keys().private(), settings.cluster_id)),
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
         backups=Backups(metadata, clock),

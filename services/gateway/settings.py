@@ -15,7 +15,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
 from shared.contracts.uploads import FILE_BYTES_MAX
-from shared.settings import PeerList, QuorumSettings, ServiceSettings, read_secret, read_token
+from shared.roles import Role
+from shared.settings import ClockList, ConsensusList, QuorumSettings, ServiceSettings, read_secret, read_token
 from shared.units import KIB, MIB
 
 FIRST_RESERVATION_BYTES: Final = 64 * KIB
@@ -107,11 +108,12 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
 
+    ROLE: ClassVar[Role] = Role.GATEWAY
     OPERATIONS_DISTANCE: ClassVar[int] = 10
 
     port: int = Field(default=8080, ge=1, le=65535)
-    consensus_urls: PeerList = Field(min_length=1)
-    clock_urls: PeerList = Field(default_factory=list)
+    consensus_urls: ConsensusList = Field(min_length=1)
+    clock_urls: ClockList = Field(default_factory=list)
     public_hosts: HostList = Field(default_factory=list)
     cors_origins: OriginList = Field(default_factory=list)
     admin_token: SecretStr | None = None

@@ -15,6 +15,7 @@ from blake3 import blake3
 from starlette.types import Receive, Scope, Send
 
 from services.storage.asgi_bodies import OCTETS, SentAnswer, header_of, read_body, send_answer
+from services.storage.callers import check_items
 from services.storage.chunk_store import ChunkStore, ReceivedChunk
 from services.storage.outcomes import too_large_for_a_batch
 from services.storage.ports import Body, PutOutcome
@@ -39,7 +40,7 @@ from shared.contracts.chunk_batches import (
 )
 from shared.errors import InvalidRequestError, PayloadTooLargeError, SignatureRejectedError, TrivetError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
-from shared.web.service_app import HEAD_DIGEST
+from shared.web.service_app import BODY_DIGEST, caller_of
 
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 
@@ -56,6 +57,7 @@ class BatchCalls:
         Raises:
             InvalidRequestError, PayloadTooLargeError: it is no frame; nothing was done.
             SignatureRejectedError: its head is not the one that was signed; nothing was done.
+            ForbiddenError: the caller may not do one of the items; nothing was done.
             OverloadedError: there is no room in memory; nothing was done.
         """
         length = header_of(scope, b"content-length") or b""
@@ -66,6 +68,7 @@ class BatchCalls:
         lease = await self._store.lease(int(length))
         try:
             request, bodies = _open(await read_body(receive), header_of(scope, _BODY_DIGEST) or b"")
+            check_items(caller_of(scope), request.items)
             gets = sum(isinstance(item, GetItem) for item in request.items)
             # The bodies of puts are copied out of the frame.
             copied_bytes = sum(map(len, bodies))
@@ -74,7 +77,7 @@ class BatchCalls:
             lease.resize(int(length) + len(answer))
             headers = [(b"content-length", b"%d" % len(answer)), OCTETS]
             digest = blake3(head).hexdigest()
-            start = {"type": "http.response.start", "status": 200, "headers": headers, HEAD_DIGEST: digest}
+            start = {"type": "http.response.start", "status": 200, "headers": headers, BODY_DIGEST: digest}
             await send_answer(scope, send, start, memoryview(answer))
         finally:
             lease.release()

@@ -33,7 +33,7 @@ from shared.contracts.chunks import (
 from shared.errors import InvalidRequestError, RangeNotSatisfiableError, TrivetError
 from shared.units import KIB
 from shared.web.request_metrics import RequestMetrics
-from shared.web.service_app import problem_response
+from shared.web.service_app import BODY_DIGEST, problem_response
 
 PREFIX: Final = "/v1/chunks/"
 
@@ -179,7 +179,11 @@ class ChunkCalls:
             headers += fence
             if with_start_index:
                 headers.append((_START_INDEX, b"%d" % await self._store.get_start_index(digest)))
-            await send_answer(scope, send, {"type": "http.response.start", "status": status, "headers": headers}, view)
+            start: Message = {"type": "http.response.start", "status": status, "headers": headers}
+            if header_of(scope, b"range") is None:
+                # The request names it by its digest; what answers a range is like any other body.
+                start[BODY_DIGEST] = ""
+            await send_answer(scope, send, start, view)
         finally:
             leased.lease.release()
         return SentAnswer(status, len(view))

@@ -10,6 +10,7 @@ import asyncio
 import structlog
 
 from services.storage.api import build_router
+from services.storage.callers import ROUTE_CALLERS
 from services.storage.disk.tier import prepare_folder
 from services.storage.fast_path import FastPath
 from services.storage.metrics import StorageMetrics
@@ -56,7 +57,8 @@ def build_app(settings: StorageSettings) -> ServiceApp:
         description="Keeps chunks by digest, durably, and never serves one that is not whole. Internal and signed.",
         lifespan=node.lifespan,
         readiness=node.readiness,
-        verifier=RequestVerifier(settings.cluster_keys(), settings.node_id),
+        verifier=RequestVerifier(settings.read_peer_keys(), settings.node_id),
+        callers=ROUTE_CALLERS.check,
         max_body_bytes=max(settings.max_chunk_bytes, MAX_FRAME_BYTES),
         fast_path=lambda app: FastPath(
             QueryAdmission(app, store=node.store),

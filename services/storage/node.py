@@ -80,7 +80,7 @@ class StorageService:
             lambda: None if self._link is None else self._link.redis_id,
             is_redis_record=settings.storage_mode == "redis",
         )
-        self._client = PeerClient(settings.cluster_keys(), max_connections=16)
+        self._client = PeerClient(settings.read_peer_keys(), max_connections=16)
         self._time = TimeClient(
             list(settings.clock_urls),
             self._client,

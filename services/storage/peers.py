@@ -32,9 +32,10 @@ from shared.contracts.chunks import (
 from shared.contracts.cluster import StorageNode
 from shared.errors import NotReadyError, PeerUnreachableError, TrivetError, error_from_problem
 from shared.peer_address import PeerAddress
-from shared.peer_calls.http_client import PeerClient, invalid_answer
+from shared.peer_calls.http_client import PeerClient, invalid_answer, proved_by_name
 from shared.peer_calls.http_connection import Body
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.roles import Role
 
 _GET_DEADLINE_S: Final = 10.0
 _CONFIRM_DEADLINE_S: Final = 30.0
@@ -73,7 +74,12 @@ class Peers:
         """As `get_chunk`, with the start index."""
         target = f"/v1/chunks/{digest}?{WITH_START_INDEX_QUERY}=true"
         request = self._client.request(
-            _peer(node), "GET", target, timeout_s=_GET_DEADLINE_S, headers={PULL_HEADER: "1"}
+            _peer(node),
+            "GET",
+            target,
+            timeout_s=_GET_DEADLINE_S,
+            headers={PULL_HEADER: "1"},
+            covered=proved_by_name,
         )
         answer = await _in_time(node, request, _GET_DEADLINE_S)
         return PeerReplica(bytes(answer.content), _parse_index(answer.headers.get(START_INDEX_HEADER, "")))
@@ -158,4 +164,4 @@ def _parse_index(value: str) -> int:
 
 
 def _peer(node: StorageNode) -> PeerAddress:
-    return PeerAddress(node.id, node.url)
+    return PeerAddress(node.id, node.url, Role.STORAGE)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from shared.settings import PeerList, ServiceSettings, read_secret
+from shared.roles import Role
+from shared.settings import ClockList, ConsensusList, ServiceSettings, read_secret
 from shared.units import KIB, MIB
 
 
@@ -53,6 +54,8 @@ class StorageSettings(ServiceSettings):
         heartbeat_interval_s, heartbeat_retry_base_s: between heartbeats to consensus; the first wait after a failed one.
     """
 
+    ROLE: ClassVar[Role] = Role.STORAGE
+
     data_dir: Path
     storage_mode: Literal["tiered", "disk", "redis"] = "tiered"
     redis_url: str | None = None
@@ -88,8 +91,8 @@ class StorageSettings(ServiceSettings):
     gc_grace_s: int = Field(default=86_400, ge=1)
     reconcile_interval_s: float = Field(default=5.0, gt=0)
     reconcile_max_bytes_per_s: int = Field(default=64 * MIB, ge=KIB)
-    consensus_urls: PeerList = Field(min_length=1)
-    clock_urls: PeerList = Field(default=[])
+    consensus_urls: ConsensusList = Field(min_length=1)
+    clock_urls: ClockList = Field(default=[])
     heartbeat_interval_s: float = Field(default=30.0, gt=0)
     heartbeat_retry_base_s: float = Field(default=5.0, gt=0)
 

@@ -13,6 +13,7 @@ from shared.backoff import ceiling_s
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
 _BACKOFF_BASE_S: Final = 0.05
 _BACKOFF_LIMIT_S: Final = 0.25
@@ -116,6 +117,6 @@ class LeaderTracker:
             forgotten = self._order.pop(self._configured_count)
             del self._members[forgotten]
             self._suspect_until_s.pop(forgotten, None)
-        self._members[member_id] = PeerAddress(member_id, url.rstrip("/"))
+        self._members[member_id] = PeerAddress(member_id, url.rstrip("/"), Role.CONSENSUS)
         self._order.append(member_id)
         return True

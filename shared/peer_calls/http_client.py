@@ -18,7 +18,7 @@ from typing import Final, Self, TypeVar
 import httpx
 from blake3 import blake3
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
 from shared.contracts.base import WireModel
 from shared.errors import PeerAnswerInvalidError, PeerUnreachableError, TrivetError, error_from_problem
 from shared.peer_address import PeerAddress
@@ -34,8 +34,12 @@ from shared.peer_calls.http_connection import (
 from shared.peer_calls.request_signing import (
     ANSWER_MAC_HEADER,
     BODY_DIGEST_HEADER,
+    COVERED_PREFIX,
     EMPTY_BODY_DIGEST,
+    AnswerFacts,
     RequestSigner,
+    SignedRequest,
+    covers_bodies,
     parse_challenge,
 )
 from shared.reused_buffers import ReusedBuffers
@@ -46,6 +50,8 @@ _RECEIVE_BUFFER_BYTES: Final = 16 * KIB
 
 _MAX_POOLS: Final = 256
 _UNAUTHORIZED: Final = 401
+_BEFORE_THE_SIGNATURE: Final = frozenset({_UNAUTHORIZED, 408, 413, 431, 500, 503})
+"""What a service answers when it has not got as far as the signature, or failed."""
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 _NEVER_CONNECTED: Final = (NeverConnectedError, httpx.ConnectError, httpx.ConnectTimeout)
@@ -64,23 +70,23 @@ ModelT = TypeVar("ModelT", bound=WireModel)
 class _SignedAuth(httpx.Auth):
     """Signs a GET for one destination; learns the destination's boot id from a 401 and signs once more."""
 
-    def __init__(self, signer: RequestSigner, destination: str) -> None:
+    def __init__(self, signer: RequestSigner, peer: PeerAddress) -> None:
         self._signer = signer
-        self._destination = destination
+        self._peer = peer
+        self.signed: SignedRequest | None = None
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         response = yield self._sign(request)
-        boot = parse_challenge(response.headers.get("www-authenticate"))
-        if response.status_code == _UNAUTHORIZED and boot is not None:
-            self._signer.learn_boot(self._destination, boot)
+        challenge = parse_challenge(response.headers.get("www-authenticate"))
+        if response.status_code == _UNAUTHORIZED and challenge is not None:
+            self._signer.learn(self._peer.id, challenge)
             yield self._sign(request)
 
     def _sign(self, request: httpx.Request) -> httpx.Request:
         target = request.url.raw_path.decode("ascii")
         request.headers[BODY_DIGEST_HEADER] = EMPTY_BODY_DIGEST
-        request.headers["authorization"] = self._signer.authorization(
-            request.method, target, self._destination, EMPTY_BODY_DIGEST
-        )
+        self.signed = self._signer.sign(request.method, target, self._peer, EMPTY_BODY_DIGEST)
+        request.headers["authorization"] = self.signed.authorization
         return request
 
 
@@ -103,7 +109,7 @@ class PeerClient:
     """
 
     def __init__(
-        self, keys: ClusterKeys, *, connect_timeout_s: float = 1.0, max_connections: int = 256, local_address: str = ""
+        self, keys: PeerKeys, *, connect_timeout_s: float = 1.0, max_connections: int = 256, local_address: str = ""
     ) -> None:
         """`max_connections`: to each peer."""
         self._signer = RequestSigner(keys)
@@ -147,13 +153,13 @@ class PeerClient:
             peer: whom to call; the request is signed for `peer.id`.
             path: with query, already percent-encoded.
             timeout_s: for every wait for bytes; callers bound the whole with `asyncio.timeout`.
-            is_public: of the public port of a gateway, which authenticates no answer.
+            is_public: of a port that takes unsigned requests and authenticates no answer: nothing is signed.
             content: the body, or its pieces. A header `x-trivet-body-digest` given by the caller is trusted to be its
                 BLAKE3; without one `content` is one piece.
             is_idempotent: whether it is sent once more when the peer was just closing the connection; by default GET, PUT
                 and DELETE are.
-            covered: what the answer's MAC covers beside its status: a digest in hex, computed from the content. It raises
-                ValueError for a content that is wrong.
+            covered: the digest of a successful answer's body that its MAC is over, in hex, computed from the content:
+                `proved_by_name` for a chunk, by default that of all of it. It raises ValueError for a content that is wrong.
 
         Raises:
             TrivetError: the peer's own typed error.
@@ -165,15 +171,16 @@ class PeerClient:
             if is_idempotent is None:
                 is_idempotent = method in _IDEMPOTENT
             request = _prepare(method, pool.path_prefix + path, content, headers or {}, is_idempotent=is_idempotent)
-            signature, answer = await self._send(pool, peer, request, timeout_s)
-            if answer.status_code == _UNAUTHORIZED:
-                boot = parse_challenge(answer.headers.get("www-authenticate"))
-                if boot is not None:
-                    self._signer.learn_boot(peer.id, boot)
-                    signature, answer = await self._send(pool, peer, request, timeout_s)
-            if not (is_public and answer.is_success):
-                head_digest = covered(answer.content) if covered is not None and answer.is_success else ""
-                self._require_authentic(peer, signature, answer, head_digest)
+            signed, answer = await self._send(pool, peer, request, timeout_s, is_public=is_public)
+            if answer.status_code == _UNAUTHORIZED and signed is not None:
+                challenge = parse_challenge(answer.headers.get("www-authenticate"))
+                if challenge is not None:
+                    self._signer.learn(peer.id, challenge)
+                    signed, answer = await self._send(pool, peer, request, timeout_s, is_public=False)
+            if signed is not None and not _is_authentic(signed, answer, covered if answer.is_success else None):
+                raise _unauthenticated(peer, answer)
+            if not answer.is_success:
+                raise _error_of(peer, answer)
         except (*_BROKEN_OFF, *_MALFORMED) as error:
             raise _typed_error(peer, error) from error
         return answer
@@ -199,6 +206,8 @@ class PeerClient:
     ) -> httpx.Headers:
         """GET an answer that may be larger than memory: `take` gets its bytes piece by piece. Returns the headers.
 
+        The headers are authentic: one of them has the digest by which the caller checks the bytes.
+
         Raises:
             TrivetError: the peer's own typed error; nothing was taken.
             PeerUnreachableError, PeerAnswerInvalidError: no answer, or a broken one; what was taken is of no use.
@@ -220,7 +229,8 @@ class PeerClient:
         async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:  # noqa: TID251
             request = client.build_request("GET", peer.url + path)
             try:
-                response = await client.send(request, stream=True, auth=_SignedAuth(self._signer, peer.id))
+                auth = _SignedAuth(self._signer, peer)
+                response = await client.send(request, stream=True, auth=auth)
                 if not response.is_success:
                     await response.aread()
             except (*_BROKEN_OFF, *_MALFORMED) as error:
@@ -228,33 +238,37 @@ class PeerClient:
             try:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 answer = PeerAnswer(response.status_code, headers, b"" if response.is_success else response.content)
-                self._require_authentic(peer, response.request.headers["authorization"], answer, "")
+                if auth.signed is None or not _is_authentic(auth.signed, answer, _proved_by_header(answer)):
+                    raise _unauthenticated(peer, answer)
+                if not answer.is_success:
+                    raise _error_of(peer, answer)
                 yield response
             finally:
                 await response.aclose()
 
     async def _send(
-        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float
-    ) -> tuple[str, PeerAnswer]:
-        """Sign and send; the signature, and the answer whatever its status."""
+        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float, *, is_public: bool
+    ) -> tuple[SignedRequest | None, PeerAnswer]:
+        """Sign, unless it is public, and send; the signature, and the answer whatever its status."""
         try:
-            return await self._send_once(pool, peer, request, timeout_s)
+            return await self._send_once(pool, peer, request, timeout_s, is_public=is_public)
         except StaleConnectionError:
             if not request.is_idempotent:
                 raise
         try:
-            return await self._send_once(pool, peer, request, timeout_s)
+            return await self._send_once(pool, peer, request, timeout_s, is_public=is_public)
         except NeverConnectedError as error:
             # The peer may have done what was sent the first time.
             raise ConnectionError(f"it closed the connection, and no other one could be made: {error}") from error
 
     async def _send_once(
-        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float
-    ) -> tuple[str, PeerAnswer]:
-        signature = self._signer.authorization(request.method, request.target, peer.id, request.digest)
+        self, pool: ConnectionPool, peer: PeerAddress, request: _Request, timeout_s: float, *, is_public: bool
+    ) -> tuple[SignedRequest | None, PeerAnswer]:
+        signed = None if is_public else self._signer.sign(request.method, request.target, peer, request.digest)
+        signature = "" if signed is None else f"authorization: {signed.authorization}\r\n"
         head = (
             f"{request.method} {request.target} HTTP/1.1\r\nhost: {pool.host_header}\r\n"
-            f"authorization: {signature}\r\n{request.headers}\r\n"
+            f"{signature}{request.headers}\r\n"
         )
         answer = await pool.exchange(
             head.encode("latin-1"),
@@ -262,15 +276,7 @@ class PeerClient:
             timeout_s=timeout_s,
             connect_timeout_s=min(self._connect_timeout_s, timeout_s),
         )
-        return signature, answer
-
-    def _require_authentic(self, peer: PeerAddress, signature: str, answer: PeerAnswer, head_digest: str) -> None:
-        """Raise the typed error behind an answer that is no success, or that `peer` did not give."""
-        if not answer.is_success:
-            raise _error_of(peer, answer)
-        mac = answer.headers.get(ANSWER_MAC_HEADER)
-        if not self._signer.is_answer_of_destination(signature, answer.status_code, mac, head_digest):
-            raise invalid_answer(peer, "an answer that it has not authenticated")
+        return signed, answer
 
     def _pool(self, url: str) -> ConnectionPool:
         pool = self._pools.get(url)
@@ -293,6 +299,43 @@ def parse_answer(peer: PeerAddress, answer: type[ModelT], content: Body) -> Mode
         return answer.parse_answer(content)
     except _MALFORMED as error:
         raise _typed_error(peer, error) from error
+
+
+def proved_by_name(_: Body) -> str:
+    """For an answer that is a chunk, which the request has named by its digest: its bytes are not hashed for the MAC."""
+    return ""
+
+
+def _proved_by_header(answer: PeerAnswer) -> Callable[[Body], str] | None:
+    """Of a stream, whose bytes have not come yet; a refusal is no stream."""
+    return proved_by_name if answer.is_success else None
+
+
+def _is_authentic(signed: SignedRequest, answer: PeerAnswer, covered: Callable[[Body], str] | None) -> bool:
+    """Whether the service that the request was signed for gave this answer. Raises as `covered`."""
+    if covered is not None:
+        digest = covered(answer.content)
+    elif not covers_bodies(signed.key):
+        digest = ""
+    else:
+        digest = blake3(answer.content).hexdigest() if answer.content else EMPTY_BODY_DIGEST
+    headers = [
+        (name, value)
+        for name, value in answer.headers.items()
+        if name.startswith(COVERED_PREFIX) and name != ANSWER_MAC_HEADER
+    ]
+    return signed.is_answered_by(
+        AnswerFacts(answer.status_code, digest, headers), answer.headers.get(ANSWER_MAC_HEADER)
+    )
+
+
+def _unauthenticated(peer: PeerAddress, answer: PeerAnswer) -> TrivetError:
+    """The error behind an answer that somebody else may have given, so that nothing in it is certain."""
+    if answer.status_code not in _BEFORE_THE_SIGNATURE:
+        return invalid_answer(peer, f"an answer {answer.status_code} that it has not authenticated")
+    error = _error_of(peer, answer)
+    error.definite = False
+    return error
 
 
 def invalid_answer(peer: PeerAddress, what: str) -> PeerAnswerInvalidError:

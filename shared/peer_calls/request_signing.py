@@ -1,4 +1,6 @@
-"""Who may speak to an internal port: requests signed with the cluster secret, for one destination, once (X-14).
+"""Who may speak to an internal port: requests signed with the key of a pair of roles, for one destination, once (X-14, X-161).
+
+The key says what the caller is (`VerifiedRequest.caller`): nobody else has it but the destination's own role.
 
 A signature covers method, raw path with query, destination, nonce and the digest of the body. A chunk's digest is its
 name, so a chunk upload is never hashed a second time for the signature.
@@ -9,9 +11,10 @@ that does not know the boot id yet learns it from the 401 answer (as in HTTP dig
 nonce is `<sender instance>.<counter>`, and the receiver keeps a sliding window per sender (as IPsec does, RFC 6479), so a
 recorded request is refused both in the same boot and in every later one.
 
-An answer carries a MAC over the request's MAC and its own status (`ANSWER_MAC_HEADER`). Only the destination can make it,
-so another program on its port cannot acknowledge anything, and no answer fits another request. It does not cover the body,
-but for the head of a batch, where each item has a status of its own.
+An answer carries a MAC over the request's MAC, its own status, its `x-trivet-...` headers and the digest of its body
+(`ANSWER_MAC_HEADER`, X-100). Only the destination can make it, so another program on its port cannot acknowledge anything, and
+no answer fits another request. Not hashed for it are a chunk, which the request names by its digest, a stream, whose digest is
+in a header, and what stands behind the head of a batch, which has the digests.
 """
 
 from __future__ import annotations
@@ -20,20 +23,26 @@ import hmac
 import itertools
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from shared.cluster_keys import ClusterKeys, SigningKey
-from shared.errors import SignatureRejectedError
+from shared.cluster_keys import KeyRing, PeerKeys, SigningKey
+from shared.errors import ForbiddenError, SignatureRejectedError
+from shared.peer_address import PeerAddress
+from shared.roles import Role
 
 SCHEME: Final = "Trivet-HMAC"
 BODY_DIGEST_HEADER: Final = "x-trivet-body-digest"
+COVERED_PREFIX: Final = "x-trivet-"
 ANSWER_MAC_HEADER: Final = "x-trivet-answer-mac"
 EMPTY_BODY_DIGEST: Final = blake3(b"").hexdigest()
 
 _BOOT_ID: Final = re.compile("[0-9a-f]{16}")
+_KNOWS_PAIRS: Final = 'keys="pairs"'
+"""In a challenge: what version 0.2.0 does not say, because it knows the cluster secret only."""
 _WINDOW: Final = 8192
 _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 _MAX_SENDERS: Final = 1024
@@ -44,40 +53,88 @@ def _mac(key: SigningKey, *parts: str) -> str:
     return hmac.digest(key.secret, "\n".join(parts).encode(), "sha256").hex()
 
 
-def _answer_mac(key: SigningKey, request_mac: str, status: int, head_digest: str) -> str:
-    return _mac(key, "answer", request_mac, str(status), *([head_digest] if head_digest else []))
+class AnswerFacts(NamedTuple):
+    """What the MAC of an answer is over, beside its request.
+
+    Attributes:
+        body_digest: BLAKE3 in hex of the body, of the head of a frame (`shared.contracts.chunk_batches`), or empty for a body
+            that something else proves.
+        headers: names in lower case and values of those headers that begin with `COVERED_PREFIX`, but for the MAC itself.
+    """
+
+    status: int
+    body_digest: str
+    headers: Iterable[tuple[str, str]] = ()
+
+
+def _answer_mac(key: SigningKey, request_mac: str, facts: AnswerFacts) -> str:
+    if key.sender is Role.ANY:
+        # As version 0.2.0 does, which covers no body and no header but the head of a frame.
+        return _mac(key, "answer", request_mac, str(facts.status), *([facts.body_digest] if facts.body_digest else []))
+    said = sorted([f"{name}:{value}" for name, value in facts.headers])
+    return _mac(key, "answer", request_mac, str(facts.status), facts.body_digest, *said)
+
+
+def covers_bodies(key: SigningKey) -> bool:
+    """Whether answers to requests that were signed with `key` are authenticated with their bodies."""
+    return key.sender is not Role.ANY
+
+
+class Challenge(NamedTuple):
+    """What a 401 says of the service that gave it."""
+
+    boot_id: str
+    knows_pairs: bool
+
+
+class SignedRequest(NamedTuple):
+    """A signature that was sent, and by which its answer is known. `authorization` is the header's value."""
+
+    authorization: str
+    key: SigningKey
+    mac: str
+
+    def is_answered_by(self, facts: AnswerFacts, answer_mac: str | None) -> bool:
+        """Whether the service that the request was signed for gave an answer with these facts and this MAC."""
+        expected = _answer_mac(self.key, self.mac, facts)
+        return hmac.compare_digest(expected.encode(), (answer_mac or "").encode())
 
 
 class RequestSigner:
     """Signs the requests of one process. One instance per process: the nonce counter is its own."""
 
-    def __init__(self, keys: ClusterKeys) -> None:
+    def __init__(self, keys: PeerKeys) -> None:
         self._keys = keys
         self._instance = secrets.token_hex(8)
         self._counter = itertools.count(1)
-        self._boots: dict[str, str] = {}
+        self._challenges: dict[str, Challenge] = {}
 
-    def learn_boot(self, destination: str, boot_id: str) -> None:
-        """Remember the boot id that `destination` announced in a 401."""
-        self._boots[destination] = boot_id
+    def learn(self, destination: str, challenge: Challenge) -> None:
+        """Remember what `destination` said in a 401."""
+        self._challenges[destination] = challenge
 
-    def authorization(self, method: str, raw_target: str, destination: str, body_digest: str) -> str:
-        """The Authorization header's value. `raw_target` is path and query as they go over the wire."""
-        key = self._keys.signing
-        nonce = f"{self._instance}.{next(self._counter)}"
-        boot = self._boots.get(destination, "unknown")
-        mac = _mac(key, method, raw_target, destination, boot, nonce, body_digest)
-        return f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}"
+    def sign(self, method: str, raw_target: str, peer: PeerAddress, body_digest: str) -> SignedRequest:
+        """Sign a request for `peer`. `raw_target` is path and query as they go over the wire.
 
-    def is_answer_of_destination(
-        self, authorization: str, status: int, answer_mac: str | None, head_digest: str = ""
-    ) -> bool:
-        """Whether the service that the request `authorization` was signed for gave an answer with this status and MAC.
-
-        `head_digest`: of the head of a frame (`shared.contracts.chunk_batches`), hex; empty for every other answer.
+        Raises:
+            ForbiddenError: this process has no key for such a peer; definite.
         """
-        expected = _answer_mac(self._keys.signing, authorization.rpartition("mac=")[2], status, head_digest)
-        return hmac.compare_digest(expected.encode(), (answer_mac or "").encode())
+        boot, knows_pairs = self._challenges.get(peer.id, _UNKNOWN)
+        key = self._ring(peer, knows_pairs=knows_pairs).signing
+        nonce = f"{self._instance}.{next(self._counter)}"
+        mac = _mac(key, method, raw_target, peer.id, boot, nonce, body_digest)
+        return SignedRequest(f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}", key, mac)
+
+    def _ring(self, peer: PeerAddress, *, knows_pairs: bool) -> KeyRing:
+        if not knows_pairs and self._keys.secret is not None:
+            return self._keys.secret
+        ring = self._keys.to(peer.role)
+        if ring is None:
+            raise ForbiddenError(f"A {self._keys.role} has no key for calls to a {peer.role}.")
+        return ring
+
+
+_UNKNOWN: Final = Challenge("unknown", knows_pairs=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +144,14 @@ class VerifiedRequest:
     key: SigningKey = field(repr=False)
     mac: str
 
-    def answer_mac(self, status: int, head_digest: str = "") -> str:
-        """The value of `ANSWER_MAC_HEADER` in an answer with this status; `head_digest` of a frame's head, hex."""
-        return _answer_mac(self.key, self.mac, status, head_digest)
+    @property
+    def caller(self) -> Role:
+        """What the sender has proved to be."""
+        return self.key.sender
+
+    def answer_mac(self, facts: AnswerFacts) -> str:
+        """The value of `ANSWER_MAC_HEADER` in an answer of these facts."""
+        return _answer_mac(self.key, self.mac, facts)
 
 
 class _ReplayWindow:
@@ -117,15 +179,15 @@ class _ReplayWindow:
 class RequestVerifier:
     """Verifies the requests that arrive at one process."""
 
-    def __init__(self, keys: ClusterKeys, node_id: str) -> None:
-        self._keys = keys
+    def __init__(self, keys: PeerKeys, node_id: str) -> None:
+        self._keys = keys.accepted()
         self._node_id = node_id
         self.boot_id = secrets.token_hex(8)
         self._windows: dict[str, _ReplayWindow] = {}
 
     def challenge(self) -> str:
         """The WWW-Authenticate header's value of a 401 answer."""
-        return f'{SCHEME} destination="{self._node_id}", boot="{self.boot_id}"'
+        return f'{SCHEME} destination="{self._node_id}", boot="{self.boot_id}", {_KNOWS_PAIRS}'
 
     def verify(self, method: str, raw_target: str, authorization: str | None, body_digest: str) -> VerifiedRequest:
         """Accept one request, once.
@@ -138,10 +200,10 @@ class RequestVerifier:
         nonce = fields.get("nonce", "")
         if key is None:
             if "key" not in fields:
-                raise SignatureRejectedError("This port takes requests signed with the cluster secret only.")
+                raise SignatureRejectedError("This port takes requests signed with a key of this cluster only.")
             raise SignatureRejectedError(
-                "The request is signed with a secret that this service does not have: in a rotation every service must "
-                "accept the new secret before any signs with it."
+                "The request is signed with a key that this service does not have: the sender is of another role or "
+                "cluster, or in a rotation it signs with a new key before every service accepts that."
             )
         expected = _mac(key, method, raw_target, self._node_id, fields.get("boot", ""), nonce, body_digest)
         # As bytes: compare_digest raises on text that is not ASCII, and a header may hold any byte.
@@ -166,13 +228,13 @@ class RequestVerifier:
         return window
 
 
-def parse_challenge(header: str | None) -> str | None:
-    """The boot id in a WWW-Authenticate header of ours, or None."""
+def parse_challenge(header: str | None) -> Challenge | None:
+    """What a WWW-Authenticate header of ours says, or None."""
     if not header or not header.startswith(SCHEME):
         return None
     _, _, rest = header.partition('boot="')
-    boot, quote, _ = rest.partition('"')
-    return boot if quote and _BOOT_ID.fullmatch(boot) else None
+    boot, quote, rest = rest.partition('"')
+    return Challenge(boot, _KNOWS_PAIRS in rest) if quote and _BOOT_ID.fullmatch(boot) else None
 
 
 def _parse(authorization: str | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ PROBLEM_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
 COMMON_INTERNAL: Final = {
     400: "Malformed name, header, parameter or body. Nothing was done.",
     401: "Missing, wrong or replayed signature. Nothing was done.",
+    403: "The caller's role may not do this. Nothing was done.",
     413: "The body is larger than this service takes.",
     500: "A defect of ours.",
     503: "Cannot be done now; see Retry-After. `definite` says whether it certainly did not happen.",

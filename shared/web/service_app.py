@@ -1,7 +1,7 @@
 """How every service becomes a web application: problem documents, health, docs from package assets, signatures.
 
-The order around a request: edge guard (sizes and time, `shared.web.http_edge`) -> `_InternalOnly` (signature, body limit) ->
-metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 9457 problem document.
+The order around a request: edge guard (sizes and time, `shared.web.http_edge`) -> `_InternalOnly` (signature, role, body
+limit) -> metrics -> FastAPI -> a route. Anything that a route raises leaves as an RFC 9457 problem document.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ from shared.errors import (
     SignatureRejectedError,
     TrivetError,
 )
-from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, BODY_DIGEST_HEADER, RequestVerifier, VerifiedRequest
+from shared.peer_calls.request_signing import (
+    ANSWER_MAC_HEADER,
+    BODY_DIGEST_HEADER,
+    COVERED_PREFIX,
+    EMPTY_BODY_DIGEST,
+    AnswerFacts,
+    RequestVerifier,
+    VerifiedRequest,
+)
+from shared.roles import Role
 from shared.units import MIB
 from shared.web.http_edge import problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
@@ -44,6 +53,8 @@ from shared.web.request_metrics import request_metrics
 logger = structlog.get_logger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+CallerCheck = Callable[[Role, str, str], None]
+"""Gets role, method and path of a request, and raises a TrivetError where that role may not call that."""
 Readiness = Callable[[], list[str]]
 """Says why the service cannot serve now; an empty list means ready."""
 
@@ -65,12 +76,19 @@ DOCS_POLICY: Final = (
 """Nobody else is asked by our pages. ReDoc has a logo of its maker's in its code, which the browser must not fetch; the
 pages start by a script in the page itself and style themselves, which is why both may be inline."""
 
-HEAD_DIGEST: Final = "trivet.head_digest"
-"""In the ASGI message that begins an answer which is a frame: the digest of its head, hex, for the answer's MAC."""
+BODY_DIGEST: Final = "trivet.body_digest"
+"""In the ASGI message that begins an answer whose body is not to be hashed for its MAC: what stands there instead of the digest.
+
+Of a frame the digest of its head, hex. Empty for a body that something else proves: a chunk, by the digest in the request, and
+a stream, by the digest in a header."""
+
+CALLER: Final = "trivet.caller"
+"""In the ASGI scope of an internal request: the role that its sender has proved."""
 
 _PASSED_ON: Final = "trivet.passed_on"
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
 _ANSWER_MAC: Final = ANSWER_MAC_HEADER.encode()
+_COVERED: Final = COVERED_PREFIX.encode()
 
 
 def create_app(
@@ -80,6 +98,7 @@ def create_app(
     lifespan: Lifespan,
     readiness: Readiness,
     verifier: RequestVerifier | None,
+    callers: CallerCheck | None = None,
     max_body_bytes: int = 8 * MIB,
     fast_path: Callable[[ASGIApp], ASGIApp] | None = None,
     named_below: tuple[bytes, ...] = (),
@@ -89,6 +108,7 @@ def create_app(
     Args:
         readiness: asked by /readyz, which says no more than whether there is a reason.
         verifier: for internal services: every path but `OPEN_PATHS` needs a signature. None for the public gateway.
+        callers: for internal services: which role may call what.
         max_body_bytes: of internal requests; the gateway bounds its own bodies.
         fast_path: wraps metrics and FastAPI, behind the signature check: for calls that cost less than those two.
         named_below: prefixes of paths that go on with names, which the routes decode from the raw path.
@@ -114,9 +134,17 @@ def create_app(
         front = fast_path(front)
     if verifier is not None:
         describe_problems(app, COMMON_INTERNAL)
-        front = _InternalOnly(front, verifier=verifier, max_body_bytes=max_body_bytes)
+        if callers is None:
+            raise ValueError("an internal port says who may call what")
+        front = _InternalOnly(front, verifier=verifier, callers=callers, max_body_bytes=max_body_bytes)
     app.front = RawPaths(front, decoded_prefixes=named_below)
     return app
+
+
+def caller_of(scope: Scope) -> Role:
+    """What the sender of an internal request has proved to be."""
+    caller: Role = scope[CALLER]
+    return caller
 
 
 def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
@@ -264,16 +292,17 @@ class ServiceApp(FastAPI):
 
 
 class _InternalOnly:
-    """Lets only signed requests through, and only with the body that was signed; authenticates the answers.
+    """Lets only signed requests of permitted roles through, with the body that was signed; authenticates the answers.
 
     The body is hashed as it passes, and the last piece is withheld until the digest fits, so that no route can act on
     a body that was tampered with. A chunk's digest stands in its path and the chunk store checks it anyway, so it is not
     hashed here a second time; of a batch the head of the frame is signed, which its route alone can cut off.
     """
 
-    def __init__(self, app: ASGIApp, verifier: RequestVerifier, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, verifier: RequestVerifier, callers: CallerCheck, max_body_bytes: int) -> None:
         self._app = app
         self._verifier = verifier
+        self._check_caller = callers
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -296,11 +325,17 @@ class _InternalOnly:
             answer.headers["www-authenticate"] = self._verifier.challenge()
             await answer(scope, receive, send)
             return
-        send = _authenticated(send, request)
+        send = _AuthenticatedAnswer(send, request, is_head=scope["method"] == "HEAD").send
+        scope[CALLER] = request.caller
         try:
+            if not _is_open(scope["path"]):
+                self._check_caller(request.caller, scope["method"], scope["path"])
             self._check_length(headers.get(b"content-length"))
-        except PayloadTooLargeError as error:
-            await problem_response(error, scope["path"])(scope, receive, send)
+        except TrivetError as error:
+            answer = problem_response(error, scope["path"])
+            if isinstance(error, MethodNotAllowedError):
+                answer.headers["allow"] = ", ".join(error.facts["allowed"])
+            await answer(scope, receive, send)
             return
         is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
         is_checked_by_route = is_named_by_digest or scope["path"] == BATCH_PATH
@@ -335,16 +370,40 @@ class _InternalOnly:
         return checked
 
 
-def _authenticated(send: Send, request: VerifiedRequest) -> Send:
-    """`send` with the answer's MAC among the headers."""
+class _AuthenticatedAnswer:
+    """Sends an answer with its MAC among the headers. They wait for the body, which is hashed, unless `BODY_DIGEST` is there."""
 
-    async def send_with_mac(message: Message) -> None:
+    def __init__(self, send: Send, request: VerifiedRequest, *, is_head: bool) -> None:
+        self._send = send
+        self._request = request
+        self._is_head = is_head
+        self._start: Message | None = None
+        self._pieces: list[bytes] = []
+
+    async def send(self, message: Message) -> None:
+        """As ASGI."""
         if message["type"] == "http.response.start":
-            mac = (_ANSWER_MAC, request.answer_mac(message["status"], message.get(HEAD_DIGEST, "")).encode())
-            message = {**message, "headers": [*message.get("headers", []), mac]}
-        await send(message)
+            if self._is_head or BODY_DIGEST in message:
+                await self._send(self._with_mac(message, message.get(BODY_DIGEST, EMPTY_BODY_DIGEST)))
+            else:
+                self._start = message
+        elif self._start is None:
+            await self._send(message)
+        else:
+            self._pieces.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                start, self._start = self._start, None
+                body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+                await self._send(self._with_mac(start, blake3(body).hexdigest() if body else EMPTY_BODY_DIGEST))
+                await self._send({**message, "body": body})
 
-    return send_with_mac
+    def _with_mac(self, start: Message, body_digest: str) -> Message:
+        headers = [*start.get("headers", [])]
+        covered = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name.startswith(_COVERED)
+        ]
+        mac = self._request.answer_mac(AnswerFacts(start["status"], body_digest, covered))
+        return {**start, "headers": [*headers, (_ANSWER_MAC, mac.encode())]}
 
 
 def _is_open(path: str) -> bool:

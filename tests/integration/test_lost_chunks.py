@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from shared.errors import ChunkCorruptError, ChunkNotFoundError
-from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient, proved_by_name
 from shared.units import KIB, MIB
 from tests.integration.storage.support import poll
 
@@ -29,7 +29,9 @@ def large_file_of(cluster: Cluster, node: str, digest: str) -> Path:
 async def read(cluster: Cluster, client: PeerClient, node: str, digest: str) -> bytes | None:
     """The node's own replica; None when it has none."""
     try:
-        answer = await client.request(cluster.peer(node), "GET", f"/v1/chunks/{digest}", timeout_s=10)
+        answer = await client.request(
+            cluster.peer(node), "GET", f"/v1/chunks/{digest}", timeout_s=10, covered=proved_by_name
+        )
     except ChunkNotFoundError:
         return None
     return bytes(answer.content)

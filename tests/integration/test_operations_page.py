@@ -17,6 +17,8 @@ import pytest
 
 from local_cluster.cluster import Cluster
 from local_cluster.settings import PROJECT_ROOT
+from shared.cluster_keys import key_file
+from shared.roles import Role
 from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
@@ -139,10 +141,12 @@ def incarnations(gateway: httpx.Client) -> dict[str, int]:
 
 def backup_with(secret: str, environment: dict[str, str], cluster: Cluster) -> subprocess.CompletedProcess[str]:
     members = ",".join(f"{member.id}={member.url}" for member in cluster.plan.members)
+    keys = cluster.layout.root / "old-peer-keys"
+    keys.write_text(key_file(secret, Role.OPERATOR))
     return subprocess.run(
         [sys.executable, "-m", "services.consensus.rescue", "backup", "--to", str(cluster.layout.root / "refused")],
         cwd=PROJECT_ROOT,
-        env={**environment, "TRIVET_CLUSTER_SECRET": secret.strip(), "TRIVET_CONSENSUS_URLS": members},
+        env={**environment, "TRIVET_PEER_KEYS_FILE": str(keys), "TRIVET_CONSENSUS_URLS": members},
         capture_output=True,
         text=True,
         timeout=60,
@@ -171,8 +175,8 @@ class GatewayThatSignsTooEarly(SecondGateway):
 
 def test_a_gateway_that_signs_with_the_new_secret_too_early_says_so(shared_cluster: Cluster, tmp_path: Path) -> None:
     """Lines NEW, OLD at one service while the others have OLD alone: the reason names the right order."""
-    both = tmp_path / "cluster-secret"
+    both = tmp_path / "peer-keys"
     old = (shared_cluster.layout.secrets / "cluster-secret").read_text()
-    both.write_text(random_bytes(32).hex() + "\n" + old)
-    with GatewayThatSignsTooEarly(shared_cluster, tmp_path / "log", {"TRIVET_CLUSTER_SECRET_FILE": str(both)}):
+    both.write_text(key_file(random_bytes(32).hex() + "\n" + old, Role.GATEWAY))
+    with GatewayThatSignsTooEarly(shared_cluster, tmp_path / "log", {"TRIVET_PEER_KEYS_FILE": str(both)}):
         pass

@@ -24,7 +24,8 @@ from shared.contracts.metadata import DrainNode, Proposal, ProposalBatch, SetNod
 from shared.contracts.reconcile import ReconcileReport, VerifyReport, VerifyState
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import ConflictError, NotLeaderError, TrivetError
-from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.http_client import PeerClient, proved_by_name
+from shared.roles import Role
 from shared.units import KIB, MIB
 from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
@@ -94,7 +95,11 @@ class Bench:
     def call(self, node: str, method: str, path: str) -> bytes:
         async def ask() -> bytes:
             async with PeerClient(self.cluster.keys) as client:
-                return bytes((await client.request(self.cluster.peer(node), method, path, timeout_s=10)).content)
+                is_chunk = method == "GET" and path.startswith("/v1/chunks/")
+                answer = await client.request(
+                    self.cluster.peer(node), method, path, timeout_s=10, covered=proved_by_name if is_chunk else None
+                )
+                return bytes(answer.content)
 
         return asyncio.run(ask())
 
@@ -124,11 +129,11 @@ class Bench:
         return VerifyReport.parse_answer(self.call(node, method, "/v1/verify"))
 
     def propose(self, command: Any) -> None:
-        """As the leader's duties do."""
+        """As a gateway does for an operator."""
         batch = ProposalBatch(proposals=[Proposal(request_id=random_bytes(16).hex(), command=command)])
 
         async def ask() -> None:
-            async with PeerClient(self.cluster.keys) as client, asyncio.timeout(DEADLINE_S):
+            async with PeerClient(self.cluster.keys_of(Role.GATEWAY)) as client, asyncio.timeout(DEADLINE_S):
                 while True:
                     for member in ("consensus-1", "consensus-2", "consensus-3"):
                         try:
@@ -380,7 +385,7 @@ def put_chunk(bench: Bench, node: str, body: bytes) -> None:
     """As an upload does."""
 
     async def put() -> None:
-        async with PeerClient(bench.cluster.keys) as client:
+        async with PeerClient(bench.cluster.keys_of(Role.GATEWAY)) as client:
             target = f"/v1/chunks/{blake3(body).hexdigest()}?start_index=1"
             await client.request(bench.cluster.peer(node), "PUT", target, timeout_s=10, content=body)
 

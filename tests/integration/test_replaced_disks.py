@@ -16,6 +16,7 @@ from local_cluster.cluster import Cluster
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
 from shared.errors import NotLeaderError, RunSupersededError
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.units import MIB
 from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
@@ -79,7 +80,7 @@ async def beat(cluster: Cluster, run: NodeRun) -> HeartbeatResponse:
         used_bytes=0,
         chunk_count=0,
     )
-    async with PeerClient(cluster.keys) as client, asyncio.timeout(DEADLINE_S):
+    async with PeerClient(cluster.keys_of(Role.STORAGE)) as client, asyncio.timeout(DEADLINE_S):
         while True:
             for member in ("consensus-1", "consensus-2", "consensus-3"):
                 try:

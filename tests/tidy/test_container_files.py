@@ -21,7 +21,9 @@ from services.consensus.tools.initialise import InitialiseSettings
 from services.gateway.origin_rules import OriginRules
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
+from shared.cluster_keys import ROLES_WITH_KEYS, key_file
 from shared.errors import MisdirectedRequestError
+from shared.roles import Role
 from shared.settings import load_settings
 
 SETTINGS = {
@@ -89,12 +91,10 @@ def _with_image(service: str, environment: Environment) -> Environment:
 
 def check(processes: list[tuple[str, str, Environment]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each process' own settings take its environment, and know every name in it."""
-    secret = tmp_path / "secret"
-    secret.write_text("s" * 64)
     for name, kind, environment in processes:
         with monkeypatch.context() as patch:
             for key, value in environment.items():
-                patch.setenv(key, str(secret) if key.endswith("_FILE") else value)
+                patch.setenv(key, secret_file(key, tmp_path, SETTINGS[kind].ROLE) if key.endswith("_FILE") else value)
             settings = load_settings(SETTINGS[kind])
         known = set(type(settings).model_fields) | (
             {"host", "port", "data_dir", "clock_urls"} if kind == "initialise" else set()
@@ -103,6 +103,13 @@ def check(processes: list[tuple[str, str, Environment]], monkeypatch: pytest.Mon
         assert ours - known <= ({"consensus_urls", "clock_urls"}), name
         if kind != "initialise":
             assert settings.node_id == environment["TRIVET_NODE_ID"]
+
+
+def secret_file(setting: str, folder: Path, role: Role) -> str:
+    """A file such as `make secrets` would have made for a process of that role."""
+    file = folder / f"{setting}-{role}"
+    file.write_text(key_file("s" * 64, role) if setting == "TRIVET_PEER_KEYS_FILE" else "s" * 64)
+    return str(file)
 
 
 def test_compose_starts_the_processes_of_make_run_with_settings_that_they_accept(monkeypatch, tmp_path) -> None:
@@ -125,11 +132,9 @@ def test_kubernetes_starts_the_services_with_settings_that_they_accept(checker, 
 
 def names_taken(environment: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OriginRules:
     """The rules that a gateway with this environment applies."""
-    secret = tmp_path / "secret"
-    secret.write_text("s" * 64)
     with monkeypatch.context() as patch:
         for key, value in environment.items():
-            patch.setenv(key, str(secret) if key.endswith("_FILE") else value)
+            patch.setenv(key, secret_file(key, tmp_path, Role.GATEWAY) if key.endswith("_FILE") else value)
         return load_settings(GatewaySettings).origin_rules()
 
 
@@ -220,9 +225,29 @@ def test_a_manifest_that_is_not_listed_is_found(checker, tmp_path) -> None:
 def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> None:
     """Readable for the container's user, behind a folder that keeps other users out."""
     folder = tmp_path / "secrets"
-    assert make_container_secrets(folder) == list(NAMES)
+    derived = [f"peer-keys-{role}" for role in ROLES_WITH_KEYS]
+    assert make_container_secrets(folder) == [*NAMES, *derived]
     first = {name: (folder / name).read_text() for name in NAMES}
     assert make_container_secrets(folder) == []
     assert {name: (folder / name).read_text() for name in NAMES} == first
     assert len(set(first.values())) == len(NAMES)
     assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "cluster-secret").unlink()
+    assert make_container_secrets(folder) == ["cluster-secret", *derived], "keys follow a new secret"
+
+
+def test_no_container_has_the_cluster_secret_or_keys_of_another_role(checker) -> None:
+    """Compose and Kubernetes mount one file of keys each, that of the process' own role."""
+    compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+    for name, service in compose["services"].items():
+        sources = [entry["source"] for entry in service["secrets"] if isinstance(entry, dict)]
+        role = "operator" if name == "initialise" else name.partition("-")[0]
+        assert sources == ([] if role == "redis" else [f"peer-keys-{role}"]), name
+        assert "cluster-secret" not in json.dumps(service)
+    for resource in checker.render(PROJECT_ROOT / "k8s"):
+        pod = resource.get("spec", {}).get("template", {}).get("spec", {})
+        items = [item for volume in pod.get("volumes", []) for item in volume.get("secret", {}).get("items", [])]
+        role = {"initialise": "operator"}.get(resource["metadata"]["name"], resource["metadata"]["name"])
+        keys = [item["key"] for item in items if item["path"] == "peer-keys"]
+        assert keys == ([f"peer-keys-{role}"] if pod else []), resource["metadata"]["name"]
+        assert "cluster-secret" not in json.dumps(resource)

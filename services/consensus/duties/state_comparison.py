@@ -20,6 +20,7 @@ from shared.contracts.cluster import MemberStatus
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 
 logger = structlog.get_logger(__name__)
 
@@ -71,7 +72,11 @@ class StateComparison:
                 continue
             try:
                 status = await self._client.call(
-                    PeerAddress(member.id, member.url), "GET", "/v1/status", MemberStatus, timeout_s=_TIMEOUT_S
+                    PeerAddress(member.id, member.url, Role.CONSENSUS),
+                    "GET",
+                    "/v1/status",
+                    MemberStatus,
+                    timeout_s=_TIMEOUT_S,
                 )
             except TrivetError:
                 continue

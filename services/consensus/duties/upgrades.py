@@ -22,6 +22,7 @@ from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 
 logger = structlog.get_logger(__name__)
 
@@ -76,7 +77,7 @@ class Upgrades:
         if leader.id == own.id:
             await self._service.propose(batch.proposals)
             return
-        address = PeerAddress(leader.id, leader.url)
+        address = PeerAddress(leader.id, leader.url, Role.CONSENSUS)
         await self._client.call(address, "POST", "/v1/proposals", ProposalResults, body=batch, timeout_s=_TIMEOUT_S)
 
     async def _raise(self) -> None:

@@ -1,15 +1,15 @@
 """Backup, restore and rescue of the metadata: `python -m services.consensus.rescue COMMAND`.
 
-    backup --to FOLDER              from a running member (TRIVET_CONSENSUS_URLS, TRIVET_CLUSTER_SECRET_FILE)
+    backup --to FOLDER              from a running member (TRIVET_CONSENSUS_URLS, TRIVET_PEER_KEYS_FILE)
     renew ID                        keep the chunks of that backup for as long again
     end ID                          its chunks are copied: they need not be kept any more
     backup --to FOLDER --from DIR   from the data folder of a member that does not run
-    check FOLDER                    whether a backup is whole, and one of this cluster (TRIVET_CLUSTER_SECRET_FILE)
+    check FOLDER                    whether a backup is whole, and one of this cluster (TRIVET_PEER_KEYS_FILE)
     restore --from FOLDER --to DIR  the data folder of the first member of a new cluster, from a backup
     inspect DIR...                  who of several stopped members has most, and what is certain
     new-cluster --to DIR DIR...     the same from what the survivors of a lost majority have
 
-Backups are sealed with the cluster secret, and checked against it; each command has an option for when it is lost.
+Backups are sealed with a key that operators alone have, and checked against it; each command has an option for when it is lost.
 The last two but one make a cluster of a new id; its other members start with empty folders. Only the first three talk to anybody.
 """
 
@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blake3 import blake3
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, TypeAdapter, ValidationError
 
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
@@ -54,7 +53,7 @@ from services.consensus.rescue.survivors import (
     what_may_be_missing,
 )
 from services.consensus.tools.initialise import parse_members
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.backups import LEASE_MAX_S, BackupId
 from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
@@ -63,7 +62,7 @@ from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetErr
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
-from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
+from shared.settings import ConsensusList, PeerKeySettings, load_settings, refuse_to_start
 
 PATIENCE_S = 60.0
 ROUNDS = 20
@@ -86,27 +85,14 @@ ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"
 ACCEPT_UNSEALED = "--i-know-that-this-backup-may-be-forged"
 
 
-class SecretSettings(BaseSettings):
-    """The secret that backups are sealed with.
-
-    Attributes:
-        cluster_secret: of the cluster, which seals its backups.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
-
-    cluster_secret: SecretStr | None = None
-    cluster_secret_file: Path | None = None
-
-
-class BackupSettings(SecretSettings):
+class BackupSettings(PeerKeySettings):
     """Whom to ask for a copy.
 
     Attributes:
         consensus_urls: the members.
     """
 
-    consensus_urls: PeerList = Field(min_length=1)
+    consensus_urls: ConsensusList = Field(min_length=1)
 
 
 def main() -> None:
@@ -140,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     backup.add_argument("--from", dest="source", type=Path, help="the data folder of a stopped member")
     _add_lease(backup)
-    backup.add_argument("--without-seal", action="store_true", help="with --from, when the cluster secret is lost")
+    backup.add_argument("--without-seal", action="store_true", help="with --from, when the keys are lost")
     backup.set_defaults(run=_backup)
     renewal = acts.add_parser("renew", help="keep the chunks of a backup for as long again")
     renewal.add_argument("backup_id", metavar="ID", type=_backup_id, help="as `backup` printed it")
@@ -237,7 +223,10 @@ def _backup(arguments: argparse.Namespace) -> None:
             with copied(arguments.source, work) as copy:
                 inspect(arguments.source, copy)
                 write_copy(StateFiles(copy).current, folder / METADATA_NAME)
-            manifest, how_long = complete_backup(folder, keys), _NOT_PINNED.format(reason="it comes from a folder")
+            manifest, how_long = (
+                complete_backup(folder, None if keys is None else keys.private()),
+                _NOT_PINNED.format(reason="it comes from a folder"),
+            )
         check_target(target)
         folder.rename(target)
         sync_directory(target.parent)
@@ -245,22 +234,18 @@ def _backup(arguments: argparse.Namespace) -> None:
     sys.stdout.write(how_long)
 
 
-def _keys() -> ClusterKeys:
-    settings = load_settings(SecretSettings)
-    secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-    if secret is None:
-        refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
-    return ClusterKeys.parse(secret)
+def _keys() -> PeerKeys:
+    return load_settings(PeerKeySettings).read_peer_keys()
 
 
 def _checked(folder: Path, arguments: argparse.Namespace) -> Manifest:
     try:
-        return check_backup(folder, None if arguments.accepts_unsealed else _keys())
+        return check_backup(folder, None if arguments.accepts_unsealed else _keys().private())
     except BackupUnsealedError as error:
         refuse_to_start(f"{error}. If you know where it comes from and want it all the same, add {ACCEPT_UNSEALED}")
 
 
-async def _copy_from_cluster(folder: Path, keys: ClusterKeys, arguments: argparse.Namespace) -> tuple[Manifest, str]:
+async def _copy_from_cluster(folder: Path, keys: PeerKeys, arguments: argparse.Namespace) -> tuple[Manifest, str]:
     """The backup, from the first member that gives one, and for how long the cluster keeps the chunks that it needs."""
     settings = load_settings(BackupSettings)
     lease_s = arguments.keep_hours * _HOUR_S
@@ -275,9 +260,9 @@ async def _copy_from_cluster(folder: Path, keys: ClusterKeys, arguments: argpars
         except (LeaderUnavailableError, UpgradeUnfinishedError, InvalidRequestError) as error:
             # A copy that nothing is kept for is better than none: there may never be a leader again.
             await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=0)
-            return complete_backup(folder, keys), _NOT_PINNED.format(reason=error.message)
+            return complete_backup(folder, keys.private()), _NOT_PINNED.format(reason=error.message)
         await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=pin.log_index)
-        manifest = await asyncio.to_thread(complete_backup, folder, keys)
+        manifest = await asyncio.to_thread(complete_backup, folder, keys.private())
     return manifest, _PINNED.format(id=pin.backup_id, index=pin.log_index, hours=arguments.keep_hours)
 
 

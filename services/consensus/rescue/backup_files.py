@@ -4,8 +4,8 @@
     chunks.txt        one line per chunk: digest in hex, size in bytes; in the order of the digests
     manifest.json     version, cluster, index, sizes and digests; written last, so that a backup without one is no backup
 
-The manifest is sealed with a key derived from the cluster secret: who can write where backups lie can neither change one nor make
-one up. A version 1 manifest had no seal.
+The manifest is sealed with a key that operators alone have: who can write where backups lie can neither change one nor make one
+up. A version 1 manifest had no seal.
 
 The list is for whoever copies the chunks: metadata alone brings no file back.
 """
@@ -27,7 +27,7 @@ from services.consensus.metadata.schema import OLDEST_TABLE_VERSION, TABLE_VERSI
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
 from services.consensus.metadata.verification import verify
 from services.consensus.persistence.file_digest import hash_file
-from shared.cluster_keys import ClusterKeys, SigningKey
+from shared.cluster_keys import KeyRing, SigningKey
 from shared.contracts.base import WireModel
 from shared.contracts.time import ClockState, Stamp, rfc3339
 from shared.disk.durable_files import replace_file, sync_directory, sync_file
@@ -54,7 +54,7 @@ class FileProof(WireModel):
 
 
 class Seal(WireModel):
-    """HMAC-SHA256 over the rest of the manifest, in hex, and the id of the secret that its key was derived from."""
+    """HMAC-SHA256 over the rest of the manifest, in hex, and the id of the key that it was derived from."""
 
     key_id: str
     mac: str
@@ -66,7 +66,7 @@ class Manifest(WireModel):
     Attributes:
         as_of: the highest timestamp that was applied, in UTC: when the last change was made, by the cluster's own clock.
         chunk_count, chunk_bytes: what the list adds up to, each chunk once.
-        seal: of everything else; None in a backup that was made without the secret.
+        seal: of everything else; None in a backup that was made without a key.
     """
 
     format_version: Literal[1, 2] = 2
@@ -84,7 +84,7 @@ class Manifest(WireModel):
     seal: Seal | None = None
 
 
-def complete_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
+def complete_backup(folder: Path, keys: KeyRing | None) -> Manifest:
     """Make a backup of the copy of the tables at `folder`: check it, write the list, then the manifest. Durable on return.
 
     Without `keys` it has no seal.
@@ -120,7 +120,7 @@ def complete_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
     return manifest
 
 
-def check_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
+def check_backup(folder: Path, keys: KeyRing | None) -> Manifest:
     """The manifest of a backup that is whole, every row included, and sealed by one of `keys`; None takes it without proof.
 
     Raises:
@@ -154,14 +154,12 @@ def check_backup(folder: Path, keys: ClusterKeys | None) -> Manifest:
     return manifest
 
 
-def _check_seal(manifest: Manifest, keys: ClusterKeys) -> None:
+def _check_seal(manifest: Manifest, keys: KeyRing) -> None:
     if manifest.seal is None:
         raise BackupUnsealedError("the backup has no seal: nothing proves that this cluster made it")
     key = keys.find(manifest.seal.key_id)
     if key is None:
-        raise BackupUnsealedError(
-            f"the backup is sealed with the secret {manifest.seal.key_id}, which is not given here"
-        )
+        raise BackupUnsealedError(f"the backup is sealed with the key {manifest.seal.key_id}, which is not given here")
     if not hmac.compare_digest(_mac(manifest, key).encode(), manifest.seal.mac.encode()):
         raise BackupUnsealedError("the seal does not fit the manifest: somebody has changed the backup")
 

@@ -1,6 +1,6 @@
 """Adds or removes a consensus member: `python -m services.consensus.tools.change_members add ID URL PEER_ADDRESS | remove ID`.
 
-For operators: the routes are signed, so curl cannot call them. It needs TRIVET_CLUSTER_SECRET_FILE and TRIVET_CONSENSUS_URLS,
+For operators: the routes are signed, so curl cannot call them. It needs TRIVET_PEER_KEYS_FILE and TRIVET_CONSENSUS_URLS,
 finds the leader, and tries again while another change is under way.
 """
 
@@ -9,40 +9,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from pathlib import Path
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import AddMemberRequest, MembersResponse
 from shared.errors import ConflictError, NotLeaderError, TrivetError, UnavailableError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
-from shared.settings import PeerList, load_settings, read_secret, refuse_to_start
+from shared.roles import Role
+from shared.settings import ConsensusList, PeerKeySettings, load_settings, refuse_to_start
 
 PATIENCE_S = 60.0
 
 
-class OperatorSettings(BaseSettings):
-    """Whom to ask, and with which secret.
+class OperatorSettings(PeerKeySettings):
+    """Whom to ask, and with which keys.
 
     Attributes:
-        cluster_secret: of the cluster, which signs the request.
         consensus_urls: the members.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
-
-    cluster_secret: SecretStr | None = None
-    cluster_secret_file: Path | None = None
-    consensus_urls: PeerList = Field(min_length=1)
+    consensus_urls: ConsensusList = Field(min_length=1)
 
 
 async def change(
-    keys: ClusterKeys, members: list[PeerAddress], method: str, path: str, body: WireModel | None
+    keys: PeerKeys, members: list[PeerAddress], method: str, path: str, body: WireModel | None
 ) -> MembersResponse:
     """One change, at whoever leads. Raises TimeoutError, or the definite TrivetError of a change that makes no sense."""
     attempt = 0
@@ -55,7 +49,7 @@ async def change(
                 known = "leader_url" in error.facts
                 attempt += 1
                 member = (
-                    PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+                    PeerAddress(error.facts["leader_id"], error.facts["leader_url"], Role.CONSENSUS)
                     if known
                     else members[attempt % len(members)]
                 )
@@ -82,10 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(OperatorSettings)
     try:
-        secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-        if secret is None:
-            refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
-        keys = ClusterKeys.parse(secret)
+        keys = settings.read_peer_keys()
         if arguments.act == "add":
             body = AddMemberRequest(id=arguments.id, url=arguments.url, peer_address=arguments.peer_address)
             answer = asyncio.run(change(keys, settings.consensus_urls, "POST", "/v1/members", body))

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
 from shared.contracts.cluster import ConsensusMember, InitRequest, InitResponse
 from shared.errors import NotLeaderError, TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
-from shared.settings import load_settings, read_secret, refuse_to_start
+from shared.roles import Role
+from shared.settings import PeerKeySettings, load_settings, refuse_to_start
 
 PATIENCE_S = 120.0
 
@@ -46,32 +46,27 @@ def _parse_names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-class InitialiseSettings(BaseSettings):
+class InitialiseSettings(PeerKeySettings):
     """Whom to make a cluster of.
 
     Attributes:
         cluster_id: of the new cluster.
-        cluster_secret: of the new cluster, which signs the request.
         init_members: its first members, `id=http://host:port=peer-host:peer-port,...`.
         init_nodes: the ids of its first storage nodes.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
-
     cluster_id: str
-    cluster_secret: SecretStr | None = None
-    cluster_secret_file: Path | None = None
     init_members: Annotated[list[ConsensusMember], NoDecode, BeforeValidator(_parse_members)]
     init_nodes: Annotated[list[str], NoDecode, BeforeValidator(_parse_names)] = Field(default_factory=list)
 
 
-async def initialise(settings: InitialiseSettings, keys: ClusterKeys) -> InitResponse:
+async def initialise(settings: InitialiseSettings, keys: PeerKeys) -> InitResponse:
     """Ask until a leader says that the cluster exists. Raises TimeoutError or a definite TrivetError."""
     request = InitRequest(
         cluster_id=settings.cluster_id, members=settings.init_members, admitted_nodes=settings.init_nodes
     )
     first = settings.init_members[0]
-    member = PeerAddress(first.id, first.url)
+    member = PeerAddress(first.id, first.url, Role.CONSENSUS)
     created = False
     async with PeerClient(keys) as client, asyncio.timeout(PATIENCE_S):
         while True:
@@ -82,13 +77,13 @@ async def initialise(settings: InitialiseSettings, keys: ClusterKeys) -> InitRes
                 return InitResponse(cluster_id=answer.cluster_id, created=answer.created or created)
             except NotLeaderError as error:
                 if "leader_url" in error.facts:
-                    member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+                    member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"], Role.CONSENSUS)
             except TrivetError as error:
                 if error.status not in {500, 503}:
                     raise
                 sys.stderr.write(f"trivet: waiting for {member.id}: {error.message}\n")
                 # The first member stays the one to start from: another one must not begin a cluster of its own.
-                member = PeerAddress(first.id, first.url)
+                member = PeerAddress(first.id, first.url, Role.CONSENSUS)
             await asyncio.sleep(1.0)
 
 
@@ -97,10 +92,7 @@ def main() -> None:
     make_process_private()
     settings = load_settings(InitialiseSettings)
     try:
-        secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-        if secret is None:
-            refuse_to_start("the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE")
-        answer = asyncio.run(initialise(settings, ClusterKeys.parse(secret)))
+        answer = asyncio.run(initialise(settings, settings.read_peer_keys()))
     except (ValueError, TrivetError) as error:
         refuse_to_start(str(error))
     except TimeoutError:

@@ -52,9 +52,10 @@ from shared.errors import (
     error_from_problem,
 )
 from shared.peer_address import PeerAddress
-from shared.peer_calls.http_client import PeerClient, invalid_answer, parse_answer
+from shared.peer_calls.http_client import PeerClient, invalid_answer, parse_answer, proved_by_name
 from shared.peer_calls.http_connection import Body, PeerAnswer
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.roles import Role
 
 _MAX_BATCHED_DIGESTS: Final = 16
 """Of one `has` that shares a request; a longer one is a request of its own."""
@@ -121,7 +122,9 @@ class _Get(_ChunkCall[ReadChunk]):
         self._digest = digest
 
     async def alone(self, client: PeerClient, peer: PeerAddress, timeout_s: float) -> ReadChunk:
-        response = await client.request(peer, "GET", f"/v1/chunks/{self._digest}", timeout_s=timeout_s)
+        response = await client.request(
+            peer, "GET", f"/v1/chunks/{self._digest}", timeout_s=timeout_s, covered=proved_by_name
+        )
         return ReadChunk(response.content, _fence_of(response))
 
     def take(self, results: Sequence[BatchResult], bodies: Iterator[memoryview], fence: int | None) -> ReadChunk:
@@ -354,4 +357,4 @@ def _fail(call: _ChunkCall[ResultT], error: TrivetError) -> None:
 
 
 def _peer(node: StorageNode) -> PeerAddress:
-    return PeerAddress(node.id, node.url)
+    return PeerAddress(node.id, node.url, Role.STORAGE)

@@ -16,14 +16,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys, key_file
 from shared.contracts.time import TimeReport
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.timekeeping.time_client import TIME_PATH
 
 SECRET = "clock tests: thirty-two bytes or more"
-KEYS = ClusterKeys.parse(SECRET)
+KEYS = derive_peer_keys(SECRET, Role.GATEWAY)
 DEADLINE_S = 20.0
 PROJECT_ROOT = Path(__file__).parents[3]
 
@@ -41,7 +42,7 @@ class ClockProcess:
         self.name = name
         self.port = free_port()
         self.operations_port = free_port()
-        self.peer = PeerAddress(name, f"http://127.0.0.1:{self.port}")
+        self.peer = PeerAddress(name, f"http://127.0.0.1:{self.port}", Role.CLOCK)
         self._folder = folder
         self._prefix = prefix
         self._settings = settings
@@ -76,7 +77,7 @@ class ClockProcess:
         environment = {
             "TRIVET_NODE_ID": self.name,
             "TRIVET_CLUSTER_ID": "clock-test-cluster",
-            "TRIVET_CLUSTER_SECRET": SECRET,
+            "TRIVET_PEER_KEYS": key_file(SECRET, Role.CLOCK),
             "TRIVET_PORT": str(self.port),
             "TRIVET_OPERATIONS_PORT": str(self.operations_port),
             "TRIVET_DATA_DIR": str(self._folder / self.name),

@@ -200,7 +200,7 @@ async def test_sigterm_ends_it_at_once_and_leaves_no_lead(start_clock: StartCloc
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"cluster_secret": "short"}, "secret"),
+        ({"peer_keys": "short"}, "role storage"),
         ({"ntp_servers": "host:port:more:"}, "NTP_SERVERS"),
         ({"ntp_servers": "pool.ntp.org", "ntp_poll_interval_s": 10}, "abuse"),
         ({"data_dir": "/proc/nowhere"}, "data folder /proc/nowhere"),

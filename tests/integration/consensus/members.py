@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import msgpack
 
+from services.consensus.callers import ROUTE_CALLERS
 from services.consensus.settings import ConsensusSettings
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys, derive_peer_keys, key_file
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.base import WireModel
 from shared.contracts.cluster import (
@@ -32,6 +33,8 @@ from shared.contracts.cluster import (
 from shared.errors import ConflictError, NotLeaderError, TrivetError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
+from tests.callers import ClientOfEveryRole
 from tests.free_ports import free_port_offset
 
 CLUSTER_ID = "test-cluster"
@@ -187,7 +190,7 @@ class Members:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.cuts = Cuts()
         self.addresses = [
-            PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{port}")
+            PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{port}", Role.CONSENSUS)
             for number, port in enumerate(self._http_ports)
         ]
         self.settings: dict[int, dict[str, str]] = {}
@@ -197,13 +200,13 @@ class Members:
         """What stands before its command, by number."""
 
     @property
-    def keys(self) -> ClusterKeys:
-        return ClusterKeys.parse(self._secret)
+    def keys(self) -> PeerKeys:
+        return derive_peer_keys(self._secret, Role.GATEWAY)
 
     def operations(self, number: int) -> PeerAddress:
         """Its operations listener, which tells why it is not ready."""
         port = self._http_ports[number] + ConsensusSettings.OPERATIONS_DISTANCE
-        return PeerAddress(self.addresses[number].id, f"http://127.0.0.1:{port}")
+        return PeerAddress(self.addresses[number].id, f"http://127.0.0.1:{port}", Role.CONSENSUS)
 
     async def start_spare(self) -> AddMemberRequest:
         """One more process with an empty folder and a new id, behind a proxy, and the request that adds it."""
@@ -211,7 +214,7 @@ class Members:
         ports = http_port, peer_port, proxy_port = self._spare_ports.pop(0)
         self._http_ports.append(http_port)
         self._peer_ports.append(peer_port)
-        address = PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{http_port}")
+        address = PeerAddress(f"consensus-{number + 1}", f"http://127.0.0.1:{http_port}", Role.CONSENSUS)
         self.addresses.append(address)
         proxy = PeerProxy(address.id, proxy_port, peer_port, self.cuts)
         await self._stack.enter_async_context(proxy)
@@ -272,7 +275,7 @@ class Members:
             "PYTHONPATH": str(REPOSITORY),
             "TRIVET_NODE_ID": f"consensus-{number + 1}",
             "TRIVET_CLUSTER_ID": self._cluster_id,
-            "TRIVET_CLUSTER_SECRET": self._secret,
+            "TRIVET_PEER_KEYS": key_file(self._secret, Role.CONSENSUS),
             "TRIVET_PORT": str(self._http_ports[number]),
             "TRIVET_PEER_PORT": str(self._peer_ports[number]),
             "TRIVET_DATA_DIR": str(self._folder / f"consensus-{number + 1}"),
@@ -354,7 +357,7 @@ class Members:
                     await client.call(member, "POST", "/v1/cluster/init", InitResponse, body=request, timeout_s=5.0)
                 except NotLeaderError as error:
                     if "leader_url" in error.facts:
-                        member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"])
+                        member = PeerAddress(error.facts["leader_id"], error.facts["leader_url"], Role.CONSENSUS)
                 except TrivetError:
                     member = self.addresses[0]
                 else:
@@ -393,7 +396,7 @@ class Members:
             stack.callback(self._kill_all)
             for number in range(3):
                 self.start(number)
-            client = await stack.enter_async_context(PeerClient(self.keys))
+            client = await stack.enter_async_context(ClientOfEveryRole(self._secret, ROUTE_CALLERS))
             if is_new:
                 await self.initialise(client)
             for number in range(3):

@@ -13,8 +13,9 @@ from services.consensus.peering.mesh import HANDSHAKE_LIMIT, PeerMesh
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.messages import InstallSnapshot, Message, Received
 from services.consensus.raft.ports import SnapshotFields
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys, derive_peer_keys
 from shared.contracts.cluster import ConsensusMember
+from shared.roles import Role
 from shared.units import KIB
 
 PIECE_BYTES = 8 * KIB
@@ -64,7 +65,7 @@ class Harness:
         self,
         name: str,
         *,
-        secret: str = SECRET,
+        keys: PeerKeys | None = None,
         cluster_id: str = "cluster-1",
         knows_peers: bool = True,
         disk: str | None = None,
@@ -73,7 +74,7 @@ class Harness:
         mesh = PeerMesh(
             name,
             cluster_id,
-            ClusterKeys.parse(secret),
+            keys or derive_peer_keys(SECRET, Role.CONSENSUS),
             disks,
             host="127.0.0.1",
             port=self.ports[name],

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from services.consensus import callers
 from services.consensus.metadata import commands, entries
 from shared.contracts import metadata
 from shared.contracts.base import WireModel
@@ -35,6 +36,7 @@ for model in (metadata.Proposal, metadata.ProposalBatch):
 NEWEST = entries.KNOWN_ENTRY_VERSION + 1
 entries.NEWER_KINDS["greet"] = NEWEST
 entries.KNOWN_ENTRY_VERSION = NEWEST
+callers.PROPOSERS[Greet] = callers.PROPOSERS[metadata.CreateBucket]
 commands._HANDLERS[Greet] = lambda _turn, command: Greeted(greeted=command.name)
 
 if __name__ == "__main__":

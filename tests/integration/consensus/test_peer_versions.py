@@ -21,18 +21,22 @@ from blake3 import blake3
 from structlog.testing import capture_logs
 
 from services.consensus.raft.messages import Message, RequestVoteResponse, TimeoutNow
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import KeyRing, PeerKeys, SigningKey, derive_peer_keys, key_file
+from shared.roles import Role
 from tests.integration.consensus.meshes import SECRET, Harness
 from tests.waiting import wait_until
 
 VERSION = 1
 VOTE = {"type": "request_vote_response", "term": 4, "vote_granted": True}
 DISK = b"d" * 16
-KEY = ClusterKeys.parse(SECRET).signing
+KEYS = derive_peer_keys(SECRET, Role.CONSENSUS)
+KEY = KEYS.pairs[Role.CONSENSUS, Role.CONSENSUS].signing
+SECRET_KEY = KeyRing.parse(SECRET).signing
+"""With which members of version 0.2.0 prove themselves."""
 
 
-def proof(role: bytes, *parts: bytes) -> bytes:
-    return hmac.new(KEY.secret, b"trivet peer 1\0" + role + b"\0" + b"\0".join(parts), hashlib.sha256).digest()
+def proof(role: bytes, *parts: bytes, key: SigningKey = KEY) -> bytes:
+    return hmac.new(key.secret, b"trivet peer 1\0" + role + b"\0" + b"\0".join(parts), hashlib.sha256).digest()
 
 
 def frame(session: bytes, number: int, message: dict[str, Any]) -> bytes:
@@ -50,28 +54,31 @@ def announcement(version: int) -> bytes:
     return b"trivet" + struct.pack(">H", version) + secrets.token_bytes(24)
 
 
-async def dial(port: int, *, version: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+async def dial(
+    port: int, *, version: int = VERSION, key: SigningKey = KEY
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """As the member m1 of that version; returns the connection and its key, or raises IncompleteReadError when refused."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         nonce, own_nonce = await reader.readexactly(32), secrets.token_bytes(32)
         assert nonce.startswith(b"trivet" + struct.pack(">H", VERSION))
-        hello = msgpack.packb([version, KEY.id, "cluster-1", "m1", "m2", "", DISK, {}, own_nonce])
-        writer.write(struct.pack(">I", len(hello)) + hello + proof(b"hello", nonce, hello))
+        hello = msgpack.packb([version, key.id, "cluster-1", "m1", "m2", "", DISK, {}, own_nonce])
+        writer.write(struct.pack(">I", len(hello)) + hello + proof(b"hello", nonce, hello, key=key))
         verdict, disk, shown = await reader.readexactly(1), await reader.readexactly(16), await reader.readexactly(32)
     except BaseException:
         writer.close()
         raise
     assert verdict == b"\0"
-    assert shown == proof(b"welcome", nonce, own_nonce, verdict, disk)
-    return reader, writer, proof(b"session", nonce, own_nonce)
+    assert shown == proof(b"welcome", nonce, own_nonce, verdict, disk, key=key)
+    return reader, writer, proof(b"session", nonce, own_nonce, key=key)
 
 
 class Acceptor:
     """The member m2, spoken by hand: announces `nonce`, keeps every hello."""
 
-    def __init__(self, nonce: bytes) -> None:
+    def __init__(self, nonce: bytes, key: SigningKey = KEY) -> None:
         self._nonce = nonce
+        self._key = key
         self.calls = 0
         self.versions: list[int] = []
 
@@ -81,11 +88,14 @@ class Acceptor:
             writer.write(self._nonce)
             (length,) = struct.unpack(">I", await reader.readexactly(4))
             hello = await reader.readexactly(length)
-            assert await reader.readexactly(32) == proof(b"hello", self._nonce, hello)
-            version, *_, their_nonce = msgpack.unpackb(hello)
-            self.versions.append(version)
-            writer.write(b"\0" + DISK + proof(b"welcome", self._nonce, their_nonce, b"\0", DISK))
-            await reader.read()
+            shown = await reader.readexactly(32)
+            version, key_id, *_, their_nonce = msgpack.unpackb(hello)
+            if key_id == self._key.id:
+                assert shown == proof(b"hello", self._nonce, hello, key=self._key)
+                self.versions.append(version)
+                welcome = proof(b"welcome", self._nonce, their_nonce, b"\0", DISK, key=self._key)
+                writer.write(b"\0" + DISK + welcome)
+                await reader.read()
         writer.close()
 
 
@@ -104,6 +114,32 @@ async def test_a_dialler_of_this_version_is_heard(harness: Harness) -> None:
     writer.write(frame(session, 0, {"type": "timeout_now", "term": 3}) + frame(session, 1, VOTE))
     await wait_until(lambda: heard(harness) == [TimeoutNow(3), RequestVoteResponse(4, vote_granted=True)])
     writer.close()
+
+
+@pytest.mark.parametrize("sender", [Role.GATEWAY, Role.STORAGE, Role.OPERATOR])
+async def test_only_members_are_welcome(harness: Harness, sender: Role) -> None:
+    """A key by which another role calls members over HTTP opens no link: nobody else votes."""
+    mesh = await harness.start("m2", knows_peers=False)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await dial(harness.ports["m2"], key=KEYS.pairs[sender, Role.CONSENSUS].signing)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await dial(harness.ports["m2"], key=SECRET_KEY)
+    assert mesh.connected_peers() == []
+
+
+async def test_members_of_0_2_0_are_talked_to_while_the_secret_is_given(harness: Harness) -> None:
+    """As dialler and as acceptor; members of this version use their pair's key all the same."""
+    keys = PeerKeys.parse(key_file(SECRET, Role.CONSENSUS), KeyRing.parse(SECRET))
+    old = Acceptor(announcement(VERSION), SECRET_KEY)
+    async with await asyncio.start_server(old.serve, "127.0.0.1", harness.ports["m2"]):
+        mesh = await harness.start("m1", keys=keys)
+        await wait_until(lambda: mesh.connected_peers() == ["m2"])
+        assert old.versions == [VERSION]
+        await mesh.aclose()
+    await harness.start("m2", keys=keys, knows_peers=False)
+    for key in (SECRET_KEY, KEY):
+        _, writer, _ = await dial(harness.ports["m2"], key=key)
+        writer.close()
 
 
 async def test_a_kind_of_message_that_only_a_later_version_knows_is_passed_over(harness: Harness) -> None:

@@ -16,8 +16,9 @@ from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.link import MAX_FRAME_BYTES, SILENT_BEATS
 from services.consensus.peering.mesh import MAX_HELLO_BYTES, PeerMesh
 from services.consensus.raft.configuration import Configuration
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import ConsensusMember
+from shared.roles import Role
 from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, message
 from tests.waiting import wait_until
 
@@ -73,7 +74,7 @@ async def test_a_link_comes_back_after_a_restart_and_says_so(harness: Harness) -
 async def test_a_stranger_is_never_connected(harness: Harness, secret: str, cluster_id: str) -> None:
     """Neither a wrong secret nor another cluster's member gets a message through, in either direction."""
     first = await harness.start("m1")
-    stranger = await harness.start("m2", secret=secret, cluster_id=cluster_id)
+    stranger = await harness.start("m2", keys=derive_peer_keys(secret, Role.CONSENSUS), cluster_id=cluster_id)
     refusals = 0
     with contextlib.suppress(AssertionError):
         await wait_until(lambda: bool(first.connected_peers() or stranger.connected_peers()), within_s=1.0)
@@ -86,8 +87,8 @@ async def test_a_stranger_is_never_connected(harness: Harness, secret: str, clus
 
 async def test_a_rotated_secret_connects_old_and_new(harness: Harness) -> None:
     """While a secret is rotated, each side accepts both."""
-    first = await harness.start("m1", secret=f"{SECRET}\n{OTHER_SECRET}")
-    second = await harness.start("m2", secret=f"{OTHER_SECRET}\n{SECRET}")
+    first = await harness.start("m1", keys=derive_peer_keys(f"{SECRET}\n{OTHER_SECRET}", Role.CONSENSUS))
+    second = await harness.start("m2", keys=derive_peer_keys(f"{OTHER_SECRET}\n{SECRET}", Role.CONSENSUS))
     await wait_until(lambda: bool(first.connected_peers()) and bool(second.connected_peers()))
 
 
@@ -134,7 +135,9 @@ async def test_a_changed_or_repeated_frame_ends_the_connection(harness: Harness,
 
     async with TamperingRelay(harness.ports["m2"], change) as relay:
         disks = DiskIdentities(harness.folder / "m1")
-        mesh = PeerMesh("m1", "cluster-1", ClusterKeys.parse(SECRET), disks, host="127.0.0.1", port=free_port())
+        mesh = PeerMesh(
+            "m1", "cluster-1", derive_peer_keys(SECRET, Role.CONSENSUS), disks, host="127.0.0.1", port=free_port()
+        )
         await mesh.start()
         harness.meshes["m1"] = mesh
         await harness.start("m2", knows_peers=False)

@@ -15,9 +15,11 @@ import pytest
 
 from services.consensus.rescue.__main__ import ACCEPT_LOSS
 from services.consensus.rescue.new_cluster import first_index
+from shared.cluster_keys import key_file
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.metadata import FileAnswer, GetFile
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.settings import EXIT_CONFIGURATION
 from tests.integration.consensus.history import Registers
 from tests.integration.consensus.identities import check_identities, known_access, make_identities
@@ -44,7 +46,7 @@ async def rescue(*arguments: object, scene: Scene) -> subprocess.CompletedProces
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": str(REPOSITORY),
-        "TRIVET_CLUSTER_SECRET": scene.members._secret,
+        "TRIVET_PEER_KEYS": key_file(scene.members._secret, Role.OPERATOR),
         "TRIVET_CONSENSUS_URLS": ",".join(f"{address.id}={address.url}" for address in scene.members.addresses),
     }
     return await asyncio.to_thread(

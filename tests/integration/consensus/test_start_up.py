@@ -13,6 +13,8 @@ from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.persistence.hard_state import FileHardState
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
+from shared.cluster_keys import key_file
+from shared.roles import Role
 from shared.settings import EXIT_CONFIGURATION
 
 SECRET = "s" * 40
@@ -29,7 +31,7 @@ def start(folder: Path, **changes: str | None) -> subprocess.CompletedProcess[st
         "PATH": "/usr/bin:/bin",
         "TRIVET_NODE_ID": "consensus-1",
         "TRIVET_CLUSTER_ID": "cluster-one",
-        "TRIVET_CLUSTER_SECRET": SECRET,
+        "TRIVET_PEER_KEYS": key_file(SECRET, Role.CONSENSUS),
         "TRIVET_DATA_DIR": str(folder),
         "TRIVET_PORT": str(free_port()),
         "TRIVET_PEER_PORT": str(free_port()),
@@ -47,7 +49,8 @@ def start(folder: Path, **changes: str | None) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"TRIVET_CLUSTER_SECRET": None}, "the cluster secret is missing"),
+        ({"TRIVET_PEER_KEYS": None}, "the peer keys are missing"),
+        ({"TRIVET_PEER_KEYS": SECRET}, "begins with a line such as `role storage`"),
         ({"TRIVET_CLUSTER_SECRET": "short"}, "needs at least 32"),
         ({"TRIVET_NODE_ID": "../evil"}, "TRIVET_NODE_ID"),
         ({"TRIVET_ELECTION_TIMEOUT_MAX_MS": "1000"}, "must be more than"),

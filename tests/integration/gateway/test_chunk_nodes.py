@@ -11,10 +11,11 @@ import pytest
 
 from services.gateway.ports import ChunkNodes, FileChunk, HeldChunks, ReadChunk
 from services.gateway.replicas.storage_client import StorageClient
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.errors import ChunkNotFoundError, DigestMismatchError, PeerUnreachableError
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.units import GIB, MIB
 from tests.integration.storage.support import SECRET, StorageProcess
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
@@ -40,7 +41,7 @@ async def subject(request, tmp_path: Path) -> AsyncIterator[Subject]:
     process = StorageProcess(tmp_path / "node", mode="disk")
     process.start()
     try:
-        async with PeerClient(ClusterKeys.parse(SECRET)) as client:
+        async with PeerClient(derive_peer_keys(SECRET, Role.GATEWAY)) as client:
             yield Subject(
                 StorageClient(client, timeout_s=10),
                 at(process.peer.id, process.peer.url),

@@ -20,6 +20,7 @@ from local_cluster.cluster import Cluster
 from services.gateway.ports import FileChunk
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
+from shared.roles import Role
 from shared.units import MIB
 from tests.credentials import bearer_line
 
@@ -85,7 +86,7 @@ async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket
     lost = FileChunk.of(chunks[10]).digest
     async with PeerClient(cluster.keys) as client:
         for number in (1, 2, 3):
-            peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"))
+            peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"), Role.STORAGE)
             await client.request(peer, "DELETE", f"/v1/chunks/{lost}", timeout_s=10)
     received, log = bytearray(), cluster.layout.log_file("gateway-1")
     logged_bytes = log.stat().st_size

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 import uvicorn
+from blake3 import blake3
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.consensus_calls import batching, leader_tracker
 from shared.consensus_calls import client as consensus_client
 from shared.consensus_calls.batching import MAX_WAITING_BYTES
@@ -41,7 +42,8 @@ from shared.errors import (
 )
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, VerifiedRequest
+from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, AnswerFacts, VerifiedRequest
+from shared.roles import Role
 from tests.waiting import wait_until
 
 ATTEMPT_TIMEOUT_S = 0.25
@@ -55,14 +57,15 @@ class HangUpError(Exception):
     """Raised by a behaviour to close the connection without an answer."""
 
 
-KEYS = ClusterKeys.parse("s" * 32)
+KEYS = derive_peer_keys("s" * 32, Role.GATEWAY)
 
 
 async def answer_json(scope, send, status: int, answer: dict | bytes) -> None:
     kind = b"application/json" if status < 400 else b"application/problem+json"
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     mac = dict(scope["headers"])[b"authorization"].decode().rpartition("mac=")[2]
-    answer_mac = VerifiedRequest(KEYS.signing, mac).answer_mac(status).encode()
+    facts = AnswerFacts(status, blake3(content).hexdigest())
+    answer_mac = VerifiedRequest(KEYS.to(Role.CONSENSUS).signing, mac).answer_mac(facts).encode()
     headers = [
         (b"content-type", kind),
         (b"content-length", str(len(content)).encode()),
@@ -82,7 +85,7 @@ class Member:
         self.status_answer: dict | list | None = {"reaches_majority": True}
         """To GET /v1/status; None hangs."""
 
-        self.address = PeerAddress(member_id, "")
+        self.address = PeerAddress(member_id, "", Role.CONSENSUS)
 
     async def __call__(self, scope, receive, send) -> None:
         body = b""
@@ -110,7 +113,7 @@ class Member:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
-            self.address = PeerAddress(self.id, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            self.address = PeerAddress(self.id, f"http://127.0.0.1:{listener.getsockname()[1]}", Role.CONSENSUS)
             config = uvicorn.Config(self, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=0)
             server = uvicorn.Server(config)
             async with asyncio.TaskGroup() as tasks:
@@ -192,7 +195,7 @@ def command(bucket: str = "abc") -> CreateBucket:
 def closed_address(member_id: str) -> PeerAddress:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        return PeerAddress(member_id, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        return PeerAddress(member_id, f"http://127.0.0.1:{unused.getsockname()[1]}", Role.CONSENSUS)
 
 
 # --- finding the leader -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Gives what schemathesis sends the credentials that it needs; it is loaded by that program, not by pytest.
 
-They stand in `credentials.json` in the working folder: a service and the key with which other services sign what they send to
+They stand in `credentials.json` in the working folder: a service and the keys with which operators sign what they send to
 it, or the bearer that a gateway asks for. How often each status was answered is written down at the end, so
 that a run in which every request was refused cannot pass for a good one.
 """
@@ -17,8 +17,10 @@ import requests
 import schemathesis
 from blake3 import blake3
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import PeerKeys
+from shared.peer_address import PeerAddress
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, parse_challenge
+from shared.roles import Role
 
 CREDENTIALS_FILE = Path("credentials.json")
 STATUSES_FILE = Path("statuses.json")
@@ -27,25 +29,24 @@ STATUSES_FILE = Path("statuses.json")
 class _Signature(requests.auth.AuthBase):
     """Signs a request at the last moment, when its target and body are what will be sent."""
 
-    def __init__(self, peer_id: str, keys: ClusterKeys) -> None:
-        self._peer_id = peer_id
+    def __init__(self, peer: PeerAddress, keys: PeerKeys) -> None:
+        self._peer = peer
         self._signer = RequestSigner(keys)
 
     def learn_boot(self, url: str) -> None:
         """The service's challenge, which every signature answers."""
         challenge = requests.get(url, timeout=10).headers.get("www-authenticate")
-        boot_id = parse_challenge(challenge)
-        assert boot_id is not None
-        self._signer.learn_boot(self._peer_id, boot_id)
+        parsed = parse_challenge(challenge)
+        assert parsed is not None
+        self._signer.learn(self._peer.id, parsed)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         body = request.body or b""
         digest = blake3(body.encode() if isinstance(body, str) else body).hexdigest()
         assert request.method is not None
         request.headers[BODY_DIGEST_HEADER] = digest
-        request.headers["authorization"] = self._signer.authorization(
-            request.method, request.path_url, self._peer_id, digest
-        )
+        signed = self._signer.sign(request.method, request.path_url, self._peer, digest)
+        request.headers["authorization"] = signed.authorization
         return request
 
 
@@ -76,7 +77,10 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 def _auth_of(credentials: dict[str, str]) -> requests.auth.AuthBase:
     if "authorization" in credentials:
         return _Bearer(credentials["authorization"])
-    signature = _Signature(credentials["id"], ClusterKeys.parse(credentials["secret"]))
+    signature = _Signature(
+        PeerAddress(credentials["id"], credentials["url"], Role(credentials["role"])),
+        PeerKeys.parse(credentials["keys"]),
+    )
     signature.learn_boot(credentials["url"] + "/v1/status")
     return signature
 

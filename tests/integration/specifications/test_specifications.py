@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from local_cluster.cluster import Cluster
+from shared.roles import Role
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 
@@ -49,8 +50,8 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def peer_of(cluster: Cluster, name: str) -> dict[str, str]:
     """What `signing_hooks` needs to call an internal service."""
-    secret = (cluster.layout.secrets / "cluster-secret").read_text()
-    return {"id": name, "url": cluster.url(name), "secret": secret}
+    keys = (cluster.layout.secrets / f"peer-keys-{Role.OPERATOR}").read_text()
+    return {"id": name, "url": cluster.url(name), "role": cluster.peer(name).role, "keys": keys}
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:

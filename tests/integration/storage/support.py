@@ -20,11 +20,14 @@ from blake3 import blake3
 
 from local_cluster.lone_consensus import consensus_url
 from local_cluster.redis_server import find_redis_server
+from services.storage.callers import ROUTE_CALLERS
 from services.storage.ports import Chunk
 from services.storage.redis_node.server_config import ACL_RULES, LIMITS, USERNAME
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import key_file
 from shared.peer_address import PeerAddress
-from shared.peer_calls.http_client import PeerClient
+from shared.peer_calls.http_client import proved_by_name
+from shared.roles import Role
+from tests.callers import ClientOfEveryRole
 from tests.chance import random_bytes
 
 ROOT = Path(__file__).parents[3]
@@ -148,7 +151,7 @@ class StorageProcess:
 
     @property
     def peer(self) -> PeerAddress:
-        return PeerAddress(self.node_id, f"http://127.0.0.1:{self.port}")
+        return PeerAddress(self.node_id, f"http://127.0.0.1:{self.port}", Role.STORAGE)
 
     @property
     def data_dir(self) -> Path:
@@ -159,7 +162,7 @@ class StorageProcess:
             **{name: value for name, value in os.environ.items() if not name.startswith("TRIVET_")},  # noqa: TID251 - handed on
             "TRIVET_NODE_ID": self.node_id,
             "TRIVET_CLUSTER_ID": CLUSTER_ID,
-            "TRIVET_CLUSTER_SECRET": SECRET,
+            "TRIVET_PEER_KEYS": key_file(SECRET, Role.STORAGE),
             "TRIVET_PORT": str(self.port),
             "TRIVET_OPERATIONS_PORT": str(self.operations_port),
             "TRIVET_DATA_DIR": str(self.data_dir),
@@ -230,7 +233,7 @@ class ChunkClient:
 
     def __init__(self, node: StorageProcess) -> None:
         self.node = node
-        self.peers = PeerClient(ClusterKeys.parse(SECRET))
+        self.peers = ClientOfEveryRole(SECRET, ROUTE_CALLERS)
 
     async def put(self, body: bytes, start_index: int = 0, digest: str | None = None) -> dict[str, object]:
         digest = digest or digest_of(body)
@@ -241,8 +244,15 @@ class ChunkClient:
 
     async def get(self, digest: str, byte_range: str | None = None) -> bytes:
         headers = {} if byte_range is None else {"range": byte_range}
-        path = f"/v1/chunks/{digest}"
-        return bytes((await self.peers.request(self.node.peer, "GET", path, timeout_s=10, headers=headers)).content)
+        answer = await self.peers.request(
+            self.node.peer,
+            "GET",
+            f"/v1/chunks/{digest}",
+            timeout_s=10,
+            headers=headers,
+            covered=proved_by_name if byte_range is None else None,
+        )
+        return bytes(answer.content)
 
     async def head(self, digest: str) -> httpx.Response:
         return await self.peers.request(self.node.peer, "HEAD", f"/v1/chunks/{digest}", timeout_s=10)

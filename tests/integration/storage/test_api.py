@@ -10,7 +10,7 @@ import random
 import httpx
 import pytest
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys, key_file
 from shared.contracts.chunk_batches import (
     BATCH_PATH,
     BatchAnswer,
@@ -33,7 +33,15 @@ from shared.errors import (
     PayloadTooLargeError,
     RangeNotSatisfiableError,
 )
-from shared.peer_calls.request_signing import ANSWER_MAC_HEADER, BODY_DIGEST_HEADER, RequestSigner, parse_challenge
+from shared.peer_calls.request_signing import (
+    ANSWER_MAC_HEADER,
+    BODY_DIGEST_HEADER,
+    AnswerFacts,
+    RequestSigner,
+    SignedRequest,
+    parse_challenge,
+)
+from shared.roles import Role
 from shared.units import MIB
 from tests.chance import random_bytes
 from tests.integration.storage.support import CLUSTER_ID, SECRET, RedisServer, StorageProcess, digest_of
@@ -205,23 +213,23 @@ async def test_bad_requests_get_typed_problems_and_store_nothing(start_node, cli
 
 async def test_a_batch_is_signed_by_its_head_and_proved_by_its_digests(node) -> None:
     """Bytes that are not those of a digest fail alone; another head does nothing; the answer's head is authenticated."""
-    signer = RequestSigner(ClusterKeys.parse(SECRET))
+    signer = RequestSigner(derive_peer_keys(SECRET, Role.GATEWAY))
     put = PutItem(bytes.fromhex(digest_of(SMALL)), len(SMALL), 5)
     other = PutItem(bytes.fromhex(digest_of(b"other")), 5, 5)
     get = GetItem(bytes.fromhex(digest_of(SMALL)))
     async with httpx.AsyncClient(base_url=node.peer.url) as client:  # noqa: TID251 - what the wire sees
 
-        async def send(head: bytes, body: bytes, signed: bytes) -> tuple[str, httpx.Response]:
+        async def send(head: bytes, body: bytes, signed: bytes) -> tuple[SignedRequest, httpx.Response]:
             digest = digest_of(signed)
-            signature = signer.authorization("POST", BATCH_PATH, node.node_id, digest)
-            headers = {"authorization": signature, BODY_DIGEST_HEADER: digest}
+            signature = signer.sign("POST", BATCH_PATH, node.peer, digest)
+            headers = {"authorization": signature.authorization, BODY_DIGEST_HEADER: digest}
             return signature, await client.post(BATCH_PATH, content=head + body, headers=headers)
 
         head = encode_head(BatchRequest([put, other]))
         _, refused = await send(head, SMALL + b"wrong", head)
         boot = parse_challenge(refused.headers["www-authenticate"])
         assert boot is not None
-        signer.learn_boot(node.node_id, boot)
+        signer.learn(node.node_id, boot)
         forged = encode_head(BatchRequest([PutItem(put.digest, put.size_bytes, 50), other]))
         _, refused = await send(forged, SMALL + b"wrong", head)
         assert (refused.status_code, refused.json()["code"]) == (401, "signature_rejected")
@@ -232,8 +240,9 @@ async def test_a_batch_is_signed_by_its_head_and_proved_by_its_digests(node) -> 
         assert isinstance(failed, Failed)
         assert failed.problem["code"] == DigestMismatchError.code
         mac = answer.headers[ANSWER_MAC_HEADER]
-        assert signer.is_answer_of_destination(signature, 200, mac, digest_of(signed))
-        assert not signer.is_answer_of_destination(signature, 200, mac)
+        facts = AnswerFacts(200, digest_of(signed))
+        assert signature.is_answered_by(facts, mac)
+        assert not signature.is_answered_by(facts._replace(body_digest=""), mac)
         head = encode_head(BatchRequest([get]))
         _, answer = await send(head, b"", head)
         _, found, rest = split_frame(answer.content, BatchAnswer)
@@ -277,8 +286,9 @@ def test_the_description_documents_every_answer(start_node):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"TRIVET_CLUSTER_SECRET": ""}, "cluster secret is missing"),
-        ({"TRIVET_CLUSTER_SECRET": "short"}, "at least 32"),
+        ({"TRIVET_PEER_KEYS": ""}, "peer keys are missing"),
+        ({"TRIVET_PEER_KEYS": SECRET}, "begins with a line such as `role storage`"),
+        ({"TRIVET_PEER_KEYS": key_file(SECRET, Role.GATEWAY)}, "the keys are those of a gateway; this is a storage"),
         ({"TRIVET_STORAGE_MODE": "tiered"}, "needs TRIVET_REDIS_URL"),
         ({"TRIVET_CLUSTER_ID": "another-cluster"}, "belongs to cluster storage-test-cluster"),
         ({"TRIVET_NODE_ID": "storage-9"}, "belongs to node storage-1"),

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.errors import (
     ChunkCorruptError,
     ChunkNotFoundError,
@@ -26,6 +26,7 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, EMPTY_BODY_DIGEST, RequestSigner, parse_challenge
+from shared.roles import Role
 from shared.units import MIB
 from tests.chance import draw_seed, random_bytes
 from tests.integration.storage.support import (
@@ -463,13 +464,13 @@ def peak_rss_bytes(node: StorageProcess) -> int:
 
 def ask_and_never_read(node: StorageProcess, digest: str) -> list[socket.socket]:
     """Readers that sign a request for 1 MiB and take nothing of the answer."""
-    signer = RequestSigner(ClusterKeys.parse(SECRET))
+    signer = RequestSigner(derive_peer_keys(SECRET, Role.GATEWAY))
     boot = parse_challenge(httpx.get(f"{node.peer.url}/v1/status").headers["www-authenticate"])
-    signer.learn_boot(node.node_id, boot)
+    signer.learn(node.node_id, boot)
     connections = []
     for _ in range(SLOW_READERS):
         path = f"/v1/chunks/{digest}"
-        signature = signer.authorization("GET", path, node.node_id, EMPTY_BODY_DIGEST)
+        signature = signer.sign("GET", path, node.peer, EMPTY_BODY_DIGEST).authorization
         fields = f"{BODY_DIGEST_HEADER}: {EMPTY_BODY_DIGEST}\r\nauthorization: {signature}"
         head = f"GET {path} HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n"
         connection = socket.socket()

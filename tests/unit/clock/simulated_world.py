@@ -15,7 +15,9 @@ from pathlib import Path
 from services.clock.ntp_answer import NtpReply, NtpResult, Question, SampleVerdict, judge
 from services.clock.settings import ClockSettings
 from services.clock.synchronizer import Synchronizer
+from shared.cluster_keys import key_file
 from shared.contracts.time import ClockState
+from shared.roles import Role
 from shared.timekeeping.followed_clock import Reading
 from shared.timekeeping.host_clock import HostClock
 from tests.integration.clock.fake_ntp import ntp_timestamp, short_format
@@ -172,7 +174,7 @@ def clock_settings(**values: object) -> ClockSettings:
     base: dict[str, object] = {
         "node_id": "clock-1",
         "cluster_id": "test-cluster",
-        "cluster_secret": "s" * 40,
+        "peer_keys": key_file("s" * 40, Role.CLOCK),
         "port": 8301,
         "data_dir": Path("/nowhere"),
         "host_chrony": False,

@@ -6,10 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from services.clock.settings import ClockSettings, NtpServer
+from shared.cluster_keys import key_file
+from shared.roles import Role
 
 
 def settings(**values: object) -> ClockSettings:
-    base = {"node_id": "clock-1", "cluster_id": "test-cluster", "cluster_secret": "s" * 40, "port": 8301}
+    base = {
+        "node_id": "clock-1",
+        "cluster_id": "test-cluster",
+        "peer_keys": key_file("s" * 40, Role.CLOCK),
+        "port": 8301,
+    }
     return ClockSettings.model_validate({**base, "data_dir": "/nowhere", **values})
 
 

@@ -21,6 +21,7 @@ from shared.contracts.read_results import encode_read_results
 from shared.errors import NotLeaderError, NotReadyError, PayloadTooLargeError
 from shared.web.request_metrics import RequestMetrics
 from shared.web.service_app import create_app
+from tests.callers import as_caller
 from tests.unit.consensus.metadata.builders import content, publish
 
 MEMBERS = "consensus-1=http://one,consensus-2=http://two"
@@ -77,7 +78,7 @@ class Member:
         )
         app.include_router(create_router(self))  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
-            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://member"
+            transport=httpx.ASGITransport(as_caller(app), raise_app_exceptions=False), base_url="http://member"
         )
 
     def counting(self, app: ASGIApp) -> ASGIApp:

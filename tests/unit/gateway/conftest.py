@@ -17,7 +17,9 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
+from shared.cluster_keys import key_file
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 from shared.units import KIB, MIB
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
@@ -33,8 +35,8 @@ def make_settings(**changes: object) -> GatewaySettings:
     facts: dict[str, object] = {
         "node_id": "gateway-1",
         "cluster_id": "test-cluster",
-        "cluster_secret": "s" * 32,
-        "consensus_urls": [PeerAddress("consensus-1", "http://127.0.0.1:1")],
+        "peer_keys": key_file("s" * 32, Role.GATEWAY),
+        "consensus_urls": [PeerAddress("consensus-1", "http://127.0.0.1:1", Role.CONSENSUS)],
         "chunk_size_bytes": CHUNK_SIZE_BYTES,
         "max_inflight_bytes": 8 * MIB,
         "max_concurrent_requests": 16,

@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.errors import CursorExpiredError, InvalidRequestError
+from shared.roles import Role
 
 CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
 OLD, NEW = "o" * 32, "n" * 32
 
 
 def sealer(text: str = OLD, cluster_id: str = "cluster-1") -> CursorSealer:
-    return CursorSealer(ClusterKeys.parse(text), cluster_id)
+    return CursorSealer(derive_peer_keys(text, Role.GATEWAY).private(), cluster_id)
 
 
 def test_a_cursor_comes_back_as_it_went() -> None:

@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.gateway.settings import FIRST_RESERVATION_BYTES
+from shared.cluster_keys import key_file
+from shared.roles import Role
 from shared.units import MIB
 from tests.unit.gateway.conftest import make_settings
 
@@ -25,7 +27,7 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
     for name, value in {
         "NODE_ID": "gateway-7",
         "CLUSTER_ID": "test-cluster",
-        "CLUSTER_SECRET": "s" * 32,
+        "PEER_KEYS": key_file("s" * 32, Role.GATEWAY),
         "CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1,consensus-2=http://127.0.0.1:2/",
         "WRITE_QUORUM": "3",
     }.items():
@@ -42,7 +44,9 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
         {"read_quorum": 4},
         {"write_quorum": 1, "read_quorum": 2},
         {"consensus_urls": []},
-        {"cluster_secret": None},
+        {"peer_keys": None},
+        {"peer_keys": "s" * 64},
+        {"peer_keys": key_file("s" * 32, Role.STORAGE)},
         {"cluster_secret": "short"},
         {"admin_token": "short"},
         {"chunk_size_bytes": 100},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from redis.connection import parse_url
 from local_cluster.cluster import Cluster
 from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Layout
-from local_cluster.local_secrets import load_or_make_secrets
+from local_cluster.local_secrets import load_or_make_secrets, stop_sharing, write_private
 from local_cluster.plan import DEFAULT_SHAPE, ClusterPlan, Kind, Shape, all_ports, make_plan, process_names
 from local_cluster.shape_file import load_shape, save_shape
 from services.clock.settings import ClockSettings
@@ -20,7 +21,9 @@ from services.consensus.settings import ConsensusSettings
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
 from shared.access_keys import draw_credential
+from shared.cluster_keys import PAIRS, KeyRing, PeerKeys, derive_peer_keys
 from shared.contracts.access import KeyId
+from shared.roles import Role
 from shared.settings import load_settings
 
 SETTINGS = {
@@ -165,8 +168,11 @@ def test_overrides_go_from_wide_to_narrow(tmp_path) -> None:
 def test_no_secret_stands_on_a_command_line_or_in_an_environment(tmp_path) -> None:
     """Both can be read by every process of the machine, or leak into logs; files cannot."""
     plan = plan_in(tmp_path)
-    values = {path.read_text().strip() for path in Layout(tmp_path).secrets.iterdir()} - {plan.cluster_id}
+    files = list(Layout(tmp_path).secrets.iterdir())
+    values = {path.read_text().strip() for path in files if not path.name.startswith("peer-keys-")} - {plan.cluster_id}
     assert len(values) == 6
+    values |= {key for path in files for key in re.findall("[0-9a-f]{64}", path.read_text())}
+    assert len(values) == 6 + len(PAIRS)
     for spec in plan.processes:
         visible = " ".join([*spec.command, *spec.environment.values()])
         assert not any(value in visible for value in values), spec.name
@@ -195,6 +201,44 @@ def test_secrets_are_private_random_and_kept(tmp_path) -> None:
     second = load_or_make_secrets(other, ["redis-1"])
     assert second.cluster_id != first.cluster_id
     assert second.cluster_secret_file.read_text() != first.cluster_secret_file.read_text()
+
+
+def test_each_process_gets_the_keys_of_its_role_and_no_cluster_secret(tmp_path) -> None:
+    """One file of keys, which is that of its role."""
+    secret_file = str(Layout(tmp_path).secrets / "cluster-secret")
+    for spec in plan_in(tmp_path).processes:
+        if spec.kind is not Kind.REDIS:
+            keys = PeerKeys.parse(Path(spec.environment["TRIVET_PEER_KEYS_FILE"]).read_text())
+            assert keys.role == spec.kind
+        assert secret_file not in spec.environment.values()
+
+
+def test_the_keys_follow_the_cluster_secret(tmp_path) -> None:
+    """A second line is a second generation; files of keys are private as the secret is."""
+    layout = Layout(tmp_path)
+    layout.make()
+    made = load_or_make_secrets(layout, [])
+    old = made.cluster_secret_file.read_text()
+    write_private(made.cluster_secret_file, old + "n" * 64 + "\n")
+    found = load_or_make_secrets(layout, [])
+    for role, path in found.peer_keys_files.items():
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert found.keys(role) == derive_peer_keys(old + "n" * 64, role)
+
+
+def test_processes_of_a_folder_of_0_2_0_have_the_secret_too_until_all_run_this_version(tmp_path) -> None:
+    """Those that are restarted first talk to those that know nothing else."""
+    layout = Layout(tmp_path)
+    layout.make()
+    write_private(layout.secrets / "cluster-secret", "o" * 64 + "\n")
+    for _ in range(2):
+        made = load_or_make_secrets(layout, [])
+        assert made.environment(Role.STORAGE)["TRIVET_CLUSTER_SECRET_FILE"] == str(made.cluster_secret_file)
+        assert made.keys(Role.OPERATOR).secret == KeyRing.parse("o" * 64)
+    stop_sharing(layout)
+    made = load_or_make_secrets(layout, [])
+    assert made.environment(Role.STORAGE).keys() == {"TRIVET_PEER_KEYS_FILE"}
+    assert made.keys(Role.OPERATOR).secret is None
 
 
 def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_path) -> None:

@@ -2,84 +2,108 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
 
+from shared.cluster_keys import KeyRing, derive_peer_keys, key_file
 from shared.peer_address import PeerAddress
-from shared.settings import EXIT_CONFIGURATION, PeerList, QuorumSettings, ServiceSettings, load_settings, read_secret
+from shared.roles import Role
+from shared.settings import (
+    EXIT_CONFIGURATION,
+    ConsensusList,
+    QuorumSettings,
+    ServiceSettings,
+    load_settings,
+    read_secret,
+)
 
 SECRET = "s" * 32
+KEYS = key_file(SECRET, Role.STORAGE)
 
 
 class PeerSettings(ServiceSettings):
     """A service with peers."""
 
-    consensus_urls: PeerList = Field(default_factory=list)
+    ROLE = Role.STORAGE
+
+    consensus_urls: ConsensusList = Field(default_factory=list)
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A complete environment of one service."""
-    (tmp_path / "secret").write_text(SECRET + "\n")
+    (tmp_path / "keys").write_text(KEYS)
     monkeypatch.setenv("TRIVET_NODE_ID", "storage-1")
     monkeypatch.setenv("TRIVET_CLUSTER_ID", "test-cluster")
-    monkeypatch.setenv("TRIVET_CLUSTER_SECRET_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("TRIVET_PEER_KEYS_FILE", str(tmp_path / "keys"))
     monkeypatch.setenv("TRIVET_PORT", "8101")
     return monkeypatch
 
 
-def refusal(capsys: pytest.CaptureFixture[str], kind: type[ServiceSettings] = ServiceSettings) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], kind: type[ServiceSettings] = PeerSettings) -> str:
     """The one line on standard error with which a start ends."""
     with pytest.raises(SystemExit) as caught:
         load_settings(kind)
     assert caught.value.code == EXIT_CONFIGURATION
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert SECRET not in lines[0]
+    assert not any(word in lines[0] for word in (SECRET, *re.findall("[0-9a-f]{64}", KEYS)))
     return lines[0]
 
 
 def test_a_complete_environment_is_taken(environment) -> None:
-    """The secret comes from its file, without the line end."""
-    settings = load_settings(ServiceSettings)
+    """The keys come from their file."""
+    settings = load_settings(PeerSettings)
     assert settings.node_id == "storage-1"
-    assert settings.cluster_keys().signing.secret == SECRET.encode()
-    assert SECRET not in repr(settings)
+    assert settings.read_peer_keys() == derive_peer_keys(SECRET, Role.STORAGE)
 
 
 def test_settings_may_come_from_a_file(environment, tmp_path) -> None:
     """TRIVET_ENV_FILE names it; the environment wins."""
     (tmp_path / "env").write_text("TRIVET_LOG_LEVEL=debug\nTRIVET_PORT=1\n")
     environment.setenv("TRIVET_ENV_FILE", str(tmp_path / "env"))
-    settings = load_settings(ServiceSettings)
+    settings = load_settings(PeerSettings)
     assert (settings.log_level, settings.port) == ("debug", 8101)
 
 
-def test_a_service_without_a_cluster_secret_refuses_to_start(environment, capsys) -> None:
-    """There is no default secret."""
-    environment.delenv("TRIVET_CLUSTER_SECRET_FILE")
-    assert "the cluster secret is missing: set TRIVET_CLUSTER_SECRET_FILE" in refusal(capsys)
+def test_a_service_without_peer_keys_refuses_to_start(environment, capsys) -> None:
+    """There are no default keys, and the cluster secret is not in their place."""
+    environment.delenv("TRIVET_PEER_KEYS_FILE")
+    assert "the peer keys are missing: set TRIVET_PEER_KEYS_FILE" in refusal(capsys)
+    environment.setenv("TRIVET_CLUSTER_SECRET", SECRET)
+    assert "the peer keys are missing: set TRIVET_PEER_KEYS_FILE" in refusal(capsys)
 
 
-def test_a_short_secret_is_refused(environment, capsys, tmp_path) -> None:
-    """One byte fewer than the least."""
-    (tmp_path / "secret").write_text(SECRET[:-1])
+def test_the_keys_of_another_role_are_refused(environment, capsys, tmp_path) -> None:
+    """A gateway's file at a storage node is somebody's mistake."""
+    (tmp_path / "keys").write_text(key_file(SECRET, Role.GATEWAY))
+    assert "the keys are those of a gateway; this is a storage" in refusal(capsys)
+
+
+def test_the_cluster_secret_is_taken_beside_the_keys_for_an_upgrade(environment, capsys) -> None:
+    """And one byte fewer than the least is refused."""
+    environment.setenv("TRIVET_CLUSTER_SECRET", SECRET)
+    settings = load_settings(PeerSettings)
+    assert settings.read_peer_keys().secret == KeyRing.parse(SECRET)
+    assert SECRET not in repr(settings)
+    environment.setenv("TRIVET_CLUSTER_SECRET", SECRET[:-1])
     assert "31 bytes; it needs at least 32" in refusal(capsys)
 
 
-def test_an_unreadable_secret_file_is_named(environment, capsys, tmp_path) -> None:
+def test_an_unreadable_file_of_keys_is_named(environment, capsys, tmp_path) -> None:
     """The sentence names setting and file."""
-    environment.setenv("TRIVET_CLUSTER_SECRET_FILE", str(tmp_path / "absent"))
+    environment.setenv("TRIVET_PEER_KEYS_FILE", str(tmp_path / "absent"))
     line = refusal(capsys)
-    assert "TRIVET_CLUSTER_SECRET_FILE" in line
+    assert "TRIVET_PEER_KEYS_FILE" in line
     assert "absent" in line
 
 
-def test_a_secret_given_twice_is_refused(environment, capsys) -> None:
-    """Which one is meant cannot be known."""
-    environment.setenv("TRIVET_CLUSTER_SECRET", "t" * 32)
+def test_keys_given_twice_are_refused(environment, capsys) -> None:
+    """Which are meant cannot be known."""
+    environment.setenv("TRIVET_PEER_KEYS", KEYS)
     assert "not both" in refusal(capsys)
 
 
@@ -115,7 +139,10 @@ def test_peers_are_a_comma_separated_list(environment) -> None:
     """Blanks and a final slash do not matter."""
     environment.setenv("TRIVET_CONSENSUS_URLS", "consensus-1=http://a:1/, consensus-2=https://b:2,")
     peers = load_settings(PeerSettings).consensus_urls
-    assert peers == [PeerAddress("consensus-1", "http://a:1"), PeerAddress("consensus-2", "https://b:2")]
+    assert peers == [
+        PeerAddress("consensus-1", "http://a:1", Role.CONSENSUS),
+        PeerAddress("consensus-2", "https://b:2", Role.CONSENSUS),
+    ]
 
 
 @pytest.mark.parametrize("value", ["http://a:1", "consensus-1=a:1", "consensus-1=ftp://a"])
@@ -156,4 +183,4 @@ def test_no_secret_is_none_and_not_an_empty_one() -> None:
 def test_an_empty_log_file_is_none(environment: pytest.MonkeyPatch, value: str, file: Path | None) -> None:
     """It was the folder that the service runs in, and the start ended in a traceback."""
     environment.setenv("TRIVET_LOG_FILE", value)
-    assert load_settings(ServiceSettings).log_file == file
+    assert load_settings(PeerSettings).log_file == file

@@ -26,6 +26,7 @@ from shared.errors import DiskFullError, OverloadedError, UnavailableError
 from shared.units import MIB
 from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
+from tests.callers import as_caller
 from tests.unit.storage.fake_tier import FakeTier
 
 EPOCH = 4
@@ -78,7 +79,7 @@ class Node:
             ),
         )
         app.include_router(build_router(self.store, list))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(as_caller(app), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")  # noqa: TID251 - in this process
 
     async def hold(self, number: int, start_index: int = 5, *, is_verified: bool = True) -> str:

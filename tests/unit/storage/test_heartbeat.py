@@ -23,8 +23,9 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
-MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}") for n in (1, 2, 3)]
+MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:820{n}", Role.CONSENSUS) for n in (1, 2, 3)]
 ADMITTED = HeartbeatResponse(is_admitted=True, cluster_id="test-cluster", epoch=3, fence=2, is_run_recorded=True)
 HEARTBEAT = Heartbeat(
     cluster_id="test-cluster",

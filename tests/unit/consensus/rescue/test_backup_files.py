@@ -26,14 +26,15 @@ from services.consensus.rescue.backup_files import (
     prove,
 )
 from services.consensus.rescue.new_cluster import TargetRefusedError, make_folder
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys, key_file
 from shared.contracts.cluster import ConsensusMember
+from shared.roles import Role
 from tests.synced import Synced
 from tests.unit.consensus.metadata.builders import Log, publish
 from tests.unit.consensus.rescue.test_survivors import log_of, member
 
 SECRET, OTHER = "s" * 32, "o" * 32
-KEYS = ClusterKeys.parse(SECRET)
+KEYS = derive_peer_keys(SECRET, Role.OPERATOR).private()
 NEW = (ConsensusMember(id="consensus-1", url="http://h1:1", peer_address="h1:2"),)
 TRIGGERS = """
     CREATE TRIGGER t1 AFTER UPDATE ON state BEGIN DELETE FROM files; END;
@@ -69,7 +70,7 @@ def test_a_backup_is_whole_and_sealed(backup: Path) -> None:
     """By the key that signs now, or one that is accepted beside it while the secret is rotated."""
     manifest = check_backup(backup, KEYS)
     assert (manifest.format_version, manifest.seal and manifest.seal.key_id) == (2, KEYS.signing.id)
-    assert check_backup(backup, ClusterKeys.parse(f"{OTHER}\n{SECRET}")) == manifest
+    assert check_backup(backup, derive_peer_keys(f"{OTHER}\n{SECRET}", Role.OPERATOR).private()) == manifest
 
 
 def test_triggers_in_a_backup_are_found_and_run_nowhere(backup: Path, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def seal_of(change: str, seal: dict[str, str]) -> dict[str, str] | None:
         "longer": {**seal, "mac": mac + "0"},
         "last digit": {**seal, "mac": mac[:63] + ("0" if mac[63] != "0" else "1")},
         "not ASCII": {**seal, "mac": "ä" * 64},
-        "another key": {**seal, "key_id": ClusterKeys.parse(OTHER).signing.id},
+        "another key": {**seal, "key_id": derive_peer_keys(OTHER, Role.OPERATOR).private().signing.id},
     }[change]
 
 
@@ -158,8 +159,8 @@ def test_a_seal_that_is_nearly_right_is_refused(backup: Path, change: str) -> No
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):
-    """Runs a command as an operator who has the secret; a refusal is a SystemExit."""
-    monkeypatch.setenv("TRIVET_CLUSTER_SECRET", SECRET)
+    """Runs a command as an operator who has the keys; a refusal is a SystemExit."""
+    monkeypatch.setenv("TRIVET_PEER_KEYS", key_file(SECRET, Role.OPERATOR))
 
     def call(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["rescue", *map(str, arguments)])
@@ -224,10 +225,10 @@ def test_of_two_backups_to_one_folder_the_later_one_is_refused_and_harms_nothing
 def test_a_backup_of_a_stopped_member_needs_the_secret_or_says_that_it_has_no_seal(tmp_path, run, monkeypatch, capsys):
     """When the secret is lost, a backup without a seal is better than none."""
     source = member(tmp_path, "consensus-2", log_of(9), applied=9)
-    monkeypatch.delenv("TRIVET_CLUSTER_SECRET")
+    monkeypatch.delenv("TRIVET_PEER_KEYS")
     with pytest.raises(SystemExit):
         run("backup", "--from", source, "--to", tmp_path / "backup")
-    assert "cluster secret is missing" in capsys.readouterr().err
+    assert "peer keys are missing" in capsys.readouterr().err
     run("backup", "--from", source, "--to", tmp_path / "backup", "--without-seal")
     assert check_backup(tmp_path / "backup", None).seal is None
     assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700

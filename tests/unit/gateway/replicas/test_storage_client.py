@@ -15,7 +15,7 @@ from services.gateway.ports import FileChunk
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.storage_client import StorageClient
 from shared.background_tasks import BackgroundTasks
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.chunk_batches import (
     BATCH_PATH,
     MAX_BATCHED_CHUNK_BYTES,
@@ -44,10 +44,12 @@ from shared.errors import (
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.http_connection import PeerAnswer
 from shared.peer_calls.request_signing import RequestVerifier
+from shared.roles import Role
 from shared.units import GIB
 from shared.web.service_app import create_app
+from tests.callers import anybody
 
-KEYS = ClusterKeys.parse("k" * 32)
+KEYS = derive_peer_keys("k" * 32, Role.GATEWAY)
 CHUNK = FileChunk.of(b"some bytes")
 
 
@@ -137,8 +139,10 @@ async def no_lifespan(app: FastAPI) -> AsyncIterator[None]:
 @pytest.mark.parametrize("wrong", [{"digest": "0" * 64}, {"size_bytes": 9}])
 async def test_an_acknowledgement_of_another_chunk_does_not_count(serve_app, wrong) -> None:
     """The node itself answers, and its answer is about other bytes."""
-    verifier = RequestVerifier(KEYS, "storage-1")
-    app = create_app(title="t", description="d", lifespan=no_lifespan, readiness=list, verifier=verifier)
+    verifier = RequestVerifier(derive_peer_keys("k" * 32, Role.STORAGE), "storage-1")
+    app = create_app(
+        title="t", description="d", lifespan=no_lifespan, readiness=list, verifier=verifier, callers=anybody
+    )
 
     @app.put("/v1/chunks/{digest}")
     async def put_chunk(digest: str) -> ChunkStored:

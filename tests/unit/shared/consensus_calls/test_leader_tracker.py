@@ -4,8 +4,9 @@ import pytest
 
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.peer_address import PeerAddress
+from shared.roles import Role
 
-MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:{8200 + n}") for n in (1, 2, 3)]
+MEMBERS = [PeerAddress(f"consensus-{n}", f"http://127.0.0.1:{8200 + n}", Role.CONSENSUS) for n in (1, 2, 3)]
 
 
 def test_suspected_members_come_last_and_only_until_the_suspicion_ends():

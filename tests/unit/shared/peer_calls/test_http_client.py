@@ -11,24 +11,35 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from blake3 import blake3
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
+from starlette.types import Message, Receive, Scope, Send
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import InitRequest, InitResponse
 from shared.errors import (
     ChunkNotFoundError,
+    OverloadedError,
     PeerAnswerInvalidError,
     PeerUnreachableError,
     SignatureRejectedError,
     TrivetError,
 )
 from shared.peer_address import PeerAddress
-from shared.peer_calls.http_client import PeerClient
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier, VerifiedRequest
+from shared.peer_calls.http_client import PeerClient, proved_by_name
+from shared.peer_calls.request_signing import (
+    BODY_DIGEST_HEADER,
+    AnswerFacts,
+    RequestVerifier,
+    SignedRequest,
+    VerifiedRequest,
+)
+from shared.roles import Role
 from shared.units import MIB
-from shared.web.service_app import create_app
+from shared.web.service_app import BODY_DIGEST, create_app
+from tests.callers import anybody
 
-KEYS = ClusterKeys.parse("k" * 32)
+KEYS = derive_peer_keys("k" * 32, Role.GATEWAY)
 
 
 Ask = Callable[[PeerClient, PeerAddress, str], Awaitable[object]]
@@ -50,6 +61,16 @@ async def no_lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
+class ProvedOtherwise(Response):
+    """As a chunk is sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def marked(message: Message) -> None:
+            await send({**message, BODY_DIGEST: ""} if message["type"] == "http.response.start" else message)
+
+        await super().__call__(scope, receive, marked)
+
+
 @pytest.fixture
 def peer(serve_app) -> PeerAddress:
     """A service with a few routes behind signatures."""
@@ -58,7 +79,8 @@ def peer(serve_app) -> PeerAddress:
         description="A test.",
         lifespan=no_lifespan,
         readiness=list,
-        verifier=RequestVerifier(KEYS, "storage-1"),
+        verifier=RequestVerifier(derive_peer_keys("k" * 32, Role.STORAGE), "storage-1"),
+        callers=anybody,
         max_body_bytes=8 * MIB,
     )
 
@@ -67,8 +89,17 @@ def peer(serve_app) -> PeerAddress:
         return Response(await request.body(), media_type="application/octet-stream")
 
     @app.get("/v1/model")
-    async def model() -> InitResponse:
+    async def model(response: Response) -> InitResponse:
+        response.headers["x-trivet-said"] = "7"
         return InitResponse(cluster_id="test-cluster", created=True)
+
+    @app.get("/v1/pieces")
+    async def pieces() -> Response:
+        return StreamingResponse(iter([b"one ", b"two ", b"three"]))
+
+    @app.get("/v1/chunk")
+    async def chunk() -> Response:
+        return ProvedOtherwise(b"a chunk")
 
     @app.get("/v1/model-of-tomorrow")
     async def model_of_tomorrow() -> dict[str, object]:
@@ -86,7 +117,7 @@ def peer(serve_app) -> PeerAddress:
     async def redirect() -> Response:
         return Response(status_code=307, headers={"location": "http://127.0.0.1:1/"})
 
-    return PeerAddress("storage-1", serve_app(app))
+    return PeerAddress("storage-1", serve_app(app), Role.STORAGE)
 
 
 async def test_a_first_call_learns_the_boot_id_and_succeeds(peer) -> None:
@@ -129,7 +160,7 @@ async def test_a_probe_of_readiness_is_authenticated_when_it_is_signed(peer, ask
     """The path is open to everybody; a caller of ours learns that it is the service that answers."""
     async with PeerClient(KEYS) as client:
         await client.request(peer, "GET", "/readyz", timeout_s=10)
-    async with PeerClient(ClusterKeys.parse("w" * 32)) as client:
+    async with PeerClient(derive_peer_keys("w" * 32, Role.GATEWAY)) as client:
         with pytest.raises(SignatureRejectedError):
             await client.request(peer, "GET", "/readyz", timeout_s=10)
 
@@ -146,7 +177,7 @@ async def test_an_answer_may_have_fields_that_this_version_does_not_know(peer) -
 @both_ways
 async def test_a_wrong_secret_is_refused_and_not_tried_for_ever(peer, ask: Ask) -> None:
     """One challenge, one more try, then the error."""
-    async with PeerClient(ClusterKeys.parse("w" * 32)) as client:
+    async with PeerClient(derive_peer_keys("w" * 32, Role.GATEWAY)) as client:
         with pytest.raises(SignatureRejectedError):
             await ask(client, peer, "/v1/model")
 
@@ -155,7 +186,7 @@ async def test_a_signature_for_another_id_is_refused(peer) -> None:
     """An address that moved to another node does not accept what was meant for the first."""
     async with PeerClient(KEYS) as client:
         with pytest.raises(SignatureRejectedError):
-            await client.request(PeerAddress("storage-2", peer.url), "GET", "/v1/model", timeout_s=10)
+            await client.request(PeerAddress("storage-2", peer.url, Role.STORAGE), "GET", "/v1/model", timeout_s=10)
 
 
 async def test_header_names_are_equal_in_any_case(peer) -> None:
@@ -173,7 +204,7 @@ async def test_a_refused_connection_is_definite(ask: Ask) -> None:
         port = closed.getsockname()[1]
     async with PeerClient(KEYS) as client:
         with pytest.raises(PeerUnreachableError) as caught:
-            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
     assert caught.value.definite
     assert caught.value.facts["peer"] == "storage-1"
 
@@ -191,7 +222,7 @@ async def test_a_refused_second_attempt_is_not_definite() -> None:
         writer.transport.abort()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    peer = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    peer = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Role.STORAGE)
     async with PeerClient(KEYS) as client:
         await client.request(peer, "DELETE", "/1", timeout_s=10, is_public=True)
         with pytest.raises(PeerUnreachableError) as caught:
@@ -218,7 +249,7 @@ async def test_silence_or_half_an_answer_is_not_definite(answer: bytes, is_close
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(PeerUnreachableError if answer == b"" else TrivetError) as caught:
-            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
         release.set()
     assert not caught.value.definite
 
@@ -283,19 +314,117 @@ async def test_whatever_a_stranger_answers_is_a_typed_failure_of_that_peer(answe
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises((PeerAnswerInvalidError, PeerUnreachableError)) as caught:
-            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}"), "/")
+            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
     assert not caught.value.definite
 
 
-async def test_an_answer_does_not_authenticate_another_request(peer) -> None:
-    """What a stranger recorded on the wire acknowledges nothing later."""
-    verified = VerifiedRequest(KEYS.signing, "a" * 64)
-    signer = RequestSigner(KEYS)
-    assert signer.is_answer_of_destination(f"mac={'a' * 64}", 201, verified.answer_mac(201))
-    assert not signer.is_answer_of_destination(f"mac={'b' * 64}", 201, verified.answer_mac(201))
-    assert not signer.is_answer_of_destination(f"mac={'a' * 64}", 200, verified.answer_mac(201))
-    for wrong in (None, "", verified.answer_mac(201)[:-1], verified.answer_mac(201) + "0"):
-        assert not signer.is_answer_of_destination(f"mac={'a' * 64}", 201, wrong)
+FACTS = AnswerFacts(201, blake3(b"an answer").hexdigest(), [("x-trivet-fence", "7"), ("x-trivet-members", "a,b")])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        FACTS._replace(status=200),
+        FACTS._replace(body_digest=blake3(b"another answer").hexdigest()),
+        FACTS._replace(body_digest=""),
+        FACTS._replace(headers=[("x-trivet-fence", "8"), ("x-trivet-members", "a,b")]),
+        FACTS._replace(headers=[("x-trivet-fence", "7")]),
+        FACTS._replace(headers=[*FACTS.headers, ("x-trivet-log-index", "1")]),
+    ],
+)
+def test_an_answer_is_authenticated_with_all_that_counts_in_it(other: AnswerFacts) -> None:
+    """Status, body and our own headers, whose order does not matter."""
+    key = derive_peer_keys("k" * 32, Role.STORAGE).accepted().signing
+    mac = VerifiedRequest(key, "a" * 64).answer_mac(FACTS)
+    sent = SignedRequest("", key, "a" * 64)
+    assert sent.is_answered_by(FACTS, mac)
+    assert sent.is_answered_by(FACTS._replace(headers=[*FACTS.headers][::-1]), mac)
+    assert not sent.is_answered_by(other, mac)
+    for wrong in (None, "", mac[:-1], mac + "0"):
+        assert not sent.is_answered_by(FACTS, wrong)
+
+
+def test_an_answer_does_not_authenticate_another_request() -> None:
+    """What a stranger recorded on the wire acknowledges nothing later, nor does another role's word."""
+    ring = derive_peer_keys("k" * 32, Role.STORAGE).accepted()
+    mac = VerifiedRequest(ring.keys[0], "a" * 64).answer_mac(FACTS)
+    assert not SignedRequest("", ring.keys[0], "b" * 64).is_answered_by(FACTS, mac)
+    assert not SignedRequest("", ring.keys[1], "a" * 64).is_answered_by(FACTS, mac)
+
+
+class Tampering:
+    """Stands between a client and the service at `port`, and changes what passes."""
+
+    def __init__(self, port: int, change: Callable[[bytes], bytes]) -> None:
+        self._port = port
+        self._change = change
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        back.write(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        writer.write(self._change(await there.read()))
+        writer.close()
+        back.close()
+
+
+_TAMPERED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a body": ("/v1/model", lambda answer: answer.replace(b"test-cluster", b"evil-cluster")),
+    "a header": ("/v1/model", lambda answer: answer.replace(b"x-trivet-said: 7", b"x-trivet-said: 8")),
+    "one header more": ("/v1/model", lambda answer: answer.replace(b"\r\n\r\n", b"\r\nx-trivet-fence: 1\r\n\r\n", 1)),
+    "a body in pieces": ("/v1/pieces", lambda answer: answer.replace(b"two", b"too")),
+    "a body that is said to be proved otherwise": ("/v1/chunk", lambda answer: answer.replace(b"chunk", b"thunk")),
+    "a refusal": ("/v1/missing", lambda answer: answer.replace(b"Not here.", b"Not there")),
+    "a success for a refusal": ("/v1/missing", lambda answer: answer.replace(b"404 Not Found", b"200 OK")),
+    "a refusal for a success": ("/v1/model", lambda answer: answer.replace(b"200 OK", b"404 Not Found")),
+}
+
+
+@pytest.mark.parametrize(("path", "change"), _TAMPERED.values(), ids=_TAMPERED.keys())
+async def test_an_answer_that_was_changed_on_its_way_is_none(peer, path: str, change: Callable[[bytes], bytes]) -> None:
+    """It is that peer's failure, and says nothing certain; unchanged it arrives."""
+    answers: list[bytes] = []
+
+    def record(answer: bytes) -> bytes:
+        answers.append(answer)
+        return answer if len(answers) == 1 else change(answer)
+
+    middle = Tampering(int(peer.url.rpartition(":")[2]), record)
+    async with await asyncio.start_server(middle.handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
+        await ask_for_bytes(client, peer, "/v1/model")  # learns the boot id
+        between = peer._replace(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with suppress(ChunkNotFoundError, PeerAnswerInvalidError if path == "/v1/chunk" else ChunkNotFoundError):
+            await ask_for_bytes(client, between, path)
+        with pytest.raises(PeerAnswerInvalidError) as caught:
+            await ask_for_bytes(client, between, path)
+    assert change(answers[1]) != answers[1]
+    assert not caught.value.definite
+
+
+async def test_a_chunk_is_not_hashed_for_its_answer(peer) -> None:
+    """The caller asked for it by its digest and compares that itself; whoever forgets to say so gets no bytes."""
+    async with PeerClient(KEYS) as client:
+        answer = await client.request(peer, "GET", "/v1/chunk", timeout_s=10, covered=proved_by_name)
+        assert answer.content == b"a chunk"
+        with pytest.raises(PeerAnswerInvalidError):
+            await client.request(peer, "GET", "/v1/chunk", timeout_s=10)
+
+
+@pytest.mark.parametrize("status", [401, 408, 413, 431, 500, 503])
+async def test_a_refusal_from_before_the_signature_is_believed_and_not_definite(status: int) -> None:
+    """A crowded port cannot authenticate its answer; another program could give the same one."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        problem = b'{"code": "overloaded", "detail": "Too many.", "definite": true}'
+        writer.write(whole(b"%d No" % status, b"content-type: application/problem+json", body=problem))
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(OverloadedError) as caught:
+            await ask_for_bytes(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
+    assert not caught.value.definite
 
 
 @both_ways
@@ -318,7 +447,7 @@ async def test_flipped_bits_are_a_typed_failure_or_do_not_matter(peer, ask: Ask)
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         await ask(client, peer, "/v1/model")  # learns the boot id
-        flipped = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        flipped = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Role.STORAGE)
         for _ in range(300):
             with suppress(TrivetError):
                 await ask(client, flipped, "/v1/model")

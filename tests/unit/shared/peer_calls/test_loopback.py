@@ -12,10 +12,11 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.loopback import is_loopback, send_unpaced
+from shared.roles import Role
 from shared.web.service_app import create_app
 
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
@@ -69,8 +70,10 @@ async def test_both_ends_of_a_call_over_the_loopback_send_unpaced(serve_app) -> 
     app = create_app(title="Test", description="A test.", lifespan=no_lifespan, readiness=list, verifier=None)
     url = serve_app(app)
     port = int(url.rpartition(":")[2])
-    async with PeerClient(ClusterKeys.parse("k" * 32)) as client:
-        answer = await client.request(PeerAddress("storage-1", url), "GET", "/healthz", timeout_s=10, is_public=True)
+    async with PeerClient(derive_peer_keys("k" * 32, Role.GATEWAY)) as client:
+        answer = await client.request(
+            PeerAddress("storage-1", url, Role.STORAGE), "GET", "/healthz", timeout_s=10, is_public=True
+        )
         with own_socket(local=port) as server_end, own_socket(remote=port) as client_end:
             found = algorithm_of(server_end), algorithm_of(client_end)
     assert answer.status_code == 200

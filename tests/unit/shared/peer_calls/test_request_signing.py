@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cluster_keys import ClusterKeys, SigningKey
-from shared.errors import SignatureRejectedError
+from shared.cluster_keys import PAIRS, ROLES_WITH_KEYS, KeyRing, PeerKeys, SigningKey, derive_peer_keys, key_file
+from shared.errors import ForbiddenError, SignatureRejectedError
+from shared.peer_address import PeerAddress
 from shared.peer_calls.request_signing import (
     _MAX_SENDERS,
     _WINDOW,
     EMPTY_BODY_DIGEST,
+    Challenge,
     RequestSigner,
     RequestVerifier,
     parse_challenge,
 )
+from shared.roles import Role
 
 OLD, NEW, FOREIGN = ("old-secret-" + "o" * 32, "new-secret-" + "n" * 32, "foreign-secret-" + "f" * 32)
 TARGET = "/v1/chunks/abc?x=%2F"
@@ -25,16 +30,23 @@ def pair(
     signing: str = OLD, verifying: str = OLD, destination: str = "storage-2"
 ) -> tuple[RequestSigner, RequestVerifier]:
     """A signer that knows the verifier's boot id."""
-    verifier = RequestVerifier(ClusterKeys.parse(verifying), "storage-2")
-    signer = RequestSigner(ClusterKeys.parse(signing))
-    signer.learn_boot(destination, verifier.boot_id)
+    verifier = RequestVerifier(derive_peer_keys(verifying, Role.STORAGE), "storage-2")
+    signer = RequestSigner(derive_peer_keys(signing, Role.GATEWAY))
+    signer.learn(destination, Challenge(verifier.boot_id, knows_pairs=True))
     return signer, verifier
+
+
+def signed(
+    signer: RequestSigner, method: str, target: str, destination: str, digest: str, receiver: Role = Role.STORAGE
+) -> str:
+    """The Authorization header of a request."""
+    return signer.sign(method, target, PeerAddress(destination, "", receiver), digest).authorization
 
 
 def test_a_signed_request_is_accepted_once_and_its_replay_is_refused() -> None:
     """The same header a second time is a replay."""
     signer, verifier = pair()
-    header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    header = signed(signer, "PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)
     with pytest.raises(SignatureRejectedError):
         verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)
@@ -51,7 +63,7 @@ def test_a_signed_request_is_accepted_once_and_its_replay_is_refused() -> None:
 def test_what_was_signed_cannot_be_changed(method: str, target: str, digest: str) -> None:
     """Method, raw target and body digest are all covered by the signature."""
     signer, verifier = pair()
-    header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    header = signed(signer, "PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     with pytest.raises(SignatureRejectedError):
         verifier.verify(method, target, header, digest)
     verifier.verify("PUT", TARGET, header, EMPTY_BODY_DIGEST)  # a forgery does not use up the nonce
@@ -102,15 +114,106 @@ def test_a_header_without_a_mac_is_refused() -> None:
 def header_with_a_letter_in_its_mac(signer: RequestSigner) -> str:
     """A signed header whose MAC has a letter in it, so that capitals differ; nearly every one has."""
     while True:
-        header = signer.authorization("PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+        header = signed(signer, "PUT", TARGET, "storage-2", EMPTY_BODY_DIGEST)
         if not split_mac(header)[1].isdecimal():
             return header
+
+
+CALLS = [
+    (sender, receiver) for sender, receiver in PAIRS if sender is not Role.OPERATOR or receiver is not Role.OPERATOR
+]
+
+
+@given(st.sampled_from(CALLS), st.sampled_from(ROLES_WITH_KEYS))
+def test_a_request_signed_for_one_pair_is_refused_by_every_other_role(pair: tuple[Role, Role], other: Role) -> None:
+    """The receiver takes it, and knows by the key who sent it."""
+    sender, receiver = pair
+    signer = RequestSigner(derive_peer_keys(OLD, sender))
+    verifier = RequestVerifier(derive_peer_keys(OLD, other), "node-1")
+    signer.learn("node-1", Challenge(verifier.boot_id, knows_pairs=True))
+    header = signer.sign("GET", TARGET, PeerAddress("node-1", "", receiver), EMPTY_BODY_DIGEST).authorization
+    if other is receiver:
+        assert verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST).caller is sender
+    else:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+
+
+@pytest.mark.parametrize("thief", ROLES_WITH_KEYS)
+def test_what_a_role_has_proves_that_role_and_no_other(thief: Role) -> None:
+    """With every key of its file, presented as any sender's: the receiver takes it for what it is, or refuses it."""
+    stolen = {key for ring in derive_peer_keys(OLD, thief).pairs.values() for key in ring.keys}
+    for receiver in set(ROLES_WITH_KEYS) - {thief}:
+        verifier = RequestVerifier(derive_peer_keys(OLD, receiver), "node-1")
+        proved = set()
+        for key in stolen:
+            forger = RequestSigner(PeerKeys(Role.GATEWAY, {(Role.GATEWAY, receiver): KeyRing((key,))}))
+            forger.learn("node-1", Challenge(verifier.boot_id, knows_pairs=True))
+            header = signed(forger, "POST", "/v1/proposals", "node-1", "d", receiver)
+            with suppress(SignatureRejectedError):
+                proved.add(verifier.verify("POST", "/v1/proposals", header, "d").caller)
+        assert proved == ({thief} if (thief, receiver) in PAIRS else set()), receiver
+
+
+def test_a_storage_node_cannot_sign_a_proposal_of_a_gateway() -> None:
+    """Not even with the key that gateways prove themselves to it by."""
+    stolen = derive_peer_keys(OLD, Role.STORAGE).pairs[Role.GATEWAY, Role.STORAGE]
+    forger = RequestSigner(PeerKeys(Role.GATEWAY, {(Role.GATEWAY, Role.CONSENSUS): stolen}))
+    verifier = RequestVerifier(derive_peer_keys(OLD, Role.CONSENSUS), "consensus-1")
+    forger.learn("consensus-1", Challenge(verifier.boot_id, knows_pairs=True))
+    header = signed(forger, "POST", "/v1/proposals", "consensus-1", "d", Role.CONSENSUS)
+    with pytest.raises(SignatureRejectedError, match="a key that this service does not have"):
+        verifier.verify("POST", "/v1/proposals", header, "d")
+
+
+def test_a_process_signs_nothing_for_a_role_that_it_never_calls() -> None:
+    """There is no key; a clock calls nobody."""
+    signer = RequestSigner(derive_peer_keys(OLD, Role.CLOCK))
+    with pytest.raises(ForbiddenError, match="A clock has no key for calls to a consensus"):
+        signed(signer, "POST", "/v1/proposals", "consensus-1", "d", Role.CONSENSUS)
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+@pytest.mark.parametrize("challenge", ["pairs", "0.2.0"])
+def test_a_process_of_an_upgrade_signs_with_what_the_other_side_knows(challenge: str, *, has_secret: bool) -> None:
+    """Version 0.2.0 says nothing of pairs in its 401, and gets the cluster secret from those that have it; nobody else does."""
+    keys = PeerKeys.parse(key_file(OLD, Role.GATEWAY), KeyRing.parse(OLD) if has_secret else None)
+    signer = RequestSigner(keys)
+    assert signed(signer, "GET", TARGET, "storage-2", "").startswith(f"Trivet-HMAC key={pair_key().id},boot=unknown")
+    says = ', keys="pairs"' if challenge == "pairs" else ""
+    learnt = parse_challenge(f'Trivet-HMAC destination="storage-2", boot="{"0" * 16}"{says}')
+    assert learnt is not None
+    signer.learn("storage-2", learnt)
+    expected = KeyRing.parse(OLD).signing if has_secret and challenge == "0.2.0" else pair_key()
+    assert f"key={expected.id}," in signed(signer, "GET", TARGET, "storage-2", "")
+
+
+def pair_key() -> SigningKey:
+    """Of gateways to storage nodes."""
+    return derive_peer_keys(OLD, Role.GATEWAY).pairs[Role.GATEWAY, Role.STORAGE].signing
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+def test_a_request_of_0_2_0_is_accepted_by_those_that_have_the_secret(*, has_secret: bool) -> None:
+    """It is signed with the secret itself, and its sender may be anybody."""
+    verifier = RequestVerifier(
+        PeerKeys.parse(key_file(OLD, Role.STORAGE), KeyRing.parse(OLD) if has_secret else None), "storage-2"
+    )
+    # As version 0.2.0 signs.
+    old = RequestSigner(PeerKeys(Role.ANY, {}, KeyRing.parse(OLD)))
+    old.learn("storage-2", Challenge(verifier.boot_id, knows_pairs=False))
+    header = signed(old, "GET", TARGET, "storage-2", "")
+    if has_secret:
+        assert verifier.verify("GET", TARGET, header, "").caller is Role.ANY
+    else:
+        with pytest.raises(SignatureRejectedError):
+            verifier.verify("GET", TARGET, header, "")
 
 
 def test_a_request_for_another_destination_is_refused() -> None:
     """What was signed for storage-1 is worth nothing at storage-2."""
     signer, verifier = pair(destination="storage-1")
-    header = signer.authorization("GET", TARGET, "storage-1", EMPTY_BODY_DIGEST)
+    header = signed(signer, "GET", TARGET, "storage-1", EMPTY_BODY_DIGEST)
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
 
@@ -118,15 +221,15 @@ def test_a_request_for_another_destination_is_refused() -> None:
 def test_a_request_from_before_a_restart_is_refused_and_the_challenge_says_how_to_sign_anew() -> None:
     """A recorded request is worthless after a restart; the 401 names the new boot."""
     signer, before = pair()
-    header = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
-    after = RequestVerifier(ClusterKeys.parse(OLD), "storage-2")
+    header = signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    after = RequestVerifier(derive_peer_keys(OLD, Role.STORAGE), "storage-2")
     assert before.boot_id != after.boot_id
     with pytest.raises(SignatureRejectedError):
         after.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
-    boot = parse_challenge(after.challenge())
-    assert boot is not None
-    signer.learn_boot("storage-2", boot)
-    after.verify("GET", TARGET, signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
+    challenge = parse_challenge(after.challenge())
+    assert challenge == Challenge(after.boot_id, knows_pairs=True)
+    signer.learn("storage-2", challenge)
+    after.verify("GET", TARGET, signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +245,7 @@ def test_a_request_from_before_a_restart_is_refused_and_the_challenge_says_how_t
 def test_two_keys_let_the_secret_be_rotated(signing: str, verifying: str, is_accepted: bool) -> None:
     """Every step of old -> old+new -> new+old -> new is accepted; a foreign secret never is."""
     signer, verifier = pair(signing, verifying)
-    header = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    header = signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     if is_accepted:
         verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
     else:
@@ -154,7 +257,7 @@ def test_two_keys_let_the_secret_be_rotated(signing: str, verifying: str, is_acc
 def test_requests_may_overtake_each_other(order: list[int]) -> None:
     """Parallel connections deliver out of order; each arrival is accepted once, whatever the order."""
     signer, verifier = pair()
-    headers = [signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST) for _ in order]
+    headers = [signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST) for _ in order]
     for index in order:
         verifier.verify("GET", TARGET, headers[index], EMPTY_BODY_DIGEST)
     for header in headers:
@@ -166,10 +269,10 @@ def test_requests_may_overtake_each_other(order: list[int]) -> None:
 def test_the_replay_window_has_an_exact_edge(overtaken_by: int, is_accepted: bool) -> None:
     """A request overtaken by as many others as the window holds is refused, one fewer is not."""
     signer, verifier = pair()
-    late = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    late = signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     for _ in range(overtaken_by - 1):
-        signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)  # signed, lost on the way
-    newest = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+        signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)  # signed, lost on the way
+    newest = signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     verifier.verify("GET", TARGET, newest, EMPTY_BODY_DIGEST)
     if is_accepted:
         verifier.verify("GET", TARGET, late, EMPTY_BODY_DIGEST)
@@ -181,17 +284,17 @@ def test_the_replay_window_has_an_exact_edge(overtaken_by: int, is_accepted: boo
 def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_replays_in() -> None:
     """Memory is bounded, and forgetting a sender never makes its old requests good again."""
     signer, verifier = pair()
-    recorded = signer.authorization("GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
+    recorded = signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST)
     verifier.verify("GET", TARGET, recorded, EMPTY_BODY_DIGEST)
     boot = verifier.boot_id
     for _ in range(_MAX_SENDERS - 1):
-        other = RequestSigner(ClusterKeys.parse(OLD))
-        other.learn_boot("storage-2", boot)
-        verifier.verify("GET", TARGET, other.authorization("GET", TARGET, "storage-2", ""), "")
-    one_too_many = RequestSigner(ClusterKeys.parse(OLD))
-    one_too_many.learn_boot("storage-2", boot)
+        other = RequestSigner(derive_peer_keys(OLD, Role.GATEWAY))
+        other.learn("storage-2", Challenge(boot, knows_pairs=True))
+        verifier.verify("GET", TARGET, signed(other, "GET", TARGET, "storage-2", ""), "")
+    one_too_many = RequestSigner(derive_peer_keys(OLD, Role.GATEWAY))
+    one_too_many.learn("storage-2", Challenge(boot, knows_pairs=True))
     with pytest.raises(SignatureRejectedError):
-        verifier.verify("GET", TARGET, one_too_many.authorization("GET", TARGET, "storage-2", ""), "")
+        verifier.verify("GET", TARGET, signed(one_too_many, "GET", TARGET, "storage-2", ""), "")
     assert verifier.boot_id != boot
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, recorded, EMPTY_BODY_DIGEST)
@@ -201,13 +304,15 @@ def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_rep
 def test_no_header_is_accepted_by_chance_and_none_breaks_the_verifier(header: str | None) -> None:
     """Whatever stands in Authorization, the answer is a refusal and never another error."""
     with pytest.raises(SignatureRejectedError):
-        RequestVerifier(ClusterKeys.parse(OLD), "storage-2").verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
+        RequestVerifier(derive_peer_keys(OLD, Role.STORAGE), "storage-2").verify(
+            "GET", TARGET, header, EMPTY_BODY_DIGEST
+        )
 
 
 def test_a_signature_that_is_not_ascii_is_refused_and_not_an_error() -> None:
     """Headers are bytes from anybody; knowing a key's public id must not be enough to cause a 500."""
     signer, verifier = pair()
-    header = signer.authorization("GET", TARGET, "storage-2", "")
+    header = signed(signer, "GET", TARGET, "storage-2", "")
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, header.replace("mac=", "mac=é"), "")
 
@@ -216,7 +321,7 @@ def test_a_signature_that_is_not_ascii_is_refused_and_not_an_error() -> None:
 def test_a_long_header_is_not_taken_apart(length: int, *, is_accepted: bool) -> None:
     """Whoever is not authenticated yet costs little; fields that mean nothing are ignored up to the edge."""
     signer, verifier = pair()
-    scheme, _, rest = signer.authorization("GET", TARGET, "storage-2", "").partition(" ")
+    scheme, _, rest = signed(signer, "GET", TARGET, "storage-2", "").partition(" ")
     header = f"{scheme} {rest},x=".ljust(len(scheme) + 1 + length, "a")
     if is_accepted:
         verifier.verify("GET", TARGET, header, "")
@@ -230,7 +335,7 @@ def test_a_nonce_that_is_no_small_number_is_refused(nonce_counter: str) -> None:
     """Even when it is signed with the right key: a broken sender must not become an exception of ours."""
     signer, verifier = pair()
     signer._counter = iter([nonce_counter])  # type: ignore[assignment]
-    header = signer.authorization("GET", TARGET, "storage-2", "")
+    header = signed(signer, "GET", TARGET, "storage-2", "")
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, header, "")
 
@@ -239,12 +344,12 @@ def test_a_nonce_that_is_no_small_number_is_refused(nonce_counter: str) -> None:
 def test_a_weak_or_missing_secret_is_refused(text: str) -> None:
     """There is no default secret, and no line of it may be short."""
     with pytest.raises(ValueError, match="cluster secret"):
-        ClusterKeys.parse(text)
+        KeyRing.parse(text)
 
 
 def test_a_secret_of_the_shortest_permitted_length_is_taken() -> None:
     """The other side of the edge."""
-    assert ClusterKeys.parse("x" * 32).signing.secret == b"x" * 32
+    assert KeyRing.parse("x" * 32).signing.secret == b"x" * 32
 
 
 def test_a_key_does_not_print_its_secret() -> None:
@@ -252,17 +357,15 @@ def test_a_key_does_not_print_its_secret() -> None:
     key = SigningKey.from_secret(OLD)
     assert OLD not in repr(key)
     assert key.id in repr(key)
-    assert OLD not in repr(ClusterKeys.parse(OLD))
+    assert OLD not in repr(KeyRing.parse(OLD))
 
 
 def test_a_secret_that_the_receiver_does_not_have_is_told_from_no_secret() -> None:
     """In a rotation in the wrong order the sentence names the order; a stranger without a signature learns nothing of it."""
-    receiver = RequestVerifier(ClusterKeys.parse("old " * 10), "storage-1")
-    sender = RequestSigner(ClusterKeys.parse("new " * 10 + "\n" + "old " * 10))
-    with pytest.raises(
-        SignatureRejectedError, match="every service must accept the new secret before any signs with it"
-    ):
-        receiver.verify("GET", "/v1/x", sender.authorization("GET", "/v1/x", "storage-1", "d"), "d")
+    receiver = RequestVerifier(derive_peer_keys("old " * 10, Role.STORAGE), "storage-1")
+    sender = RequestSigner(derive_peer_keys("new " * 10 + "\n" + "old " * 10, Role.GATEWAY))
+    with pytest.raises(SignatureRejectedError, match="it signs with a new key before every service accepts that"):
+        receiver.verify("GET", "/v1/x", signed(sender, "GET", "/v1/x", "storage-1", "d"), "d")
     for nothing in (None, "", "Bearer x", "Trivet-HMAC"):
-        with pytest.raises(SignatureRejectedError, match="with the cluster secret only"):
+        with pytest.raises(SignatureRejectedError, match="with a key of this cluster only"):
             receiver.verify("GET", "/v1/x", nothing, "d")

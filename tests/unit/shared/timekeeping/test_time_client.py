@@ -12,20 +12,22 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.time import ClockState, Leap, SourceCounts, Stamp, TimeReport
 from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.peer_calls.request_signing import RequestVerifier
+from shared.roles import Role
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.hybrid_logical_clock import Reception, hlc_from_ns
 from shared.timekeeping.time_client import TimeClient
 from shared.web.service_app import create_app
+from tests.callers import anybody
 from tests.waiting import wait_until
 
-KEYS = ClusterKeys.parse("k" * 40)
+KEYS = derive_peer_keys("k" * 40, Role.GATEWAY)
 SECOND_NS = 1_000_000_000
-NOBODY = PeerAddress("clock-0", "http://127.0.0.1:9")
+NOBODY = PeerAddress("clock-0", "http://127.0.0.1:9", Role.CLOCK)
 
 
 class Host:
@@ -58,8 +60,10 @@ class Service:
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             yield
 
-        verifier = RequestVerifier(KEYS, self.name)
-        app = create_app(title="t", description="d", lifespan=lifespan, readiness=list, verifier=verifier)
+        verifier = RequestVerifier(derive_peer_keys("k" * 40, Role.CLOCK), self.name)
+        app = create_app(
+            title="t", description="d", lifespan=lifespan, readiness=list, verifier=verifier, callers=anybody
+        )
 
         @app.get("/v1/time")
         async def get_time() -> TimeReport:
@@ -104,7 +108,7 @@ async def test_stamps_carry_the_interval_of_the_service_and_contain_true_time(se
     """Once a service was heard, every stamp is an interval around the service's time."""
     service = Service("clock-1")
     url = serve_app(service.app())
-    async with running(PeerAddress("clock-1", url)) as client:
+    async with running(PeerAddress("clock-1", url, Role.CLOCK)) as client:
         await wait_until(lambda: client.stamp().state is ClockState.SYNCED)
         for _ in range(200):
             before_ns = SystemHostClock().wall_ns()
@@ -119,7 +123,7 @@ async def test_a_dead_service_costs_nothing_while_another_lives(serve_app) -> No
     """Any of the services will do; the dead one is asked last from then on."""
     service = Service("clock-2")
     url = serve_app(service.app())
-    async with running(NOBODY, PeerAddress("clock-2", url)) as client:
+    async with running(NOBODY, PeerAddress("clock-2", url, Role.CLOCK)) as client:
         await wait_until(lambda: client.stamp().state is ClockState.SYNCED)
         before = service.answers
         await wait_until(lambda: service.answers > before + 2)
@@ -130,7 +134,7 @@ async def test_a_service_without_an_interval_is_passed_over_for_one_that_has_it(
     """LOGICAL from the first, SYNCED from the second: SYNCED it is."""
     logical, synced = Service("clock-1"), Service("clock-2")
     logical.error_ns = None
-    peers = [PeerAddress(each.name, serve_app(each.app())) for each in (logical, synced)]
+    peers = [PeerAddress(each.name, serve_app(each.app()), Role.CLOCK) for each in (logical, synced)]
     async with running(*peers) as client:
         await wait_until(lambda: client.stamp().state is ClockState.SYNCED)
 
@@ -143,7 +147,7 @@ async def test_a_service_that_talks_nonsense_is_no_service(serve_app) -> None:
     async def get_time() -> dict[str, str]:
         return {"time": "late"}
 
-    async with running(PeerAddress("clock-1", serve_app(app))) as client:
+    async with running(PeerAddress("clock-1", serve_app(app), Role.CLOCK)) as client:
         await wait_until(lambda: client.statistics().failed_polls > 1)
         assert client.stamp().state is ClockState.INIT
 
@@ -166,7 +170,7 @@ async def test_stamps_grow_under_a_strobing_wall_clock_and_never_lie(serve_app) 
     host = Host()
     service = Service("clock-1")
     url = serve_app(service.app())
-    async with running(PeerAddress("clock-1", url), host=host) as client:
+    async with running(PeerAddress("clock-1", url, Role.CLOCK), host=host) as client:
         last = 0
         states = set()
         for step in range(300):
@@ -204,7 +208,7 @@ async def test_a_peer_too_far_ahead_is_counted_while_time_is_verified_and_follow
     """The 500 ms rule holds in SYNCED only, for in LOGICAL nobody can be blamed."""
     service = Service("clock-1")
     url = serve_app(service.app())
-    async with running(PeerAddress("clock-1", url)) as client:
+    async with running(PeerAddress("clock-1", url, Role.CLOCK)) as client:
         await wait_until(lambda: client.stamp().state is ClockState.SYNCED)
         ahead = hlc_from_ns(SystemHostClock().wall_ns() + 600 * SECOND_NS)
         assert client.receive(ahead) is Reception.REJECTED
@@ -220,7 +224,7 @@ async def test_the_restart_lead_that_a_service_announces_is_followed(serve_app) 
     service = Service("clock-1")
     service.hlc_ahead_ns, service.hlc_lead_ns = 2_900_000_000, 3_000_000_000
     url = serve_app(service.app())
-    async with running(PeerAddress("clock-1", url)) as client:
+    async with running(PeerAddress("clock-1", url, Role.CLOCK)) as client:
         await wait_until(lambda: service.answers > 5)
         assert client.statistics().hlc_rejected == 0
         assert client.statistics().hlc_lead_ns > 2 * SECOND_NS

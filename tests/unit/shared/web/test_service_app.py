@@ -14,13 +14,16 @@ from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from pydantic import BaseModel
 
-from shared.cluster_keys import ClusterKeys
+from shared.cluster_keys import derive_peer_keys
 from shared.errors import QuorumNotReachedError
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier
+from shared.peer_address import PeerAddress
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, Challenge, RequestSigner, RequestVerifier
+from shared.roles import Role
 from shared.web.operations import add_operations
 from shared.web.service_app import ServiceApp, create_app
+from tests.callers import anybody
 
-KEYS = ClusterKeys.parse("k" * 32)
+KEYS = derive_peer_keys("k" * 32, Role.GATEWAY)
 LIMIT_BYTES = 1000
 
 
@@ -42,7 +45,8 @@ def make_app(reasons: list[str], *, is_internal: bool) -> ServiceApp:
         description="A test.",
         lifespan=no_lifespan,
         readiness=lambda: reasons,
-        verifier=RequestVerifier(KEYS, "test-1") if is_internal else None,
+        verifier=RequestVerifier(derive_peer_keys("k" * 32, Role.STORAGE), "test-1") if is_internal else None,
+        callers=anybody,
         max_body_bytes=LIMIT_BYTES,
     )
 
@@ -86,10 +90,10 @@ def signed(
     signer = RequestSigner(KEYS)
     digest = blake3(content).hexdigest() if digest is None else digest
     with httpx.Client(trust_env=False, timeout=30) as client:
-        boot = re.search('boot="(.*)"', client.get(url + "/v1/x").headers["www-authenticate"])
+        boot = re.search('boot="([0-9a-f]*)"', client.get(url + "/v1/x").headers["www-authenticate"])
         assert boot is not None
-        signer.learn_boot("test-1", boot[1])
-        authorization = signer.authorization(method, path, "test-1", digest)
+        signer.learn("test-1", Challenge(boot[1], knows_pairs=True))
+        authorization = signer.sign(method, path, PeerAddress("test-1", url, Role.STORAGE), digest).authorization
         return client.request(
             method,
             url + path,
