@@ -47,6 +47,7 @@ from tests.simulation.garbage.scenarios import (
     copied_part_of_a_deleted_file,
     file_of_two_parts,
     part_on_too_few_nodes,
+    pieces_after_a_restore,
     pull_before_an_old_condemnation,
     read_after_a_lost_disk,
     refused_part,
@@ -378,6 +379,12 @@ BUGS: Final = (
         "the gateway does not look at the cluster's id in answers",
         _cache_of_another_cluster,
         restore_at_the_same_addresses,
+    ),
+    PlantedBug(
+        "pages of another cluster used after a restore",
+        "as the one before, for what a gateway knows of pieces",
+        _cache_of_another_cluster,
+        pieces_after_a_restore,
     ),
     PlantedBug(
         "doomed manifest reused",

@@ -103,24 +103,26 @@ class Stage:
         command = BeginUpload(bucket=BUCKET, key=key, nonce=nonce, content_type="", lifetime_s=10_000, stamp=STAMP)
         return UploadHandle(int(self.world.propose(command)["upload"]), nonce)
 
-    def begin_part(self, handle: UploadHandle, *, copies: int, number: int = 1, digest: str = "") -> None:
+    def begin_part(
+        self, handle: UploadHandle, *, copies: int, number: int = 1, digest: str = "", gateway: int = 0
+    ) -> None:
         """Let a part of the chunk, or of `digest`, be under way."""
         self.world.draw_copies = lambda: copies  # type: ignore[method-assign]
-        writer = self.world.gateways[0]
+        writer = self.world.gateways[gateway]
         steps = writer.put_part(handle, number, [digest or self.digest], keeps_bytes=True)
         self.world.kernel.spawn(writer.party, steps)
 
-    def upload_parts(self) -> None:
+    def upload_parts(self, *, digest: str = "", gateway: int = 0) -> None:
         """Store the file as one of a single part."""
         handle = self.begin_parts()
-        self.begin_part(handle, copies=3)
+        self.begin_part(handle, copies=3, digest=digest, gateway=gateway)
         self.idle()
-        self.complete(handle)
+        self.complete(handle, gateway=gateway)
 
-    def complete(self, handle: UploadHandle) -> None:
+    def complete(self, handle: UploadHandle, *, gateway: int = 0) -> None:
         """Make a file of all that there is."""
-        gateway = self.world.gateways[0]
-        self.world.kernel.spawn(gateway.party, gateway.complete(handle, is_whole=True))
+        client = self.world.gateways[gateway]
+        self.world.kernel.spawn(client.party, client.complete(handle, is_whole=True))
         self.idle()
 
     def hold_at_log(self) -> list[Any]:
@@ -413,6 +415,22 @@ def restore_at_the_same_addresses(stage: Stage) -> None:
     while stage.world.log.index < version - 1:
         stage.world.pass_time(0)
     stage.upload(copies=3, gateway=1, is_small=True)
+    assert stage.version == version
+    stage.read()
+
+
+def pieces_after_a_restore(stage: Stage) -> None:
+    """The same of a file of parts, of which a gateway knows pages."""
+    backup = stage.back_up()
+    while stage.world.log.index < backup.entries + 100:
+        stage.world.pass_time(0)
+    stage.upload_parts(digest=_OTHER_DIGEST)
+    stage.read()
+    version = stage.version
+    stage.restore(backup)
+    while stage.world.log.index < version - 3:
+        stage.world.pass_time(0)
+    stage.upload_parts(gateway=1)
     assert stage.version == version
     stage.read()
 
