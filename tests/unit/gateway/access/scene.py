@@ -13,12 +13,14 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from services.gateway.access.sealing import Sealer
+from services.gateway.access_log import AccessLog
 from services.gateway.main import Gateway, assemble, build_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.access import Action, CreateIdentity, CreateKey, InitAccess, Scope, UpdateIdentity, UpdateKey
+from shared.timekeeping.host_clock import SystemHostClock
 from shared.web.service_app import ServiceApp
 from tests.unit.gateway.conftest import NODES, make_settings
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
@@ -51,17 +53,31 @@ class SharedGateway(Gateway):
     def __init__(self, settings: GatewaySettings, scene: Scene) -> None:
         super().__init__(settings)
         self._scene = scene
+        self.written: list[str] = []
+        """What it wrote on standard output, once it has ended."""
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
-        async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
+        settings = self._settings
+        log = AccessLog(
+            self.written.append,
+            SystemHostClock(),
+            boot_id="b" * 32,
+            gateway_id=settings.node_id,
+            writes=settings.audit_reads,
+        )
+        async with AsyncExitStack() as stack:
+            stack.enter_context(log)
+            tasks = await stack.enter_async_context(BackgroundTasks())
+            repair_tasks = await stack.enter_async_context(BackgroundTasks(MAX_REPAIR_TASKS))
             self._services, self._watch, self.metrics = assemble(
-                self._settings,
+                settings,
                 self._scene.metadata,
                 self._scene.nodes,
                 self._scene.clock,
                 tasks=tasks,
                 repair_tasks=repair_tasks,
+                access_log=log,
             )
             await self._watch.check()
             app.state.is_started = True
