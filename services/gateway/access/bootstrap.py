@@ -1,0 +1,112 @@
+"""Makes the first root key of a cluster, from a file that whoever runs it has made: there is no default one, ever.
+
+Every gateway does this at its start, and any number of them at once: the realm is the first that was named, the identity's id
+follows from the realm, and a key is made while no root identity has one. Afterwards the file counts no more: to lose it is to
+lose that key, not the cluster (docs/security.md).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import structlog
+from blake3 import blake3
+
+from services.gateway.access.sealing import SECRET_MAX, SECRET_MIN, Sealer
+from services.gateway.ports import Metadata
+from shared.contracts.access import (
+    AccessChanges,
+    CreateIdentity,
+    CreateKey,
+    InitAccess,
+    ListAccessChanges,
+)
+from shared.contracts.time import TimeSource
+from shared.errors import IdentityExistsError, KeyExistsError, KeySlotTakenError
+
+logger = structlog.get_logger(__name__)
+
+ROOT_NAME: Final = "root"
+_ROOT_CONTEXT: Final = "trivet 2026 root identity"
+_LINE: Final = re.compile(rf"(TV[A-Z0-9]{{18}})\.([\x21-\x7e]{{{SECRET_MIN},{SECRET_MAX}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainKey:
+    """An access key as a file holds it: one line, `id.secret`."""
+
+    id: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError, which shows nothing of `text`."""
+        found = _LINE.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(
+                "an access key is one line, id.secret: TV and 18 of A-Z 0-9, a dot, and "
+                f"{SECRET_MIN}-{SECRET_MAX} visible ASCII characters"
+            )
+        return cls(*found.groups())
+
+    def line(self) -> str:
+        """For a file, and for `Authorization: Bearer`."""
+        return f"{self.id}.{self.secret}"
+
+
+def root_identity(realm: str) -> str:
+    """The id of the identity that is made first."""
+    return blake3(realm.encode(), derive_key_context=_ROOT_CONTEXT).hexdigest()
+
+
+async def init_access(metadata: Metadata, clock: TimeSource) -> str:
+    """The realm of the cluster; named now, if it had no name.
+
+    Raises:
+        TrivetError: as `Metadata.propose`; UpgradeUnfinishedError while a member does not know what an identity is.
+    """
+    outcome = await metadata.propose(InitAccess(realm=secrets.token_hex(16), stamp=clock.stamp()))
+    return outcome.result.realm
+
+
+async def ensure_root_key(metadata: Metadata, clock: TimeSource, sealer: Sealer, root: PlainKey) -> bool:
+    """Make `root` the first key of the cluster's root, unless a root has one; whether it was made now.
+
+    Raises:
+        TrivetError: as `init_access`; what was done so far stays, and doing it again goes on from there.
+    """
+    realm = await init_access(metadata, clock)
+    if await has_root_key(metadata):
+        return False
+    identity = root_identity(realm)
+    try:
+        await metadata.propose(CreateIdentity(identity=identity, name=ROOT_NAME, is_root=True, stamp=clock.stamp()))
+    except IdentityExistsError:
+        logger.info("the root identity is there and has no key yet")
+    sealed = sealer.seal(realm, root.id, 0, root.secret)
+    try:
+        await metadata.propose(CreateKey(key=root.id, identity=identity, slot=0, secret=sealed, stamp=clock.stamp()))
+    except (KeyExistsError, KeySlotTakenError):
+        return False  # another gateway was faster
+    logger.info("the first root key was made", key=root.id)
+    return True
+
+
+async def has_root_key(metadata: Metadata) -> bool:
+    """Whether a root identity has a key, be it one that is disabled or expired."""
+    roots: set[str] = set()
+    owners: set[str] = set()
+    after, is_continued = 0, False
+    while True:
+        page: AccessChanges
+        page, _ = await metadata.read(ListAccessChanges(after=after, is_continued=is_continued))
+        roots |= {identity.id for identity in page.identities if identity.is_root}
+        owners |= {key.identity for key in page.keys}
+        if not roots.isdisjoint(owners):
+            return True
+        if page.next_after is None:
+            return False
+        after, is_continued = page.next_after, True
