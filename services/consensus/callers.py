@@ -13,8 +13,11 @@ from shared.contracts.access import (
     CreateKey,
     DeleteIdentity,
     DeleteKey,
+    GetIdentity,
+    GetKey,
     InitAccess,
     ListAccessChanges,
+    ListIdentities,
     RecordKeyUse,
     UpdateIdentity,
     UpdateKey,
@@ -151,6 +154,9 @@ ASKERS: Final[Mapping[type[Query[Any]], frozenset[Role]]] = {
     GetUpload: _GATEWAY,
     ListUploads: _GATEWAY,
     ListAccessChanges: _GATEWAY,
+    GetIdentity: _GATEWAY,
+    GetKey: _GATEWAY,
+    ListIdentities: _GATEWAY,
     ListAudit: _GATEWAY,
 }
 

@@ -268,3 +268,49 @@ class ListAccessChanges(Query[AccessChanges]):
     after: LogIndex = 0
     is_continued: bool = False
     limit: int = Field(default=ACCESS_PAGE_MAX, ge=1, le=ACCESS_PAGE_MAX)
+
+
+class IdentityAnswer(WireModel):
+    """`identity` is None when there is none of that id. `keys`: its own, by id. `realm`: None before InitAccess."""
+
+    kind: Literal["identity"] = "identity"
+    identity: Identity | None
+    keys: list[AccessKey] = Field(default_factory=list)
+    realm: Realm | None
+
+
+class GetIdentity(Query[IdentityAnswer]):
+    """One identity and its keys."""
+
+    kind: Literal["get_identity"] = "get_identity"
+    identity: IdentityId
+
+
+class KeyAnswer(WireModel):
+    """`key` is None when there is none of that id."""
+
+    kind: Literal["access_key"] = "access_key"
+    key: AccessKey | None
+
+
+class GetKey(Query[KeyAnswer]):
+    """One key."""
+
+    kind: Literal["get_key"] = "get_key"
+    key: KeyId
+
+
+class IdentitiesPage(WireModel):
+    """One page of identities, by id. The next page starts after the last id; `has_more` is false on the last page."""
+
+    kind: Literal["identities"] = "identities"
+    identities: list[Identity]
+    has_more: bool = False
+
+
+class ListIdentities(Query[IdentitiesPage]):
+    """The first `limit` identities whose ids come after `after` (exclusive; None for all)."""
+
+    kind: Literal["list_identities"] = "list_identities"
+    after: IdentityId | None = None
+    limit: int = Field(default=ACCESS_PAGE_MAX, ge=1, le=ACCESS_PAGE_MAX)

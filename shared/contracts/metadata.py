@@ -22,8 +22,14 @@ from shared.contracts.access import (
     CreateKey,
     DeleteIdentity,
     DeleteKey,
+    GetIdentity,
+    GetKey,
+    IdentitiesPage,
+    IdentityAnswer,
     InitAccess,
+    KeyAnswer,
     ListAccessChanges,
+    ListIdentities,
     RecordKeyUse,
     Requester,
     UpdateIdentity,
@@ -560,7 +566,10 @@ Answer = Annotated[
     | UploadAnswer
     | UploadPage
     | AccessChanges
-    | AuditPage,
+    | AuditPage
+    | IdentityAnswer
+    | KeyAnswer
+    | IdentitiesPage,
     Field(discriminator="kind"),
 ]
 
@@ -654,7 +663,10 @@ AnyQuery = Annotated[
     | GetUpload
     | ListUploads
     | ListAccessChanges
-    | ListAudit,
+    | ListAudit
+    | GetIdentity
+    | GetKey
+    | ListIdentities,
     Field(discriminator="kind"),
 ]
 

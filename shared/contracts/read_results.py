@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.contracts.access import AccessChanges
+from shared.contracts.access import AccessChanges, IdentitiesPage, IdentityAnswer, KeyAnswer
 from shared.contracts.audit import AuditPage
 from shared.contracts.backups import BackupsAnswer
 from shared.contracts.metadata import (
@@ -151,4 +151,7 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "object_counts": ObjectCounts.parse_answer,
     "access_changes": AccessChanges.parse_answer,
     "audit": AuditPage.parse_answer,
+    "identity": IdentityAnswer.parse_answer,
+    "access_key": KeyAnswer.parse_answer,
+    "identities": IdentitiesPage.parse_answer,
 }

@@ -1,11 +1,49 @@
-"""Answers to gateways that follow who may do what: what changed after an index, a page at a time."""
+"""Answers about who may do what: to gateways that follow it, what changed after an index; to operators, what there is."""
 
 from __future__ import annotations
 
 from services.consensus.metadata.access_records import AccessRecords
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables
-from shared.contracts.access import AccessChanges, ListAccessChanges
+from shared.contracts.access import (
+    AccessChanges,
+    GetIdentity,
+    GetKey,
+    IdentitiesPage,
+    IdentityAnswer,
+    KeyAnswer,
+    ListAccessChanges,
+    ListIdentities,
+)
+
+AccessQuery = ListAccessChanges | GetIdentity | GetKey | ListIdentities
+AccessAnswer = AccessChanges | IdentityAnswer | KeyAnswer | IdentitiesPage
+
+
+def answer_about_access(tables: Tables, state: State, query: AccessQuery) -> AccessAnswer:
+    """The answer to one of these queries."""
+    match query:
+        case ListAccessChanges():
+            return list_access_changes(tables, state, query)
+        case GetIdentity():
+            return _get_identity(tables, state, query)
+        case GetKey():
+            key = AccessRecords(tables).key(query.key)
+            return KeyAnswer(key=None if key is None or key.is_deleted else key.to_wire())
+        case ListIdentities():
+            rows = AccessRecords(tables).identities(query.after or "", query.limit + 1)
+            return IdentitiesPage(
+                identities=[row.to_wire() for row in rows[: query.limit]], has_more=len(rows) > query.limit
+            )
+
+
+def _get_identity(tables: Tables, state: State, query: GetIdentity) -> IdentityAnswer:
+    records = AccessRecords(tables)
+    row = records.identity(query.identity)
+    if row is None or row.is_deleted:
+        return IdentityAnswer(identity=None, realm=state.realm)
+    keys = [key.to_wire() for key in records.keys_of(row.identity)]
+    return IdentityAnswer(identity=row.to_wire(), keys=keys, realm=state.realm)
 
 
 def list_access_changes(tables: Tables, state: State, query: ListAccessChanges) -> AccessChanges:

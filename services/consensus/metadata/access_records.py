@@ -156,6 +156,13 @@ class AccessRecords:
             self._database.remove("identities", *before)
         self._database.insert("identities", *row)
 
+    def identities(self, after: str, limit: int) -> list[IdentityRow]:
+        """Those that are not deleted and whose ids come after one, by id."""
+        rows = self._execute(
+            f"{_IDENTITIES} WHERE identity>? AND state<>'deleted' ORDER BY identity LIMIT ?", (after, limit)
+        )
+        return [IdentityRow(*checked("identities", row)) for row in rows.fetchall()]
+
     def key(self, key: str) -> KeyRow | None:
         """The tombstone of a deleted one, until it is forgotten."""
         row = self._one(f"{_KEYS} WHERE key=?", (key,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from services.consensus.metadata.access_queries import list_access_changes
+from services.consensus.metadata.access_queries import answer_about_access
 from services.consensus.metadata.audit import list_audit
 from services.consensus.metadata.history import History
 from services.consensus.metadata.listing import list_page
@@ -14,7 +14,7 @@ from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.upload_queries import answer_about_uploads
-from shared.contracts.access import ListAccessChanges
+from shared.contracts.access import GetIdentity, GetKey, ListAccessChanges, ListIdentities
 from shared.contracts.audit import ListAudit
 from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
@@ -79,8 +79,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             answer = answer_about_uploads(tables, state, query)
         case ListReferences() | ListReferenceChanges() | CheckReferences() | ListBackups():
             answer = answer_about_references(tables, state, query)
-        case ListAccessChanges():
-            answer = list_access_changes(tables, state, query)
+        case ListAccessChanges() | GetIdentity() | GetKey() | ListIdentities():
+            answer = answer_about_access(tables, state, query)
         case ListAudit():
             answer = list_audit(tables.database, query)
     return answer

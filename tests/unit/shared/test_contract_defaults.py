@@ -58,6 +58,10 @@ NO_MEASUREMENTS = {
     ("ListAccessChanges", "after"): "from the beginning",
     ("ListAccessChanges", "is_continued"): "the first page of a walk",
     ("ListAccessChanges", "limit"): "a choice of the caller",
+    ("ListIdentities", "limit"): "a choice of the caller",
+    ("ListAudit", "after"): "from the beginning",
+    ("ListAudit", "limit"): "a choice of the caller",
+    ("IdentitiesPage", "has_more"): "of a single page",
     **{
         ("ObjectCounts", name): "what this page counted, of one table after the other"
         for name in ("versions", "markers", "uploads", "parts", "manifests")

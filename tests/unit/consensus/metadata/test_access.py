@@ -18,8 +18,12 @@ from shared.contracts.access import (
     Action,
     DeleteIdentity,
     DeleteKey,
+    GetIdentity,
+    GetKey,
+    IdentityAnswer,
     IdentityLimits,
     InitAccess,
+    ListIdentities,
     RecordKeyUse,
     Requester,
     Scope,
@@ -581,3 +585,42 @@ def test_a_state_without_identities_hashes_as_it_did_before_there_were_any(tmp_p
     log = Log(tmp_path / "metadata.sqlite")
     assert log.store.summary().later() == ()
     log.store.close()
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+
+def test_an_identity_is_shown_with_its_keys(log):
+    """By id, without those that are deleted; none of a deleted identity, and none of one that never was."""
+    log.apply(create_identity(identity_id(1), scopes=[READ_PHOTOS]))
+    for number in (3, 2, 4):
+        log.apply(create_key(key_id(number), identity_id(1), slot=number))
+    log.apply(DeleteKey(key=key_id(4), stamp=stamp()))
+    shown = log.ask(GetIdentity(identity=identity_id(1)))
+    assert (shown.identity.scopes, shown.realm) == ([READ_PHOTOS], REALM)
+    assert [key.id for key in shown.keys] == [key_id(2), key_id(3)]
+    assert log.ask(GetKey(key=key_id(3))).key == shown.keys[1]
+    assert log.ask(GetKey(key=key_id(4))).key is None
+    assert log.ask(GetKey(key=key_id(9))).key is None
+    log.apply(DeleteIdentity(identity=identity_id(1), stamp=stamp()))
+    for gone in (identity_id(1), identity_id(9)):
+        assert log.ask(GetIdentity(identity=gone)) == IdentityAnswer(identity=None, realm=REALM)
+    assert log.ask(GetKey(key=key_id(3))).key is None
+
+
+def test_identities_are_listed_by_id_in_pages(log):
+    """Each once, whatever the size of a page; the deleted ones are in none."""
+    for number in range(1, 6):
+        log.apply(create_identity(identity_id(number)))
+    log.apply(DeleteIdentity(identity=identity_id(3), stamp=stamp()))
+    wanted = [identity_id(number) for number in (1, 2, 4, 5)] + [ROOT]
+    for limit in (1, 2, 4, 5, 6):
+        found, after = [], None
+        while True:
+            page = log.ask(ListIdentities(after=after, limit=limit))
+            assert len(page.identities) <= limit
+            found += [identity.id for identity in page.identities]
+            if not page.has_more:
+                break
+            after = page.identities[-1].id
+        assert found == wanted

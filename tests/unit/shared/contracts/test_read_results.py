@@ -7,6 +7,17 @@ import json
 import msgspec
 import pytest
 
+from shared.contracts.access import (
+    AccessChanges,
+    AccessKey,
+    Action,
+    IdentitiesPage,
+    Identity,
+    IdentityAnswer,
+    KeyAnswer,
+    Scope,
+    SealedSecret,
+)
 from shared.contracts.backups import Backup, BackupsAnswer
 from shared.contracts.cluster import ConsensusMember, NodeMap
 from shared.contracts.files import FileVersion
@@ -59,6 +70,21 @@ FILE = FileVersion(
     modified_ns=5,
 )
 ROWS = [FileEntry('é"\\\n', 0, "e", 1, "text/plain", 1 << 62), FileEntry("z", 1 << 50, "", 2, "", -1)]
+IDENTITY = Identity(
+    id="a" * 64,
+    name="é",
+    scopes=[Scope(actions=[Action.READ], bucket="photos", prefix="é/")],
+    created_ns=1 << 60,
+    changed_index=1 << 60,
+)
+KEY = AccessKey(
+    id="TV" + "0" * 18,
+    identity="a" * 64,
+    slot=4,
+    secret=SealedSecret(sealing_key="0000000f", sealed=b"\xff" * 68, bearer_mac=b"\xfe" * 32),
+    created_ns=1 << 60,
+    changed_index=1 << 60,
+)
 ANSWERS: dict[str, Answer] = {
     "file": FileAnswer(has_bucket=True, incarnation=1, file=FILE, version=1 << 60, horizon=2),
     "no file": FileAnswer(has_bucket=False),
@@ -97,6 +123,11 @@ ANSWERS: dict[str, Answer] = {
         last_key="é/k",
         last_version=7,
     ),
+    "identity": IdentityAnswer(identity=IDENTITY, keys=[KEY], realm="5e" * 16),
+    "no identity": IdentityAnswer(identity=None, realm=None),
+    "access key": KeyAnswer(key=KEY),
+    "identities": IdentitiesPage(identities=[IDENTITY], has_more=True),
+    "access changes": AccessChanges(realm=None, is_full=True, identities=[IDENTITY], keys=[KEY], access_index=1 << 60),
     "object counts": ObjectCounts(versions=1 << 60, next_position=b"\xff"),
     "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
 }
