@@ -5,9 +5,15 @@ So it stands in a file, and so a request shows it: `Authorization: Bearer TV….
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+SECRET_MIN: Final = 32
+SECRET_MAX: Final = 128
+"""Characters of a secret, however it was made."""
 
 _PREFIX: Final = "TV"
 _ID_CHARACTERS: Final = string.ascii_uppercase + string.digits
@@ -17,6 +23,32 @@ _DRAWN_CHARACTERS: Final = 18
 _SECRET_CHARACTERS: Final = string.ascii_letters + string.digits
 _DRAWN_OF_SECRET: Final = 40
 """238 bits."""
+
+
+_LINE: Final = re.compile(rf"(TV[A-Z0-9]{{18}})\.([\x21-\x7e]{{{SECRET_MIN},{SECRET_MAX}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainKey:
+    """An access key as one line has it."""
+
+    id: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Raises ValueError, which shows nothing of `line`."""
+        found = _LINE.fullmatch(line.strip())
+        if found is None:
+            raise ValueError(
+                "an access key is one line: TV and 18 of A-Z 0-9, a dot, and a secret of "
+                f"{SECRET_MIN}-{SECRET_MAX} visible ASCII characters"
+            )
+        return cls(found[1], found[2])
+
+    def line(self) -> str:
+        """For a file, and for `Authorization: Bearer`."""
+        return f"{self.id}.{self.secret}"
 
 
 def draw_key_id() -> str:

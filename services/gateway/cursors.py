@@ -1,26 +1,28 @@
 """List cursors: opaque to clients, stateless for us, and ours beyond doubt (G-28).
 
-A cursor carries where the next page starts, for files with the log index that all pages come from. It is sealed with a key
-that gateways alone have, so that any gateway of the cluster takes it and nobody can make one up, and it names its cluster: a
-restored one may have the same keys and gives its indexes other meanings.
+A cursor carries where the next page starts, for files with the log index that all pages come from. It is encrypted under a key
+that only gateways have, so that any of them takes it, nobody can make one up, and it tells no name that its list did not show.
+It belongs to the principal whose list it is of, and it names its cluster: a restored one may have the same keys and gives its
+indexes other meanings.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, TypeVar
 
-from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from shared.cluster_keys import KeyRing
 from shared.errors import CursorExpiredError, InvalidRequestError
 
-_SEAL_BYTES: Final = 16
-_KEY_CONTEXT: Final = "trivet 2026 list cursor"
+CURSOR_KEY_BYTES: Final = 64
+CURSOR_KEY_CONTEXT: Final = "trivet 2026 list cursors"
+"""What the keys of cursors are derived for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,40 +67,45 @@ class UploadCursor:
     after_upload: int | None
 
 
-_FORMATS: Final[dict[type, int]] = {Cursor: 2, BucketCursor: 3, VersionCursor: 4, UploadCursor: 5}
+@dataclass(frozen=True, slots=True)
+class IdentityCursor:
+    """The next page of the list of identities."""
+
+    after: str
+
+
+AnyCursor = Cursor | BucketCursor | VersionCursor | UploadCursor | IdentityCursor
+
+_FORMATS: Final[dict[type, int]] = {Cursor: 2, BucketCursor: 3, VersionCursor: 4, UploadCursor: 5, IdentityCursor: 6}
 """What a cursor begins with. 1 was that of files before cursors named their cluster."""
 
-CursorT = TypeVar("CursorT", Cursor, BucketCursor, VersionCursor, UploadCursor)
+CursorT = TypeVar("CursorT", Cursor, BucketCursor, VersionCursor, UploadCursor, IdentityCursor)
 
 
 class CursorSealer:
-    """Seals with the first key and opens with any, so that cursors survive a rotation of the keys."""
+    """Seals with the first key and opens with any, so that cursors survive a rotation of the secret."""
 
-    def __init__(self, keys: KeyRing, cluster_id: str) -> None:
+    def __init__(self, keys: Sequence[bytes], cluster_id: str) -> None:
+        """`keys`: of `CURSOR_KEY_BYTES` each."""
         self._cluster_id = cluster_id
-        self._keys = [blake3(key.secret, derive_key_context=_KEY_CONTEXT).digest() for key in keys.keys]
+        # Deterministic (RFC 5297): the nonces of a cipher with some would repeat after some billions of pages.
+        self._ciphers = [AESSIV(key) for key in keys]
 
-    def seal(self, cursor: Cursor | BucketCursor | VersionCursor | UploadCursor) -> str:
-        """Text for a query parameter."""
+    def seal(self, cursor: AnyCursor, principal: str) -> str:
+        """Text for a query parameter, which only `principal` can use."""
         fields = [_FORMATS[type(cursor)], self._cluster_id, *astuple(cursor)]
         payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(_seal(self._keys[0], payload) + payload).decode().rstrip("=")
+        sealed = self._ciphers[0].encrypt(payload, [principal.encode()])
+        return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
-    def open(self, text: str, kind: type[CursorT]) -> CursorT:
+    def open(self, text: str, kind: type[CursorT], principal: str) -> CursorT:
         """The cursor behind `text`.
 
         Raises:
-            InvalidRequestError: this cluster did not make it, or for another list; definite.
-            CursorExpiredError: it is from another cluster with the same keys, as before a restore; definite.
+            InvalidRequestError: this cluster did not make it, or for another list or principal; definite.
+            CursorExpiredError: it is from another cluster with the same secret, as before a restore; definite.
         """
-        try:
-            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise _malformed() from error
-        seal, payload = raw[:_SEAL_BYTES], raw[_SEAL_BYTES:]
-        if not any(hmac.compare_digest(seal, _seal(key, payload)) for key in self._keys):
-            raise _malformed()
-        version, *fields = json.loads(payload)
+        version, *fields = json.loads(self._opened(text, principal))
         if version != _FORMATS[kind]:
             raise _malformed()
         cluster_id, *place = fields
@@ -106,10 +113,18 @@ class CursorSealer:
             raise CursorExpiredError("The cursor is of the cluster that this one was restored from; list again.")
         return kind(*place)
 
-
-def _seal(key: bytes, payload: bytes) -> bytes:
-    return blake3(payload, key=key).digest(_SEAL_BYTES)
+    def _opened(self, text: str, principal: str) -> bytes:
+        try:
+            sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _malformed() from error
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(sealed, [principal.encode()])
+            except (InvalidTag, ValueError):
+                continue
+        raise _malformed()
 
 
 def _malformed() -> InvalidRequestError:
-    return InvalidRequestError("The cursor is not one that this cluster gave out; list again from the start.")
+    return InvalidRequestError("The cursor is not one that this cluster gave you; list again from the start.")

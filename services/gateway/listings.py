@@ -6,8 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.gateway.cursors import BucketCursor, Cursor, CursorSealer, UploadCursor, VersionCursor
+from services.gateway.access.context import acting_principal
+from services.gateway.cursors import (
+    AnyCursor,
+    BucketCursor,
+    Cursor,
+    CursorSealer,
+    CursorT,
+    IdentityCursor,
+    UploadCursor,
+    VersionCursor,
+)
 from services.gateway.ports import Metadata
+from shared.contracts.access import Identity, ListIdentities
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
 from shared.contracts.names import MAX_KEY_BYTES, check_key
 from shared.contracts.objects import ListVersions, VersionPage
@@ -54,6 +65,14 @@ class UploadListPage:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class IdentityListPage:
+    """One page of identities; `cursor` is None on the last one."""
+
+    identities: list[Identity]
+    cursor: str | None
+
+
 class Listings:
     """All lists of a gateway."""
 
@@ -76,7 +95,7 @@ class Listings:
         log_index = answer.at_index or context.log_index
         cursor = None
         if answer.has_more:
-            cursor = self._sealer.seal(
+            cursor = self._sealed(
                 Cursor(bucket, query.prefix, query.delimiter, answer.last_key, answer.last_prefix, log_index)
             )
         return Page(answer, cursor, log_index)
@@ -88,9 +107,9 @@ class Listings:
             InvalidRequestError: a parameter is malformed.
             CursorExpiredError: the cursor is from another cluster.
         """
-        after = self._sealer.open(values["cursor"], BucketCursor).after if "cursor" in values else None
+        after = self._opened(values["cursor"], BucketCursor).after if "cursor" in values else None
         answer, context = await self._metadata.read(ListBuckets(limit=_limit(values.get("limit")), after=after))
-        cursor = self._sealer.seal(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
+        cursor = self._sealed(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
         return BucketPage(answer.buckets, cursor, context.log_index)
 
     async def versions(self, bucket: str, values: dict[str, str]) -> VersionListPage:
@@ -110,7 +129,7 @@ class Listings:
         cursor = None
         if answer.has_more and answer.last_key is not None:
             place = (query.prefix, query.delimiter, query.key, answer.last_key, answer.last_version)
-            cursor = self._sealer.seal(VersionCursor(bucket, *place))
+            cursor = self._sealed(VersionCursor(bucket, *place))
         return VersionListPage(answer, cursor, context.log_index)
 
     async def uploads(self, bucket: str, values: dict[str, str]) -> UploadListPage:
@@ -126,7 +145,7 @@ class Listings:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
         query = ListUploads(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
         if "cursor" in values:
-            after = self._sealer.open(values["cursor"], UploadCursor)
+            after = self._opened(values["cursor"], UploadCursor)
             _check_cursor(after, bucket, prefix, delimiter)
             place = {"after_key": after.after_key, "after_upload": after.after_upload}
             query = query.model_copy(update={"prefix": after.prefix, "delimiter": after.delimiter, **place})
@@ -135,10 +154,28 @@ class Listings:
             raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
         cursor = None
         if answer.has_more and answer.last_key is not None:
-            cursor = self._sealer.seal(
+            cursor = self._sealed(
                 UploadCursor(bucket, query.prefix, query.delimiter, answer.last_key, answer.last_upload)
             )
         return UploadListPage(answer, cursor)
+
+    async def identities(self, values: dict[str, str]) -> IdentityListPage:
+        """One page of the identities, by id. Later pages show them as they are by then.
+
+        Raises:
+            InvalidRequestError: a parameter is malformed.
+            CursorExpiredError: the cursor is from another cluster.
+        """
+        after = self._opened(values["cursor"], IdentityCursor).after if "cursor" in values else None
+        answer, _ = await self._metadata.read(ListIdentities(limit=_limit(values.get("limit")), after=after))
+        cursor = self._sealed(IdentityCursor(answer.identities[-1].id)) if answer.has_more else None
+        return IdentityListPage(answer.identities, cursor)
+
+    def _sealed(self, cursor: AnyCursor) -> str:
+        return self._sealer.seal(cursor, acting_principal())
+
+    def _opened(self, text: str, kind: type[CursorT]) -> CursorT:
+        return self._sealer.open(text, kind, acting_principal())
 
     def _versions_query(self, bucket: str, values: dict[str, str]) -> ListVersions:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
@@ -147,7 +184,7 @@ class Listings:
             raise InvalidRequestError("A list of one key has no prefix and no delimiter.", parameter="key")
         if "cursor" not in values:
             return ListVersions(bucket=bucket, prefix=prefix or "", delimiter=delimiter, key=key, limit=limit)
-        cursor = self._sealer.open(values["cursor"], VersionCursor)
+        cursor = self._opened(values["cursor"], VersionCursor)
         _check_cursor(cursor, bucket, prefix, delimiter)
         if key not in {None, cursor.key}:
             raise _other_list()
@@ -165,7 +202,7 @@ class Listings:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
         if "cursor" not in values:
             return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
-        cursor = self._sealer.open(values["cursor"], Cursor)
+        cursor = self._opened(values["cursor"], Cursor)
         _check_cursor(cursor, bucket, prefix, delimiter)
         return ListFiles(
             bucket=bucket,

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from blake3 import blake3
 from fastapi import FastAPI
 
 from services.gateway.access.authorized_metadata import AuthorizedMetadata
+from services.gateway.access.bootstrap import FirstRootKey
 from services.gateway.access.control import AccessControl
 from services.gateway.access.key_table import KeyTable
 from services.gateway.access.key_use import KeyUse
@@ -27,6 +29,8 @@ from services.gateway.api import (
     cluster,
     copies,
     files,
+    identities,
+    links,
     tags,
     uploads,
 )
@@ -45,7 +49,8 @@ from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.cluster_verify import ClusterVerify
-from services.gateway.cursors import CursorSealer
+from services.gateway.cursors import CURSOR_KEY_BYTES, CURSOR_KEY_CONTEXT, CursorSealer
+from services.gateway.identities import Identities
 from services.gateway.listings import Listings
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.objects.batch_deletes import BatchDeletes
@@ -105,7 +110,11 @@ _PUBLIC_ROUTERS: Final = (
     bucket_settings.create_router,
     cluster.create_router,
     cluster.create_time_router,
+    links.create_router,
+    identities.create_caller_router,
 )
+
+_TAGS: Final = ("files", "uploads", "buckets", "links", "identities", "cluster", "time", "health")
 
 _DESCRIPTION = """A distributed file store that tells the truth about your data.
 
@@ -129,6 +138,7 @@ class Gateway:
         self._write_lines = write_lines
         self._services: Services | None = None
         self._watch: ReadinessWatch | None = None
+        self._root_key: FirstRootKey | None = None
 
     @property
     def services(self) -> Services:
@@ -141,7 +151,9 @@ class Gateway:
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now."""
-        return ["starting"] if self._watch is None else self._watch.reasons
+        if self._watch is None:
+            return ["starting"]
+        return self._watch.reasons or ([] if self._root_key is None else self._root_key.reasons)
 
     def degradations(self) -> list[str]:
         """What it has to do without while it serves."""
@@ -183,6 +195,9 @@ class Gateway:
             tasks.start("readiness", self._watch.watch())
             if (access := self._services.access) is not None:
                 tasks.start("use of keys", access.use.watch())
+            if (root := settings.read_root_key()) is not None and (sealing_keys := settings.read_sealing_keys()):
+                self._root_key = FirstRootKey(metadata, clock, Sealer(sealing_keys), root)
+                tasks.start("first root key", self._root_key.ensure())
             yield
             self._services = self._watch = None
 
@@ -200,12 +215,14 @@ def assemble(
     """Wire the services over the three ports. Without an access log nothing is written about refusals and reads."""
     access_log = access_log or silent_log()
     caches = ClusterCaches()
+    sealing_keys = settings.read_sealing_keys()
+    sealer = Sealer(sealing_keys) if sealing_keys else None
     metadata = recent = RecentLog(metadata, caches, max_age_s=settings.start_index_max_age_s)
     access = None
-    if sealing_keys := settings.read_sealing_keys():
+    if sealer is not None:
         table = KeyTable(recent, tasks)
         caches.add(table.forget)
-        access = AccessControl(table, Sealer(sealing_keys), clock, KeyUse(recent, table, clock), Refusals(access_log))
+        access = AccessControl(table, sealer, clock, KeyUse(recent, table, clock), Refusals(access_log))
         metadata = AuthorizedMetadata(recent, access)
         caches.add(metadata.forget)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
@@ -287,7 +304,8 @@ def assemble(
                 settings.read_ahead_chunks, waits, settings.consensus_deadline_s, settings.max_download_age_s
             ),
         ),
-        listings=Listings(metadata, CursorSealer(settings.read_peer_keys().private(), settings.cluster_id)),
+        listings=Listings(metadata, CursorSealer(_cursor_keys(settings, sealer), settings.cluster_id)),
+        identities=Identities(metadata, clock, sealer),
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
         backups=Backups(metadata, clock),
@@ -319,6 +337,13 @@ def assemble(
     return services, watch, metrics
 
 
+def _cursor_keys(settings: GatewaySettings, sealer: Sealer | None) -> list[bytes]:
+    if sealer is not None:
+        return sealer.derived(CURSOR_KEY_CONTEXT, CURSOR_KEY_BYTES)
+    keys = settings.read_peer_keys().private().keys
+    return [blake3(key.secret, derive_key_context=CURSOR_KEY_CONTEXT).digest(CURSOR_KEY_BYTES) for key in keys]
+
+
 def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> ServiceApp:
     """The application of one gateway; it opens its clients when it starts."""
     gateway = gateway or Gateway(settings)
@@ -343,7 +368,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     app.router.redirect_slashes = False
     for make in _PUBLIC_ROUTERS:
         app.include_router(make(gateway))
-    app.openapi_tags = [{"name": name} for name in ("files", "uploads", "buckets", "cluster", "time", "health")]
+    app.openapi_tags = [{"name": name} for name in _TAGS]
     install_problems(app)
     app.add_middleware(WebOrigins, rules=rules)
     operations = add_operations(
@@ -355,7 +380,14 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
             behind, gateway=gateway, routes=RouteTable(OPERATIONS), rules=transport, marks=lambda _: [NO_CACHE]
         ),
     )
-    for make in (cluster.create_router, cluster.create_admin_router, backups.create_router, audit.create_router):
+    for make in (
+        cluster.create_router,
+        cluster.create_admin_router,
+        backups.create_router,
+        audit.create_router,
+        identities.create_caller_router,
+        identities.create_router,
+    ):
         operations.include_router(make(gateway))
     install_problems(operations)
     operations.add_middleware(NoCache)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_val
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
+from shared.access_keys import PlainKey
 from shared.contracts.uploads import FILE_BYTES_MAX
 from shared.roles import Role
 from shared.settings import ClockList, ConsensusList, QuorumSettings, ServiceSettings, read_secret, read_token
@@ -81,6 +82,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         anonymous: what requests without a credential may do: nothing, read and list files, or change them as well. From this
             machine only, and not through a proxy.
         anonymous_anywhere: from everywhere.
+        root_key_file: a file with an access key, `TV….secret` on one line. It becomes the first root key of a cluster that has
+            none; afterwards it counts no more.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -124,6 +127,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     allow_plain_bearer: bool = False
     anonymous: Anonymous = "none"
     anonymous_anywhere: bool = False
+    root_key_file: Path | None = None
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
@@ -161,6 +165,7 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             )
         self.read_admin_token()
         self.read_sealing_keys()
+        self.read_root_key()
         return self
 
     def origin_rules(self) -> OriginRules:
@@ -192,3 +197,17 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
                 "`openssl rand -hex 32`"
             )
         return lines
+
+    def read_root_key(self) -> PlainKey | None:
+        """The key of the file, or None when there is no file.
+
+        Raises:
+            ValueError: it cannot be read, or is no key.
+        """
+        text = read_secret(None, self.root_key_file, "TRIVET_ROOT_KEY")
+        if text is None:
+            return None
+        try:
+            return PlainKey.parse(text)
+        except ValueError as error:
+            raise ValueError(f"TRIVET_ROOT_KEY_FILE: {error}") from error

@@ -22,6 +22,7 @@ from services.gateway.access.control import AccessControl
 from services.gateway.access.policy import sees_bucket
 from services.gateway.access.principal import ITSELF
 from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand
+from services.gateway.access.visible_lists import visible_buckets
 from services.gateway.access_log import About
 from services.gateway.ports import Metadata
 from services.gateway.semantics.raw_names import FileName
@@ -176,8 +177,7 @@ class AuthorizedMetadata:
             upload = answer.upload
             await self._require_write(context, self._learn((upload.upload, upload.nonce), _name_of(upload)))
         elif isinstance(answer, BucketsAnswer):
-            seen = [bucket for bucket in answer.buckets if sees_bucket(context.principal, bucket.name)]
-            return answer.model_copy(update={"buckets": seen})
+            return await visible_buckets(self._metadata, answer, partial(sees_bucket, context.principal))
         return answer
 
 

@@ -7,16 +7,18 @@ lose that key, not the cluster (docs/security.md).
 
 from __future__ import annotations
 
-import re
+import asyncio
+import random
 import secrets
-from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final
 
 import structlog
 from blake3 import blake3
 
-from services.gateway.access.sealing import SECRET_MAX, SECRET_MIN, Sealer
+from services.gateway.access.sealing import Sealer
 from services.gateway.ports import Metadata
+from shared.access_keys import PlainKey
+from shared.backoff import Backoff
 from shared.contracts.access import (
     AccessChanges,
     CreateIdentity,
@@ -25,36 +27,39 @@ from shared.contracts.access import (
     ListAccessChanges,
 )
 from shared.contracts.time import TimeSource
-from shared.errors import IdentityExistsError, KeyExistsError, KeySlotTakenError
+from shared.errors import IdentityExistsError, KeyExistsError, KeySlotTakenError, TrivetError
 
 logger = structlog.get_logger(__name__)
 
 ROOT_NAME: Final = "root"
+_RETRY_BASE_S: Final = 0.25
+_RETRY_LIMIT_S: Final = 5.0
 _ROOT_CONTEXT: Final = "trivet 2026 root identity"
-_LINE: Final = re.compile(rf"(TV[A-Z0-9]{{18}})\.([\x21-\x7e]{{{SECRET_MIN},{SECRET_MAX}}})")
 
 
-@dataclass(frozen=True, slots=True)
-class PlainKey:
-    """An access key as a file holds it: one line, `id.secret`."""
+class FirstRootKey:
+    """Sees to it that there is a root key. Invariant: `reasons` is empty from then on."""
 
-    id: str
-    secret: str = field(repr=False)
+    def __init__(self, metadata: Metadata, clock: TimeSource, sealer: Sealer, root: PlainKey) -> None:
+        """`metadata` is asked for nobody in particular."""
+        self._metadata = metadata
+        self._clock = clock
+        self._sealer = sealer
+        self._root = root
+        self.reasons = ["nobody knows yet whether there is a root key"]
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises ValueError, which shows nothing of `text`."""
-        found = _LINE.fullmatch(text.strip())
-        if found is None:
-            raise ValueError(
-                "an access key is one line, id.secret: TV and 18 of A-Z 0-9, a dot, and "
-                f"{SECRET_MIN}-{SECRET_MAX} visible ASCII characters"
-            )
-        return cls(*found.groups())
-
-    def line(self) -> str:
-        """For a file, and for `Authorization: Bearer`."""
-        return f"{self.id}.{self.secret}"
+    async def ensure(self) -> None:
+        """Try until it is done."""
+        backoff = Backoff(_RETRY_BASE_S, _RETRY_LIMIT_S, random.random)
+        while True:
+            try:
+                await ensure_root_key(self._metadata, self._clock, self._sealer, self._root)
+            except TrivetError as error:
+                self.reasons = [f"root key: {error.message}"]
+                await asyncio.sleep(backoff.failed())
+            else:
+                self.reasons = []
+                return
 
 
 def root_identity(realm: str) -> str:

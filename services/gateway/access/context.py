@@ -108,6 +108,15 @@ def current_access() -> AccessContext:
     return context
 
 
+def acting_principal() -> str:
+    """The id of the principal that the running task acts for: what is stored under its name is nobody else's.
+
+    `anonymous` where nobody was named, as where the gateway knows no keys.
+    """
+    context = access_context.get()
+    return ANONYMOUS if context is None else context.principal.id
+
+
 @contextmanager
 def acting_for(context: AccessContext) -> Iterator[None]:
     """What runs inside, and its tasks, acts for that principal."""

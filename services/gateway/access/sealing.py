@@ -20,12 +20,9 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from shared.access_keys import SECRET_MAX, SECRET_MIN
 from shared.contracts.access import SealedSecret
 from shared.errors import InvalidRequestError
-
-SECRET_MIN: Final = 32
-SECRET_MAX: Final = 128
-"""Of an imported secret, in characters."""
 
 _NONCE_BYTES: Final = 12
 _SECRET: Final = re.compile(rf"[\x21-\x7e]{{{SECRET_MIN},{SECRET_MAX}}}")

@@ -8,13 +8,14 @@ where it ends tells nothing of other names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from services.gateway.access.policy import Coverage, Prefixes
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.calls import AnswerT, Query
-from shared.contracts.metadata import FilePage, ListFiles
+from shared.contracts.metadata import BucketsAnswer, FilePage, ListBuckets, ListFiles
 from shared.contracts.objects import ListVersions, VersionPage
 from shared.contracts.uploads import ListUploads, UploadPage
 
@@ -62,6 +63,15 @@ async def read_visible(metadata: Reads, query: Query[PageT], names: Prefixes) ->
     if walk.asked.key is not None or names.coverage(walk.asked.prefix) is Coverage.ALL:
         return await metadata.read(query)
     return await walk.page()
+
+
+async def visible_buckets(metadata: Reads, answer: BucketsAnswer, sees: Callable[[str], bool]) -> BucketsAnswer:
+    """Of a page those that `sees` says; where there are none, of the next page that has some, and only the last is empty."""
+    while True:
+        seen = [bucket for bucket in answer.buckets if sees(bucket.name)]
+        if seen or not answer.has_more:
+            return answer.model_copy(update={"buckets": seen})
+        answer, _ = await metadata.read(ListBuckets(after=answer.buckets[-1].name, limit=len(answer.buckets)))
 
 
 @dataclass(frozen=True, slots=True)

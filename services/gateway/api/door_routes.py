@@ -110,6 +110,8 @@ PUBLIC: Final[Mapping[str, Mapping[str, Rule]]] = {
     "/v1/buckets/{bucket}/settings": {"GET": _SETTINGS, "PUT": _SETTINGS},
     "/v1/cluster": {"GET": _CLUSTER},
     "/v1/time": {"GET": _BY_COMMANDS},
+    "/v1/links": {"POST": _BY_COMMANDS},
+    "/v1/identity": {"GET": _BY_COMMANDS},
 }
 
 OPERATIONS: Final[Mapping[str, Mapping[str, Rule]]] = {
@@ -123,6 +125,11 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Rule]]] = {
     "/v1/cluster/verify": {"POST": _CLUSTER, "GET": _CLUSTER, "DELETE": _CLUSTER},
     "/v1/audit": {"GET": _CLUSTER},
     "/v1/audit/verify": {"GET": _CLUSTER},
+    "/v1/identity": {"GET": _BY_COMMANDS},
+    "/v1/identities": {"POST": _CLUSTER, "GET": _CLUSTER},
+    "/v1/identities/{identity}": {"GET": _CLUSTER, "PATCH": _CLUSTER, "DELETE": _CLUSTER},
+    "/v1/identities/{identity}/keys": {"POST": _CLUSTER, "GET": _CLUSTER},
+    "/v1/keys/{key}": {"GET": _CLUSTER, "PATCH": _CLUSTER, "DELETE": _CLUSTER},
     "/v1/backups": {"POST": _CLUSTER, "GET": _CLUSTER},
     "/v1/backups/{backup_id}": {"PUT": _CLUSTER, "DELETE": _CLUSTER},
 }

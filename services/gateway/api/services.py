@@ -12,6 +12,7 @@ from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_verify import ClusterVerify
+from services.gateway.identities import Identities
 from services.gateway.listings import Listings
 from services.gateway.objects.batch_deletes import BatchDeletes
 from services.gateway.objects.bucket_settings import SettingsOfBuckets
@@ -45,6 +46,7 @@ class Services:
     batch_deletes: BatchDeletes
     tags: Tags
     bucket_settings: SettingsOfBuckets
+    identities: Identities
     admin_token: AdminToken
     metadata: Metadata
     idempotency: IdempotencyStore

@@ -17,7 +17,9 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from services.gateway.access.context import acting_principal
 from services.gateway.ports import Metadata
+from shared.contracts.access import ANONYMOUS
 from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import GetRequest, ProposalResult
@@ -30,7 +32,8 @@ from shared.errors import (
 
 RETENTION_S: Final = 24 * 3600
 ANYBODY: Final = "public"
-"""The principal of every request, until there are several."""
+"""Stands for the anonymous principal. Logs written before there were others have it; with another word a duplicate across an
+upgrade would not be seen."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _DUPLICATE_RETRY_AFTER_S: Final = 1
@@ -72,8 +75,10 @@ class IdempotencyKey:
                 "Idempotency-Key has 1-255 visible ASCII characters and is given once.", header="Idempotency-Key"
             )
         parameters = [None if preconditions is None else preconditions.model_dump(), content]
+        principal = acting_principal()
+        owner = ANYBODY if principal == ANONYMOUS else principal
         # The prefix stands in logs written before; with another one a duplicate across an upgrade would not be seen.
-        return cls(f"once-{_digest([ANYBODY, method, bucket, key, value])}", _digest(parameters)[:32])
+        return cls(f"once-{_digest([owner, method, bucket, key, value])}", _digest(parameters)[:32])
 
     def fingerprint(self, body_digest: str = "") -> str:
         """What the log compares; `body_digest` is 64 hex digits, or nothing where there is no body."""

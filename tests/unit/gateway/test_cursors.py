@@ -8,17 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.cursors import BucketCursor, Cursor, CursorSealer
-from shared.cluster_keys import derive_peer_keys
+from services.gateway.cursors import CURSOR_KEY_BYTES, BucketCursor, Cursor, CursorSealer
 from shared.errors import CursorExpiredError, InvalidRequestError
-from shared.roles import Role
 
 CURSOR = Cursor("default", "a/ä", "/", None, "a/ä/b/", 42)
-OLD, NEW = "o" * 32, "n" * 32
+OLD, NEW = b"o" * CURSOR_KEY_BYTES, b"n" * CURSOR_KEY_BYTES
 
 
-def sealer(text: str = OLD, cluster_id: str = "cluster-1") -> CursorSealer:
-    return CursorSealer(derive_peer_keys(text, Role.GATEWAY).private(), cluster_id)
+ME, OTHER = "a" * 64, "b" * 64
+
+
+class Sealer(CursorSealer):
+    """Of one principal's cursors, unless another is named."""
+
+    def seal(self, cursor, principal=ME):
+        return super().seal(cursor, principal)
+
+    def open(self, text, kind, principal=ME):
+        return super().open(text, kind, principal)
+
+
+def sealer(*keys: bytes, cluster_id: str = "cluster-1") -> Sealer:
+    return Sealer(keys or (OLD,), cluster_id)
 
 
 def test_a_cursor_comes_back_as_it_went() -> None:
@@ -57,9 +68,24 @@ def test_a_cursor_of_the_cluster_before_a_restore_has_expired() -> None:
 def test_rotation_keeps_cursors_open() -> None:
     """While two secrets are in force, cursors of both are taken; after it the old ones are not."""
     text = sealer(OLD).seal(CURSOR)
-    assert sealer(f"{NEW}\n{OLD}").open(text, Cursor) == CURSOR
+    assert sealer(NEW, OLD).open(text, Cursor) == CURSOR
     with pytest.raises(InvalidRequestError):
         sealer(NEW).open(text, Cursor)
+
+
+def test_a_cursor_is_the_one_of_whom_it_was_given_to() -> None:
+    """Another principal might see by it what its own list does not show."""
+    text = sealer().seal(CURSOR, ME)
+    with pytest.raises(InvalidRequestError):
+        sealer().open(text, Cursor, OTHER)
+    with pytest.raises(InvalidRequestError):
+        sealer().open(text, Cursor, "anonymous")
+
+
+def test_a_cursor_tells_no_name() -> None:
+    """Where a page ended may be a name that the list does not show."""
+    text = sealer().seal(Cursor("default", "", "/", "secret-name", None, 42))
+    assert b"secret" not in base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 @given(position=st.integers(0, 10_000), change=st.integers(1, 255))

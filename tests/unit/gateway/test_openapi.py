@@ -7,6 +7,21 @@ import re
 
 import pytest
 
+from services.gateway.api.identity_models import (
+    CallerInfo,
+    IdentityChange,
+    IdentityDetails,
+    IdentityInfo,
+    IdentityList,
+    IdentityRequest,
+    KeyChange,
+    KeyCreated,
+    KeyInfo,
+    KeyList,
+    KeyRequest,
+    LinkMade,
+    LinkRequest,
+)
 from services.gateway.api.models import (
     BackupBegin,
     BackupInfo,
@@ -114,6 +129,19 @@ def test_the_text_stands_alone_and_every_json_document_has_an_example() -> None:
 @pytest.mark.parametrize(
     "model",
     [
+        CallerInfo,
+        IdentityChange,
+        IdentityDetails,
+        IdentityInfo,
+        IdentityList,
+        IdentityRequest,
+        KeyChange,
+        KeyCreated,
+        KeyInfo,
+        KeyList,
+        KeyRequest,
+        LinkMade,
+        LinkRequest,
         BackupBegin,
         BackupInfo,
         BackupList,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.access.bootstrap import PlainKey, ensure_root_key, has_root_key, init_access, root_identity
+from services.gateway.access.bootstrap import FirstRootKey, ensure_root_key, has_root_key, init_access, root_identity
 from services.gateway.access.sealing import Sealer
-from shared.access_keys import draw_credential
+from shared.access_keys import PlainKey, draw_credential
 from shared.contracts.access import (
     AccessKey,
     CreateIdentity,
@@ -114,19 +114,12 @@ async def test_the_realm_that_was_named_first_counts(world) -> None:
     assert await init_access(world.metadata, world.clock) == "0" * 32
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["", "TV" + "R" * 18, "." + "r" * 40, "TV" + "r" * 18 + "." + "r" * 40, "TV" + "R" * 18 + "." + "r" * 31,
-     "TV" + "R" * 18 + "." + "r" * 40 + "\nTV" + "R" * 18 + "." + "r" * 40],
-)  # fmt: skip
-def test_another_line_is_no_key(line) -> None:
-    """And is not shown."""
-    with pytest.raises(ValueError, match="one line") as caught:
-        PlainKey.parse(line)
-    assert "rrr" not in str(caught.value)
-
-
-def test_a_key_is_shown_without_its_secret() -> None:
-    """In what Python prints of it."""
-    assert ROOT.secret not in repr(ROOT)
-    assert PlainKey.parse(f"{ROOT.line()}\n") == ROOT
+@pytest.mark.virtual_time
+async def test_a_gateway_tries_until_there_is_a_leader(world) -> None:
+    """And is not ready before: nobody could show a key."""
+    failing = FailingAfter(world.metadata, 1)
+    first = FirstRootKey(failing, world.clock, SEALER, ROOT)
+    assert first.reasons
+    await first.ensure()
+    assert first.reasons == []
+    assert [key.id for key in (await rows(world))[2]] == [ROOT.id]

@@ -24,6 +24,8 @@ NAMES = {
     "{number}": "1",
     "{node_id}": "storage-9",
     "{backup_id}": "backup",
+    "{identity}": "f" * 64,
+    "{key}": "TV" + "9" * 18,
     "{path:path}": "favicon.png",
 }
 TABLES: dict[str, Mapping[str, Mapping[str, Rule]]] = {"public": PUBLIC, "operations": OPERATIONS}

@@ -20,7 +20,7 @@ from services.gateway.access.links import (
 from services.gateway.semantics.raw_names import FileName, file_name
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import CredentialInvalidError, HeaderNotSignedError, InvalidRequestError, LinkExpiredError
-from shared.links import LIFETIME_MAX_S, make_link, text_to_sign
+from shared.links import LIFETIME_MAX_S, make_link, sign, text_to_sign
 from shared.timekeeping.hybrid_logical_clock import hlc_from_ns
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -278,6 +278,15 @@ def test_a_header_that_changes_what_is_stored_or_read_must_be_named(header) -> N
             use(path, method="PUT", headers=wrong)
     with pytest.raises(InvalidRequestError):
         use(path, method="PUT", headers=value * 2)
+
+
+def test_a_header_that_is_named_must_be_there() -> None:
+    """Whatever was signed: a link that names one and signs none asks for what no request can be."""
+    query = [(b"link-key", KEY_ID.encode()), (b"link-expires", str(EXPIRES_S).encode()), (b"link-headers", b"x-a")]
+    signature = sign(SECRET, text_to_sign("PUT", b"photos", b"a", query, []))
+    written = "&".join(f"{name.decode()}={value.decode()}" for name, value in query)
+    with pytest.raises(CredentialInvalidError):
+        use(f"/v1/files/photos/a?{written}&link-signature={signature}", method="PUT")
 
 
 def test_harmless_headers_need_not_be_named() -> None:

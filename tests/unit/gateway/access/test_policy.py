@@ -265,3 +265,13 @@ def test_a_bucket_may_deny_even_root_but_for_its_own_settings() -> None:
         assert allowed == ({Action.CLUSTER_ADMIN, Action.BUCKET_ADMIN} if who.is_root else {Action.CLUSTER_ADMIN})
         with pytest.raises(AccessDeniedError):
             listed(who, "one", "", rules=rules)
+
+
+def test_nobody_lists_where_nothing_may_be_shown() -> None:
+    """Below a scope and above it there is something; beside it, and below what is denied, nothing."""
+    who = somebody(allow("one", "a/b/"), deny("one", "a/b/c/"))
+    for prefix in ("", "a", "a/", "a/b", "a/b/", "a/b/x", "a/b/c"):
+        listed(who, "one", prefix)
+    for bucket, prefix in (("one", "b"), ("one", "a/c"), ("one", "a/b/c/"), ("one", "a/b/c/d"), ("two", "a/b/")):
+        with pytest.raises(AccessDeniedError):
+            listed(who, bucket, prefix)

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.access.sealing import (
-    SECRET_MAX,
-    SECRET_MIN,
     Sealer,
     UnsealError,
     check_secret,
 )
+from shared.access_keys import SECRET_MAX, SECRET_MIN
 from shared.contracts.access import AccessKey, SealedSecret
 from shared.errors import InvalidRequestError
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.rows import FileRow
 from services.gateway.access.policy import EVERYTHING, Coverage, Prefixes, ScopeTable
-from services.gateway.access.visible_lists import first_covered, read_visible
+from services.gateway.access.visible_lists import first_covered, read_visible, visible_buckets
 from services.gateway.semantics.raw_names import FileName
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.access import Action, Scope
-from shared.contracts.metadata import FilePage, ListFiles
+from shared.contracts.metadata import CreateBucket, FilePage, ListBuckets, ListFiles
 from shared.contracts.objects import ListVersions
 from shared.contracts.uploads import BeginUpload, ListUploads
 from tests.unit.gateway.transfers.test_transfers import put
@@ -214,3 +214,22 @@ async def test_lists_of_uploads_show_no_name_outside(world, limit) -> None:
     assert seen == ["mine/1", "mine/1", "mine/z"]
     page, _ = await read_visible(world.metadata, ListUploads(bucket="default", delimiter="/"), names)
     assert page.prefixes == ["mine/"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_lists_of_buckets_show_those_that_are_seen(world, limit) -> None:
+    """A page is empty only at the end, and where one ends is a bucket that it shows."""
+    for name in ("aaa", "bbb", "ccc", "ddd"):
+        await world.metadata.propose(CreateBucket(bucket=name, stamp=world.clock.stamp()))
+    for seen in ([], ["aaa"], ["ddd"], ["aaa", "ddd"], ["bbb", "ccc", "default"]):
+        found: list[str] = []
+        query = ListBuckets(limit=limit)
+        while True:
+            whole, _ = await world.metadata.read(query)
+            page = await visible_buckets(world.metadata, whole, lambda name, seen=seen: name in seen)
+            assert len(page.buckets) <= limit
+            found += [bucket.name for bucket in page.buckets]
+            if not page.has_more:
+                break
+            query = query.model_copy(update={"after": page.buckets[-1].name})
+        assert found == seen
