@@ -1,1 +1,1 @@
-"""Commands for operators of gateways."""
+"""Commands for operators: check the audit trail; make, list and replace identities and access keys."""
