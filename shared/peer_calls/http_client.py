@@ -39,7 +39,7 @@ from shared.peer_calls.request_signing import (
     AnswerFacts,
     RequestSigner,
     SignedRequest,
-    covers_bodies,
+    has_authentic_answers,
     parse_challenge,
 )
 from shared.reused_buffers import ReusedBuffers
@@ -312,11 +312,11 @@ def _proved_by_header(answer: PeerAnswer) -> Callable[[Body], str] | None:
 
 
 def _is_authentic(signed: SignedRequest, answer: PeerAnswer, covered: Callable[[Body], str] | None) -> bool:
-    """Whether the service that the request was signed for gave this answer. Raises as `covered`."""
+    """Whether the service that the request was signed for gave this answer; 0.2.0 proves none. Raises as `covered`."""
+    if not has_authentic_answers(signed.key):
+        return True
     if covered is not None:
         digest = covered(answer.content)
-    elif not covers_bodies(signed.key):
-        digest = ""
     else:
         digest = blake3(answer.content).hexdigest() if answer.content else EMPTY_BODY_DIGEST
     headers = [

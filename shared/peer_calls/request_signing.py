@@ -68,15 +68,12 @@ class AnswerFacts(NamedTuple):
 
 
 def _answer_mac(key: SigningKey, request_mac: str, facts: AnswerFacts) -> str:
-    if key.sender is Role.ANY:
-        # As version 0.2.0 does, which covers no body and no header but the head of a frame.
-        return _mac(key, "answer", request_mac, str(facts.status), *([facts.body_digest] if facts.body_digest else []))
     said = sorted([f"{name}:{value}" for name, value in facts.headers])
     return _mac(key, "answer", request_mac, str(facts.status), facts.body_digest, *said)
 
 
-def covers_bodies(key: SigningKey) -> bool:
-    """Whether answers to requests that were signed with `key` are authenticated with their bodies."""
+def has_authentic_answers(key: SigningKey) -> bool:
+    """Whether answers to requests that were signed with `key` have a MAC: version 0.2.0 gives none."""
     return key.sender is not Role.ANY
 
 
