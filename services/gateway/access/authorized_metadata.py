@@ -19,10 +19,10 @@ from typing import Any, Final, cast
 
 from services.gateway.access.context import AccessContext, current_access
 from services.gateway.access.control import AccessControl
-from services.gateway.access.policy import sees_bucket
+from services.gateway.access.policy import Prefixes, sees_bucket
 from services.gateway.access.principal import ITSELF
-from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand
-from services.gateway.access.visible_lists import visible_buckets
+from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand, names_to_show
+from services.gateway.access.visible_lists import read_visible, visible_buckets
 from services.gateway.access_log import About
 from services.gateway.ports import Metadata
 from services.gateway.semantics.raw_names import FileName
@@ -33,7 +33,7 @@ from shared.contracts.calls import AnswerT, Command, Proposed, Query, ResultT
 from shared.contracts.files import FileVersion, Published
 from shared.contracts.metadata import BucketsAnswer
 from shared.contracts.uploads import BeginUpload, BegunUpload, CompleteUpload, GetUpload, Upload, UploadAnswer
-from shared.errors import AccessChangedError, AccessDeniedError, InternalError, UnauthenticatedError
+from shared.errors import AccessChangedError, AccessDeniedError, InternalError, UnauthenticatedError, UnavailableError
 
 ATTEMPTS_MAX: Final = 4
 _UPLOADS_MAX: Final = 4096
@@ -131,11 +131,23 @@ class AuthorizedMetadata:
             return answer, read
         with self._refusals_counted(context):
             decision = partial(_requirement(QUERIES, type(query)), asked=query)
-            await self._control.decide(context, decision)
-            answer, read = await self._metadata.read(query, deadline_s=deadline_s)
-            self._control.table.heard(read.access_index, asked_s)
-            await self._control.decide_again(context, decision, read.access_index)
-            return cast("AnswerT", await self._shown(context, answer)), read
+            for _ in range(ATTEMPTS_MAX):
+                await self._control.decide(context, decision)
+                names = names_to_show(context, query)
+                answer, read = await self._ask(query, names, deadline_s)
+                self._control.table.heard(read.access_index, asked_s)
+                await self._control.decide_again(context, decision, read.access_index)
+                if names_to_show(context, query) == names:
+                    return cast("AnswerT", await self._shown(context, answer)), read
+                # A list that was read for less, or more, than the principal may see now.
+            raise UnavailableError("Who may see what changed with every attempt.", definite=True, retry_after_s=1)
+
+    async def _ask(
+        self, query: Query[AnswerT], names: Prefixes | None, deadline_s: float | None
+    ) -> tuple[AnswerT, ReadContext]:
+        if names is None:
+            return await self._metadata.read(query, deadline_s=deadline_s)
+        return await read_visible(self._metadata, cast("Any", query), names)
 
     @contextmanager
     def _refusals_counted(self, context: AccessContext) -> Iterator[None]:

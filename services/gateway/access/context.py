@@ -57,7 +57,7 @@ class AccessContext:
     def refusal(self, action: Action, bucket: str = "") -> TrivetError:
         """Why the principal may not do it."""
         if self.principal.id == ANONYMOUS:
-            return UnauthenticatedError("This needs a key: 'Authorization: Bearer <id>.<secret>'.")
+            return UnauthenticatedError("This needs a key: 'Authorization: Bearer <id>.<secret>', or a signed link.")
         return refusal(action, bucket)
 
     def require_anybody(self) -> None:

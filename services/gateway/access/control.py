@@ -8,18 +8,24 @@ gateway a moment ago is known here, and one more read costs those who are refuse
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
+
+import structlog
 
 from services.gateway.access.context import AccessContext
 from services.gateway.access.credentials import Bearer, invalid_credential
 from services.gateway.access.key_table import KeyEntry, KeyTable
 from services.gateway.access.key_use import KeyUse
+from services.gateway.access.links import Now, SignedLink, check_link
 from services.gateway.access.principal import Principal
 from services.gateway.access.refusals import Refusals
-from services.gateway.access.sealing import Sealer
+from services.gateway.access.sealing import Sealer, UnsealError
 from services.gateway.ports import Clock
-from shared.errors import AccessDeniedError, TrivetError, UnauthenticatedError
+from services.gateway.semantics.raw_names import FileName
+from shared.errors import AccessDeniedError, CredentialInvalidError, TrivetError, UnauthenticatedError
+
+logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 5.0
 """For so long what is under way goes on without another look at who asked for it."""
@@ -64,13 +70,57 @@ class AccessControl:
         is_proved = self._sealer.is_secret_of(key, bearer.secret)
         return self.principal_in_force(key) if is_proved and key is not None else None
 
+    async def identify_by_link(
+        self,
+        context: AccessContext,
+        link: SignedLink,
+        *,
+        method: str,
+        name: FileName,
+        raw_headers: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        """Have `context` be that of whoever made the link, for what the link is for and nothing else.
+
+        Raises:
+            CredentialInvalidError: as `identify`; definite.
+            LinkExpiredError, HeaderNotSignedError, InvalidRequestError: as `check_link`; definite.
+            TrivetError: as a metadata read.
+        """
+        if self.table.is_behind:
+            await self.table.refresh()
+
+        def check() -> Principal:
+            key = self.table.find(link.key)
+            principal = None if key is None else self.principal_in_force(key)
+            secret = None if key is None or principal is None else self._unsealed(key)
+            now = Now.of(self._clock)
+            check_link(link, secret, method=method, name=name, raw_headers=raw_headers, now=now)
+            assert principal is not None, "a link of nobody is invalid"
+            return principal
+
+        try:
+            principal = check()
+        except CredentialInvalidError:
+            await self.table.refresh()
+            principal = check()
+        context.principal, context.is_by_link = principal, True
+        self.enter(context)
+        self.use.used(link.key)
+
+    def _unsealed(self, key: KeyEntry) -> str | None:
+        try:
+            return None if self.table.realm is None else self._sealer.unseal(self.table.realm, key)
+        except UnsealError:
+            logger.warning("the secret of a key cannot be unsealed here", key=key.id)
+            return None
+
     def enter(self, context: AccessContext) -> None:
         """The principal of `context` was made of the rows as they are here now."""
         context.edition, context.access_index = self.table.edition, max(0, self.table.access_index)
 
     def principal_in_force(self, key: KeyEntry) -> Principal | None:
         """Whom `key` proves now; None where it is disabled or has expired, or its identity is disabled or gone."""
-        if key.expires_ns is not None and _latest_ns(self._clock) >= key.expires_ns:
+        if key.expires_ns is not None and Now.of(self._clock).latest_ns >= key.expires_ns:
             return None
         return self.table.principal(key)
 
@@ -159,9 +209,3 @@ class StandingAccess:
     def _is_unconfirmed(self, now_s: float, max_age_s: float) -> bool:
         table = self._control.table
         return table.is_behind or table.confirmed_s is None or now_s - table.confirmed_s > max_age_s
-
-
-def _latest_ns(clock: Clock) -> int:
-    """The latest that it can be, in nanoseconds since 1970; unverified, the host's time, never behind what was seen."""
-    stamp = clock.stamp()
-    return stamp.approximate_ns if stamp.latest_ns is None else stamp.latest_ns

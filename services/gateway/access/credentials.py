@@ -1,6 +1,7 @@
 """Reads the credential in the header Authorization. Pure.
 
-A request has one credential, once, or none. S3's signatures will be one more form, on a port of its own.
+A request has one credential, once: a bearer, or a signed link (`links`), or none. S3's signatures will be one more form, on
+a port of its own.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def bearer_of(authorization: bytes) -> Bearer:
     return Bearer(parts[1], parts[2])
 
 
-def refuse_two_credentials(authorization: Sequence[bytes]) -> None:
+def refuse_two_credentials(authorization: Sequence[bytes], *, has_link: bool) -> None:
     """Refuse to choose between two.
 
     Raises:
-        InvalidRequestError: Authorization is given twice; definite.
+        InvalidRequestError: Authorization is given twice, or beside a signed link; definite.
     """
-    if len(authorization) > 1:
-        raise InvalidRequestError("A request has one credential, once: a bearer in Authorization.")
+    if len(authorization) + has_link > 1:
+        raise InvalidRequestError("A request has one credential, once: a bearer in Authorization, or a signed link.")
 
 
 def invalid_credential() -> CredentialInvalidError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from services.gateway.access.context import AccessContext
-from services.gateway.access.policy import Coverage, listed, sees_bucket
+from services.gateway.access.policy import Coverage, Prefixes, listed, sees_bucket
 from shared.contracts.access import (
     Action,
     CreateIdentity,
@@ -157,16 +157,20 @@ def _list_versions(context: AccessContext, asked: ListVersions) -> None:
 
 
 def _require_list(context: AccessContext, bucket: str, prefix: str) -> None:
-    # Of a page that may show but a part of what is there nothing is shown yet.
-    if not _sees_all(context, bucket, prefix):
-        raise context.refusal(Action.LIST, bucket)
-
-
-def _sees_all(context: AccessContext, bucket: str, prefix: str) -> bool:
     try:
-        return listed(context.principal, bucket, prefix).coverage(prefix) is Coverage.ALL
-    except AccessDeniedError:
-        return False
+        listed(context.principal, bucket, prefix)
+    except AccessDeniedError as error:
+        raise context.refusal(Action.LIST, bucket) from error
+
+
+def names_to_show(context: AccessContext, asked: object) -> Prefixes | None:
+    """Of a list of names, those that the principal may list; None where all of them are, and for everything else."""
+    if not isinstance(asked, ListFiles | ListVersions | ListUploads):
+        return None
+    if isinstance(asked, ListVersions) and asked.key is not None:
+        return None
+    names = listed(context.principal, asked.bucket, asked.prefix)
+    return None if names.coverage(asked.prefix) is Coverage.ALL else names
 
 
 COMMANDS: Final[Mapping[type, Requirement]] = {

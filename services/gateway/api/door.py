@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.access.context import AccessContext, access_context
 from services.gateway.access.control import AccessControl
 from services.gateway.access.credentials import bearer_of, refuse_two_credentials
+from services.gateway.access.links import SignedLink, link_in
 from services.gateway.access.principal import EVERYBODY, UNKNOWN
 from services.gateway.access.refusals import caller_of
 from services.gateway.access.transport import Peer, TransportRules
@@ -27,7 +28,8 @@ from services.gateway.api.door_routes import RouteTable, Rule
 from services.gateway.api.early_refusal import WatchedBody, announces_body
 from services.gateway.api.problems import problem_answer
 from services.gateway.api.services import RunningGateway
-from shared.errors import MethodNotAllowedError, NotFoundError, TrivetError
+from services.gateway.semantics.raw_names import FileName
+from shared.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, TrivetError
 
 Marks = Callable[[Scope], RawHeaders]
 """What every answer of the listener carries, refusals included."""
@@ -67,6 +69,9 @@ class Door:
         except TrivetError as error:
             await self._refuse(error, scope, receive, send)
             return
+        if head.link is not None:
+            # What is behind the door asks what else the query says, and knows no links.
+            scope = {**scope, "query_string": head.link.rest}
         token = access_context.set(context)
         try:
             await self._app(scope, receive, send)
@@ -97,7 +102,7 @@ class Door:
     async def _admit(
         self, control: AccessControl, scope: Scope, head: _Head, rule: Rule | None, context: AccessContext
     ) -> None:
-        await self._identify(control, head, context)
+        await self._identify(control, scope, head, rule, context)
         if rule is None:
             raise self._unknown_route(scope)
         context.operation = rule.action
@@ -105,17 +110,31 @@ class Door:
             context.bucket, context.key = rule.target(scope["raw_path"])
         await control.decide(context, AccessContext.require_target)
 
-    async def _identify(self, control: AccessControl, head: _Head, context: AccessContext) -> None:
-        refuse_two_credentials(head.authorization)
+    async def _identify(
+        self, control: AccessControl, scope: Scope, head: _Head, rule: Rule | None, context: AccessContext
+    ) -> None:
+        head.link = link_in(scope["query_string"]) if scope["query_string"] else None
+        refuse_two_credentials(head.authorization, has_link=head.link is not None)
         if head.authorization:
             bearer = bearer_of(head.authorization[0])
             # Before it is compared: what others may have read is not a proof, be it right or wrong.
             self._rules.check_secret_from(head.peer)
             await control.identify(context, bearer)
+        elif head.link is not None:
+            await self._identify_by_link(control, scope, head.link, rule, context)
         else:
             context.principal = self._rules.anonymous_from(head.peer)
             control.enter(context)
             context.require_anybody()
+
+    async def _identify_by_link(
+        self, control: AccessControl, scope: Scope, link: SignedLink, rule: Rule | None, context: AccessContext
+    ) -> None:
+        if rule is None or not rule.takes_links or rule.target is None:
+            raise InvalidRequestError("A signed link is for one file, under /v1/files/.")
+        bucket, key = rule.target(scope["raw_path"])
+        name = FileName(bucket, key or "")
+        await control.identify_by_link(context, link, method=scope["method"], name=name, raw_headers=scope["headers"])
 
     def _unknown_route(self, scope: Scope) -> TrivetError:
         """As the router says it, which is not asked."""
@@ -142,11 +161,12 @@ class Door:
 class _Head:
     """What the door looks at of a request."""
 
-    __slots__ = ("address", "authorization", "is_preflight", "peer")
+    __slots__ = ("address", "authorization", "is_preflight", "link", "peer")
 
     def __init__(self, scope: Scope) -> None:
         self.authorization: list[bytes] = []
         self.is_preflight = False
+        self.link: SignedLink | None = None
         protos: list[str] = []
         is_forwarded = False
         for name, value in scope["headers"]:

@@ -271,10 +271,13 @@ async def test_health_and_the_description_need_no_credential(here: Running) -> N
 
 
 async def test_one_credential_once(scene: Scene, here: Running) -> None:
-    """Two are 400: nobody chooses between them."""
+    """Two of a form, and two forms, are 400: nobody chooses between them."""
     bearer = scene.root.headers["authorization"]
     twice = await here.public.get("/v1/time", headers=[("authorization", bearer), ("authorization", bearer)])
     assert (twice.status_code, twice.json()["code"]) == (400, "invalid_request")
+    link = f"link-key={scene.root.key}&link-expires=1&link-signature={'0' * 64}"
+    both = await here.public.get(f"/v1/files/default/a?{link}", headers=scene.root.headers)
+    assert (both.status_code, both.json()["code"]) == (400, "invalid_request")
 
 
 REMOTE = "192.0.2.7"
