@@ -14,11 +14,12 @@ from typing import Final
 import structlog
 
 from services.gateway.access.context import AccessContext
-from services.gateway.access.credentials import Bearer, invalid_credential
+from services.gateway.access.credentials import Bearer, bearer_of, invalid_credential
 from services.gateway.access.key_table import KeyEntry, KeyTable
 from services.gateway.access.key_use import KeyUse
 from services.gateway.access.links import Now, SignedLink, check_link
 from services.gateway.access.principal import Principal
+from services.gateway.access.proofs import Proofs
 from services.gateway.access.refusals import Refusals
 from services.gateway.access.sealing import Sealer, UnsealError
 from services.gateway.ports import Clock
@@ -45,24 +46,34 @@ class AccessControl:
         self.use = use
         self.refusals = refusals
         self._sealer = sealer
+        self._proofs = Proofs()
         self._clock = clock
 
-    async def identify(self, context: AccessContext, bearer: Bearer) -> None:
-        """Have `context` be that of whom the bearer proves.
+    async def identify(self, context: AccessContext, authorization: bytes) -> None:
+        """Have `context` be that of whom a bearer proves, which is the value of Authorization.
 
         Raises:
+            UnauthenticatedError: it is of another scheme; definite.
             CredentialInvalidError: nobody, or a key or identity that is disabled, deleted or expired; definite.
             TrivetError: as a metadata read.
         """
         if self.table.is_behind:
             await self.table.refresh()
-        if (principal := self._known_principal(bearer)) is None:
-            await self.table.refresh()
+        if (principal := self._proved_before(authorization)) is None:
+            bearer = bearer_of(authorization)
             if (principal := self._known_principal(bearer)) is None:
-                raise invalid_credential()
+                await self.table.refresh()
+                if (principal := self._known_principal(bearer)) is None:
+                    raise invalid_credential()
+            self._proofs.put(authorization, self.table.edition, bearer.key)
         context.principal = principal
         self.enter(context)
-        self.use.used(bearer.key)
+        self.use.used(principal.key or "")
+
+    def _proved_before(self, authorization: bytes) -> Principal | None:
+        key_id = self._proofs.find(authorization, self.table.edition)
+        key = None if key_id is None else self.table.find(key_id)
+        return None if key is None else self.principal_in_force(key)
 
     def _known_principal(self, bearer: Bearer) -> Principal | None:
         key = self.table.find(bearer.key)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.access.context import AccessContext, access_context
 from services.gateway.access.control import AccessControl
-from services.gateway.access.credentials import bearer_of, refuse_two_credentials
+from services.gateway.access.credentials import refuse_two_credentials
 from services.gateway.access.links import SignedLink, link_in
 from services.gateway.access.principal import EVERYBODY, UNKNOWN
 from services.gateway.access.refusals import caller_of
@@ -116,10 +116,9 @@ class Door:
         head.link = link_in(scope["query_string"]) if scope["query_string"] else None
         refuse_two_credentials(head.authorization, has_link=head.link is not None)
         if head.authorization:
-            bearer = bearer_of(head.authorization[0])
             # Before it is compared: what others may have read is not a proof, be it right or wrong.
             self._rules.check_secret_from(head.peer)
-            await control.identify(context, bearer)
+            await control.identify(context, head.authorization[0])
         elif head.link is not None:
             await self._identify_by_link(control, scope, head.link, rule, context)
         else:

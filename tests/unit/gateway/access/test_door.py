@@ -386,3 +386,13 @@ def test_a_bearer_is_an_id_and_a_secret(value: bytes, error: type[Unauthenticate
     found = bearer_of(b"bearer  TV000000000000000000.a.b ")
     assert (found.key, found.secret) == ("TV000000000000000000", "a.b")
     assert "a.b" not in repr(found)
+
+
+async def test_a_bearer_that_was_right_is_remembered_for_the_rows_of_then(scene: Scene, here: Running) -> None:
+    """A wrong one never is, and a right one not when the rows are others."""
+    old = await scene.holder(*EVERY_SCOPE)
+    wrong = Holder(old.identity, old.key, "y" * 40)
+    for holder, status in ((old, 200), (wrong, 401), (wrong, 401), (old, 200)):
+        assert (await here.public.get("/v1/time", headers=holder.headers)).status_code == status
+    await scene.disable_key(old)
+    assert (await here.public.get("/v1/buckets", headers=old.headers)).status_code == 401

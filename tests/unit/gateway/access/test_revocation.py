@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message
 
 from services.gateway.access import control
 from services.gateway.access.context import AccessContext
-from services.gateway.access.credentials import Bearer
 from services.gateway.access.principal import NOBODY
 from shared.contracts.access import Action, DeleteKey, UpdateIdentity
 from shared.errors import CredentialInvalidError, LeaderUnavailableError
@@ -189,7 +188,7 @@ async def test_while_consensus_is_away_a_download_goes_on_for_a_while(
     assert access is not None
     await there.public.put(f"{FILES}/a", content=SMALL, headers=holder.headers)
     context = AccessContext(NOBODY, operation=Action.READ, bucket="default", key="a")
-    await access.identify(context, Bearer(holder.key, holder.secret))
+    await access.identify(context, holder.headers["authorization"].encode())
     monkeypatch.setattr(control, "CHECK_INTERVAL_S", -1.0)
     standing = access.standing(context)
 
