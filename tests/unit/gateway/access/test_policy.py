@@ -275,3 +275,24 @@ def test_nobody_lists_where_nothing_may_be_shown() -> None:
     for bucket, prefix in (("one", "b"), ("one", "a/c"), ("one", "a/b/c/"), ("one", "a/b/c/d"), ("two", "a/b/")):
         with pytest.raises(AccessDeniedError):
             listed(who, bucket, prefix)
+
+
+def test_a_denial_wins_over_everything_that_allows() -> None:
+    """Below its prefix, whichever of the two names the bucket and whichever every one."""
+    for scopes in (
+        [allow("one"), deny("one", "a/")],
+        [deny("one", "a/"), allow("one"), allow("one", "a/")],
+        [allow("one", "a/"), allow("one"), deny("*", "a/")],
+        [allow("*"), deny("one", "a/")],
+    ):
+        who = somebody(*scopes)
+        assert is_allowed(who, Action.READ, "one", "b")
+        assert not is_allowed(who, Action.READ, "one", "a/b")
+
+
+def test_a_bucket_is_not_administered_by_a_prefix() -> None:
+    """Nor is it shown for that."""
+    who = somebody(allow("one", "a/", Action.BUCKET_ADMIN))
+    assert not is_allowed(who, Action.BUCKET_ADMIN, "one")
+    assert not is_allowed(who, Action.BUCKET_ADMIN, "one", "a/b")
+    assert not sees_bucket(who, "one")
