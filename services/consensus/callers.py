@@ -72,6 +72,7 @@ from shared.contracts.uploads import (
     ListUploads,
     PutPart,
 )
+from shared.contracts.usage import GetUsage
 from shared.errors import ForbiddenError
 from shared.roles import Role, is_among
 from shared.web.route_callers import RouteCallers
@@ -158,6 +159,7 @@ ASKERS: Final[Mapping[type[Query[Any]], frozenset[Role]]] = {
     GetKey: _GATEWAY,
     ListIdentities: _GATEWAY,
     ListAudit: _GATEWAY,
+    GetUsage: _GATEWAY,
 }
 
 

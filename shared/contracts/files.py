@@ -64,6 +64,7 @@ class FileVersion(WireModel):
         created_ns: when the key came into being, kept as long as it is replaced; None if that was not recorded.
         content_id: of content that is composed; `shared.contracts.etags.content_id_of` says it of all.
         patch_index: of the entry that last changed `tags`; 0 for none.
+        owner: the identity whose usage it counts in (`shared.contracts.usage`); None of nobody's.
     """
 
     bucket: str
@@ -86,6 +87,7 @@ class FileVersion(WireModel):
     content_id: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
     patch_index: int = 0
+    owner: str | None = None
 
 
 class Published(WireModel):

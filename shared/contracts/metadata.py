@@ -82,6 +82,7 @@ from shared.contracts.uploads import (
     UploadAnswer,
     UploadPage,
 )
+from shared.contracts.usage import GetUsage, UsageAnswer
 
 MAX_BATCH: Final = 512
 """Most proposals or queries in one request."""
@@ -569,7 +570,8 @@ Answer = Annotated[
     | AuditPage
     | IdentityAnswer
     | KeyAnswer
-    | IdentitiesPage,
+    | IdentitiesPage
+    | UsageAnswer,
     Field(discriminator="kind"),
 ]
 
@@ -666,7 +668,8 @@ AnyQuery = Annotated[
     | ListAudit
     | GetIdentity
     | GetKey
-    | ListIdentities,
+    | ListIdentities
+    | GetUsage,
     Field(discriminator="kind"),
 ]
 

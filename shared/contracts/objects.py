@@ -18,6 +18,7 @@ from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.files import FileVersion, Preconditions
 from shared.contracts.time import Stamp
+from shared.contracts.usage import UsageOf
 
 DELETE_FILES_MAX: Final = 250
 """Most files that one entry deletes."""
@@ -38,10 +39,14 @@ class BucketSettings(WireModel):
             the versions of before stay. Never `off` again.
         superseded_retention_s: for how long older versions are kept, by the log's clock; None for ever. 0: they are gone as
             soon as they are replaced. Without meaning while versioning is off.
+        quota_bytes, quota_files: how much there may be in the bucket, as `shared.contracts.usage` counts it; None for no
+            limit. Lowered below what there is, it refuses only what would raise that.
     """
 
     versioning: Literal["off", "enabled", "suspended"] = "off"
     superseded_retention_s: int | None = Field(default=None, ge=0, le=2**31)
+    quota_bytes: int | None = Field(default=None, ge=0, lt=2**63)
+    quota_files: int | None = Field(default=None, ge=0, lt=2**63)
 
 
 # --- buckets ------------------------------------------------------------------------------------------------------
@@ -92,12 +97,16 @@ class DeleteBucketDocument(Command[DeletedDocument]):
 
 
 class BucketSettingsAnswer(WireModel):
-    """`settings` is None when there is no such bucket. `log_index`: of the entry that put them; 0 for the defaults."""
+    """`settings` is None when there is no such bucket. `log_index`: of the entry that put them; 0 for the defaults.
+
+    `usage`: how much there is in the bucket; None from a member of an earlier version.
+    """
 
     kind: Literal["bucket_settings"] = "bucket_settings"
     settings: BucketSettings | None
     log_index: int = 0
     incarnation: int = 0
+    usage: UsageOf | None = None
 
 
 class GetBucketSettings(Query[BucketSettingsAnswer]):

@@ -29,6 +29,8 @@ from shared.contracts.metadata import (
 )
 from shared.contracts.objects import BucketDocumentAnswer, BucketSettingsAnswer, ObjectCounts, VersionPage
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
+from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
+from shared.contracts.usage import UsageAnswer
 
 _NULL: Final = msgspec.Raw(b"null")
 _PAGE_MARK: Final = b'"kind":"files"'
@@ -154,4 +156,8 @@ _PARSERS: Final[dict[str, Callable[[bytes], Answer]]] = {
     "identity": IdentityAnswer.parse_answer,
     "access_key": KeyAnswer.parse_answer,
     "identities": IdentitiesPage.parse_answer,
+    "usage": UsageAnswer.parse_answer,
+    "pieces": PiecePage.parse_answer,
+    "upload": UploadAnswer.parse_answer,
+    "uploads": UploadPage.parse_answer,
 }

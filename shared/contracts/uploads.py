@@ -220,6 +220,7 @@ class Upload(WireModel):
 
     Attributes:
         expires_in_s: by the log's clock; None for never.
+        owner: the identity that its parts count for.
     """
 
     upload: int
@@ -232,6 +233,7 @@ class Upload(WireModel):
     created_ns: int
     expires_in_s: int | None
     is_internal: bool = False
+    owner: str | None = None
 
 
 class UploadAnswer(WireModel):

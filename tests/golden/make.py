@@ -88,6 +88,7 @@ from shared.contracts.objects import (
 from shared.contracts.references import CondemnChunks
 from shared.contracts.time import ClockState, Stamp
 from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload, CopyPart, ListUploads, PutPart
+from shared.contracts.usage import GetUsage
 from shared.units import MIB
 from tests.unit.consensus.metadata.builders import content, publish, run, stamp
 
@@ -206,7 +207,7 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         size_bytes=5 * MIB, chunk_size_bytes=MIB, chunk_digests=bytes(range(5 * DIGEST_BYTES)), digest="d5" * 32
     )
     nonces = ["1" * 32, "2" * 32, "3" * 32]
-    settings = BucketSettings(versioning="enabled", superseded_retention_s=3600)
+    settings = BucketSettings(versioning="enabled", superseded_retention_s=3600, quota_bytes=10**9, quota_files=100)
     suspended = BucketSettings(versioning="suspended", superseded_retention_s=7200)
     copied = {"bucket": "default", "source_bucket": "default", "stamp": stamp()}
     # The document that says who may do what of the bucket is the newest change of that.
@@ -361,6 +362,7 @@ def describe(store: MetadataStore) -> dict[str, Any]:
         GetBucketDocument(bucket="default", kind_name="policy"),
         ListUploads(bucket="default"),
         CountObjects(),
+        GetUsage(buckets=["default"]),
     ]
     of_access = [ListAccessChanges(), ListAccessChanges(after=store.last_applied)]
     return {
@@ -408,7 +410,7 @@ def _assert_every_table_has_rows(path: Path) -> None:
     counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
     connection.close()
     # What lives only between two slices of a long expiry cannot be left behind by whole entries.
-    unfilled = {"doomed", "bucket_usage"}
+    unfilled = {"doomed"}
     assert all(count for name, count in counts.items() if name not in unfilled), counts
     for leftover in path.parent.glob("*-wal"):
         assert leftover.stat().st_size == 0, leftover

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.consensus.metadata.audit import Trail
@@ -13,6 +13,7 @@ from services.consensus.metadata.history import History
 from services.consensus.metadata.older_versions import OlderVersions
 from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State
 from services.consensus.metadata.tables import Tables
+from shared.contracts.access import ANONYMOUS, SYSTEM, IdentityLimits, Requester
 from shared.contracts.names import check_bucket_name
 from shared.contracts.objects import BucketSettings
 from shared.contracts.time import ClockState, Stamp
@@ -20,8 +21,18 @@ from shared.errors import BucketNotFoundError
 
 
 @dataclass(slots=True)
+class KnownLimits:
+    """What identities may have, as far as it was asked for. Invariant: as of `access_index`."""
+
+    access_index: int = -1
+    by_identity: dict[bytes, IdentityLimits] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class ApplyContext:
     """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
+
+    `requester`: whom the entry is for.
 
     Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` and `settings` what the
     tables say of some buckets.
@@ -42,6 +53,19 @@ class ApplyContext:
     records: BucketRecords
     settings: dict[int, BucketSettings]
     trail: Trail
+    limits: KnownLimits
+    requester: Requester | None = None
+
+    @property
+    def owner(self) -> bytes | None:
+        """The identity that what this entry writes belongs to; None of nobody that is an identity."""
+        return None if self.owner_id is None else bytes.fromhex(self.owner_id)
+
+    @property
+    def owner_id(self) -> str | None:
+        """The same, as ids are written."""
+        principal = None if self.requester is None else self.requester.principal
+        return None if principal in {ANONYMOUS, SYSTEM} else principal
 
     @property
     def knows_garbage(self) -> bool:

@@ -69,6 +69,7 @@ def _copy_of(context: ApplyContext, command: CopyFile, original: FileVersion) ->
             "content_type": content_type,
             "user_metadata": user_metadata,
             "stamp": context.stamp,
+            "owner": context.owner_id,
         }
     )
 

@@ -24,10 +24,12 @@ from blake3 import blake3
 
 from services.consensus.metadata.checkpoint import move_now
 from services.consensus.metadata.schema import (
+    BUCKET_USAGE,
     CHECKED_TABLES,
     KEY_LENGTHS,
     OLDEST_TABLE_VERSION,
     TABLE_VERSION,
+    USAGE,
     Row,
     statements_of,
 )
@@ -47,6 +49,12 @@ _DELETES: Final = {
 _VALUES_MAX: Final = 500
 _pack: Final = msgspec.msgpack.Encoder().encode
 """The bytes that `msgpack` makes, in half the time: every row is packed when it is written and when it is read."""
+# In two halves: the sum of what 63 bits hold need not fit into them.
+_FILES_BY_BUCKET: Final = (
+    "SELECT incarnation, sum(size_bytes >> 32), sum(size_bytes & 4294967295), count(*) FROM files GROUP BY incarnation"
+)
+_USAGE_VERSION: Final = 5
+"""Of tables: the first that have `usage`."""
 
 
 class UnknownTablesError(Exception):
@@ -124,6 +132,22 @@ class Database:
                 self.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Inside a write transaction: after an exception everything is as it was before the block."""
+        before = self.content_sum
+        self.execute("SAVEPOINT entry")
+        try:
+            yield
+        except BaseException:
+            self.content_sum = before
+            # As in `transaction`.
+            if self.connection.in_transaction:
+                self.execute("ROLLBACK TO entry")
+                self.execute("RELEASE entry")
+            raise
+        self.execute("RELEASE entry")
+
     def one(self, statement: str, parameters: Row = ()) -> Row | None:
         """The first row."""
         row: Row | None = self.execute(statement, parameters).fetchone()
@@ -170,7 +194,15 @@ class Database:
         with self.transaction(write=True):
             for statement in statements_of(version, TABLE_VERSION):
                 self.execute(statement)
+            if version < _USAGE_VERSION:
+                self._count_files()
             self.execute(f"PRAGMA user_version={TABLE_VERSION}")
+
+    def _count_files(self) -> None:
+        """Fill `usage`. Tables of before have neither older versions nor parts, and nobody owns a file."""
+        for incarnation, high, low, files in self.execute(_FILES_BY_BUCKET).fetchall():
+            columns = BUCKET_USAGE, incarnation, str((high << 32) + low), files
+            self.execute("INSERT INTO usage VALUES (?, ?, ?, ?, ?)", (*columns, row_checksum(USAGE, columns)))
 
     def _check_schema(self, version: int) -> None:
         if not OLDEST_TABLE_VERSION <= version <= TABLE_VERSION:

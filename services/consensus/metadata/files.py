@@ -56,6 +56,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         epoch=command.epoch,
         durability=command.durability,
         stamp=context.stamp,
+        owner=context.owner_id,
         **standing(context, before),
     )
     store_current(context, before, version, command.tags)

@@ -8,6 +8,7 @@ from services.consensus.metadata.history import History
 from services.consensus.metadata.older_versions import OlderVersions, PatchRow
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.usage_queries import usage_of_bucket
 from services.consensus.metadata.version_listing import version_page
 from services.consensus.metadata.versions import find_version
 from shared.contracts.files import FileVersion
@@ -131,6 +132,7 @@ def _answer_records(
             settings=DEFAULT_SETTINGS if row is None else row.settings,
             log_index=0 if row is None else row.log_index,
             incarnation=bucket.incarnation,
+            usage=usage_of_bucket(tables, bucket.incarnation),
         )
     document = None if bucket is None else records.document(bucket.incarnation, query.kind_name)
     return BucketDocumentAnswer(

@@ -17,7 +17,7 @@ from services.consensus.metadata.tables import Tables
 
 _COLUMNS: Final = (
     "incarnation, key, version, version_id, size_bytes, etag, content_type, modified_ns, is_marker, is_null, "
-    "superseded_index, superseded_ms, checksum"
+    "superseded_index, superseded_ms, owner, checksum"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM older_versions WHERE incarnation=? AND "  # noqa: S608 (our own constants)
 # Named, because the planner would rather walk over all versions of the key.
@@ -26,7 +26,7 @@ _NULL: Final = _SELECT.replace("WHERE", "INDEXED BY older_nulls WHERE") + "key=?
 
 
 class OlderRow(NamedTuple):
-    """A superseded version or a marker; `superseded_index` is None for a marker that is current."""
+    """A superseded version or a marker; `superseded_index` is None for a marker that is current, `owner` for one of nobody."""
 
     incarnation: int
     key: bytes
@@ -40,6 +40,7 @@ class OlderRow(NamedTuple):
     is_null: int
     superseded_index: int | None
     superseded_ms: int | None
+    owner: bytes | None
 
     @property
     def known_as(self) -> int:
@@ -77,16 +78,21 @@ class OlderVersions:
 
     def __init__(self, tables: Tables) -> None:
         self._database = tables.database
+        self._usage = tables.usage
         self._execute = tables.database.execute
         self._one = tables.database.one
 
     def insert(self, row: OlderRow) -> None:
         """A row that is not there."""
         self._database.insert("older_versions", *row)
+        if not row.is_marker:
+            self._usage.add_version(row.incarnation, row.owner, row.size_bytes)
 
     def remove(self, row: OlderRow) -> None:
         """It is not kept any more."""
         self._database.remove("older_versions", *row)
+        if not row.is_marker:
+            self._usage.remove_version(row.incarnation, row.owner, row.size_bytes)
 
     def marker(self, incarnation: int, key: bytes) -> OlderRow | None:
         """The marker that is current."""

@@ -14,6 +14,7 @@ from services.consensus.metadata.references import answer_about_references
 from services.consensus.metadata.rows import BucketRow, State
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.upload_queries import answer_about_uploads
+from services.consensus.metadata.usage_queries import answer_usage
 from shared.contracts.access import GetIdentity, GetKey, ListAccessChanges, ListIdentities
 from shared.contracts.audit import ListAudit
 from shared.contracts.backups import ListBackups
@@ -43,6 +44,7 @@ from shared.contracts.objects import (
 )
 from shared.contracts.references import CheckReferences, ListReferenceChanges, ListReferences
 from shared.contracts.uploads import GetUpload, ListPieces, ListUploads
+from shared.contracts.usage import GetUsage
 from shared.errors import CursorExpiredError, InvalidRequestError, TrivetError
 
 
@@ -83,6 +85,8 @@ def _answer(tables: Tables, state: State, query: AnyQuery, buckets: Buckets) -> 
             answer = answer_about_access(tables, state, query)
         case ListAudit():
             answer = list_audit(tables.database, query)
+        case GetUsage():
+            answer = answer_usage(tables, query)
     return answer
 
 

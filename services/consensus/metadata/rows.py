@@ -20,6 +20,12 @@ _PLAIN_BODY: Final = 1
 _BODY: Final = 2
 """With what a version got with entries of version 4. Without any of that the older form is written: members that do not know
 those must come to the same bytes."""
+_OWNED_BODY: Final = 3
+"""The identity that the version belongs to, `OWNER_BYTES` of it, and then as before. It stands in front, so that it can be read
+without the chunk list."""
+
+OWNER_BYTES: Final = 32
+OWNED_HEAD_BYTES: Final = 1 + OWNER_BYTES
 
 _NO_LATER_FIELDS: Final = (None, True, None, None, None, None)
 STATE_HASH_BYTES: Final = 16
@@ -240,7 +246,7 @@ def encode_version(version: FileVersion) -> bytes:
         content.composition,
         content.composed_chunks,
     )
-    is_plain = later == _NO_LATER_FIELDS and content.digest is not None
+    is_plain = later == _NO_LATER_FIELDS and content.digest is not None and version.owner is None
     digest = None if content.digest is None else bytes.fromhex(content.digest)
     packed: bytes = msgpack.packb(
         (
@@ -259,7 +265,14 @@ def encode_version(version: FileVersion) -> bytes:
             *(() if is_plain else later),
         )
     )
+    if version.owner is not None:
+        return bytes((_OWNED_BODY,)) + bytes.fromhex(version.owner) + packed
     return bytes((_PLAIN_BODY if is_plain else _BODY,)) + packed
+
+
+def decode_owner(head: bytes) -> bytes | None:
+    """The identity that a version belongs to, out of the first `OWNED_HEAD_BYTES` of its body."""
+    return head[1:OWNED_HEAD_BYTES] if head[0] == _OWNED_BODY else None
 
 
 def decode_content(body: bytes) -> FileContent:
@@ -269,18 +282,20 @@ def decode_content(body: bytes) -> FileContent:
 
 
 class VersionIdentity(NamedTuple):
-    """What a version is among those of its key; see `FileVersion`."""
+    """What a version is among those of its key, and whose it is; see `FileVersion`."""
 
     version_id: int | None
     is_null: bool
     created_ns: int | None
+    owner: bytes | None = None
 
 
 def decode_identity(body: bytes) -> VersionIdentity:
     """Only the identity of `decode_version`."""
     if body[0] == _PLAIN_BODY:
         return VersionIdentity(*_NO_LATER_FIELDS[:3])
-    return VersionIdentity(*_fields_of(body)[12:15])
+    version_id, is_null, created_ns = _fields_of(body)[12:15]
+    return VersionIdentity(version_id, is_null, created_ns, decode_owner(body))
 
 
 def decode_version(body: bytes) -> FileVersion:
@@ -308,6 +323,7 @@ def decode_version(body: bytes) -> FileVersion:
             "is_null": is_null,
             "created_ns": created_ns,
             "content_id": None if content_id is None else content_id.hex(),
+            "owner": None if (owner := decode_owner(body)) is None else owner.hex(),
         }
     )
 
@@ -326,5 +342,5 @@ def _content_of(fields: Any) -> dict[str, Any]:
 
 
 def _fields_of(body: bytes) -> Any:
-    assert body[0] in {_PLAIN_BODY, _BODY}, "the version of the tables says which forms they hold"
-    return msgpack.unpackb(memoryview(body)[1:])
+    assert body[0] in {_PLAIN_BODY, _BODY, _OWNED_BODY}, "the version of the tables says which forms they hold"
+    return msgpack.unpackb(memoryview(body)[OWNED_HEAD_BYTES if body[0] == _OWNED_BODY else 1 :])

@@ -26,8 +26,8 @@ With entries of version 4 came:
 
 - `older_versions` has the versions of a versioned bucket that are kept beside the current one, and its delete markers; a
   marker that is current has no `superseded_index`. `version_id` is NULL where it is the version itself.
-- `bucket_settings`, `bucket_documents` and `bucket_usage` go by the bucket's incarnation; `patches` has what may change
-  about a version that stays the same: its tags.
+- `bucket_settings` and `bucket_documents` go by the bucket's incarnation; `patches` has what may change about a version that
+  stays the same: its tags.
 - `manifests` has chunk lists that versions share piece by piece: one for each part of an upload. `chunk_refs` refer to
   the manifest, under its log index, and not to every version that shows some of it.
 - `compositions` has the pieces of manifests that a file is made of, under the number of the upload that joined them, and
@@ -40,13 +40,16 @@ With entries of version 4 came:
   forgotten. `bucket_access` has the index of the last change of the documents by which a bucket says who may do what.
 - `audit` has who changed what, under the index of the entry (`audit`): rows that are chained, with the bytes of all rows up to
   each, so that how long the kept part is needs no count. The first row is the anchor, an empty one, once rows were cut.
+- `usage` says how much there is in a bucket, of an identity, and in the parts of an upload: sums of what other tables have, which
+  quotas are held against (`usage`). `size_bytes` is decimal digits: copies cost nothing, and pass what an integer holds.
 
 A bucket is known by its incarnation, the log index that made it: rows of a bucket that was deleted and made again are
 never mixed up. Keys are BLOBs of UTF-8: compared byte by byte. Hybrid timestamps are unsigned 64-bit numbers, stored
 with an offset of -2^63 because SQLite's integers are signed, and theirs passes 2^63 in 2038.
 
 Every row ends with a checksum (`database`); in `chunk_refs` it is left out, because the key is a digest and the sum over
-all rows says when one is missing, and in `audit`, whose rows are chained.
+all rows says when one is missing, and in `audit`, whose rows are chained. Rows of `usage` do not count in that sum, because they
+follow from others: members whose tables were made by different versions must come to the same.
 """
 
 from __future__ import annotations
@@ -127,6 +130,7 @@ _OBJECTS: Final = (
         is_null INTEGER NOT NULL,
         superseded_index INTEGER,
         superseded_ms INTEGER,
+        owner BLOB,
         checksum INTEGER NOT NULL,
         PRIMARY KEY (incarnation, key, version)
     ) WITHOUT ROWID
@@ -153,12 +157,13 @@ _OBJECTS: Final = (
     ) WITHOUT ROWID
     """,
     """
-    CREATE TABLE bucket_usage (
-        incarnation INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        amount INTEGER NOT NULL,
+    CREATE TABLE usage (
+        kind TEXT NOT NULL,
+        holder BLOB NOT NULL,
+        size_bytes TEXT NOT NULL,
+        files INTEGER NOT NULL,
         checksum INTEGER NOT NULL,
-        PRIMARY KEY (incarnation, name)
+        PRIMARY KEY (kind, holder)
     ) WITHOUT ROWID
     """,
     """
@@ -208,6 +213,7 @@ _OBJECTS: Final = (
         swept INTEGER NOT NULL,
         expires_ms INTEGER,
         result_version INTEGER,
+        owner BLOB,
         body BLOB NOT NULL,
         checksum INTEGER NOT NULL
     )
@@ -281,7 +287,7 @@ _OBJECTS: Final = (
 )
 
 _CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE, 4: _OBJECTS}
-"""What makes tables of a version those of the next. They add no rows: all members must come to the same sum."""
+"""What makes tables of a version those of the next. They add no rows that count in the sum, which must be the same everywhere."""
 
 _OLDEST_TABLES: Final = (
     """
@@ -433,10 +439,10 @@ CHECKED_TABLES: Final = {
         "is_null",
         "superseded_index",
         "superseded_ms",
+        "owner",
     ),
     "bucket_settings": ("incarnation", "log_index", "body"),
     "bucket_documents": ("incarnation", "kind", "log_index", "body"),
-    "bucket_usage": ("incarnation", "name", "amount"),
     "patches": ("version", "patch_index", "body"),
     "manifests": ("manifest", "size_bytes", "chunk_size_bytes", "chunk_digests"),
     "manifest_refs": ("owner", "manifest"),
@@ -453,6 +459,7 @@ CHECKED_TABLES: Final = {
         "swept",
         "expires_ms",
         "result_version",
+        "owner",
         "body",
     ),
     "parts": ("upload", "number", "part", "size_bytes", "etag", "body"),
@@ -472,7 +479,11 @@ CHECKED_TABLES: Final = {
     ),
     "bucket_access": ("incarnation", "changed_index"),
 }
-"""The tables whose rows end with a checksum that counts in the state's sum: all but `state`, `chunk_refs` and `audit`."""
+"""The tables whose rows end with a checksum that counts in the state's sum: all but `state`, `chunk_refs`, `audit`, `usage`."""
+
+USAGE: Final = "usage"
+USAGE_COLUMNS: Final = ("kind", "holder", "size_bytes", "files")
+BUCKET_USAGE: Final = "bucket"
 
 KEY_LENGTHS: Final = {
     "files": 2,
@@ -480,9 +491,9 @@ KEY_LENGTHS: Final = {
     "tombstones": 2,
     "older_versions": 3,
     "bucket_documents": 2,
-    "bucket_usage": 2,
     "manifest_refs": 2,
     "composition_refs": 2,
     "parts": 2,
+    USAGE: 2,
 }
 """How many of a table's first columns are its primary key, where it is not one."""

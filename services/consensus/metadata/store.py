@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Self
 
-from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext
+from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext, KnownLimits
 from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import BucketRecords
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
-from services.consensus.metadata.commands import run
 from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.garbage import Garbage
@@ -34,6 +33,7 @@ from services.consensus.metadata.outcomes import (
     reused,
 )
 from services.consensus.metadata.queries import answer_query, read_node_map
+from services.consensus.metadata.quotas import run_within_quotas
 from services.consensus.metadata.references import size_bytes
 from services.consensus.metadata.requesters import check_requester
 from services.consensus.metadata.retention import retention_class
@@ -103,6 +103,7 @@ class MetadataStore:
         self._reader = reader
         self._write_lock = Lock()
         self._read_lock = Lock()
+        self._limits = KnownLimits()
         self._committed = self._read_committed()
 
     @classmethod
@@ -159,12 +160,13 @@ class MetadataStore:
             if not entries:
                 return []
             before = self._committed
-            batch = _Batch(self._writer, before)
-            with self._writer.database.transaction(write=True):
+            batch = _Batch(self._writer, before, self._limits)
+            with self._writer.usage.batch(), self._writer.database.transaction(write=True):
                 results = [batch.apply(entry) for entry in entries]
                 batch.write_trail()
                 state = batch.state()
                 self._writer.write_state(state)
+                self._writer.usage.write()
                 is_same_epoch = state.epoch == before.state.epoch
                 node_map = before.node_map if is_same_epoch else read_node_map(self._writer, state)
                 newest_condemned = batch.newest_condemned()
@@ -249,6 +251,7 @@ class MetadataStore:
         with self._write_lock, self._read_lock:
             old = (self._writer, self._reader)
             self._writer, self._reader, self._path = writer, reader, path
+            self._limits = KnownLimits()
             self._committed = self._read_committed()
         for tables in old:
             tables.database.close()
@@ -336,7 +339,7 @@ class _Batch:
     What every entry changes is kept beside the state and put into it once, at the end and at every mark.
     """
 
-    def __init__(self, tables: Tables, before: _Committed) -> None:
+    def __init__(self, tables: Tables, before: _Committed, limits: KnownLimits) -> None:
         state = before.state
         self.marks = before.marks
         self._database = tables.database
@@ -361,6 +364,7 @@ class _Batch:
             records=BucketRecords(tables),
             settings={},
             trail=Trail(tables.database, state.trail),
+            limits=limits,
         )
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
@@ -420,7 +424,7 @@ class _Batch:
         self._take_up(entry, proposal)
         outcome: WireModel | TrivetError
         try:
-            outcome = run(context, proposal.command)
+            outcome = run_within_quotas(context, proposal.command)
         except TrivetError as rejection:
             outcome = rejection
         return self._stored(entry, proposal, outcome)
@@ -428,7 +432,7 @@ class _Batch:
     def _take_up(self, entry: CommittedEntry, proposal: Proposal) -> None:
         """The entry decides something: it has its place and its time."""
         context = self._context
-        context.index, context.term = entry.index, entry.term
+        context.index, context.term, context.requester = entry.index, entry.term, proposal.requester
         context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
         self._highest_hlc = context.stamp.hlc
 

@@ -23,6 +23,7 @@ from services.consensus.metadata.database import (
 )
 from services.consensus.metadata.rows import (
     NO_LATER_STATE,
+    OWNED_HEAD_BYTES,
     RETENTIONS_S,
     BucketRow,
     FileRow,
@@ -33,10 +34,12 @@ from services.consensus.metadata.rows import (
     VersionIdentity,
     decode_content,
     decode_identity,
+    decode_owner,
     decode_version,
     encode_version,
 )
 from services.consensus.metadata.schema import Row
+from services.consensus.metadata.usage import UsageCounters
 from shared.contracts.cluster import NodeState
 from shared.contracts.files import FileContent, FileVersion
 from shared.contracts.names import DIGEST_BYTES
@@ -78,6 +81,7 @@ class Tables:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.usage = UsageCounters(database)
         self._execute = database.execute
         self._one = database.one
         self._insert = database.insert
@@ -198,6 +202,11 @@ class Tables:
         """What it is among the versions of its key. Raises RowDamagedError."""
         return decode_identity(self.version_body(version))
 
+    def owner(self, version: int) -> bytes | None:
+        """The identity that it belongs to. Only the head of its body is read, and not checked: that may be a long chunk list."""
+        with self.database.connection.blobopen("versions", "body", version, readonly=True) as body:
+            return decode_owner(body.read(OWNED_HEAD_BYTES))
+
     def version_body(self, version: int) -> bytes:
         """The stored form. Raises RowDamagedError: it is not there, although a row says so, or not what was written."""
         row = self._one("SELECT version, body, checksum FROM versions WHERE version=?", (version,))
@@ -229,6 +238,7 @@ class Tables:
             version.content_type,
             version.modified_ns,
         )
+        self.usage.add_version(incarnation, owner_of(version), content.size_bytes)
         if content.composition is None:
             self.insert_refs(version.version, distinct_chunks(content))
         else:
@@ -258,8 +268,8 @@ class Tables:
         )
         self.database.content_sum -= refs_sum(chunk_list, refs)
 
-    def remove_file(self, incarnation: int, file: FileRow) -> None:
-        """The present row of a key; `history` keeps it."""
+    def remove_file(self, incarnation: int, file: FileRow, owner: bytes | None) -> None:
+        """The present row of a key, whose version belongs to `owner`; `history` keeps it."""
         self._remove(
             "files",
             incarnation,
@@ -270,6 +280,7 @@ class Tables:
             file.content_type,
             file.modified_ns,
         )
+        self.usage.remove_version(incarnation, owner, file.size_bytes)
 
     def chunks(self) -> Iterator[tuple[bytes, int]]:
         """(digest, size in bytes) of every reference, in the order of the digests; rows are fetched as they are taken."""
@@ -398,6 +409,11 @@ class Tables:
             self._remove("members", *checked("members", row))
         if entry_version is not None:
             self._insert("members", member_id, entry_version)
+
+
+def owner_of(version: FileVersion) -> bytes | None:
+    """The identity that it belongs to, as rows have it."""
+    return None if version.owner is None else bytes.fromhex(version.owner)
 
 
 def distinct_chunks(content: FileContent) -> list[tuple[bytes, int]]:

@@ -209,6 +209,7 @@ def _upload(state: State, row: UploadRow) -> Upload:
         created_ns=body.created_ns,
         expires_in_s=None if row.expires_ms is None else max(row.expires_ms - state.lived_ms, 0) // 1000,
         is_internal=bool(row.is_internal),
+        owner=None if row.owner is None else row.owner.hex(),
     )
 
 

@@ -21,8 +21,8 @@ ABORTED: Final = "aborted"
 _BODY: Final = 1
 _PART_HEAD: Final = struct.Struct(">BIIQ")
 _SELECT: Final = (
-    "SELECT upload, incarnation, key, nonce, state, is_internal, closed_index, swept, expires_ms, result_version, body, "
-    "checksum FROM uploads WHERE "
+    "SELECT upload, incarnation, key, nonce, state, is_internal, closed_index, swept, expires_ms, result_version, owner, "
+    "body, checksum FROM uploads WHERE "
 )
 _PARTS: Final = "SELECT upload, number, part, size_bytes, etag, body, checksum FROM parts WHERE upload=? AND "
 _NAMED_PARTS: Final = _PARTS + "number IN (SELECT value FROM json_each(?)) ORDER BY number"  # noqa: S608 (our own constants)
@@ -36,6 +36,7 @@ class UploadRow(NamedTuple):
         swept: the last manifest that was looked at since.
         expires_ms: the age of the log's clock at which it is aborted, or, once completed, forgotten; None for never.
         result_version: what it was completed to.
+        owner: the identity that began it.
         body: what `encode_upload` made.
     """
 
@@ -49,6 +50,7 @@ class UploadRow(NamedTuple):
     swept: int
     expires_ms: int | None
     result_version: int | None
+    owner: bytes | None
     body: bytes
 
 
@@ -145,6 +147,7 @@ class UploadRecords:
 
     def __init__(self, tables: Tables) -> None:
         self._database = tables.database
+        self._usage = tables.usage
         self._execute = tables.database.execute
         self._one = tables.database.one
 
@@ -163,6 +166,8 @@ class UploadRecords:
         """Something about it changed."""
         self.remove(before)
         self.insert(row)
+        if before.state == OPEN and row.state != OPEN:
+            self._usage.close_upload(row.upload, row.incarnation, row.owner)
 
     def remove(self, row: UploadRow) -> None:
         """Forget it; its parts and references went before."""
@@ -233,9 +238,13 @@ class UploadRecords:
             rows.close()
         return found, counted
 
-    def insert_part(self, row: PartRow) -> None:
-        """One that is not there."""
+    def put_part(self, upload: UploadRow, before: PartRow | None, row: PartRow) -> None:
+        """A part of an upload under way, in place of the one of its number, if there is one."""
+        if before is not None:
+            self.remove_part(before)
         self._database.insert("parts", *row)
+        more_bytes = row.size_bytes - (0 if before is None else before.size_bytes)
+        self._usage.change_parts(upload.upload, upload.incarnation, upload.owner, more_bytes)
 
     def remove_part(self, row: PartRow) -> None:
         """It was replaced, or its upload is closed."""

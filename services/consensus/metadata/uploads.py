@@ -97,6 +97,7 @@ def begin_upload(context: ApplyContext, command: BeginUpload) -> BegunUpload:
         swept=0,
         expires_ms=None if command.lifetime_s is None else _in(context, command.lifetime_s),
         result_version=None,
+        owner=context.owner,
         body=body.encode(),
     )
     UploadRecords(context.tables).insert(row)
@@ -117,7 +118,7 @@ def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
     chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
     piece = _own_piece(context, upload, chunks, 0, content.size_bytes)
     stored = encode_stored(command.epoch, command.durability)
-    return _store_part(context, command, content.digest, [piece], stored)
+    return _store_part(context, command, upload, content.digest, pieces=[piece], stored=stored)
 
 
 def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
@@ -143,7 +144,7 @@ def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
             )
         pieces = [_own_piece(context, upload, chunks, skip_bytes, stop - start)] if start < stop else []
     etag, stored = PieceList.of(pieces).content_id, encode_stored(source.epoch, source.durability)
-    return _store_part(context, command, etag, pieces, stored)
+    return _store_part(context, command, upload, etag, pieces=pieces, stored=stored)
 
 
 def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published:
@@ -231,16 +232,21 @@ def _own_piece(context: ApplyContext, upload: UploadRow, chunks: ChunkList, skip
 
 
 def _store_part(
-    context: ApplyContext, command: PutPart | CopyPart, etag: str, pieces: list[Piece], stored: bytes
+    context: ApplyContext,
+    command: PutPart | CopyPart,
+    upload: UploadRow,
+    etag: str,
+    *,
+    pieces: list[Piece],
+    stored: bytes,
 ) -> StoredPart:
     """In place of an earlier part of that number: the last one that is applied counts."""
-    records, upload = UploadRecords(context.tables), command.upload
-    if (before := records.part(upload, command.number)) is not None:
-        records.remove_part(before)
+    records = UploadRecords(context.tables)
+    if (before := records.part(upload.upload, command.number)) is not None:
         body = PartBody.decode(before.body)
         if before.part in PieceList(body.identities, body.places).manifests():
             # Nothing else can refer to it: only the parts of files that exist are copied from.
-            Manifests(context.tables).drop_ref(upload, before.part)
+            Manifests(context.tables).drop_ref(upload.upload, before.part)
             context.garbage.release(before.part, context.index)
     size_bytes, packed = sum(piece.take_bytes for piece in pieces), PieceList.of(pieces)
     body = PartBody(
@@ -251,7 +257,8 @@ def _store_part(
         # A lying clock may stamp what no column holds: it must not end the members that apply the entry.
         min(max(context.stamp.approximate_ns, 0), STORED_INTEGER_MAX),
     )
-    records.insert_part(PartRow(upload, command.number, context.index, size_bytes, etag, body.encode()))
+    part = PartRow(upload.upload, command.number, context.index, size_bytes, etag, body.encode())
+    records.put_part(upload, before, part)
     return StoredPart(part=context.index, etag=etag, size_bytes=size_bytes)
 
 
@@ -379,6 +386,7 @@ def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRo
         stamp=context.stamp,
         modified_ns=0,
         content_id=identity,
+        owner=None if upload.owner is None else upload.owner.hex(),
     )
 
 

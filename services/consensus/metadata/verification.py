@@ -14,8 +14,9 @@ from typing import Final
 from services.consensus.metadata.audit import check_trail, trail_pages
 from services.consensus.metadata.database import Database, RowDamagedError, checked
 from services.consensus.metadata.rows import State
-from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, Row
+from services.consensus.metadata.schema import CHECKED_TABLES, KEY_LENGTHS, USAGE, USAGE_COLUMNS, Row
 from services.consensus.metadata.tables import Tables, refs_sum
+from services.consensus.metadata.usage import check_usage
 from shared.units import MIB
 
 _CACHE_BYTES: Final = 2 * MIB
@@ -37,8 +38,11 @@ def verify(path: Path) -> State:
             tables.database.content_sum = _sum_of_rows(tables.database)
             if tables.database.signed_sum() != state.content_sum:
                 raise RowDamagedError("the rows do not add up to what the state says: one is missing, or one too many")
-            if "audit" in _tables_of(tables.database):
+            present = _tables_of(tables.database)
+            if "audit" in present:
                 check_trail(tables.database)
+            if USAGE in present:
+                check_usage(tables.database)
             return state
     finally:
         tables.database.close()
@@ -73,7 +77,7 @@ class Scrub:
         return next(self._pages, 0)
 
     def _all(self, database: Database) -> Iterator[int]:
-        for table, columns in CHECKED_TABLES.items():
+        for table, columns in (*CHECKED_TABLES.items(), (USAGE, USAGE_COLUMNS)):
             key = columns[: KEY_LENGTHS.get(table, 1)]
             names, places = ", ".join(key), ", ".join("?" * len(key))
             select = f"SELECT {', '.join(columns)}, checksum FROM {table}"  # noqa: S608 (our own constants)

@@ -34,8 +34,8 @@ class PresentKey:
     Invariant: at most one of `file` and `marker` is there. `tombstone` is None beside a file, and once it is forgotten.
 
     Attributes:
-        identity: of `file`; that of a version of before where no entry of version 4 may be proposed yet, and where a deletion
-            needs none.
+        identity: of `file`; that of a version of before where no entry of version 4 may be proposed yet, and but for the owner
+            where a deletion needs none.
     """
 
     bucket: BucketRow
@@ -68,8 +68,12 @@ def present(context: ApplyContext, bucket: BucketRow, key: bytes, *, is_deletion
     settings = context.settings_of(incarnation)
     tombstone = context.history.tombstone(bucket.name, key) if file is None else None
     marker = context.older.marker(incarnation, key) if file is None and settings.versioning != "off" else None
-    has_identity = file is not None and context.knows_objects and not (is_deletion and settings.versioning == "off")
-    identity = context.tables.identity(file.version) if file is not None and has_identity else _PLAIN
+    identity = _PLAIN
+    if file is not None and context.knows_objects:
+        if is_deletion and settings.versioning == "off":
+            identity = _PLAIN._replace(owner=context.tables.owner(file.version))
+        else:
+            identity = context.tables.identity(file.version)
     return PresentKey(bucket, key, file, marker, tombstone, settings, identity)
 
 
@@ -115,7 +119,7 @@ def supersede(context: ApplyContext, before: PresentKey) -> int | None:
     is_null_written = settings.versioning == "suspended"
     replaced: int | None = None
     if before.file is not None:
-        context.tables.remove_file(incarnation, before.file)
+        context.tables.remove_file(incarnation, before.file, before.identity.owner)
         context.history.add(incarnation, before.file, context.index)
         if settings.versioning == "off":
             return None
@@ -150,6 +154,7 @@ def _older_row(context: ApplyContext, before: PresentKey, file: FileRow) -> Olde
         is_null=int(before.identity.is_null),
         superseded_index=context.index,
         superseded_ms=context.state.lived_ms,
+        owner=before.identity.owner,
     )
 
 
@@ -195,6 +200,7 @@ def insert_marker(context: ApplyContext, before: PresentKey, modified_ns: int) -
             is_null=int(before.settings.versioning == "suspended"),
             superseded_index=None,
             superseded_ms=None,
+            owner=None,
         )
     )
 
@@ -212,7 +218,7 @@ def remove_version(context: ApplyContext, before: PresentKey, found: FoundVersio
     deleted = DeletedFile(version=context.index, is_marker=found.is_marker, removed_version=found.known_as)
     incarnation = before.bucket.incarnation
     if found.older is None:
-        context.tables.remove_file(incarnation, found.file)
+        context.tables.remove_file(incarnation, found.file, found.owner)
         context.history.add(incarnation, found.file, context.index)
         return VersionRemoval(deleted, vacated=found.file)
     remove_for_good(context, found.older)
@@ -271,11 +277,13 @@ class FoundVersion:
     Attributes:
         known_as: its version id.
         file: what a list shows of it.
+        owner: the identity that it belongs to.
         older: its row among the older ones and the markers; None of the current version.
     """
 
     known_as: int
     file: FileRow
+    owner: bytes | None
     older: OlderRow | None = None
 
     @property
@@ -295,11 +303,12 @@ def find_version(
     """The current version or marker of `key`, or the one that has `number` or is known by it; None when there is none."""
     file = tables.file(incarnation, key)
     if file is not None and (number is None or number <= file.version):
-        known_as = tables.identity(file.version).version_id or file.version
+        identity = tables.identity(file.version)
+        known_as = identity.version_id or file.version
         if number in {None, file.version, known_as}:
-            return FoundVersion(known_as, file)
+            return FoundVersion(known_as, file, identity.owner)
     row = older.marker(incarnation, key) if number is None else older.find(incarnation, key, number)
-    return None if row is None else FoundVersion(row.known_as, row.file, row)
+    return None if row is None else FoundVersion(row.known_as, row.file, row.owner, row)
 
 
 def require_version(context: ApplyContext, before: PresentKey, key: str, number: int | None) -> FoundVersion:

@@ -73,6 +73,7 @@ from shared.contracts.uploads import (
     ListUploads,
     PutPart,
 )
+from shared.contracts.usage import GetUsage
 from shared.errors import AccessDeniedError
 
 
@@ -123,6 +124,13 @@ def _any_principal(context: AccessContext, asked: object) -> None:  # noqa: ARG0
 
 def _administer_bucket(context: AccessContext, asked: Any) -> None:
     context.require(Action.BUCKET_ADMIN, asked.bucket)
+
+
+def _see_usage(context: AccessContext, asked: GetUsage) -> None:
+    for bucket in asked.buckets:
+        context.require(Action.BUCKET_ADMIN, bucket)
+    if asked.identities:
+        context.require(Action.CLUSTER_ADMIN, "")
 
 
 def _administer_cluster(context: AccessContext, asked: object) -> None:  # noqa: ARG001 as all of them
@@ -225,6 +233,7 @@ QUERIES: Final[Mapping[type, Requirement]] = {
     # Nothing is known of the file before the answer: then it needs the right to write it.
     GetUpload: _any_principal,
     GetBucketSettings: _administer_bucket,
+    GetUsage: _see_usage,
     GetBucketDocument: _administer_bucket,
     GetCluster: _administer_cluster,
     ListBackups: _administer_cluster,

@@ -32,7 +32,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         openapi_extra={"parameters": [BUCKET_PARAMETER]},
     )
     async def get_settings(request: Request) -> SettingsAnswer:
-        """Those that were never set are shown as they are by default."""
+        """Those that were never set are shown as they are by default; `usage` says how much there is in the bucket."""
         refuse_query(request.scope)
         bucket = settings_bucket_name(request.scope["raw_path"])
         return SettingsAnswer.of(bucket, await gateway.services.bucket_settings.read(bucket))
@@ -48,7 +48,9 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         """All of them at once. Versions that were once switched on can be suspended, and never switched off.
 
         `superseded_retention_s` says for how long a version is kept once it is no longer the current one: null for ever, 0
-        not at all. It holds for versions that are kept already, too.
+        not at all. It holds for versions that are kept already, too. `quota_bytes` and `quota_files` say how much there may
+        be in the bucket, null for no limit: a change that would end above one is refused (`quota_exceeded`), unless it makes
+        what is limited less.
         """
         refuse_query(request.scope)
         fields = fields_of(request.scope)

@@ -317,17 +317,36 @@ class SettingsRequest(BucketSettings):
     model_config = example(versioning="enabled", superseded_retention_s=2_592_000)
 
     superseded_retention_s: int | None = Field(default=None, ge=0, le=2**31, strict=True)
+    quota_bytes: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+    quota_files: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+
+
+class BucketUsage(WireModel):
+    """How much there is in a bucket: all versions that have bytes, and the bytes of parts of uploads under way."""
+
+    size_bytes: int
+    files: int
 
 
 class SettingsAnswer(BucketSettings):
-    """The settings of a bucket."""
+    """The settings of a bucket, and how much there is in it."""
 
-    model_config = example(bucket="default", versioning="enabled", superseded_retention_s=2_592_000, log_index=19)
+    model_config = example(
+        bucket="default",
+        versioning="enabled",
+        superseded_retention_s=2_592_000,
+        quota_bytes=10_000_000_000,
+        quota_files=None,
+        log_index=19,
+        usage={"size_bytes": 1_048_576, "files": 3},
+    )
 
     bucket: str
     log_index: int = Field(description="Of the entry that set them last; 0 while they are those by default.")
+    usage: BucketUsage | None = Field(description="When the settings are read; null in the answer to a change.")
 
     @classmethod
     def of(cls, bucket: str, found: SettingsOfBucket) -> Self:
         """Of one bucket."""
-        return cls(bucket=bucket, log_index=found.log_index, **found.settings.model_dump())
+        usage = None if found.usage is None else BucketUsage(size_bytes=found.usage.size_bytes, files=found.usage.files)
+        return cls(bucket=bucket, log_index=found.log_index, usage=usage, **found.settings.model_dump())

@@ -8,15 +8,17 @@ from services.gateway.ports import Metadata
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from shared.contracts.objects import BucketSettings, GetBucketSettings, PutBucketSettings
 from shared.contracts.time import TimeSource
+from shared.contracts.usage import UsageOf
 from shared.errors import BucketNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsOfBucket:
-    """As they are since the entry at `log_index`; 0 where they were never set."""
+    """As they are since the entry at `log_index`; 0 where they were never set. `usage`: where it was asked for."""
 
     settings: BucketSettings
     log_index: int
+    usage: UsageOf | None = None
 
 
 class SettingsOfBuckets:
@@ -36,7 +38,7 @@ class SettingsOfBuckets:
         answer, _ = await self._metadata.read(GetBucketSettings(bucket=bucket))
         if answer.settings is None:
             raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
-        return SettingsOfBucket(answer.settings, answer.log_index)
+        return SettingsOfBucket(answer.settings, answer.log_index, answer.usage)
 
     async def put(self, bucket: str, settings: BucketSettings, key: IdempotencyKey | None) -> SettingsOfBucket:
         """Replace them.

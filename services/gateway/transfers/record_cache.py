@@ -15,7 +15,7 @@ from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.chunk_lists import is_counted
 from shared.contracts.files import FileVersion
 
-_OVERHEAD_BYTES: Final = 4096
+_OVERHEAD_BYTES: Final = 5632
 """What the objects of a version take in Python, beside its texts and digests."""
 
 

@@ -106,7 +106,7 @@ def _last_clock_wins() -> None:
         finally:
             del context.history.add
         # The writer is told that it is done; what is there claims to be newer and stays.
-        tables.remove_file(bucket.incarnation, tables.file(bucket.incarnation, key))
+        tables.remove_file(bucket.incarnation, tables.file(bucket.incarnation, key), None)
         tables.database.insert("files", bucket.incarnation, *file)
         return result
 

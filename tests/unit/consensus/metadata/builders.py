@@ -87,8 +87,10 @@ def entry(
 class Log:
     """A store, and the index of what comes next. Begins with a cluster `trivet-test` of storage-1 to storage-3.
 
-    With an `entry_version`, that is in force from the third entry on.
+    With an `entry_version`, that is in force from the third entry on. `requester`: whom changes are made for.
     """
+
+    requester: Requester | None = None
 
     def __init__(self, path: Path, *, is_initialised: bool = True, entry_version: int | None = None) -> None:
         self.path = path
@@ -110,6 +112,7 @@ class Log:
 
     def propose(self, command: AnyCommand, **options: Any) -> ProposalResult:
         """Apply one command; its result, whatever it is."""
+        options = {"requester": self.requester} | options
         [result] = self.store.apply_batch([entry(self.next_index, command, **options)])
         assert result is not None
         return result

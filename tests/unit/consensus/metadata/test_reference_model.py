@@ -1,5 +1,5 @@
 """Who keeps which chunk: after any sequence of puts, parts, copies, deletions and time, the references are exactly those of
-what can still be reached, and at the end nothing is left over."""
+what can still be reached, and at the end nothing is left over. So it is with what is counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from services.consensus.metadata.pieces import PieceList
 from services.consensus.metadata.rows import decode_content
 from services.consensus.metadata.tables import distinct_chunks
 from services.consensus.metadata.upload_records import PartBody
+from services.consensus.metadata.usage import check_usage
 from services.consensus.metadata.verification import verify
+from shared.contracts.access import ANONYMOUS, Requester
 from shared.contracts.metadata import DeleteFile, PublishFile
 from shared.contracts.objects import BucketSettings, CopyFile, PutBucketSettings
 from shared.errors import TrivetError
@@ -40,6 +42,8 @@ class Schedule:
     def step(self) -> None:
         """One command."""
         steps = (self.put, self.begin, self.part, self.part, self.range, self.complete, self.abort)
+        principal = self.chance.choice(("1a" * 32, "2b" * 32, ANONYMOUS, None))
+        self.log.requester = None if principal is None else Requester(principal=principal)
         chosen = self.chance.choice((*steps, self.copy, self.delete, self.delete, self.time, self.time))
         with suppress(TrivetError):
             chosen()
@@ -142,7 +146,8 @@ def reachable(log: Log) -> tuple[set[tuple[bytes, int]], set[tuple[int, int]]]:
 
 
 def check(log: Log) -> None:
-    """The references are those that must be there; a manifest without any goes."""
+    """The references are those that must be there; a manifest without any goes; usage is what counting again finds."""
+    check_usage(log.store._reader.database)
     execute = log.store._reader.database.execute
     chunks, owned = reachable(log)
     assert set(execute("SELECT digest, version FROM chunk_refs")) == chunks

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from services.consensus.metadata import verification
-from services.consensus.metadata.database import RowDamagedError
-from services.consensus.metadata.schema import CHECKED_TABLES
+from services.consensus.metadata.database import RowDamagedError, row_checksum
+from services.consensus.metadata.schema import CHECKED_TABLES, USAGE, USAGE_COLUMNS
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
+from services.consensus.metadata.usage import recount
 from services.consensus.metadata.verification import Scrub, verify
 from shared.contracts.backups import BeginBackup
 from shared.contracts.metadata import (
@@ -30,17 +31,17 @@ from shared.contracts.metadata import (
 from shared.contracts.references import CondemnChunks
 from tests.unit.consensus.metadata.builders import Log, content, publish, run, stamp
 
+TABLES_WITH_CHECKSUMS = CHECKED_TABLES | {USAGE: USAGE_COLUMNS}
 OBJECT_ROWS = {
-    "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 0, 1, 9, 1000),
+    "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 0, 1, 9, 1000, b"o" * 32),
     "bucket_settings": (1, 5, b"b"),
     "bucket_documents": (1, "policy", 5, b"b"),
-    "bucket_usage": (1, "files", 5),
     "patches": (5, 6, b"b"),
     "manifests": (5, 1, 1, b"d"),
     "manifest_refs": (5, 6),
     "compositions": (5, b"b"),
     "composition_refs": (5, 6),
-    "uploads": (5, 1, b"a", "n", "open", 0, 6, 0, 1000, 7, b"b"),
+    "uploads": (5, 1, b"a", "n", "open", 0, 6, 0, 1000, 7, b"o" * 32, b"b"),
     "parts": (5, 1, 6, 1, "etag", b"b"),
     "identities": ("1" * 64, "name", 0, "active", 1, b"b", 5),
     "access_keys": ("TV1", "1" * 64, 0, "active", 1, 2, 3, "5ea1", b"s", b"m", 6),
@@ -76,6 +77,10 @@ def fill(path: Path) -> None:
         tables.database.insert("doomed", 99, 1)
         for table, row in OBJECT_ROWS.items():
             tables.database.insert(table, *row)
+        for holder, usage in recount(tables.database).items():
+            columns = (*holder, str(usage.size_bytes), usage.files)
+            row = (*columns, row_checksum(USAGE, columns))
+            tables.database.execute(f"INSERT OR REPLACE INTO {USAGE} VALUES (?, ?, ?, ?, ?)", row)
         tables.write_state(replace(state, content_sum=tables.database.signed_sum()))
     tables.database.close()
 
@@ -139,10 +144,10 @@ def test_a_scrub_reads_every_row_once_on_whatever_page_it_stands(filled, page_ro
     assert scrub(filled) == row_count > 3 * len(CHECKED_TABLES) / 2
 
 
-@pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in CHECKED_TABLES.items() for c in columns])
+@pytest.mark.parametrize(("table", "column"), [(t, c) for t, columns in TABLES_WITH_CHECKSUMS.items() for c in columns])
 def test_a_changed_column_is_found(filled, table, column):
     """Every column of every table, by the full check and by the scrub."""
-    key = ", ".join(CHECKED_TABLES[table][:3])
+    key = ", ".join(TABLES_WITH_CHECKSUMS[table][:3])
     row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
     blobs = ("key", "body", "outcome", "digest", "chunk_digests", "sealed", "bearer_mac")
     kinds = dict.fromkeys(blobs, "x'00'") | {"deleted_index": "424242"}
@@ -156,10 +161,10 @@ def test_a_changed_column_is_found(filled, table, column):
         scrub(filled)
 
 
-@pytest.mark.parametrize("table", [*CHECKED_TABLES, "chunk_refs"])
+@pytest.mark.parametrize("table", [*TABLES_WITH_CHECKSUMS, "chunk_refs"])
 def test_a_row_that_is_missing_is_found(filled, table):
     """No checksum can tell, the sum does."""
-    columns = {"chunk_refs": ("digest", "version")}.get(table) or CHECKED_TABLES[table]
+    columns = {"chunk_refs": ("digest", "version")}.get(table) or TABLES_WITH_CHECKSUMS[table]
     key = ", ".join(columns[:3])
     change(filled, f"DELETE FROM {table} WHERE ({key}) = (SELECT {key} FROM {table} LIMIT 1)")
     with pytest.raises(RowDamagedError):
@@ -192,7 +197,7 @@ def test_a_changed_state_is_found_when_the_file_is_opened(filled, column):
 def test_the_scrub_sees_every_row(filled):
     """All tables with checksums, each row once."""
     connection = sqlite3.connect(filled)
-    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in CHECKED_TABLES]
+    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES_WITH_CHECKSUMS]
     connection.close()
     assert min(counts) > 0
     assert scrub(filled) == sum(counts)

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.consensus.metadata.entries import OBJECTS_VERSION
+from services.consensus.metadata.usage import check_usage
 from services.consensus.metadata.verification import verify
+from shared.contracts.access import Requester
 from shared.contracts.metadata import DeleteFile, GetFile, ListFiles, PassTime
 from shared.contracts.objects import (
     BucketSettings,
@@ -25,11 +27,14 @@ from shared.contracts.objects import (
     PutBucketSettings,
     SetTags,
 )
+from shared.contracts.usage import GetUsage
 from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
 
 BUCKET = "default"
 KEYS = ("a", "a/1", "é")
 RETENTION_S = 100
+SIZE_BYTES = 2500
+OWNERS = ("1a" * 32, "2b" * 32)
 
 
 @dataclass
@@ -45,6 +50,7 @@ class Version:
     tags: dict[str, str] = field(default_factory=dict)
     patch_index: int = 0
     superseded_s: float | None = None
+    owner: str = ""
 
 
 class Model:
@@ -116,16 +122,21 @@ class World:
         self.log = Log(self.path, entry_version=OBJECTS_VERSION)
         self.model = Model()
         self._names = count(1)
+        self.owner = OWNERS[0]
+
+    def be(self, owner: str) -> None:
+        """Whom changes are made for from now on."""
+        self.owner, self.log.requester = owner, Requester(principal=owner)
 
     def put(self, key: str, *, tagged: bool) -> None:
         name = next(self._names)
         index, fill = self.log.next_index, name % 250 + 1
         tags = {"n": str(name)} if tagged else None
         self.log.apply(
-            publish(key, etag=f"e{name}", content=content(2500, fill=fill), tags=tags, start_index=index - 1)
+            publish(key, etag=f"e{name}", content=content(SIZE_BYTES, fill=fill), tags=tags, start_index=index - 1)
         )
         new = Version(index, index, is_marker=False, is_null=True, etag=f"e{name}", fill=fill, tags=tags or {})
-        new.patch_index = index if tags else 0
+        new.patch_index, new.owner = index if tags else 0, self.owner
         self.model.put(key, new)
 
     def delete(self, key: str) -> None:
@@ -220,7 +231,7 @@ class World:
         assert outcome.result["source_version"] == found.known_as
         new = Version(index, index, is_marker=False, is_null=True, etag=found.etag, fill=found.fill)
         new.tags = found.tags if tags is None else tags
-        new.patch_index = index if new.tags else 0
+        new.patch_index, new.owner = index if new.tags else 0, self.owner
         self.model.put(key, new)
         if is_move:
             self.model.delete(source, index)
@@ -301,6 +312,7 @@ class World:
         present = [key for key in sorted(KEYS, key=str.encode) if self.model.current(key) is not None]
         assert [file.key for file in self.log.ask(ListFiles(bucket=BUCKET)).files] == present
         self._check_counts(shown)
+        self._check_usage()
 
     def _check_key(self, key: str) -> None:
         current = self.model.current(key)
@@ -316,7 +328,8 @@ class World:
                 if not each.is_marker:
                     file = by_version.file
                     assert (file.etag, file.tags, file.patch_index) == (each.etag, each.tags, each.patch_index)
-                    assert file.content == content(2500, fill=each.fill)
+                    assert file.content == content(SIZE_BYTES, fill=each.fill)
+                    assert file.owner == each.owner
         assert self.log.ask(GetFile(bucket=BUCKET, key=key, version=1)).file is None
 
     def _listed(self, limit: int, **changes: Any) -> list[tuple[object, ...]]:
@@ -341,6 +354,14 @@ class World:
             if position is None:
                 break
         assert (versions, markers) == (sum(not row[3] for row in shown), sum(bool(row[3]) for row in shown))
+
+    def _check_usage(self) -> None:
+        files = [each for versions in self.model.keys.values() for each in versions if not each.is_marker]
+        usage = self.log.ask(GetUsage(buckets=[BUCKET], identities=list(OWNERS)))
+        found = {name: (of.size_bytes, of.files) for name, of in (usage.buckets | usage.identities).items()}
+        counts = {BUCKET: len(files)} | {owner: sum(each.owner == owner for each in files) for owner in OWNERS}
+        assert found == {name: (SIZE_BYTES * files, files) for name, files in counts.items()}
+        check_usage(self.log.store._reader.database)
 
     def check_references(self) -> None:
         """Once all has passed, exactly what is shown keeps its chunks, and every row adds up."""
@@ -379,6 +400,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("copy"), A_KEY, st.none() | PLACES, A_KEY, st.booleans(), st.booleans()),
     st.tuples(st.just("tag"), A_KEY, PLACES),
     SET,
+    st.tuples(st.just("be"), st.sampled_from(OWNERS)),
     st.tuples(st.just("pass_time"), st.sampled_from([1, 60, 60, 200])),
 )
 BEGIN: list[tuple[Any, ...]] = [
@@ -411,6 +433,7 @@ def test_versions_are_what_plain_dictionaries_say(begin: bool, actions: list[tup
     """Through off, enabled and suspended, by every call; and in the end exactly what is shown keeps its chunks."""
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
+        world.be(OWNERS[0])
         for action in [*(BEGIN if begin else ()), *actions]:
             play(world, action)
             world.check(limit)

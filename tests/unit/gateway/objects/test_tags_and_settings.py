@@ -68,7 +68,8 @@ async def test_tags_of_what_is_not_there_are_refused_by_what_is_missing(world) -
 async def test_settings_are_read_as_they_were_put_and_versions_never_switched_off(world) -> None:
     """Those by default have no index."""
     settings = world.services.bucket_settings
-    assert await settings.read("default") == type(await settings.read("default"))(BucketSettings(), 0)
+    found = await settings.read("default")
+    assert (found.settings, found.log_index) == (BucketSettings(), 0)
     put_settings = await settings.put("default", BucketSettings(versioning="enabled", superseded_retention_s=60), None)
     assert await settings.read("default") == put_settings
     with pytest.raises(VersioningCannotBeOffError):

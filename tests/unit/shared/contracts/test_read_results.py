@@ -45,6 +45,8 @@ from shared.contracts.objects import (
 )
 from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
+from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
+from shared.contracts.usage import UsageAnswer, UsageOf
 from shared.errors import CursorExpiredError
 from tests.unit.consensus.metadata.builders import content, publish, stamp
 
@@ -129,6 +131,13 @@ ANSWERS: dict[str, Answer] = {
     "identities": IdentitiesPage(identities=[IDENTITY], has_more=True),
     "access changes": AccessChanges(realm=None, is_full=True, identities=[IDENTITY], keys=[KEY], access_index=1 << 60),
     "object counts": ObjectCounts(versions=1 << 60, next_position=b"\xff"),
+    "usage": UsageAnswer(
+        buckets={"b": UsageOf(size_bytes=1 << 60, files=2, quota_bytes=0)},
+        identities={"1a" * 32: UsageOf(size_bytes=0, files=0, quota_files=5)},
+    ),
+    "pieces": PiecePage(size_bytes=0, pieces=[], next_offset=None),
+    "upload": UploadAnswer(upload=None),
+    "uploads": UploadPage(has_bucket=True, prefixes=["é/"], has_more=True, last_key="é/"),
     "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
 }
 
