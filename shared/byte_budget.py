@@ -1,7 +1,8 @@
 """A limit on the bytes that a process holds in memory at once, so that memory does not depend on its clients (X-19).
 
 Bytes are reserved before they are read from a socket or a disk. A request that finds no room waits in line, which is
-the backpressure; the wait and the line are bounded, so overload is an early 503 and never growing memory.
+the backpressure; the wait and the line are bounded, so overload is an early 503 and never growing memory. Where leases have
+accounts, the line serves the account that holds least first: whoever has many requests in line does not hold up the others.
 
 Pattern of use::
 
@@ -14,20 +15,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from shared.errors import OverloadedError
 
 _MAX_WAITING: Final = 1024
 
 
+class ByteAccount:
+    """One of those who share a budget. Invariant: `used_bytes` is what its leases hold, and what they were just granted."""
+
+    __slots__ = ("__weakref__", "used_bytes")
+
+    def __init__(self) -> None:
+        self.used_bytes = 0
+
+
 class ByteLease:
     """Bytes reserved from a budget. `release`, or leaving the `with` block, gives them back."""
 
-    __slots__ = ("_budget", "_size_bytes")
+    __slots__ = ("_account", "_budget", "_size_bytes")
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self, budget: ByteBudget, account: ByteAccount) -> None:
         self._budget = budget
+        self._account = account
         self._size_bytes = 0
 
     @property
@@ -41,7 +52,7 @@ class ByteLease:
         Raises:
             OverloadedError: they were not free in time, can never be, or too many wait already; definite.
         """
-        await self._budget.reserve(size_bytes, wait_s=wait_s)
+        await self._budget.reserve(size_bytes, self._account, wait_s=wait_s)
         self._size_bytes += size_bytes
 
     async def grow_to(self, size_bytes: int) -> None:
@@ -50,7 +61,7 @@ class ByteLease:
 
     def try_grow(self, size_bytes: int) -> bool:
         """Reserve `size_bytes` more if that is possible at once."""
-        if not self._budget.try_reserve(size_bytes):
+        if not self._budget.try_reserve(size_bytes, self._account):
             return False
         self._size_bytes += size_bytes
         return True
@@ -59,7 +70,7 @@ class ByteLease:
         """Account for what is held in fact. Grows without waiting and past the limit, for bytes that are here already."""
         change_bytes = size_bytes - self._size_bytes
         self._size_bytes = size_bytes
-        self._budget.give_back(-change_bytes)
+        self._budget.give_back(-change_bytes, self._account)
 
     def shrink_to(self, size_bytes: int) -> None:
         """Give back what lies above `size_bytes`."""
@@ -77,8 +88,20 @@ class ByteLease:
         self.release()
 
 
+class _InLine(NamedTuple):
+    """A request in line."""
+
+    size_bytes: int
+    account: ByteAccount
+    granted: asyncio.Future[None]
+
+
+def _used_bytes(entry: _InLine) -> int:
+    return entry.account.used_bytes
+
+
 class ByteBudget:
-    """First come, first served: a small request never overtakes a large one, so no request starves.
+    """First come, first served within an account: a small request never overtakes a large one, so no request starves.
 
     Invariant: 0 <= used_bytes <= limit_bytes, except after `ByteLease.resize` to more.
     """
@@ -87,7 +110,8 @@ class ByteBudget:
         self._limit_bytes = limit_bytes
         self._max_wait_s = max_wait_s
         self._used_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_InLine] = deque()
+        self._own = ByteAccount()
 
     @property
     def limit_bytes(self) -> int:
@@ -104,9 +128,9 @@ class ByteBudget:
         """Less than half is in use and nothing waits: extra read-ahead does no harm."""
         return not self._waiting and self._used_bytes * 2 < self._limit_bytes
 
-    def lease(self) -> ByteLease:
-        """An empty lease."""
-        return ByteLease(self)
+    def lease(self, account: ByteAccount | None = None) -> ByteLease:
+        """An empty lease. All that have no account share one."""
+        return ByteLease(self, account or self._own)
 
     async def acquire(self, size_bytes: int) -> ByteLease:
         """A lease of `size_bytes`, or of the whole budget for a request larger than that.
@@ -114,27 +138,27 @@ class ByteBudget:
         Raises:
             OverloadedError: see `ByteLease.grow`.
         """
-        lease = ByteLease(self)
+        lease = self.lease()
         await lease.grow(min(size_bytes, self._limit_bytes))
         return lease
 
-    def try_reserve(self, size_bytes: int) -> bool:
+    def try_reserve(self, size_bytes: int, account: ByteAccount | None = None) -> bool:
         """Reserve at once, or not at all."""
         if self._waiting or self._used_bytes + size_bytes > self._limit_bytes:
             return False
-        self._used_bytes += size_bytes
+        self._take(size_bytes, account or self._own)
         return True
 
-    async def reserve(self, size_bytes: int, *, wait_s: float | None = None) -> None:
+    async def reserve(self, size_bytes: int, account: ByteAccount, *, wait_s: float | None = None) -> None:
         """Reserve, waiting in line for at most `wait_s`; see `ByteLease.grow`."""
-        if self.try_reserve(size_bytes):
+        if self.try_reserve(size_bytes, account):
             return
         if size_bytes > self._limit_bytes:
             raise OverloadedError("More bytes than the whole budget were asked for.", limit_bytes=self._limit_bytes)
         if len(self._waiting) >= _MAX_WAITING:
             raise self._refusal()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size_bytes, granted)
+        entry = _InLine(size_bytes, account, granted)
         self._waiting.append(entry)
         try:
             async with asyncio.timeout(self._max_wait_s if wait_s is None else wait_s):
@@ -145,30 +169,35 @@ class ByteBudget:
                 raise self._refusal() from error
             raise
 
-    def give_back(self, size_bytes: int) -> None:
+    def give_back(self, size_bytes: int, account: ByteAccount | None = None) -> None:
         """Return reserved bytes and serve the requests that wait."""
-        self._used_bytes -= size_bytes
+        self._take(-size_bytes, account or self._own)
         self._grant()
 
-    def _withdraw(self, entry: tuple[int, asyncio.Future[None]]) -> None:
-        size_bytes, granted = entry
-        if granted.done() and not granted.cancelled():
-            self._used_bytes -= size_bytes  # granted in the same turn of the loop in which the wait ended
+    def _take(self, size_bytes: int, account: ByteAccount) -> None:
+        self._used_bytes += size_bytes
+        account.used_bytes += size_bytes
+
+    def _withdraw(self, entry: _InLine) -> None:
+        if entry.granted.done() and not entry.granted.cancelled():
+            # Granted in the same turn of the loop in which the wait ended.
+            self._take(-entry.size_bytes, entry.account)
         else:
             self._waiting.remove(entry)
         self._grant()
 
     def _grant(self) -> None:
         while self._waiting:
-            size_bytes, granted = self._waiting[0]
-            if granted.cancelled():
+            # The first in line of those who hold least.
+            entry = min(self._waiting, key=_used_bytes) if len(self._waiting) > 1 else self._waiting[0]
+            if entry.granted.cancelled():
                 # Its owner has not run yet; it withdraws the entry itself and calls this again.
                 return
-            if self._used_bytes + size_bytes > self._limit_bytes:
+            if self._used_bytes + entry.size_bytes > self._limit_bytes:
                 return
-            self._waiting.popleft()
-            self._used_bytes += size_bytes
-            granted.set_result(None)
+            self._waiting.remove(entry)
+            self._take(entry.size_bytes, entry.account)
+            entry.granted.set_result(None)
 
     def _refusal(self) -> OverloadedError:
         return OverloadedError("This process holds as many bytes as it may; try again.", limit_bytes=self._limit_bytes)

@@ -15,6 +15,7 @@ from services.gateway.access.bootstrap import FirstRootKey
 from services.gateway.access.control import AccessControl
 from services.gateway.access.key_table import KeyTable
 from services.gateway.access.key_use import KeyUse
+from services.gateway.access.rate_limits import RateLimits
 from services.gateway.access.refusals import Refusals
 from services.gateway.access.sealing import Sealer
 from services.gateway.access.transport import TransportRules
@@ -80,6 +81,7 @@ from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUploads
 from services.gateway.transfers.multipart import PartUploads
 from services.gateway.transfers.piece_pages import PiecePages
 from services.gateway.transfers.publishing import Publisher, PublisherLimits
+from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.recent_log import RecentLog
 from services.gateway.transfers.record_cache import RecordCache
 from services.gateway.transfers.records import Records
@@ -262,10 +264,13 @@ def assemble(
     publisher = Publisher(
         recent, writer, reader, PublisherLimits(settings.chunk_size_bytes, settings.upload_window_chunks, waits)
     )
+    quotas = QuotaChecks(metadata)
     # The parts of a large file are numbered, and of a bounded length.
     max_file_bytes = min(settings.max_file_bytes, PART_NUMBER_MAX * SEAL_CHUNKS * settings.chunk_size_bytes)
+    rates = RateLimits(settings.anonymous_limits())
     services = Services(
         access=access,
+        rates=rates,
         admission=admission,
         uploads=Uploads(
             metadata=metadata,
@@ -276,6 +281,7 @@ def assemble(
             large_uploads=LargeUploads(
                 metadata=metadata, directory=directory, publisher=publisher, clock=clock, tasks=tasks
             ),
+            quotas=quotas,
             admission=admission,
             clock=clock,
             limits=UploadLimits(settings.chunk_size_bytes, max_file_bytes, settings.gc_grace_s / 2),
@@ -285,6 +291,7 @@ def assemble(
             idempotency=idempotency,
             directory=directory,
             publisher=publisher,
+            quotas=quotas,
             admission=admission,
             clock=clock,
             max_age_s=settings.gc_grace_s / 2,
@@ -323,6 +330,8 @@ def assemble(
     )
     watch = ReadinessWatch(directory, clock, write_quorum=settings.write_quorum)
     metrics = GatewayMetrics(
+        rates=rates,
+        quotas=quotas,
         admission=admission,
         health=health,
         repair=repair,

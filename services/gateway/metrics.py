@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.gateway.access.control import AccessControl
+from services.gateway.access.rate_limits import RateLimits
 from services.gateway.access_log import AccessLog
 from services.gateway.replicas.check import ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
@@ -17,6 +18,7 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair
 from services.gateway.transfers.admission import Admission
 from services.gateway.transfers.chunk_cache import ChunkCache
+from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.record_cache import RecordCache
 
 
@@ -26,6 +28,8 @@ class GatewayMetrics(Collector):
     def __init__(
         self,
         *,
+        rates: RateLimits,
+        quotas: QuotaChecks,
         admission: Admission,
         health: NodeHealth,
         repair: ReadRepair,
@@ -38,6 +42,8 @@ class GatewayMetrics(Collector):
         access: AccessControl | None,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
+        self._rates = rates
+        self._quotas = quotas
         self._admission = admission
         self._health = health
         self._repair = repair
@@ -71,6 +77,7 @@ class GatewayMetrics(Collector):
             "Transfers whose client was the slowest while others waited.",
             value=self._admission.ended_count,
         )
+        yield from self._collect_limits()
         circuits = GaugeMetricFamily(
             "trivet_gateway_circuit_open",
             "1 while the circuit of the storage node is open and requests avoid it.",
@@ -93,6 +100,29 @@ class GatewayMetrics(Collector):
         yield from self._collect_chunk_cache()
         if self._access is not None:
             yield from _collect_access(self._access)
+
+    def _collect_limits(self) -> Iterator[Metric]:
+        rates = self._rates.statistics()
+        yield CounterMetricFamily(
+            "trivet_gateway_rate_refusals",
+            "Requests of principals that asked more often than they may.",
+            value=rates["refused"],
+        )
+        yield CounterMetricFamily(
+            "trivet_gateway_paced_seconds",
+            "For how long bodies were held back, because their principals may not send or receive faster.",
+            value=rates["paced_s"],
+        )
+        yield GaugeMetricFamily(
+            "trivet_gateway_rate_accounts",
+            "Identities and addresses whose requests or bytes per second are counted now.",
+            value=rates["accounts"],
+        )
+        yield CounterMetricFamily(
+            "trivet_gateway_early_quota_refusals",
+            "Bodies that were refused before they were read, because a quota has no room for them.",
+            value=self._quotas.refused_count,
+        )
 
     def _collect_chunk_cache(self) -> Iterator[Metric]:
         found = self._chunk_cache.statistics()

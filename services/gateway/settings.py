@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
 from shared.access_keys import PlainKey
+from shared.contracts.access import IdentityLimits
 from shared.contracts.uploads import FILE_BYTES_MAX
 from shared.roles import Role
 from shared.settings import ClockList, ConsensusList, QuorumSettings, ServiceSettings, read_secret, read_token
@@ -84,6 +85,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         anonymous_anywhere: from everywhere.
         root_key_file: a file with an access key, `TV….secret` on one line. It becomes the first root key of a cluster that has
             none; afterwards it counts no more.
+        anonymous_requests_per_s, anonymous_bytes_per_s: at this gateway, of each address that sends no credential; none: no
+            limit. Those of an identity are its own (`limits`).
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -128,6 +131,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     anonymous: Anonymous = "none"
     anonymous_anywhere: bool = False
     root_key_file: Path | None = None
+    anonymous_requests_per_s: int | None = Field(default=None, ge=1, le=10**6)
+    anonymous_bytes_per_s: int | None = Field(default=None, ge=KIB, lt=2**53)
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
@@ -172,6 +177,10 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         """Which names are this gateway's, and whose pages may use it."""
         hosts = self.public_hosts or filter(None, (*LOOPBACK_NAMES, bare_host(self.host)))
         return OriginRules(frozenset(hosts), frozenset(self.cors_origins))
+
+    def anonymous_limits(self) -> IdentityLimits:
+        """Of each address that sends no credential."""
+        return IdentityLimits(requests_per_s=self.anonymous_requests_per_s, bytes_per_s=self.anonymous_bytes_per_s)
 
     def read_admin_token(self) -> str | None:
         """The admin token, or None when there is none.

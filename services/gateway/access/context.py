@@ -15,6 +15,7 @@ from typing import Final
 
 from services.gateway.access.policy import is_allowed, may_somewhere, refusal
 from services.gateway.access.principal import ITSELF, NOBODY, Principal
+from services.gateway.access.rate_limits import BodyPace
 from shared.contracts.access import ANONYMOUS, Action, Requester
 from shared.errors import InternalError, TrivetError, UnauthenticatedError
 
@@ -31,6 +32,7 @@ class AccessContext:
         bucket, key: what the path names; decided for `operation` at the door, and again with newer rows.
         access_index, edition: of the rows that `principal` was made from.
         is_by_link: only `operation` on `bucket` and `key` may be done, whatever else the principal may do.
+        pace: that the bodies of the principal keep; None where it has none.
     """
 
     principal: Principal
@@ -42,6 +44,7 @@ class AccessContext:
     access_index: int = 0
     edition: int = -1
     is_by_link: bool = False
+    pace: BodyPace | None = None
 
     def require(self, action: Action, bucket: str, key: str = "", version: int | None = None) -> None:
         """Return when the principal may do it.
@@ -115,6 +118,11 @@ def acting_principal() -> str:
     """
     context = access_context.get()
     return ANONYMOUS if context is None else context.principal.id
+
+
+def known_access() -> AccessContext | None:
+    """The same, or None where nobody was named: for what decides nothing about what may be read or changed."""
+    return access_context.get()
 
 
 @contextmanager

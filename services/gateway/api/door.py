@@ -83,14 +83,18 @@ class Door:
 
         Raises:
             TrivetError: by nobody who may do what the route does with what the path names; definite.
+            TooManyRequestsError: by a principal that asks more often than it may; definite.
         """
         services = self._gateway.services
         control = services.access
         if control is None:
-            return AccessContext(EVERYBODY, head.address, self._new_request_id())
+            context = AccessContext(EVERYBODY, head.address, self._new_request_id())
+            context.pace = services.rates.admit(context.principal, context.address)
+            return context
         context = AccessContext(UNKNOWN, head.address, self._new_request_id())
         try:
             await self._admit(control, scope, head, rule, context)
+            context.pace = services.rates.admit(context.principal, context.address)
         except TrivetError as error:
             if error.status < SERVER_ERROR:
                 control.refusals.refused(error, context, _about(scope, context))

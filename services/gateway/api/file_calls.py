@@ -31,7 +31,7 @@ from services.gateway.semantics.byte_ranges import requested_spans
 from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
 from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
 from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, file_name, query_values
-from services.gateway.transfers.admission import SMALL_BYTES
+from services.gateway.transfers.admission import SMALL_BYTES, Client
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.contracts.files import FileVersion, Preconditions
@@ -177,7 +177,7 @@ class UploadHeaders:
     """What the headers of an upload ask for, checked before anything else is done."""
 
     method: str
-    client: str
+    client: Client
     fields: Fields
     metadata: dict[str, str]
     preconditions: Preconditions

@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.types import Scope
 
+from services.gateway.access.context import known_access
 from services.gateway.api.client_connection import body_of
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.conditions import WRITE_CONDITIONS
@@ -21,7 +22,7 @@ from services.gateway.semantics.raw_names import (
     file_name,
     query_values,
 )
-from services.gateway.transfers.admission import Admission
+from services.gateway.transfers.admission import Admission, Client
 from services.gateway.transfers.chunking import PacedBody
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
@@ -128,10 +129,11 @@ def refuse_conditions(fields: Fields) -> None:
             raise InvalidRequestError("This call takes no conditions.", header=name)
 
 
-def client_of(scope: Scope) -> str:
-    """The address that shares of the gateway are counted for. Behind a proxy all clients have the proxy's."""
-    client = scope.get("client")
-    return "" if client is None else client[0]
+def client_of(scope: Scope) -> Client:
+    """Whom shares of the gateway are counted for. Behind a proxy all clients have the proxy's address."""
+    peer, access = scope.get("client"), known_access()
+    address = "" if peer is None else peer[0]
+    return Client(address) if access is None else Client(address, access.principal.id, access.pace)
 
 
 def record_version(scope: Scope, version: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.access.control import AccessControl
+from services.gateway.access.rate_limits import RateLimits
 from services.gateway.access_log import AccessLog
 from services.gateway.admin_token import AdminToken
 from services.gateway.audit_trail import AuditTrail
@@ -32,6 +33,7 @@ class Services:
     """Made by `main` at start. `access` is None without a sealing key: then everybody may do everything."""
 
     access: AccessControl | None
+    rates: RateLimits
     admission: Admission
     uploads: Uploads
     multipart: PartUploads

@@ -4,9 +4,11 @@ Three rules keep clients that are slow, on purpose or not, from taking the gatew
 
 - Small transfers (bodies and files up to `SMALL_BYTES`) have a part of the byte budget of their own, and uploads that are
   not small never use the last quarter of the slots.
-- Once half of the slots are in use, a client address holds at most its share: all of them divided by the addresses.
-- When a slot or bytes are missing, the transfer whose client is slowest ends, addresses above their share first. Only
-  time spent waiting for the client counts, and a client that moves `slow_bytes_per_s` is never ended.
+- Once half of the slots are in use, a principal holds at most its share, all of them divided by the principals, and an address
+  its share of what is its principal's. Bytes that become free go to the principal that holds least.
+- When a slot or bytes are missing, the transfer whose client is slowest ends, those above their share first. Only time spent
+  waiting for the client counts, and a client that moves `slow_bytes_per_s` is never ended. The pace that a principal has to
+  keep is time of the client, too: what is held back holds nothing that others need.
 
 A transfer without a slot is refused at once, before it costs anything.
 """
@@ -21,8 +23,11 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
+from weakref import WeakValueDictionary
 
-from shared.byte_budget import ByteBudget, ByteLease
+from services.gateway.access.rate_limits import BodyPace
+from shared.byte_budget import ByteAccount, ByteBudget, ByteLease
+from shared.contracts.access import ANONYMOUS, SYSTEM
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
 
@@ -52,13 +57,33 @@ class AdmissionLimits:
     slow_bytes_per_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Whom a transfer is for. `pace`: that of its principal, None where it has none to keep."""
+
+    address: str
+    principal: str = ANONYMOUS
+    pace: BodyPace | None = None
+
+    @property
+    def owner(self) -> str | None:
+        """The identity that what it writes counts for."""
+        return None if self.principal in {ANONYMOUS, SYSTEM} else self.principal
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """Whom bytes are counted for: clients without a credential have nothing in common."""
+        return self.principal, self.address if self.principal == ANONYMOUS else ""
+
+
 class Transfer:
     """One upload or download under way. `budget` is what its chunks are reserved from."""
 
-    def __init__(self, admission: Admission, client: str, *, is_large_upload: bool) -> None:
+    def __init__(self, admission: Admission, client: Client, *, is_large_upload: bool) -> None:
         self.client = client
         self.is_large_upload = is_large_upload
         self.budget = admission.large
+        self._account = admission.account(client)
         self.scope = asyncio.timeout(None)
         self.has_slot = False
         self._admission = admission
@@ -76,7 +101,7 @@ class Transfer:
     def lease(self) -> ByteLease:
         """An empty lease of this transfer."""
         self._leases = {lease for lease in self._leases if lease.size_bytes}
-        lease = self.budget.lease()
+        lease = self.budget.lease(self._account)
         self._leases.add(lease)
         return lease
 
@@ -121,6 +146,18 @@ class Transfer:
             self._moved_bytes /= 2
         self._moved_bytes += size_bytes
 
+    @property
+    def piece_bytes(self) -> int | None:
+        """How much to move between two calls of `take_turn`; None for any number."""
+        return None if self.client.pace is None else self.client.pace.piece_bytes
+
+    async def take_turn(self, size_bytes: int) -> None:
+        """Wait until the pace of the principal allows so many bytes."""
+        pace = self.client.pace
+        if pace is not None and (wait_s := pace.turn(size_bytes)):
+            with self.waiting_for_client():
+                await asyncio.sleep(wait_s)
+
     def slowness(self) -> float | None:
         """Bytes per second of waiting for the client; None while it is not slow enough to be ended."""
         if self._waiting_since_s is None or not self.has_slot:
@@ -147,32 +184,42 @@ class Admission:
         self.ended_count = 0
         self._slots = limits.slots
         self._transfers: set[Transfer] = set()
-        self._by_client: Counter[str] = Counter()
-
-    @property
-    def used_slots(self) -> int:
-        """Transfers that have a slot."""
-        return self._by_client.total()
+        self._addresses: dict[str, Counter[str]] = {}
+        self._accounts: WeakValueDictionary[tuple[str, str], ByteAccount] = WeakValueDictionary()
+        self.used_slots = 0
 
     @property
     def used_bytes(self) -> int:
         """Bytes reserved now."""
         return self.large.used_bytes + self.small.used_bytes
 
-    def transfer(self, client: str, *, is_large_upload: bool = False) -> AbstractAsyncContextManager[Transfer]:
-        """Run one transfer of the client at this address.
+    def transfer(self, client: Client, *, is_large_upload: bool = False) -> AbstractAsyncContextManager[Transfer]:
+        """Run one transfer of this client.
 
         Raises:
             OverloadedError: there is no slot for it, nothing was started; or it was too slow while others waited.
+            TooManyRequestsError: its principal has to wait for long as it is; nothing was started.
         """
         return _Admitted(self, client, is_large_upload=is_large_upload)
 
+    def account(self, client: Client) -> ByteAccount:
+        """The account of all that this client holds; it lasts as long as anything is held."""
+        key = client.account
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = ByteAccount()
+        return account
+
     def begin(self, transfer: Transfer) -> None:
-        """Give it a slot. Raises OverloadedError."""
-        self._make_slot(transfer.client, is_large_upload=transfer.is_large_upload)
+        """Give it a slot. Raises OverloadedError, TooManyRequestsError."""
+        client = transfer.client
+        if client.pace is not None:
+            client.pace.check_backlog()
+        self._make_slot(client, is_large_upload=transfer.is_large_upload)
         transfer.has_slot = True
         self._transfers.add(transfer)
-        self._by_client[transfer.client] += 1
+        self._addresses.setdefault(client.principal, Counter())[client.address] += 1
+        self.used_slots += 1
 
     def finish(self, transfer: Transfer) -> None:
         """It has ended, in whatever way."""
@@ -181,11 +228,17 @@ class Admission:
 
     def give_slot_back(self, transfer: Transfer) -> None:
         """Its slot is free. Idempotent."""
-        if transfer.has_slot:
-            transfer.has_slot = False
-            self._by_client[transfer.client] -= 1
-            if not self._by_client[transfer.client]:
-                del self._by_client[transfer.client]
+        if not transfer.has_slot:
+            return
+        transfer.has_slot = False
+        self.used_slots -= 1
+        principal, address = transfer.client.principal, transfer.client.address
+        addresses = self._addresses[principal]
+        addresses[address] -= 1
+        if not addresses[address]:
+            del addresses[address]
+        if not addresses:
+            del self._addresses[principal]
 
     @contextmanager
     def relief(self, asking: Transfer, size_bytes: int) -> Iterator[None]:
@@ -214,12 +267,17 @@ class Admission:
             freed_bytes += victim.held_bytes
             self._end(victim)
 
-    def _make_slot(self, client: str, *, is_large_upload: bool) -> None:
+    def _make_slot(self, client: Client, *, is_large_upload: bool) -> None:
         if is_large_upload and self._large_uploads() >= max(1, self._slots * 3 // 4):
             self._replace(lambda other: other.is_large_upload)
-        share = self._share(client)
-        if self.used_slots * 2 >= self._slots and self._by_client[client] >= share:
-            self._replace(lambda other: other.client == client)
+        if self.used_slots * 2 >= self._slots:
+            holding = self._holding(client)
+            if holding.of_principal >= holding.principal_share:
+                self._replace(lambda other: other.client.principal == client.principal)
+            elif holding.of_address >= holding.address_share:
+                self._replace(
+                    lambda other: (other.client.principal, other.client.address) == (client.principal, client.address)
+                )
         if self.used_slots >= self._slots:
             self._replace(lambda _: True)
 
@@ -235,7 +293,7 @@ class Admission:
 
     def _slowest(self, among: Callable[[Transfer], bool]) -> Transfer | None:
         slow = [
-            (self._by_client[transfer.client] <= self._share(transfer.client), rate, transfer)
+            (self._holding(transfer.client).is_within_shares, rate, transfer)
             for transfer in self._transfers
             if among(transfer) and (rate := transfer.slowness()) is not None
         ]
@@ -245,9 +303,31 @@ class Admission:
         self.ended_count += 1
         transfer.end()
 
-    def _share(self, client: str) -> int:
-        clients = len(self._by_client) + (client not in self._by_client)
-        return max(1, self._slots // clients)
+    def _holding(self, client: Client) -> _Holding:
+        addresses: Counter[str] = self._addresses.get(client.principal) or Counter()
+        principals = len(self._addresses) + (client.principal not in self._addresses)
+        principal_share = max(1, self._slots // principals)
+        return _Holding(
+            of_principal=addresses.total(),
+            principal_share=principal_share,
+            of_address=addresses[client.address],
+            address_share=max(1, principal_share // (len(addresses) + (client.address not in addresses))),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Holding:
+    """Slots that a client's principal and address have, and may have once half of all are in use."""
+
+    of_principal: int
+    principal_share: int
+    of_address: int
+    address_share: int
+
+    @property
+    def is_within_shares(self) -> bool:
+        """Neither has more."""
+        return self.of_principal <= self.principal_share and self.of_address <= self.address_share
 
 
 class _Admitted(AbstractAsyncContextManager[Transfer]):
@@ -255,7 +335,7 @@ class _Admitted(AbstractAsyncContextManager[Transfer]):
 
     __slots__ = ("_admission", "_transfer")
 
-    def __init__(self, admission: Admission, client: str, *, is_large_upload: bool) -> None:
+    def __init__(self, admission: Admission, client: Client, *, is_large_upload: bool) -> None:
         self._admission = admission
         self._transfer = Transfer(admission, client, is_large_upload=is_large_upload)
 

@@ -12,6 +12,7 @@ from services.gateway.settings import FIRST_RESERVATION_BYTES
 from services.gateway.transfers.admission import Transfer
 from shared.byte_budget import ByteLease
 from shared.reused_buffers import ReusedBuffers
+from shared.units import MIB
 
 
 class DirectBody(AsyncIterator[bytes]):
@@ -28,10 +29,12 @@ class DirectBody(AsyncIterator[bytes]):
 
 
 class PacedBody(AsyncIterator[bytes]):
-    """`body`, with the time that it takes on the account of the client."""
+    """`body`, with the time that it takes on the account of the client, and not faster than its principal may send."""
 
     def __init__(self, body: AsyncIterable[bytes], transfer: Transfer) -> None:
-        self._direct = body if isinstance(body, DirectBody) else None
+        # What is received directly comes by the chunk, which takes long at a low pace.
+        is_held_back = transfer.piece_bytes is not None and transfer.piece_bytes < MIB
+        self._direct = body if isinstance(body, DirectBody) and not is_held_back else None
         self._pieces = aiter(body)
         self._transfer = transfer
 
@@ -42,6 +45,7 @@ class PacedBody(AsyncIterator[bytes]):
         with self._transfer.waiting_for_client():
             piece = await anext(self._pieces)
         self._transfer.moved(len(piece))
+        await self._transfer.take_turn(len(piece))
         return piece
 
     @property
@@ -54,6 +58,7 @@ class PacedBody(AsyncIterator[bytes]):
         assert self._direct is not None
         with self._transfer.waiting_for_client():
             await self._direct.receive_into(buffer, self._transfer.moved)
+        await self._transfer.take_turn(len(buffer))
 
 
 @dataclass(frozen=True, slots=True)

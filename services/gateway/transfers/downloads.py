@@ -25,7 +25,7 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.admission import SMALL_BYTES, Admission, ConcurrencyLimit, Transfer
+from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, ConcurrencyLimit, Transfer
 from services.gateway.transfers.chunk_cache import MAX_CHUNK_BYTES, ChunkCache
 from services.gateway.transfers.chunk_lists import (
     ChunkMap,
@@ -137,7 +137,7 @@ class Downloads:
 
     @asynccontextmanager
     async def open(
-        self, name: FileName, client: str, *, version: int | None = None, is_body_wanted: bool = False
+        self, name: FileName, client: Client, *, version: int | None = None, is_body_wanted: bool = False
     ) -> AsyncIterator[FoundFile]:
         """The current version of a file, or the one of that number, read linearizably, and the slot to send it in.
 
@@ -348,8 +348,10 @@ class Downloads:
             self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
         transfer = found.transfer
         view = memoryview(fetched.data)[chunk.start : chunk.stop]
-        for offset in range(0, len(view), _SLICE_BYTES):
-            piece = view[offset : offset + _SLICE_BYTES]
+        step = min(_SLICE_BYTES, transfer.piece_bytes or _SLICE_BYTES)
+        for offset in range(0, len(view), step):
+            piece = view[offset : offset + step]
+            await transfer.take_turn(len(piece))
             with transfer.waiting_for_client():
                 await sink(piece)
             transfer.moved(len(piece))

@@ -20,11 +20,12 @@ from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import UNCONDITIONAL
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
+from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, Transfer
 from services.gateway.transfers.chunking import PacedBody
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.part_publication import PartPublication, UploadId
 from services.gateway.transfers.publishing import Publisher, ReceivedBody
+from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.uploads import UploadResult, result_of
 from shared.contracts.files import Preconditions
 from shared.contracts.uploads import (
@@ -62,7 +63,7 @@ class PartRequest:
     quorums: Quorums
     digests: BodyDigests
     announced_bytes: int | None
-    client: str
+    client: Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class PartUploads:
         idempotency: IdempotencyStore,
         directory: NodeDirectory,
         publisher: Publisher,
+        quotas: QuotaChecks,
         admission: Admission,
         clock: Clock,
         max_age_s: float,
@@ -95,6 +97,7 @@ class PartUploads:
         self._idempotency = idempotency
         self._directory = directory
         self._publisher = publisher
+        self._quotas = quotas
         self._admission = admission
         self._clock = clock
         self._max_age_s = max_age_s
@@ -144,7 +147,9 @@ class PartUploads:
 
     async def _put(self, request: PartRequest, body: AsyncIterable[bytes], transfer: Transfer) -> StoredPart:
         part = self._publication(request.upload, request.number, request.quorums)
-        sender = self._publisher.sender(await part.read_start(), request.quorums)
+        start = await part.read_start()
+        await self._check_quotas(part, request.announced_bytes or 0)
+        sender = self._publisher.sender(start, request.quorums)
         received = ReceivedBody(request.digests, request.announced_bytes)
         ends_at_s = time.monotonic() + self._max_age_s
         chunks = self._publisher.cut(body, transfer)
@@ -162,6 +167,13 @@ class PartUploads:
             raise
         part.digest = received.digest
         return await self._publisher.until_decided(part, sender, transfer)
+
+    async def _check_quotas(self, part: PartPublication, size_bytes: int) -> None:
+        found = part.found
+        if found is None or found.upload is None or size_bytes <= self._publisher.chunk_size_bytes:
+            return
+        replaced_bytes = sum(each.size_bytes for each in found.parts if each.number == part.number)
+        await self._quotas.check_part(found.upload, size_bytes, replaced_bytes=replaced_bytes)
 
     def _publication(self, upload: UploadId, number: int, quorums: Quorums) -> PartPublication:
         return PartPublication(

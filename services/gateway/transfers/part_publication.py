@@ -11,7 +11,7 @@ from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.transfers.chunk_sender import ChunkSender, Start, usable_nodes
 from services.gateway.transfers.publishing import Publication, Publisher
-from shared.contracts.uploads import GetUpload, PutPart, StoredPart, upload_id_of
+from shared.contracts.uploads import GetUpload, PutPart, StoredPart, UploadAnswer, upload_id_of
 from shared.errors import UploadNotFoundError
 
 _ID: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})")
@@ -53,6 +53,9 @@ class PartPublication(Publication[StoredPart]):
         self.number = number
         self.quorums = quorums
         self.digest: str | None = None
+        self.found: UploadAnswer | None = None
+        """The upload as it was read last, with the part that this one would replace."""
+
         self._upload = upload
         self._metadata = metadata
         self._directory = directory
@@ -67,7 +70,10 @@ class PartPublication(Publication[StoredPart]):
     async def read_start(self) -> Start:
         """See `Publication`. Raises UploadNotFoundError."""
         upload = self._upload
-        answer, context = await self._metadata.read(GetUpload(upload=upload.upload, nonce=upload.nonce, limit=1))
+        answer, context = await self._metadata.read(
+            GetUpload(upload=upload.upload, nonce=upload.nonce, after_part=self.number - 1, limit=1)
+        )
+        self.found = answer
         if answer.upload is None:
             raise UploadNotFoundError("There is no such upload.", upload_id=str(upload))
         node_map = await self._directory.at(context.epoch)

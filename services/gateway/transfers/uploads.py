@@ -23,12 +23,13 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.settings import MAX_CHUNKS_PER_LOG_ENTRY
-from services.gateway.transfers.admission import SMALL_BYTES, Admission, Transfer
+from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start, usable_nodes
 from services.gateway.transfers.chunking import PacedBody
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore, StoredResult
 from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUpload, LargeUploads
 from services.gateway.transfers.publishing import Publication, Publisher, ReceivedBody
+from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
@@ -58,7 +59,7 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What the client at address `client` asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
+    """What the client `client` asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
 
     name: FileName
     content_type: str
@@ -67,7 +68,7 @@ class UploadRequest:
     preconditions: Preconditions
     digests: BodyDigests
     announced_bytes: int | None
-    client: str
+    client: Client
     idempotency_key: IdempotencyKey | None = None
 
 
@@ -93,6 +94,7 @@ class Uploads:
         directory: NodeDirectory,
         publisher: Publisher,
         large_uploads: LargeUploads,
+        quotas: QuotaChecks,
         admission: Admission,
         clock: Clock,
         limits: UploadLimits,
@@ -103,6 +105,7 @@ class Uploads:
         self._directory = directory
         self._publisher = publisher
         self._large_uploads = large_uploads
+        self._quotas = quotas
         self._admission = admission
         self._clock = clock
         self._limits = limits
@@ -139,6 +142,8 @@ class Uploads:
             clock=self._clock,
         )
         start = self._remembered_start(request) or await file.read_start()
+        if (size_bytes := request.announced_bytes or 0) > self._limits.chunk_size_bytes:
+            await self._quotas.check_file(request.name, size_bytes, request.client.owner)
         sending = _Sending(file, self._publisher.sender(start, request.quorums))
         try:
             await self._send(sending, body, transfer)

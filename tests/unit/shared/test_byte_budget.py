@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared import byte_budget
-from shared.byte_budget import ByteBudget
+from shared.byte_budget import ByteAccount, ByteBudget
 from shared.errors import OverloadedError
 
 
@@ -43,6 +43,43 @@ async def test_waiters_are_served_in_order_and_small_ones_do_not_overtake() -> N
         assert not budget.lease().try_grow(1), "nobody overtakes those who wait"
         first.release()
     assert served == ["large", "small"]
+
+
+async def test_the_account_that_holds_least_is_served_first() -> None:
+    """Each in its own order; what was granted counts before its owner has run."""
+    budget, accounts = ByteBudget(100), {"many": ByteAccount(), "few": ByteAccount()}
+    held = budget.lease(accounts["many"])
+    held.try_grow(100)
+    served: list[str] = []
+
+    async def reserve(name: str, size_bytes: int) -> None:
+        await budget.lease(accounts[name.split(maxsplit=1)[0]]).grow(size_bytes, wait_s=5)
+        served.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("many 1", "many 2", "few 1", "few 2"):
+            group.create_task(reserve(name, 20))
+            await asyncio.sleep(0)
+        held.release()
+    assert served == ["many 1", "few 1", "many 2", "few 2"]
+    assert {name: account.used_bytes for name, account in accounts.items()} == {"many": 40, "few": 40}
+
+
+async def test_a_wait_that_ends_leaves_nothing_on_its_account() -> None:
+    """By time, by cancellation, and by a cancellation in the turn in which it was granted."""
+    budget, account = ByteBudget(100), ByteAccount()
+    held = budget.lease()
+    held.try_grow(100)
+    with pytest.raises(OverloadedError):
+        await budget.lease(account).grow(50, wait_s=0.01)
+    waiter = asyncio.ensure_future(budget.lease(account).grow(50, wait_s=5))
+    await asyncio.sleep(0)
+    held.release()
+    assert account.used_bytes == 50
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert (account.used_bytes, budget.used_bytes) == (0, 0)
 
 
 async def test_a_wait_that_ends_gives_its_place_and_bytes_back() -> None:

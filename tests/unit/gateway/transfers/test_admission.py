@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from services.gateway.access.rate_limits import BodyPace
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers import admission as admission_module
-from services.gateway.transfers.admission import GRACE_S, SMALL_BYTES, Admission, AdmissionLimits, Transfer
-from shared.errors import OverloadedError
+from services.gateway.transfers.admission import GRACE_S, SMALL_BYTES, Admission, AdmissionLimits, Client, Transfer
+from shared.byte_budget import ByteLease
+from shared.errors import OverloadedError, TooManyRequestsError
 from shared.units import KIB, MIB
 from tests.unit.gateway.transfers.test_transfers import CLIENT, put
 from tests.unit.gateway.transfers.test_transfers import order_for as upload_request
@@ -30,6 +32,11 @@ class ManualClock:
         return self.now_s
 
 
+def client_of(client: str | Client) -> Client:
+    """A string is an address."""
+    return Client(client) if isinstance(client, str) else client
+
+
 class Bench:
     """Transfers that stay until the test ends them; `ended` has those that were too slow."""
 
@@ -39,18 +46,20 @@ class Bench:
         self.running: dict[asyncio.Task[None], str] = {}
         self.ended: list[str] = []
 
-    async def start(self, name: str, client: str = "a", *, moved_bytes: int = 0, is_large: bool = False) -> Transfer:
+    async def start(
+        self, name: str, client: str | Client = "a", *, moved_bytes: int = 0, is_large: bool = False
+    ) -> Transfer:
         """A transfer that has moved so many bytes and waits for its client."""
         started: asyncio.Future[Transfer] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
             try:
-                async with self.admission.transfer(client, is_large_upload=is_large) as transfer:
+                async with self.admission.transfer(client_of(client), is_large_upload=is_large) as transfer:
                     transfer.moved(moved_bytes)
                     with transfer.waiting_for_client():
                         started.set_result(transfer)
                         await asyncio.Event().wait()
-            except OverloadedError as error:
+            except (OverloadedError, TooManyRequestsError) as error:
                 if not started.done():
                     started.set_exception(error)
                 else:
@@ -112,7 +121,7 @@ async def test_time_that_the_gateway_takes_is_not_the_clients(benches) -> None:
     """A transfer that waits for replicas or for bytes of the budget is not slow."""
     bench = Bench(slots=1)
     benches.append(bench)
-    async with bench.admission.transfer("a") as transfer:
+    async with bench.admission.transfer(Client("a")) as transfer:
         bench.clock.now_s = 1000.0
         assert transfer.slowness() is None
         with pytest.raises(OverloadedError):
@@ -146,6 +155,110 @@ async def test_an_address_above_its_share_ends_before_a_slower_one(benches) -> N
     assert bench.ended == ["many0"]
 
 
+async def test_once_half_is_used_a_principal_holds_its_share_at_most(benches) -> None:
+    """From however many addresses, at the share and one past it; and another from the same address is served."""
+    bench = Bench(slots=12)
+    benches.append(bench)
+    await bench.start("bert", Client("proxy", "bert"))
+    for number in range(6):
+        await bench.start(f"anna{number}", Client(f"a{number}", "anna"))
+    with pytest.raises(OverloadedError):
+        await bench.start("one past the share", Client("another", "anna"))
+    for number in range(5):
+        await bench.start(f"bert{number}", Client("proxy", "bert"))
+    assert bench.ended == []
+
+
+async def test_many_addresses_of_one_principal_leave_another_one_its_share(benches) -> None:
+    """An address has a share of what is its principal's, and not of what is everybody's."""
+    bench = Bench(slots=16)
+    benches.append(bench)
+    for number in range(8):
+        await bench.start(f"anna{number}", Client(f"a{number}", "anna"))
+    for number in range(8):
+        await bench.start(f"bert{number}", Client("b", "bert"))
+    assert bench.ended == []
+
+
+async def test_a_principal_above_its_share_ends_before_a_slower_one(benches) -> None:
+    """Three slow transfers of one, from three addresses, do not push out a single slow one of another."""
+    bench = Bench(slots=4)
+    benches.append(bench)
+    for number in range(3):
+        await bench.start(f"many{number}", Client(f"a{number}", "anna"), moved_bytes=1000 + number)
+    await bench.start("single", Client("b", "bert"), moved_bytes=0)
+    bench.clock.now_s = GRACE_S
+    await bench.start("new", Client("c", "carl"))
+    await asyncio.sleep(0.01)
+    assert bench.ended == ["many0"]
+
+
+async def test_bytes_that_become_free_go_to_whoever_holds_least(benches) -> None:
+    """One principal fills the budget and waits for more with many transfers: another one that comes later is served first."""
+    bench = Bench(slots=16, budget_bytes=8 * MIB)
+    benches.append(bench)
+    greedy, modest = Client("a", "anna"), Client("b", "bert")
+    async with AsyncExitStack() as stack:
+        transfers = [await stack.enter_async_context(bench.admission.transfer(greedy)) for _ in range(10)]
+        leases = [transfer.lease() for transfer in transfers]
+        for lease in leases[:7]:
+            assert lease.try_grow(MIB)
+        served: list[str] = []
+
+        async def reserve(name: str, transfer: Transfer, lease: ByteLease) -> None:
+            await transfer.grow(lease, MIB, wait_s=5)
+            served.append(name)
+
+        waiting = [
+            asyncio.ensure_future(reserve("anna", transfer, lease))
+            for transfer, lease in zip(transfers[7:], leases[7:], strict=True)
+        ]
+        await asyncio.sleep(0)
+        other = await stack.enter_async_context(bench.admission.transfer(modest))
+        lease = other.lease()
+        waiting.append(asyncio.ensure_future(reserve("bert", other, lease)))
+        await asyncio.sleep(0)
+        for held in leases[:4]:
+            held.release()
+        await asyncio.gather(*waiting)
+        assert served[0] == "bert"
+        for held in (*leases, lease):
+            held.release()
+
+
+async def test_a_transfer_that_its_pace_holds_back_ends_for_what_it_holds(benches) -> None:
+    """Before an innocent one is refused: the rest of a slow principal's second is not kept in the budget of others."""
+    bench = Bench(slots=2)
+    benches.append(bench)
+    pace = BodyPace(1024, bench.clock)
+    held_back = Client("a", "anna", pace)
+
+    async def move() -> None:
+        async with bench.admission.transfer(held_back) as transfer:
+            transfer.moved(64 * KIB)
+            for _ in range(3):
+                await transfer.take_turn(64 * KIB)
+
+    moving = asyncio.ensure_future(move())
+    await bench.start("other", Client("b", "bert"), moved_bytes=10 * MIB)
+    bench.clock.now_s = GRACE_S
+    await bench.start("new", Client("c", "carl"), moved_bytes=10 * MIB)
+    with pytest.raises(OverloadedError):
+        await moving
+
+
+async def test_nothing_begins_for_a_principal_that_has_to_wait_for_long(benches) -> None:
+    """It would hold a slot for nothing; nothing was counted."""
+    bench = Bench(slots=2)
+    benches.append(bench)
+    pace = BodyPace(MIB, bench.clock)
+    pace.turn(100 * MIB)
+    with pytest.raises(TooManyRequestsError):
+        await bench.start("late", Client("a", "anna", pace))
+    assert bench.admission.used_slots == 0
+    await bench.start("other", Client("a", "bert"))
+
+
 async def test_large_uploads_leave_a_quarter_of_the_slots(benches) -> None:
     """GET, HEAD and small bodies have it for themselves."""
     bench = Bench(slots=8)
@@ -163,7 +276,7 @@ async def test_small_transfers_have_bytes_of_their_own(benches) -> None:
     bench = Bench(slots=8)
     benches.append(bench)
     assert bench.admission.large.try_reserve(7 * MIB)
-    async with bench.admission.transfer("a") as small, bench.admission.transfer("b") as large:
+    async with bench.admission.transfer(Client("a")) as small, bench.admission.transfer(Client("b")) as large:
         small.size_known(SMALL_BYTES)
         large.size_known(SMALL_BYTES + 1)
         with small.lease() as lease:
@@ -189,7 +302,7 @@ async def test_slow_transfers_end_for_the_bytes_that_they_hold(benches) -> None:
             lambda _, give_back=give_back: give_back()
         )
     bench.clock.now_s = GRACE_S
-    async with bench.admission.transfer("innocent") as asking:
+    async with bench.admission.transfer(Client("innocent")) as asking:
         with asking.lease() as lease:
             await asking.grow(lease, 2 * MIB, wait_s=5)
             assert bench.ended == ["t0", "t1"]

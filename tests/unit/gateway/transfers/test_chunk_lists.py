@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.semantics.byte_ranges import ByteSpan
-from services.gateway.transfers.admission import Admission, AdmissionLimits
+from services.gateway.transfers.admission import Admission, AdmissionLimits, Client
 from services.gateway.transfers.chunk_lists import (
     UNCOUNTED_BYTES,
     ChunkSlice,
@@ -114,7 +114,7 @@ async def test_a_chunk_list_is_held_once_for_all_its_readers() -> None:
         held = []
         own_lists = []
         for _ in range(240):
-            transfer = await stack.enter_async_context(admission.transfer("a"))
+            transfer = await stack.enter_async_context(admission.transfer(Client("a")))
             version = version_of(content_of(8192 * CHUNK))
             own_lists.append(weakref.ref(version.content))
             held.append(await stack.enter_async_context(lists.hold(version, transfer, wait_s=0)))
@@ -131,7 +131,7 @@ async def test_a_long_chunk_list_is_counted_in_the_budget(list_bytes, is_counted
     admission = Admission(AdmissionLimits(slots=4, budget_bytes=MIB, slow_bytes_per_s=0))
     version = version_of(content_of(list_bytes // 32 * CHUNK))
     assert admission.large.try_reserve(admission.large.limit_bytes)
-    async with admission.transfer("a") as transfer:
+    async with admission.transfer(Client("a")) as transfer:
         if is_counted:
             with pytest.raises(OverloadedError):
                 async with SharedChunkLists().hold(version, transfer, wait_s=0):

@@ -10,7 +10,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.transfers.admission import Admission, AdmissionLimits
+from services.gateway.transfers.admission import Admission, AdmissionLimits, Client
 from services.gateway.transfers.chunking import DirectBody, PacedBody, ReservationWaits, cut
 from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError
@@ -55,7 +55,7 @@ class FakeDirectBody(DirectBody):
 
 
 async def take_all(body: AsyncIterator[bytes], admission: Admission, take: Callable[[ByteLease], None]) -> None:
-    async with admission.transfer("client") as transfer:
+    async with admission.transfer(Client("client")) as transfer:
         async for _, lease in cut(body, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
             take(lease)
 
@@ -77,7 +77,7 @@ async def test_chunks_are_the_body_in_order_and_all_full_but_the_last(sizes, chu
         start += size
     admission = admission_of(64 * MIB)
     chunks = []
-    async with admission.transfer("client") as transfer:
+    async with admission.transfer(Client("client")) as transfer:
         async for chunk, lease in cut(
             pieces_of(pieces), buffers=ReusedBuffers(bytearray, chunk_size_bytes), transfer=transfer, waits=WAITS
         ):
@@ -165,7 +165,7 @@ async def test_what_is_received_directly_is_cut_in_the_same_way(body_bytes, firs
     body = FakeDirectBody(random.Random(body_bytes).randbytes(body_bytes), min(first_bytes, body_bytes))
     admission = admission_of(64 * MIB)
     chunks = []
-    async with admission.transfer("client") as transfer:
+    async with admission.transfer(Client("client")) as transfer:
         paced = PacedBody(body, transfer)
         buffers = ReusedBuffers(bytearray, chunk_size_bytes)
         async for chunk, lease in cut(paced, buffers=buffers, transfer=transfer, waits=WAITS):
@@ -181,7 +181,7 @@ async def test_what_is_received_directly_is_cut_in_the_same_way(body_bytes, firs
 async def direct_steps(body_bytes: int, first_bytes: int, admission: Admission) -> list[int]:
     """What was asked for at a time."""
     body = FakeDirectBody(bytes(body_bytes), first_bytes)
-    async with admission.transfer("client") as transfer:
+    async with admission.transfer(Client("client")) as transfer:
         paced = PacedBody(body, transfer)
         async for _, lease in cut(paced, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
             lease.release()

@@ -14,6 +14,7 @@ from services.gateway.access.context import AccessContext, acting_for
 from services.gateway.access.principal import EVERYBODY, NOBODY, Principal
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.admission import Client
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
 from services.gateway.transfers.uploads import UploadRequest
 from shared.contracts.files import Preconditions
@@ -49,7 +50,7 @@ def order(world: Any, **changes: Any) -> UploadRequest:
         preconditions=facts["preconditions"],
         digests=BodyDigests.announced({}),
         announced_bytes=None,
-        client="192.0.2.1",
+        client=Client("192.0.2.1"),
         idempotency_key=IdempotencyKey.of(KEY, method="PUT", bucket="default", **facts),
     )
 

@@ -21,6 +21,7 @@ from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import ByteSpan
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers import downloads
+from services.gateway.transfers.admission import Client
 from services.gateway.transfers.downloads import (
     CHECK_WINDOW_CHUNKS,
     MAX_LOOKUPS,
@@ -54,7 +55,7 @@ from tests.unit.gateway.fakes import unreachable
 pytestmark = pytest.mark.virtual_time
 
 NAME = FileName("default", "a/key")
-CLIENT = "192.0.2.1"
+CLIENT = Client("192.0.2.1")
 SIZES = [0, 1, CHUNK_SIZE_BYTES - 1, CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES + 1, 10 * CHUNK_SIZE_BYTES + 7]
 
 
