@@ -91,6 +91,11 @@ def describe(round_trip: RoundTrip) -> list[str]:
 def _checked(answer: httpx.Response) -> httpx.Response:
     if answer.is_success:
         return answer
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise LocalClusterError(
+            "The cluster does not know the key in secrets/root-key, which may have been made anew: docs/security.md says what to "
+            "do when the root key is lost."
+        )
     raise LocalClusterError(
         f"The gateway answered {answer.status_code} to {answer.request.method} of the first file: {answer.text[:500]}"
     )

@@ -204,7 +204,8 @@ def make_plan(
         Kind.GATEWAY: {
             "TRIVET_CLOCK_URLS": clock_urls,
             "TRIVET_CONSENSUS_URLS": consensus_urls,
-            "TRIVET_ADMIN_TOKEN_FILE": str(secrets.root_key_file),
+            "TRIVET_SEALING_KEY_FILE": str(secrets.sealing_key_file),
+            "TRIVET_ROOT_KEY_FILE": str(secrets.root_key_file),
         },
     }
     redis = {
