@@ -10,15 +10,19 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from local_cluster.local_secrets import write_peer_keys
+from local_cluster.local_secrets import write_curl_config, write_peer_keys
 from local_cluster.settings import PROJECT_ROOT
+from shared.access_keys import draw_credential
 
 FOLDER: Final = PROJECT_ROOT / "k8s" / "secrets"
-NAMES: Final = ("cluster-secret", "admin-token", "redis-password")
+NAMES: Final = ("cluster-secret", "sealing-key", "root-key", "redis-password")
 
 
 def make_container_secrets(folder: Path = FOLDER) -> list[str]:
-    """Make whichever secret is missing in `folder`, and derive the peer keys; the names of the files that were written."""
+    """Make whichever secret is missing in `folder`, and derive the peer keys; the names of the files that were written.
+
+    `curl.conf` beside them shows the root key.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     made: list[str] = []
@@ -33,6 +37,7 @@ def make_container_secrets(folder: Path = FOLDER) -> list[str]:
 
     for name in NAMES:
         if not (folder / name).exists():
-            write(folder / name, secrets.token_hex(32) + "\n")
+            write(folder / name, (draw_credential() if name == "root-key" else secrets.token_hex(32)) + "\n")
     write_peer_keys(folder, (folder / "cluster-secret").read_text(), write)
+    write_curl_config(folder / "curl.conf", (folder / "root-key").read_text().strip())
     return made

@@ -60,7 +60,7 @@ def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets
     folder = layout.secrets
     cluster_id_file = _ensure(folder / "cluster-id", f"local-{secrets.token_hex(8)}")
     root_key_file = _ensure(layout.root_key, draw_credential())
-    _write_curl_config(layout.curl_config, root_key_file.read_text().strip())
+    write_curl_config(layout.curl_config, root_key_file.read_text().strip())
     if (folder / "cluster-secret").exists() and not _peer_keys_file(folder, Role.OPERATOR).exists():
         write_private(_upgrade_mark(layout), "")
     cluster_secret_file = _ensure(folder / "cluster-secret", secrets.token_hex(32))
@@ -113,7 +113,8 @@ def write_private(path: Path, text: str) -> None:
     temporary.rename(path)
 
 
-def _write_curl_config(path: Path, root_key: str) -> None:
+def write_curl_config(path: Path, root_key: str) -> None:
+    """What `curl -K` reads to show that key; nothing where it stands there."""
     what = "# For curl -K: requests are made with the root key of this cluster."
     text = f'{what}\nheader = "Authorization: {bearer_of(root_key)}"\n'
     if not path.exists() or path.read_text() != text:

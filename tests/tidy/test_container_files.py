@@ -22,6 +22,7 @@ from services.gateway.origin_rules import OriginRules
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
 from shared.cluster_keys import ROLES_WITH_KEYS, key_file
+from shared.access_keys import PlainKey, draw_credential
 from shared.errors import MisdirectedRequestError
 from shared.roles import Role
 from shared.settings import load_settings
@@ -108,7 +109,8 @@ def check(processes: list[tuple[str, str, Environment]], monkeypatch: pytest.Mon
 def secret_file(setting: str, folder: Path, role: Role) -> str:
     """A file such as `make secrets` would have made for a process of that role."""
     file = folder / f"{setting}-{role}"
-    file.write_text(key_file("s" * 64, role) if setting == "TRIVET_PEER_KEYS_FILE" else "s" * 64)
+    texts = {"TRIVET_PEER_KEYS_FILE": key_file("s" * 64, role), "TRIVET_ROOT_KEY_FILE": draw_credential()}
+    file.write_text(texts.get(setting, "s" * 64))
     return str(file)
 
 
@@ -231,6 +233,7 @@ def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> No
     assert make_container_secrets(folder) == []
     assert {name: (folder / name).read_text() for name in NAMES} == first
     assert len(set(first.values())) == len(NAMES)
+    assert PlainKey.parse(first["root-key"]).line() in (folder / "curl.conf").read_text()
     assert folder.stat().st_mode & 0o777 == 0o700
     (folder / "cluster-secret").unlink()
     assert make_container_secrets(folder) == ["cluster-secret", *derived], "keys follow a new secret"
@@ -251,3 +254,19 @@ def test_no_container_has_the_cluster_secret_or_keys_of_another_role(checker) ->
         keys = [item["key"] for item in items if item["path"] == "peer-keys"]
         assert keys == ([f"peer-keys-{role}"] if pod else []), resource["metadata"]["name"]
         assert "cluster-secret" not in json.dumps(resource)
+
+
+def test_only_gateways_are_given_the_sealing_key_and_the_root_key(checker) -> None:
+    """In compose and in Kubernetes; whoever has the sealing key reads every secret."""
+    compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+    mounted = {
+        name: {entry for entry in service.get("secrets", []) if isinstance(entry, str)}
+        for name, service in compose["services"].items()
+    }
+    for resource in checker.render(PROJECT_ROOT / "k8s"):
+        if "template" in resource.get("spec", {}):
+            volumes = resource["spec"]["template"]["spec"].get("volumes", [])
+            items = [item for volume in volumes for item in volume.get("secret", {}).get("items", [])]
+            mounted[resource["metadata"]["name"]] = {item["key"] for item in items}
+    for secret in ("sealing-key", "root-key"):
+        assert {name for name, names in mounted.items() if secret in names} == {"gateway-1", "gateway"}
