@@ -71,6 +71,8 @@ def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
         console.print(escape(sentence))
     console.print()
     grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")  # nothing that is copied may end in an ellipsis
     grid.add_row("API", f"{gateway}/v1/files/default/...")
     grid.add_row("Swagger UI", f"{gateway}/docs")
     grid.add_row("Your key", escape(str(_from_here(cluster.layout.root_key))))

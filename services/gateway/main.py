@@ -44,7 +44,7 @@ from services.gateway.api.file_calls import FileCalls
 from services.gateway.api.problems import install as install_problems
 from services.gateway.api.requests import fields_of
 from services.gateway.api.services import Services
-from services.gateway.api.web_origins import WebOrigins, origin_marks
+from services.gateway.api.web_origins import WebOrigins, check_origin, origin_marks
 from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
@@ -370,6 +370,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
             routes=RouteTable(PUBLIC),
             rules=transport,
             marks=lambda scope: [*origin_marks(rules, fields_of(scope)), NO_CACHE],
+            check=lambda scope: check_origin(rules, scope, fields_of(scope)),
         ),
         named_below=NAMED_BELOW,
     )

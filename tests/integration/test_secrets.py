@@ -20,7 +20,7 @@ import pytest
 
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Kind
-from shared.access_keys import bearer_of, draw_key_id, draw_secret
+from shared.access_keys import SECRET_MIN, bearer_of, draw_key_id, draw_secret
 from shared.links import SIGNATURE
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
@@ -61,8 +61,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         found = Scene(cluster)
         for path in sorted(cluster.layout.secrets.iterdir()):
             if path.suffix != ".conf" and path.name != "cluster-id":
-                for number, line in enumerate(path.read_text().split()):
-                    found.secrets[f"{path.name}, line {number + 1}"] = line.rpartition(".")[2]
+                # A file of peer keys has the names of roles beside each key.
+                words = [word.rpartition(".")[2] for word in path.read_text().split()]
+                for number, word in enumerate(word for word in words if len(word) >= SECRET_MIN):
+                    found.secrets[f"{path.name}, {number + 1}"] = word
         use_keys(found)
         use_links(found)
         use_what_is_wrong(found)

@@ -21,8 +21,8 @@ from services.consensus.tools.initialise import InitialiseSettings
 from services.gateway.origin_rules import OriginRules
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
-from shared.cluster_keys import ROLES_WITH_KEYS, key_file
 from shared.access_keys import PlainKey, draw_credential
+from shared.cluster_keys import ROLES_WITH_KEYS, key_file
 from shared.errors import MisdirectedRequestError
 from shared.roles import Role
 from shared.settings import load_settings

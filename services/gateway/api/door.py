@@ -34,6 +34,9 @@ from shared.errors import InvalidRequestError, MethodNotAllowedError, NotFoundEr
 Marks = Callable[[Scope], RawHeaders]
 """What every answer of the listener carries, refusals included."""
 
+Check = Callable[[Scope], None]
+"""Raises TrivetError for a request that is refused whoever made it."""
+
 SERVER_ERROR: Final = 500
 _READS: Final = frozenset({"GET", "HEAD"})
 _PREFLIGHT: Final = b"access-control-request-method"
@@ -43,13 +46,21 @@ class Door:
     """ASGI middleware behind `RawPaths`."""
 
     def __init__(
-        self, app: ASGIApp, *, gateway: RunningGateway, routes: RouteTable, rules: TransportRules, marks: Marks
+        self,
+        app: ASGIApp,
+        *,
+        gateway: RunningGateway,
+        routes: RouteTable,
+        rules: TransportRules,
+        marks: Marks,
+        check: Check | None = None,
     ) -> None:
         self._app = app
         self._gateway = gateway
         self._routes = routes
         self._rules = rules
         self._marks = marks
+        self._check = check
         self._boot = secrets.token_hex(8)
         self._count = itertools.count(1)
 
@@ -147,7 +158,16 @@ class Door:
         return NotFoundError("There is nothing at this path.")
 
     async def _refuse(self, error: TrivetError, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with `error`, and end the connection where a body was on its way."""
+        """Answer with `error`, and end the connection where a body was on its way.
+
+        What is behind the door checks by itself what it is sent, so whatever is refused for another reason as well is told that
+        one here: a foreign page learns the same with a key and without.
+        """
+        if self._check is not None:
+            try:
+                self._check(scope)
+            except TrivetError as earlier:
+                error = earlier
         if announces_body(scope):
             body = WatchedBody(scope, receive, send)
             receive, send = body.receive, body.send
