@@ -31,6 +31,9 @@ def build_apps(data_dir: Path) -> dict[str, FastAPI]:
     from shared.cluster_keys import key_file
     from shared.roles import Role
 
+    sealing_key_file = data_dir / "sealing-key"
+    sealing_key_file.write_text("0" * 64)
+    sealing = {"sealing_key_file": str(sealing_key_file)}
     common: dict[str, str | int] = {
         "node_id": "documentation-1",
         "cluster_id": "documentation",
@@ -48,7 +51,7 @@ def build_apps(data_dir: Path) -> dict[str, FastAPI]:
     services = {
         "clock": build_clock(ClockSettings.model_validate(told(Role.CLOCK)), registry=CollectorRegistry()),
         "consensus": build_consensus(ConsensusSettings.model_validate(told(Role.CONSENSUS))),
-        "gateway": build_gateway(GatewaySettings.model_validate(told(Role.GATEWAY))),
+        "gateway": build_gateway(GatewaySettings.model_validate(told(Role.GATEWAY) | sealing)),
         "storage": build_storage(storage),
     }
     operations = services["gateway"].operations

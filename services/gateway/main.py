@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from blake3 import blake3
 from fastapi import FastAPI
 
 from services.gateway.access.authorized_metadata import AuthorizedMetadata
@@ -20,7 +19,6 @@ from services.gateway.access.refusals import Refusals
 from services.gateway.access.sealing import Sealer
 from services.gateway.access.transport import TransportRules
 from services.gateway.access_log import AccessLog, silent_log
-from services.gateway.admin_token import AdminToken
 from services.gateway.api import (
     audit,
     backups,
@@ -195,10 +193,9 @@ class Gateway:
             metrics.open()
             stack.callback(metrics.close)
             tasks.start("readiness", self._watch.watch())
-            if (access := self._services.access) is not None:
-                tasks.start("use of keys", access.use.watch())
-            if (root := settings.read_root_key()) is not None and (sealing_keys := settings.read_sealing_keys()):
-                self._root_key = FirstRootKey(metadata, clock, Sealer(sealing_keys), root)
+            tasks.start("use of keys", self._services.access.use.watch())
+            if (root := settings.read_root_key()) is not None:
+                self._root_key = FirstRootKey(metadata, clock, Sealer(settings.read_sealing_keys()), root)
                 tasks.start("first root key", self._root_key.ensure())
             yield
             self._services = self._watch = None
@@ -217,16 +214,13 @@ def assemble(
     """Wire the services over the three ports. Without an access log nothing is written about refusals and reads."""
     access_log = access_log or silent_log()
     caches = ClusterCaches()
-    sealing_keys = settings.read_sealing_keys()
-    sealer = Sealer(sealing_keys) if sealing_keys else None
+    sealer = Sealer(settings.read_sealing_keys())
     metadata = recent = RecentLog(metadata, caches, max_age_s=settings.start_index_max_age_s)
-    access = None
-    if sealer is not None:
-        table = KeyTable(recent, tasks)
-        caches.add(table.forget)
-        access = AccessControl(table, sealer, clock, KeyUse(recent, table, clock), Refusals(access_log))
-        metadata = AuthorizedMetadata(recent, access)
-        caches.add(metadata.forget)
+    table = KeyTable(recent, tasks)
+    caches.add(table.forget)
+    access = AccessControl(table, sealer, clock, KeyUse(recent, table, clock), Refusals(access_log))
+    metadata = AuthorizedMetadata(recent, access)
+    caches.add(metadata.forget)
     quorums = Quorums(settings.replica_count, settings.write_quorum, settings.read_quorum, settings.strict_reads)
     waits = ReservationWaits(first_s=settings.admission_wait_s, next_s=settings.budget_wait_s)
     admission = Admission(
@@ -311,7 +305,9 @@ def assemble(
                 settings.read_ahead_chunks, waits, settings.consensus_deadline_s, settings.max_download_age_s
             ),
         ),
-        listings=Listings(metadata, CursorSealer(_cursor_keys(settings, sealer), settings.cluster_id)),
+        listings=Listings(
+            metadata, CursorSealer(sealer.derived(CURSOR_KEY_CONTEXT, CURSOR_KEY_BYTES), settings.cluster_id)
+        ),
         identities=Identities(metadata, clock, sealer),
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
@@ -322,7 +318,6 @@ def assemble(
         batch_deletes=BatchDeletes(idempotency, clock),
         tags=Tags(metadata, idempotency, clock),
         bucket_settings=SettingsOfBuckets(metadata, idempotency, clock),
-        admin_token=AdminToken(settings.read_admin_token()),
         metadata=metadata,
         idempotency=idempotency,
         clock=clock,
@@ -344,13 +339,6 @@ def assemble(
         access=access,
     )
     return services, watch, metrics
-
-
-def _cursor_keys(settings: GatewaySettings, sealer: Sealer | None) -> list[bytes]:
-    if sealer is not None:
-        return sealer.derived(CURSOR_KEY_CONTEXT, CURSOR_KEY_BYTES)
-    keys = settings.read_peer_keys().private().keys
-    return [blake3(key.secret, derive_key_context=CURSOR_KEY_CONTEXT).digest(CURSOR_KEY_BYTES) for key in keys]
 
 
 def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> ServiceApp:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.gateway.origin_rules import LOOPBACK_NAMES, OriginRules, bare_host, normal_origin
@@ -18,7 +18,7 @@ from shared.access_keys import PlainKey
 from shared.contracts.access import IdentityLimits
 from shared.contracts.uploads import FILE_BYTES_MAX
 from shared.roles import Role
-from shared.settings import ClockList, ConsensusList, QuorumSettings, ServiceSettings, read_secret, read_token
+from shared.settings import ClockList, ConsensusList, QuorumSettings, ServiceSettings, read_secret
 from shared.units import KIB, MIB
 
 FIRST_RESERVATION_BYTES: Final = 64 * KIB
@@ -71,10 +71,9 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         public_hosts: the names and addresses, without port, under which clients reach this gateway; any other in a Host
             header is 421. Empty: the loopback names and `host`. The address to which a connection came is always taken.
         cors_origins: origins such as `https://app.example.org` whose pages may read and change files from a browser.
-        admin_token: what cluster changes ask for; without one they are refused.
         sealing_key_file: a file with one or two lines of at least 32 random bytes, written as text, which only gateways have,
             all the same: secrets of access keys are sealed under it. The first line seals, both unseal, so that it can be
-            replaced.
+            replaced. A gateway without one refuses to start.
         audit_reads: which requests that change nothing are written as lines on standard output: those that were refused, all of
             them, or none. Changes stand in the audit trail. A read is a line of about 400 bytes, so only refusals by default.
         trusted_proxies: addresses and networks, such as `10.0.0.0/8`, of proxies that end TLS: a key is taken from them where
@@ -122,8 +121,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     clock_urls: ClockList = Field(default_factory=list)
     public_hosts: HostList = Field(default_factory=list)
     cors_origins: OriginList = Field(default_factory=list)
-    admin_token: SecretStr | None = None
-    admin_token_file: Path | None = None
     sealing_key_file: Path | None = None
     audit_reads: Literal["denied", "all", "none"] = "denied"
     trusted_proxies: NetworkList = Field(default_factory=list)
@@ -168,7 +165,6 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
                 f"TRIVET_MAX_CONCURRENT_REQUESTS={self.max_concurrent_requests}: requests could wait for each other for "
                 f"ever; it needs at least {needed}"
             )
-        self.read_admin_token()
         self.read_sealing_keys()
         self.read_root_key()
         return self
@@ -182,23 +178,20 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
         """Of each address that sends no credential."""
         return IdentityLimits(requests_per_s=self.anonymous_requests_per_s, bytes_per_s=self.anonymous_bytes_per_s)
 
-    def read_admin_token(self) -> str | None:
-        """The admin token, or None when there is none.
-
-        Raises:
-            ValueError: it cannot be read, or is too short.
-        """
-        return read_token(self.admin_token, self.admin_token_file, "TRIVET_ADMIN_TOKEN")
-
     def read_sealing_keys(self) -> list[str]:
-        """The lines of the file with the sealing key; none when there is no file.
+        """The lines of the file with the sealing key.
 
         Raises:
-            ValueError: it cannot be read, or is no such file.
+            ValueError: it is missing, cannot be read, or is no such file.
         """
         text = read_secret(None, self.sealing_key_file, "TRIVET_SEALING_KEY")
-        lines = [] if text is None else text.split()
-        if text is not None and not 1 <= len(lines) <= 2:
+        if text is None:
+            raise ValueError(
+                "the sealing key is missing: set TRIVET_SEALING_KEY_FILE to a file with at least 32 random bytes, the same for "
+                "every gateway of the cluster; it has no default"
+            )
+        lines = text.split()
+        if not 1 <= len(lines) <= 2:
             raise ValueError("TRIVET_SEALING_KEY_FILE has one line, or two while the sealing key is replaced")
         if any(len(line) < MIN_SEALING_KEY_CHARACTERS for line in lines):
             raise ValueError(

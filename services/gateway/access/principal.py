@@ -49,8 +49,5 @@ WRITER: Final = Principal(
 )
 """A client without a credential where everybody may read and change files."""
 
-EVERYBODY: Final = Principal(ANONYMOUS, ANONYMOUS, is_root=True)
-"""Whoever asks a gateway that has no sealing key, and so knows no keys."""
-
 ITSELF: Final = Principal(SYSTEM, SYSTEM, is_root=True)
 """Trivet itself."""

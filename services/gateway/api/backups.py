@@ -1,4 +1,4 @@
-"""Backups under way: on the operations listener only, with the admin token."""
+"""Backups under way: on the operations listener only, for administrators of the cluster."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.admin_access import NO_QUERY, admin_token_of
 from services.gateway.api.models import BackupBegin, BackupInfo, BackupList, BackupRenewal
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import json_body
+from services.gateway.api.requests import NO_QUERY, json_body
 from services.gateway.api.services import RunningGateway
 
 _BEGIN_BODY: Final[dict[str, Any]] = {
@@ -28,7 +27,7 @@ _RENEWAL_BODY: Final[dict[str, Any]] = {
 
 def create_router(gateway: RunningGateway) -> APIRouter:
     """The routes over one gateway."""
-    router = APIRouter(prefix="/v1", tags=["cluster"], dependencies=[admin_token_of(gateway)])
+    router = APIRouter(prefix="/v1", tags=["cluster"])
 
     @router.post(
         "/backups",
@@ -41,7 +40,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
     async def begin_backup(request: Request) -> BackupInfo:
         """Keeps every chunk that is referenced now until the backup ends or its lease runs out; copies nothing.
 
-        Needs the admin token.
+        Needs `cluster-admin`.
         """
         begin = await json_body(request, BackupBegin)
         lease = await gateway.services.backups.begin(begin.owner, begin.lease_s)
@@ -54,7 +53,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def list_backups() -> BackupList:
-        """By id, with what is left of their leases. Needs the admin token."""
+        """By id, with what is left of their leases. Needs `cluster-admin`."""
         return BackupList.of(await gateway.services.backups.list())
 
     @router.put(
@@ -65,7 +64,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         openapi_extra=_RENEWAL_BODY,
     )
     async def renew_backup(request: Request, backup_id: str) -> BackupInfo:
-        """404 when it ran out: what is copied from then on may lack chunks. Needs the admin token."""
+        """404 when it ran out: what is copied from then on may lack chunks. Needs `cluster-admin`."""
         renewal = await json_body(request, BackupRenewal)
         lease = await gateway.services.backups.renew(backup_id, renewal.lease_s)
         return BackupInfo(id=backup_id, owner=None, log_index=lease.log_index, expires_in_s=lease.lease_s)
@@ -78,7 +77,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def end_backup(backup_id: str) -> Response:
-        """What was kept for it alone may be deleted from now on. Needs the admin token."""
+        """What was kept for it alone may be deleted from now on. Needs `cluster-admin`."""
         await gateway.services.backups.end(backup_id)
         return Response(status_code=204)
 

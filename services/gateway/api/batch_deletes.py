@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from services.gateway.api.admin_access import NO_QUERY
 from services.gateway.api.file_descriptions import header_parameters
 from services.gateway.api.object_models import BATCH_MAX_BYTES, BatchDeleted, BatchDeleteRequest
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import described_body, fields_of, large_json_body, refuse_conditions
+from services.gateway.api.requests import NO_QUERY, described_body, fields_of, large_json_body, refuse_conditions
 from services.gateway.api.services import RunningGateway
 from services.gateway.transfers.idempotency import IdempotencyKey
 

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.admin_access import NO_QUERY, admin_token_of
 from services.gateway.api.models import (
     ClusterInfo,
     ClusterVerification,
@@ -17,7 +16,7 @@ from services.gateway.api.models import (
     TimeNow,
 )
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import json_body, refuse_query
+from services.gateway.api.requests import NO_QUERY, json_body, refuse_query
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import query_values
 from shared.contracts.cluster import NodeState
@@ -41,7 +40,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
 def create_admin_router(gateway: RunningGateway) -> APIRouter:
     """Cluster changes over one gateway; for its operations listener only."""
-    router = APIRouter(prefix="/v1", tags=["cluster"], dependencies=[admin_token_of(gateway)])
+    router = APIRouter(prefix="/v1", tags=["cluster"])
 
     @router.post(
         "/cluster/nodes",
@@ -56,7 +55,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         openapi_extra=_ADMISSION_BODY,
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
-        """By id; the node dials in by itself. Needs the admin token."""
+        """By id; the node dials in by itself. Needs `cluster-admin`."""
         admission = await json_body(request, NodeAdmission)
         created = await gateway.services.admin.admit(admission.id)
         response.status_code = 201 if created else 200
@@ -79,7 +78,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         """Drains it: the others take over its chunks, then it leaves the cluster by itself, and a call is 404.
 
         Repeating the call says how far it is. Refused when fewer nodes would be left than a chunk has replicas, and while
-        another node drains. Needs the admin token.
+        another node drains. Needs `cluster-admin`.
         """
         lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
         if lost not in {"true", "false"}:
@@ -106,8 +105,8 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
     async def replace_node(request: Request, node_id: str) -> NodeRemoved:
         """Admits the node of the body, which dials in by itself, and removes the one of the path, which never comes back.
 
-        Its chunks are restored from the others. Refused while it is heard of, and while no other node is live. Needs the
-        admin token.
+        Its chunks are restored from the others. Refused while it is heard of, and while no other node is live. Needs
+        `cluster-admin`.
         """
         by = await json_body(request, NodeAdmission)
         removal = await gateway.services.admin.replace(node_id, by.id)
@@ -121,7 +120,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def cancel_drain(node_id: str) -> Response:
-        """It is written to again, and gets back what it has given away. Needs the admin token."""
+        """It is written to again, and gets back what it has given away. Needs `cluster-admin`."""
         await gateway.services.admin.cancel_drain(node_id)
         return Response(status_code=204)
 
@@ -135,7 +134,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
     async def start_verify() -> ClusterVerification:
         """Every node reads all it holds, past every cache, and compares it with the log; what is bad or missing is restored.
 
-        Rate-limited, and goes on after a restart. A node that is away is named and not verified. Needs the admin token.
+        Rate-limited, and goes on after a restart. A node that is away is named and not verified. Needs `cluster-admin`.
         """
         return ClusterVerification.of(await gateway.services.verify.start())
 
@@ -146,7 +145,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def get_verify() -> ClusterVerification:
-        """Of the pass under way, else of the last one. Needs the admin token."""
+        """Of the pass under way, else of the last one. Needs `cluster-admin`."""
         return ClusterVerification.of(await gateway.services.verify.report())
 
     @router.delete(
@@ -156,7 +155,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def cancel_verify() -> ClusterVerification:
-        """Keeps what was found so far. Without a pass under way nothing happens. Needs the admin token."""
+        """Keeps what was found so far. Without a pass under way nothing happens. Needs `cluster-admin`."""
         return ClusterVerification.of(await gateway.services.verify.cancel())
 
     return router

@@ -6,11 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.admin_access import NO_QUERY
 from services.gateway.api.file_descriptions import CHANGE_PARAMETERS, VERSION_HEADERS, header_parameters
 from services.gateway.api.object_models import CopyReceipt, CopyRequest, RenameRequest, RestoreRequest
 from services.gateway.api.problems import Responses, problems
-from services.gateway.api.requests import described_body, fields_of, json_body
+from services.gateway.api.requests import NO_QUERY, described_body, fields_of, json_body
 from services.gateway.api.services import RunningGateway
 from services.gateway.objects.copies import Copied, CopySource, CopyTarget
 from services.gateway.semantics.conditions import write_preconditions

@@ -15,11 +15,12 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.access.context import AccessContext, access_context
+from services.gateway.access import context as access
+from services.gateway.access.context import AccessContext
 from services.gateway.access.control import AccessControl
 from services.gateway.access.credentials import refuse_two_credentials
 from services.gateway.access.links import SignedLink, link_in
-from services.gateway.access.principal import EVERYBODY, UNKNOWN
+from services.gateway.access.principal import UNKNOWN
 from services.gateway.access.refusals import caller_of
 from services.gateway.access.transport import Peer, TransportRules
 from services.gateway.access_log import About
@@ -83,11 +84,11 @@ class Door:
         if head.link is not None:
             # What is behind the door asks what else the query says, and knows no links.
             scope = {**scope, "query_string": head.link.rest}
-        token = access_context.set(context)
+        token = access.access_context.set(context)
         try:
             await self._app(scope, receive, send)
         finally:
-            access_context.reset(token)
+            access.access_context.reset(token)
 
     async def _admitted(self, scope: Scope, head: _Head, rule: Rule | None) -> AccessContext:
         """Whom the request is made by.
@@ -98,10 +99,6 @@ class Door:
         """
         services = self._gateway.services
         control = services.access
-        if control is None:
-            context = AccessContext(EVERYBODY, head.address, self._new_request_id())
-            context.pace = services.rates.admit(context.principal, context.address)
-            return context
         context = AccessContext(UNKNOWN, head.address, self._new_request_id())
         try:
             await self._admit(control, scope, head, rule, context)

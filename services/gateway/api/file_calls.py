@@ -92,7 +92,7 @@ class FileCalls:
                     found,
                     spans,
                     asked.quorums,
-                    access=None if services.access is None else services.access.standing(current_access()),
+                    access=services.access.standing(current_access()),
                     read_now_ns=self._read_now_ns,
                 )
                 # Of a small file without a body to take nothing is worth watching for.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
+from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 from starlette.types import Scope
 
@@ -227,3 +228,11 @@ def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
     if (reference := part.get("$ref")) is not None:
         return _inlined(definitions[reference.rpartition("/")[2]], definitions)
     return {name: _inlined(each, definitions) for name, each in part.items()}
+
+
+async def _refuse_query(request: Request) -> None:
+    refuse_query(request.scope)
+
+
+NO_QUERY: Final[Depends] = Depends(_refuse_query)
+"""For a route: a query is refused."""

@@ -8,7 +8,6 @@ from typing import Protocol
 from services.gateway.access.control import AccessControl
 from services.gateway.access.rate_limits import RateLimits
 from services.gateway.access_log import AccessLog
-from services.gateway.admin_token import AdminToken
 from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
@@ -30,9 +29,9 @@ from services.gateway.transfers.uploads import Uploads
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Made by `main` at start. `access` is None without a sealing key: then everybody may do everything."""
+    """Made by `main` at start."""
 
-    access: AccessControl | None
+    access: AccessControl
     rates: RateLimits
     admission: Admission
     uploads: Uploads
@@ -49,7 +48,6 @@ class Services:
     tags: Tags
     bucket_settings: SettingsOfBuckets
     identities: Identities
-    admin_token: AdminToken
     metadata: Metadata
     idempotency: IdempotencyStore
     clock: Clock

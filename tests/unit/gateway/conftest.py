@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
+from services.gateway.access import context, transport
+from services.gateway.access.principal import ITSELF, Principal
 from services.gateway.api.services import Services
 from services.gateway.main import assemble
 from services.gateway.metrics import GatewayMetrics
@@ -18,6 +24,7 @@ from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
 from shared.background_tasks import BackgroundTasks
 from shared.cluster_keys import key_file
+from shared.contracts.access import ANONYMOUS
 from shared.peer_address import PeerAddress
 from shared.roles import Role
 from shared.units import KIB, MIB
@@ -31,12 +38,23 @@ START_S = 1000.0
 """Of virtual time; no machine's monotonic clock is at zero."""
 
 
+@cache
+def sealing_key_file() -> Path:
+    """Of all gateways of this process."""
+    descriptor, name = tempfile.mkstemp(prefix="trivet-sealing-key-")
+    atexit.register(os.unlink, name)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("k" * 64)
+    return Path(name)
+
+
 def make_settings(**changes: object) -> GatewaySettings:
     facts: dict[str, object] = {
         "node_id": "gateway-1",
         "cluster_id": "test-cluster",
         "peer_keys": key_file("s" * 32, Role.GATEWAY),
         "consensus_urls": [PeerAddress("consensus-1", "http://127.0.0.1:1", Role.CONSENSUS)],
+        "sealing_key_file": sealing_key_file(),
         "chunk_size_bytes": CHUNK_SIZE_BYTES,
         "max_inflight_bytes": 8 * MIB,
         "max_concurrent_requests": 16,
@@ -73,6 +91,23 @@ def virtual_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
             return real()
 
     monkeypatch.setattr(time, "monotonic", now_s)
+
+
+@pytest.fixture(autouse=True)
+def asked_by_trivet_itself(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No door stands before most of what is tested here, so nobody else is named; the tests in `access/` begin with nobody.
+
+    And where a door stands, a client of this machine without a credential may do everything, if it may do anything.
+    """
+    if "access" in request.path.parent.parts:
+        yield
+        return
+    # Of its own: a test may undo what it has changed itself.
+    with pytest.MonkeyPatch.context() as patch:
+        itself = context.AccessContext(ITSELF)
+        patch.setattr(context, "access_context", ContextVar("for tests", default=itself))
+        patch.setattr(transport, "WRITER", Principal(ANONYMOUS, ANONYMOUS, is_root=True))
+        yield
 
 
 @dataclass

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.admin_token import AdminToken
 from services.gateway.cluster_admin import Removal
 from shared.contracts.cluster import NodeState, StorageNode
 from shared.contracts.metadata import GetCluster, RemovalProof, RemoveNode, SetNodeState
 from shared.errors import (
     ConflictError,
     DrainInProgressError,
-    ForbiddenError,
     InvalidNameError,
     LastHolderError,
     LeaderUnavailableError,
@@ -20,7 +18,6 @@ from shared.errors import (
     RemovalNotProvedError,
     TooFewNodesError,
     TrivetError,
-    UnauthenticatedError,
 )
 from tests.unit.reconcile_reports import report
 
@@ -231,36 +228,3 @@ async def test_a_node_is_admitted_once_by_id(five) -> None:
     assert await admin.drain("storage-6") == Removal("storage-6", chunks_at_risk=0)
     with pytest.raises(NodeNotFoundError):
         await admin.drain("storage-6")
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        None,
-        "",
-        "Bearer",
-        "Bearer wrong",
-        "Bearer r",
-        "Bearer right-token-of-min",
-        "Bearer right-token-of-minx",
-        "Bearer xight-token-of-mine",
-        "Bearer right-tokex-of-mine",
-        "Bearer right-token-of-minee",
-        "Bearer Right-Token-Of-Mine",
-        "Basic right-token-of-mine",
-        "right-token-of-mine",
-    ],
-)
-def test_a_change_without_the_admin_token_is_refused(given) -> None:
-    """401, whatever is wrong about it."""
-    with pytest.raises(UnauthenticatedError):
-        AdminToken("right-token-of-mine").require(given)
-
-
-def test_the_admin_token_opens_and_its_absence_closes() -> None:
-    """Without a configured token nobody may change the cluster, not even with an empty one."""
-    AdminToken("right-token-of-mine").require("Bearer right-token-of-mine")
-    AdminToken("right-token-of-mine").require("bearer right-token-of-mine")
-    for given in (None, "Bearer ", "Bearer x"):
-        with pytest.raises(ForbiddenError):
-            AdminToken(None).require(given)

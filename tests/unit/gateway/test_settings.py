@@ -9,7 +9,7 @@ from services.gateway.settings import FIRST_RESERVATION_BYTES
 from shared.cluster_keys import key_file
 from shared.roles import Role
 from shared.units import MIB
-from tests.unit.gateway.conftest import make_settings
+from tests.unit.gateway.conftest import make_settings, sealing_key_file
 
 
 def test_the_defaults_are_those_of_the_design(monkeypatch) -> None:
@@ -30,6 +30,7 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
         "PEER_KEYS": key_file("s" * 32, Role.GATEWAY),
         "CONSENSUS_URLS": "consensus-1=http://127.0.0.1:1,consensus-2=http://127.0.0.1:2/",
         "WRITE_QUORUM": "3",
+        "SEALING_KEY_FILE": str(sealing_key_file()),
     }.items():
         monkeypatch.setenv(f"TRIVET_{name}", value)
     settings = type(make_settings())()
@@ -48,7 +49,7 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
         {"peer_keys": "s" * 64},
         {"peer_keys": key_file("s" * 32, Role.STORAGE)},
         {"cluster_secret": "short"},
-        {"admin_token": "short"},
+        {"sealing_key_file": None},
         {"chunk_size_bytes": 100},
         {"max_file_bytes": 5 * 1024 * 1024 * MIB + 1},
     ],
@@ -80,4 +81,5 @@ def test_a_sealing_key_is_one_line_or_two_of_enough_characters(tmp_path) -> None
             make_settings(sealing_key_file=path)
     with pytest.raises(ValidationError):
         make_settings(sealing_key_file=tmp_path / "absent")
-    assert make_settings().read_sealing_keys() == []
+    with pytest.raises(ValidationError, match="it has no default"):
+        make_settings(sealing_key_file=None)

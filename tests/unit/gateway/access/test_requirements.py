@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from services.gateway.access.context import AccessContext
-from services.gateway.access.principal import EVERYBODY, NOBODY, Principal
+from services.gateway.access.principal import NOBODY, WRITER, Principal
 from services.gateway.access.requirements import COMMANDS, QUERIES
 from shared.contracts.access import Action, Scope
 from shared.contracts.metadata import AnyCommand, AnyQuery, GetFile, ListFiles
@@ -117,4 +117,4 @@ def test_whoever_shows_no_credential_is_asked_for_one() -> None:
             QUERIES[GetFile](context, GetFile(bucket="photos", key="cat"))
         with pytest.raises(UnauthenticatedError):
             context.require_anybody()
-    AccessContext(EVERYBODY).require_anybody()
+    AccessContext(WRITER).require_anybody()

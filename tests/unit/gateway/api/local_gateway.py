@@ -9,6 +9,12 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.access.transport import TransportRules
+from services.gateway.api.cache_control import NO_CACHE
+from services.gateway.api.door import Door
+from services.gateway.api.door_routes import PUBLIC, RouteTable
+from services.gateway.api.requests import fields_of
+from services.gateway.api.web_origins import origin_marks
 from services.gateway.main import Gateway, assemble, build_app
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX
@@ -46,12 +52,20 @@ class LocalGateway(Gateway):
 
 def make_app(folder: Path, *, has_fast_path: bool = True, **changes: object) -> tuple[ServiceApp, LocalGateway]:
     """A gateway's application; without the fast path its routes answer everything."""
-    settings = make_settings(**changes)
+    # Its clients are on this machine, and none of them shows a key.
+    settings = make_settings(**{"anonymous": "write", **changes})
     folder.mkdir(exist_ok=True)
     gateway = LocalGateway(settings, folder)
     app = build_app(settings, gateway)
     if not has_fast_path:
-        app.front = RawPaths(app.answer, decoded_prefixes=(FILES_PREFIX, BUCKETS_PREFIX))
+        door = Door(
+            app.answer,
+            gateway=gateway,
+            routes=RouteTable(PUBLIC),
+            rules=TransportRules.of(settings),
+            marks=lambda scope: [*origin_marks(settings.origin_rules(), fields_of(scope)), NO_CACHE],
+        )
+        app.front = RawPaths(door, decoded_prefixes=(FILES_PREFIX, BUCKETS_PREFIX))
     front = app.front
     assert front is not None
 

@@ -14,14 +14,13 @@ from shared.contracts.access import Requester
 from shared.contracts.metadata import CreateBucket
 from tests.unit.gateway.api.local_gateway import make_app
 
-TOKEN = "t" * 32
 ANN = Requester(principal="a" * 64, request="req-1", address="192.0.2.7")
 
 
 @pytest.fixture
 def operations(serve_app, tmp_path) -> Iterator[httpx.Client]:
     """Over a trail of five rows."""
-    app, gateway = make_app(tmp_path, admin_token=TOKEN)
+    app, gateway = make_app(tmp_path)
     serve_app(app)
 
     async def fill() -> None:
@@ -31,8 +30,7 @@ def operations(serve_app, tmp_path) -> Iterator[httpx.Client]:
             await metadata.propose(CreateBucket(bucket=f"b{number:02}", stamp=clock.stamp()), requester=ANN)
 
     asyncio.run(fill())
-    headers = {"authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=serve_app(app.operations), headers=headers, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=serve_app(app.operations), trust_env=False, timeout=30) as client:
         yield client
 
 
@@ -95,8 +93,7 @@ def test_the_trail_is_for_operators(operations, path) -> None:
 
 def test_the_trail_is_not_on_the_public_port(serve_app, tmp_path) -> None:
     """With whatever credential."""
-    app, _ = make_app(tmp_path, admin_token=TOKEN)
-    headers = {"authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=serve_app(app), headers=headers, trust_env=False, timeout=30) as client:
+    app, _ = make_app(tmp_path)
+    with httpx.Client(base_url=serve_app(app), trust_env=False, timeout=30) as client:
         for path in ("/v1/audit", "/v1/audit/verify"):
             assert client.get(path).status_code == 404
