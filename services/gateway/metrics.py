@@ -39,7 +39,7 @@ class GatewayMetrics(Collector):
         chunk_cache: ChunkCache,
         record_cache: RecordCache,
         access_log: AccessLog,
-        access: AccessControl | None,
+        access: AccessControl,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._rates = rates
@@ -98,8 +98,7 @@ class GatewayMetrics(Collector):
         )
         yield from self._collect_confirmations()
         yield from self._collect_chunk_cache()
-        if self._access is not None:
-            yield from _collect_access(self._access)
+        yield from _collect_access(self._access)
 
     def _collect_limits(self) -> Iterator[Metric]:
         rates = self._rates.statistics()
