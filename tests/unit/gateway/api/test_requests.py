@@ -25,7 +25,7 @@ from services.gateway.api.requests import (
 )
 from services.gateway.api.upload_models import COMPLETION_MAX_BYTES, Completion
 from services.gateway.semantics.file_headers import MAX_METADATA_BYTES
-from services.gateway.transfers.admission import Admission, AdmissionLimits
+from services.gateway.transfers.admission import Admission, AdmissionLimits, Client
 from shared.contracts.base import WireModel
 from shared.contracts.names import MAX_KEY_BYTES, TAG_NAME_MAX, TAG_VALUE_MAX, TAGS_MAX
 from shared.errors import InvalidRequestError, OverloadedError, PayloadTooLargeError
@@ -143,7 +143,7 @@ async def test_a_long_body_is_in_a_slot_and_in_the_budget() -> None:
         assert [file.key for file in asked.files] == ["a"]
         assert (admission.used_bytes, admission.used_slots) == (0, 0)
     busy = make_admission(slots=1)
-    async with busy.transfer("127.0.0.1"):
+    async with busy.transfer(Client("127.0.0.1")):
         with pytest.raises(OverloadedError):
             await large_json_body(request_of(body), BatchDeleteRequest, busy, max_bytes=BATCH_MAX_BYTES)
     full = make_admission()
