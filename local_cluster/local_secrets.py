@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster.layout import Layout
-from shared.access_keys import bearer_of, draw_credential
+from shared.access_keys import PlainKey, bearer_of, draw_credential
 from shared.cluster_keys import ROLES_WITH_KEYS, KeyRing, PeerKeys, key_file
 from shared.roles import Role
 
@@ -55,12 +55,12 @@ def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets
     `curl.conf` is written again when it shows another key than the file of the root key, as after a rotation.
 
     Raises:
-        ValueError: the cluster secret has too few bytes, or more than two lines.
+        ValueError: the cluster secret has too few bytes, or more than two lines; or there is no root key in its file.
     """
     folder = layout.secrets
     cluster_id_file = _ensure(folder / "cluster-id", f"local-{secrets.token_hex(8)}")
     root_key_file = _ensure(layout.root_key, draw_credential())
-    write_curl_config(layout.curl_config, root_key_file.read_text().strip())
+    write_curl_config(layout.curl_config, _root_key_in(root_key_file))
     if (folder / "cluster-secret").exists() and not _peer_keys_file(folder, Role.OPERATOR).exists():
         write_private(_upgrade_mark(layout), "")
     cluster_secret_file = _ensure(folder / "cluster-secret", secrets.token_hex(32))
@@ -119,6 +119,14 @@ def write_curl_config(path: Path, root_key: str) -> None:
     text = f'{what}\nheader = "Authorization: {bearer_of(root_key)}"\n'
     if not path.exists() or path.read_text() != text:
         write_private(path, text)
+
+
+def _root_key_in(path: Path) -> str:
+    try:
+        return PlainKey.parse(path.read_text()).line()
+    except ValueError as error:
+        # Shown as it is, it would come to the terminal with the first error about a header.
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _ensure(path: Path, fresh: str) -> Path:

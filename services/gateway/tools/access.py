@@ -25,7 +25,8 @@ from shared.access_keys import PlainKey, bearer_of
 from shared.contracts.access import Action, Scope
 from shared.errors import TrivetError, error_from_problem
 from shared.private_process import make_process_private
-from shared.settings import load_settings, refuse_to_start
+from shared.settings import load_settings
+from shared.telemetry import configure_logging
 
 DEFAULT_URL: Final = "http://127.0.0.1:8090"
 DEFAULT_KEY_FILE: Final = Path(".local/secrets/root-key")
@@ -151,8 +152,8 @@ _ONLINE: Final = {
 def run_offline(act: str) -> None:
     """`reseal` or `recover`, with the environment of a gateway."""
     settings = load_settings(GatewaySettings)
-    if not settings.read_sealing_keys():
-        refuse_to_start("TRIVET_SEALING_KEY_FILE is needed: without the sealing key no secret can be sealed or read")
+    # To standard error: what stands on standard output is the key.
+    configure_logging(settings.node_id, "warning")
     if act == "reseal":
         done = asyncio.run(reseal(settings))
         _say(f"{done.sealed} sealed anew, {done.current} were already, {len(done.unreadable)} cannot be read here")

@@ -284,6 +284,6 @@ def test_a_refused_cluster_change_is_logged(cluster) -> None:
     log = cluster.layout.log_file("gateway-1")
     block_until(lambda: f'"{path}"' in log.read_text(), "the refusal is written", 10)
     lines = [json.loads(line) for line in log.read_text().splitlines() if f'"{path}"' in line]
-    denied = [line for line in lines if line.get("event") == "denied"]
+    denied = [line["row"] for line in lines if line.get("row", {}).get("event") == "denied"]
     assert [(line["address"], line["code"]) for line in denied] == [("127.0.0.1", answer.json()["code"])], lines
     assert guess not in log.read_text()

@@ -285,3 +285,14 @@ def test_curl_shows_the_key_that_is_in_the_file(tmp_path) -> None:
         old.root_key_file.write_text(credential + "\n")
         load_or_make_secrets(layout, [])
         assert f'header = "Authorization: Bearer {credential}"' in layout.curl_config.read_text().splitlines()
+
+
+def test_a_root_key_file_without_a_root_key_is_refused_and_not_shown(tmp_path) -> None:
+    """Its text would end in an error message about the header that it makes."""
+    layout = Layout(tmp_path)
+    layout.make()
+    load_or_make_secrets(layout, [])
+    layout.root_key.write_text("a line of a log\nTVAAAAAAAAAAAAAAAAAA." + "s" * 40 + "\n")
+    with pytest.raises(ValueError, match="an access key is one line") as refused:
+        load_or_make_secrets(layout, [])
+    assert "ssss" not in str(refused.value)

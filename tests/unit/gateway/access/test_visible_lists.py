@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.consensus.metadata.listing import list_page
 from services.consensus.metadata.rows import FileRow
+from services.gateway.access.context import as_system
 from services.gateway.access.policy import EVERYTHING, Coverage, Prefixes, ScopeTable
 from services.gateway.access.visible_lists import first_covered, read_visible, visible_buckets
 from services.gateway.semantics.raw_names import FileName
@@ -161,8 +162,9 @@ SCOPES = ScopeTable([
 async def test_lists_of_versions_show_no_name_outside(world, limit) -> None:
     """Nor does one of their common prefixes, nor their positions."""
     await world.metadata.upgrade(world.clock)
-    for key in ("a", "mine/1", "mine/1", "mine/private/hidden", "mine/z", "other/1", "zz"):
-        await put(world, b"", name=FileName("default", key))
+    with as_system():
+        for key in ("a", "mine/1", "mine/1", "mine/private/hidden", "mine/z", "other/1", "zz"):
+            await put(world, b"", name=FileName("default", key))
     names = SCOPES.prefixes(Action.LIST, "default")
     seen: list[str] = []
     query = ListVersions(bucket="default", limit=limit)
