@@ -180,7 +180,8 @@ class RequestVerifier:
         self._keys = keys.accepted()
         self._node_id = node_id
         self.boot_id = secrets.token_hex(8)
-        self._windows: dict[str, _ReplayWindow] = {}
+        self._windows: dict[tuple[str, str], _ReplayWindow] = {}
+        """By id of the key and instance: who has another key must not use up the counters of a sender whose name it has seen."""
 
     def challenge(self) -> str:
         """The WWW-Authenticate header's value of a 401 answer."""
@@ -209,19 +210,19 @@ class RequestVerifier:
         if fields.get("boot") != self.boot_id:
             raise SignatureRejectedError("The request was signed for another boot of this service.")
         instance, _, counter = nonce.partition(".")
-        if not counter.isdecimal() or len(counter) > 20 or not self._window(instance).accept(int(counter)):
+        if not counter.isdecimal() or len(counter) > 20 or not self._window(key, instance).accept(int(counter)):
             raise SignatureRejectedError("The request was sent before.")
         return VerifiedRequest(key, expected)
 
-    def _window(self, instance: str) -> _ReplayWindow:
-        window = self._windows.get(instance)
+    def _window(self, key: SigningKey, instance: str) -> _ReplayWindow:
+        window = self._windows.get((key.id, instance))
         if window is None:
             if len(self._windows) >= _MAX_SENDERS:
                 # Forgetting a window would let its requests be replayed; a new boot id makes them worthless instead.
                 self._windows.clear()
                 self.boot_id = secrets.token_hex(8)
                 raise SignatureRejectedError("Too many senders; sign again for the new boot of this service.")
-            window = self._windows[instance] = _ReplayWindow()
+            window = self._windows[key.id, instance] = _ReplayWindow()
         return window
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 
 import pytest
@@ -298,6 +299,19 @@ def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_rep
     assert verifier.boot_id != boot
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, recorded, EMPTY_BODY_DIGEST)
+
+
+def test_a_sender_cannot_use_up_the_counters_of_one_with_another_key() -> None:
+    """A storage node sees what a gateway calls itself, and may call other storage nodes."""
+    gateway, verifier = pair()
+    gateway.learn("storage-1", Challenge("0" * 16, knows_pairs=True))
+    seen = signed(gateway, "GET", TARGET, "storage-1", EMPTY_BODY_DIGEST)
+    node = RequestSigner(derive_peer_keys(OLD, Role.STORAGE))
+    node.learn("storage-2", Challenge(verifier.boot_id, knows_pairs=True))
+    node._instance = seen.partition("nonce=")[2].partition(".")[0]
+    node._counter = itertools.count(10**19)
+    verifier.verify("GET", TARGET, signed(node, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
+    verifier.verify("GET", TARGET, signed(gateway, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
 
 
 @given(st.one_of(st.none(), st.text(max_size=600), st.text(max_size=100).map(lambda text: f"Trivet-HMAC {text}")))
