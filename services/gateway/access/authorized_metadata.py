@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from services.gateway.access.context import AccessContext, current_access
-from services.gateway.access.control import AccessControl
+from services.gateway.access.control import AccessControl, Decision
 from services.gateway.access.policy import Prefixes, sees_bucket
 from services.gateway.access.principal import ITSELF
 from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand, names_to_show
@@ -161,9 +161,11 @@ class AuthorizedMetadata:
     async def _authorize(self, context: AccessContext, command: Command[Any]) -> None:
         if context.principal is ITSELF:
             return
-        await self._control.decide(context, partial(_requirement(COMMANDS, type(command)), asked=command))
+        decision = partial(_requirement(COMMANDS, type(command)), asked=command)
+        await self._control.decide(context, decision)
         if isinstance(command, UploadCommand) and (name := await self._name_of_upload(command)) is not None:
-            await self._require_write(context, name)
+            # Both by the rows that the log is told of: they may have become others while the name was asked for.
+            await self._control.decide(context, partial(_decide_both, decision=decision, name=name))
 
     async def _require_write(self, context: AccessContext, name: FileName) -> None:
         await self._control.decide(context, lambda context: context.require(Action.WRITE, name.bucket, name.key))
@@ -198,6 +200,11 @@ def _requirement(table: Mapping[type, Requirement], kind: type) -> Requirement:
     if requirement is None:
         raise InternalError(f"Nothing says what {kind.__name__} needs.")
     return requirement
+
+
+def _decide_both(context: AccessContext, decision: Decision, name: FileName) -> None:
+    decision(context)
+    context.require(Action.WRITE, name.bucket, name.key)
 
 
 def _name_of(made: Upload | FileVersion) -> FileName:

@@ -14,6 +14,7 @@ from services.gateway.access import control
 from services.gateway.access.context import AccessContext
 from services.gateway.access.principal import NOBODY
 from shared.contracts.access import Action, DeleteKey, UpdateIdentity
+from shared.contracts.uploads import GetUpload
 from shared.errors import CredentialInvalidError, LeaderUnavailableError
 from tests.unit.gateway.access.scene import LOOPBACK, Client, Holder, Running, Scene, may
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES
@@ -113,6 +114,28 @@ async def test_what_changed_and_still_allows_is_decided_again_within_the_request
     stored = await there.public.put(f"{FILES}/new", content=SMALL, headers=holder.headers)
     assert stored.status_code == 201, stored.text
     assert [type(command).__name__ for command in scene.metadata.proposed[before:]] == ["PublishFile", "PublishFile"]
+
+
+async def test_a_source_that_is_revoked_while_the_upload_is_looked_up_is_not_copied(
+    scene: Scene, here: Running, there: Running, holder: Holder, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its bytes may be read is decided by the same rows as that the upload may be written: those that the log is told of."""
+    access, read = there.gateway.services.access, scene.metadata.read
+    assert access is not None
+    begun = await here.public.post("/v1/uploads", json={"bucket": "default", "key": "more"}, headers=holder.headers)
+    path = f"/v1/uploads/{begun.json()['upload_id']}/parts/1/copy"
+
+    async def revoking(query: object, **arguments: object) -> object:
+        if isinstance(query, GetUpload):
+            monkeypatch.setattr(scene.metadata, "read", read)
+            await scene.rescope(holder, may("default", Action.WRITE))
+            await access.table.refresh()
+        return await read(query, **arguments)
+
+    monkeypatch.setattr(scene.metadata, "read", revoking)
+    copied = {"source": {"bucket": "default", "key": "a"}}
+    answer = await there.public.post(path, json=copied, headers=holder.headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "access_denied"), answer.text
 
 
 @pytest.mark.parametrize("allow", [True, False])
