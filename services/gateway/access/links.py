@@ -183,7 +183,7 @@ def _single(raw_headers: Iterable[tuple[bytes, bytes]], link: SignedLink) -> dic
             raise InvalidRequestError(
                 "A header that the link names, or should name, is given twice.", header=header[:64]
             )
-        headers[header] = raw_value.decode("latin-1").strip()
+        headers[header] = raw_value.decode("latin-1").strip(" \t")  # no more than HTTP does
     return headers
 
 

@@ -305,6 +305,15 @@ def test_a_harmless_header_that_is_named_is_signed_and_given_once() -> None:
         use(path, method="PUT", headers=[(b"if-none-match", b"*")] * 2)
 
 
+def test_no_character_of_a_signed_header_is_passed_over() -> None:
+    """But spaces and tabs around it, which are none of it for HTTP (RFC 9110 section 5.5)."""
+    path = made(method="PUT", headers={"X-Trivet-Meta-A": "b"})
+    use(path, method="PUT", headers=[(b"x-trivet-meta-a", b" b\t")])
+    for end in (b"\xa0", b"\x85", b"\x1c"):
+        with pytest.raises(CredentialInvalidError):
+            use(path, method="PUT", headers=[(b"x-trivet-meta-a", b"b" + end)])
+
+
 def test_a_link_expires_when_it_may_have_expired() -> None:
     """By the upper bound of true time, to the nanosecond."""
     end_ns = EXPIRES_S * NANOSECONDS_PER_SECOND
