@@ -101,8 +101,10 @@ class Door:
         control = services.access
         context = AccessContext(UNKNOWN, head.address, self._new_request_id())
         try:
-            await self._admit(control, scope, head, rule, context)
+            await self._identify(control, scope, head, rule, context)
+            # Whatever it may do: what is refused costs a read of the log.
             context.pace = services.rates.admit(context.principal, context.address)
+            await self._decide(control, scope, rule, context)
         except TrivetError as error:
             if error.status < SERVER_ERROR:
                 control.refusals.refused(error, context, _about(scope, context))
@@ -111,10 +113,7 @@ class Door:
             services.access_log.read(caller_of(context), _about(scope, context))
         return context
 
-    async def _admit(
-        self, control: AccessControl, scope: Scope, head: _Head, rule: Rule | None, context: AccessContext
-    ) -> None:
-        await self._identify(control, scope, head, rule, context)
+    async def _decide(self, control: AccessControl, scope: Scope, rule: Rule | None, context: AccessContext) -> None:
         if rule is None:
             raise self._unknown_route(scope)
         context.operation = rule.action
@@ -208,7 +207,7 @@ class _Head:
         )
 
 
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
 
 def _address(scope: Scope) -> str:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.access.context import AccessContext, current_access
 from services.gateway.api.answers import CallResponse
 from services.gateway.api.any_path import register_any
 from services.gateway.api.client_connection import body_of
@@ -105,6 +106,9 @@ def _add_uploads(router: APIRouter, calls: FileCalls, gateway: RunningGateway) -
                 raise InvalidRequestError("A digest of a whole form cannot be checked; use PUT.", header=name)
         form = await open_form(fields.get("content-type"), body_of(receive))
         file = FileName(bucket, check_key(form.file_name))
+        context = current_access()
+        context.key = file.key  # which no path said to the door
+        await services.access.decide(context, AccessContext.require_target)
         media_type = content_type([] if form.content_type is None else [form.content_type])
         uploaded = await services.uploads.put(headers.request(file, media_type, None, BodyDigests([])), form.body)
         await send_receipt(send, uploaded, {"location": f"/v1/files/{bucket}/{quote(file.key, safe='/')}"})

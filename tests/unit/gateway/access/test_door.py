@@ -242,6 +242,16 @@ async def test_an_upload_is_for_who_may_write_the_file_that_it_will_be(scene: Sc
         assert (answer.status_code in {401, 403}) is path.endswith("/copy"), (path, answer.text)
 
 
+async def test_a_form_stores_nothing_under_a_name_that_its_sender_may_not_write(scene: Scene, here: Running) -> None:
+    """The path names the bucket alone: what the form says is decided before a byte of its file is kept."""
+    holder = await scene.holder(may("default", Action.WRITE, prefix="mine/"))
+    for name, status in (("other/a", 403), ("mine/a", 201)):
+        files = {"file": (name, b"x" * 5000)}
+        answer = await here.public.post("/v1/files/default", files=files, headers=holder.headers)
+        assert answer.status_code == status, answer.text
+        assert any(scene.nodes.chunks.values()) is (status == 201)
+
+
 async def test_a_list_of_buckets_shows_those_where_something_is_allowed(scene: Scene, here: Running) -> None:
     """To anybody with a key."""
     for name in ("photos", "films"):
@@ -326,6 +336,7 @@ async def test_a_key_is_taken_where_nobody_could_read_it(
         ({"anonymous": "write"}, REMOTE, {}, (401, 401)),
         ({"anonymous": "write"}, "127.0.0.1", {"x-forwarded-for": REMOTE}, (401, 401)),
         ({"anonymous": "write"}, "127.0.0.1", {"forwarded": "for=x"}, (401, 401)),
+        ({"anonymous": "write"}, "127.0.0.1", {"via": "1.1 x"}, (401, 401)),
         ({"anonymous": "write", "anonymous_anywhere": True}, REMOTE, {}, (200, 201)),
         ({"anonymous": "read", "anonymous_anywhere": True}, REMOTE, {}, (200, 401)),
     ],

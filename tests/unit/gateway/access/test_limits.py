@@ -60,6 +60,13 @@ async def test_a_stranger_uses_up_nothing_of_an_identity(scene, here) -> None:
     assert (await here.public.get("/v1/files/default", headers=holder.headers)).status_code == 200
 
 
+async def test_what_an_identity_may_not_do_counts_as_well(scene, here) -> None:
+    """A refusal costs a read of the log."""
+    holder = await limited(scene, requests_per_s=2)
+    codes = [(await here.public.get("/v1/files/others/a", headers=holder.headers)).status_code for _ in range(4)]
+    assert codes == [403, 403, 429, 429]
+
+
 async def test_addresses_without_a_credential_have_limits_of_the_gateway(scene) -> None:
     """Where they may do anything at all."""
     async with scene.gateway(anonymous="read", anonymous_requests_per_s=2) as running:
