@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import WireModel
+from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.time import Stamp
 
@@ -108,18 +108,26 @@ class SealedSecret(WireModel):
     bearer_mac: bytes = Field(min_length=32, max_length=32)
 
 
-class AccessKey(WireModel):
+class SealedRow(WireRow, frozen=True, gc=False):
+    """`SealedSecret` in an answer."""
+
+    sealing_key: str
+    sealed: bytes
+    bearer_mac: bytes
+
+
+class AccessKey(WireRow, frozen=True, gc=False, kw_only=True):
     """An id and a secret by which an identity proves itself. `last_used_hour`: hours since 1970, None before the first use."""
 
-    id: KeyId
-    identity: IdentityId
-    slot: int = Field(ge=0, lt=KEYS_PER_IDENTITY_MAX)
-    secret: SealedSecret
+    id: str
+    identity: str
+    slot: int
+    secret: SealedRow
     state: Literal["active", "disabled"] = "active"
     created_ns: int
     expires_ns: int | None = None
     last_used_hour: int | None = None
-    changed_index: LogIndex
+    changed_index: int
 
 
 class Requester(WireModel):
@@ -247,7 +255,9 @@ class AccessChanges(WireModel):
             what it has.
         identities, keys: as they are now.
         deleted: ids of identities and keys that are gone.
-        next_after: ask again after this index; None on the last page.
+        next_after: ask again after this index, and with `walk`; both are None on the last page.
+        walk: up to which index the asker knows what was deleted. If more than that was forgotten before it has the last page,
+            the walk begins anew with a page that `is_full`.
         access_index: that of the state that answered; the asker has it once it has the last page.
     """
 
@@ -258,15 +268,16 @@ class AccessChanges(WireModel):
     keys: list[AccessKey] = Field(default_factory=list)
     deleted: list[str] = Field(default_factory=list)
     next_after: LogIndex | None = None
+    walk: LogIndex | None = None
     access_index: LogIndex
 
 
 class ListAccessChanges(Query[AccessChanges]):
-    """What changed after `after`; 0 for everything. `is_continued`: the asker has the pages before, of the same walk."""
+    """What changed after `after`; 0 for everything. `walk`: that of the page before; None for the first page of a walk."""
 
     kind: Literal["list_access_changes"] = "list_access_changes"
     after: LogIndex = 0
-    is_continued: bool = False
+    walk: LogIndex | None = None
     limit: int = Field(default=ACCESS_PAGE_MAX, ge=1, le=ACCESS_PAGE_MAX)
 
 

@@ -49,9 +49,10 @@ def _get_identity(tables: Tables, state: State, query: GetIdentity) -> IdentityA
 def list_access_changes(tables: Tables, state: State, query: ListAccessChanges) -> AccessChanges:
     """One page: about `limit` rows, and the rest of the change that the last of them belongs to."""
     records = AccessRecords(tables)
+    informed_index = query.after if query.walk is None else query.walk
     # A copy that claims to be newer than this state is one of another cluster's.
-    is_lost = query.after < records.horizon() or query.after > state.access_index
-    is_full = not query.is_continued and (query.after == 0 or is_lost)
+    is_lost = informed_index < records.horizon() or max(query.after, informed_index) > state.access_index
+    is_full = is_lost or (query.walk is None and query.after == 0)
     after = 0 if is_full else query.after
     end = records.nth_change(after, query.limit - 1)
     up_to = state.last_applied if end is None else end
@@ -65,5 +66,6 @@ def list_access_changes(tables: Tables, state: State, query: ListAccessChanges) 
         keys=[row.to_wire() for row in keys if not row.is_deleted],
         deleted=deleted,
         next_after=end if has_more else None,
+        walk=(state.access_index if is_full else informed_index) if has_more else None,
         access_index=state.access_index,
     )

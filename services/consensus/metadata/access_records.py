@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import msgspec
 from pydantic import Field
 
-from services.consensus.metadata.database import checked
+from services.consensus.metadata.database import checked, checked_all
 from services.consensus.metadata.tables import Tables
-from shared.contracts.access import AccessKey, Identity, IdentityLimits, Scope, SealedSecret
+from shared.contracts.access import AccessKey, Identity, IdentityLimits, Scope, SealedRow
 from shared.contracts.base import WireModel
 
 ACTIVE: Final = "active"
@@ -77,16 +78,16 @@ class IdentityRow(NamedTuple):
 
     def to_wire(self) -> Identity:
         """As answers show it; not of a tombstone."""
-        scopes, limits = self.grants()
-        return Identity(
-            id=self.identity,
-            name=self.name,
-            is_root=bool(self.is_root),
-            state="active" if self.state == ACTIVE else "disabled",
-            scopes=scopes,
-            limits=limits,
-            created_ns=self.created_ns,
-            changed_index=self.changed_index,
+        return Identity.model_validate(
+            {
+                "id": self.identity,
+                "name": self.name,
+                "is_root": bool(self.is_root),
+                "state": self.state,
+                "created_ns": self.created_ns,
+                "changed_index": self.changed_index,
+                **msgspec.json.decode(self.body),
+            }
         )
 
 
@@ -120,15 +121,11 @@ class KeyRow(NamedTuple):
 
     def to_wire(self) -> AccessKey:
         """As answers show it; not of a tombstone."""
-        # Checked when it was made; pages have a thousand of them, and a check of each would take most of the time.
-        secret = SealedSecret.model_construct(
-            sealing_key=self.sealing_key, sealed=self.sealed, bearer_mac=self.bearer_mac
-        )
-        return AccessKey.model_construct(
+        return AccessKey(
             id=self.key,
             identity=self.identity,
             slot=self.slot,
-            secret=secret,
+            secret=SealedRow(self.sealing_key, self.sealed, self.bearer_mac),
             state="active" if self.state == ACTIVE else "disabled",
             created_ns=self.created_ns,
             expires_ns=self.expires_ns,
@@ -193,12 +190,12 @@ class AccessRecords:
     def changed_identities(self, after: int, up_to: int) -> list[IdentityRow]:
         """Rows that changed after the one and up to the other index, tombstones included, in that order."""
         rows = self._execute(f"{_IDENTITIES} {_CHANGED}", (after, up_to))
-        return [IdentityRow(*checked("identities", row)) for row in rows.fetchall()]
+        return [IdentityRow._make(row) for row in checked_all("identities", rows.fetchall())]
 
     def changed_keys(self, after: int, up_to: int) -> list[KeyRow]:
         """Rows that changed after the one and up to the other index, tombstones included, in that order."""
         rows = self._execute(f"{_KEYS} {_CHANGED}", (after, up_to))
-        return [KeyRow(*checked("access_keys", row)) for row in rows.fetchall()]
+        return [KeyRow._make(row) for row in checked_all("access_keys", rows.fetchall())]
 
     # --- forgetting -----------------------------------------------------------------------------------------------
 

@@ -104,14 +104,15 @@ async def has_root_key(metadata: Metadata) -> bool:
     """Whether a root identity has a key, be it one that is disabled or expired."""
     roots: set[str] = set()
     owners: set[str] = set()
-    after, is_continued = 0, False
+    after = 0
+    walk: int | None = None
     while True:
         page: AccessChanges
-        page, _ = await metadata.read(ListAccessChanges(after=after, is_continued=is_continued))
+        page, _ = await metadata.read(ListAccessChanges(after=after, walk=walk))
         roots |= {identity.id for identity in page.identities if identity.is_root}
         owners |= {key.identity for key in page.keys}
         if not roots.isdisjoint(owners):
             return True
         if page.next_after is None:
             return False
-        after, is_continued = page.next_after, True
+        after, walk = page.next_after, page.walk

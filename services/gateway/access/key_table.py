@@ -23,7 +23,15 @@ from pydantic import TypeAdapter
 from services.gateway.access.principal import Principal
 from services.gateway.ports import Metadata
 from shared.background_tasks import BackgroundTasks
-from shared.contracts.access import AccessChanges, AccessKey, Identity, IdentityLimits, ListAccessChanges, Scope
+from shared.contracts.access import (
+    AccessChanges,
+    AccessKey,
+    Identity,
+    IdentityLimits,
+    ListAccessChanges,
+    Scope,
+    SealedRow,
+)
 from shared.errors import InternalError, TrivetError, UnavailableError
 
 logger = structlog.get_logger(__name__)
@@ -37,14 +45,6 @@ _NO_SCOPES: Final = b"[]"
 _SCOPES: Final = TypeAdapter(list[Scope])
 _LIMITS: Final = TypeAdapter(IdentityLimits)
 _NOTHING_KNOWN: Final = -1
-
-
-class SealedRow(msgspec.Struct, frozen=True, gc=False):
-    """As `SealedSecret`."""
-
-    sealing_key: str
-    sealed: bytes
-    bearer_mac: bytes
 
 
 class KeyEntry(msgspec.Struct, frozen=True, gc=False):
@@ -177,10 +177,10 @@ class KeyTable:
             edition, asked_s = self.edition, self._monotonic_s()
             changes = _Changes(self._identities, self._keys)
             after = max(0, self.access_index)
-            answer = await self._page(after, is_continued=False)
+            answer = await self._page(after, walk=None)
             changes.add(answer)
             while answer.next_after is not None:
-                answer = await self._page(answer.next_after, is_continued=True)
+                answer = await self._page(answer.next_after, walk=answer.walk)
                 changes.add(answer)
             if self.edition == edition:
                 self._take(changes, answer, asked_s)
@@ -188,9 +188,9 @@ class KeyTable:
             # Consensus answered for another cluster meanwhile.
         raise UnavailableError("Consensus answers for one cluster and then for another.", definite=True)
 
-    async def _page(self, after: int, *, is_continued: bool) -> AccessChanges:
-        answer, _ = await self._metadata.read(ListAccessChanges(after=after, is_continued=is_continued))
-        if answer.next_after is not None and answer.next_after <= after:
+    async def _page(self, after: int, *, walk: int | None) -> AccessChanges:
+        answer, _ = await self._metadata.read(ListAccessChanges(after=after, walk=walk))
+        if answer.next_after is not None and answer.next_after <= after and not answer.is_full:
             raise InternalError("The pages of what changed do not go on.")
         return answer
 

@@ -85,7 +85,7 @@ async def _all_keys(metadata: Metadata) -> tuple[str, list[AccessKey]]:
         keys |= {key.id: key for key in page.keys}
         if page.next_after is None:
             return page.realm or "", list(keys.values())
-        page, _ = await metadata.read(ListAccessChanges(after=page.next_after, is_continued=True))
+        page, _ = await metadata.read(ListAccessChanges(after=page.next_after, walk=page.walk))
 
 
 @asynccontextmanager

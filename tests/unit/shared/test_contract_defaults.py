@@ -56,7 +56,6 @@ NO_MEASUREMENTS = {
     ("ReadResults", "access_index"): "no log entry has this index",
     ("Requester", "access_index"): "no log entry has this index",
     ("ListAccessChanges", "after"): "from the beginning",
-    ("ListAccessChanges", "is_continued"): "the first page of a walk",
     ("ListAccessChanges", "limit"): "a choice of the caller",
     ("ListIdentities", "limit"): "a choice of the caller",
     ("ListAudit", "after"): "from the beginning",

@@ -9,6 +9,7 @@ from shared.contracts.access import (
     InitAccess,
     ListAccessChanges,
     Requester,
+    SealedRow,
     SealedSecret,
 )
 from tests.unit.consensus.metadata.builders import Log, stamp
@@ -27,6 +28,11 @@ def key_id(n: int) -> str:
 
 def secret(fill: int = 1, *, sealing_key: str = "00000001") -> SealedSecret:
     return SealedSecret(sealing_key=sealing_key, sealed=bytes((fill,)) * 68, bearer_mac=bytes((fill,)) * 32)
+
+
+def sealed(fill: int = 1, *, sealing_key: str = "00000001") -> SealedRow:
+    """`secret` as answers show it."""
+    return SealedRow(**secret(fill, sealing_key=sealing_key).model_dump())
 
 
 def create_identity(identity: str, **changes: Any) -> CreateIdentity:

@@ -249,9 +249,9 @@ class World:
 
     def follow(self, g: int, limit: int) -> None:
         """A gateway fetches what changed, and then has what there is."""
-        gateway, after, is_continued = self.gateways[g], self.gateways[g].index, False
+        gateway, after, walk = self.gateways[g], self.gateways[g].index, None
         while True:
-            page = changes(self.log, after=after, limit=limit, is_continued=is_continued)
+            page = changes(self.log, after=after, limit=limit, walk=walk)
             if page.is_full:
                 gateway.identities, gateway.keys = {}, {}
             for identity in page.identities:
@@ -263,7 +263,7 @@ class World:
                 gateway.keys.pop(gone, None)
             if page.next_after is None:
                 break
-            after, is_continued = page.next_after, True
+            after, walk = page.next_after, page.walk
         gateway.index = page.access_index
         self.check_copy(gateway)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from shared.contracts.access import (
     IdentityLimits,
     ListAccessChanges,
     Scope,
-    SealedSecret,
+    SealedRow,
 )
 from shared.errors import LeaderUnavailableError, UnavailableError
 from tests.waiting import wait_until
@@ -36,16 +37,16 @@ def identity(number: int, changed_index: int = 1, **changes: object) -> Identity
     return Identity.model_validate(facts | changes)
 
 
-def key(number: int, changed_index: int = 1, **changes: object) -> AccessKey:
-    facts: dict[str, object] = {
+def key(number: int, changed_index: int = 1, **changes: Any) -> AccessKey:
+    facts: dict[str, Any] = {
         "id": f"TV{number:018d}",
         "identity": f"{number:064x}",
         "slot": 0,
-        "secret": SealedSecret(sealing_key="0" * 8, sealed=bytes(68), bearer_mac=bytes(32)),
+        "secret": SealedRow("0" * 8, bytes(68), bytes(32)),
         "created_ns": 0,
         "changed_index": changed_index,
     }
-    return AccessKey.model_validate(facts | changes)
+    return AccessKey(**facts | changes)
 
 
 class FakeLog:
@@ -89,14 +90,14 @@ async def table(log: FakeLog) -> AsyncIterator[KeyTable]:
 async def test_only_what_changed_is_read_after_the_first_time(table: KeyTable, log: FakeLog) -> None:
     """All pages of a walk; then what changed after the copy, and what is gone is gone."""
     log.pages = [
-        page(2, is_full=True, next_after=1, identities=[identity(1)], keys=[key(1)]),
+        page(2, is_full=True, next_after=1, walk=2, identities=[identity(1)], keys=[key(1)]),
         page(2, identities=[identity(2, 2)], keys=[key(2, 2)]),
     ]
     await table.refresh()
     assert (len(table), table.access_index, table.realm) == (2, 2, REALM)
     log.pages = [page(3, keys=[key(2, 3, state="disabled")], deleted=[key(1).id])]
     await table.refresh()
-    assert [(query.after, query.is_continued) for query in log.asked] == [(0, False), (1, True), (2, False)]
+    assert [(query.after, query.walk) for query in log.asked] == [(0, None), (1, 2), (2, None)]
     assert table.find(key(1).id) is None
     disabled = table.find(key(2).id)
     assert disabled is not None

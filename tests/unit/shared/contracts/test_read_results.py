@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import msgspec
 import pytest
@@ -14,9 +15,10 @@ from shared.contracts.access import (
     IdentitiesPage,
     Identity,
     IdentityAnswer,
+    IdentityLimits,
     KeyAnswer,
     Scope,
-    SealedSecret,
+    SealedRow,
 )
 from shared.contracts.backups import Backup, BackupsAnswer
 from shared.contracts.cluster import ConsensusMember, NodeMap
@@ -43,7 +45,13 @@ from shared.contracts.objects import (
     VersionEntry,
     VersionPage,
 )
-from shared.contracts.read_results import _PageFields, decode_read_results, encode_read_results
+from shared.contracts.read_results import (
+    _PARSERS,
+    _ChangesFields,
+    _PageFields,
+    decode_read_results,
+    encode_read_results,
+)
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
 from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
 from shared.contracts.usage import UsageAnswer, UsageOf
@@ -83,7 +91,7 @@ KEY = AccessKey(
     id="TV" + "0" * 18,
     identity="a" * 64,
     slot=4,
-    secret=SealedSecret(sealing_key="0000000f", sealed=b"\xff" * 68, bearer_mac=b"\xfe" * 32),
+    secret=SealedRow("0000000f", b"\xff" * 68, b"\xfe" * 32),
     created_ns=1 << 60,
     changed_index=1 << 60,
 )
@@ -129,7 +137,38 @@ ANSWERS: dict[str, Answer] = {
     "no identity": IdentityAnswer(identity=None, realm=None),
     "access key": KeyAnswer(key=KEY),
     "identities": IdentitiesPage(identities=[IDENTITY], has_more=True),
-    "access changes": AccessChanges(realm=None, is_full=True, identities=[IDENTITY], keys=[KEY], access_index=1 << 60),
+    "access changes": AccessChanges(
+        realm="5e" * 16,
+        is_full=True,
+        identities=[
+            Identity(
+                id="1" * 64,
+                name="é",
+                scopes=[Scope(actions=[Action.READ], bucket="*", prefix="a/")],
+                limits=IdentityLimits(quota_files=1 << 60),
+                created_ns=1,
+                changed_index=1 << 60,
+            )
+        ],
+        keys=[
+            AccessKey(
+                id="TV" + "A" * 18,
+                identity="1" * 64,
+                slot=4,
+                # In base64 it has the characters by which the alphabets differ.
+                secret=SealedRow("5ea11e4d", b"\xff\xfe>?" * 8, b"\xfb" * 32),
+                state="disabled",
+                created_ns=1 << 62,
+                last_used_hour=3,
+                changed_index=4,
+            )
+        ],
+        deleted=["2" * 64],
+        next_after=1 << 60,
+        walk=3,
+        access_index=1 << 61,
+    ),
+    "no access changes": AccessChanges(realm=None, is_full=False, access_index=0),
     "object counts": ObjectCounts(versions=1 << 60, next_position=b"\xff"),
     "usage": UsageAnswer(
         buckets={"b": UsageOf(size_bytes=1 << 60, files=2, quota_bytes=0)},
@@ -198,16 +237,22 @@ def test_what_is_no_answer_is_one_error(content) -> None:
         decode_read_results(content)
 
 
-def test_a_page_is_read_with_every_field_of_its_model() -> None:
+@pytest.mark.parametrize(
+    ("decoded", "model"), [(_PageFields, FilePage), (_ChangesFields, AccessChanges)], ids=["files", "access changes"]
+)
+def test_a_page_is_read_with_every_field_of_its_model(decoded, model) -> None:
     """A field that is added to the one is added to the other, with the same default."""
-    fields = {
-        field.name: field.default
-        for field in msgspec.structs.fields(_PageFields)
-        if field.name not in {"files", "prefixes"}
+    lists = {"files", "prefixes", "identities", "keys", "deleted"}
+    fields = {field.name: field.default for field in msgspec.structs.fields(decoded)}
+    expected = {
+        name: msgspec.NODEFAULT if field.is_required() else field.default for name, field in model.model_fields.items()
     }
-    model = {
-        name: msgspec.NODEFAULT if field.is_required() else field.default
-        for name, field in FilePage.model_fields.items()
-        if name not in {"kind", "files", "prefixes"}
+    assert fields.keys() == expected.keys() - {"kind"}
+    assert {name: fields[name] for name in fields.keys() - lists} == {
+        name: expected[name] for name in fields.keys() - lists
     }
-    assert fields == model
+
+
+def test_every_kind_of_answer_can_stand_beside_a_page() -> None:
+    """A batch carries the questions of many callers: one page must not make the answers of the others unreadable."""
+    assert _PARSERS.keys() == {kind.model_fields["kind"].default for kind in get_args(get_args(Answer)[0])}
