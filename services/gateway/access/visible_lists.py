@@ -67,11 +67,14 @@ async def read_visible(metadata: Reads, query: Query[PageT], names: Prefixes) ->
 
 async def visible_buckets(metadata: Reads, answer: BucketsAnswer, sees: Callable[[str], bool]) -> BucketsAnswer:
     """Of a page those that `sees` says; where there are none, of the next page that has some, and only the last is empty."""
+    limit = len(answer.buckets)  # of a page behind which there is more
     while True:
         seen = [bucket for bucket in answer.buckets if sees(bucket.name)]
         if seen or not answer.has_more:
-            return answer.model_copy(update={"buckets": seen})
-        answer, _ = await metadata.read(ListBuckets(after=answer.buckets[-1].name, limit=len(answer.buckets)))
+            has_more = answer.has_more or len(seen) > limit
+            return answer.model_copy(update={"buckets": seen[:limit], "has_more": has_more})
+        # Whole pages, however little was asked for: one request would be a read for each bucket that there is.
+        answer, _ = await metadata.read(ListBuckets(after=answer.buckets[-1].name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,3 +235,21 @@ async def test_lists_of_buckets_show_those_that_are_seen(world, limit) -> None:
                 break
             query = query.model_copy(update={"after": page.buckets[-1].name})
         assert found == seen
+
+
+async def test_a_short_page_does_not_read_every_bucket_that_is_hidden(world) -> None:
+    """Whoever sees the last one alone has one more read made, not one for each before it."""
+    for number in range(20):
+        await world.metadata.propose(CreateBucket(bucket=f"hidden-{number:02d}", stamp=world.clock.stamp()))
+    for name in ("shown-1", "shown-2"):
+        await world.metadata.propose(CreateBucket(bucket=name, stamp=world.clock.stamp()))
+    reads: list[object] = []
+
+    class Counted:
+        async def read(self, query, *, deadline_s: float | None = None):
+            reads.append(query)
+            return await world.metadata.read(query)
+
+    first, _ = await world.metadata.read(ListBuckets(limit=1))
+    page = await visible_buckets(Counted(), first, lambda name: name.startswith("shown"))
+    assert ([bucket.name for bucket in page.buckets], page.has_more, len(reads)) == (["shown-1"], True, 1)
