@@ -103,7 +103,7 @@ class _VisibleWalk:
         if self.asked.is_first:
             start = first_covered(self._names, prefix)
             if start is not None and start != prefix:
-                query = self._continued(query, _before(start), None)
+                query = self._continued(query, _before(start, prefix), None)
         for _ in range(_READS_MAX):
             answer, context = await self._metadata.read(query)
             if isinstance(answer, FilePage):
@@ -139,7 +139,7 @@ class _VisibleWalk:
             return {}
         if follows is None or not follows.startswith(self.asked.prefix):
             return {"has_more": False, "last_key": None, self._shape.last: None}
-        return {"last_key": _before(follows), self._shape.last: None}
+        return {"last_key": _before(follows, lower), self._shape.last: None}
 
     async def _shows(self, common: str) -> bool:
         """Whether a name that may be shown begins with the common prefix."""
@@ -153,7 +153,7 @@ class _VisibleWalk:
             if start is None or not start.startswith(common):
                 return False
             # A name that is there at `lower` itself was seen by the read before, but for the first.
-            after = _before(start) if start != lower else (None if lower == common else lower)
+            after = _before(start, lower) if start != lower else (None if lower == common else lower)
             answer, _ = await self._metadata.read(self._continued(query, after, None))
             rows = self._rows(answer)
             if rows:
@@ -195,6 +195,13 @@ def _end(prefix: str) -> str:
     return prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix[-1] < _LAST_CHARACTER else prefix
 
 
-def _before(bound: str) -> str:
-    """A text before `bound`, with no covered name between the two. A scope ends with a slash, and so a bound with that or `0`."""
-    return bound[:-1] + chr(ord(bound[-1]) - 1) + _LAST_CHARACTER
+def _before(bound: str, read: str) -> str:
+    """A text before `bound`, with no covered name between the two, and not before `read`, which is before `bound`.
+
+    A scope ends with a slash, and so a bound with that or `0`. Of a name that was read it tells nothing but how many last
+    characters stand where a bound ends.
+    """
+    stem = bound[:-1] + chr(ord(bound[-1]) - 1)
+    behind = read[len(stem) :] if read.startswith(stem) else ""
+    run = len(behind) - len(behind.lstrip(_LAST_CHARACTER))
+    return stem + _LAST_CHARACTER * max(1, min(len(behind), run + 1))

@@ -109,6 +109,18 @@ def test_nothing_that_is_covered_is_skipped(allow, deny, lower, name) -> None:
         assert names.coverage(first) is not Coverage.NONE
 
 
+@pytest.mark.parametrize("delimiter", [None, "/", "."])
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_names_with_the_last_character_do_not_turn_a_walk_back(delimiter, limit) -> None:
+    """They stand between the position before a scope and the scope."""
+    last = "\U0010ffff"
+    keys = {f"a.{last}", f"a.{last}b", f"a.{last}{last}", f"a.{last}{last}.b", "a/1", "b"}
+    bucket = Bucket(keys)
+    found = await walk(bucket, ListFiles(bucket="one", delimiter=delimiter, limit=limit), Prefixes(("a/",), ()))
+    assert found == expected({"a/1"}, "", delimiter)
+    assert len(bucket.reads) < 20
+
+
 async def test_what_lies_between_scopes_is_not_read() -> None:
     """Of a large bucket in which little may be seen, little is read."""
     keys = {f"m/{number:05d}" for number in range(5000)} | {"a/1", "z/1"}
