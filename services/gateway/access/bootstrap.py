@@ -109,6 +109,8 @@ async def has_root_key(metadata: Metadata) -> bool:
     while True:
         page: AccessChanges
         page, _ = await metadata.read(ListAccessChanges(after=after, walk=walk))
+        if page.is_full:
+            roots, owners = set(), set()
         roots |= {identity.id for identity in page.identities if identity.is_root}
         owners |= {key.identity for key in page.keys}
         if not roots.isdisjoint(owners):

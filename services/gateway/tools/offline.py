@@ -78,11 +78,15 @@ async def reseal_all(metadata: Metadata, clock: TimeSource, sealer: Sealer) -> R
 
 
 async def _all_keys(metadata: Metadata) -> tuple[str, list[AccessKey]]:
-    """The realm and every key. One that changes meanwhile may be among them twice."""
+    """The realm and every key, as they are when the last page is read."""
     keys: dict[str, AccessKey] = {}
     page, _ = await metadata.read(ListAccessChanges())
     while True:
+        if page.is_full:
+            keys = {}
         keys |= {key.id: key for key in page.keys}
+        for gone in page.deleted:
+            keys.pop(gone, None)
         if page.next_after is None:
             return page.realm or "", list(keys.values())
         page, _ = await metadata.read(ListAccessChanges(after=page.next_after, walk=page.walk))

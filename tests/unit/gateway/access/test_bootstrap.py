@@ -6,8 +6,10 @@ import pytest
 
 from services.gateway.access.bootstrap import FirstRootKey, ensure_root_key, has_root_key, init_access, root_identity
 from services.gateway.access.sealing import Sealer
+from services.gateway.tools.offline import Resealed, reseal_all
 from shared.access_keys import PlainKey, draw_credential
 from shared.contracts.access import (
+    AccessChanges,
     AccessKey,
     CreateIdentity,
     CreateKey,
@@ -123,3 +125,29 @@ async def test_a_gateway_tries_until_there_is_a_leader(world) -> None:
     await first.ensure()
     assert first.reasons == []
     assert [key.id for key in (await rows(world))[2]] == [ROOT.id]
+
+
+async def test_a_walk_that_begins_anew_forgets_the_key_that_is_gone() -> None:
+    """Its deletion was forgotten in mid-walk: the page after says that everything comes again."""
+    identity = "a" * 64
+    root = Identity(id=identity, name="root", is_root=True, created_ns=1, changed_index=9)
+    sealed = SEALER.seal("0" * 32, ROOT.id, 0, ROOT.secret)
+    key = AccessKey(id=ROOT.id, identity=identity, slot=0, secret=sealed, created_ns=1, changed_index=3)
+    pages = Pages(
+        AccessChanges(realm="0" * 32, is_full=False, keys=[key], next_after=3, access_index=9),
+        AccessChanges(realm="0" * 32, is_full=True, identities=[root], access_index=12),
+    )
+    assert not await has_root_key(pages)
+    pages = Pages(*pages.sent)
+    assert await reseal_all(pages, None, Sealer(["n" * 43, "k" * 43])) == Resealed()
+
+
+class Pages:
+    """Metadata that answers with these, and takes no change."""
+
+    def __init__(self, *pages: AccessChanges) -> None:
+        self.sent = pages
+        self._left = list(pages)
+
+    async def read(self, _query):
+        return self._left.pop(0), None
