@@ -33,7 +33,7 @@ BLOCKS = [textwrap.dedent(text) for _, text in FENCE.findall(PAGE.read_text(enco
 NOT_HERE = {"kubectl": "needs a Kubernetes cluster", "docker": "needs a container engine"}
 """A block with a command that begins so is not run, and is listed as skipped."""
 
-WRONG_ORDER = "in a rotation every service must accept the new secret before any signs with it"
+WRONG_ORDER = "in a rotation it signs with a new key before every service accepts that"
 SIZES = (1000, 3_000_000)
 """In the catalog, and in files of its own."""
 
