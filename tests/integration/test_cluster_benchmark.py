@@ -84,7 +84,7 @@ def test_a_benchmark_that_is_told_to_stop_stops_its_cluster(tmp_path: Path) -> N
             "--rows",
             "head-4k-x16",
             "--rounds",
-            "100",
+            "20",
             "--out",
             str(tmp_path),
         ],
