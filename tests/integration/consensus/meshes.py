@@ -166,7 +166,14 @@ class BrokenMiddlebox:
         if self.answer_bytes == 0:
             passage.swallow()
         self._passages.append(passage)
-        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._target_port, limit=2 * PIECE_BYTES)
+        try:
+            upstream_reader, upstream = await asyncio.open_connection(
+                "127.0.0.1", self._target_port, limit=2 * PIECE_BYTES
+            )
+        except OSError:
+            self._passages.remove(passage)
+            writer.transport.abort()
+            return
         passage.ends += [writer, upstream]
         carriers = [
             asyncio.ensure_future(passage.carry_requests(reader, upstream, self.pause_s)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -141,3 +142,12 @@ async def test_a_member_knows_how_far_away_another_one_is(harness: Harness, midd
     assert near < far
     await second.aclose()
     await wait_until(lambda: first.round_trip_ms("m2") is None, within_s=NOTICED_WITHIN_S)
+
+
+async def test_the_middlebox_forgets_a_connection_that_it_cannot_pass_on(middlebox: BrokenMiddlebox) -> None:
+    """Nobody listens behind it yet; it would never end otherwise."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", middlebox.port)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+    assert (middlebox.accepted_count, middlebox.open_count) == (1, 0)
