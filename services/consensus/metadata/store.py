@@ -193,7 +193,7 @@ class MetadataStore:
         results: list[ReadResult] = []
         buckets: Buckets = {}
         with self._read_lock, self._reader.database.transaction(write=False):
-            state = self._state_of_snapshot()
+            state = self._reader.read_state(with_trail=False)
             for query in queries:
                 if max_bytes is not None and sum_bytes > max_bytes:
                     results.append(ReadResult(problem=_TOO_MUCH_AT_ONCE.to_problem()))
@@ -209,12 +209,6 @@ class MetadataStore:
             access_index=state.access_index,
             results=results,
         )
-
-    def _state_of_snapshot(self) -> State:
-        """What the reader's transaction sees: the state in memory, unless another was committed just now."""
-        committed = self._committed.state
-        is_same = self._reader.last_applied() == committed.last_applied
-        return committed if is_same else self._reader.read_state(with_trail=False)
 
     @property
     def path(self) -> Path:

@@ -50,7 +50,6 @@ WRITER_CACHE_BYTES: Final = 64 * MIB
 READER_CACHE_BYTES: Final = 16 * MIB
 
 _SIGN: Final = 1 << 63
-_LAST_APPLIED: Final = "SELECT last_applied FROM state"
 # Whatever columns there are: tables of older versions have fewer, and are read by those who must not change them.
 _STATE: Final = "SELECT * FROM state"
 _WRITE_STATE: Final = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -111,11 +110,6 @@ class Tables:
         last_applied, last_term, cluster_id, epoch, highest_hlc, *rest = columns
         state = State(last_applied, last_term, cluster_id, epoch, highest_hlc + _SIGN, *rest, *later)
         return replace(state, trail=read_ends(self.database)) if with_trail and self._has_trail() else state
-
-    def last_applied(self) -> int:
-        """The index of the last entry applied; with the file, it says which state this is."""
-        row = self._one(_LAST_APPLIED)
-        return 0 if row is None else int(row[0])
 
     def _has_trail(self) -> bool:
         """Not in the tables of an earlier version, where they are only read."""

@@ -185,15 +185,6 @@ def test_one_answer_comes_from_one_index(log):
     assert results.results[1].answer.has_bucket is False
 
 
-def test_an_answer_in_the_moment_after_a_commit_names_the_index_that_it_saw(log):
-    """The transaction is there, and what the store remembers of it not yet."""
-    remembered = log.store._committed
-    log.apply(publish("a"))
-    log.store._committed = remembered
-    results = log.store.answer([GetFile(bucket="default", key="a")], term=5)
-    assert (results.log_index, results.results[0].answer.version) == (2, 2)
-
-
 def test_every_answer_names_its_cluster(log):
     """So that nothing that was learnt from one cluster is held against another one at the same addresses."""
     assert log.store.answer([], term=1).cluster_id == log.store.cluster_id is not None
