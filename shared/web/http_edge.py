@@ -63,7 +63,7 @@ _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _MAX_LENGTH_DIGITS: Final = 20
 """Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
 
-_HEAD_TOO_LARGE: Final = (
+HEAD_TOO_LARGE: Final = (
     431,
     "Request Header Fields Too Large",
     f"A request has at most {MAX_HEADERS} header fields with {MAX_HEADER_BYTES} bytes",
@@ -281,7 +281,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             if self._head_bytes == 0:
                 self._arm(HEADER_TIMEOUT_S)
             if self._head_bytes > MAX_HEADER_BYTES + MAX_URL_BYTES:
-                self._refuse(*_HEAD_TOO_LARGE)
+                self._refuse(*HEAD_TOO_LARGE)
                 return
             self._head_bytes += len(data)
         self._unset_keepalive_if_required()
@@ -337,7 +337,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._header_bytes += len(name) + len(value) + 4
         self._header_count += 1
         if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
-            self._refuse(*_HEAD_TOO_LARGE)
+            self._refuse(*HEAD_TOO_LARGE)
             raise _RefusedError
         if not self._is_in_head:
             return

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import ERRORS_BY_CODE, TrivetError
 from shared.web.contract_examples import EXAMPLES
+from shared.web.http_edge import HEAD_TOO_LARGE, MAX_URL_BYTES, problem_of_status
 
 PROBLEM_TYPE: Final = "application/problem+json"
 PROBLEM_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
@@ -26,6 +27,12 @@ COMMON_INTERNAL: Final = {
     503: "Cannot be done now; see Retry-After. `definite` says whether it certainly did not happen.",
 }
 """What every signed route may answer besides its own."""
+
+_EDGE: Final[Mapping[int, tuple[str, str]]] = {
+    414: ("URI Too Long", f"A request target has at most {MAX_URL_BYTES} bytes"),
+    431: HEAD_TOO_LARGE[1:],
+}
+"""What the HTTP edge may answer to every request, before there is a route: reason and detail."""
 
 
 class Problem(BaseModel):
@@ -73,6 +80,7 @@ def describe_problems(
         components = schema.setdefault("components", {})
         if security_schemes is not None:
             components["securitySchemes"] = dict(security_schemes)
+        components["responses"] = _edge_answers()
         models = components.setdefault("schemas", {})
         models["Problem"] = Problem.model_json_schema()
         for name in models.keys() & EXAMPLES.keys():
@@ -98,6 +106,18 @@ def _describe(answers: dict[str, Any], common: Mapping[int, str]) -> None:
     for code, answer in answers.items():
         if int(code) >= 400 and "examples" not in answer.get("content", {}).get(PROBLEM_TYPE, {}):
             answer.update(described_problem(answer["description"], [_error_of(int(code))(answer["description"])]))
+    for status in _EDGE:
+        answers.setdefault(str(status), {"$ref": f"#/components/responses/Edge{status}"})
+
+
+def _edge_answers() -> dict[str, Any]:
+    answers = {}
+    for status, (reason, detail) in _EDGE.items():
+        problem = problem_of_status(status, reason, detail)
+        example = {problem["code"]: {"summary": reason, "value": problem}}
+        content = {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE, "examples": example}}
+        answers[f"Edge{status}"] = {"description": problem["detail"], "content": content}
+    return answers
 
 
 def _error_of(status: int) -> type[TrivetError]:

@@ -64,9 +64,14 @@ class Bench:
         self.cluster = Cluster(folder, free_port_offset(), overrides, Shape(storage_nodes=nodes))
         self.nodes = NODES[:nodes]
         self.http = httpx.Client()
+        self._runner = asyncio.Runner()
+        self._peers: PeerClient | None = None
+        """One for all questions: a node remembers a thousand senders, and then refuses new ones."""
 
     def start(self) -> None:
-        asyncio.run(self.cluster.start())
+        self._runner.run(self.cluster.start())
+        if self._peers is None:
+            self._peers = self._runner.run(PeerClient(self.cluster.keys).__aenter__())
         print(f"cluster in {self.cluster.layout.root}, gateway {self.cluster.gateway_url}")
         self.http.close()
         self.http = httpx.Client(
@@ -78,6 +83,9 @@ class Bench:
 
     def stop(self) -> None:
         self.http.close()
+        if self._peers is not None:
+            self._runner.run(self._peers.__aexit__(None, None, None))
+        self._runner.close()
         self.cluster.kill_all()
 
     def put(self, key: str, body: bytes) -> set[str]:
@@ -94,14 +102,14 @@ class Bench:
 
     def call(self, node: str, method: str, path: str) -> bytes:
         async def ask() -> bytes:
-            async with PeerClient(self.cluster.keys) as client:
-                is_chunk = method == "GET" and path.startswith("/v1/chunks/")
-                answer = await client.request(
-                    self.cluster.peer(node), method, path, timeout_s=10, covered=proved_by_name if is_chunk else None
-                )
-                return bytes(answer.content)
+            assert self._peers is not None, "the cluster was not started"
+            is_chunk = method == "GET" and path.startswith("/v1/chunks/")
+            answer = await self._peers.request(
+                self.cluster.peer(node), method, path, timeout_s=10, covered=proved_by_name if is_chunk else None
+            )
+            return bytes(answer.content)
 
-        return asyncio.run(ask())
+        return self._runner.run(ask())
 
     def held(self, node: str) -> set[str]:
         """All that the node holds."""

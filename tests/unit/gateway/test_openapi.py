@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,7 @@ from services.gateway.api.object_models import (
 from services.gateway.main import build_app
 from tests.unit.gateway.conftest import make_settings
 
+REPOSITORY = Path(__file__).parents[3]
 BINARY = {"type": "string", "format": "binary"}
 
 
@@ -174,3 +176,16 @@ def test_the_examples_are_such_documents(model) -> None:
     """They are read as what they stand for."""
     for example in model.model_json_schema()["examples"]:
         model.model_validate(example)
+
+
+@pytest.mark.parametrize("name", ["clock", "consensus", "gateway", "gateway-operations", "storage"])
+def test_every_operation_says_what_the_http_edge_may_answer(name) -> None:
+    """A path or a head that is too long never reaches a route."""
+    schema = json.loads((REPOSITORY / f"docs/openapi/{name}.json").read_text())
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert {"414", "431"} <= operation["responses"].keys(), f"{method} {path}"
+            for status in ("414", "431"):
+                described = schema["components"]["responses"][operation["responses"][status]["$ref"].rpartition("/")[2]]
+                example = described["content"]["application/problem+json"]["examples"]
+                assert [each["value"]["status"] for each in example.values()] == [int(status)]
