@@ -40,8 +40,27 @@ class _Expected:
     digest: bytes
 
 
+class Digests(Protocol):
+    """What is computed of a body while it is stored, and compared when all of it has come."""
+
+    def update(self, data: bytes | bytearray) -> None:
+        """Take in the next bytes of the body. Where `is_behind` then, `catch_up` comes before the next ones and `check`."""
+
+    @property
+    def is_behind(self) -> bool:
+        """The bytes are still being hashed, in a thread."""
+
+    async def catch_up(self) -> None:
+        """Wait until they are."""
+
+    def check(self) -> None:
+        """The body is whole. Raises what says that it is not the one that was announced; definite."""
+
+
 class BodyDigests:
     """What one body must hash to. Costs nothing when the client sent no digest."""
+
+    is_behind = False
 
     def __init__(self, expected: list[_Expected]) -> None:
         self._expected = expected
@@ -65,6 +84,9 @@ class BodyDigests:
         """Take in the next bytes of the body."""
         for expected in self._expected:
             expected.hasher.update(data)
+
+    async def catch_up(self) -> None:
+        """See `Digests`: never behind."""
 
     def check(self) -> None:
         """The body is whole.
