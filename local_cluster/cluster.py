@@ -98,6 +98,11 @@ class Cluster:
         return self.url("gateway-1")
 
     @property
+    def s3_url(self) -> str:
+        """Where S3 is spoken."""
+        return self.plan.get("gateway-1").s3_url
+
+    @property
     def root_key(self) -> str:
         """`TV….secret`: the access key that may do everything."""
         return self._prepare()[1].root_key_file.read_text().strip()

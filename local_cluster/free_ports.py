@@ -9,7 +9,7 @@ from typing import Final
 from local_cluster.errors import LocalClusterError
 from local_cluster.plan import DEFAULT_SHAPE, HOST, Shape, all_ports
 
-OFFSETS: Final = range(100, 24_000)
+OFFSETS: Final = range(100, 23_700)
 """Below the ports that the system hands out for outgoing connections (from 32768 on Linux)."""
 
 _ATTEMPTS: Final = 200

@@ -55,6 +55,7 @@ _FIRST_PORT: Final = {
     Kind.CLOCK: 8301,
 }
 _FIRST_PEER_PORT: Final = 8251
+_FIRST_S3_PORT: Final = 9000
 _FIRST_OPERATIONS_PORT: Final = {
     Kind.GATEWAY: 8090,
     Kind.STORAGE: 8181,
@@ -78,6 +79,7 @@ class ProcessSpec:
     Attributes:
         url: where it answers; for Redis a `unix://` or `redis://` URL without the password.
         operations_url: health, metrics and administration; empty for Redis.
+        s3_url: where a gateway speaks S3; empty for all others.
         ports: every TCP port it listens on; a Redis on a Unix socket has none.
         environment: added to the launcher's own environment.
         private_config: text that must stand in `config_file`, mode 0600, before the start; Redis takes its password so.
@@ -89,6 +91,7 @@ class ProcessSpec:
     url: str
     ports: tuple[int, ...]
     operations_url: str = ""
+    s3_url: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     config_file: Path | None = None
     private_config: str = field(default="", repr=False)
@@ -172,6 +175,7 @@ def all_ports(port_offset: int, shape: Shape = DEFAULT_SHAPE) -> list[int]:
         for kind, first in _FIRST_OPERATIONS_PORT.items()
         for number in shape.numbers(kind)
     ]
+    ports += [_s3_port(number, port_offset) for number in shape.numbers(Kind.GATEWAY)]
     return ports + [_FIRST_PEER_PORT + index + port_offset for index in range(MEMBER_COUNT)]
 
 
@@ -231,8 +235,9 @@ def make_plan(
                     kind=kind,
                     command=(sys.executable, "-m", f"services.{kind}.main"),
                     url=_url(port),
-                    ports=(port, *_peer_ports(kind, number, port_offset), operations_port),
+                    ports=(port, *_further_ports(kind, number, port_offset), operations_port),
                     operations_url=_url(operations_port),
+                    s3_url=_url(_s3_port(number, port_offset)) if kind is Kind.GATEWAY else "",
                     environment={
                         **common,
                         **secrets.environment(_ROLES[kind]),
@@ -256,7 +261,7 @@ def make_plan(
 def _special(layout: Layout, secrets: LocalSecrets, kind: Kind, number: int, port_offset: int) -> dict[str, str]:
     name = f"{kind}-{number}"
     if kind is Kind.GATEWAY:
-        return {}
+        return {"TRIVET_S3_PORT": str(_s3_port(number, port_offset))}
     data = {"TRIVET_DATA_DIR": str(layout.data_dir(name))}
     if kind is Kind.CONSENSUS:
         return data | {"TRIVET_PEER_PORT": str(_FIRST_PEER_PORT + number - 1 + port_offset)}
@@ -316,8 +321,14 @@ def _peer_list(kind: Kind, port_offset: int) -> str:
     )
 
 
-def _peer_ports(kind: Kind, number: int, port_offset: int) -> tuple[int, ...]:
+def _further_ports(kind: Kind, number: int, port_offset: int) -> tuple[int, ...]:
+    if kind is Kind.GATEWAY:
+        return (_s3_port(number, port_offset),)
     return (_FIRST_PEER_PORT + number - 1 + port_offset,) if kind is Kind.CONSENSUS else ()
+
+
+def _s3_port(number: int, port_offset: int) -> int:
+    return _FIRST_S3_PORT + number - 1 + port_offset
 
 
 def _port(kind: Kind, number: int, port_offset: int) -> int:

@@ -22,4 +22,4 @@ class LocalSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRIVET_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     local_dir: Path = PROJECT_ROOT / ".local"
-    port_offset: int = Field(default=0, ge=0, le=57000)
+    port_offset: int = Field(default=0, ge=0, le=56000)

@@ -7,7 +7,7 @@ import os
 from local_cluster import free_ports
 from local_cluster.plan import DEFAULT_SHAPE, Shape
 
-_GAP = 400
+_GAP = 1000
 """More than the ports of one cluster span, so that neighbours at the ends of two ranges do not meet."""
 
 

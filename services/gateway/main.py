@@ -68,6 +68,10 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
+from services.gateway.s3.anonymous import authenticate
+from services.gateway.s3.app import S3App
+from services.gateway.s3.edge import S3HttpProtocol
+from services.gateway.s3.rules import S3Rules
 from services.gateway.semantics.raw_names import NAMED_BELOW
 from services.gateway.settings import GatewaySettings
 from services.gateway.transfers.admission import Admission, AdmissionLimits
@@ -94,7 +98,7 @@ from shared.settings import load_settings
 from shared.telemetry import configure_logging, write_standard_output
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.time_client import TimeClient
-from shared.web.listeners import serve
+from shared.web.listeners import SecondDoor, serve
 from shared.web.operations import add_operations
 from shared.web.request_metrics import request_metrics
 from shared.web.service_app import ServiceApp, create_app
@@ -395,12 +399,26 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     return app
 
 
+def build_s3_app(settings: GatewaySettings, gateway: Gateway) -> S3App:
+    """The application of S3's port, over the same services as `build_app`."""
+    return S3App(
+        gateway,
+        rules=S3Rules.of(settings),
+        node_id=settings.node_id,
+        authenticate=authenticate,
+        metrics=request_metrics(),
+    )
+
+
 def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
     make_process_private()
     settings = load_settings(GatewaySettings)
     write_lines = configure_logging(settings.node_id, settings.log_level, settings.log_file)
-    serve(build_app(settings, Gateway(settings, write_lines)), settings)
+    gateway, s3 = Gateway(settings, write_lines), None
+    if settings.s3_port:
+        s3 = SecondDoor(build_s3_app(settings, gateway), settings.s3_port, S3HttpProtocol)
+    serve(build_app(settings, gateway), settings, second_door=s3)
 
 
 if __name__ == "__main__":

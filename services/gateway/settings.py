@@ -6,6 +6,7 @@ entry, are refused at start and not found out under load.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
@@ -31,12 +32,26 @@ MIN_SEALING_KEY_CHARACTERS: Final = 43
 """What 32 bytes take in base64, the densest way in which people write them."""
 
 
+_DOMAIN: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*")
+_ADDRESS: Final = re.compile(r"[0-9.]+")
+
+
 def _parse_hosts(value: object) -> object:
     return _parse_list(value, bare_host, "a host name or address without a port")
 
 
 def _parse_origins(value: object) -> object:
     return _parse_list(value, normal_origin, "an origin such as https://app.example.org")
+
+
+def _parse_domains(value: object) -> object:
+    return _parse_list(value, _domain, "a domain name such as s3.example.org")
+
+
+def _domain(text: str) -> str | None:
+    name = bare_host(text)
+    # Whatever is before the first dot of an address or of a single label is no bucket.
+    return name if name is not None and _DOMAIN.fullmatch(name) and not _ADDRESS.fullmatch(name) else None
 
 
 def _parse_list(value: object, normal: Callable[[str], str | None], kind: str) -> object:
@@ -60,6 +75,7 @@ Anonymous = Literal["none", "read", "write"]
 
 HostList = Annotated[list[str], NoDecode, BeforeValidator(_parse_hosts)]
 OriginList = Annotated[list[str], NoDecode, BeforeValidator(_parse_origins)]
+DomainList = Annotated[list[str], NoDecode, BeforeValidator(_parse_domains)]
 """Comma-separated settings."""
 
 
@@ -86,6 +102,11 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             none; afterwards it counts no more.
         anonymous_requests_per_s, anonymous_bytes_per_s: at this gateway, of each address that sends no credential; none: no
             limit. Those of an identity are its own (`limits`).
+        s3_port: where S3 is spoken, on `host`; 0: nowhere.
+        s3_domains: names such as `s3.example.org`: a Host that is `<bucket>.s3.example.org` names the bucket. Empty: the path
+            names it, whatever the Host says.
+        s3_region: the one that this cluster is in, as clients of S3 are told.
+        s3_strict_region: refuse signatures made for another region.
         strict_reads: serve only what `read_quorum` replicas confirm, also when a request does not ask for it.
         chunk_size_bytes: how files are cut; readers take it from each version, so it can be changed.
         max_inflight_bytes: chunk bytes held at one time, over all requests.
@@ -130,6 +151,10 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
     root_key_file: Path | None = None
     anonymous_requests_per_s: int | None = Field(default=None, ge=1, le=10**6)
     anonymous_bytes_per_s: int | None = Field(default=None, ge=KIB, lt=2**53)
+    s3_port: int = Field(default=9000, ge=0, le=65535)
+    s3_domains: DomainList = Field(default_factory=list)
+    s3_region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,64}$")
+    s3_strict_region: bool = False
     strict_reads: bool = False
 
     chunk_size_bytes: int = Field(default=MIB, ge=4 * KIB, le=4 * MIB)
@@ -167,6 +192,8 @@ class GatewaySettings(ServiceSettings, QuorumSettings):
             )
         self.read_sealing_keys()
         self.read_root_key()
+        if self.s3_port in {self.port, self.operations_address()[1]}:
+            raise ValueError(f"TRIVET_S3_PORT: {self.s3_port} is the data port or the operations port")
         return self
 
     def origin_rules(self) -> OriginRules:

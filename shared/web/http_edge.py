@@ -212,6 +212,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     _header_count = 0
     _hosts: list[bytes]
     _codings: list[bytes]
+    _has_empty_body = False
     _body_bytes = 0
     _body_began_at = 0.0
     _dropped_bytes = 0
@@ -320,6 +321,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._header_count = 0
         self._hosts = []
         self._codings = []
+        self._has_empty_body = False
 
     def on_url(self, url: bytes) -> None:
         """Bound the URL."""
@@ -346,7 +348,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if name == b"content-length" and len(value) > _MAX_LENGTH_DIGITS:
             self._refuse(400, "Bad Request", f"A Content-Length has at most {_MAX_LENGTH_DIGITS} digits")
             raise _RefusedError
-        if name == b"host":
+        if name == b"content-length":
+            self._has_empty_body = not value.strip(b"0 \t")
+        elif name == b"host":
             self._hosts.append(value)
         elif name == b"transfer-encoding":
             self._codings.append(value)
@@ -412,8 +416,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         # A coding that is not undone here would be stored as if it were the file.
         if any(coding.strip().lower() != b"chunked" for coding in codings):
             return 501, "Not Implemented", "The only Transfer-Encoding that is undone here is chunked"
-        if version == "1.0":
-            self.expect_100_continue = False  # such a client does not know the interim answer
+        # HTTP/1.0 does not know the interim answer, and nobody waits for it before sending nothing.
+        if version == "1.0" or self._has_empty_body:
+            self.expect_100_continue = False
         return None
 
     def on_body(self, body: bytes) -> None:
@@ -581,8 +586,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
             return
-        body = json.dumps(problem_of_status(status, reason, detail)).encode()
-        fields = [(b"connection", b"close"), (b"content-type", b"application/problem+json")]
+        status, reason, described, body = self.refusal(status, reason, detail)
+        fields = [(b"connection", b"close"), *described]
         if status == 503:
             fields.append((b"retry-after", b"1"))
         fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
@@ -592,6 +597,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self.linger()
+
+    def refusal(
+        self, status: int, reason: str, detail: str | None
+    ) -> tuple[int, str, list[tuple[bytes, bytes]], bytes]:
+        """Status, reason, header fields and body of the answer to what never becomes a request: a problem document."""
+        body = json.dumps(problem_of_status(status, reason, detail)).encode()
+        return status, reason, [(b"content-type", b"application/problem+json")], body
 
     def linger(self) -> None:
         """Say no more, drop what still comes, and close when the client is silent or a bound is reached."""

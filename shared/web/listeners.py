@@ -1,4 +1,4 @@
-"""Runs the two listeners of a service in one event loop: data, and operations."""
+"""Runs the listeners of a service in one event loop: data, operations, and another protocol's beside them, such as S3."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -28,12 +29,33 @@ _SEND_BUFFER_BYTES: Final = MIB
 _TICK_S: Final = 1.0
 
 
-def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class SecondDoor:
+    """Another listener for clients, on the host of the data listener: it shares its connections, its start and its end.
+
+    Attributes:
+        app: ASGI, without a lifespan of its own.
+        http: how it speaks HTTP: the edge's rules, with errors of its own protocol.
+    """
+
+    app: ASGIApp
+    port: int
+    http: type[GuardedHttpProtocol]
+
+
+def serve(
+    app: ASGIApp,
+    settings: ServiceSettings,
+    *,
+    second_door: SecondDoor | None = None,
+    has_wide_send_buffers: bool = False,
+) -> None:
     """Run `app` and its operations listener until SIGTERM or SIGINT; requests under way get `shutdown_grace_s`.
 
     The operations listener is there before the service starts, and until it has stopped.
 
     Args:
+        second_door: one more for clients; None: there is none.
         has_wide_send_buffers: the kernel takes a whole chunk at once, and the next request is read meanwhile. Only for
             ports that peers call: every connection may cost that much memory of the kernel.
     """
@@ -57,7 +79,20 @@ def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: boo
         **common,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server, sockets = _Server(data), [_wide_listener(data)] if has_wide_send_buffers else None
+    server = _Server(data)
+    sockets = [_wide_listener(data)] if has_wide_send_buffers else None
+    second = None
+    if second_door is not None:
+        beside = uvicorn.Config(
+            second_door.app,
+            host=settings.host,
+            port=second_door.port,
+            http=second_door.http,
+            lifespan="off",
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+            **common,
+        )
+        second = _SecondServer(beside), beside.bind_socket()
     if isinstance(app, ServiceApp) and app.operations is not None:
         host, port = settings.operations_address()
         # It has no lifespan of its own, and nothing on it is worth waiting for at the end.
@@ -70,7 +105,7 @@ def serve(app: ASGIApp, settings: ServiceSettings, *, has_wide_send_buffers: boo
             timeout_graceful_shutdown=1,
             **common,
         )
-        server = _PairedServer(data, _Companion(operations), operations.bind_socket())
+        server = _PairedServer(data, _Companion(operations), operations.bind_socket(), second)
     try:
         server.run(sockets=sockets)
     except KeyboardInterrupt:
@@ -123,22 +158,59 @@ class _Companion(_Server):
         yield
 
 
-class _PairedServer(_Server):
-    """A server, and a companion that starts before it and stops after it."""
+class _SecondServer(_Companion):
+    """A companion whose connections and requests are those of another server."""
 
-    def __init__(self, config: uvicorn.Config, companion: _Companion, companion_socket: socket.socket) -> None:
+    def share_with(self, server: uvicorn.Server) -> None:
+        """Count as one with `server`: one limit on connections, and neither ends before the requests of both."""
+        self.server_state = server.server_state
+
+
+class _PairedServer(_Server):
+    """A server, a companion that starts before it and stops after it, and a second door that begins and ends with it."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        companion: _Companion,
+        companion_socket: socket.socket,
+        second: tuple[_SecondServer, socket.socket] | None = None,
+    ) -> None:
         super().__init__(config)
         self._companion = companion
         self._companion_socket = companion_socket
+        self._second = second
+        self._group: asyncio.TaskGroup
+        if second is not None:
+            second[0].share_with(self)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Both, until this one is told to stop."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._companion.serve(sockets=[self._companion_socket]))
+        """All of them, until this one is told to stop."""
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._companion.serve(sockets=[self._companion_socket]))
             try:
                 await super().serve(sockets)
             finally:
                 self._companion.stop()
+
+    async def main_loop(self) -> None:
+        """Returns when the server is to stop."""
+        if self._second is not None:
+            server, listener = self._second
+            self._group.create_task(server.serve(sockets=[listener]))
+        await super().main_loop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the requests of both doors end, and then the application."""
+        if self._second is not None:
+            self._second[0].stop()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As the signal handler; a second signal ends both doors at once."""
+        super().handle_exit(sig, frame)
+        if self._second is not None:
+            self._second[0].force_exit = self.force_exit
 
 
 def _wide_listener(config: uvicorn.Config) -> socket.socket:

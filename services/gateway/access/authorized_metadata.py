@@ -155,7 +155,7 @@ class AuthorizedMetadata:
             yield
         except (AccessDeniedError, UnauthenticatedError) as error:
             about = About(action=error.facts.get("action", ""), bucket=error.facts.get("bucket", ""))
-            self._control.refusals.refused(error, context, about)
+            self._control.refusals.refused(error.code, context, about)
             raise
 
     async def _authorize(self, context: AccessContext, command: Command[Any]) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 
 from services.gateway.access.context import AccessContext
 from services.gateway.access_log import About, AccessLog, Caller
-from shared.errors import TrivetError
 
 
 class Refusals:
@@ -20,10 +19,10 @@ class Refusals:
         """How many so far, by code."""
         return dict(self._counts)
 
-    def refused(self, error: TrivetError, context: AccessContext, about: About) -> None:
-        """The request of `context` was refused with `error`."""
-        self._counts[error.code] += 1
-        self._access_log.denied(caller_of(context), error.code, about)
+    def refused(self, code: str, context: AccessContext, about: About) -> None:
+        """The request of `context` was refused with the error of that code."""
+        self._counts[code] += 1
+        self._access_log.denied(caller_of(context), code, about)
 
 
 def caller_of(context: AccessContext) -> Caller:

@@ -107,7 +107,7 @@ class Door:
             await self._decide(control, scope, rule, context)
         except TrivetError as error:
             if error.status < SERVER_ERROR:
-                control.refusals.refused(error, context, _about(scope, context))
+                control.refusals.refused(error.code, context, _about(scope, context))
             raise
         if services.access_log.has_reads and scope["method"] in _READS:
             services.access_log.read(caller_of(context), _about(scope, context))

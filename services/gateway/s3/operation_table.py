@@ -5,11 +5,14 @@ The one place that knows them. An operation without a handler is answered 501 `N
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from services.gateway.s3.requests import S3Request
+from services.gateway.s3 import buckets
+from services.gateway.s3.errors import S3Error
+from services.gateway.s3.requests import RequestTarget, S3Request
 from shared.contracts.access import Action
 
 Handler = Callable[[S3Request], Awaitable[None]]
@@ -25,8 +28,9 @@ class Operation:
         iam_action: such as `s3:PutObject`; what policies will name.
         action: what the caller needs on what the target names; None where the commands and queries decide.
         subresource: the parameter of the query that picks it, such as `uploads`; None for the plain one.
-        needs: further parameters or headers without which it is another operation, such as `x-amz-copy-source`.
+        needs: further parameters or headers (`x-amz-...`) without which it is another operation, such as `x-amz-copy-source`.
         takes_body: bytes are read; all others refuse to wait for any.
+        is_open: answered without looking at credentials.
     """
 
     name: str
@@ -37,4 +41,575 @@ class Operation:
     subresource: str | None = None
     needs: tuple[str, ...] = ()
     takes_body: bool = False
+    is_open: bool = False
     handler: Handler | None = None
+
+
+OPERATIONS: Final[Sequence[Operation]] = (
+    # --- service ---
+    Operation("ListBuckets", "s3:ListAllMyBuckets", "GET", "service", handler=buckets.list_buckets),
+    Operation("AssumeRole", "sts:AssumeRole", "POST", "service", takes_body=True),
+    # --- buckets ---
+    Operation(
+        "CreateBucket",
+        "s3:CreateBucket",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        takes_body=True,
+        handler=buckets.create_bucket,
+    ),
+    Operation("HeadBucket", "s3:ListBucket", "HEAD", "bucket", handler=buckets.head_bucket),
+    Operation(
+        "DeleteBucket", "s3:DeleteBucket", "DELETE", "bucket", Action.BUCKET_ADMIN, handler=buckets.delete_bucket
+    ),
+    Operation("GetBucketLocation", "s3:GetBucketLocation", "GET", "bucket", subresource="location"),
+    Operation(
+        "GetBucketVersioning", "s3:GetBucketVersioning", "GET", "bucket", Action.BUCKET_ADMIN, subresource="versioning"
+    ),
+    Operation(
+        "PutBucketVersioning",
+        "s3:PutBucketVersioning",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="versioning",
+        takes_body=True,
+    ),
+    Operation(
+        "GetBucketRequestPayment",
+        "s3:GetBucketRequestPayment",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="requestPayment",
+    ),
+    Operation(
+        "PutBucketRequestPayment",
+        "s3:PutBucketRequestPayment",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="requestPayment",
+        takes_body=True,
+    ),
+    Operation(
+        "GetBucketAccelerateConfiguration",
+        "s3:GetAccelerateConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="accelerate",
+    ),
+    Operation(
+        "PutBucketAccelerateConfiguration",
+        "s3:PutAccelerateConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="accelerate",
+        takes_body=True,
+    ),
+    # --- lists ---
+    Operation("ListObjects", "s3:ListBucket", "GET", "bucket", Action.LIST),
+    Operation("ListObjectsV2", "s3:ListBucket", "GET", "bucket", Action.LIST, subresource="list-type"),
+    Operation("ListObjectVersions", "s3:ListBucketVersions", "GET", "bucket", Action.LIST, subresource="versions"),
+    Operation(
+        "ListMultipartUploads", "s3:ListBucketMultipartUploads", "GET", "bucket", Action.LIST, subresource="uploads"
+    ),
+    # --- objects ---
+    Operation("PutObject", "s3:PutObject", "PUT", "object", Action.WRITE, takes_body=True),
+    Operation("CopyObject", "s3:PutObject", "PUT", "object", Action.WRITE, needs=("x-amz-copy-source",)),
+    Operation("GetObject", "s3:GetObject", "GET", "object", Action.READ),
+    Operation("HeadObject", "s3:GetObject", "HEAD", "object", Action.READ),
+    Operation("DeleteObject", "s3:DeleteObject", "DELETE", "object", Action.DELETE),
+    Operation("DeleteObjects", "s3:DeleteObject", "POST", "bucket", subresource="delete", takes_body=True),
+    Operation("GetObjectAttributes", "s3:GetObjectAttributes", "GET", "object", Action.READ, subresource="attributes"),
+    Operation("PostObject", "s3:PutObject", "POST", "bucket", takes_body=True),
+    # --- multipart uploads ---
+    Operation("CreateMultipartUpload", "s3:PutObject", "POST", "object", Action.WRITE, subresource="uploads"),
+    Operation(
+        "UploadPart",
+        "s3:PutObject",
+        "PUT",
+        "object",
+        Action.WRITE,
+        subresource="uploadId",
+        needs=("partNumber",),
+        takes_body=True,
+    ),
+    Operation(
+        "UploadPartCopy",
+        "s3:PutObject",
+        "PUT",
+        "object",
+        Action.WRITE,
+        subresource="uploadId",
+        needs=(
+            "partNumber",
+            "x-amz-copy-source",
+        ),
+    ),
+    Operation(
+        "CompleteMultipartUpload",
+        "s3:PutObject",
+        "POST",
+        "object",
+        Action.WRITE,
+        subresource="uploadId",
+        takes_body=True,
+    ),
+    Operation(
+        "AbortMultipartUpload", "s3:AbortMultipartUpload", "DELETE", "object", Action.WRITE, subresource="uploadId"
+    ),
+    Operation("ListParts", "s3:ListMultipartUploadParts", "GET", "object", Action.WRITE, subresource="uploadId"),
+    # --- tags ---
+    Operation("GetObjectTagging", "s3:GetObjectTagging", "GET", "object", Action.READ, subresource="tagging"),
+    Operation(
+        "PutObjectTagging", "s3:PutObjectTagging", "PUT", "object", Action.WRITE, subresource="tagging", takes_body=True
+    ),
+    Operation("DeleteObjectTagging", "s3:DeleteObjectTagging", "DELETE", "object", Action.WRITE, subresource="tagging"),
+    Operation("GetBucketTagging", "s3:GetBucketTagging", "GET", "bucket", Action.BUCKET_ADMIN, subresource="tagging"),
+    Operation(
+        "PutBucketTagging",
+        "s3:PutBucketTagging",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="tagging",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketTagging", "s3:PutBucketTagging", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="tagging"
+    ),
+    # --- CORS ---
+    Operation("PreflightBucket", "", "OPTIONS", "bucket", is_open=True),
+    Operation("PreflightObject", "", "OPTIONS", "object", is_open=True),
+    Operation("GetBucketCors", "s3:GetBucketCORS", "GET", "bucket", Action.BUCKET_ADMIN, subresource="cors"),
+    Operation(
+        "PutBucketCors", "s3:PutBucketCORS", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="cors", takes_body=True
+    ),
+    Operation("DeleteBucketCors", "s3:PutBucketCORS", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="cors"),
+    # --- who may do what ---
+    Operation("GetBucketAcl", "s3:GetBucketAcl", "GET", "bucket", Action.BUCKET_ADMIN, subresource="acl"),
+    Operation(
+        "PutBucketAcl", "s3:PutBucketAcl", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="acl", takes_body=True
+    ),
+    Operation("GetObjectAcl", "s3:GetObjectAcl", "GET", "object", Action.READ, subresource="acl"),
+    Operation("PutObjectAcl", "s3:PutObjectAcl", "PUT", "object", Action.WRITE, subresource="acl", takes_body=True),
+    Operation("GetBucketPolicy", "s3:GetBucketPolicy", "GET", "bucket", Action.BUCKET_ADMIN, subresource="policy"),
+    Operation(
+        "PutBucketPolicy",
+        "s3:PutBucketPolicy",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="policy",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketPolicy", "s3:DeleteBucketPolicy", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="policy"
+    ),
+    Operation(
+        "GetBucketPolicyStatus",
+        "s3:GetBucketPolicyStatus",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="policyStatus",
+    ),
+    Operation(
+        "GetPublicAccessBlock",
+        "s3:GetBucketPublicAccessBlock",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="publicAccessBlock",
+    ),
+    Operation(
+        "PutPublicAccessBlock",
+        "s3:PutBucketPublicAccessBlock",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="publicAccessBlock",
+        takes_body=True,
+    ),
+    Operation(
+        "DeletePublicAccessBlock",
+        "s3:PutBucketPublicAccessBlock",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="publicAccessBlock",
+    ),
+    Operation(
+        "GetBucketOwnershipControls",
+        "s3:GetBucketOwnershipControls",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="ownershipControls",
+    ),
+    Operation(
+        "PutBucketOwnershipControls",
+        "s3:PutBucketOwnershipControls",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="ownershipControls",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketOwnershipControls",
+        "s3:PutBucketOwnershipControls",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="ownershipControls",
+    ),
+    # --- encryption, lifecycle, object lock, replication ---
+    Operation(
+        "GetBucketEncryption",
+        "s3:GetEncryptionConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="encryption",
+    ),
+    Operation(
+        "PutBucketEncryption",
+        "s3:PutEncryptionConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="encryption",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketEncryption",
+        "s3:PutEncryptionConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="encryption",
+    ),
+    Operation(
+        "GetBucketLifecycleConfiguration",
+        "s3:GetLifecycleConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="lifecycle",
+    ),
+    Operation(
+        "PutBucketLifecycleConfiguration",
+        "s3:PutLifecycleConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="lifecycle",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketLifecycle",
+        "s3:PutLifecycleConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="lifecycle",
+    ),
+    Operation(
+        "GetBucketReplication",
+        "s3:GetReplicationConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="replication",
+    ),
+    Operation(
+        "PutBucketReplication",
+        "s3:PutReplicationConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="replication",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketReplication",
+        "s3:PutReplicationConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="replication",
+    ),
+    Operation("GetBucketWebsite", "s3:GetBucketWebsite", "GET", "bucket", Action.BUCKET_ADMIN, subresource="website"),
+    Operation(
+        "PutBucketWebsite",
+        "s3:PutBucketWebsite",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="website",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketWebsite", "s3:DeleteBucketWebsite", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="website"
+    ),
+    Operation(
+        "GetObjectLockConfiguration",
+        "s3:GetBucketObjectLockConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="object-lock",
+    ),
+    Operation(
+        "PutObjectLockConfiguration",
+        "s3:PutBucketObjectLockConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="object-lock",
+        takes_body=True,
+    ),
+    Operation("GetObjectRetention", "s3:GetObjectRetention", "GET", "object", Action.READ, subresource="retention"),
+    Operation(
+        "PutObjectRetention",
+        "s3:PutObjectRetention",
+        "PUT",
+        "object",
+        Action.WRITE,
+        subresource="retention",
+        takes_body=True,
+    ),
+    Operation("GetObjectLegalHold", "s3:GetObjectLegalHold", "GET", "object", Action.READ, subresource="legal-hold"),
+    Operation(
+        "PutObjectLegalHold",
+        "s3:PutObjectLegalHold",
+        "PUT",
+        "object",
+        Action.WRITE,
+        subresource="legal-hold",
+        takes_body=True,
+    ),
+    # --- logging and notification ---
+    Operation("GetBucketLogging", "s3:GetBucketLogging", "GET", "bucket", Action.BUCKET_ADMIN, subresource="logging"),
+    Operation(
+        "PutBucketLogging",
+        "s3:PutBucketLogging",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="logging",
+        takes_body=True,
+    ),
+    Operation(
+        "GetBucketNotificationConfiguration",
+        "s3:GetBucketNotification",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="notification",
+    ),
+    Operation(
+        "PutBucketNotificationConfiguration",
+        "s3:PutBucketNotification",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="notification",
+        takes_body=True,
+    ),
+    # --- not offered ---
+    Operation(
+        "GetBucketAnalyticsConfiguration",
+        "s3:GetAnalyticsConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="analytics",
+    ),
+    Operation(
+        "PutBucketAnalyticsConfiguration",
+        "s3:PutAnalyticsConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="analytics",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketAnalyticsConfiguration",
+        "s3:PutAnalyticsConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="analytics",
+    ),
+    Operation(
+        "GetBucketIntelligentTieringConfiguration",
+        "s3:GetIntelligentTieringConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="intelligent-tiering",
+    ),
+    Operation(
+        "PutBucketIntelligentTieringConfiguration",
+        "s3:PutIntelligentTieringConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="intelligent-tiering",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketIntelligentTieringConfiguration",
+        "s3:PutIntelligentTieringConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="intelligent-tiering",
+    ),
+    Operation(
+        "GetBucketInventoryConfiguration",
+        "s3:GetInventoryConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="inventory",
+    ),
+    Operation(
+        "PutBucketInventoryConfiguration",
+        "s3:PutInventoryConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="inventory",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketInventoryConfiguration",
+        "s3:PutInventoryConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="inventory",
+    ),
+    Operation(
+        "GetBucketMetricsConfiguration",
+        "s3:GetMetricsConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metrics",
+    ),
+    Operation(
+        "PutBucketMetricsConfiguration",
+        "s3:PutMetricsConfiguration",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metrics",
+        takes_body=True,
+    ),
+    Operation(
+        "DeleteBucketMetricsConfiguration",
+        "s3:PutMetricsConfiguration",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metrics",
+    ),
+    Operation("GetBucketAbac", "s3:GetBucketAbac", "GET", "bucket", Action.BUCKET_ADMIN, subresource="abac"),
+    Operation(
+        "PutBucketAbac", "s3:PutBucketAbac", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="abac", takes_body=True
+    ),
+    Operation(
+        "GetBucketMetadataConfiguration",
+        "s3:GetBucketMetadataTableConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metadataConfiguration",
+    ),
+    Operation(
+        "CreateBucketMetadataConfiguration",
+        "s3:CreateBucketMetadataTableConfiguration",
+        "POST",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metadataConfiguration",
+        takes_body=True,
+    ),
+    Operation(
+        "GetBucketMetadataTableConfiguration",
+        "s3:GetBucketMetadataTableConfiguration",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metadataTable",
+    ),
+    Operation(
+        "CreateBucketMetadataTableConfiguration",
+        "s3:CreateBucketMetadataTableConfiguration",
+        "POST",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="metadataTable",
+        takes_body=True,
+    ),
+    Operation("CreateSession", "s3express:CreateSession", "GET", "bucket", Action.READ, subresource="session"),
+    Operation("RenameObject", "s3:RenameObject", "PUT", "object", Action.WRITE, subresource="renameObject"),
+    Operation(
+        "RestoreObject", "s3:RestoreObject", "POST", "object", Action.WRITE, subresource="restore", takes_body=True
+    ),
+    Operation(
+        "SelectObjectContent", "s3:GetObject", "POST", "object", Action.READ, subresource="select", takes_body=True
+    ),
+    Operation("GetObjectTorrent", "s3:GetObjectTorrent", "GET", "object", Action.READ, subresource="torrent"),
+)
+
+SUBRESOURCES: Final = frozenset(row.subresource for row in OPERATIONS if row.subresource is not None)
+"""What of a query is never ignored: a request that names one is that operation or none."""
+
+
+def _rows() -> Mapping[tuple[str, Level, str | None], Sequence[Operation]]:
+    """By method, level and sub-resource; of several the one that needs most is first."""
+    rows: defaultdict[tuple[str, Level, str | None], list[Operation]] = defaultdict(list)
+    for row in OPERATIONS:
+        rows[row.method, row.level, row.subresource].append(row)
+    return {key: sorted(found, key=lambda row: -len(row.needs)) for key, found in rows.items()}
+
+
+_ROWS: Final = _rows()
+
+
+def find(method: str, target: RequestTarget, headers: Mapping[str, str]) -> Operation:
+    """The operation of a request. `headers` by lower-case names.
+
+    Raises:
+        S3Error: MethodNotAllowed, or InvalidArgument where the query names two operations or lacks what one needs.
+    """
+    level: Level = "object" if target.key else "bucket" if target.bucket else "service"
+    subresource = _subresource(target) if target.query else None
+    for row in _ROWS.get((method, level, subresource), ()):
+        if all(name in (headers if name.startswith("x-amz-") else target) for name in row.needs):
+            return row
+    if (method, level, subresource) in _ROWS:
+        raise S3Error(
+            "InvalidArgument", "The query lacks a parameter of this operation.", ArgumentName=subresource or ""
+        )
+    raise S3Error("MethodNotAllowed", "The specified method is not allowed against this resource.", Method=method[:32])
+
+
+def _subresource(target: RequestTarget) -> str | None:
+    named = {name for name, _ in target.query if name in SUBRESOURCES}
+    if len(named) > 1:
+        conflicting = ", ".join(sorted(named))
+        raise S3Error(
+            "InvalidArgument", f"Conflicting query string parameters: {conflicting}", ArgumentName="ResourceType"
+        )
+    return named.pop() if named else None

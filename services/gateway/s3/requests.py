@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.services import Services
+from services.gateway.s3.rules import S3Rules
 
 if TYPE_CHECKING:
     from services.gateway.s3.operation_table import Operation
@@ -70,7 +71,9 @@ class S3Request:
     """What a handler gets. It sends the answer itself (`answers`), or raises S3Error or TrivetError before it sent anything.
 
     Attributes:
-        headers: by lower-case names, repeated ones joined by a comma.
+        headers: by lower-case names, repeated ones joined by a comma and a space.
+        request_id: 16 hex; also in the log, the trail and the answer.
+        rules: what the settings say.
         body: proved; None before authentication.
         answer_headers: that every answer to it carries: `x-amz-request-id`, CORS, and what a handler adds.
     """
@@ -83,6 +86,7 @@ class S3Request:
     headers: Mapping[str, str]
     request_id: str
     services: Services
+    rules: S3Rules
     body: S3Body | None = None
     answer_headers: dict[str, str] = field(default_factory=dict)
 

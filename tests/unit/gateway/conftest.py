@@ -95,11 +95,11 @@ def virtual_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 def asked_by_trivet_itself(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No door stands before most of what is tested here, so nobody else is named; the tests in `access/` begin with nobody.
+    """No door stands before most of what is tested here, so nobody else is named; those in `access/` and `s3/` begin with nobody.
 
     And where a door stands, a client of this machine without a credential may do everything, if it may do anything.
     """
-    if "access" in request.path.parent.parts:
+    if not {"access", "s3"}.isdisjoint(request.path.parent.parts):
         yield
         return
     # Of its own: a test may undo what it has changed itself.

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from services.gateway.access.sealing import Sealer
 from services.gateway.access_log import AccessLog
-from services.gateway.main import Gateway, assemble, build_app
+from services.gateway.main import Gateway, assemble, build_app, build_s3_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
 from services.gateway.settings import GatewaySettings
@@ -92,6 +92,8 @@ class Running:
     app: ServiceApp
     public: Client
     operations: Client
+    s3: ASGIApp
+    """As it comes; `tests.unit.gateway.s3` asks it."""
 
 
 def asking(app: ASGIApp, *, address: str = LOOPBACK, base_url: str = "http://localhost") -> Client:
@@ -171,7 +173,7 @@ class Scene:
             await stack.enter_async_context(gateway.running(app))
             public = await stack.enter_async_context(asking(app))
             operations = await stack.enter_async_context(asking(app.operations))
-            yield Running(gateway, app, public, operations)
+            yield Running(gateway, app, public, operations, build_s3_app(settings, gateway))
 
 
 def may(bucket: str, *actions: Action, prefix: str = "") -> Scope:
