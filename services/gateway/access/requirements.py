@@ -143,8 +143,9 @@ def _never(context: AccessContext, asked: object) -> None:  # noqa: ARG001 as al
 
 
 def _read_file(context: AccessContext, asked: GetFile) -> None:
-    """What the route does with the file: a deletion may look at what it deletes."""
-    action = context.operation if context.operation in _OF_FILES else Action.READ
+    """What the route does with the file that it names: a deletion may look at what it deletes. Another one is read."""
+    is_another = context.key is not None and (asked.bucket, asked.key) != (context.bucket, context.key)
+    action = Action.READ if is_another or context.operation not in _OF_FILES else context.operation
     context.require(action, asked.bucket, asked.key, asked.version)
 
 

@@ -88,6 +88,19 @@ def test_a_file_is_looked_at_by_whoever_may_do_what_the_route_does(operation: Ac
             QUERIES[GetFile](context, query)
 
 
+@pytest.mark.parametrize("other", [GetFile(bucket="photos", key="dog"), GetFile(bucket="pets", key="cat")])
+def test_another_file_than_the_one_that_is_named_is_read(other: GetFile) -> None:
+    """Whoever may write the target of a copy learns nothing of a source that it may not read."""
+    for action in (Action.READ, Action.WRITE):
+        context = somebody(on("*", action))
+        context.operation, context.bucket, context.key = Action.WRITE, "photos", "cat"
+        if action is Action.READ:
+            QUERIES[GetFile](context, other)
+            continue
+        with pytest.raises(AccessDeniedError):
+            QUERIES[GetFile](context, other)
+
+
 @pytest.mark.parametrize("query", [ListFiles(bucket="photos", prefix="a/"), ListVersions(bucket="photos", key="a/1")])
 def test_a_list_is_no_reading(query) -> None:
     """Names and contents are allowed apart."""
