@@ -192,7 +192,8 @@ def _start(query: ListUploads) -> tuple[bytes, int]:
     key = query.after_key.encode()
     if query.after_upload is not None:
         return key, query.after_upload
-    is_prefix = query.delimiter is not None and query.after_key.endswith(query.delimiter)
+    delimiter, prefix = (query.delimiter or "").encode(), query.prefix.encode()
+    is_prefix = bool(delimiter) and key.startswith(prefix) and common_prefix(key, prefix, delimiter) == key
     return (end_of_prefix(key) if is_prefix else key + b"\x00"), -1
 
 

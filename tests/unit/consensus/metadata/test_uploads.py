@@ -591,6 +591,17 @@ def test_uploads_are_listed_by_key_and_page(log, limit):
     assert log.ask(ListUploads(bucket="nowhere")).has_bucket is False
 
 
+def test_a_list_goes_on_behind_a_key_that_ends_like_a_common_prefix(log):
+    """It is the name of the folder that is listed, and not one below it, of which everything would be skipped."""
+    for key in ("b/", "b/1", "b/c/1", "b/c/2"):
+        UploadOf.begin(log, key)
+    query = ListUploads(bucket="default", prefix="b/", delimiter="/", after_key="b/")
+    page = log.ask(query)
+    assert ([upload.key for upload in page.uploads], page.prefixes) == (["b/1"], ["b/c/"])
+    page = log.ask(query.model_copy(update={"after_key": "b/c/"}))
+    assert (page.uploads, page.prefixes) == ([], [])
+
+
 def test_a_page_of_uploads_counts_what_they_were_begun_with(log):
     """In a batch of answers, which is bounded by its bytes: a thousand uploads may have kilobytes of metadata each."""
     UploadOf.begin(log, user_metadata={"colour": "b" * 1000})
