@@ -87,16 +87,15 @@ class CursorSealer:
 
     def __init__(self, keys: Sequence[bytes], cluster_id: str) -> None:
         """`keys`: of `CURSOR_KEY_BYTES` each."""
-        self._cluster_id = cluster_id
+        self.cluster_id = cluster_id
         # Deterministic (RFC 5297): the nonces of a cipher with some would repeat after some billions of pages.
         self._ciphers = [AESSIV(key) for key in keys]
 
     def seal(self, cursor: AnyCursor, principal: str) -> str:
         """Text for a query parameter, which only `principal` can use."""
-        fields = [_FORMATS[type(cursor)], self._cluster_id, *astuple(cursor)]
+        fields = [_FORMATS[type(cursor)], self.cluster_id, *astuple(cursor)]
         payload = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-        sealed = self._ciphers[0].encrypt(payload, [principal.encode()])
-        return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+        return self.seal_bytes(payload, principal.encode())
 
     def open(self, text: str, kind: type[CursorT], principal: str) -> CursorT:
         """The cursor behind `text`.
@@ -105,22 +104,28 @@ class CursorSealer:
             InvalidRequestError: this cluster did not make it, or for another list or principal; definite.
             CursorExpiredError: it is from another cluster with the same secret, as before a restore; definite.
         """
-        version, *fields = json.loads(self._opened(text, principal))
+        version, *fields = json.loads(self.open_bytes(text, principal.encode()))
         if version != _FORMATS[kind]:
             raise _malformed()
         cluster_id, *place = fields
-        if cluster_id != self._cluster_id:
+        if cluster_id != self.cluster_id:
             raise CursorExpiredError("The cursor is of the cluster that this one was restored from; list again.")
         return kind(*place)
 
-    def _opened(self, text: str, principal: str) -> bytes:
+    def seal_bytes(self, payload: bytes, belongs_to: bytes) -> str:
+        """Text that opens only with the same `belongs_to`: the id of a principal, or what cannot be one."""
+        sealed = self._ciphers[0].encrypt(payload, [belongs_to])
+        return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    def open_bytes(self, text: str, belongs_to: bytes) -> bytes:
+        """What `seal_bytes` was given. Raises InvalidRequestError: it gave no such text; definite."""
         try:
             sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise _malformed() from error
         for cipher in self._ciphers:
             try:
-                return cipher.decrypt(sealed, [principal.encode()])
+                return cipher.decrypt(sealed, [belongs_to])
             except (InvalidTag, ValueError):
                 continue
         raise _malformed()

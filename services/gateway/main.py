@@ -266,6 +266,7 @@ def assemble(
     # The parts of a large file are numbered, and of a bounded length.
     max_file_bytes = min(settings.max_file_bytes, PART_NUMBER_MAX * SEAL_CHUNKS * settings.chunk_size_bytes)
     rates = RateLimits(settings.anonymous_limits())
+    cursors = CursorSealer(sealer.derived(CURSOR_KEY_CONTEXT, CURSOR_KEY_BYTES), settings.cluster_id)
     services = Services(
         access=access,
         rates=rates,
@@ -309,9 +310,8 @@ def assemble(
                 settings.read_ahead_chunks, waits, settings.consensus_deadline_s, settings.max_download_age_s
             ),
         ),
-        listings=Listings(
-            metadata, CursorSealer(sealer.derived(CURSOR_KEY_CONTEXT, CURSOR_KEY_BYTES), settings.cluster_id)
-        ),
+        listings=Listings(metadata, cursors),
+        cursors=cursors,
         identities=Identities(metadata, clock, sealer),
         admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),

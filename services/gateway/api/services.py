@@ -12,6 +12,7 @@ from services.gateway.audit_trail import AuditTrail
 from services.gateway.backups import Backups
 from services.gateway.cluster_admin import ClusterAdmin
 from services.gateway.cluster_verify import ClusterVerify
+from services.gateway.cursors import CursorSealer
 from services.gateway.identities import Identities
 from services.gateway.listings import Listings
 from services.gateway.objects.batch_deletes import BatchDeletes
@@ -38,6 +39,7 @@ class Services:
     multipart: PartUploads
     downloads: Downloads
     listings: Listings
+    cursors: CursorSealer
     admin: ClusterAdmin
     verify: ClusterVerify
     backups: Backups
