@@ -158,7 +158,7 @@ openapi: install ## Write docs/openapi/ from the code of the services
 	$(BIN)/python .ci/openapi.py
 
 .PHONY: reference
-reference: install ## Write docs/settings.md and docs/metrics.md from the code of the services
+reference: install ## Write docs/settings.md, docs/metrics.md and docs/s3.md from the code of the services
 	$(BIN)/python .ci/reference.py
 
 SERVICES := clock consensus gateway storage

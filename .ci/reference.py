@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Write docs/settings.md and docs/metrics.md from the code; tests/tidy holds the files against it.
+"""Write docs/settings.md, docs/metrics.md and docs/s3.md from the code; tests/tidy holds the files against it.
 
 A setting is a field of a settings class; its meaning stands in the class' docstring, under `Attributes`. A metric is a call of
 one of prometheus_client's classes, read without running it: who would have to be scraped for all of them is a whole cluster.
+An operation of S3 is a row of the gateway's table.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Final, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Final, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
+
+if TYPE_CHECKING:
+    from services.gateway.s3.operation_table import Operation
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -46,6 +50,37 @@ METRICS_HEAD: Final = """# Metrics
 Written by `make reference` from the code; change it there. Every service shows its own at `/metrics` of its operations port
 ([operations.md](operations.md)), with those of the Python process (`process_…`, `python_…`) that prometheus_client adds. The
 samples of a histogram end in `_bucket`, `_sum`, `_count`; those of a summary in `_sum`, `_count`.
+"""
+
+
+S3_HEAD: Final = """# S3
+
+Written by `make reference` from the table of operations in the gateway; change it there.
+
+A gateway speaks S3 on a port of its own (`TRIVET_S3_PORT`, 9000), over the same buckets and files as `/v1`: what is put by one
+door is read by the other. Requests are signed with AWS Signature Version 4 by an access key of Trivet, of which the part before
+the dot is the key id and the part behind it the secret; version 2 and 4A of the signature are not offered. The bucket is the
+first part of the path; with `TRIVET_S3_DOMAINS` it may also stand before the host's name. There is one region
+(`TRIVET_S3_REGION`); a signature may name any other one, unless `TRIVET_S3_STRICT_REGION` is set.
+
+What a key may do is said by its scopes ([security.md](security.md)); the column *needs* has the action that an operation asks
+for. Every bucket and file has the same owner, the cluster's first root identity. A missing file is `NoSuchKey` for those who
+may list the bucket; others are told `AccessDenied`.
+
+Errors are S3's: an XML document with a code, and the id of the request that is also in the header `x-amz-request-id`, in the
+access log and in the audit trail. A HEAD has its status alone. `503 SlowDown` and `503 ServiceUnavailable` say that nothing
+happened; after `500 InternalError` that is not known, and an equal request may be repeated. A full cluster answers
+`507 InsufficientStorage`, and a key, identity or bucket at its quota `403 QuotaExceeded`.
+
+A request that names an operation which is not answered here gets `501 NotImplemented`, and so does one with a header that
+would change what is stored and is not understood. One that names a sub-resource with a method that it has not gets
+`405 MethodNotAllowed`, and one that names two of them `400 InvalidArgument`: neither is ever taken for the plain operation.
+Other parameters of a query are signed and ignored.
+
+Not offered: signatures of version 2 and 4A, temporary keys and IAM over HTTP, tenants, external key management, MFA delete,
+Select, torrents, restore and archive tiers, append, analytics, inventory, metrics of requests, intelligent tiering, requester
+pays, S3 Express sessions, acceleration, replication, access points, object lambda and batch operations.
+
 """
 
 
@@ -320,10 +355,35 @@ def _text(expression: ast.expr, known: dict[str, str]) -> str:
     raise UndocumentedError(f"line {expression.lineno}: the name and the meaning of a metric are written as text")
 
 
+# --- S3 -----------------------------------------------------------------------------------------------------------
+
+
+def s3_reference() -> str:
+    """The text of docs/s3.md."""
+    from services.gateway.s3.operation_table import OPERATIONS
+
+    lines = ["| operation | request | needs | IAM action | answered |", "|---|---|---|---|---|"]
+    for row in OPERATIONS:
+        needs = "" if row.action is None else f"`{row.action.value}`"
+        iam = f"`{row.iam_action}`" if row.iam_action else ""
+        answered = ", ".join(filter(None, ("501" if row.handler is None else "yes", row.note)))
+        lines.append(f"| {row.name} | {_request(row)} | {needs} | {iam} | {answered} |")
+    return S3_HEAD + "\n".join(lines) + "\n"
+
+
+def _request(row: Operation) -> str:
+    path = {"service": "/", "bucket": "/bucket", "object": "/bucket/key"}[row.level]
+    parameters = [name for name in (row.subresource, *row.needs) if name is not None and not name.startswith("x-amz-")]
+    headers = [name for name in row.needs if name.startswith("x-amz-")]
+    target = f"{path}?{'&'.join(parameters)}" if parameters else path
+    return ", ".join((f"`{row.method} {target}`", *(f"`{name}`" for name in headers)))
+
+
 def main() -> None:
     """Rewrite the files."""
     (ROOT / "docs" / "settings.md").write_text(settings_reference(), encoding="utf-8")
     (ROOT / "docs" / "metrics.md").write_text(metrics_reference(), encoding="utf-8")
+    (ROOT / "docs" / "s3.md").write_text(s3_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/settings.md and docs/metrics.md say what the code says; `make reference` writes them."""
+"""docs/settings.md, docs/metrics.md and docs/s3.md say what the code says; `make reference` writes them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["settings", "metrics"])
+@pytest.mark.parametrize("name", ["settings", "metrics", "s3"])
 def test_the_reference_is_what_the_code_says(reference: ModuleType, name: str) -> None:
-    """Whoever adds a setting or a metric runs `make reference` and commits what it wrote."""
+    """Whoever adds a setting, a metric or an operation runs `make reference` and commits what it wrote."""
     written = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert written == getattr(reference, f"{name}_reference")(), f"docs/{name}.md is old: run `make reference`"
 

@@ -48,6 +48,7 @@ TOOLS = {
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "kubernetes-validate": "used by .ci",
+    "lxml-stubs": "stubs",
     "types-psutil": "stubs",
     "types-pyyaml": "stubs",
 }

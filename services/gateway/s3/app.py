@@ -82,7 +82,7 @@ class S3App:
             body = WatchedBody(scope, receive, send)
             receive, send = body.receive, body.send
         answer = _Answer(send)
-        call = _Call(scope, receive, answer.send, fields_of(scope), self._answer_headers())
+        call = _Incoming(scope, receive, answer.send, fields_of(scope), self._answer_headers())
         began_s = time.perf_counter()
         try:
             await self._answer(call, answer)
@@ -106,7 +106,7 @@ class S3App:
             "x-content-type-options": "nosniff",
         }
 
-    async def _answer(self, call: _Call, answer: _Answer) -> None:
+    async def _answer(self, call: _Incoming, answer: _Answer) -> None:
         try:
             await self._serve(call)
         except (S3Error, TrivetError) as error:
@@ -125,7 +125,7 @@ class S3App:
             return
         await send_error(call.scope, call.send, refusal, call.answer_headers)
 
-    async def _serve(self, call: _Call) -> None:
+    async def _serve(self, call: _Incoming) -> None:
         scope, headers = call.scope, call.headers
         call.target = target = target_of(
             scope["raw_path"], scope["query_string"], headers.get("host", ""), self._rules.domains
@@ -188,7 +188,7 @@ class S3App:
 
 
 @dataclass(slots=True)
-class _Call:
+class _Incoming:
     """One request, of which little is known at first."""
 
     scope: Scope

@@ -18,6 +18,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "ConditionalRequestConflict": 409,
     "EntityTooLarge": 400,
     "EntityTooSmall": 400,
+    "IllegalVersioningConfigurationException": 400,
     "IncompleteBody": 400,
     "InsufficientStorage": 507,
     "InternalError": 500,

@@ -6,16 +6,17 @@ The one place that knows them. An operation without a handler is answered 501 `N
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.gateway.s3 import buckets
+from services.gateway.s3 import bucket_documents, buckets
+from services.gateway.s3.bucket_documents import always, cleared, nothing
 from services.gateway.s3.errors import S3Error
-from services.gateway.s3.requests import RequestTarget, S3Request
+from services.gateway.s3.requests import Handler, RequestTarget
+from services.gateway.s3.xml_documents import element
 from shared.contracts.access import Action
 
-Handler = Callable[[S3Request], Awaitable[None]]
 Level = Literal["service", "bucket", "object"]
 
 
@@ -31,6 +32,7 @@ class Operation:
         needs: further parameters or headers (`x-amz-...`) without which it is another operation, such as `x-amz-copy-source`.
         takes_body: bytes are read; all others refuse to wait for any.
         is_open: answered without looking at credentials.
+        note: what of it is not as S3 has it, in the reference.
     """
 
     name: str
@@ -43,12 +45,39 @@ class Operation:
     takes_body: bool = False
     is_open: bool = False
     handler: Handler | None = None
+    note: str = ""
 
+
+_PAYMENT: Final = always("RequestPaymentConfiguration", element("Payer", "BucketOwner"))
+_NO_CORS: Final = nothing("NoSuchCORSConfiguration", "The CORS configuration does not exist")
+_NO_POLICY: Final = nothing("NoSuchBucketPolicy", "The bucket policy does not exist")
+_NO_PUBLIC_ACCESS_BLOCK: Final = nothing(
+    "NoSuchPublicAccessBlockConfiguration", "The public access block configuration was not found"
+)
+_NO_OWNERSHIP_CONTROLS: Final = nothing(
+    "OwnershipControlsNotFoundError", "The bucket ownership controls were not found"
+)
+_NO_ENCRYPTION: Final = nothing(
+    "ServerSideEncryptionConfigurationNotFoundError", "The server side encryption configuration was not found"
+)
+_NO_LIFECYCLE: Final = nothing("NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist")
+_NO_REPLICATION: Final = nothing("ReplicationConfigurationNotFoundError", "The replication configuration was not found")
+_NO_WEBSITE: Final = nothing("NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration")
+_NO_OBJECT_LOCK: Final = nothing(
+    "ObjectLockConfigurationNotFoundError", "Object Lock configuration does not exist for this bucket"
+)
 
 OPERATIONS: Final[Sequence[Operation]] = (
     # --- service ---
     Operation("ListBuckets", "s3:ListAllMyBuckets", "GET", "service", handler=buckets.list_buckets),
-    Operation("AssumeRole", "sts:AssumeRole", "POST", "service", takes_body=True),
+    Operation(
+        "AssumeRole",
+        "sts:AssumeRole",
+        "POST",
+        "service",
+        takes_body=True,
+        note="nor any other operation of STS and IAM",
+    ),
     # --- buckets ---
     Operation(
         "CreateBucket",
@@ -58,14 +87,28 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.BUCKET_ADMIN,
         takes_body=True,
         handler=buckets.create_bucket,
+        note="without ACL, ownership, object lock and tags",
     ),
     Operation("HeadBucket", "s3:ListBucket", "HEAD", "bucket", handler=buckets.head_bucket),
     Operation(
         "DeleteBucket", "s3:DeleteBucket", "DELETE", "bucket", Action.BUCKET_ADMIN, handler=buckets.delete_bucket
     ),
-    Operation("GetBucketLocation", "s3:GetBucketLocation", "GET", "bucket", subresource="location"),
     Operation(
-        "GetBucketVersioning", "s3:GetBucketVersioning", "GET", "bucket", Action.BUCKET_ADMIN, subresource="versioning"
+        "GetBucketLocation",
+        "s3:GetBucketLocation",
+        "GET",
+        "bucket",
+        subresource="location",
+        handler=bucket_documents.get_location,
+    ),
+    Operation(
+        "GetBucketVersioning",
+        "s3:GetBucketVersioning",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="versioning",
+        handler=bucket_documents.get_versioning,
     ),
     Operation(
         "PutBucketVersioning",
@@ -75,6 +118,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.BUCKET_ADMIN,
         subresource="versioning",
         takes_body=True,
+        handler=bucket_documents.put_versioning,
+        note="without MFA delete",
     ),
     Operation(
         "GetBucketRequestPayment",
@@ -83,6 +128,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="requestPayment",
+        handler=_PAYMENT,
+        note="always `BucketOwner`",
     ),
     Operation(
         "PutBucketRequestPayment",
@@ -92,6 +139,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.BUCKET_ADMIN,
         subresource="requestPayment",
         takes_body=True,
+        handler=bucket_documents.put_request_payment,
+        note="`BucketOwner` alone",
     ),
     Operation(
         "GetBucketAccelerateConfiguration",
@@ -100,6 +149,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="accelerate",
+        handler=always("AccelerateConfiguration"),
+        note="always empty",
     ),
     Operation(
         "PutBucketAccelerateConfiguration",
@@ -169,7 +220,15 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "PutObjectTagging", "s3:PutObjectTagging", "PUT", "object", Action.WRITE, subresource="tagging", takes_body=True
     ),
     Operation("DeleteObjectTagging", "s3:DeleteObjectTagging", "DELETE", "object", Action.WRITE, subresource="tagging"),
-    Operation("GetBucketTagging", "s3:GetBucketTagging", "GET", "bucket", Action.BUCKET_ADMIN, subresource="tagging"),
+    Operation(
+        "GetBucketTagging",
+        "s3:GetBucketTagging",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="tagging",
+        handler=bucket_documents.get_tagging,
+    ),
     Operation(
         "PutBucketTagging",
         "s3:PutBucketTagging",
@@ -178,26 +237,69 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.BUCKET_ADMIN,
         subresource="tagging",
         takes_body=True,
+        handler=bucket_documents.put_tagging,
     ),
     Operation(
-        "DeleteBucketTagging", "s3:PutBucketTagging", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="tagging"
+        "DeleteBucketTagging",
+        "s3:PutBucketTagging",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="tagging",
+        handler=bucket_documents.delete_tagging,
     ),
     # --- CORS ---
     Operation("PreflightBucket", "", "OPTIONS", "bucket", is_open=True),
     Operation("PreflightObject", "", "OPTIONS", "object", is_open=True),
-    Operation("GetBucketCors", "s3:GetBucketCORS", "GET", "bucket", Action.BUCKET_ADMIN, subresource="cors"),
+    Operation(
+        "GetBucketCors",
+        "s3:GetBucketCORS",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="cors",
+        handler=_NO_CORS,
+        note="there is none: 404",
+    ),
     Operation(
         "PutBucketCors", "s3:PutBucketCORS", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="cors", takes_body=True
     ),
-    Operation("DeleteBucketCors", "s3:PutBucketCORS", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="cors"),
+    Operation(
+        "DeleteBucketCors",
+        "s3:PutBucketCORS",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="cors",
+        handler=cleared,
+        note="there is none: 204",
+    ),
     # --- who may do what ---
-    Operation("GetBucketAcl", "s3:GetBucketAcl", "GET", "bucket", Action.BUCKET_ADMIN, subresource="acl"),
+    Operation(
+        "GetBucketAcl",
+        "s3:GetBucketAcl",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="acl",
+        handler=bucket_documents.get_acl,
+        note="always the owner's full control",
+    ),
     Operation(
         "PutBucketAcl", "s3:PutBucketAcl", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="acl", takes_body=True
     ),
     Operation("GetObjectAcl", "s3:GetObjectAcl", "GET", "object", Action.READ, subresource="acl"),
     Operation("PutObjectAcl", "s3:PutObjectAcl", "PUT", "object", Action.WRITE, subresource="acl", takes_body=True),
-    Operation("GetBucketPolicy", "s3:GetBucketPolicy", "GET", "bucket", Action.BUCKET_ADMIN, subresource="policy"),
+    Operation(
+        "GetBucketPolicy",
+        "s3:GetBucketPolicy",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="policy",
+        handler=_NO_POLICY,
+        note="there is none: 404",
+    ),
     Operation(
         "PutBucketPolicy",
         "s3:PutBucketPolicy",
@@ -208,7 +310,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         takes_body=True,
     ),
     Operation(
-        "DeleteBucketPolicy", "s3:DeleteBucketPolicy", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="policy"
+        "DeleteBucketPolicy",
+        "s3:DeleteBucketPolicy",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="policy",
+        handler=cleared,
+        note="there is none: 204",
     ),
     Operation(
         "GetBucketPolicyStatus",
@@ -217,6 +326,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="policyStatus",
+        handler=_NO_POLICY,
+        note="there is none: 404",
     ),
     Operation(
         "GetPublicAccessBlock",
@@ -225,6 +336,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="publicAccessBlock",
+        handler=_NO_PUBLIC_ACCESS_BLOCK,
+        note="there is none: 404",
     ),
     Operation(
         "PutPublicAccessBlock",
@@ -242,6 +355,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="publicAccessBlock",
+        handler=cleared,
+        note="there is none: 204",
     ),
     Operation(
         "GetBucketOwnershipControls",
@@ -250,6 +365,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="ownershipControls",
+        handler=_NO_OWNERSHIP_CONTROLS,
+        note="there is none: 404",
     ),
     Operation(
         "PutBucketOwnershipControls",
@@ -267,6 +384,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="ownershipControls",
+        handler=cleared,
+        note="there is none: 204",
     ),
     # --- encryption, lifecycle, object lock, replication ---
     Operation(
@@ -276,6 +395,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="encryption",
+        handler=_NO_ENCRYPTION,
+        note="there is none: 404",
     ),
     Operation(
         "PutBucketEncryption",
@@ -293,6 +414,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="encryption",
+        handler=cleared,
+        note="there is none: 204",
     ),
     Operation(
         "GetBucketLifecycleConfiguration",
@@ -301,6 +424,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="lifecycle",
+        handler=_NO_LIFECYCLE,
+        note="there is none: 404",
     ),
     Operation(
         "PutBucketLifecycleConfiguration",
@@ -318,6 +443,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="lifecycle",
+        handler=cleared,
+        note="there is none: 204",
     ),
     Operation(
         "GetBucketReplication",
@@ -326,6 +453,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="replication",
+        handler=_NO_REPLICATION,
+        note="there is none: 404",
     ),
     Operation(
         "PutBucketReplication",
@@ -343,8 +472,19 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="replication",
+        handler=cleared,
+        note="there is none: 204",
     ),
-    Operation("GetBucketWebsite", "s3:GetBucketWebsite", "GET", "bucket", Action.BUCKET_ADMIN, subresource="website"),
+    Operation(
+        "GetBucketWebsite",
+        "s3:GetBucketWebsite",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="website",
+        handler=_NO_WEBSITE,
+        note="there is none: 404",
+    ),
     Operation(
         "PutBucketWebsite",
         "s3:PutBucketWebsite",
@@ -355,7 +495,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         takes_body=True,
     ),
     Operation(
-        "DeleteBucketWebsite", "s3:DeleteBucketWebsite", "DELETE", "bucket", Action.BUCKET_ADMIN, subresource="website"
+        "DeleteBucketWebsite",
+        "s3:DeleteBucketWebsite",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="website",
+        handler=cleared,
+        note="there is none: 204",
     ),
     Operation(
         "GetObjectLockConfiguration",
@@ -364,6 +511,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="object-lock",
+        handler=_NO_OBJECT_LOCK,
+        note="there is none: 404",
     ),
     Operation(
         "PutObjectLockConfiguration",
@@ -395,7 +544,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
         takes_body=True,
     ),
     # --- logging and notification ---
-    Operation("GetBucketLogging", "s3:GetBucketLogging", "GET", "bucket", Action.BUCKET_ADMIN, subresource="logging"),
+    Operation(
+        "GetBucketLogging",
+        "s3:GetBucketLogging",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="logging",
+        handler=always("BucketLoggingStatus"),
+        note="always empty",
+    ),
     Operation(
         "PutBucketLogging",
         "s3:PutBucketLogging",
@@ -412,6 +570,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="notification",
+        handler=always("NotificationConfiguration"),
+        note="always empty",
     ),
     Operation(
         "PutBucketNotificationConfiguration",
@@ -523,7 +683,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.BUCKET_ADMIN,
         subresource="metrics",
     ),
-    Operation("GetBucketAbac", "s3:GetBucketAbac", "GET", "bucket", Action.BUCKET_ADMIN, subresource="abac"),
+    Operation(
+        "GetBucketAbac",
+        "s3:GetBucketAbac",
+        "GET",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="abac",
+        handler=always("AbacStatus", element("Status", "Disabled")),
+        note="always `Disabled`",
+    ),
     Operation(
         "PutBucketAbac", "s3:PutBucketAbac", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="abac", takes_body=True
     ),

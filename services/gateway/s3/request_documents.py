@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+import binascii
+import hashlib
+from base64 import b64decode
+from typing import Final, Literal, overload
 
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.xml_documents import LIMIT_BYTES, Element, malformed, parse
+
+_MD5_BYTES: Final = 16
 
 
 @overload
@@ -34,12 +39,36 @@ async def read_document(
 
 
 async def read_body(request: S3Request, limit_bytes: int = LIMIT_BYTES) -> bytes:
-    """All of the body. Raises as `S3Body.read`; MalformedXML, where it is longer."""
-    if request.body is None or request.body.size_bytes == 0:
-        return b""
+    """All of the body, compared with Content-MD5.
+
+    Raises:
+        S3Error: InvalidDigest, BadDigest; MalformedXML where it is longer; as `S3Body.read`.
+    """
+    announced = _announced_md5(request)
+    body = b""
+    if request.body is not None and request.body.size_bytes != 0:
+        try:
+            body = await request.body.read(limit_bytes)
+        except S3Error as error:
+            if error.code == "EntityTooLarge":
+                raise malformed() from error
+            raise
+    if announced is not None and hashlib.md5(body, usedforsecurity=False).digest() != announced:
+        raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.")
+    return body
+
+
+def _announced_md5(request: S3Request) -> bytes | None:
+    if (value := request.headers.get("content-md5")) is None:
+        return None
     try:
-        return await request.body.read(limit_bytes)
-    except S3Error as error:
-        if error.code == "EntityTooLarge":
-            raise malformed() from error
-        raise
+        digest = b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise _invalid_digest() from error
+    if len(digest) != _MD5_BYTES:
+        raise _invalid_digest()
+    return digest
+
+
+def _invalid_digest() -> S3Error:
+    return S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,3 +99,7 @@ class S3Request:
     def key(self) -> str:
         """Of the target."""
         return self.target.key
+
+
+Handler = Callable[[S3Request], Awaitable[None]]
+"""Answers one request; see `S3Request`."""
