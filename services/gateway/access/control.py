@@ -38,6 +38,29 @@ Decision = Callable[[AccessContext], None]
 """Returns when the context's principal may; raises AccessDeniedError or UnauthenticatedError."""
 
 
+class KeySecret:
+    """Of a key that is in force, unsealed when it is asked for.
+
+    Attributes:
+        sealed: other bytes whenever the secret may be another one.
+    """
+
+    __slots__ = ("_key", "_unseal", "sealed")
+
+    def __init__(self, key: KeyEntry, unseal: Callable[[KeyEntry], str | None]) -> None:
+        self.sealed = key.secret.sealed
+        self._key = key
+        self._unseal = unseal
+
+    def plain(self) -> str | None:
+        """None where it cannot be unsealed here."""
+        return self._unseal(self._key)
+
+
+SignatureCheck = Callable[[KeySecret | None], None]
+"""Returns when something is signed with that secret; raises CredentialInvalidError, for None also, which takes as long."""
+
+
 class AccessControl:
     """Of one gateway."""
 
@@ -97,26 +120,42 @@ class AccessControl:
             LinkExpiredError, HeaderNotSignedError, InvalidRequestError: as `check_link`; definite.
             TrivetError: as a metadata read.
         """
+
+        def check(secret: KeySecret | None) -> None:
+            plain = None if secret is None else secret.plain()
+            check_link(link, plain, method=method, name=name, raw_headers=raw_headers, now=Now.of(self._clock))
+
+        context.is_by_link = True
+        await self.identify_by_signature(context, link.key, check)
+
+    async def identify_by_signature(self, context: AccessContext, key_id: str, check: SignatureCheck) -> None:
+        """Have `context` be that of the key `key_id`, when `check` returns for its secret.
+
+        What is refused is decided again with rows that are read now, so `check` may be called twice.
+
+        Raises:
+            CredentialInvalidError: `check` raised it; definite.
+            TrivetError: as a metadata read.
+            Exception: whatever else `check` raises.
+        """
         if self.table.is_behind:
             await self.table.refresh()
-
-        def check() -> Principal:
-            key = self.table.find(link.key)
-            principal = None if key is None else self.principal_in_force(key)
-            secret = None if key is None or principal is None else self._unsealed(key)
-            now = Now.of(self._clock)
-            check_link(link, secret, method=method, name=name, raw_headers=raw_headers, now=now)
-            assert principal is not None, "a link of nobody is invalid"
-            return principal
-
         try:
-            principal = check()
+            principal = self._checked(key_id, check)
         except CredentialInvalidError:
             await self.table.refresh()
-            principal = check()
-        context.principal, context.is_by_link = principal, True
+            principal = self._checked(key_id, check)
+        context.principal = principal
         self.enter(context)
-        self.use.used(link.key)
+        self.use.used(key_id)
+
+    def _checked(self, key_id: str, check: SignatureCheck) -> Principal:
+        key = self.table.find(key_id)
+        principal = None if key is None else self.principal_in_force(key)
+        check(None if key is None or principal is None else KeySecret(key, self._unsealed))
+        if principal is None:
+            raise invalid_credential()
+        return principal
 
     def _unsealed(self, key: KeyEntry) -> str | None:
         try:

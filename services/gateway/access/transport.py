@@ -6,13 +6,23 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Final, Self
 
 from services.gateway.access.principal import NOBODY, READER, WRITER, Principal
 from services.gateway.settings import Anonymous, GatewaySettings
 from shared.errors import PlainCredentialError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+FORWARDED_BY_PROXY: Final = frozenset({
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "via",
+})  # fmt: skip
+"""Headers by which a proxy says that it speaks for somebody else."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from services.gateway.access.credentials import refuse_two_credentials
 from services.gateway.access.links import SignedLink, link_in
 from services.gateway.access.principal import UNKNOWN
 from services.gateway.access.refusals import caller_of
-from services.gateway.access.transport import Peer, TransportRules
+from services.gateway.access.transport import FORWARDED_BY_PROXY, Peer, TransportRules
 from services.gateway.access_log import About
 from services.gateway.api.answers import RawHeaders
 from services.gateway.api.door_routes import RouteTable, Rule
@@ -207,7 +207,7 @@ class _Head:
         )
 
 
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+_FORWARDED: Final = frozenset(name.encode() for name in FORWARDED_BY_PROXY)
 
 
 def _address(scope: Scope) -> str:

@@ -38,6 +38,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "InvalidRequest": 400,
     "InvalidStorageClass": 400,
     "InvalidTag": 400,
+    "InvalidToken": 400,
     "InvalidURI": 400,
     "KeyTooLongError": 400,
     "MalformedPOSTRequest": 400,

@@ -1,0 +1,470 @@
+"""Signature Version 4: what the signers of known clients make is right, and nothing else is."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
+
+import pytest
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from minio.credentials import Credentials as MinioCredentials
+from minio.helpers import queryencode
+from minio.signer import presign_v4, sign_v4_s3
+
+from services.gateway.s3.errors import S3Error
+from services.gateway.s3.signatures import (
+    SIGNING_KEYS_MAX,
+    RawHead,
+    SignedHead,
+    SigningKeys,
+    canonical_path,
+    is_proved,
+    signed_head,
+    signing_key,
+    unsigned_headers,
+)
+from tests.unit.gateway.s3.aws_chunks import KEY_ID, REGION, SECRET
+
+NOW = datetime(2026, 11, 29, 11, 0, 0, tzinfo=UTC)
+RANDOM_REQUESTS = 500
+"""Of each signer and form: four of them."""
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from([
+    "a//b", "/", "..", "a/../b", "./a", "a%2Fb", "a+b c", "@=()'!*$&:;,", "~", "ä/ö", "%", "dir/", "a\nb", "\x01",
+])  # fmt: skip
+escapes = st.sampled_from(["/~", "/", "/~@=()'!*$&:;,+", "~"])
+"""What stays as it is in a path. Clients differ."""
+
+parameters = st.lists(st.tuples(texts.filter(bool), st.none() | texts), max_size=6, unique_by=lambda each: each[0]).map(
+    lambda pairs: [pair for pair in pairs if not pair[0].lower().startswith("x-amz-") and pair[0] not in SIGV2]
+)
+SIGV2 = {"AWSAccessKeyId", "Signature"}
+words = st.text(string.ascii_letters + string.digits + "=;,/()\"'%+ \t", max_size=24)
+header_names = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=12)
+headers = st.dictionaries(
+    header_names.map("x-amz-meta-{}".format) | st.sampled_from(["content-type", "content-md5", "x-amz-acl", "range"]),
+    words,
+    max_size=5,
+)
+hosts = st.sampled_from(
+    ["localhost:9000", "s3.example.org", "photos.s3.example.org:9443", "127.0.0.1:80", "[::1]:9000"]
+)
+methods = st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD"])
+bodies = st.binary(max_size=64)
+
+
+def path_of(key: str, safe: str) -> str:
+    return "/photos/" + quote(key, safe=safe)
+
+
+def query_of(pairs: Sequence[tuple[str, str | None]], *, encode=lambda text: quote(text, safe="-_.~")) -> str:
+    return "&".join(encode(name) if value is None else f"{encode(name)}={encode(value)}" for name, value in pairs)
+
+
+def raw_head(method: str, url: str, sent: dict[str, str]) -> RawHead:
+    """As it arrives."""
+    _, _, rest = url.partition("://")
+    host, slash, target = rest.partition("/")
+    path, _, query = (slash + target).partition("?")
+    lines = {name.lower(): value for name, value in sent.items()}
+    return RawHead(
+        method,
+        path.encode(),
+        query.encode(),
+        [(name.encode(), value.encode()) for name, value in ({"host": host} | lines).items()],
+    )
+
+
+def known(head: RawHead, secret: str = SECRET) -> SignedHead | None:
+    """What is proved of a head by that secret."""
+    found = signed_head(head)
+    assert found is not None
+    return found if is_proved(found, head, signing_key(secret, found.date, found.region)) else None
+
+
+def changes_of(head: RawHead, signed: SignedHead) -> list[RawHead]:
+    """Heads that say something else, each in one thing that is signed."""
+    at = len(head.path) // 2
+    others = [
+        replace(head, method="PATCH"),
+        replace(head, path=head.path + b"x"),
+        replace(head, path=head.path[:at] + b"/x" + head.path[at:]),
+        replace(head, query_string=b"versionId=1&" + head.query_string),
+    ]
+    for name in signed.headers:
+        raw = name.encode()
+        left = [(each, value) for each, value in head.headers if each != raw]
+        value = next(value for each, value in head.headers if each == raw)
+        others.append(replace(head, headers=left))
+        if name != "x-amz-date":
+            others.append(replace(head, headers=[*left, (raw, value + b"x")]))
+    return others
+
+
+def check(head: RawHead) -> None:
+    """It is right, and nothing else is."""
+    signed = known(head)
+    assert signed is not None
+    assert signed.key == KEY_ID
+    assert signed.region == REGION
+    assert unsigned_headers(signed, head) == []
+    assert known(head, SECRET[::-1]) is None
+    for other in changes_of(head, signed):
+        with suppress(S3Error):  # or refused before it is compared
+            assert known(other) is None, other
+
+
+@settings(max_examples=RANDOM_REQUESTS)
+@given(methods, hosts, keys, escapes, parameters, headers, bodies)
+def test_what_botocore_signs_by_header_is_right(method, host, key, safe, pairs, sent, body) -> None:
+    """Random paths, queries, headers and bodies."""
+    url = f"http://{host}{path_of(key, safe)}"
+    request = AWSRequest(method, f"{url}?{query_of(pairs)}" if pairs else url, dict(sent), body)
+    S3SigV4Auth(Credentials(KEY_ID, SECRET), "s3", REGION).add_auth(request)
+    # What goes on the wire beside what botocore signs.
+    check(
+        raw_head(
+            method, request.url, {**dict(request.headers.items()), "user-agent": "Boto3", "expect": "100-continue"}
+        )
+    )
+
+
+@settings(max_examples=RANDOM_REQUESTS)
+@given(methods, hosts, keys, escapes, parameters, headers, st.integers(1, 604800))
+def test_what_botocore_signs_by_query_is_right(method, host, key, safe, pairs, sent, expires_s) -> None:
+    """The same for links."""
+    url = f"http://{host}{path_of(key, safe)}"
+    request = AWSRequest(method, f"{url}?{query_of(pairs)}" if pairs else url, dict(sent))
+    S3SigV4QueryAuth(Credentials(KEY_ID, SECRET), "s3", REGION, expires=expires_s).add_auth(request)
+    head = raw_head(method, request.url, dict(request.headers.items()))
+    check(head)
+    assert known(head).expires_s == expires_s
+
+
+minio_words = words.map(lambda text: text.replace("\t", " "))
+
+
+@settings(max_examples=RANDOM_REQUESTS)
+@given(
+    methods, hosts, keys, parameters, st.dictionaries(header_names.map("x-amz-meta-{}".format), minio_words, max_size=5)
+)
+def test_what_minio_signs_by_header_is_right(method, host, key, pairs, sent) -> None:
+    """The second client's own signer."""
+    pairs = [(name, "" if value is None else value) for name, value in pairs]
+    url = urlsplit(f"http://{host}/photos/{queryencode(key).replace('%2F', '/')}?{query_of(pairs, encode=queryencode)}")
+    lines = {"Host": host, "x-amz-date": NOW.strftime("%Y%m%dT%H%M%SZ"), "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+    signed = sign_v4_s3(
+        method=method,
+        url=url,
+        region=REGION,
+        headers=lines | sent,
+        credentials=MinioCredentials(KEY_ID, SECRET),
+        content_sha256="UNSIGNED-PAYLOAD",
+        date=NOW,
+    )
+    check(raw_head(method, url.geturl(), signed))
+
+
+@settings(max_examples=RANDOM_REQUESTS)
+@given(methods, hosts, keys, parameters, st.integers(1, 604800))
+def test_what_minio_signs_by_query_is_right(method, host, key, pairs, expires_s) -> None:
+    """The same for links."""
+    pairs = [(name, "" if value is None else value) for name, value in pairs]
+    url = presign_v4(
+        method=method,
+        url=urlsplit(
+            f"http://{host}/photos/{queryencode(key).replace('%2F', '/')}?{query_of(pairs, encode=queryencode)}"
+        ),
+        region=REGION,
+        credentials=MinioCredentials(KEY_ID, SECRET),
+        date=NOW,
+        expires=expires_s,
+    )
+    check(raw_head(method, url.geturl(), {}))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_the_forms_of_a_path_mean_one_path(key: str) -> None:
+    """Whatever a client escapes, what it signed decodes to the path that is used, so no signature is good for two."""
+    for safe in ("/~", "~", "/~@=()'!*$&:;,+"):
+        assert canonical_path(quote(key, safe=safe).encode()) == quote(key, safe="/~").encode()
+
+
+EXAMPLE_KEY = "AKIAIOSFODNN7EXAMPLE"
+EXAMPLE_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_amazons_own_example_by_header() -> None:
+    """In "Authenticating Requests: Using the Authorization Header", GET Object."""
+    head = raw_head(
+        "GET",
+        "https://examplebucket.s3.amazonaws.com/test.txt",
+        {
+            "range": "bytes=0-9",
+            "x-amz-content-sha256": EMPTY,
+            "x-amz-date": "20130524T000000Z",
+            "authorization": "AWS4-HMAC-SHA256 "
+            f"Credential={EXAMPLE_KEY}/20130524/us-east-1/s3/aws4_request,"
+            "SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,"
+            "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+        },
+    )
+    assert known(head, EXAMPLE_SECRET) is not None
+
+
+def test_amazons_own_example_by_query() -> None:
+    """In "Authenticating Requests: Using Query Parameters"."""
+    head = raw_head(
+        "GET",
+        "https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+        f"&X-Amz-Credential={EXAMPLE_KEY}%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z"
+        "&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404",
+        {},
+    )
+    assert known(head, EXAMPLE_SECRET) is not None
+
+
+def by_header(**changes: str) -> RawHead:
+    """A head as botocore signs it, with headers changed afterwards."""
+    request = AWSRequest("GET", "http://localhost:9000/photos/a", {})
+    S3SigV4Auth(Credentials(KEY_ID, SECRET), "s3", REGION).add_auth(request)
+    lines = dict(request.headers.items()) | {name.replace("_", "-"): value for name, value in changes.items()}
+    return raw_head("GET", request.url, lines)
+
+
+def by_query(**changes: str | None) -> RawHead:
+    """A link as botocore makes it, with parameters changed or left out afterwards."""
+    request = AWSRequest("GET", "http://localhost:9000/photos/a", {})
+    S3SigV4QueryAuth(Credentials(KEY_ID, SECRET), "s3", REGION).add_auth(request)
+    url, _, query = request.url.partition("?")
+    pairs = dict(piece.split("=") for piece in query.split("&"))
+    for name, value in changes.items():
+        pairs["X-Amz-" + name.replace("_", "-")] = value
+    return raw_head(
+        "GET", f"{url}?" + "&".join(f"{name}={value}" for name, value in pairs.items() if value is not None), {}
+    )
+
+
+def test_a_default_port_may_be_left_out_of_what_is_signed() -> None:
+    """There are clients that send it, and sign the host without it."""
+    request = AWSRequest("GET", "http://localhost/photos/a", {})
+    S3SigV4Auth(Credentials(KEY_ID, SECRET), "s3", REGION).add_auth(request)
+    lines = dict(request.headers.items())
+    assert known(raw_head("GET", request.url, {**lines, "host": "localhost:80"})) is not None
+    assert known(raw_head("GET", request.url, {**lines, "host": "localhost:443"})) is not None
+    assert known(raw_head("GET", request.url, {**lines, "host": "localhost:9000"})) is None
+
+
+@pytest.mark.parametrize("separator", [", ", ",", " , "])
+def test_commas_with_or_without_spaces(separator: str) -> None:
+    """In any order, too."""
+    head = by_header()
+    scheme, _, rest = dict(head.headers)[b"authorization"].decode().partition(" ")
+    for parts in (rest.split(", "), rest.split(", ")[::-1]):
+        lines = [*head.headers[:-1], (b"authorization", f"{scheme} {separator.join(parts)}".encode())]
+        assert head.headers[-1][0] == b"authorization"
+        assert known(replace(head, headers=lines)) is not None
+
+
+def test_the_date_header_stands_in_for_x_amz_date() -> None:
+    """As some old clients send it."""
+    request = AWSRequest("GET", "http://localhost:9000/photos/a", {"Date": "x"})
+    S3SigV4Auth(Credentials(KEY_ID, SECRET), "s3", REGION).add_auth(request)
+    assert "X-Amz-Date" not in request.headers
+    assert known(raw_head("GET", request.url, dict(request.headers.items()))) is not None
+
+
+SCOPE = f"{KEY_ID}/{NOW:%Y%m%d}/{REGION}/s3/aws4_request"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "code"),
+    [
+        ("AWS4-HMAC-SHA256", "AuthorizationHeaderMalformed"),
+        ("AWS4-HMAC-SHA256 x", "AuthorizationHeaderMalformed"),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=host", "AuthorizationHeaderMalformed"),
+        (
+            f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=host,Signature=0,Signature=0",
+            "AuthorizationHeaderMalformed",
+        ),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=host,Signature=0,X=0", "AuthorizationHeaderMalformed"),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=,Signature=0", "AuthorizationHeaderMalformed"),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=x-amz-date,Signature=0", "AuthorizationHeaderMalformed"),
+        (
+            f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=x-amz-date;host,Signature=0",
+            "AuthorizationHeaderMalformed",
+        ),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=host;host,Signature=0", "AuthorizationHeaderMalformed"),
+        (f"AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=Host,Signature=0", "AuthorizationHeaderMalformed"),
+        ("AWS4-HMAC-SHA256 Credential=x,SignedHeaders=host,Signature=0", "AuthorizationHeaderMalformed"),
+        (
+            f"AWS4-HMAC-SHA256 Credential={SCOPE.replace('/s3/', '/sts/')},SignedHeaders=host,Signature=0",
+            "AuthorizationHeaderMalformed",
+        ),
+        (
+            f"AWS4-HMAC-SHA256 Credential={KEY_ID}/20010101/{REGION}/s3/aws4_request,SignedHeaders=host,Signature=0",
+            "AuthorizationHeaderMalformed",
+        ),
+        (
+            f"AWS4-HMAC-SHA256 Credential={SCOPE.replace(REGION, '')},SignedHeaders=host,Signature=0",
+            "AuthorizationHeaderMalformed",
+        ),
+        (f"AWS4-HMAC-SHA512 Credential={SCOPE},SignedHeaders=host,Signature=0", "AuthorizationHeaderMalformed"),
+        (f"AWS4-ECDSA-P256-SHA256 Credential={SCOPE},SignedHeaders=host,Signature=0", "NotImplemented"),
+        (f"AWS {KEY_ID}:c2lnbmF0dXJl", "InvalidRequest"),
+        (f"Bearer {KEY_ID}.{SECRET}", "InvalidArgument"),
+        ("Basic x", "InvalidArgument"),
+        ("", "InvalidArgument"),
+        ("\xff", "InvalidArgument"),
+    ],
+)
+def test_another_authorization_is_refused(authorization: str, code: str) -> None:
+    """With the word that its client knows."""
+    lines = {"x-amz-date": NOW.strftime("%Y%m%dT%H%M%SZ"), "x-amz-content-sha256": EMPTY}
+    with pytest.raises(S3Error) as refusal:
+        signed_head(raw_head("GET", "http://localhost/a", lines | {"authorization": authorization}))
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize(
+    "date", ["", "x", "20261129T110000", "20261329T110000Z", "20261129T250000Z", "2026-11-29T11:00:00Z"]
+)
+def test_a_head_that_does_not_say_when_is_refused(date: str) -> None:
+    """Without its moment a signature would be good for ever."""
+    with pytest.raises(S3Error, match="AccessDenied"):
+        signed_head(by_header(X_Amz_Date=date))
+
+
+def test_a_head_that_does_not_say_what_its_body_is_is_refused() -> None:
+    """By header it must; by query it is not signed unless said."""
+    head = by_header()
+    with pytest.raises(S3Error, match="InvalidRequest"):
+        signed_head(replace(head, headers=[each for each in head.headers if each[0] != b"x-amz-content-sha256"]))
+    assert known(by_query()).payload == "UNSIGNED-PAYLOAD"
+
+
+@pytest.mark.parametrize("name", ["Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature"])
+def test_a_link_has_all_of_its_parameters(name: str) -> None:
+    """Each once, and spelled as it is."""
+    with pytest.raises(S3Error, match="AuthorizationQueryParametersError"):
+        signed_head(by_query(**{name: None}))
+    head = by_query()
+    with pytest.raises(S3Error, match="InvalidArgument"):
+        signed_head(replace(head, query_string=head.query_string + f"&X-Amz-{name}=x".encode()))
+    for spelled in (f"x-amz-{name.lower()}", f"X-AMZ-{name}"):
+        with pytest.raises(S3Error, match="AuthorizationQueryParametersError"):
+            signed_head(
+                replace(head, query_string=head.query_string.replace(f"X-Amz-{name}".encode(), spelled.encode()))
+            )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Expires": "0"},
+        {"Expires": "604801"},
+        {"Expires": "-1"},
+        {"Expires": "1.5"},
+        {"Expires": ""},
+        {"Expires": "9" * 5000},
+        {"Date": "x"},
+        {"Algorithm": "AWS4-HMAC-SHA1"},
+        {"SignedHeaders": ""},
+        {"SignedHeaders": "range"},
+        {"Credential": "x"},
+        {"Credential": f"{KEY_ID}%2F20010101%2F{REGION}%2Fs3%2Faws4_request"},
+    ],
+)
+def test_a_malformed_link_is_refused(change: dict[str, str]) -> None:
+    """Before anything is compared."""
+    with pytest.raises(S3Error, match="AuthorizationQueryParametersError"):
+        signed_head(by_query(**change))
+
+
+def test_a_link_may_be_good_for_a_week() -> None:
+    """And for a second."""
+    for expires in ("1", "604800"):
+        assert signed_head(by_query(Expires=expires)).expires_s == int(expires)
+
+
+def test_two_credentials_are_refused() -> None:
+    """Never the other one counts."""
+    header, query = by_header(), by_query()
+    with pytest.raises(S3Error, match="InvalidArgument"):
+        signed_head(replace(header, query_string=query.query_string))
+    with pytest.raises(S3Error, match="InvalidArgument"):
+        signed_head(replace(header, query_string=b"X-Amz-Signature=0"))
+    with pytest.raises(S3Error, match="InvalidArgument"):
+        signed_head(replace(header, headers=[*header.headers, (b"authorization", b"x")]))
+    with pytest.raises(S3Error, match="InvalidRequest"):
+        signed_head(replace(header, query_string=b"AWSAccessKeyId=a&Expires=1&Signature=x"))
+
+
+def test_the_old_version_is_refused() -> None:
+    """And its parameters are not just unknown ones."""
+    with pytest.raises(S3Error, match="InvalidRequest"):
+        signed_head(raw_head("GET", "http://localhost/a?AWSAccessKeyId=a&Expires=1&Signature=x", {}))
+
+
+def test_session_tokens_are_refused() -> None:
+    """A key that needs one is not ours."""
+    with pytest.raises(S3Error, match="InvalidToken"):
+        signed_head(by_header(x_amz_security_token="t"))
+    with pytest.raises(S3Error, match="InvalidToken"):
+        signed_head(by_query(Security_Token="t"))
+
+
+def test_a_request_without_a_credential_has_none() -> None:
+    """Whatever else it says."""
+    assert (
+        signed_head(raw_head("GET", "http://localhost/a?list-type=2&prefix=X-Amz-Signature", {"x-amz-date": "x"}))
+        is None
+    )
+
+
+@pytest.mark.parametrize("name", ["x-amz-copy-source", "x-amz-acl", "x-amz-tagging", "x-amz-meta-a", "x-amz-trailer"])
+def test_headers_that_count_must_be_signed(name: str) -> None:
+    """CVE-2026-54330 and its kin: an upload link and a copy source that nobody had signed read any file."""
+    for head in (by_header(), by_query()):
+        other = replace(head, headers=[*head.headers, (name.encode(), b"x")])
+        assert unsigned_headers(known(other), other) == [name]
+
+
+def test_headers_that_change_nothing_need_not_be_signed() -> None:
+    """Demanding them broke restic and Mimir at another store."""
+    lines = dict.fromkeys(["content-type", "content-md5", "range", "expect", "x-amzn-trace-id", "amz-sdk-request"], "x")
+    head = by_header(**lines)
+    assert unsigned_headers(known(head), head) == []
+
+
+def test_a_link_signs_its_body_only_if_it_says_so() -> None:
+    """A header that is not signed does not enter what is compared: whoever has the link would choose it."""
+    head = by_query()
+    other = replace(head, headers=[*head.headers, (b"x-amz-content-sha256", EMPTY.encode())])
+    assert known(other).payload == "UNSIGNED-PAYLOAD"
+
+
+def test_signing_keys_are_kept_for_their_secret_only() -> None:
+    """A key that was made anew with another secret is another one; and no more are kept than a bound."""
+    kept, signed = SigningKeys(), known(by_header())
+    assert signed is not None
+    kept.put(signed, b"sealed", b"key")
+    assert kept.find(signed, b"sealed") == b"key"
+    assert kept.find(signed, b"sealed anew") is None
+    assert kept.find(replace(signed, region="x"), b"sealed") is None
+    assert kept.find(replace(signed, moment="20261130T000000Z"), b"sealed") is None
+    for number in range(SIGNING_KEYS_MAX + 10):
+        kept.put(replace(signed, key=str(number)), b"", b"")
+    assert len(kept) == SIGNING_KEYS_MAX
+    assert kept.find(signed, b"sealed") is None
