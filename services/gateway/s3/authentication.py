@@ -72,6 +72,7 @@ class Authentication:
             _check_region(signed, rules)
             _check_clock(signed, Now.of(request.services.clock))
             form = _signed_form(signed, head, request)
+            request.signed_headers = signed.headers
             chain = SignatureChain(signed.moment, signed.scope, signed.signature, key)
         request.body = body_of_request(scope, request.receive, form, chain)
         request.headers = without_framing(request.headers)

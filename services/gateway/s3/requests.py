@@ -75,6 +75,7 @@ class S3Request:
         request_id: 16 hex; also in the log, the trail and the answer.
         rules: what the settings say.
         body: proved; None before authentication.
+        signed_headers: names of those that its signature covers.
         answer_headers: that every answer to it carries: `x-amz-request-id`, CORS, and what a handler adds.
     """
 
@@ -88,6 +89,7 @@ class S3Request:
     services: Services
     rules: S3Rules
     body: S3Body | None = None
+    signed_headers: Sequence[str] = ()
     answer_headers: dict[str, str] = field(default_factory=dict)
 
     @property
