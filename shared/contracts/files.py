@@ -6,6 +6,7 @@ from pydantic import Field
 
 from shared.contracts.base import WireModel
 from shared.contracts.names import DIGEST_BYTES
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.time import Stamp
 
 
@@ -65,6 +66,7 @@ class FileVersion(WireModel):
         content_id: of content that is composed; `shared.contracts.etags.content_id_of` says it of all.
         patch_index: of the entry that last changed `tags`; 0 for none.
         owner: the identity whose usage it counts in (`shared.contracts.usage`); None of nobody's.
+        s3: what only S3 shows of it; None of what was put by `/v1`.
     """
 
     bucket: str
@@ -88,6 +90,12 @@ class FileVersion(WireModel):
     tags: dict[str, str] = Field(default_factory=dict)
     patch_index: int = 0
     owner: str | None = None
+    s3: S3Attributes | None = None
+
+    @property
+    def stored_ns(self) -> int:
+        """Last-Modified as S3 has it: the stamp's time, which two versions may share and which is never ahead of the clock."""
+        return self.stamp.approximate_ns
 
 
 class Published(WireModel):
@@ -99,6 +107,8 @@ class Published(WireModel):
 
 class Preconditions(WireModel):
     """Checked in `apply`, at the instant the change would happen. Etags are strong, without quotes; `*` is any.
+
+    A version is known by its own etag and by that which S3 shows of it (`shared.contracts.s3.shown_etag`).
 
     `unmodified_since_s`: the file's Last-Modified, in whole Unix seconds, is not later. Without a file it holds.
     """

@@ -68,6 +68,7 @@ from shared.contracts.references import (
     ReferenceChanges,
     ReferencePage,
 )
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.time import Stamp
 from shared.contracts.uploads import (
     AbortUpload,
@@ -135,6 +136,7 @@ class PublishFile(Command[Published]):
         fences: by node, the fence that came with its acknowledgements, the lowest where they differ (`FENCE_HEADER`). A
             node that sent none counts if it has the disk and Redis that it had in `epoch`. None in entries of version 1.
         tags: of the version. None in entries before version 4.
+        s3: what only S3 shows of the version. None in entries before version 4, and of what `/v1` puts.
     """
 
     kind: Literal["publish_file"] = "publish_file"
@@ -150,6 +152,7 @@ class PublishFile(Command[Published]):
     durability: Durability
     fences: dict[str, int] | None = None
     tags: dict[str, str] | None = None
+    s3: S3Attributes | None = None
     preconditions: Preconditions = Preconditions()
     stamp: Stamp
 
@@ -476,8 +479,15 @@ class FileAnswer(WireModel):
     is_marker: bool = False
 
 
-class FileEntry(WireRow, frozen=True, gc=False):
-    """One row of a list."""
+class FileEntry(WireRow, frozen=True, gc=False, omit_defaults=True):
+    """One row of a list.
+
+    Attributes:
+        stored_ns: S3's Last-Modified (`FileVersion.stored_ns`), for a version of before entries of version 4 that of `/v1`;
+            0 from a member of an earlier version.
+        s3_etag: None where only its own etag is known (`shared.contracts.s3.shown_etag`).
+        storage_class: None for STANDARD.
+    """
 
     key: str
     size_bytes: int
@@ -485,6 +495,9 @@ class FileEntry(WireRow, frozen=True, gc=False):
     version: int
     content_type: str
     modified_ns: int
+    stored_ns: int = 0
+    s3_etag: str | None = None
+    storage_class: str | None = None
 
 
 class FilePage(WireModel):

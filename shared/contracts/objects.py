@@ -17,6 +17,7 @@ from pydantic import Field
 from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, NoResult, Query
 from shared.contracts.files import FileVersion, Preconditions
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.time import Stamp
 from shared.contracts.usage import UsageOf
 
@@ -209,6 +210,8 @@ class CopyFile(Command[CopiedFile]):
         source_preconditions: of the version that is copied.
         preconditions: of what is current under the key.
         content_type, user_metadata, tags: None to keep those of the source.
+        s3: None to keep those of the source; else its headers and storage class are replaced. What follows from the bytes
+            stays that of the source: etag, checksums and sizes of parts.
         is_move: the same entry deletes the source, which is the current version.
     """
 
@@ -223,6 +226,7 @@ class CopyFile(Command[CopiedFile]):
     content_type: str | None = None
     user_metadata: dict[str, str] | None = None
     tags: dict[str, str] | None = None
+    s3: S3Attributes | None = None
     is_move: bool = False
     stamp: Stamp
 
@@ -252,8 +256,11 @@ class SetTags(Command[TaggedFile]):
     stamp: Stamp
 
 
-class VersionEntry(WireRow, frozen=True, gc=False):
-    """One row of a list of versions. `version_id` is None where it is `version`. A marker has no size, etag and type."""
+class VersionEntry(WireRow, frozen=True, gc=False, omit_defaults=True):
+    """One row of a list of versions. `version_id` is None where it is `version`. A marker has no size, etag and type.
+
+    The last three are as in `shared.contracts.metadata.FileEntry`.
+    """
 
     key: str
     version: int
@@ -265,6 +272,9 @@ class VersionEntry(WireRow, frozen=True, gc=False):
     etag: str
     content_type: str
     modified_ns: int
+    stored_ns: int = 0
+    s3_etag: str | None = None
+    storage_class: str | None = None
 
 
 class VersionPage(WireModel):

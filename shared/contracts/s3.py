@@ -1,6 +1,7 @@
 """What S3 tells of a version that `/v1` does not know. Part of the commands and answers of files and uploads.
 
 `/v1` reads it never; a version that was put by `/v1` has none, and S3 then shows an ETag that no client takes for an MD5.
+`shown_etag` is the one place that says which: what S3 shows, lists and accepts as a condition.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class S3Attributes(WireModel):
     headers: dict[StoredHeader, str] = Field(default_factory=dict)
     storage_class: str | None = None
     part_sizes: list[tuple[int, int]] = Field(default_factory=list)
+
+
+def shown_etag(etag: str, s3_etag: str | None) -> str:
+    """What S3 shows of a version whose entity tag is `etag`, without quotes. No client compares what has a dash to an MD5."""
+    return f"{etag}-0" if s3_etag is None else s3_etag
+
+
+def shown_part_etag(etag: str, s3: S3Attributes | None) -> str:
+    """The same of a part: 32 hex digits, the MD5 where it is known."""
+    return etag[:32] if s3 is None or s3.etag is None else s3.etag
 
 
 class S3UploadAttributes(WireModel):

@@ -14,6 +14,7 @@ from pydantic import Field
 from shared.contracts.base import WireModel
 from shared.contracts.calls import Command, Query
 from shared.contracts.files import Durability, FileContent, Preconditions, Published
+from shared.contracts.s3 import S3Attributes, S3UploadAttributes
 from shared.contracts.time import Stamp
 from shared.units import GIB, MIB, TIB
 
@@ -68,6 +69,7 @@ class BeginUpload(Command[BegunUpload]):
         incarnation: of the bucket, where it was read before; None for the bucket that exists.
         lifetime_s: after which the upload is aborted, by the log's clock; None for never.
         is_internal: it is how a gateway stores a single large body, and stands in no list.
+        s3: what only S3 shows of the upload and of its version.
     """
 
     kind: Literal["begin_upload"] = "begin_upload"
@@ -80,15 +82,17 @@ class BeginUpload(Command[BegunUpload]):
     tags: dict[str, str] = Field(default_factory=dict)
     lifetime_s: int | None = Field(default=UPLOAD_LIFETIME_S, ge=1, le=2**31)
     is_internal: bool = False
+    s3: S3UploadAttributes | None = None
     stamp: Stamp
 
 
 class StoredPart(WireModel):
-    """`part` is the log index that put it."""
+    """`part` is the log index that put it. `s3`: what only S3 shows of it."""
 
     part: int
     etag: str
     size_bytes: int
+    s3: S3Attributes | None = None
 
 
 class PutPart(Command[StoredPart]):
@@ -99,6 +103,7 @@ class PutPart(Command[StoredPart]):
     Attributes:
         content: its digest is that of the part, and becomes its etag.
         start_index, epoch, durability, fences: of this part; see `PublishFile`.
+        s3: what only S3 shows of it.
     """
 
     kind: Literal["put_part"] = "put_part"
@@ -110,11 +115,14 @@ class PutPart(Command[StoredPart]):
     epoch: int
     durability: Durability
     fences: dict[str, int] | None = None
+    s3: S3Attributes | None = None
     stamp: Stamp
 
 
 class CopyPart(Command[StoredPart]):
     """A part that is a range of a file that exists; no bytes move.
+
+    Where it is all of a file whose MD5 is known, its `s3` has that, and what checksums the file has.
 
     Rejected: upload_not_found, bucket_not_found, file_not_found, version_not_found, source_is_marker, precondition_failed,
     range_not_satisfiable, payload_too_large.
@@ -145,8 +153,11 @@ class CompleteUpload(Command[Published]):
     invalid_part, part_too_small, payload_too_large, precondition_failed.
 
     Attributes:
-        parts: numbers and etags, ascending.
+        parts: numbers and etags, ascending. An etag is that of the part or the one that S3 shows of it
+            (`shared.contracts.s3.shown_part_etag`).
         digest: BLAKE3-256 of all bytes, hex, where one request carried them.
+        s3: what only S3 shows of the version; None for the headers and the storage class of the upload. It does not count when
+            the same is asked for again.
     """
 
     kind: Literal["complete_upload"] = "complete_upload"
@@ -154,6 +165,7 @@ class CompleteUpload(Command[Published]):
     nonce: Nonce
     parts: list[tuple[PartNumber, PartEtag]] = Field(min_length=1, max_length=PART_NUMBER_MAX)
     digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    s3: S3Attributes | None = None
     preconditions: Preconditions = Preconditions()
     stamp: Stamp
 
@@ -206,13 +218,14 @@ class PiecePage(WireModel):
 
 
 class UploadPart(WireModel):
-    """A part. `part` is the log index that put it."""
+    """A part. `part` is the log index that put it. `s3`: what only S3 shows of it."""
 
     number: int
     part: int
     size_bytes: int
     etag: str
     modified_ns: int
+    s3: S3Attributes | None = None
 
 
 class Upload(WireModel):
@@ -221,6 +234,7 @@ class Upload(WireModel):
     Attributes:
         expires_in_s: by the log's clock; None for never.
         owner: the identity that its parts count for.
+        s3: what only S3 shows of it; None where `/v1` began it.
     """
 
     upload: int
@@ -234,6 +248,7 @@ class Upload(WireModel):
     expires_in_s: int | None
     is_internal: bool = False
     owner: str | None = None
+    s3: S3UploadAttributes | None = None
 
 
 class UploadAnswer(WireModel):

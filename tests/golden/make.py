@@ -49,7 +49,7 @@ from shared.contracts.access import (
 from shared.contracts.audit import ListAudit
 from shared.contracts.backups import BeginBackup, EndBackup, RenewBackup
 from shared.contracts.cluster import ConsensusMember, NodeState
-from shared.contracts.files import Durability, FileContent
+from shared.contracts.files import Durability, FileContent, Preconditions
 from shared.contracts.metadata import (
     AdmitNode,
     AnnounceMember,
@@ -86,6 +86,7 @@ from shared.contracts.objects import (
     SetTags,
 )
 from shared.contracts.references import CondemnChunks
+from shared.contracts.s3 import S3Attributes, S3UploadAttributes
 from shared.contracts.time import ClockState, Stamp
 from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload, CopyPart, ListUploads, PutPart
 from shared.contracts.usage import GetUsage
@@ -217,7 +218,7 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
     deleted = [
         FileToDelete(key="v/c"),
         FileToDelete(key="none"),
-        FileToDelete(key="."),
+        FileToDelete(key="\0"),
         FileToDelete(key="ä/b", version=1),
     ]
     objects = [
@@ -276,6 +277,7 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         ),
         (CopyFile(key="parts again", source_key="parts", user_metadata={"n": "1"}, **copied), {}),
     ]
+    objects += _s3_commands(first + len(objects), stored, part, large)
     time_passes = PassTime(
         elapsed_ms=1,
         cursor_retention_s=900,
@@ -287,6 +289,54 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         stamp=stamp(),
     )
     return [*objects, *_access_commands(first + len(objects)), (time_passes, {"retain_s": 0})]
+
+
+def _s3_commands(
+    first: int, stored: dict[str, Any], part: dict[str, Any], large: FileContent
+) -> list[tuple[AnyCommand, dict[str, Any]]]:
+    """What only S3 shows, of versions, parts and uploads, and keys that only S3 has."""
+    s3 = S3Attributes(
+        etag="5" * 32,
+        checksums={"crc64nvme": "rosUhgp5mIg="},
+        headers={"content-encoding": "gzip"},
+        storage_class="STANDARD_IA",
+    )
+    of_upload = S3UploadAttributes(checksum="crc32c", headers={"expires": "never"}, storage_class="GLACIER")
+    of_parts = S3Attributes(etag=f"{'6' * 32}-2", checksum_type="COMPOSITE", part_sizes=[(5 * MIB, 1), (1500, 1)])
+    nonce = "4" * 32
+    of_upload_4 = {"upload": first + 7, "nonce": nonce, "stamp": stamp()}
+    copied = {"bucket": "default", "source_bucket": "default", "source_key": "s3/a", "stamp": stamp()}
+    return [
+        (publish("s3/a", **stored, content=content(1500, fill=16), s3=s3, stamp=stamp(5)), {"retain_s": 86_400}),
+        (publish("s3/a", **stored, content=content(1500, fill=17), s3=s3, if_match=["5" * 32], stamp=stamp(5)), {}),
+        (publish("s3/a", **stored, content=content(1, fill=18), if_match=["6" * 32]), {}),
+        (CopyFile(key="s3/b", s3=S3Attributes(headers={"expires": "never"}), **copied), {"retain_s": 86_400}),
+        (publish("../\x01", **stored, content=content(1, fill=19)), {}),
+        (publish("\0", **stored, content=content(1, fill=20)), {}),
+        (
+            DeleteFile(
+                bucket="default", key="../\x01", preconditions=Preconditions(if_match=["etag-1-0"]), stamp=stamp()
+            ),
+            {},
+        ),
+        (_begin("s3/parts", nonce, of_upload), {}),
+        (PutPart(**of_upload_4, number=1, content=large, **part, s3=S3Attributes(etag="7" * 32)), {}),
+        (CopyPart(**of_upload_4, number=2, source_bucket="default", source_key="s3/a"), {"retain_s": 86_400}),
+        (CompleteUpload(**of_upload_4, parts=[(1, "7" * 32), (2, "5" * 32)], s3=of_parts), {"retain_s": 86_400}),
+        (_begin("s3/open", "5" * 32, of_upload), {}),
+        (
+            PutPart(
+                upload=first + 11,
+                nonce="5" * 32,
+                number=1,
+                content=content(1, fill=21),
+                **part,
+                s3=S3Attributes(etag="8" * 32),
+                stamp=stamp(),
+            ),
+            {},
+        ),
+    ]
 
 
 def _access_commands(first: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
@@ -326,9 +376,9 @@ def _access_commands(first: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
     ]
 
 
-def _begin(key: str, nonce: str) -> BeginUpload:
+def _begin(key: str, nonce: str, s3: S3UploadAttributes | None = None) -> BeginUpload:
     return BeginUpload(
-        bucket="default", key=key, nonce=nonce, content_type="text/plain", tags={"n": key}, stamp=stamp()
+        bucket="default", key=key, nonce=nonce, content_type="text/plain", tags={"n": key}, s3=s3, stamp=stamp()
     )
 
 
@@ -357,6 +407,10 @@ def describe(store: MetadataStore) -> dict[str, Any]:
     of_objects = [
         GetFile(bucket="default", key="v/a"),
         GetFile(bucket="default", key="parts again"),
+        GetFile(bucket="default", key="s3/b"),
+        GetFile(bucket="default", key="s3/parts"),
+        GetFile(bucket="default", key="../\x01"),
+        ListFiles(bucket="default", prefix="s3/"),
         ListVersions(bucket="default"),
         GetBucketSettings(bucket="default"),
         GetBucketDocument(bucket="default", kind_name="policy"),

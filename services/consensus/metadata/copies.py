@@ -17,6 +17,7 @@ from shared.contracts.etags import content_id_of, etag_of
 from shared.contracts.files import FileVersion
 from shared.contracts.names import check_key, check_tags
 from shared.contracts.objects import CopiedFile, CopyFile
+from shared.contracts.s3 import S3Attributes
 from shared.errors import CopyOntoItselfError, InvalidRequestError
 
 
@@ -44,7 +45,8 @@ def _check_changes_something(command: CopyFile, source: PresentKey, before: Pres
     if command.is_move and not found.is_current:
         raise InvalidRequestError("Only the current version of a file can be moved.", name="source_version")
     is_same_key = (source.bucket.incarnation, source.key) == (before.bucket.incarnation, before.key)
-    replaces = any(given is not None for given in (command.content_type, command.user_metadata, command.tags))
+    given = (command.content_type, command.user_metadata, command.tags, command.s3)
+    replaces = any(each is not None for each in given)
     if is_same_key and (command.is_move or (found.is_current and not replaces)):
         raise CopyOntoItselfError(
             "This version is current under this key already; replace its type, metadata or tags, or copy an older one.",
@@ -70,8 +72,16 @@ def _copy_of(context: ApplyContext, command: CopyFile, original: FileVersion) ->
             "user_metadata": user_metadata,
             "stamp": context.stamp,
             "owner": context.owner_id,
+            "s3": _s3_of(command, original),
         }
     )
+
+
+def _s3_of(command: CopyFile, original: FileVersion) -> S3Attributes | None:
+    if command.s3 is None:
+        return original.s3
+    of_bytes = original.s3 or S3Attributes()
+    return of_bytes.model_copy(update={"headers": command.s3.headers, "storage_class": command.s3.storage_class})
 
 
 def _tags_of(context: ApplyContext, command: CopyFile, found: FoundVersion) -> dict[str, str] | None:

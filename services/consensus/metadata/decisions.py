@@ -14,6 +14,7 @@ from shared.contracts.cluster import NodeRun, NodeState
 from shared.contracts.files import FileContent, Preconditions
 from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.contracts.names import DIGEST_BYTES, check_digest
+from shared.contracts.s3 import shown_etag
 from shared.contracts.time import Stamp
 from shared.contracts.uploads import PutPart
 from shared.errors import (
@@ -252,4 +253,4 @@ def check_stored_integer(name: str, value: int) -> None:
 
 
 def _matches(etags: list[str], file: FileRow | None) -> bool:
-    return file is not None and ("*" in etags or file.etag in etags)
+    return file is not None and ("*" in etags or file.etag in etags or shown_etag(file.etag, file.s3_etag) in etags)

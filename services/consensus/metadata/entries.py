@@ -9,7 +9,8 @@ so that a default that changes later cannot change what an old entry means. The 
 `fingerprint` and `unmodified_since_s`, before anything was released; `limit` of a new bucket, `fences` of a publish and
 `attempt_id`, with version 2; the two retentions that `PassTime` got, `seen` of a node's state, `proof` and `is_forced` of a
 removal, with version 3; `tags` of a publish, `version` of a deletion, what `PassTime` says of the audit trail and `requester`
-of every proposal, with version 4. They are left out when there are none. What content got with version 4 is not written: the
+of every proposal, with version 4. They are left out when there are none, and so is `s3` of every command that may have it: most
+have none. What content got with version 4 is not written: the
 content that an entry brings is always a chunk list.
 """
 
@@ -73,7 +74,11 @@ ATTEMPT_VERSION: Final = 2
 
 _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "create_bucket": {"limit": BUCKET_LIMIT_VERSION},
-    "publish_file": {"fences": RUNS_VERSION, "tags": OBJECTS_VERSION},
+    "publish_file": {"fences": RUNS_VERSION, "tags": OBJECTS_VERSION, "s3": OBJECTS_VERSION},
+    "copy_file": {"s3": OBJECTS_VERSION},
+    "begin_upload": {"s3": OBJECTS_VERSION},
+    "put_part": {"s3": OBJECTS_VERSION},
+    "complete_upload": {"s3": OBJECTS_VERSION},
     "delete_file": {"version": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},
     "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},

@@ -57,6 +57,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         durability=command.durability,
         stamp=context.stamp,
         owner=context.owner_id,
+        s3=command.s3,
         **standing(context, before),
     )
     store_current(context, before, version, command.tags)

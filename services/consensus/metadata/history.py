@@ -12,8 +12,9 @@ from services.consensus.metadata.tables import Tables
 SCAN_ROWS_MAX: Final = 20_000
 """Past rows that one page of a pinned list walks over at most; those that it must not show cost time all the same."""
 
-_PAST_COLUMNS: Final = "incarnation, key, version, deleted_index, size_bytes, etag, content_type, modified_ns, checksum"
-_FILES_COLUMNS: Final = "incarnation, key, version, NULL, size_bytes, etag, content_type, modified_ns, checksum"
+_LISTED: Final = "size_bytes, etag, content_type, modified_ns, stored_ns, s3_etag, storage_class, checksum"
+_PAST_COLUMNS: Final = f"incarnation, key, version, deleted_index, {_LISTED}"
+_FILES_COLUMNS: Final = f"incarnation, key, version, NULL, {_LISTED}"
 _RANGE: Final = "WHERE incarnation=? AND key>=? AND key<? AND version<=?"
 # Both halves are in key order already, so SQLite merges them without sorting.
 _AS_OF: Final = (
@@ -35,17 +36,7 @@ class History:
 
     def add(self, incarnation: int, file: FileRow, deleted_index: int) -> None:
         """`file` was superseded or deleted by `deleted_index`; its chunks stay referenced."""
-        self._database.insert(
-            "past",
-            incarnation,
-            file.key,
-            file.version,
-            deleted_index,
-            file.size_bytes,
-            file.etag,
-            file.content_type,
-            file.modified_ns,
-        )
+        self._database.insert("past", incarnation, file.key, file.version, deleted_index, *file[2:])
 
     def oldest(self, up_to_index: int, limit: int) -> list[PastRow]:
         """The first rows that were superseded or deleted, none after `up_to_index`."""

@@ -88,7 +88,7 @@ def _start(query: ListFiles) -> bytes:
 def _collect(page: _Page, rows: Iterator[FileRow], prefix: bytes, delimiter: bytes | None) -> bytes | None:
     """Take rows until the page is full, the rows end (None), or a common prefix ends the scan: where to go on then."""
     files, room = page.files, page.room
-    for key, version, size_bytes, etag, content_type, modified_ns in rows:
+    for key, version, size_bytes, etag, content_type, modified_ns, stored_ns, s3_etag, storage_class in rows:
         if room <= 0:
             page.has_more = True
             return None
@@ -96,7 +96,19 @@ def _collect(page: _Page, rows: Iterator[FileRow], prefix: bytes, delimiter: byt
         if common is not None:
             page.add_prefix(common)
             return end_of_prefix(common)
-        files.append(FileEntry(key.decode(), size_bytes, etag, version, content_type, modified_ns))
+        files.append(
+            FileEntry(
+                key.decode(),
+                size_bytes,
+                etag,
+                version,
+                content_type,
+                modified_ns,
+                modified_ns if stored_ns is None else stored_ns,
+                s3_etag,
+                storage_class,
+            )
+        )
         room -= 1
         page.last_key = files[-1].key
         page.last_prefix = None

@@ -16,8 +16,8 @@ from services.consensus.metadata.rows import FileRow
 from services.consensus.metadata.tables import Tables
 
 _COLUMNS: Final = (
-    "incarnation, key, version, version_id, size_bytes, etag, content_type, modified_ns, is_marker, is_null, "
-    "superseded_index, superseded_ms, owner, checksum"
+    "incarnation, key, version, version_id, size_bytes, etag, content_type, modified_ns, stored_ns, s3_etag, "
+    "storage_class, is_marker, is_null, superseded_index, superseded_ms, owner, checksum"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM older_versions WHERE incarnation=? AND "  # noqa: S608 (our own constants)
 # Named, because the planner would rather walk over all versions of the key.
@@ -36,6 +36,9 @@ class OlderRow(NamedTuple):
     etag: str
     content_type: str
     modified_ns: int
+    stored_ns: int | None
+    s3_etag: str | None
+    storage_class: str | None
     is_marker: int
     is_null: int
     superseded_index: int | None
@@ -50,7 +53,17 @@ class OlderRow(NamedTuple):
     @property
     def file(self) -> FileRow:
         """What preconditions are held against."""
-        return FileRow(self.key, self.version, self.size_bytes, self.etag, self.content_type, self.modified_ns)
+        return FileRow(
+            self.key,
+            self.version,
+            self.size_bytes,
+            self.etag,
+            self.content_type,
+            self.modified_ns,
+            self.stored_ns,
+            self.s3_etag,
+            self.storage_class,
+        )
 
 
 class PatchRow(NamedTuple):

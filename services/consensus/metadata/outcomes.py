@@ -31,6 +31,7 @@ _LATER_OF_VERSION: Final[dict[str, object]] = {
     "tags": {},
     "patch_index": 0,
     "owner": None,
+    "s3": None,
 }
 _LATER_OF_CONTENT: Final[dict[str, object]] = {"composition": None, "composed_chunks": None}
 """Fields that came with entries of version 4, and what they are in a version of before."""

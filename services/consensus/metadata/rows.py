@@ -15,6 +15,7 @@ from services.consensus.metadata.schema import Row
 from shared.audit_chain import NO_LINK
 from shared.contracts.cluster import NodeRun, NodeState, StorageNode
 from shared.contracts.files import FileContent, FileVersion
+from shared.contracts.s3 import S3Attributes
 
 _PLAIN_BODY: Final = 1
 _BODY: Final = 2
@@ -28,6 +29,8 @@ OWNER_BYTES: Final = 32
 OWNED_HEAD_BYTES: Final = 1 + OWNER_BYTES
 
 _NO_LATER_FIELDS: Final = (None, True, None, None, None, None)
+_S3_FIELD: Final = 18
+"""Where `s3` stands in a body that has it."""
 STATE_HASH_BYTES: Final = 16
 _FIRST_STATE_FIELDS: Final = 10
 NO_LATER_STATE: Final = (0, None)
@@ -109,7 +112,7 @@ class BucketRow:
 
 
 class FileRow(NamedTuple):
-    """What a list shows of one version of a file."""
+    """What a list shows of one version of a file. `stored_ns` is None where it is `modified_ns`."""
 
     key: bytes
     version: int
@@ -117,6 +120,26 @@ class FileRow(NamedTuple):
     etag: str
     content_type: str
     modified_ns: int
+    stored_ns: int | None = None
+    s3_etag: str | None = None
+    storage_class: str | None = None
+
+    @classmethod
+    def of(cls, version: FileVersion, *, has_stored_ns: bool) -> FileRow:
+        """Of the current version of a key. Before entries of version 4 rows have no `stored_ns`."""
+        stored_ns = version.stored_ns if has_stored_ns else version.modified_ns
+        s3 = version.s3
+        return cls(
+            version.key.encode(),
+            version.version,
+            version.content.size_bytes,
+            version.etag,
+            version.content_type,
+            version.modified_ns,
+            None if stored_ns == version.modified_ns else stored_ns,
+            None if s3 is None else s3.etag,
+            None if s3 is None else s3.storage_class,
+        )
 
 
 class PastRow(NamedTuple):
@@ -130,6 +153,9 @@ class PastRow(NamedTuple):
     etag: str
     content_type: str
     modified_ns: int
+    stored_ns: int | None
+    s3_etag: str | None
+    storage_class: str | None
 
 
 class TombstoneRow(NamedTuple):
@@ -246,7 +272,7 @@ def encode_version(version: FileVersion) -> bytes:
         content.composition,
         content.composed_chunks,
     )
-    is_plain = later == _NO_LATER_FIELDS and content.digest is not None and version.owner is None
+    is_plain = later == _NO_LATER_FIELDS and content.digest is not None and version.owner is None and version.s3 is None
     digest = None if content.digest is None else bytes.fromhex(content.digest)
     packed: bytes = msgpack.packb(
         (
@@ -263,6 +289,7 @@ def encode_version(version: FileVersion) -> bytes:
             (stamp.earliest_ns, stamp.latest_ns, stamp.hlc, stamp.state.value),
             version.modified_ns,
             *(() if is_plain else later),
+            *(() if version.s3 is None else (s3_fields(version.s3),)),
         )
     )
     if version.owner is not None:
@@ -324,8 +351,19 @@ def decode_version(body: bytes) -> FileVersion:
             "created_ns": created_ns,
             "content_id": None if content_id is None else content_id.hex(),
             "owner": None if (owner := decode_owner(body)) is None else owner.hex(),
+            "s3": None if len(fields) <= _S3_FIELD else s3_of(fields[_S3_FIELD]),
         }
     )
+
+
+def s3_fields(s3: S3Attributes) -> Row:
+    """By position, as bodies have them."""
+    return s3.etag, s3.checksums, s3.checksum_type, s3.headers, s3.storage_class, s3.part_sizes
+
+
+def s3_of(fields: Row) -> dict[str, Any]:
+    """The inverse of `s3_fields`, to be validated."""
+    return dict(zip(S3Attributes.model_fields, fields, strict=True))
 
 
 def _content_of(fields: Any) -> dict[str, Any]:

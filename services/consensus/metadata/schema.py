@@ -40,6 +40,8 @@ With entries of version 4 came:
   forgotten. `bucket_access` has the index of the last change of the documents by which a bucket says who may do what.
 - `audit` has who changed what, under the index of the entry (`audit`): rows that are chained, with the bytes of all rows up to
   each, so that how long the kept part is needs no count. The first row is the anchor, an empty one, once rows were cut.
+- `files` and `past` got what only S3 shows in a list: `stored_ns`, NULL where it is `modified_ns`, `s3_etag` and
+  `storage_class`. A row in which all three are NULL has the checksum that it had without them (`LATER_COLUMNS`).
 - `usage` says how much there is in a bucket, of an identity, and in the parts of an upload: sums of what other tables have, which
   quotas are held against (`usage`). `size_bytes` is decimal digits: copies cost nothing, and pass what an integer holds.
 
@@ -126,6 +128,9 @@ _OBJECTS: Final = (
         etag TEXT NOT NULL,
         content_type TEXT NOT NULL,
         modified_ns INTEGER NOT NULL,
+        stored_ns INTEGER,
+        s3_etag TEXT,
+        storage_class TEXT,
         is_marker INTEGER NOT NULL,
         is_null INTEGER NOT NULL,
         superseded_index INTEGER,
@@ -229,6 +234,7 @@ _OBJECTS: Final = (
         size_bytes INTEGER NOT NULL,
         etag TEXT NOT NULL,
         body BLOB NOT NULL,
+        s3 BLOB,
         checksum INTEGER NOT NULL,
         PRIMARY KEY (upload, number)
     ) WITHOUT ROWID
@@ -284,6 +290,11 @@ _OBJECTS: Final = (
         row BLOB NOT NULL
     )
     """,
+    *(
+        f"ALTER TABLE {table} ADD COLUMN {column}"
+        for table in ("files", "past")
+        for column in ("stored_ns INTEGER", "s3_etag TEXT", "storage_class TEXT")
+    ),
 )
 
 _CONVERSIONS: Final = {2: (_RUNS,), 3: _GARBAGE, 4: _OBJECTS}
@@ -408,10 +419,21 @@ def statements_of(before: int, version: int) -> list[str]:
     ]
 
 
+_S3_COLUMNS: Final = ("stored_ns", "s3_etag", "storage_class")
 CHECKED_TABLES: Final = {
     "buckets": ("incarnation", "name", "created_ns", "deleted_index"),
-    "files": ("incarnation", "key", "version", "size_bytes", "etag", "content_type", "modified_ns"),
-    "past": ("incarnation", "key", "version", "deleted_index", "size_bytes", "etag", "content_type", "modified_ns"),
+    "files": ("incarnation", "key", "version", "size_bytes", "etag", "content_type", "modified_ns", *_S3_COLUMNS),
+    "past": (
+        "incarnation",
+        "key",
+        "version",
+        "deleted_index",
+        "size_bytes",
+        "etag",
+        "content_type",
+        "modified_ns",
+        *_S3_COLUMNS,
+    ),
     "tombstones": ("bucket", "key", "deleted_index", "modified_ns"),
     "versions": ("version", "body"),
     "requests": ("request_id", "log_index", "term", "retain_s", "outcome"),
@@ -435,6 +457,7 @@ CHECKED_TABLES: Final = {
         "etag",
         "content_type",
         "modified_ns",
+        *_S3_COLUMNS,
         "is_marker",
         "is_null",
         "superseded_index",
@@ -462,7 +485,7 @@ CHECKED_TABLES: Final = {
         "owner",
         "body",
     ),
-    "parts": ("upload", "number", "part", "size_bytes", "etag", "body"),
+    "parts": ("upload", "number", "part", "size_bytes", "etag", "body", "s3"),
     "identities": ("identity", "name", "is_root", "state", "created_ns", "body", "changed_index"),
     "access_keys": (
         "key",
@@ -480,6 +503,10 @@ CHECKED_TABLES: Final = {
     "bucket_access": ("incarnation", "changed_index"),
 }
 """The tables whose rows end with a checksum that counts in the state's sum: all but `state`, `chunk_refs`, `audit`, `usage`."""
+
+LATER_COLUMNS: Final = {table: len(CHECKED_TABLES[table]) - len(_S3_COLUMNS) for table in ("files", "past")}
+"""How many columns a table had before others came behind them, which count in the checksum only where one of them is not NULL:
+members that do not know them must come to the same sum."""
 
 USAGE: Final = "usage"
 USAGE_COLUMNS: Final = ("kind", "holder", "size_bytes", "files")

@@ -56,8 +56,8 @@ _WRITE_STATE: Final = "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?,
 _STATE_CHECKSUM: Final = 11
 """Where its checksum stands; the columns behind it came later."""
 _FILES: Final = (
-    "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, checksum FROM files "
-    "WHERE incarnation=?"
+    "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, stored_ns, s3_etag, storage_class, "
+    "checksum FROM files WHERE incarnation=?"
 )
 # Here and below one seek for each digest, however many versions refer to it.
 _REFERENCED: Final = (
@@ -224,20 +224,11 @@ class Tables:
         )
         return None if row is None else decode_content(checked("versions", row)[1])
 
-    def insert_version(self, incarnation: int, version: FileVersion) -> None:
+    def insert_version(self, incarnation: int, version: FileVersion, *, has_stored_ns: bool) -> None:
         """Make `version` the present one of its key. One that it supersedes has been moved away before."""
         content = version.content
         self._insert("versions", version.version, encode_version(version))
-        self._insert(
-            "files",
-            incarnation,
-            version.key.encode(),
-            version.version,
-            content.size_bytes,
-            version.etag,
-            version.content_type,
-            version.modified_ns,
-        )
+        self._insert("files", incarnation, *FileRow.of(version, has_stored_ns=has_stored_ns))
         self.usage.add_version(incarnation, owner_of(version), content.size_bytes)
         if content.composition is None:
             self.insert_refs(version.version, distinct_chunks(content))
@@ -270,16 +261,7 @@ class Tables:
 
     def remove_file(self, incarnation: int, file: FileRow, owner: bytes | None) -> None:
         """The present row of a key, whose version belongs to `owner`; `history` keeps it."""
-        self._remove(
-            "files",
-            incarnation,
-            file.key,
-            file.version,
-            file.size_bytes,
-            file.etag,
-            file.content_type,
-            file.modified_ns,
-        )
+        self._remove("files", incarnation, *file)
         self.usage.remove_version(incarnation, owner, file.size_bytes)
 
     def chunks(self) -> Iterator[tuple[bytes, int]]:

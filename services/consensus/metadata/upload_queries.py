@@ -35,6 +35,7 @@ _LIST_BYTES_MAX: Final = 2 * MIB
 """Chunk lists that one answer reads, of which it may show a part only."""
 
 _PART_BYTES: Final = 160
+_S3_BYTES: Final = 240
 _UPLOAD_BYTES: Final = 400
 
 
@@ -57,7 +58,7 @@ def size_bytes_of(answer: PiecePage | UploadAnswer | UploadPage) -> int:
         case PiecePage():
             return sum(len(extent.chunk_digests) + _PART_BYTES for extent in answer.pieces)
         case UploadAnswer():
-            return len(answer.parts) * _PART_BYTES
+            return sum(_PART_BYTES + (0 if part.s3 is None else _S3_BYTES) for part in answer.parts)
         case UploadPage():
             return sum(map(_upload_bytes, answer.uploads)) + sum(map(len, answer.prefixes))
 
@@ -211,6 +212,7 @@ def _upload(state: State, row: UploadRow) -> Upload:
         expires_in_s=None if row.expires_ms is None else max(row.expires_ms - state.lived_ms, 0) // 1000,
         is_internal=bool(row.is_internal),
         owner=None if row.owner is None else row.owner.hex(),
+        s3=body.s3_attributes,
     )
 
 
@@ -221,4 +223,5 @@ def _part(row: PartRow) -> UploadPart:
         size_bytes=row.size_bytes,
         etag=row.etag,
         modified_ns=PartBody.decode(row.body).modified_ns,
+        s3=row.s3_attributes,
     )

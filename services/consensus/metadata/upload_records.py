@@ -11,8 +11,11 @@ import msgpack
 
 from services.consensus.metadata.database import checked, checked_all
 from services.consensus.metadata.pieces import IDENTITY_BYTES, PLACE_BYTES
+from services.consensus.metadata.rows import s3_fields, s3_of
+from services.consensus.metadata.schema import Row
 from services.consensus.metadata.tables import Tables
 from shared.contracts.files import Durability
+from shared.contracts.s3 import S3Attributes, S3UploadAttributes
 
 OPEN: Final = "open"
 COMPLETED: Final = "completed"
@@ -24,7 +27,7 @@ _SELECT: Final = (
     "SELECT upload, incarnation, key, nonce, state, is_internal, closed_index, swept, expires_ms, result_version, owner, "
     "body, checksum FROM uploads WHERE "
 )
-_PARTS: Final = "SELECT upload, number, part, size_bytes, etag, body, checksum FROM parts WHERE upload=? AND "
+_PARTS: Final = "SELECT upload, number, part, size_bytes, etag, body, s3, checksum FROM parts WHERE upload=? AND "
 _NAMED_PARTS: Final = _PARTS + "number IN (SELECT value FROM json_each(?)) ORDER BY number"  # noqa: S608 (our own constants)
 
 
@@ -59,6 +62,7 @@ class UploadBody(NamedTuple):
 
     Attributes:
         completed: what was asked for, the answer's `created`, and the body of its version; None before.
+        s3: of `S3UploadAttributes`, by position.
     """
 
     bucket: str
@@ -67,6 +71,14 @@ class UploadBody(NamedTuple):
     tags: dict[str, str]
     created_ns: int
     completed: tuple[bytes, bool, bytes] | None = None
+    s3: Row | None = None
+
+    @property
+    def s3_attributes(self) -> S3UploadAttributes | None:
+        """What only S3 shows of it."""
+        if self.s3 is None:
+            return None
+        return S3UploadAttributes.model_validate(dict(zip(S3UploadAttributes.model_fields, self.s3, strict=True)))
 
     def encode(self) -> bytes:
         """The column: its form, then the fields by position."""
@@ -81,7 +93,7 @@ class UploadBody(NamedTuple):
 
 
 class PartRow(NamedTuple):
-    """A part. `part` is the log index of the entry that put it; `body` what `PartBody.encode` made."""
+    """A part. `part` is the log index of the entry that put it; `body` what `PartBody.encode` made, `s3` what `encode_s3` did."""
 
     upload: int
     number: int
@@ -89,6 +101,18 @@ class PartRow(NamedTuple):
     size_bytes: int
     etag: str
     body: bytes
+    s3: bytes | None
+
+    @property
+    def s3_attributes(self) -> S3Attributes | None:
+        """What only S3 shows of it."""
+        return None if self.s3 is None else S3Attributes.model_validate(s3_of(msgpack.unpackb(self.s3)))
+
+
+def encode_s3(s3: S3Attributes | None) -> bytes | None:
+    """The column."""
+    packed: bytes | None = None if s3 is None else msgpack.packb(s3_fields(s3))
+    return packed
 
 
 class PartBody(NamedTuple):

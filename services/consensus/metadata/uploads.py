@@ -36,12 +36,14 @@ from services.consensus.metadata.upload_records import (
     UploadRecords,
     UploadRow,
     decode_stored,
+    encode_s3,
     encode_stored,
 )
 from services.consensus.metadata.versions import bucket_of_file, make_current, present, require_version
 from shared.contracts.etags import etag_of, list_digest
 from shared.contracts.files import Durability, FileContent, FileVersion, Published
 from shared.contracts.names import DIGEST_BYTES, check_key, check_tags
+from shared.contracts.s3 import S3Attributes, shown_part_etag
 from shared.contracts.uploads import (
     FILE_BYTES_MAX,
     MANIFEST_CHUNKS_MAX,
@@ -84,7 +86,12 @@ def begin_upload(context: ApplyContext, command: BeginUpload) -> BegunUpload:
     if command.incarnation is not None:
         _check_incarnation(bucket, command.incarnation)
     body = UploadBody(
-        command.bucket, command.content_type, command.user_metadata, command.tags, context.stamp.approximate_ns
+        command.bucket,
+        command.content_type,
+        command.user_metadata,
+        command.tags,
+        context.stamp.approximate_ns,
+        s3=None if command.s3 is None else tuple(dict(command.s3).values()),
     )
     row = UploadRow(
         upload=context.index,
@@ -118,7 +125,7 @@ def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
     chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
     piece = _own_piece(context, upload, chunks, 0, content.size_bytes)
     stored = encode_stored(command.epoch, command.durability)
-    return _store_part(context, command, upload, content.digest, pieces=[piece], stored=stored)
+    return _store_part(context, command, upload, content.digest, pieces=[piece], stored=stored, s3=command.s3)
 
 
 def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
@@ -144,7 +151,8 @@ def copy_part(context: ApplyContext, command: CopyPart) -> StoredPart:
             )
         pieces = [_own_piece(context, upload, chunks, skip_bytes, stop - start)] if start < stop else []
     etag, stored = PieceList.of(pieces).content_id, encode_stored(source.epoch, source.durability)
-    return _store_part(context, command, upload, etag, pieces=pieces, stored=stored)
+    s3 = _s3_of_whole(source) if stop - start == content.size_bytes else None
+    return _store_part(context, command, upload, etag, pieces=pieces, stored=stored, s3=s3)
 
 
 def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published:
@@ -239,6 +247,7 @@ def _store_part(
     *,
     pieces: list[Piece],
     stored: bytes,
+    s3: S3Attributes | None,
 ) -> StoredPart:
     """In place of an earlier part of that number: the last one that is applied counts."""
     records = UploadRecords(context.tables)
@@ -257,9 +266,9 @@ def _store_part(
         # A lying clock may stamp what no column holds: it must not end the members that apply the entry.
         min(max(context.stamp.approximate_ns, 0), STORED_INTEGER_MAX),
     )
-    part = PartRow(upload.upload, command.number, context.index, size_bytes, etag, body.encode())
+    part = PartRow(upload.upload, command.number, context.index, size_bytes, etag, body.encode(), encode_s3(s3))
     records.put_part(upload, before, part)
-    return StoredPart(part=context.index, etag=etag, size_bytes=size_bytes)
+    return StoredPart(part=context.index, etag=etag, size_bytes=size_bytes, s3=s3)
 
 
 def _check_part_size(size_bytes: int) -> None:
@@ -274,6 +283,14 @@ def _source_of(context: ApplyContext, command: CopyPart) -> FileVersion:
     found = require_version(context, source, command.source_key, command.source_version)
     check_preconditions(command.source_preconditions, found.file, None)
     return context.tables.version(found.file.version)
+
+
+def _s3_of_whole(source: FileVersion) -> S3Attributes | None:
+    """Of a part that is all of a file; None where that was put in parts itself: its etag is no MD5 then."""
+    s3 = source.s3
+    if s3 is None or s3.etag is None or "-" in s3.etag:
+        return None
+    return S3Attributes(etag=s3.etag, checksums=s3.checksums)
 
 
 def _range_of(command: CopyPart, size_bytes: int) -> tuple[int, int]:
@@ -306,8 +323,9 @@ def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[PartRow]) -> 
     places: list[bytes] = []
     stored: set[bytes] = set()
     chunk_count = pieces_bytes = 0
-    for _, number, _, size_bytes, etag, body in rows:
-        if etags[number] != etag:
+    for row in rows:
+        _, number, _, size_bytes, etag, body, _ = row
+        if etags[number] != etag and etags[number] != shown_part_etag(etag, row.s3_attributes):
             raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
         part = PartBody.decode(body)
         sizes.append((number, size_bytes))
@@ -387,7 +405,13 @@ def _version_of(context: ApplyContext, command: CompleteUpload, upload: UploadRo
         modified_ns=0,
         content_id=identity,
         owner=None if upload.owner is None else upload.owner.hex(),
+        s3=command.s3 or _s3_of_upload(body),
     )
+
+
+def _s3_of_upload(body: UploadBody) -> S3Attributes | None:
+    s3 = body.s3_attributes
+    return None if s3 is None else S3Attributes(headers=s3.headers, storage_class=s3.storage_class)
 
 
 def _identity_of(command: CompleteUpload) -> bytes:

@@ -54,7 +54,9 @@ def _sum_of_rows(database: Database) -> int:
     for table, columns in CHECKED_TABLES.items():
         if table not in present:
             continue  # a later version added it; rows that are missing are missed in the sum
-        for row in database.execute(f"SELECT {', '.join(columns)}, checksum FROM {table}"):  # noqa: S608 (our own)
+        known = _columns_of(database, table)
+        names = ", ".join(column for column in (*columns, "checksum") if column in known)
+        for row in database.execute(f"SELECT {names} FROM {table}"):  # noqa: S608 (our own constants)
             checked(table, row)
             total += row[-1]
     for digest, version, size_bytes in database.execute("SELECT digest, version, size_bytes FROM chunk_refs"):
@@ -64,6 +66,11 @@ def _sum_of_rows(database: Database) -> int:
 
 def _tables_of(database: Database) -> set[str]:
     return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+
+
+def _columns_of(database: Database, table: str) -> set[str]:
+    """Tables of an earlier version lack those that came later."""
+    return {name for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
 class Scrub:

@@ -150,6 +150,9 @@ class _Walk:
             etag=file.etag,
             content_type=file.content_type,
             modified_ns=file.modified_ns,
+            stored_ns=file.modified_ns if file.stored_ns is None else file.stored_ns,
+            s3_etag=file.s3_etag,
+            storage_class=file.storage_class,
         )
 
     def _next_file(self, lower: bytes, upper: bytes) -> FileRow | None:
@@ -183,4 +186,7 @@ def _entry(row: OlderRow) -> VersionEntry:
         etag=row.etag,
         content_type=row.content_type,
         modified_ns=row.modified_ns,
+        stored_ns=row.modified_ns if row.stored_ns is None else row.stored_ns,
+        s3_etag=row.s3_etag,
+        storage_class=row.storage_class,
     )

@@ -101,7 +101,7 @@ def store_current(context: ApplyContext, before: PresentKey, version: FileVersio
     supersede(context, before)
     if before.tombstone is not None:
         context.history.remove_tombstone(before.tombstone)
-    context.tables.insert_version(before.bucket.incarnation, version)
+    context.tables.insert_version(before.bucket.incarnation, version, has_stored_ns=context.knows_objects)
     if tags:
         context.older.set_patch(PatchRow(context.index, context.index, encode_tags(tags)))
 
@@ -150,6 +150,9 @@ def _older_row(context: ApplyContext, before: PresentKey, file: FileRow) -> Olde
         file.etag,
         file.content_type,
         file.modified_ns,
+        file.stored_ns,
+        file.s3_etag,
+        file.storage_class,
         is_marker=0,
         is_null=int(before.identity.is_null),
         superseded_index=context.index,
@@ -196,6 +199,9 @@ def insert_marker(context: ApplyContext, before: PresentKey, modified_ns: int) -
             etag="",
             content_type="",
             modified_ns=modified_ns,
+            stored_ns=None if modified_ns == context.stamp.approximate_ns else context.stamp.approximate_ns,
+            s3_etag=None,
+            storage_class=None,
             is_marker=1,
             is_null=int(before.settings.versioning == "suspended"),
             superseded_index=None,
@@ -258,7 +264,7 @@ def _promote(context: ApplyContext, row: OlderRow, vacated: FileRow) -> None:
         }
     )
     remove_for_good(context, row)
-    context.tables.insert_version(row.incarnation, promoted)
+    context.tables.insert_version(row.incarnation, promoted, has_stored_ns=True)
     if (patch := context.older.patch(row.version)) is not None:
         context.older.set_patch(patch._replace(version=context.index))
 

@@ -7,9 +7,9 @@ insert_version = Tables.insert_version
 planted = iter([{"content_type": "text/other"}])
 
 
-def insert_other(self, incarnation, version):
+def insert_other(self, incarnation, version, **options):
     version = version.model_copy(update=next(planted, {}))
-    insert_version(self, incarnation, version)
+    insert_version(self, incarnation, version, **options)
 
 
 Tables.insert_version = insert_other

@@ -8,6 +8,7 @@ import pytest
 
 from services.consensus.metadata import verification
 from services.consensus.metadata.database import RowDamagedError, row_checksum
+from services.consensus.metadata.entries import OBJECTS_VERSION
 from services.consensus.metadata.schema import CHECKED_TABLES, USAGE, USAGE_COLUMNS
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import READER_CACHE_BYTES, Tables
@@ -29,11 +30,12 @@ from shared.contracts.metadata import (
     RecordRun,
 )
 from shared.contracts.references import CondemnChunks
+from shared.contracts.s3 import S3Attributes
 from tests.unit.consensus.metadata.builders import Log, content, publish, run, stamp
 
 TABLES_WITH_CHECKSUMS = CHECKED_TABLES | {USAGE: USAGE_COLUMNS}
 OBJECT_ROWS = {
-    "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 0, 1, 9, 1000, b"o" * 32),
+    "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 2, "md5", "COLD", 0, 1, 9, 1000, b"o" * 32),
     "bucket_settings": (1, 5, b"b"),
     "bucket_documents": (1, "policy", 5, b"b"),
     "patches": (5, 6, b"b"),
@@ -42,7 +44,7 @@ OBJECT_ROWS = {
     "compositions": (5, b"b"),
     "composition_refs": (5, 6),
     "uploads": (5, 1, b"a", "n", "open", 0, 6, 0, 1000, 7, b"o" * 32, b"b"),
-    "parts": (5, 1, 6, 1, "etag", b"b"),
+    "parts": (5, 1, 6, 1, "etag", b"b", b"s"),
     "identities": ("1" * 64, "name", 0, "active", 1, b"b", 5),
     "access_keys": ("TV1", "1" * 64, 0, "active", 1, 2, 3, "5ea1", b"s", b"m", 6),
     "bucket_access": (1, 5),
@@ -149,16 +151,35 @@ def test_a_changed_column_is_found(filled, table, column):
     """Every column of every table, by the full check and by the scrub."""
     key = ", ".join(TABLES_WITH_CHECKSUMS[table][:3])
     row = f"({key}) = (SELECT {key} FROM {table} LIMIT 1)"
-    blobs = ("key", "body", "outcome", "digest", "chunk_digests", "sealed", "bearer_mac")
+    blobs = ("key", "body", "outcome", "digest", "chunk_digests", "sealed", "bearer_mac", "s3")
     kinds = dict.fromkeys(blobs, "x'00'") | {"deleted_index": "424242"}
     texts = {"name", "etag", "content_type", "bucket", "request_id", "node_id", "url", "zone", "state", "member_id"}
-    texts |= {"backup_id", "kind", "nonce", "identity", "sealing_key"} | ({"owner"} if table == "backups" else set())
-    value = kinds.get(column) or ("'other'" if column in texts else f"{column}+1000000")
+    texts |= {"backup_id", "kind", "nonce", "identity", "sealing_key", "s3_etag", "storage_class"}
+    texts |= {"owner"} if table == "backups" else set()
+    value = kinds.get(column) or ("'other'" if column in texts else f"coalesce({column}, 0)+1000000")
     change(filled, f"UPDATE {table} SET {column} = {value} WHERE {row}")
     with pytest.raises(RowDamagedError):
         verify(filled)
     with pytest.raises(RowDamagedError):
         scrub(filled)
+
+
+@pytest.mark.parametrize("table", ["files", "past"])
+@pytest.mark.parametrize("kept", [None, "stored_ns", "s3_etag", "storage_class"])
+def test_what_s3_shows_is_missed(tmp_path, table, kept):
+    """A row that lost all of it, or all but one column, is not one that never had it."""
+    log = Log(tmp_path / "m", entry_version=OBJECTS_VERSION)
+    s3 = S3Attributes(etag="1" * 32, storage_class="COLD")
+    for _ in range(3):
+        log.apply(publish("a", s3=s3))
+    log.store.close()
+    verify(tmp_path / "m")
+    lost = ", ".join(f"{name} = NULL" for name in ("stored_ns", "s3_etag", "storage_class") if name != kept)
+    change(tmp_path / "m", f"UPDATE {table} SET {lost} WHERE version = (SELECT max(version) FROM {table})")
+    with pytest.raises(RowDamagedError):
+        verify(tmp_path / "m")
+    with pytest.raises(RowDamagedError):
+        scrub(tmp_path / "m")
 
 
 @pytest.mark.parametrize("table", [*TABLES_WITH_CHECKSUMS, "chunk_refs"])
