@@ -20,13 +20,12 @@ from services.gateway.cursors import (
 from services.gateway.ports import Metadata
 from shared.contracts.access import Identity, ListIdentities
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
-from shared.contracts.names import MAX_KEY_BYTES, check_key
+from shared.contracts.names import MAX_KEY_BYTES, check_object_key
 from shared.contracts.objects import ListVersions, VersionPage
 from shared.contracts.uploads import ListUploads, UploadPage
 from shared.errors import BucketNotFoundError, InvalidRequestError
 
 _LIMIT: Final = re.compile(r"[0-9]{1,4}")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAX_DELIMITER_BYTES: Final = 64
 
 
@@ -179,7 +178,7 @@ class Listings:
 
     def _versions_query(self, bucket: str, values: dict[str, str]) -> ListVersions:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
-        key = None if "key" not in values else check_key(values["key"])
+        key = None if "key" not in values else check_object_key(values["key"])
         if key is not None and (prefix is not None or delimiter is not None):
             raise InvalidRequestError("A list of one key has no prefix and no delimiter.", parameter="key")
         if "cursor" not in values:
@@ -243,8 +242,6 @@ def _other_list() -> InvalidRequestError:
 
 def _text(values: dict[str, str], name: str, limit_bytes: int) -> str | None:
     value = values.get(name)
-    if value is not None and (len(value.encode()) > limit_bytes or _CONTROL.search(value)):
-        raise InvalidRequestError(
-            f"{name} has at most {limit_bytes} bytes of UTF-8 without control characters.", parameter=name
-        )
+    if value is not None and (len(value.encode()) > limit_bytes or "\0" in value):
+        raise InvalidRequestError(f"{name} has at most {limit_bytes} bytes of UTF-8 without NUL.", parameter=name)
     return value

@@ -110,9 +110,14 @@ class Preconditions(WireModel):
 
     A version is known by its own etag and by that which S3 shows of it (`shared.contracts.s3.shown_etag`).
 
-    `unmodified_since_s`: the file's Last-Modified, in whole Unix seconds, is not later. Without a file it holds.
+    Attributes:
+        unmodified_since_s: the file's Last-Modified, in whole Unix seconds, is not later. Without a file it holds.
+        size_bytes: the file has exactly that size.
+        stored_s: Last-Modified as S3 has it (`FileVersion.stored_ns`) is exactly that, in whole Unix seconds.
     """
 
     if_match: list[str] | None = None
     if_none_match: list[str] | None = None
     unmodified_since_s: int | None = None
+    size_bytes: int | None = None
+    stored_s: int | None = None

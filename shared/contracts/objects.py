@@ -27,7 +27,10 @@ DELETE_FILES_MAX: Final = 250
 DOCUMENT_BYTES_MAX: Final = 65_536
 VERSIONS_LIMIT_MAX: Final = 1000
 
-VersionNumber = Annotated[int, Field(ge=1, lt=2**63)]
+NULL_VERSION: Final = 0
+"""Where a version is asked for: the null version or null marker of the key, whatever its number is."""
+
+VersionNumber = Annotated[int, Field(ge=0, lt=2**63)]
 DocumentKind = Annotated[str, Field(pattern=r"^[a-z-]{1,64}$")]
 
 
@@ -154,10 +157,11 @@ class DeletedFile(WireModel):
 
 
 class FileToDelete(WireModel):
-    """A file, or one version of it."""
+    """A file, or one version of it. `preconditions` are of what is deleted; an absent file is a success all the same."""
 
     key: str
     version: VersionNumber | None = None
+    preconditions: Preconditions | None = None
 
 
 class DeleteOutcome(DeletedFile):

@@ -14,6 +14,7 @@ from pydantic import Field
 from shared.contracts.base import WireModel
 from shared.contracts.calls import Command, Query
 from shared.contracts.files import Durability, FileContent, Preconditions, Published
+from shared.contracts.objects import VersionNumber
 from shared.contracts.s3 import S3Attributes, S3UploadAttributes
 from shared.contracts.time import Stamp
 from shared.units import GIB, MIB, TIB
@@ -138,7 +139,7 @@ class CopyPart(Command[StoredPart]):
     number: PartNumber
     source_bucket: str
     source_key: str
-    source_version: int | None = Field(default=None, ge=1, lt=2**63)
+    source_version: VersionNumber | None = None
     source_preconditions: Preconditions = Preconditions()
     range_start: int = Field(default=0, ge=0, lt=2**63)
     range_end: int | None = Field(default=None, ge=0, lt=2**63)

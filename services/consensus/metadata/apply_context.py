@@ -14,7 +14,7 @@ from services.consensus.metadata.older_versions import OlderVersions
 from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State
 from services.consensus.metadata.tables import Tables
 from shared.contracts.access import ANONYMOUS, SYSTEM, IdentityLimits, Requester
-from shared.contracts.names import check_bucket_name
+from shared.contracts.names import check_bucket_name, check_key, check_object_key
 from shared.contracts.objects import BucketSettings
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketNotFoundError
@@ -76,6 +76,14 @@ class ApplyContext:
     def knows_objects(self) -> bool:
         """Whether what came with entries of version 4 may be there: versions that are kept, tags, uploads by parts."""
         return self.state.entry_version >= OBJECTS_VERSION
+
+    def checked_key(self, key: str) -> bytes:
+        """`key` as the tables have it. Before entries of version 4 there are only keys that a path may name.
+
+        Raises:
+            InvalidNameError: it is none.
+        """
+        return (check_object_key if self.knows_objects else check_key)(key).encode()
 
     def raise_access_index(self) -> None:
         """This entry changes who may do what."""

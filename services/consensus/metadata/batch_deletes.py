@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.consensus.metadata.apply_context import ApplyContext
-from services.consensus.metadata.decisions import next_modified_ns
+from services.consensus.metadata.decisions import check_preconditions, next_modified_ns
 from services.consensus.metadata.rows import BucketRow, FileRow
 from services.consensus.metadata.versions import (
     PresentKey,
@@ -22,9 +22,9 @@ from services.consensus.metadata.versions import (
     remove_for_good,
     remove_version,
 )
-from shared.contracts.names import check_key
+from shared.contracts.files import Preconditions
 from shared.contracts.objects import DeletedFile, DeletedFiles, DeleteFiles, DeleteOutcome, FileToDelete
-from shared.errors import BucketRecreatedError, PromotionDeferredError, TrivetError
+from shared.errors import BucketRecreatedError, PreconditionFailedError, PromotionDeferredError, TrivetError
 
 _DEFERRED: Final = PromotionDeferredError(
     "Another file of this batch got an older version back, which one entry does once; send this file again."
@@ -42,7 +42,7 @@ def delete_files(context: ApplyContext, command: DeleteFiles) -> DeletedFiles:
     by_key: dict[bytes, dict[int, FileToDelete]] = {}
     for position, file in enumerate(command.files):
         try:
-            by_key.setdefault(check_key(file.key).encode(), {})[position] = file
+            by_key.setdefault(context.checked_key(file.key), {})[position] = file
         except TrivetError as error:
             outcomes[position] = DeleteOutcome(version=0, problem=error.to_problem())
     has_promoted = False
@@ -80,13 +80,17 @@ def _delete_key(
     context: ApplyContext, bucket: BucketRow, before: PresentKey, files: dict[int, FileToDelete]
 ) -> dict[int, DeleteOutcome]:
     place = _Place(before)
-    outcomes = {position: _outcome(_delete(context, place, file.version)) for position, file in files.items()}
+    outcomes = {position: _outcome(context, place, file) for position, file in files.items()}
     if place.vacated is not None:
         fill_vacancy(context, bucket, before.key, place.vacated)
     return outcomes
 
 
-def _outcome(deleted: DeletedFile) -> DeleteOutcome:
+def _outcome(context: ApplyContext, place: _Place, file: FileToDelete) -> DeleteOutcome:
+    try:
+        deleted = _delete(context, place, file.version, file.preconditions)
+    except PreconditionFailedError as error:
+        return DeleteOutcome(version=place.before.last_changed, problem=error.to_problem())
     # Of fields that are checked already: a dump and a validation cost as much as two of the rows.
     return DeleteOutcome.model_construct(
         version=deleted.version, is_marker=deleted.is_marker, removed_version=deleted.removed_version, problem=None
@@ -108,8 +112,13 @@ class _Place:
     marker: DeletedFile | None = None
 
 
-def _delete(context: ApplyContext, place: _Place, number: int | None) -> DeletedFile:
+def _delete(
+    context: ApplyContext, place: _Place, number: int | None, preconditions: Preconditions | None
+) -> DeletedFile:
+    """Raises PreconditionFailedError."""
     if number is None:
+        if preconditions is not None and (present_file := _present_file(context, place)) is not None:
+            check_preconditions(preconditions, present_file, None)
         return _delete_current(context, place)
     before = place.before
     # The number of this entry is known to nobody yet: it is not asked for.
@@ -120,10 +129,22 @@ def _delete(context: ApplyContext, place: _Place, number: int | None) -> Deleted
     )
     if found is None:
         return DeletedFile(version=before.last_changed)
+    if preconditions is not None:
+        check_preconditions(preconditions, None if found.is_marker else found.file, None)
     has_changed = place.marker is not None or place.vacated is not None
     removal = remove_version(context, before, found)
     place.vacated = removal.vacated or place.vacated
     return removal.deleted.model_copy(update={"version": context.index}) if has_changed else removal.deleted
+
+
+def _present_file(context: ApplyContext, place: _Place) -> FileRow | None:
+    """What is current by now, or will be when the vacancy is filled; None where the key is absent."""
+    if place.marker is not None:
+        return None
+    if place.vacated is None:
+        return place.before.file
+    latest = context.older.latest(place.before.bucket.incarnation, place.before.key)
+    return None if latest is None or latest.is_marker else latest.file
 
 
 def _delete_current(context: ApplyContext, place: _Place) -> DeletedFile:

@@ -15,7 +15,7 @@ from services.consensus.metadata.versions import (
 )
 from shared.contracts.etags import content_id_of, etag_of
 from shared.contracts.files import FileVersion
-from shared.contracts.names import check_key, check_tags
+from shared.contracts.names import check_tags
 from shared.contracts.objects import CopiedFile, CopyFile
 from shared.contracts.s3 import S3Attributes
 from shared.errors import CopyOntoItselfError, InvalidRequestError
@@ -26,7 +26,7 @@ def copy_file(context: ApplyContext, command: CopyFile) -> CopiedFile:
 
     Chunks of a list of its own get references from the copy, too; composed content is shared as a whole.
     """
-    key, source_key = check_key(command.key).encode(), check_key(command.source_key).encode()
+    key, source_key = context.checked_key(command.key), context.checked_key(command.source_key)
     check_tags(command.tags or {})
     source = present(context, bucket_of_file(context, command.source_bucket, source_key), source_key)
     before = present(context, bucket_of_file(context, command.bucket, key), key)

@@ -62,7 +62,7 @@ def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int
 
 
 def check_preconditions(preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None) -> None:
-    """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1) against what exists.
+    """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1), and those of S3, against what exists.
 
     Raises:
         PreconditionFailedError: with the facts `version`, the index that last changed the key, and the present `etag`.
@@ -75,6 +75,10 @@ def check_preconditions(preconditions: Preconditions, file: FileRow | None, tomb
         failed = "If-Unmodified-Since"
     elif if_none_match is not None and _matches(if_none_match, file):
         failed = "If-None-Match"
+    elif preconditions.size_bytes is not None and (file is None or file.size_bytes != preconditions.size_bytes):
+        failed = "x-amz-if-match-size"
+    elif preconditions.stored_s is not None and (file is None or _stored_s(file) != preconditions.stored_s):
+        failed = "x-amz-if-match-last-modified-time"
     else:
         return
     deleted_index = 0 if tombstone is None else tombstone.deleted_index
@@ -250,6 +254,10 @@ def check_stored_integer(name: str, value: int) -> None:
     """
     if not 0 <= value <= STORED_INTEGER_MAX:
         raise InvalidRequestError(f"{name} is out of range.", name=name)
+
+
+def _stored_s(file: FileRow) -> int:
+    return (file.modified_ns if file.stored_ns is None else file.stored_ns) // NANOSECONDS_PER_SECOND
 
 
 def _matches(etags: list[str], file: FileRow | None) -> bool:

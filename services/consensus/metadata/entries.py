@@ -23,7 +23,8 @@ import msgpack
 from pydantic import ValidationError
 
 from shared.contracts.cluster import NodeState
-from shared.contracts.metadata import Proposal, PublishFile, RemoveNode, SetNodeState
+from shared.contracts.files import Preconditions
+from shared.contracts.metadata import DeleteFile, Proposal, PublishFile, RemoveNode, SetNodeState
 from shared.errors import InvalidRequestError
 
 KNOWN_ENTRY_VERSION: Final = 4
@@ -91,6 +92,8 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
 }
 """By kind of command: fields that came later, and the version in which they did. They are left out when they are None."""
 
+_LATER_PRECONDITIONS: Final = ("unmodified_since_s", "size_bytes", "stored_s")
+
 _LATER_STATES: Final = frozenset({NodeState.SUSPECT, NodeState.JOINING})
 
 
@@ -123,9 +126,7 @@ def encode_proposal(proposal: Proposal) -> bytes:
     for name in _LATER_FIELDS.get(proposal.command.kind, ()):
         if fields["command"][name] is None:
             del fields["command"][name]
-    preconditions = fields["command"].get("preconditions")
-    if preconditions is not None and preconditions["unmodified_since_s"] is None:
-        del preconditions["unmodified_since_s"]
+    _leave_out_absent(fields["command"])
     try:
         if (content := fields["command"].get("content")) is not None:
             _pack_content(content)
@@ -133,6 +134,18 @@ def encode_proposal(proposal: Proposal) -> bytes:
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError("The proposal cannot be written down.") from error
     return bytes((entry_version_of(proposal),)) + packed
+
+
+def _leave_out_absent(command: dict[str, Any]) -> None:
+    """Preconditions that came later, and those of files that have none."""
+    for preconditions in (command.get("preconditions"), command.get("source_preconditions")):
+        if preconditions is not None:
+            for name in _LATER_PRECONDITIONS:
+                if preconditions[name] is None:
+                    del preconditions[name]
+    for file in command.get("files", ()):
+        if file["preconditions"] is None:
+            del file["preconditions"]
 
 
 def _pack_content(content: dict[str, Any]) -> None:
@@ -149,6 +162,8 @@ def entry_version_of(proposal: Proposal) -> int:
     for name, version in _LATER_FIELDS.get(command.kind, {}).items():
         if getattr(command, name) is not None:
             versions.append(version)
+    if isinstance(command, PublishFile | DeleteFile) and _is_of_s3(command.preconditions):
+        versions.append(OBJECTS_VERSION)
     if isinstance(command, SetNodeState) and command.state in _LATER_STATES:
         versions.append(GARBAGE_VERSION)
     if proposal.attempt_id is not None:
@@ -156,6 +171,10 @@ def entry_version_of(proposal: Proposal) -> int:
     if proposal.requester is not None:
         versions.append(OBJECTS_VERSION)
     return max(versions)
+
+
+def _is_of_s3(preconditions: Preconditions) -> bool:
+    return preconditions.size_bytes is not None or preconditions.stored_s is not None
 
 
 def fit(proposal: Proposal, entry_version: int) -> Proposal:

@@ -24,14 +24,14 @@ from services.consensus.metadata.versions import (
 )
 from shared.contracts.files import FileVersion, Published
 from shared.contracts.metadata import DeleteFile, PublishFile
-from shared.contracts.names import check_key, check_tags
+from shared.contracts.names import check_tags
 from shared.contracts.objects import DeletedFile, SetTags, TaggedFile
 from shared.errors import BucketRecreatedError, FileNotFoundInBucketError
 
 
 def publish_file(context: ApplyContext, command: PublishFile) -> Published:
     """The new version is visible from this entry on. Raises the rejections of `PublishFile`."""
-    key = check_key(command.key).encode()
+    key = context.checked_key(command.key)
     check_content(command.content)
     check_tags(command.tags or {})
     bucket = bucket_of_file(context, command.bucket, key)
@@ -67,7 +67,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
 
 def delete_file(context: ApplyContext, command: DeleteFile) -> DeletedFile:
     """The file, or one version of it, is gone from this entry on. Raises the rejections of `DeleteFile`."""
-    key = check_key(command.key).encode()
+    key = context.checked_key(command.key)
     before = present(context, bucket_of_file(context, command.bucket, key), key, is_deletion=True)
     if command.version is not None:
         return _delete_version(context, command, before, command.version)
@@ -93,7 +93,7 @@ def _delete_version(context: ApplyContext, command: DeleteFile, before: PresentK
 
 def set_tags(context: ApplyContext, command: SetTags) -> TaggedFile:
     """Replace the tags of a version. Raises the rejections of `SetTags`."""
-    key = check_key(command.key).encode()
+    key = context.checked_key(command.key)
     tags = check_tags(command.tags or {})
     before = present(context, bucket_of_file(context, command.bucket, key), key)
     found = require_version(context, before, command.key, command.version)

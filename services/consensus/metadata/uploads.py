@@ -42,7 +42,7 @@ from services.consensus.metadata.upload_records import (
 from services.consensus.metadata.versions import bucket_of_file, make_current, present, require_version
 from shared.contracts.etags import etag_of, list_digest
 from shared.contracts.files import Durability, FileContent, FileVersion, Published
-from shared.contracts.names import DIGEST_BYTES, check_key, check_tags
+from shared.contracts.names import DIGEST_BYTES, check_tags
 from shared.contracts.s3 import S3Attributes, shown_part_etag
 from shared.contracts.uploads import (
     FILE_BYTES_MAX,
@@ -80,7 +80,7 @@ _CHUNK_SIZE_BYTES: Final = MIB
 
 def begin_upload(context: ApplyContext, command: BeginUpload) -> BegunUpload:
     """An upload under way, without parts. Raises the rejections of `BeginUpload`."""
-    key = check_key(command.key).encode()
+    key = context.checked_key(command.key)
     check_tags(command.tags)
     bucket = context.existing_bucket(command.bucket)
     if command.incarnation is not None:
@@ -278,7 +278,7 @@ def _check_part_size(size_bytes: int) -> None:
 
 def _source_of(context: ApplyContext, command: CopyPart) -> FileVersion:
     """The version that is copied from, which exists. Raises the rejections of `CopyPart` about it."""
-    key = check_key(command.source_key).encode()
+    key = context.checked_key(command.source_key)
     source = present(context, bucket_of_file(context, command.source_bucket, key), key)
     found = require_version(context, source, command.source_key, command.source_version)
     check_preconditions(command.source_preconditions, found.file, None)

@@ -21,7 +21,7 @@ from services.consensus.metadata.older_versions import OlderRow, OlderVersions, 
 from services.consensus.metadata.rows import BucketRow, FileRow, TombstoneRow, VersionIdentity
 from services.consensus.metadata.tables import Tables
 from shared.contracts.files import FileVersion
-from shared.contracts.objects import BucketSettings, DeletedFile
+from shared.contracts.objects import NULL_VERSION, BucketSettings, DeletedFile
 from shared.errors import BucketNotFoundError, FileNotFoundInBucketError, SourceIsMarkerError, VersionNotFoundError
 
 _PLAIN: Final = VersionIdentity(None, True, None)
@@ -307,6 +307,8 @@ def find_version(
     tables: Tables, older: OlderVersions, incarnation: int, key: bytes, number: int | None
 ) -> FoundVersion | None:
     """The current version or marker of `key`, or the one that has `number` or is known by it; None when there is none."""
+    if number == NULL_VERSION:
+        return _find_null(tables, older, incarnation, key)
     file = tables.file(incarnation, key)
     if file is not None and (number is None or number <= file.version):
         identity = tables.identity(file.version)
@@ -314,6 +316,14 @@ def find_version(
         if number in {None, file.version, known_as}:
             return FoundVersion(known_as, file, identity.owner)
     row = older.marker(incarnation, key) if number is None else older.find(incarnation, key, number)
+    return None if row is None else FoundVersion(row.known_as, row.file, row.owner, row)
+
+
+def _find_null(tables: Tables, older: OlderVersions, incarnation: int, key: bytes) -> FoundVersion | None:
+    file = tables.file(incarnation, key)
+    if file is not None and (identity := tables.identity(file.version)).is_null:
+        return FoundVersion(identity.version_id or file.version, file, identity.owner)
+    row = older.null(incarnation, key)
     return None if row is None else FoundVersion(row.known_as, row.file, row.owner, row)
 
 

@@ -21,6 +21,7 @@ from shared.contracts.cluster import ConsensusMember, NodeState, StorageNode
 from shared.contracts.etags import content_id_of
 from shared.contracts.files import Durability
 from shared.contracts.metadata import Bucket, ClusterAnswer
+from shared.contracts.names import is_path_safe
 from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.contracts.time import Stamp, Timestamp, rfc3339, timestamp_fields
 
@@ -45,6 +46,9 @@ RECEIPT_EXAMPLE: Final[dict[str, Any]] = {
     "timestamp": _TIMESTAMP,
     "durability": {"target": 3, "acknowledged": 2, "nodes": ["storage-1", "storage-3"]},
 }
+PATH_UNSAFE: Final = (
+    "The key was put by S3, and no path can name it: it is reached by the calls that carry keys in JSON."
+)
 _JSON: Final = msgspec.json.Encoder()
 
 
@@ -107,6 +111,7 @@ class ListedFile(WireModel):
     """One file of a list."""
 
     key: str
+    path_unsafe: bool = Field(description=PATH_UNSAFE)
     size_bytes: int
     etag: str
     version: int
@@ -121,6 +126,7 @@ class FileList(WireModel):
         files=[
             {
                 "key": "hello.txt",
+                "path_unsafe": False,
                 "size_bytes": 10,
                 "etag": ETAG_EXAMPLE,
                 "version": 17,
@@ -143,6 +149,7 @@ class _Row(msgspec.Struct):
     """A `ListedFile`: a thousand of these are made and encoded in a fifth of the time that the models take."""
 
     key: str
+    path_unsafe: bool
     size_bytes: int
     etag: str
     version: int
@@ -153,7 +160,15 @@ class _Row(msgspec.Struct):
 def file_list_json(page: Page) -> bytes:
     """The `FileList` of one page."""
     rows = [
-        _Row(row.key, row.size_bytes, row.etag, row.version, row.content_type, rfc3339(row.modified_ns))
+        _Row(
+            row.key,
+            not is_path_safe(row.key),
+            row.size_bytes,
+            row.etag,
+            row.version,
+            row.content_type,
+            rfc3339(row.modified_ns),
+        )
         for row in page.rows.files
     ]
     return _JSON.encode(

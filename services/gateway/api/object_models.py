@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from services.gateway.api.models import ETAG_EXAMPLE, RECEIPT_EXAMPLE, Receipt, example, receipt_fields
+from services.gateway.api.models import ETAG_EXAMPLE, PATH_UNSAFE, RECEIPT_EXAMPLE, Receipt, example, receipt_fields
 from services.gateway.listings import VersionListPage
 from services.gateway.objects.batch_deletes import DeletedBatch
 from services.gateway.objects.bucket_settings import SettingsOfBucket
@@ -16,7 +16,7 @@ from services.gateway.semantics.file_headers import checked_metadata, content_ty
 from services.gateway.semantics.raw_names import FileName
 from shared.contracts.base import WireModel
 from shared.contracts.files import Preconditions
-from shared.contracts.names import check_bucket_name, check_key, check_tags
+from shared.contracts.names import check_bucket_name, check_object_key, check_tags, is_path_safe
 from shared.contracts.objects import BucketSettings, DeleteOutcome, FileToDelete, VersionEntry
 from shared.contracts.time import rfc3339
 from shared.units import MIB
@@ -28,7 +28,7 @@ BATCH_MAX_BYTES: Final = 4 * MIB
 """Of its body: as many keys as long as they may be, each character written as an escape."""
 
 BucketName = Annotated[str, AfterValidator(check_bucket_name)]
-Key = Annotated[str, AfterValidator(check_key), Field(description="1-1024 bytes of UTF-8.")]
+Key = Annotated[str, AfterValidator(check_object_key), Field(description="1-1024 bytes of UTF-8 without NUL.")]
 Version = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
 EntityTag = Annotated[str, Field(min_length=1, max_length=128, description="Without quotes.")]
 Tags = Annotated[
@@ -243,6 +243,7 @@ class ListedVersion(WireModel):
     """One version, or a delete marker, which has no bytes."""
 
     key: str
+    path_unsafe: bool = Field(description=PATH_UNSAFE)
     version: int = Field(
         description="What `?version=` takes: it stays the same when the version becomes current again."
     )
@@ -260,6 +261,7 @@ class ListedVersion(WireModel):
         """One row."""
         return cls(
             key=row.key,
+            path_unsafe=not is_path_safe(row.key),
             version=row.version_id or row.version,
             log_index=row.version,
             is_current=row.is_current,
@@ -279,6 +281,7 @@ class VersionList(WireModel):
         versions=[
             {
                 "key": "hello.txt",
+                "path_unsafe": False,
                 "version": 17,
                 "log_index": 17,
                 "is_current": True,

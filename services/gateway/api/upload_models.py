@@ -6,12 +6,13 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from services.gateway.api.models import example
+from services.gateway.api.models import PATH_UNSAFE, example
 from services.gateway.api.object_models import CopySourceReference, FileReference, Metadata, NoSurplus, Tags
 from services.gateway.listings import UploadListPage
 from services.gateway.semantics.file_headers import content_type
 from services.gateway.transfers.multipart import PartSource, UploadBegin
 from shared.contracts.base import WireModel
+from shared.contracts.names import is_path_safe
 from shared.contracts.time import rfc3339
 from shared.contracts.uploads import (
     PART_NUMBER_MAX,
@@ -41,6 +42,7 @@ _UPLOAD: Final[dict[str, Any]] = {
     "upload_id": _ID,
     "bucket": "default",
     "key": "film.mp4",
+    "path_unsafe": False,
     "content_type": "video/mp4",
     "user_metadata": {},
     "tags": {},
@@ -162,6 +164,7 @@ class UploadInfo(WireModel):
     upload_id: str
     bucket: str
     key: str
+    path_unsafe: bool = Field(description=PATH_UNSAFE)
     content_type: str
     user_metadata: dict[str, str]
     tags: dict[str, str]
@@ -180,6 +183,7 @@ class UploadInfo(WireModel):
             "upload_id": upload_id_of(upload.upload, upload.nonce),
             "bucket": upload.bucket,
             "key": upload.key,
+            "path_unsafe": not is_path_safe(upload.key),
             "content_type": upload.content_type,
             "user_metadata": upload.user_metadata,
             "tags": upload.tags,

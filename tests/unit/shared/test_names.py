@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts.names import MAX_KEY_BYTES, check_bucket_name, check_digest, check_key, check_member_id
+from shared.contracts.names import (
+    MAX_KEY_BYTES,
+    check_bucket_name,
+    check_digest,
+    check_key,
+    check_member_id,
+    check_object_key,
+    is_path_safe,
+)
 from shared.errors import InvalidNameError
 
 
@@ -48,6 +59,32 @@ def test_a_key_is_opaque_text(key: str) -> None:
 def test_keys_that_proxies_or_logs_would_change_are_refused(key: str) -> None:
     """Too long, dot segments, control characters, text that is no UTF-8."""
     with pytest.raises(InvalidNameError):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["\x01", "a\nb", "\x7f", "\x9f", ".", "..", "a/../b", "./a", "a/.", "a/.."])
+def test_a_file_may_have_a_key_that_no_path_names(key: str) -> None:
+    """S3 puts them; lists say that they are so."""
+    assert check_object_key(key) == key
+    assert not is_path_safe(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a" * (MAX_KEY_BYTES + 1), "ü" * (MAX_KEY_BYTES // 2) + "a", "\0", "a\0", "\ud800"]
+)
+def test_no_file_has_a_key_that_is_empty_too_long_or_no_text(key: str) -> None:
+    """The rule of every door."""
+    with pytest.raises(InvalidNameError):
+        check_object_key(key)
+
+
+@given(st.text(alphabet="./a\n\x7f\x80\xa0é", min_size=1, max_size=8))
+def test_a_path_names_the_keys_that_are_safe(key: str) -> None:
+    """Both rules say the same of a key that a file may have, and no segment is a dot or two."""
+    assert check_object_key(key) == key
+    is_safe = not {".", ".."} & set(key.split("/")) and not any(unicodedata.category(c) == "Cc" for c in key)
+    assert is_path_safe(key) == is_safe
+    with contextlib.nullcontext() if is_safe else pytest.raises(InvalidNameError):
         check_key(key)
 
 

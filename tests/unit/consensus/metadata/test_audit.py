@@ -149,13 +149,13 @@ def test_a_repeat_has_no_row_of_its_own(audited):
 def test_a_batch_names_every_file_and_what_became_of_it(audited):
     """In one row: what a list left out could be hidden behind what it shows."""
     audited.apply(publish("a"))
-    keys = ["a", "none", ".", *(f"k{number:03}/" + "x" * 900 for number in range(240))]
+    keys = ["a", "none", "\0", *(f"k{number:03}/" + "x" * 900 for number in range(240))]
     files = [FileToDelete(key=key) for key in keys]
     audited.propose(DeleteFiles(bucket="default", files=files, stamp=stamp()), requester=ANN)
     [row] = rows_of(audited)
     assert (row["kind"], row["bucket"], row["outcome"]) == ("delete_files", "default", "ok")
     assert [file["key"] for file in row["files"]] == keys
-    assert {file["key"]: file["outcome"] for file in row["files"] if "outcome" in file} == {".": "invalid_name"}
+    assert {file["key"]: file["outcome"] for file in row["files"] if "outcome" in file} == {"\0": "invalid_name"}
 
 
 def test_copies_uploads_and_settings_say_what_they_are_about(audited):
@@ -224,7 +224,7 @@ def history(seed: int, count: int) -> list[CommittedEntry]:
                 publish(key, start_index=1),
                 publish(key, start_index=1, if_match=["*"]),
                 DeleteFile(bucket="default", key=key, stamp=stamp()),
-                DeleteFiles(bucket="default", files=[FileToDelete(key=key), FileToDelete(key=".")], stamp=stamp()),
+                DeleteFiles(bucket="default", files=[FileToDelete(key=key), FileToDelete(key="\0")], stamp=stamp()),
                 CopyFile(key="ü", source_key=key, **COPY),
                 PutBucketDocument(bucket="default", kind_name="policy", body=b"{}", stamp=stamp(index)),
                 time_entry(chance.randrange(200_000), chance.randrange(900), chance.choice([500, 2000, 1 << 30])),
