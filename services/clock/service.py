@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from services.clock.settings import ClockSettings
-from services.clock.synchronizer import Synchronizer
+from services.clock.synchronizer import BURST_INTERVAL_S, Synchronizer
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.time import ClockState, SourceCounts, SourceVerdict, TimeReport, TimeSourceReport
 from shared.timekeeping.durable_hybrid_clock import RENEWAL_INTERVAL_S, DurableHybridClock
@@ -38,8 +38,8 @@ class ClockService:
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._hlc.open, self._host.wall_ns())
         await self.synchronizer.__aenter__()
-        self._tasks.start("synchronizer", self.synchronizer.run())
-        self._tasks.start("hlc bound", self._keep_bound_for_ever())
+        self._tasks.every("synchronizer", BURST_INTERVAL_S, self.synchronizer.step, first_after_s=0)
+        self._tasks.every("hlc bound", RENEWAL_INTERVAL_S, self._keep_bound, first_after_s=0)
         return self
 
     async def __aexit__(
@@ -77,7 +77,7 @@ class ClockService:
         # One round without an answer is nothing to report: SYNCED means that the bound still holds.
         if reading.state is not ClockState.SYNCED and self.synchronizer.discipline.reason:
             found.append(f"{reading.state.value}: {self.synchronizer.discipline.reason}")
-        return found
+        return found + self._tasks.degradations()
 
     def hlc(self) -> int:
         """A new hybrid logical timestamp."""
@@ -104,10 +104,8 @@ class ClockService:
             failure=self._hlc.failure,
         )
 
-    async def _keep_bound_for_ever(self) -> None:
-        while True:
-            await self._hlc.keep_bound_ahead(self.synchronizer.read().physical_ns)
-            await asyncio.sleep(RENEWAL_INTERVAL_S)
+    async def _keep_bound(self) -> None:
+        await self._hlc.keep_bound_ahead(self.synchronizer.read().physical_ns)
 
     def _now(self) -> tuple[Reading, int]:
         reading = self.synchronizer.read()

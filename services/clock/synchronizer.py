@@ -100,14 +100,13 @@ class Synchronizer:
             self._published_state = reading.state
         return reading
 
-    async def run(self) -> None:
-        """Make rounds for ever."""
-        while True:
-            await self.round()
-            await asyncio.sleep(self.next_wait_s())
+    async def step(self) -> float:
+        """One round, and how long to wait until the next."""
+        await self.round()
+        return self.next_wait_s()
 
     async def round(self) -> RoundResult:
-        """One round, as `run` makes them."""
+        """One round, as `step` makes them."""
         self.read()
         self._update_sources()
         for source in self._sources.values():

@@ -78,6 +78,7 @@ class MemberProcess:
         self._service: ConsensusService | None = None
         self._nodes: StorageNodes | None = None
         self._members: Membership | None = None
+        self._tasks: BackgroundTasks | None = None
         self._mesh: PeerMesh | None = None
         self._backups: BackupSource | None = None
         self._comparison: StateComparison | None = None
@@ -109,6 +110,10 @@ class MemberProcess:
         if self._members is None:
             raise NotReadyError("This member is starting or stopping.")
         return self._members
+
+    def degradations(self) -> list[str]:
+        """What it does without."""
+        return [] if self._tasks is None else self._tasks.degradations()
 
     def readiness(self) -> list[str]:
         """Why it cannot serve now: the first reason, which explains the others."""
@@ -210,9 +215,10 @@ class MemberProcess:
             node_metrics = NodeMetrics(member, store, reports, replica_count=settings.replica_count)
             stack.callback(node_metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
-            tasks.start("storage node watch", nodes.watch())
+            self._tasks = tasks
+            nodes.start(tasks)
             members = Membership(member, store, disks, deadline_s=settings.proposal_deadline_s)
-            tasks.start("learner watch", members.watch())
+            members.start(tasks)
             log_clock = LogClock(
                 service,
                 clock,
@@ -225,12 +231,12 @@ class MemberProcess:
                     audit_bytes=settings.audit_limit_bytes,
                 ),
             )
-            tasks.start("log clock", log_clock.watch())
-            tasks.start("upgrades", Upgrades(service, clock, client).watch())
-            tasks.start("state comparison", comparison.watch())
-            tasks.start("state scrub", StateScrub(store, member.fatal).watch())
-            tasks.start("disk watch", watch_disk(member, settings.data_dir, settings.disk_reserve_bytes))
-            tasks.start("slow leader watch", watch_for_slow_leader(member, mesh.round_trip_ms, settings.slow_leader_ms))
+            log_clock.start(tasks)
+            Upgrades(service, clock, client).start(tasks)
+            comparison.start(tasks)
+            StateScrub(store, member.fatal).start(tasks)
+            watch_disk(tasks, member, settings.data_dir, settings.disk_reserve_bytes)
+            watch_for_slow_leader(tasks, member, mesh.round_trip_ms, settings.slow_leader_ms)
             member.start()
             self.member, self._service, self._nodes, self._members, self._mesh = member, service, nodes, members, mesh
             self._comparison, self._backups = comparison, BackupSource(store, settings.data_dir)
@@ -335,7 +341,12 @@ def build_app(settings: ConsensusSettings) -> ServiceApp:
         fast_path=partial(MemberFastPath, service=lambda: process.service, metrics=request_metrics()),
     )
     app.include_router(create_router(process))
-    add_operations(app, readiness=process.readiness, metrics_token=settings.read_metrics_token())
+    add_operations(
+        app,
+        readiness=process.readiness,
+        degradations=process.degradations,
+        metrics_token=settings.read_metrics_token(),
+    )
     return app
 
 

@@ -142,6 +142,7 @@ class Gateway:
         self._write_lines = write_lines
         self._services: Services | None = None
         self._watch: ReadinessWatch | None = None
+        self._tasks: BackgroundTasks | None = None
         self._root_key: FirstRootKey | None = None
 
     @property
@@ -162,7 +163,9 @@ class Gateway:
     def degradations(self) -> list[str]:
         """What it has to do without while it serves."""
         plain = [_PLAIN_BEARER] if self._settings.allow_plain_bearer else []
-        return plain if self._watch is None else self._watch.degradations + plain
+        if self._watch is None or self._tasks is None:
+            return plain
+        return [*self._watch.degradations, *self._tasks.degradations(), *plain]
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 FastAPI passes it
@@ -196,8 +199,9 @@ class Gateway:
             )
             metrics.open()
             stack.callback(metrics.close)
-            tasks.start("readiness", self._watch.watch())
-            tasks.start("use of keys", self._services.access.use.watch())
+            self._tasks = tasks
+            self._watch.start(tasks)
+            self._services.access.use.start(tasks)
             if (root := settings.read_root_key()) is not None:
                 self._root_key = FirstRootKey(metadata, clock, Sealer(settings.read_sealing_keys()), root)
                 tasks.start("first root key", self._root_key.ensure())

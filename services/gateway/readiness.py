@@ -6,11 +6,11 @@ cluster holds: it is asked by every gateway, every few seconds.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from services.gateway.ports import Clock
 from services.gateway.replicas.node_directory import NodeDirectory
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.metadata import ClusterAnswer
 from shared.errors import SignatureRejectedError, TrivetError
 from shared.placement import can_take_chunks
@@ -34,11 +34,13 @@ class ReadinessWatch:
         self.degradations: list[str] = []
         self.is_clock_seeded = False
 
-    async def watch(self) -> None:
-        """Check until cancelled."""
-        while True:
-            await self.check()
-            await asyncio.sleep(_UNREADY_INTERVAL_S if self.reasons else _READY_INTERVAL_S)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Check at once, and again and again."""
+        tasks.every("readiness", _READY_INTERVAL_S, self._step, first_after_s=0)
+
+    async def _step(self) -> float:
+        await self.check()
+        return _UNREADY_INTERVAL_S if self.reasons else _READY_INTERVAL_S
 
     async def check(self) -> None:
         """Ask once."""

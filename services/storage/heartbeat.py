@@ -17,6 +17,7 @@ import structlog
 
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
+from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
 from shared.consensus_calls.leader_tracker import LeaderTracker
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse
@@ -82,22 +83,24 @@ class HeartbeatSender:
         self._sending = asyncio.Lock()
         """One at a time: an answer must not be taken for a later one's."""
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            self._incarnation.heartbeat_wanted.clear()
-            if await self.send():
-                self._retry.succeeded()
-                await self._pause(self._interval_s if self._is_settled else min(_UNSETTLED_S, self._interval_s))
-            else:
-                await asyncio.sleep(self._retry_pause_s())
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Send heartbeats at their interval, and one more when there is news."""
+        tasks.every("heartbeat", self._interval_s, self.beat, first_after_s=0)
+        tasks.every("heartbeat on change", _CHANGE_CHECK_INTERVAL_S, self.send_news)
 
-    async def run_on_change(self) -> None:
-        """Until cancelled, beside `run`: one heartbeat more, at once, when there is news, such as that the node is full."""
-        while True:
-            await asyncio.sleep(_CHANGE_CHECK_INTERVAL_S)
-            if self._told is not None and self._news() != self._told:
-                await self.send()
+    async def beat(self) -> float:
+        """One heartbeat, and the pause after it unless it failed: how long to wait until the next."""
+        self._incarnation.heartbeat_wanted.clear()
+        if not await self.send():
+            return self._retry_pause_s()
+        self._retry.succeeded()
+        await self._pause(self._interval_s if self._is_settled else min(_UNSETTLED_S, self._interval_s))
+        return 0.0
+
+    async def send_news(self) -> None:
+        """One heartbeat more, at once, when there is news, such as that the node is full."""
+        if self._told is not None and self._news() != self._told:
+            await self.send()
 
     async def _pause(self, pause_s: float) -> None:
         """Cut short when what consensus knows of this run is out of date."""

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 import structlog
 
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import HeartbeatResponse, NodeRun
 from shared.disk.durable_files import replace_file
 from shared.errors import NotReadyError
@@ -101,14 +102,15 @@ class Incarnation:
         self._disk = await asyncio.to_thread(raise_counter, self._folder)
         logger.info("this disk", disk_id=self._disk.disk_id, counter=self._disk.counter, boot_id=self._boot_id)
 
-    async def keep_raising(self) -> NoReturn:
+    def keep_raising(self, tasks: BackgroundTasks) -> asyncio.Task[NoReturn]:
         """Raise the counter again and again, so that an older copy of the folder is known by its counter."""
-        while True:
-            await asyncio.sleep(RAISE_INTERVAL_S)
-            try:
-                self._disk = await asyncio.to_thread(raise_counter, self._folder)
-            except OSError as error:
-                logger.warning("the counter of this disk could not be raised", error=str(error))
+        return tasks.every("disk counter", RAISE_INTERVAL_S, self._raise)
+
+    async def _raise(self) -> None:
+        try:
+            self._disk = await asyncio.to_thread(raise_counter, self._folder)
+        except OSError as error:
+            logger.warning("the counter of this disk could not be raised", error=str(error))
 
     def run(self) -> NodeRun:
         """As the next heartbeat says it."""

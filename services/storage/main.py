@@ -72,7 +72,7 @@ def build_app(settings: StorageSettings) -> ServiceApp:
     add_operations(
         app,
         readiness=node.readiness,
-        degradations=node.store.degradations,
+        degradations=node.degradations,
         metrics_token=settings.read_metrics_token(),
     )
     return app

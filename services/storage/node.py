@@ -129,6 +129,7 @@ class StorageService:
             buffers=self._buffers,
         )
         self.foreground = Foreground()
+        self._tasks: BackgroundTasks | None = None
         self.verifier, self._reconciler = self._make_reconcile(budget)
 
     @asynccontextmanager
@@ -136,13 +137,17 @@ class StorageService:
         """Open everything, serve, close in the opposite order."""
         await self._incarnation.start()
         async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
-            tasks.start("disk counter", self._incarnation.keep_raising())
-            tasks.start("heartbeat", self._heartbeat.run())
-            tasks.start("heartbeat on change", self._heartbeat.run_on_change())
-            tasks.start("scrub", self._scrubber.run())
-            tasks.start("refetch", self._refetcher.run())
+            self._tasks = tasks
+            self._incarnation.keep_raising(tasks)
+            self._heartbeat.start(tasks)
+            self._scrubber.start(tasks)
+            self._refetcher.start(tasks)
             tasks.start("reconcile", self._reconciler.run())
             yield
+
+    def degradations(self) -> list[str]:
+        """What it does without."""
+        return self.store.degradations() + ([] if self._tasks is None else self._tasks.degradations())
 
     def readiness(self) -> list[str]:
         """Why this node cannot do its work now; asked by /readyz once the lifespan has begun."""

@@ -12,13 +12,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 import structlog
 
 from services.storage.digests import is_whole
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, LostChunk
+from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
 from shared.byte_budget import ByteBudget
 from shared.contracts.chunks import RefetchStatus, TierStatus
@@ -100,20 +101,22 @@ class Refetcher:
         self._fetched = 0
         self._failed = 0
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    def start(self, tasks: BackgroundTasks) -> asyncio.Task[NoReturn]:
+        """Walk again and again."""
         retry = Backoff(self._pace.retry_base_s, self._pace.retry_cap_s, random.random)
-        while True:
+
+        async def step() -> float:
             try:
                 still_lost = await self.walk()
             except TrivetError as error:
                 logger.warning("lost chunks were not fetched", error=error.message)
                 still_lost = 1
             if still_lost:
-                await asyncio.sleep(retry.failed())
-            else:
-                retry.succeeded()
-                await asyncio.sleep(self._pace.interval_s)
+                return retry.failed()
+            retry.succeeded()
+            return self._pace.interval_s
+
+        return tasks.every("refetch", self._pace.interval_s, step, first_after_s=0)
 
     async def walk(self) -> int:
         """Try every lost chunk once, in order of digests; how many are lost still.

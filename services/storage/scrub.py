@@ -7,7 +7,6 @@ restart goes on where it was. The read itself quarantines a chunk that is bad or
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,6 +14,7 @@ import structlog
 
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Body
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, ScrubStatus, TierStatus
 from shared.errors import ChunkCorruptError, ChunkNotFoundError, TrivetError
 
@@ -77,20 +77,23 @@ class Scrubber:
         self._read_bytes = 0
         self._bad_chunks = 0
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Read page after page, after a delay."""
+        tasks.start("scrub position", self._find_position())
+        tasks.every("scrub", _IDLE_S, self._step, first_after_s=self._pace.start_delay_s)
+
+    async def _find_position(self) -> None:
         try:
             self._show_progress(await self._tier.scrub_position())
         except TrivetError as error:
             logger.warning("the position of the scrub is not known yet", error=error.message)
-        await asyncio.sleep(self._pace.start_delay_s)
-        while True:
-            try:
-                pause_s = await self.scrub_page()
-            except TrivetError as error:
-                logger.warning("scrub interrupted", error=error.message)
-                pause_s = _IDLE_S
-            await asyncio.sleep(pause_s)
+
+    async def _step(self) -> float:
+        try:
+            return await self.scrub_page()
+        except TrivetError as error:
+            logger.warning("scrub interrupted", error=error.message)
+            return _IDLE_S
 
     def status(self) -> ScrubStatus:
         """Where it is, and what it found since the start."""

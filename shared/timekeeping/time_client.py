@@ -82,8 +82,8 @@ class TimeClient:
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._hlc.open, self._host.wall_ns())
         self._metrics.open()
-        self._tasks.start(f"{self._node_id}: time polls", self._poll_for_ever())
-        self._tasks.start(f"{self._node_id}: hlc bound", self._keep_bound_for_ever())
+        self._tasks.every("time polls", self._poll_interval_s, self._poll_once, first_after_s=0)
+        self._tasks.every("hlc bound", RENEWAL_INTERVAL_S, self._keep_bound, first_after_s=0)
         return self
 
     async def __aexit__(
@@ -193,19 +193,15 @@ class TimeClient:
             self._warned_ns = now_ns
             logger.warning("a peer's timestamp is far ahead", reception=reception.value, hlc=f"{hlc:016x}")
 
-    async def _poll_for_ever(self) -> None:
-        while True:
-            was_state = self._read().state
-            await self.poll()
-            state = self._read().state
-            if state is not was_state:
-                logger.info("clock state", state=state.value, was=was_state.value)
-            await asyncio.sleep(self._poll_interval_s)
+    async def _poll_once(self) -> None:
+        was_state = self._read().state
+        await self.poll()
+        state = self._read().state
+        if state is not was_state:
+            logger.info("clock state", state=state.value, was=was_state.value)
 
-    async def _keep_bound_for_ever(self) -> None:
-        while True:
-            await self._hlc.keep_bound_ahead(self._read().physical_ns)
-            await asyncio.sleep(RENEWAL_INTERVAL_S)
+    async def _keep_bound(self) -> None:
+        await self._hlc.keep_bound_ahead(self._read().physical_ns)
 
     def _read(self) -> Reading:
         return self._followed.read(self._host.monotonic_ns(), self._host.wall_ns())

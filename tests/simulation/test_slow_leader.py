@@ -11,6 +11,7 @@ from itertools import count
 import pytest
 
 from services.consensus.duties.slow_leader import HAND_OVER_INTERVAL_S, watch_for_slow_leader
+from shared.background_tasks import BackgroundTasks
 from shared.errors import TrivetError
 from tests.simulation.virtual_loop import run_simulation
 from tests.simulation.world import SimulatedMember, World, put
@@ -67,7 +68,8 @@ class Watched:
 
     async def _watch(self, member: SimulatedMember) -> None:
         round_trip_ms: Callable[[str], int | None] = partial(self.world.network.round_trip_ms, member.id)
-        await watch_for_slow_leader(member.node, round_trip_ms, LIMIT_MS)
+        async with BackgroundTasks() as tasks:
+            await watch_for_slow_leader(tasks, member.node, round_trip_ms, LIMIT_MS)
 
     async def _propose(self) -> None:
         for number in count():

@@ -16,7 +16,7 @@ import structlog
 
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.service import ConsensusService
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.metadata import PassTime
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
@@ -72,14 +72,15 @@ class LogClock:
         self._interval_ms = int(min(TELL_INTERVAL_MAX_S, shortest_s / 4) * 1000)
         self._elapsed = ElapsedTime()
 
-    async def watch(self) -> None:
-        """Run for ever."""
-        while True:
-            await sleep_to_tick(min(CHECK_INTERVAL_S, self._interval_ms / 1000))
-            try:
-                await self._pass_time()
-            except TrivetError as error:
-                logger.info("log clock put off", reason=error.message)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Tell the log again and again."""
+        tasks.every("log clock", min(CHECK_INTERVAL_S, self._interval_ms / 1000), self._step, on_ticks=True)
+
+    async def _step(self) -> None:
+        try:
+            await self._pass_time()
+        except TrivetError as error:
+            logger.info("log clock put off", reason=error.message)
 
     async def _pass_time(self) -> None:
         role = self._service.member.leader_role

@@ -17,7 +17,7 @@ from services.consensus.metadata.store import MetadataStore
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.progress import Mode
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import AddMemberRequest, ConsensusMember, MembersResponse
 from shared.contracts.names import check_member_id
 from shared.errors import ConflictError, NodeNotFoundError, NotLeaderError, OutcomeUnknownError, TrivetError
@@ -80,16 +80,17 @@ class Membership:
         await self._change(Configuration(configuration.cluster_id, rest))
         return self._response()
 
-    async def watch(self) -> None:
-        """Run for ever: while leading, promote learners that have caught up."""
-        while True:
-            await sleep_to_tick(CHECK_INTERVAL_S)
-            try:
-                await self._promote_one()
-            except NotLeaderError:
-                continue
-            except TrivetError as error:
-                logger.info("promotion put off", reason=error.message)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """While leading, promote learners that have caught up."""
+        tasks.every("learner watch", CHECK_INTERVAL_S, self._step, on_ticks=True)
+
+    async def _step(self) -> None:
+        try:
+            await self._promote_one()
+        except NotLeaderError:
+            pass
+        except TrivetError as error:
+            logger.info("promotion put off", reason=error.message)
 
     async def _promote_one(self) -> None:
         role = self._member.leader_role

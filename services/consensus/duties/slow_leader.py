@@ -15,7 +15,7 @@ import structlog
 
 from services.consensus.member import Member
 from services.consensus.raft import decide
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks
 
 logger = structlog.get_logger(__name__)
 
@@ -57,23 +57,26 @@ class SlowLeader:
         self._rests_until_s = now_s + HAND_OVER_INTERVAL_S
 
 
-async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], int | None], limit_ms: int) -> NoReturn:
-    """Run for ever: tell the engine what this member measures, and hand over when it leads and should not.
+def watch_for_slow_leader(
+    tasks: BackgroundTasks, member: Member, round_trip_ms: Callable[[str], int | None], limit_ms: int
+) -> asyncio.Task[NoReturn]:
+    """Tell the engine what this member measures, and hand over when it leads and should not, again and again.
 
     `limit_ms` of 0 only measures.
     """
     loop = asyncio.get_running_loop()
     judge: SlowLeader | None = None
     judged_term = 0
-    while True:
-        await sleep_to_tick(CHECK_INTERVAL_S)
+
+    async def look() -> None:
+        nonlocal judge, judged_term
         raft = member.raft
         measured = {peer: ms for peer in raft.voters if (ms := round_trip_ms(peer)) is not None}
         own_ms = raft.majority_round_trip_ms = decide.majority_round_trip_ms(member.id, raft.voters, measured)
         role = member.leader_role
         if role is None or limit_ms == 0:
             judge = None
-            continue
+            return
         if judge is None or judged_term != role.term:
             judge, judged_term = SlowLeader(limit_ms, loop.time()), role.term
         others_ms = {peer: progress.majority_round_trip_ms for peer, progress in role.progress.items()}
@@ -81,7 +84,7 @@ async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], i
         if successors:
             target = role.transfer(among=successors)
             if target not in successors:  # nobody can, or another transfer is under way
-                continue
+                return
             judge.tried(loop.time())
             logger.warning(
                 "handing over leadership, because others are nearer to a majority",
@@ -89,3 +92,5 @@ async def watch_for_slow_leader(member: Member, round_trip_ms: Callable[[str], i
                 own_ms=own_ms,
                 others_ms=others_ms,
             )
+
+    return tasks.every("slow leader watch", CHECK_INTERVAL_S, look, on_ticks=True)

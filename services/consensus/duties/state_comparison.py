@@ -7,15 +7,15 @@ minority, every member says that it differs, and a person has to look.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
 from services.consensus.member import Member
 from services.consensus.metadata.store import MetadataStore, StateMark
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import MemberStatus
 from shared.errors import TrivetError
 from shared.peer_address import PeerAddress
@@ -59,11 +59,9 @@ class StateComparison:
         self.differing: dict[str, StateMark] = {}
         self.is_outvoted = False
 
-    async def watch(self) -> NoReturn:
-        """Run for ever."""
-        while True:
-            await asyncio.sleep(COMPARE_INTERVAL_S)
-            await self._compare()
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Compare again and again."""
+        tasks.every("state comparison", COMPARE_INTERVAL_S, self._compare)
 
     async def _compare(self) -> None:
         found: dict[str, dict[int, str]] = {}

@@ -18,7 +18,7 @@ from services.consensus.duties.failure_detector import FailureDetector
 from services.consensus.duties.node_reports import NodeReports
 from services.consensus.metadata.entries import GARBAGE_VERSION, RUNS_VERSION
 from services.consensus.service import ConsensusService
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun, NodeState, StorageNode
 from shared.contracts.metadata import (
@@ -87,13 +87,14 @@ class StorageNodes:
             await self._settle(term, followed, now_s)
         return self._response(fence=self._service.store.fence(node_id), is_run_recorded=is_run_recorded)
 
-    async def watch(self) -> None:
-        """Run for ever: give nodes the states they should have, and remove those that have drained, while leading."""
-        while True:
-            await sleep_to_tick(CHECK_INTERVAL_S)
-            role = self._service.member.leader_role
-            if role is not None:
-                await self._check(role.term)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Give nodes the states they should have, and remove those that have drained, while leading."""
+        tasks.every("storage node watch", CHECK_INTERVAL_S, self._step, on_ticks=True)
+
+    async def _step(self) -> None:
+        role = self._service.member.leader_role
+        if role is not None:
+            await self._check(role.term)
 
     async def _check(self, term: int) -> None:
         now_s = time.monotonic()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
 from services.consensus.metadata.entries import FIRST_ENTRY_VERSION, KNOWN_ENTRY_VERSION
 from services.consensus.service import ConsensusService
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.metadata import AnnounceMember, Proposal, ProposalBatch, ProposalResults, RaiseEntryVersion
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
@@ -43,16 +43,17 @@ class Upgrades:
         self._clock = clock
         self._client = client
 
-    async def watch(self) -> NoReturn:
-        """Run for ever."""
-        while True:
-            await sleep_to_tick(CHECK_INTERVAL_S)
-            self._step_aside()
-            try:
-                await self._announce()
-                await self._raise()
-            except TrivetError as error:
-                logger.debug("announcement put off", reason=error.message)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Look again and again."""
+        tasks.every("upgrades", CHECK_INTERVAL_S, self._step, on_ticks=True)
+
+    async def _step(self) -> None:
+        self._step_aside()
+        try:
+            await self._announce()
+            await self._raise()
+        except TrivetError as error:
+            logger.debug("announcement put off", reason=error.message)
 
     def _step_aside(self) -> None:
         """A leader that cannot apply lets another one lead, as soon as there is one that can."""

@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
@@ -21,7 +21,7 @@ from services.consensus.metadata.database import RowDamagedError, UnknownTablesE
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.verification import Scrub
-from shared.background_tasks import sleep_to_tick
+from shared.background_tasks import BackgroundTasks, sleep_to_tick
 from shared.disk.durable_files import replace_file
 from shared.units import MIB
 
@@ -65,16 +65,17 @@ class StateScrub:
         self._store = store
         self._on_damage = on_damage
 
-    async def watch(self) -> NoReturn:
-        """Run for ever."""
-        while True:
-            try:
-                await self._pass_once()
-            except (RowDamagedError, UnknownTablesError, sqlite3.Error) as error:
-                if is_damage(error):
-                    self._on_damage(error)
-                logger.warning("the scrub of the metadata was put off", reason=str(error))
-            await sleep_to_tick(SCRUB_PAUSE_S)
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Read again and again."""
+        tasks.every("state scrub", SCRUB_PAUSE_S, self._step, first_after_s=0, on_ticks=True)
+
+    async def _step(self) -> None:
+        try:
+            await self._pass_once()
+        except (RowDamagedError, UnknownTablesError, sqlite3.Error) as error:
+            if is_damage(error):
+                self._on_damage(error)
+            logger.warning("the scrub of the metadata was put off", reason=str(error))
 
     async def _pass_once(self) -> None:
         """All rows of the file that is in force; ends early when a snapshot takes its place."""

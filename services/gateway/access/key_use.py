@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import structlog
 
 from services.gateway.access.key_table import KeyTable
 from services.gateway.ports import Metadata
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.access import KEY_USES_MAX, SYSTEM, RecordKeyUse, Requester
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
@@ -38,11 +38,9 @@ class KeyUse:
         self._noted.add(key_id)
         self._pending.append(key_id)
 
-    async def watch(self) -> None:
-        """Record until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self.record()
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Record again and again."""
+        tasks.every("use of keys", INTERVAL_S, self.record)
 
     async def record(self) -> None:
         """Have the log told what it does not know yet. What fails is tried again the next time."""

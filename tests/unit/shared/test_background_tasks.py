@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextvars import ContextVar
 
 import pytest
+from prometheus_client import REGISTRY
 
 from shared.background_tasks import BackgroundTasks, next_tick_s, sleep_to_tick
 from tests.simulation.virtual_loop import run_simulation
@@ -51,3 +53,38 @@ async def test_work_in_the_background_begins_in_an_empty_context() -> None:
 
     async with BackgroundTasks() as tasks:
         assert await tasks.start("work", work()) == "empty"
+
+
+async def test_what_is_periodic_outlives_every_error_and_shows_it(monkeypatch) -> None:
+    """A step that raises is counted, named until one succeeds, and tried again after pauses that grow and are bounded."""
+    pauses: list[float] = []
+    shown: list[list[str]] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        shown.append(tasks.degradations())
+        if len(pauses) == 14:
+            raise asyncio.CancelledError
+        await real_sleep(0)
+
+    outcomes = iter([None, *[ValueError("broken")] * 10, 5.0, None])
+
+    async def step() -> float | None:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    before = REGISTRY.get_sample_value("trivet_background_failures_total", {"task": "work"}) or 0.0
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    tasks = BackgroundTasks()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks.every("work", 1.0, step, first_after_s=0, on_ticks=True)
+    assert pauses[0] == 0
+    assert all(0.5 <= pause <= 1.5 for pause in (pauses[1], pauses[13])), "ticks"
+    assert pauses[2:12] == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+    assert pauses[12] == 5, "as the step said"
+    assert shown == [[]] * 2 + [["work: fails again and again (ValueError)"]] * 10 + [[]] * 2
+    assert REGISTRY.get_sample_value("trivet_background_failures_total", {"task": "work"}) == before + 10

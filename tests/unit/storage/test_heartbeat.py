@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from services.storage.heartbeat import HeartbeatSender
 from services.storage.incarnation import Incarnation
 from services.storage.metrics import StorageMetrics
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import MAX_CAPACITY_BYTES, HealthReport, Heartbeat, HeartbeatResponse, NodeRun
 from shared.errors import (
     ClusterMismatchError,
@@ -92,13 +93,14 @@ async def beats(sender: HeartbeatSender, monkeypatch, on_pause: Callable[[float]
     real_sleep = asyncio.sleep
 
     async def pause(seconds: float) -> None:
-        on_pause(seconds)
+        if seconds:
+            on_pause(seconds)
         await real_sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", pause)
     monkeypatch.setattr(sender, "_pause", pause)
     with pytest.raises(asyncio.CancelledError):
-        await sender.run()
+        await BackgroundTasks().every("heartbeat", 1.0, sender.beat, first_after_s=0)
 
 
 async def test_the_named_leader_is_followed_and_remembered(members, sender):
@@ -235,7 +237,7 @@ async def test_a_node_that_fills_up_says_so_at_once(members, incarnation, monkey
     monkeypatch.setattr(asyncio, "sleep", tick)
     sender = make_sender(members, describe, incarnation, lambda: is_full)
     with pytest.raises(asyncio.CancelledError):
-        await sender.run_on_change()
+        await BackgroundTasks().every("heartbeat on change", 1.0, sender.send_news)
     assert sent == [False, True, False]
 
 
@@ -262,7 +264,7 @@ async def test_news_during_the_description_are_told_once_more(members, incarnati
     assert await sender.send()
     monkeypatch.setattr(asyncio, "sleep", tick)
     with pytest.raises(asyncio.CancelledError):
-        await sender.run_on_change()
+        await BackgroundTasks().every("heartbeat on change", 1.0, sender.send_news)
     assert len(members.asked) == 2
 
 

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from services.storage.incarnation import DISK_IDENTITY_NAME, Incarnation, raise_counter
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import HeartbeatResponse
 from shared.errors import NotReadyError
 
@@ -70,10 +71,10 @@ async def test_the_counter_is_raised_while_the_node_runs_and_told(tmp_path, monk
 
     incarnation = Incarnation(tmp_path, lambda: None, is_redis_record=False)
     await incarnation.start()
-    monkeypatch.setattr("services.storage.incarnation.asyncio.sleep", pause)
+    monkeypatch.setattr("shared.background_tasks.asyncio.sleep", pause)
     monkeypatch.setattr("services.storage.incarnation.raise_counter", raise_or_fail)
     with pytest.raises(asyncio.CancelledError):
-        await incarnation.keep_raising()
+        await incarnation.keep_raising(BackgroundTasks())
     assert pauses == [600.0] * 4
     assert incarnation.run().counter == 3
     assert raise_counter(tmp_path).counter == 4
