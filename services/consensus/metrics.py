@@ -115,7 +115,11 @@ class NodeMetrics(Collector):
         nodes = list(map(self._reports.of_term(role.term).fill, node_map.nodes))
         summary = summarise(node_map.model_copy(update={"nodes": nodes}), self._replica_count)
         totals = (
-            ("under_replicated_chunks", "Replicas that are missing.", summary.under_replicated_chunks),
+            (
+                "under_replicated_chunks",
+                "Replicas (not chunks) that are missing; NaN until every live node has reported.",
+                summary.under_replicated_chunks,
+            ),
             ("remaining_bytes", "Bytes that live storage nodes have to fetch.", summary.remaining_bytes),
             (
                 "eta_seconds",

@@ -29,7 +29,7 @@ class ConsensusSettings(ServiceSettings):
         disk_reserve_bytes: with less than this free, the member hands over leadership and takes no new files.
         cursor_retention_s: how long a list can go on that is pinned to the index where it began; then its cursor gets 410.
         tombstone_retention_s: how long the version of a deleted key is known.
-        gc_grace_s: for how long, at least, a chunk that nothing refers to any more is kept.
+        gc_grace_s: for how long, at least, a version that was replaced or deleted still keeps its chunks.
         max_download_age_s: for how long a download keeps the chunks of a version that is replaced or deleted meanwhile. What
             a version refers to is kept for the longer of the two.
         condemned_retention_s: for how long it is known which chunks may be deleted, by the log's own clock: the longest upload.

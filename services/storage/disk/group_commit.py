@@ -93,7 +93,7 @@ class _Pending:
 class GroupCommitter:
     """Runs operations in order of arrival, many per transaction; those that yield when no other waits.
 
-    Invariant: an reply is a result only after COMMIT returned without error.
+    Invariant: a reply is a result only after COMMIT returned without error.
     """
 
     def __init__(
