@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.gateway.s3 import bucket_documents, buckets
+from services.gateway.s3 import bucket_documents, buckets, lists
 from services.gateway.s3.bucket_documents import always, cleared, nothing
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import Handler, RequestTarget
@@ -162,11 +162,33 @@ OPERATIONS: Final[Sequence[Operation]] = (
         takes_body=True,
     ),
     # --- lists ---
-    Operation("ListObjects", "s3:ListBucket", "GET", "bucket", Action.LIST),
-    Operation("ListObjectsV2", "s3:ListBucket", "GET", "bucket", Action.LIST, subresource="list-type"),
-    Operation("ListObjectVersions", "s3:ListBucketVersions", "GET", "bucket", Action.LIST, subresource="versions"),
+    Operation("ListObjects", "s3:ListBucket", "GET", "bucket", Action.LIST, handler=lists.list_objects),
     Operation(
-        "ListMultipartUploads", "s3:ListBucketMultipartUploads", "GET", "bucket", Action.LIST, subresource="uploads"
+        "ListObjectsV2",
+        "s3:ListBucket",
+        "GET",
+        "bucket",
+        Action.LIST,
+        subresource="list-type",
+        handler=lists.list_objects_v2,
+    ),
+    Operation(
+        "ListObjectVersions",
+        "s3:ListBucketVersions",
+        "GET",
+        "bucket",
+        Action.LIST,
+        subresource="versions",
+        handler=lists.list_object_versions,
+    ),
+    Operation(
+        "ListMultipartUploads",
+        "s3:ListBucketMultipartUploads",
+        "GET",
+        "bucket",
+        Action.LIST,
+        subresource="uploads",
+        handler=lists.list_multipart_uploads,
     ),
     # --- objects ---
     Operation("PutObject", "s3:PutObject", "PUT", "object", Action.WRITE, takes_body=True),
@@ -213,7 +235,15 @@ OPERATIONS: Final[Sequence[Operation]] = (
     Operation(
         "AbortMultipartUpload", "s3:AbortMultipartUpload", "DELETE", "object", Action.WRITE, subresource="uploadId"
     ),
-    Operation("ListParts", "s3:ListMultipartUploadParts", "GET", "object", Action.WRITE, subresource="uploadId"),
+    Operation(
+        "ListParts",
+        "s3:ListMultipartUploadParts",
+        "GET",
+        "object",
+        Action.WRITE,
+        subresource="uploadId",
+        handler=lists.list_parts,
+    ),
     # --- tags ---
     Operation("GetObjectTagging", "s3:GetObjectTagging", "GET", "object", Action.READ, subresource="tagging"),
     Operation(
