@@ -103,6 +103,11 @@ class Cluster:
         return self.plan.get("gateway-1").s3_url
 
     @property
+    def s3_region(self) -> str:
+        """Which region clients of S3 are told."""
+        return self.plan.get("gateway-1").environment.get("TRIVET_S3_REGION", "us-east-1")
+
+    @property
     def root_key(self) -> str:
         """`TV….secret`: the access key that may do everything."""
         return self._prepare()[1].root_key_file.read_text().strip()

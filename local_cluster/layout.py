@@ -43,6 +43,10 @@ class Layout:
         """What `curl -K` reads to make its requests with the root key."""
         return self.root / "curl.conf"
 
+    def s3_config(self, client: str) -> Path:
+        """What a client of S3, such as `rclone`, reads to find this cluster and show the root key."""
+        return self.secrets / f"{client}.conf"
+
     @property
     def shape_file(self) -> Path:
         """Which storage nodes were added and removed; absent while none was."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from local_cluster.cluster import Cluster, Pending, ProcessStatus
 from local_cluster.first_file import FIRST_KEY, RoundTrip, describe
+from local_cluster.s3_clients import from_here, write_s3_configs
 from shared.units import MIB
 
 console = Console(highlight=False, soft_wrap=True)
@@ -65,7 +65,7 @@ def progress(first: str) -> Iterator[ProgressLine]:
 def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     """The cluster is ready: what was proved, where it answers, what to try."""
     gateway = cluster.gateway_url
-    curl = f"curl -K {shlex.quote(str(_from_here(cluster.layout.curl_config)))}"
+    curl = f"curl -K {shlex.quote(str(from_here(cluster.layout.curl_config)))}"
     console.print(f"[bold green]Ready[/] after {seconds:.1f} s.\n")
     for sentence in describe(round_trip):
         console.print(escape(sentence))
@@ -75,20 +75,19 @@ def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     grid.add_column(overflow="fold")  # nothing that is copied may end in an ellipsis
     grid.add_row("API", f"{gateway}/v1/files/default/...")
     grid.add_row("Swagger UI", f"{gateway}/docs")
-    grid.add_row("Your key", escape(str(_from_here(cluster.layout.root_key))))
+    grid.add_row("Your key", escape(str(from_here(cluster.layout.root_key))))
     grid.add_row("Cluster", f"{gateway}/v1/cluster")
     grid.add_row("Operations", f"{cluster.operations_url('gateway-1')}/docs (health, metrics, cluster changes)")
+    grid.add_row("S3", cluster.s3_url)
+    for client, command in write_s3_configs(
+        cluster.layout, cluster.s3_url, cluster.s3_region, cluster.root_key
+    ).items():
+        grid.add_row(f"  {client}", escape(command))
     grid.add_row("A file in", escape(f"{curl} -T README.md {gateway}/v1/files/default/README.md"))
     grid.add_row("and out", escape(f"{curl} {gateway}/v1/files/default/{FIRST_KEY}"))
     grid.add_row("Logs, data", escape(str(cluster.layout.root)))
     console.print(grid)
     console.print()
-
-
-def _from_here(path: Path) -> Path:
-    """As a person in the working directory would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def show_status(statuses: list[ProcessStatus]) -> None:

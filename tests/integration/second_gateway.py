@@ -53,11 +53,14 @@ class SecondGateway:
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)
         self.operations_port = _free_port()
+        s3_port = _free_port()
+        self.s3_url = f"http://127.0.0.1:{s3_port}"
         self._command = [sys.executable, *program] if program else spec.command
         own = {
             "TRIVET_NODE_ID": "gateway-2",
             "TRIVET_PORT": str(port),
             "TRIVET_OPERATIONS_PORT": str(self.operations_port),
+            "TRIVET_S3_PORT": str(s3_port),
             "TRIVET_LOG_FILE": str(log_file),
         }
         self._environment = {**spec.environment, **own, **(environment or {})}

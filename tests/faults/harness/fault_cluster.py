@@ -57,7 +57,7 @@ class FaultCluster(Cluster):
         front = free_port_offset(SHAPE)
         super().__init__(folder, front, _merged(_OVERRIDES, overrides or {}), SHAPE)
         self._back = front
-        while abs(self._back - front) < 400:
+        while abs(self._back - front) < 1000:
             self._back = free_port_offset(SHAPE)
         self._patches = patches or {}
         self._wrappers = wrappers or {}
@@ -121,6 +121,8 @@ class FaultCluster(Cluster):
         environment = {**spec.environment, "TRIVET_PORT": str(ports[0]), "TRIVET_OPERATIONS_PORT": str(ports[-1])}
         if spec.kind is Kind.CONSENSUS:
             environment["TRIVET_PEER_PORT"] = str(ports[1])
+        if spec.kind is Kind.GATEWAY:
+            environment["TRIVET_S3_PORT"] = str(ports[1])
         command = spec.command
         chosen = [*self._patches.get(spec.kind, []), *self._patches.get(spec.name, [])]
         if chosen:

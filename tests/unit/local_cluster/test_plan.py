@@ -50,7 +50,7 @@ def test_the_processes_and_ports_are_those_of_the_design(tmp_path) -> None:
     """Others rely on these numbers."""
     plan = plan_in(tmp_path)
     assert {spec.name: spec.ports for spec in plan.processes} == {
-        "gateway-1": (8080, 8090),
+        "gateway-1": (8080, 9000, 8090),
         "storage-1": (8101, 8181),
         "storage-2": (8102, 8182),
         "storage-3": (8103, 8183),
