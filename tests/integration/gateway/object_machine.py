@@ -30,7 +30,7 @@ settings_of_buckets = st.sampled_from(
 MALFORMED_BODIES: list[tuple[str, object]] = [
     ("copy", {}),
     ("copy", {"source": {"bucket": "default", "key": "k"}}),
-    ("copy", {"source": {"bucket": "default", "key": "k"}, "target": {"bucket": "default", "key": "../k"}}),
+    ("copy", {"source": {"bucket": "default", "key": "k"}, "target": {"bucket": "default", "key": "k\0"}}),
     ("copy", {"source": {"bucket": "default", "key": "k"}, "target": {"bucket": "default", "key": "x"}, "ttl": 1}),
     ("copy", {"source": {"bucket": "default", "key": "k", "version": 0}, "target": {"bucket": "default", "key": "x"}}),
     (

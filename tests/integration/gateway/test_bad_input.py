@@ -142,6 +142,29 @@ def test_b3_a_key_has_1_to_1024_bytes(gateway, bucket, size_bytes, expected, cha
     assert read.status_code == (200 if expected == 201 else 400)
 
 
+@pytest.mark.parametrize("key", ["../up", "a/./b", "line\nbreak", "\x7f"])
+def test_b3_a_key_that_no_path_names_is_reached_by_the_calls_with_json(gateway, bucket, key) -> None:
+    """Lists mark it; it is copied to, tagged with a copy, found among the versions, renamed and deleted. Paths refuse it."""
+    body, names = b"content", {"bucket": bucket}
+    assert gateway.put(f"/v1/files/{bucket}/plain", content=body).status_code == 201
+    plain, unsafe = names | {"key": "plain"}, names | {"key": key}
+    assert gateway.post("/v1/copy", json={"source": plain, "target": unsafe}).status_code == 201
+    listed = gateway.get(f"/v1/files/{bucket}").json()["files"]
+    assert {row["key"]: row["path_unsafe"] for row in listed} == {"plain": False, key: True}
+    versions = gateway.get(f"/v1/versions/{bucket}", params={"key": key}).json()["versions"]
+    assert [(row["key"], row["path_unsafe"]) for row in versions] == [(key, True)]
+    assert gateway.get(f"/v1/files/{bucket}/{quote(key, safe='')}").status_code == 400
+    moved = {"source": unsafe, "target": names | {"key": "moved"}}
+    assert gateway.post("/v1/rename", json=moved).status_code == 201
+    assert gateway.get(f"/v1/files/{bucket}/moved").content == body
+    begun = gateway.post("/v1/uploads", json=unsafe).json()
+    [upload] = gateway.get("/v1/uploads", params=names).json()["uploads"]
+    assert (upload["upload_id"], upload["key"], upload["path_unsafe"]) == (begun["upload_id"], key, True)
+    deleted = gateway.post("/v1/batch-delete", json=names | {"files": [{"key": key}, {"key": "plain"}]}).json()
+    assert [row["problem"] for row in deleted["results"]] == [None, None]
+    assert [row["key"] for row in gateway.get(f"/v1/files/{bucket}").json()["files"]] == ["moved"]
+
+
 def test_b4_a_file_of_no_bytes_goes_round(gateway, bucket) -> None:
     """With the digest of nothing, and no range in it."""
     url = f"/v1/files/{bucket}/nothing"
