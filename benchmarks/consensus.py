@@ -33,6 +33,7 @@ from local_cluster.free_ports import free_port_offset
 from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.ports import Entry, EntryKind
 from shared.consensus_calls.client import ConsensusClient
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.cluster import MemberStatus
 from shared.contracts.files import Durability, FileContent
 from shared.contracts.metadata import FileAnswer, GetFile, PublishFile
@@ -163,6 +164,7 @@ class Publisher:
                 durability=Durability(target=3, acknowledged=2, nodes=["storage-1", "storage-2"]),
                 stamp=stamp,
             ),
+            requester=BY_SYSTEM,
             deadline_s=20,
         )
         self.published.append(key)

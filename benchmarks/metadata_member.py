@@ -18,6 +18,7 @@ import psutil
 from services.consensus.rescue.new_cluster import make_folder
 from shared.cluster_keys import derive_peer_keys, key_file
 from shared.consensus_calls.client import ConsensusClient
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.cluster import ConsensusMember
 from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
 from shared.errors import TrivetError
@@ -109,7 +110,7 @@ async def _load(consensus: ConsensusClient, publishes: list[PublishFile]) -> flo
     async def publish(command: PublishFile) -> None:
         async with waiting:
             fresh = {"incarnation": answer.incarnation, "epoch": context.epoch}
-            await consensus.propose(command.model_copy(update=fresh), deadline_s=30)
+            await consensus.propose(command.model_copy(update=fresh), requester=BY_SYSTEM, deadline_s=30)
 
     await asyncio.gather(*(publish(command) for command in publishes))
     return len(publishes) / (time.perf_counter() - began_at_s)

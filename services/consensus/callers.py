@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from shared.contracts.access import (
+    ANONYMOUS,
+    SYSTEM,
     CreateIdentity,
     CreateKey,
     DeleteIdentity,
@@ -19,6 +21,7 @@ from shared.contracts.access import (
     ListAccessChanges,
     ListIdentities,
     RecordKeyUse,
+    Requester,
     UpdateIdentity,
     UpdateKey,
 )
@@ -73,7 +76,7 @@ from shared.contracts.uploads import (
     PutPart,
 )
 from shared.contracts.usage import GetUsage
-from shared.errors import ForbiddenError
+from shared.errors import ForbiddenError, InvalidRequestError
 from shared.roles import Role, is_among
 from shared.web.route_callers import RouteCallers
 
@@ -164,11 +167,26 @@ ASKERS: Final[Mapping[type[Query[Any]], frozenset[Role]]] = {
 
 
 def check_proposals(caller: Role, proposals: Iterable[Proposal]) -> None:
-    """Let proposals pass that `caller` may make, each of them. Raises ForbiddenError, and nothing was appended."""
+    """Let proposals pass that `caller` may make, each of them, for whom it says. Otherwise nothing was appended.
+
+    Raises:
+        ForbiddenError: another role may propose that, or say for whom.
+        InvalidRequestError: a requester that there cannot be.
+    """
     for proposal in proposals:
         command = proposal.command
         if not is_among(caller, PROPOSERS.get(type(command), _NOBODY)):
             raise ForbiddenError(f"A {caller} may not propose {command.kind}.", kind=command.kind)
+        if proposal.requester is not None:
+            _check_requester(caller, proposal.requester)
+
+
+def _check_requester(caller: Role, requester: Requester) -> None:
+    """A gateway alone speaks for others: the audit trail tells what it said, so that no other role may say it."""
+    if not is_among(caller, _GATEWAY):
+        raise ForbiddenError(f"A {caller} may not say whom a change is made for.", name="requester")
+    if requester.key is not None and requester.principal in {ANONYMOUS, SYSTEM}:
+        raise InvalidRequestError(f"The principal {requester.principal} has no key.", name="requester")
 
 
 def check_queries(caller: Role, queries: Iterable[AnyQuery]) -> None:

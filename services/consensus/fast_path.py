@@ -32,7 +32,7 @@ _MEMBERS: Final = MEMBERS_HEADER.encode()
 async def answer_proposals(service: ConsensusService, caller: Role, batch: ProposalBatch) -> bytes:
     """`ProposalResults` as JSON. Raises TrivetError."""
     check_proposals(caller, batch.proposals)
-    results = await service.propose(batch.proposals)
+    results = await service.propose(batch.proposals, needs_requesters=caller is Role.GATEWAY)
     return ProposalResults(results=results).model_dump_json().encode()
 
 

@@ -148,6 +148,10 @@ class Requester(WireModel):
     address: str = Field(default="", max_length=64)
 
 
+BY_SYSTEM: Final = Requester(principal=SYSTEM)
+"""Of what a gateway does by itself."""
+
+
 # --- commands -----------------------------------------------------------------------------------------------------
 
 

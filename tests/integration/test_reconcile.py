@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Shape
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.chunks import InventoryPage, NodeStatus
 from shared.contracts.cluster import NodeState
 from shared.contracts.metadata import DrainNode, Proposal, ProposalBatch, SetNodeState
@@ -138,7 +139,9 @@ class Bench:
 
     def propose(self, command: Any) -> None:
         """As a gateway does for an operator."""
-        batch = ProposalBatch(proposals=[Proposal(request_id=random_bytes(16).hex(), command=command)])
+        batch = ProposalBatch(
+            proposals=[Proposal(request_id=random_bytes(16).hex(), requester=BY_SYSTEM, command=command)]
+        )
 
         async def ask() -> None:
             async with PeerClient(self.cluster.keys_of(Role.GATEWAY)) as client, asyncio.timeout(DEADLINE_S):

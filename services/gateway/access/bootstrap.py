@@ -20,6 +20,7 @@ from services.gateway.ports import Metadata
 from shared.access_keys import PlainKey
 from shared.backoff import Backoff
 from shared.contracts.access import (
+    BY_SYSTEM,
     AccessChanges,
     CreateIdentity,
     CreateKey,
@@ -73,7 +74,8 @@ async def init_access(metadata: Metadata, clock: TimeSource) -> str:
     Raises:
         TrivetError: as `Metadata.propose`; UpgradeUnfinishedError while a member does not know what an identity is.
     """
-    outcome = await metadata.propose(InitAccess(realm=secrets.token_hex(16), stamp=clock.stamp()))
+    command = InitAccess(realm=secrets.token_hex(16), stamp=clock.stamp())
+    outcome = await metadata.propose(command, requester=BY_SYSTEM)
     return outcome.result.realm
 
 
@@ -87,13 +89,15 @@ async def ensure_root_key(metadata: Metadata, clock: TimeSource, sealer: Sealer,
     if await has_root_key(metadata):
         return False
     identity = root_identity(realm)
+    creation = CreateIdentity(identity=identity, name=ROOT_NAME, is_root=True, stamp=clock.stamp())
     try:
-        await metadata.propose(CreateIdentity(identity=identity, name=ROOT_NAME, is_root=True, stamp=clock.stamp()))
+        await metadata.propose(creation, requester=BY_SYSTEM)
     except IdentityExistsError:
         logger.info("the root identity is there and has no key yet")
     sealed = sealer.seal(realm, root.id, 0, root.secret)
+    key = CreateKey(key=root.id, identity=identity, slot=0, secret=sealed, stamp=clock.stamp())
     try:
-        await metadata.propose(CreateKey(key=root.id, identity=identity, slot=0, secret=sealed, stamp=clock.stamp()))
+        await metadata.propose(key, requester=BY_SYSTEM)
     except (KeyExistsError, KeySlotTakenError):
         return False  # another gateway was faster
     logger.info("the first root key was made", key=root.id)

@@ -9,7 +9,7 @@ import structlog
 from services.gateway.access.key_table import KeyTable
 from services.gateway.ports import Metadata
 from shared.background_tasks import BackgroundTasks
-from shared.contracts.access import KEY_USES_MAX, SYSTEM, RecordKeyUse, Requester
+from shared.contracts.access import BY_SYSTEM, KEY_USES_MAX, RecordKeyUse
 from shared.contracts.time import TimeSource
 from shared.errors import TrivetError
 
@@ -50,9 +50,8 @@ class KeyUse:
             while self._pending:
                 batch = self._pending[:KEY_USES_MAX]
                 if keys := [key_id for key_id in batch if self._is_news(key_id, hour)]:
-                    await self._metadata.propose(
-                        RecordKeyUse(keys=keys, hour=hour, stamp=stamp), requester=Requester(principal=SYSTEM)
-                    )
+                    command = RecordKeyUse(keys=keys, hour=hour, stamp=stamp)
+                    await self._metadata.propose(command, requester=BY_SYSTEM)
                 del self._pending[: len(batch)]
         except TrivetError as error:
             logger.info("the use of keys was not recorded", code=error.code, keys=len(self._pending))

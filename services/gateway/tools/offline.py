@@ -13,7 +13,7 @@ from services.gateway.ports import Metadata
 from services.gateway.settings import GatewaySettings
 from shared.access_keys import PlainKey, draw_credential
 from shared.consensus_calls.client import ConsensusClient
-from shared.contracts.access import AccessKey, CreateIdentity, CreateKey, ListAccessChanges, UpdateKey
+from shared.contracts.access import BY_SYSTEM, AccessKey, CreateIdentity, CreateKey, ListAccessChanges, UpdateKey
 from shared.contracts.time import TimeSource
 from shared.peer_calls.http_client import PeerClient
 from shared.timekeeping.time_client import TimeClient
@@ -46,9 +46,11 @@ async def make_root(metadata: Metadata, clock: TimeSource, sealer: Sealer) -> Re
     """A new one: what the lost one has, five keys or none, stands in no way."""
     realm, identity, key = await init_access(metadata, clock), secrets.token_hex(32), PlainKey.parse(draw_credential())
     name = f"{ROOT_NAME} (recovered)"
-    await metadata.propose(CreateIdentity(identity=identity, name=name, is_root=True, stamp=clock.stamp()))
+    creation = CreateIdentity(identity=identity, name=name, is_root=True, stamp=clock.stamp())
+    await metadata.propose(creation, requester=BY_SYSTEM)
     sealed = sealer.seal(realm, key.id, 0, key.secret)
-    await metadata.propose(CreateKey(key=key.id, identity=identity, slot=0, secret=sealed, stamp=clock.stamp()))
+    first = CreateKey(key=key.id, identity=identity, slot=0, secret=sealed, stamp=clock.stamp())
+    await metadata.propose(first, requester=BY_SYSTEM)
     return Recovered(identity, key)
 
 
@@ -72,7 +74,7 @@ async def reseal_all(metadata: Metadata, clock: TimeSource, sealer: Sealer) -> R
             done.unreadable.append(key.id)
             continue
         sealed = sealer.seal(realm, key.id, key.slot, secret)
-        await metadata.propose(UpdateKey(key=key.id, secret=sealed, stamp=clock.stamp()))
+        await metadata.propose(UpdateKey(key=key.id, secret=sealed, stamp=clock.stamp()), requester=BY_SYSTEM)
         done.sealed += 1
     return done
 

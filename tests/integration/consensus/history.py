@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from shared.consensus_calls.client import ConsensusClient
-from shared.contracts.access import Requester
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.files import Durability, FileContent
 from shared.contracts.metadata import FileAnswer, GetFile, PublishFile
 from shared.contracts.time import ClockState, Stamp
@@ -27,7 +27,7 @@ class Registers:
     """Every written value is unique: the etag of a published version."""
 
     def __init__(self, client: ConsensusClient, *, seed: int, prefix: str = "register") -> None:
-        self.requester: Requester | None = None
+        self.requester = BY_SYSTEM
         """Whom the writes are made for; the value that is written becomes the id of the request."""
         self._client = client
         self._prefix = prefix
@@ -89,7 +89,7 @@ class Registers:
                     durability=Durability(target=3, acknowledged=2, nodes=["storage-1"]),
                     stamp=Stamp(hlc=time.monotonic_ns() >> 8, state=ClockState.LOGICAL),
                 ),
-                requester=None if self.requester is None else self.requester.model_copy(update={"request": value}),
+                requester=self.requester.model_copy(update={"request": value}),
             )
         except TrivetError as error:
             self.counts["refused"] += 1

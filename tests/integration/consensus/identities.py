@@ -6,6 +6,7 @@ import asyncio
 
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.access import (
+    BY_SYSTEM,
     AccessChanges,
     Action,
     CreateIdentity,
@@ -30,7 +31,7 @@ async def make_identities(consensus: ConsensusClient) -> None:
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while True:
             try:
-                await consensus.propose(InitAccess(realm=REALM, stamp=stamp()))
+                await consensus.propose(InitAccess(realm=REALM, stamp=stamp()), requester=BY_SYSTEM)
                 break
             except UpgradeUnfinishedError:
                 await asyncio.sleep(0.1)
@@ -44,7 +45,7 @@ async def make_identities(consensus: ConsensusClient) -> None:
         DeleteKey(key=key_id(2), stamp=stamp()),
         RecordKeyUse(keys=[key_id(1)], hour=480_000, stamp=stamp()),
     ):
-        await consensus.propose(command, deadline_s=PROGRESS_WITHIN_S)
+        await consensus.propose(command, requester=BY_SYSTEM, deadline_s=PROGRESS_WITHIN_S)
 
 
 async def known_access(consensus: ConsensusClient) -> AccessChanges:
@@ -61,7 +62,7 @@ async def check_identities(consensus: ConsensusClient, before: AccessChanges) ->
     assert (found.realm, len(found.identities), len(found.keys), found.deleted) == (REALM, 2, 2, [key_id(2)])
     requester = Requester(principal=identity_id(1), key=key_id(1), access_index=found.access_index)
     await consensus.propose(CreateBucket(bucket="of-a-reader", stamp=stamp()), requester=requester)
-    await consensus.propose(UpdateIdentity(identity=identity_id(1), scopes=[], stamp=stamp()))
+    await consensus.propose(UpdateIdentity(identity=identity_id(1), scopes=[], stamp=stamp()), requester=BY_SYSTEM)
     try:
         await consensus.propose(CreateBucket(bucket="not-any-more", stamp=stamp()), requester=requester)
     except AccessChangedError:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from services.consensus import callers
-from services.consensus.metadata import commands, entries
+from services.consensus.metadata import audit_rows, commands, entries
 from shared.contracts import metadata
 from shared.contracts.base import WireModel
 from shared.contracts.calls import Command
@@ -37,6 +37,7 @@ NEWEST = entries.KNOWN_ENTRY_VERSION + 1
 entries.NEWER_KINDS["greet"] = NEWEST
 entries.KNOWN_ENTRY_VERSION = NEWEST
 callers.PROPOSERS[Greet] = callers.PROPOSERS[metadata.CreateBucket]
+audit_rows.SUBJECTS["greet"] = {}  # type: ignore[index]
 commands._HANDLERS[Greet] = lambda _turn, command: Greeted(greeted=command.name)
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 
 from services.consensus.metadata.entries import RUNS_VERSION
 from shared.consensus_calls.client import ConsensusClient
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.cluster import Heartbeat, HeartbeatResponse, NodeRun
 from shared.contracts.metadata import ClusterAnswer, CreateBucket, GetCluster
 from shared.contracts.time import ClockState, Stamp
@@ -85,7 +86,8 @@ async def test_a_read_tells_a_time_that_nothing_in_the_log_is_ahead_of(tmp_path)
         _, context = await consensus.read(GetCluster())
         assert context.hlc >= before
         ahead = Stamp(hlc=hlc_from_ns(SystemHostClock().wall_ns() + HOUR_NS), state=ClockState.LOGICAL)
-        await consensus.propose(CreateBucket(bucket=f"b-{secrets.token_hex(4)}", stamp=ahead))
+        creation = CreateBucket(bucket=f"b-{secrets.token_hex(4)}", stamp=ahead)
+        await consensus.propose(creation, requester=BY_SYSTEM)
         _, after = await consensus.read(GetCluster())
         assert after.hlc >= ahead.hlc
         await consensus.aclose()

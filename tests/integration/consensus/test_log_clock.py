@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.metadata import DeleteFile, FileAnswer, FilePage, GetFile, ListFiles
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import CursorExpiredError
@@ -31,7 +32,7 @@ async def test_cursors_and_deletions_are_forgotten_and_the_present_is_not(scene:
     assert isinstance(first, FilePage)
     key = first.files[0].key
     deletion = DeleteFile(bucket="default", key=key, stamp=Stamp(hlc=1, state=ClockState.LOGICAL))
-    deleted = await consensus.propose(deletion, deadline_s=PROGRESS_WITHIN_S)
+    deleted = await consensus.propose(deletion, requester=BY_SYSTEM, deadline_s=PROGRESS_WITHIN_S)
     answer, _ = await consensus.read(GetFile(bucket="default", key=key), deadline_s=PROGRESS_WITHIN_S)
     assert isinstance(answer, FileAnswer)
     assert answer.version == deleted.log_index

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from shared.contracts.access import BY_SYSTEM
 from shared.contracts.metadata import CreateBucket
 from shared.contracts.time import ClockState, Stamp
 from tests.faults.tools.strace import Span, read_spans, recorder
@@ -46,7 +47,8 @@ async def test_what_a_member_acknowledges_is_synced_in_its_log(tmp_path: Path) -
         members.kill(other)
         for _ in range(PROPOSALS):
             name = f"bucket-{secrets.token_hex(8)}"
-            proposed[name] = (await consensus.propose(CreateBucket(bucket=name, stamp=STAMP))).log_index
+            creation = CreateBucket(bucket=name, stamp=STAMP)
+            proposed[name] = (await consensus.propose(creation, requester=BY_SYSTEM)).log_index
         assert await members.leader(client) == leader, "an election would have changed who acknowledges what"
     for number, acknowledges in ((leader, is_answer_to_client), (follower, is_answer_to_leader)):
         calls = read_spans(traces[number])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION
-from shared.contracts.access import InitAccess, ListAccessChanges, Requester
+from shared.contracts.access import BY_SYSTEM, InitAccess, ListAccessChanges, Requester
 from shared.contracts.calls import Command
 from shared.contracts.cluster import MemberStatus
 from shared.contracts.metadata import CreateBucket, ProposalResult, ProposalResults
@@ -36,12 +36,17 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield made
 
 
+def proposal_of(command: dict[str, Any]) -> dict[str, Any]:
+    requester = BY_SYSTEM.model_dump(mode="json")
+    return {"request_id": secrets.token_hex(8), "requester": requester, "command": command}
+
+
 async def greet(scene: Scene) -> ProposalResult:
     """Propose the newer kind at a leader that knows it."""
     members = scene.members
     # Not with the models of `newer_member`: importing it would make this process newer, too.
     command = {"kind": "greet", "name": "world", "stamp": stamp().model_dump(mode="json")}
-    body = json.dumps({"proposals": [{"request_id": secrets.token_hex(8), "command": command}]}).encode()
+    body = json.dumps({"proposals": [proposal_of(command)]}).encode()
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while True:
             leader = await members.leader(scene.client)
@@ -57,7 +62,7 @@ async def greet(scene: Scene) -> ProposalResult:
 
 async def propose(scene: Scene, command: Command[Any]) -> ProposalResult:
     """Propose once, at whoever leads; a client would ask again for as long as it may be taken."""
-    proposal = {"request_id": secrets.token_hex(8), "command": command.model_dump(mode="json")}
+    proposal = proposal_of(command.model_dump(mode="json"))
     async with asyncio.timeout(PROGRESS_WITHIN_S):
         while True:
             try:

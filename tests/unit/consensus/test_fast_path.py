@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,10 +15,11 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.consensus.api import create_router
-from services.consensus.fast_path import MemberFastPath
+from services.consensus.fast_path import MemberFastPath, answer_proposals
 from shared.contracts.metadata import AnyQuery, GetFile, Proposal, ProposalBatch, ProposalResult, ReadBatch, ReadResults
 from shared.contracts.read_results import encode_read_results
 from shared.errors import NotLeaderError, NotReadyError, PayloadTooLargeError
+from shared.roles import Role
 from shared.web.request_metrics import RequestMetrics
 from shared.web.service_app import create_app
 from tests.callers import as_caller
@@ -46,8 +47,9 @@ class Service:
         self.error: Exception | None = None
         self.asked: list[Any] = []
 
-    async def propose(self, proposals: Sequence[Proposal]) -> list[ProposalResult]:
+    async def propose(self, proposals: Sequence[Proposal], *, needs_requesters: bool) -> list[ProposalResult]:
         self._ask(proposals)
+        self.needs_requesters = needs_requesters
         return [ProposalResult(log_index=7, term=2, result={"key": "é", "n": None}) for _ in proposals]
 
     async def read(self, queries: Sequence[AnyQuery]) -> bytes:
@@ -123,6 +125,14 @@ async def test_the_fast_path_answers_as_the_declared_routes_do(members, path, ba
     asked = members[0].service.asked
     assert asked == [list(getattr(batch, "proposals" if path == "/v1/proposals" else "queries"))]
     assert members[0].passed_on == 0
+
+
+@pytest.mark.parametrize(("caller", "expected"), [(Role.GATEWAY, True), (Role.ANY, False)])
+async def test_a_gateway_has_to_say_for_whom_it_proposes(caller, expected) -> None:
+    """A caller of no known role may be a gateway of the version before, which cannot say it."""
+    service = Service()
+    await answer_proposals(cast("Any", service), caller, PROPOSALS)
+    assert service.needs_requesters is expected
 
 
 @pytest.mark.parametrize("path", ["/v1/proposals", "/v1/reads"])
