@@ -28,11 +28,13 @@ from shared.contracts.access import (
     IdentityId,
     IdentityLimits,
     KeyId,
+    Never,
     Scope,
     UpdateIdentity,
     UpdateKey,
 )
 from shared.contracts.time import TimeSource
+from shared.contracts.usage import GetUsage, UsageOf
 from shared.errors import (
     ForbiddenError,
     IdentityNotFoundError,
@@ -100,6 +102,11 @@ class Identities:
         if answer.identity is None or answer.realm is None:
             raise _no_identity(identity)
         return IdentityWithKeys(answer.identity, answer.keys, answer.realm)
+
+    async def usage(self, identity: str) -> UsageOf:
+        """How much there is of one that exists, or existed."""
+        answer, _ = await self._metadata.read(GetUsage(identities=[identity]))
+        return answer.identities[identity]
 
     async def update(
         self,
@@ -176,8 +183,8 @@ class Identities:
             raise _no_key(key)
         return answer.key
 
-    async def update_key(self, key: str, *, state: State | None, expires_ns: int | None) -> AccessKey:
-        """Replace what is not None.
+    async def update_key(self, key: str, *, state: State | None, expires_ns: int | Never | None) -> AccessKey:
+        """Replace what is not None; an end by `never` with none.
 
         Raises:
             KeyNotFoundError: there is none of that id; definite.

@@ -219,13 +219,21 @@ class CreateKey(Command[AccessChanged]):
     stamp: Stamp
 
 
+Never = Literal["never"]
+
+
 class UpdateKey(Command[AccessChanged]):
-    """What is not None is replaced. `secret`: the same one, sealed under another key. Rejected: key_not_found, last_root_key."""
+    """What is not None is replaced. Rejected: key_not_found, last_root_key.
+
+    Attributes:
+        expires_ns: `never` takes away the end that the key had.
+        secret: the same one, sealed under another key.
+    """
 
     kind: Literal["update_key"] = "update_key"
     key: KeyId
     state: Literal["active", "disabled"] | None = None
-    expires_ns: int | None = Field(default=None, ge=0, lt=2**63)
+    expires_ns: Annotated[int, Field(ge=0, lt=2**63)] | Never | None = None
     secret: SealedSecret | None = None
     stamp: Stamp
 

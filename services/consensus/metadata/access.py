@@ -123,11 +123,9 @@ def update_key(context: ApplyContext, command: UpdateKey) -> AccessChanged:
     """State, expiry, and by which key the secret is sealed. Raises KeyNotFoundError, LastRootKeyError."""
     records = AccessRecords(context.tables)
     before = _existing_key(records, command.key)
-    row = before._replace(
-        state=command.state or before.state,
-        expires_ns=before.expires_ns if command.expires_ns is None else command.expires_ns,
-        changed_index=context.index,
-    )
+    row = before._replace(state=command.state or before.state, changed_index=context.index)
+    if command.expires_ns is not None:
+        row = row._replace(expires_ns=None if command.expires_ns == "never" else command.expires_ns)
     if command.secret is not None:
         row = row._replace(**command.secret.model_dump())
     if not row.is_usable(context.stamp.approximate_ns):

@@ -94,7 +94,9 @@ def _add_identities(router: APIRouter, gateway: RunningGateway) -> None:
     )
     async def get_identity(identity: str) -> IdentityDetails:
         """No secret is shown."""
-        return IdentityDetails.with_keys(await gateway.services.identities.get(identity))
+        identities = gateway.services.identities
+        found = await identities.get(identity)
+        return IdentityDetails.with_keys(found, await identities.usage(identity))
 
     @router.patch(
         _IDENTITY,
@@ -176,11 +178,8 @@ def _add_keys(router: APIRouter, gateway: RunningGateway) -> None:
     async def change_key(request: Request, key: str) -> KeyInfo:
         """From the answer on, a disabled key opens nothing at any gateway. 409 for the last one that administers the cluster."""
         asked = await json_body(request, KeyChange)
-        return KeyInfo.of(
-            await gateway.services.identities.update_key(
-                key, state=asked.state, expires_ns=None if asked.expires is None else unix_ns(asked.expires)
-            )
-        )
+        identities = gateway.services.identities
+        return KeyInfo.of(await identities.update_key(key, state=asked.state, expires_ns=asked.expires_ns))
 
     @router.delete(
         _KEY,

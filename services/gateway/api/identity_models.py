@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, SecretStr, model_vali
 
 from services.gateway.access.policy import EVERY_BUCKET
 from services.gateway.access.principal import Principal
-from services.gateway.api.models import example
+from services.gateway.api.models import UsageInfo, example
 from services.gateway.identities import CreatedKey, IdentityWithKeys
 from services.gateway.listings import IdentityListPage
 from shared.contracts.access import (
@@ -20,11 +20,13 @@ from shared.contracts.access import (
     IdentityLimits,
     IdentityName,
     KeyId,
+    Never,
     Scope,
 )
 from shared.contracts.base import WireModel
 from shared.contracts.names import check_bucket_name, check_key
 from shared.contracts.time import rfc3339
+from shared.contracts.usage import UsageOf
 from shared.links import HEADERS_MAX, LIFETIME_MAX_S, LinkMethod
 from shared.units import NANOSECONDS_PER_SECOND
 
@@ -160,14 +162,21 @@ class KeyInfo(WireModel):
 class IdentityDetails(IdentityInfo):
     """An identity and its keys."""
 
-    model_config = example(**_IDENTITY, keys=[_KEY])
+    model_config = example(**_IDENTITY, keys=[_KEY], usage={"size_bytes": 1_048_576, "files": 3})
 
     keys: list[KeyInfo]
+    usage: UsageInfo | None = Field(
+        description="Of what it wrote, for its quotas, when it is described; null in the answer to a change."
+    )
 
     @classmethod
-    def with_keys(cls, found: IdentityWithKeys) -> Self:
+    def with_keys(cls, found: IdentityWithKeys, usage: UsageOf | None = None) -> Self:
         """As the log knows it."""
-        return cls(**_identity_fields(found.identity), keys=[KeyInfo.of(key) for key in found.keys])
+        return cls(
+            **_identity_fields(found.identity),
+            keys=[KeyInfo.of(key) for key in found.keys],
+            usage=None if usage is None else UsageInfo.of(usage),
+        )
 
 
 class IdentityList(WireModel):
@@ -232,13 +241,20 @@ class KeyChange(WireModel):
     model_config = example(state="disabled")
 
     state: State | None = None
-    expires: AwareDatetime | None = None
+    expires: AwareDatetime | None = Field(default=None, description="Null for never.")
 
     @model_validator(mode="after")
     def _check_change(self) -> Self:
-        if self.state is None and self.expires is None:
+        if self.state is None and self.expires_ns is None:
             raise ValueError("nothing is to be changed")
         return self
+
+    @property
+    def expires_ns(self) -> int | Never | None:
+        """None where it stays as it is."""
+        if "expires" not in self.model_fields_set:
+            return None
+        return "never" if self.expires is None else unix_ns(self.expires)
 
 
 class CallerInfo(WireModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from pydantic import ConfigDict, Field
@@ -24,6 +24,7 @@ from shared.contracts.metadata import Bucket, ClusterAnswer
 from shared.contracts.names import is_path_safe
 from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.contracts.time import Stamp, Timestamp, rfc3339, timestamp_fields
+from shared.contracts.usage import UsageOf
 
 _TIMESTAMP: Final[dict[str, Any]] = {
     "earliest": "2026-11-25T16:35:12.104417Z",
@@ -105,6 +106,18 @@ def receipt_fields(uploaded: UploadResult) -> dict[str, Any]:
             "nodes": durability.nodes,
         },
     }
+
+
+class UsageInfo(WireModel):
+    """How much there is: all versions that have bytes, and the bytes of parts of uploads under way."""
+
+    size_bytes: int
+    files: int
+
+    @classmethod
+    def of(cls, usage: UsageOf) -> Self:
+        """As the log counts it."""
+        return cls(size_bytes=usage.size_bytes, files=usage.files)
 
 
 class ListedFile(WireModel):

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from services.gateway.api.models import ETAG_EXAMPLE, PATH_UNSAFE, RECEIPT_EXAMPLE, Receipt, example, receipt_fields
+from services.gateway.api.models import (
+    ETAG_EXAMPLE,
+    PATH_UNSAFE,
+    RECEIPT_EXAMPLE,
+    Receipt,
+    UsageInfo,
+    example,
+    receipt_fields,
+)
 from services.gateway.listings import VersionListPage
 from services.gateway.objects.batch_deletes import DeletedBatch
 from services.gateway.objects.bucket_settings import SettingsOfBucket
@@ -324,13 +332,6 @@ class SettingsRequest(BucketSettings):
     quota_files: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
 
 
-class BucketUsage(WireModel):
-    """How much there is in a bucket: all versions that have bytes, and the bytes of parts of uploads under way."""
-
-    size_bytes: int
-    files: int
-
-
 class SettingsAnswer(BucketSettings):
     """The settings of a bucket, and how much there is in it."""
 
@@ -346,10 +347,10 @@ class SettingsAnswer(BucketSettings):
 
     bucket: str
     log_index: int = Field(description="Of the entry that set them last; 0 while they are those by default.")
-    usage: BucketUsage | None = Field(description="When the settings are read; null in the answer to a change.")
+    usage: UsageInfo | None = Field(description="When the settings are read; null in the answer to a change.")
 
     @classmethod
     def of(cls, bucket: str, found: SettingsOfBucket) -> Self:
         """Of one bucket."""
-        usage = None if found.usage is None else BucketUsage(size_bytes=found.usage.size_bytes, files=found.usage.files)
+        usage = None if found.usage is None else UsageInfo.of(found.usage)
         return cls(bucket=bucket, log_index=found.log_index, usage=usage, **found.settings.model_dump())

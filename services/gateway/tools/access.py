@@ -132,6 +132,13 @@ def set_state(operations: Operations, arguments: argparse.Namespace) -> None:
     _say(f"{arguments.id} is {state}")
 
 
+def set_end(operations: Operations, arguments: argparse.Namespace) -> None:
+    """When a key ends to open anything."""
+    end = None if arguments.time == "never" else arguments.time
+    key = operations.call("PATCH", _path(arguments.key), {"expires": end})
+    _say(f"{key['id']} expires {key['expires'] or 'never'}")
+
+
 def delete(operations: Operations, arguments: argparse.Namespace) -> None:
     """An identity with its keys, or a key."""
     operations.call("DELETE", _path(arguments.id))
@@ -145,6 +152,7 @@ _ONLINE: Final = {
     "list": list_identities,
     "disable": set_state,
     "enable": set_state,
+    "expire": set_end,
     "delete": delete,
 }
 
@@ -189,6 +197,9 @@ def parser() -> argparse.ArgumentParser:
     for each in (make, further, second):
         each.add_argument("--expires", metavar="TIME", help="such as 2027-01-01T00:00:00Z; never, if not given")
     acts.add_parser("list", help="identities and their keys").add_argument("identity", nargs="?")
+    end = acts.add_parser("expire", help="when a key ends to open anything")
+    end.add_argument("key")
+    end.add_argument("time", metavar="TIME", help="such as 2027-01-01T00:00:00Z, or never")
     for name, text in (
         ("disable", "end what an identity or a key may do, until it is enabled"),
         ("enable", "undo that"),

@@ -238,6 +238,9 @@ def test_what_an_update_of_a_key_does_not_name_stays(log):
     log.apply(UpdateKey(key=key_id(1), secret=secret(2, sealing_key="00000002"), stamp=stamp()))
     [found] = changes(log, after=access_index(log) - 1).keys
     assert (found.state, found.expires_ns, found.secret) == ("disabled", 77, sealed(2, sealing_key="00000002"))
+    log.apply(UpdateKey(key=key_id(1), expires_ns="never", stamp=stamp()))
+    [found] = changes(log, after=access_index(log) - 1).keys
+    assert (found.state, found.expires_ns, found.secret) == ("disabled", None, sealed(2, sealing_key="00000002"))
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])

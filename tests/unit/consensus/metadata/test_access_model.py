@@ -155,20 +155,21 @@ class World:
             self.keys[k] = Key(n, slot, expires_s=expires_s, changed=index)
             self.index = index
 
-    def change_key(self, k: int, state: str | None, expires_in_s: int | None) -> None:
+    def change_key(self, k: int, state: str | None, end: int | str | None) -> None:
+        """`end`: seconds from now, `never`, or None for the one that it has."""
         key = self.keys.get(k)
-        expires_s = None if expires_in_s is None else max(self.second + expires_in_s, 0)
+        end_s = max(self.second + end, 0) if isinstance(end, int) else None
+        expires_ns = end if end_s is None else stamp(end_s).approximate_ns
         code = None if key is not None else "key_not_found"
         if key is not None:
-            end_s = key.expires_s if expires_s is None else expires_s
+            end_s = key.expires_s if end is None else end_s
             is_usable = (state or key.state) == "active" and (end_s is None or end_s > self.second)
             if not is_usable and self.would_lose(key=k):
                 code = "last_root_key"
-        expires_ns = None if expires_s is None else stamp(expires_s).approximate_ns
         index = self.propose(UpdateKey(key=key_id(k), state=state, expires_ns=expires_ns, stamp=self.stamp()), code)
         if key is not None and code is None:
             key.state = state or key.state
-            key.expires_s = key.expires_s if expires_s is None else expires_s
+            key.expires_s = end_s
             key.changed = self.index = index
 
     def delete_key(self, k: int) -> None:
@@ -343,7 +344,7 @@ ACTIONS = st.one_of(
         st.integers(min_value=0, max_value=KEYS_PER_IDENTITY_MAX - 1),
         st.sampled_from([None, None, 3, 40]),
     ),
-    st.tuples(st.just("change_key"), A_KEY, A_STATE, st.sampled_from([None, None, -1, 0, 1, 40])),
+    st.tuples(st.just("change_key"), A_KEY, A_STATE, st.sampled_from([None, None, "never", -1, 0, 1, 40])),
     st.tuples(st.just("delete_key"), A_KEY),
     st.tuples(st.just("use"), st.lists(A_KEY, min_size=1, max_size=4), st.integers(min_value=0, max_value=5)),
     st.tuples(st.just("put_document"), A_BUCKET, st.sampled_from(["policy", "cors"])),

@@ -36,11 +36,23 @@ async def test_an_identity_is_made_shown_changed_and_deleted(here: Running, scen
     assert made["limits"]["quota_files"] == 10
     assert (made["state"], made["is_root"]) == ("active", False)
     shown = await call(here, scene, "GET", path, status=200)
-    assert shown == {**made, "keys": []}
+    assert shown == {**made, "keys": [], "usage": {"size_bytes": 0, "files": 0}}
     changed = await call(here, scene, "PATCH", path, {"state": "disabled", "scopes": []}, status=200)
     assert (changed["state"], changed["scopes"], changed["name"]) == ("disabled", [], "camera")
+    assert changed["usage"] is None
     await call(here, scene, "DELETE", path, status=204)
     assert (await call(here, scene, "GET", path, status=404))["code"] == "identity_not_found"
+
+
+async def test_an_identity_shows_how_much_there_is_of_what_it_wrote(here: Running, scene: Scene) -> None:
+    """Wherever it wrote it, and nothing of others."""
+    writer, other = [await scene.holder(Scope(actions=[Action.WRITE], bucket="default")) for _ in range(2)]
+    for key in ("a", "b"):
+        answer = await here.public.put(f"/v1/files/default/{key}", content=b"four", headers=writer.headers)
+        assert answer.status_code == 201
+    for holder, usage in ((writer, {"size_bytes": 8, "files": 2}), (other, {"size_bytes": 0, "files": 0})):
+        shown = await call(here, scene, "GET", f"/v1/identities/{holder.identity}", status=200)
+        assert shown["usage"] == usage
 
 
 async def test_identities_are_listed_in_pages(here: Running, scene: Scene) -> None:
@@ -120,15 +132,21 @@ async def test_a_key_of_another_store_is_imported(here: Running, scene: Scene) -
 
 
 async def test_a_key_expires(here: Running, scene: Scene) -> None:
-    """At the time that it was given; that can be moved."""
+    """At the time that it was given; that can be moved, and taken away."""
     holder = await scene.holder()
     path = f"/v1/identities/{holder.identity}/keys"
     created = await call(here, scene, "POST", path, {"expires": "2100-01-01T00:00:00+01:00"}, status=201)
     assert created["expires"] == "2099-12-31T23:00:00.000000Z"
     key = Holder(holder.identity, created["id"], created["secret"])
     assert (await here.public.get("/v1/identity", headers=key.headers)).status_code == 200
-    await call(here, scene, "PATCH", f"/v1/keys/{key.key}", {"expires": "1970-01-01T00:00:00Z"}, status=200)
+    path = f"/v1/keys/{key.key}"
+    await call(here, scene, "PATCH", path, {"expires": "1970-01-01T00:00:00Z"}, status=200)
     assert (await here.public.get("/v1/identity", headers=key.headers)).status_code == 401
+    changed = await call(here, scene, "PATCH", path, {"state": "active"}, status=200)
+    assert changed["expires"] == "1970-01-01T00:00:00.000000Z", "it was not named"
+    changed = await call(here, scene, "PATCH", path, {"expires": None}, status=200)
+    assert (changed["state"], changed["expires"]) == ("active", None)
+    assert (await here.public.get("/v1/identity", headers=key.headers)).status_code == 200
 
 
 async def test_the_last_root_key_stays(here: Running, scene: Scene) -> None:

@@ -107,6 +107,12 @@ def test_identities_and_keys_are_told_apart_by_their_ids(act, state) -> None:
     assert run(act, "a" * 64).calls == [("PATCH", f"/v1/identities/{'a' * 64}", {"state": state})]
 
 
+@pytest.mark.parametrize(("time", "end"), [("2027-01-01T00:00:00Z", "2027-01-01T00:00:00Z"), ("never", None)])
+def test_the_end_of_a_key_is_moved_or_taken_away(time, end) -> None:
+    """`never` is no time: null."""
+    assert run("expire", KEY["id"], time).calls == [("PATCH", f"/v1/keys/{KEY['id']}", {"expires": end})]
+
+
 def test_a_refusal_is_one_sentence(tmp_path) -> None:
     """And another exit status; so is a file that cannot be read."""
     with pytest.raises(KeyNotFoundError):
