@@ -166,9 +166,15 @@ class TimeSource(Protocol):
 
 def rfc3339(unix_ns: int) -> str:
     """`unix_ns` as RFC 3339 text in UTC, truncated to microseconds: `2026-11-22T17:05:09.123456Z`."""
-    minutes, rest_ns = divmod(unix_ns, 60 * NANOSECONDS_PER_SECOND)
-    second, rest_ns = divmod(rest_ns, NANOSECONDS_PER_SECOND)
-    return f"{_minute_text(minutes)}{second:02d}.{rest_ns // 1000:06d}Z"
+    second, microseconds = divmod(unix_ns // 1000, 1_000_000)
+    return f"{_second_text(second)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second_text(unix_s: int) -> str:
+    """Changes come many in a second, in the order of their times."""
+    minutes, second = divmod(unix_s, 60)
+    return f"{_minute_text(minutes)}{second:02d}"
 
 
 @lru_cache(maxsize=1024)

@@ -19,6 +19,8 @@ from shared.contracts.objects import BucketSettings
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketNotFoundError
 
+_NO_OWNERS: Final = frozenset({None, ANONYMOUS, SYSTEM})
+
 
 @dataclass(slots=True)
 class KnownLimits:
@@ -32,7 +34,9 @@ class KnownLimits:
 class ApplyContext:
     """The apply context of one entry: its place in the log, its applied stamp, the tables, and the state that it may replace.
 
-    `requester`: whom the entry is for.
+    Attributes:
+        owner: the identity that what this entry writes belongs to; None of nobody that is an identity.
+        owner_id: the same, as ids are written.
 
     Invariant: `nodes`, `runs` and `announced` equal the tables of nodes, runs and members, and `buckets` and `settings` what the
     tables say of some buckets.
@@ -54,18 +58,15 @@ class ApplyContext:
     settings: dict[int, BucketSettings]
     trail: Trail
     limits: KnownLimits
-    requester: Requester | None = None
+    owner: bytes | None = None
+    owner_id: str | None = None
 
-    @property
-    def owner(self) -> bytes | None:
-        """The identity that what this entry writes belongs to; None of nobody that is an identity."""
-        return None if self.owner_id is None else bytes.fromhex(self.owner_id)
-
-    @property
-    def owner_id(self) -> str | None:
-        """The same, as ids are written."""
-        principal = None if self.requester is None else self.requester.principal
-        return None if principal in {ANONYMOUS, SYSTEM} else principal
+    def act_for(self, requester: Requester | None) -> None:
+        """What is written from here on belongs to whom the entry is for."""
+        principal = None if requester is None else requester.principal
+        if principal != self.owner_id:
+            self.owner_id = None if principal in _NO_OWNERS else principal
+            self.owner = None if self.owner_id is None else bytes.fromhex(self.owner_id)
 
     @property
     def knows_garbage(self) -> bool:

@@ -65,11 +65,11 @@ def may_exceed(context: ApplyContext, command: AnyCommand) -> bool:
     of_bucket: BucketSettings | IdentityLimits = NO_LIMITS
     if bucket is not None:
         of_bucket = context.settings_of(bucket.incarnation)
-    of_owner = NO_LIMITS if context.owner is None else limits_of(context, context.owner)
-    return any(
-        quota is not None
-        for quota in (of_bucket.quota_bytes, of_bucket.quota_files, of_owner.quota_bytes, of_owner.quota_files)
-    )
+    return _has_quota(of_bucket) or (context.owner is not None and _has_quota(limits_of(context, context.owner)))
+
+
+def _has_quota(limits: BucketSettings | IdentityLimits) -> bool:
+    return limits.quota_bytes is not None or limits.quota_files is not None
 
 
 def check_quota(context: ApplyContext, change: UsageChange) -> None:

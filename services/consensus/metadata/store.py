@@ -432,7 +432,8 @@ class _Batch:
     def _take_up(self, entry: CommittedEntry, proposal: Proposal) -> None:
         """The entry decides something: it has its place and its time."""
         context = self._context
-        context.index, context.term, context.requester = entry.index, entry.term, proposal.requester
+        context.index, context.term = entry.index, entry.term
+        context.act_for(proposal.requester)
         context.stamp = next_stamp(self._highest_hlc, proposal.command.stamp)
         self._highest_hlc = context.stamp.hlc
 
