@@ -19,8 +19,9 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.measuring import describe_machine, median_and_spread, show
 from benchmarks.storage_node import CLUSTER_ID, NODE_ID, running_node
+from services.storage.disk.changes import SmallChunk
 from services.storage.disk.free_space import FreeSpace
-from services.storage.disk.tier import DiskTier, SmallChunk, prepare_folder
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from shared.disk.data_folder import claim_data_dir

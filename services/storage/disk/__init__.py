@@ -9,7 +9,7 @@
            .               room? held?
            .               temporary file, fdatasync
            .               submit(publish) ------> next batch: BEGIN
-           .               HANDED_ON               _publish: rename, row
+           .               HANDED_ON               publish: rename, row
            .             (free for the next put)   fsync of the folders, COMMIT (fsync of the WAL)
            .                                       mark, sums, unlinks, or on_failure: remove the temporary file
       put returns <------------------------------- deliver(replies), one hop for the batch
@@ -17,7 +17,9 @@
 A small put skips the temporary file; a read ends in its reading thread, or in `warm_files` without one.
 
     disk_threads, catalog_threads, replies    threads, their connections, and results back to the loop
-    group_commit, catalog, pending_unlinks    one transaction for many changes; the rows; files still to be unlinked
+    group_commit, changes, catalog            one transaction for many changes; what they do; the rows
+    pending_unlinks, holdings                 files still to be unlinked; what is known of the rows in memory
+    replica_reads                             what a reading thread does
     chunk_files, direct_io                    files and folders; reads and writes past the page cache
     recent_reads, warm_files                  which files are read again; those, kept open for reads from the page cache
     reconciliation, row_damage, wal_salvage   at start: files against rows, damaged rows, a damaged write-ahead file

@@ -22,9 +22,36 @@ MAX_PENDING: Final = 4096
 """From here on finished ones are dropped: one fsync for each directory among them, whatever their number."""
 
 
-def record(transaction: Transaction, digest: str) -> None:
-    """The file of `digest` is unlinked after this transaction."""
-    transaction.sql.execute("INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", (bytes.fromhex(digest),))
+class PendingUnlinks:
+    """Records them, and drops the finished ones before they are too many. The commit thread's own, but for `count`."""
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+        self._newly_recorded: set[str] | None = None
+        """Since `begin_dropping`."""
+        self.count = 0
+        """How many may be recorded."""
+
+    def record(self, transaction: Transaction, digest: str) -> None:
+        """The file of `digest` is unlinked after this transaction."""
+        if self.count >= MAX_PENDING:
+            drop_finished(transaction, self._files)
+            self.count = 0
+        transaction.sql.execute("INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", (bytes.fromhex(digest),))
+        self.count += 1
+        if self._newly_recorded is not None:
+            self._newly_recorded.add(digest)
+
+    def begin_dropping(self, _: Transaction) -> None:
+        """Which ones are finished is about to be found out, by another thread: `sync_finished`."""
+        self._newly_recorded = set()
+
+    def end_dropping(self, transaction: Transaction, finished: Iterable[str]) -> None:
+        """It was; the records of `finished` go."""
+        newly, self._newly_recorded = self._newly_recorded or set(), None
+        # Of a file that was stored and deleted again meanwhile, the last unlink may not be durable.
+        drop(transaction, [digest for digest in finished if digest not in newly])
+        self.count = len(newly)
 
 
 def is_recorded(sql: sqlite3.Connection, digest: str) -> bool:

@@ -21,7 +21,8 @@ from typing import Final
 import structlog
 
 from services.storage.digests import is_whole
-from services.storage.disk.tier import DiskTier, SmallChunk
+from services.storage.disk.changes import SmallChunk
+from services.storage.disk.tier import DiskTier
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk
 from services.storage.redis_node import chunk_keys

@@ -17,7 +17,8 @@ from typing import Final, Self
 import structlog
 
 from services.storage.digests import is_whole
-from services.storage.disk.tier import DELETIONS_PER_COMMIT, DiskTier, SmallChunk
+from services.storage.disk.changes import SmallChunk
+from services.storage.disk.tier import DELETIONS_PER_COMMIT, DiskTier
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import result_of, too_large_for_a_batch
 from services.storage.ports import Body, Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome

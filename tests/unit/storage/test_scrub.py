@@ -116,4 +116,4 @@ async def test_a_pass_reads_every_chunk_once(count, bench):
     """Whether the last page is full or not."""
     await bench.fill(count)
     await one_pass(bench, bench.disk)
-    assert bench.counted("trivet_storage_scrubbed_bytes_total") == bench.disk._sums.total.used_bytes
+    assert bench.counted("trivet_storage_scrubbed_bytes_total") == bench.disk._holdings.total.used_bytes

@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry
 
 from services.storage.disk import catalog, catalog_vacuum
 from services.storage.disk.catalog_vacuum import CatalogVacuum
+from services.storage.disk.changes import SmallChunk
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.group_commit import Transaction, open_writer
 from services.storage.disk.row_damage import read_packed
-from services.storage.disk.tier import DiskTier, SmallChunk, prepare_folder
+from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.disk.write_gate import WriteGate
 from services.storage.metrics import StorageMetrics
 from services.storage.ports import ConditionalDelete

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.storage.disk.free_space import FRESH_S, FreeSpace
+from services.storage.disk.tier import DiskTier, prepare_folder
+from services.storage.metrics import StorageMetrics
 from shared.errors import DiskFullError
+from shared.units import KIB, MIB
+from tests.unit.storage.disk.tiers import make_chunk
 
 BLOCK_BYTES = 10
 
@@ -107,3 +113,75 @@ def test_what_comes_together_finds_room_one_behind_the_other(file_system) -> Non
     use_bytes(file_system, 800)
     found = FreeSpace(Path(), None, 95).refusals([100, 51, 50, 1], 0)
     assert [refusal is None for refusal in found] == [True, False, True, False]
+
+
+def test_the_reserve_counts_granted_bytes_and_the_file_system(tmp_path, monkeypatch):
+    """A write is refused one byte beyond the percentage, for granted bytes, for the file system, and for inodes."""
+    granted = FreeSpace(tmp_path, MIB, 50)
+    granted.check(100, MIB // 2 - 100)
+    with pytest.raises(DiskFullError):
+        granted.check(101, MIB // 2 - 100)
+    assert granted.capacity_bytes() == MIB
+    whole = FreeSpace(tmp_path, None, 95)
+    blocks = {
+        "f_frsize": 100,
+        "f_blocks": 110,
+        "f_bfree": 20,
+        "f_bavail": 10,
+        "f_files": 100,
+        "f_ffree": 50,
+        "f_favail": 50,
+    }
+    monkeypatch.setattr(os, "statvfs", lambda _: statvfs(blocks))
+    whole.check(500, 0)
+    with pytest.raises(DiskFullError):
+        whole.check(501, 0)
+    blocks |= {"f_ffree": 4, "f_favail": 4}
+    with pytest.raises(DiskFullError):
+        whole.check(0, 0)
+    blocks |= {"f_files": 0}
+    whole.check(0, 0)
+
+
+async def test_a_full_disk_is_known_without_asking_it_and_forgotten_when_there_is_room(tmp_path, monkeypatch):
+    """By the last put, or by the last question for the status, which the heartbeat asks too; a hung disk hangs neither."""
+    registry = CollectorRegistry()
+    prepare_folder(tmp_path)
+    space = FreeSpace(tmp_path, None, 95, typical_chunk_bytes=1000)
+    disk = DiskTier(tmp_path, space=space, metrics=StorageMetrics(registry), small_limit_bytes=64 * KIB)
+    blocks = dict.fromkeys(("f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"), 1000) | {
+        "f_frsize": 100
+    }
+    asked_in: list[threading.Thread] = []
+
+    def answer(_: Path):
+        asked_in.append(threading.current_thread())
+        return statvfs(blocks)
+
+    monkeypatch.setattr(os, "statvfs", answer)
+    async with disk:
+        assert disk.shortage() is None
+        held = make_chunk(100)
+        await disk.put(held, 0)
+        blocks |= {"f_bfree": 55, "f_bavail": 55}  # 94.5 %: a small chunk fits, a typical one does not
+        assert disk.shortage() is None, "it was not asked since"
+        await disk.put(make_chunk(100), 0)
+        assert disk.shortage() == "The file system has reached its reserve."
+        assert disk.reasons_against_writes() == []
+        assert registry.get_sample_value("trivet_storage_disk_bytes", {"part": "used"}) == 94_500
+        assert registry.get_sample_value("trivet_storage_disk_bytes", {"part": "free"}) == 5500
+        assert registry.get_sample_value("trivet_storage_disk_inodes", {"part": "free"}) == 1000
+        assert await disk.get(held.digest) == held.body()
+        assert await disk.delete(held.digest)
+        blocks |= {"f_bfree": 500, "f_bavail": 500}
+        await disk.statuses()
+        assert disk.shortage() is None
+        blocks |= {"f_ffree": 10, "f_favail": 10}
+        with pytest.raises(DiskFullError, match="inodes"):
+            await disk.put(make_chunk(100), 0)
+        assert disk.shortage() == "The file system has hardly any inodes left."
+        assert threading.main_thread() not in asked_in
+
+
+def statvfs(values: dict[str, int]):
+    return type("Found", (), values)()

@@ -7,45 +7,21 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
-from prometheus_client import CollectorRegistry
 
 from services.storage.disk import pending_unlinks
 from services.storage.disk.chunk_files import ChunkFiles
-from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.pending_unlinks import UnlinksAside
-from services.storage.disk.tier import DiskTier, prepare_folder
-from services.storage.metrics import StorageMetrics
 from services.storage.ports import Chunk, ConditionalDelete
 from shared.errors import UnavailableError
-from shared.units import KIB
-from tests.chance import random_bytes
-
-
-def make_chunk(size_bytes: int = 100_000) -> Chunk:
-    body = random_bytes(size_bytes)
-    return Chunk(blake3(body).hexdigest(), size_bytes, (body,))
+from tests.unit.storage.disk.tiers import disk_in, make_chunk
 
 
 def below(chunk: Chunk, index: int) -> ConditionalDelete:
     return ConditionalDelete(chunk.digest, lambda recorded: recorded < index)
-
-
-def open_disk(folder: Path) -> DiskTier:
-    prepare_folder(folder)
-    metrics = StorageMetrics(CollectorRegistry())
-    return DiskTier(folder, space=FreeSpace(folder, None, 99), metrics=metrics, small_limit_bytes=64 * KIB)
-
-
-@pytest.fixture
-async def disk(tmp_path: Path) -> AsyncIterator[DiskTier]:
-    async with open_disk(tmp_path) as tier:
-        yield tier
 
 
 class HeldUp:
@@ -141,13 +117,13 @@ def test_a_name_is_given_only_after_an_unlink_that_has_begun(tmp_path, monkeypat
 async def test_a_crash_before_the_unlink_does_not_bring_the_chunk_back(tmp_path, monkeypatch):
     """The file that it leaves is removed at the next start, not adopted."""
     chunk = make_chunk()
-    async with open_disk(tmp_path) as disk:
+    async with disk_in(tmp_path) as disk:
         await disk.put(chunk, 1)
         with monkeypatch.context() as patch:
             patch.setattr(UnlinksAside, "run", lambda _: None)
             assert await disk.delete_if([below(chunk, 9)]) == {chunk.digest}
         assert disk._files.path_of(chunk.digest).exists()
-    async with open_disk(tmp_path) as disk:
+    async with disk_in(tmp_path) as disk:
         assert await disk.has([chunk.digest], None) == set()
         assert not disk._files.path_of(chunk.digest).exists()
 
@@ -229,4 +205,4 @@ async def test_the_record_of_a_file_that_is_deleted_again_meanwhile_stays(disk, 
     monkeypatch.setattr(pending_unlinks, "sync_finished", sync_slowly)
     await disk.delete_if([below(first, 9), below(again, 9)])
     assert recorded_in(tmp_path) == {again.digest}
-    assert disk._pending_unlink_count == 1
+    assert disk._pending.count == 1
