@@ -7,7 +7,7 @@ import pytest
 from services.gateway.semantics.raw_names import FileName
 from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket, DeleteFile
 from shared.errors import BucketNotFoundError, InvalidRequestError
-from tests.unit.gateway.transfers.test_transfers import put
+from tests.unit.gateway.transfers.transfer_calls import put
 
 
 async def pages(world, **values: str) -> tuple[list[str], list[str], set[int]]:

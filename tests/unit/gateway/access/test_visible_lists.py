@@ -19,7 +19,7 @@ from shared.contracts.access import Action, Scope
 from shared.contracts.metadata import CreateBucket, FilePage, ListBuckets, ListFiles
 from shared.contracts.objects import ListVersions
 from shared.contracts.uploads import BeginUpload, ListUploads
-from tests.unit.gateway.transfers.test_transfers import put
+from tests.unit.gateway.transfers.transfer_calls import put
 
 INDEX = 42
 PREFIXES = ("", "a/", "a/b/", "a/b/c/", "ab/", "b/", "b//", "z/")

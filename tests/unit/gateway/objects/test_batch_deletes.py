@@ -10,7 +10,7 @@ from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.metadata import CreateBucket, DeleteBucket
 from shared.contracts.objects import DELETE_FILES_MAX, BucketSettings, DeleteFiles, FileToDelete
 from shared.errors import BucketNotFoundError, BucketRecreatedError, LeaderUnavailableError, OutcomeUnknownError
-from tests.unit.gateway.transfers.test_transfers import get, put
+from tests.unit.gateway.transfers.transfer_calls import get, put
 
 pytestmark = pytest.mark.virtual_time
 

@@ -17,7 +17,7 @@ from shared.errors import (
     PreconditionFailedError,
     VersionNotFoundError,
 )
-from tests.unit.gateway.transfers.test_transfers import get, put
+from tests.unit.gateway.transfers.transfer_calls import get, put
 
 pytestmark = pytest.mark.virtual_time
 

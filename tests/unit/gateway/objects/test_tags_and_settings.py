@@ -15,7 +15,7 @@ from shared.errors import (
     VersioningCannotBeOffError,
     VersionNotFoundError,
 )
-from tests.unit.gateway.transfers.test_transfers import put
+from tests.unit.gateway.transfers.transfer_calls import put
 
 pytestmark = pytest.mark.virtual_time
 

@@ -16,8 +16,8 @@ from services.gateway.transfers.admission import GRACE_S, SMALL_BYTES, Admission
 from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError, TooManyRequestsError
 from shared.units import KIB, MIB
-from tests.unit.gateway.transfers.test_transfers import CLIENT, put
-from tests.unit.gateway.transfers.test_transfers import order_for as upload_request
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, put
+from tests.unit.gateway.transfers.transfer_calls import order_for as upload_request
 
 pytestmark = pytest.mark.virtual_time
 

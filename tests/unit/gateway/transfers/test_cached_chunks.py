@@ -14,7 +14,7 @@ from shared.errors import FileNotFoundInBucketError, QuorumNotReachedError
 from shared.units import MIB
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
 from tests.unit.gateway.fakes import unreachable
-from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, only, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, get, is_idle, only, put
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from shared.contracts.metadata import PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
-from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, put
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, put
 
 pytestmark = pytest.mark.virtual_time
 

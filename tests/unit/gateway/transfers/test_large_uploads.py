@@ -28,7 +28,7 @@ from shared.errors import (
 )
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
 from tests.unit.gateway.fakes import unreachable
-from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, order_for, pieces_of, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, get, is_idle, order_for, pieces_of, put
 
 pytestmark = pytest.mark.virtual_time
 

@@ -17,7 +17,7 @@ from shared.errors import InvalidRequestError, QuotaExceededError
 from shared.units import KIB, MIB
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.transfers.test_multipart import begin, part_request, put_part
-from tests.unit.gateway.transfers.test_transfers import NAME, Received, order_for, pieces_of, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, Received, order_for, pieces_of, put
 
 pytestmark = pytest.mark.virtual_time
 

@@ -36,7 +36,7 @@ from shared.errors import (
 )
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
-from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, Received, is_idle, pieces_of
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, is_idle, pieces_of
 
 pytestmark = pytest.mark.virtual_time
 

@@ -28,7 +28,7 @@ from shared.errors import (
 from shared.placement import read_order
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
-from tests.unit.gateway.transfers.test_transfers import CLIENT, NAME, Received, find, get, is_idle, put
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, find, get, is_idle, put
 
 Change = Callable[[AnyQuery, Answer, ReadContext], tuple[Answer, ReadContext]]
 

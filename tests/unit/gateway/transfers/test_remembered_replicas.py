@@ -15,7 +15,7 @@ from shared.placement import preference_list, read_order
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.fakes import unreachable
 from tests.unit.gateway.transfers.test_replaced_nodes import STAMP, Disks
-from tests.unit.gateway.transfers.test_transfers import get, is_idle, only, put
+from tests.unit.gateway.transfers.transfer_calls import get, is_idle, only, put
 
 BODY = b"remembered"
 DIGEST = blake3(BODY).hexdigest()

@@ -40,7 +40,7 @@ from shared.units import GIB, KIB
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
 from tests.unit.gateway.fakes import unreachable
 from tests.unit.gateway.transfers.test_replaced_nodes import STAMP, Disks, at_publish, knows_garbage, published
-from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, get, is_idle, put
 
 PHOTOS = FileName("photos", "x")
 ASK_BUCKET = GetBucket(bucket="photos")

@@ -26,7 +26,7 @@ from shared.contracts.time import ClockState, Stamp
 from shared.errors import BucketRecreatedError, DataUnavailableError, QuorumNotReachedError, UnavailableError
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES, NODES, World
 from tests.unit.gateway.fakes import unreachable
-from tests.unit.gateway.transfers.test_transfers import NAME, get, is_idle, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, get, is_idle, put
 
 pytestmark = pytest.mark.virtual_time
 
