@@ -117,22 +117,17 @@ def test_what_comes_together_finds_room_one_behind_the_other(file_system) -> Non
 
 def test_the_reserve_counts_granted_bytes_and_the_file_system(tmp_path, monkeypatch):
     """A write is refused one byte beyond the percentage, for granted bytes, for the file system, and for inodes."""
+    blocks = {"f_frsize": MIB, "f_blocks": 9, "f_bfree": 9, "f_bavail": 9, "f_files": 0, "f_ffree": 0, "f_favail": 0}
+    # Not that of the machine, which may be anything.
+    monkeypatch.setattr(os, "statvfs", lambda _: statvfs(blocks))
     granted = FreeSpace(tmp_path, MIB, 50)
     granted.check(100, MIB // 2 - 100)
     with pytest.raises(DiskFullError):
         granted.check(101, MIB // 2 - 100)
     assert granted.capacity_bytes() == MIB
     whole = FreeSpace(tmp_path, None, 95)
-    blocks = {
-        "f_frsize": 100,
-        "f_blocks": 110,
-        "f_bfree": 20,
-        "f_bavail": 10,
-        "f_files": 100,
-        "f_ffree": 50,
-        "f_favail": 50,
-    }
-    monkeypatch.setattr(os, "statvfs", lambda _: statvfs(blocks))
+    blocks |= {"f_frsize": 100, "f_blocks": 110, "f_bfree": 20, "f_bavail": 10}
+    blocks |= {"f_files": 100, "f_ffree": 50, "f_favail": 50}
     whole.check(500, 0)
     with pytest.raises(DiskFullError):
         whole.check(501, 0)
