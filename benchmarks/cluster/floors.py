@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.cluster.bodies import BodyMaker, write_body
 from benchmarks.cluster.commands import clean_environment, run
 from benchmarks.cluster.connection import BODY_START_BYTES, Address
+from benchmarks.cluster.doors import NativeDoor
 from benchmarks.cluster.process_groups import read_cpu_ns
 from benchmarks.cluster.rows import Operation, Row
 from benchmarks.cluster.samples import FloorSample
@@ -103,7 +104,7 @@ async def _measure_serve(row: Row, round_number: int, server: ServeFloor) -> Flo
     # The floor has one file.
     shorter = replace(row, duration_s=min(row.duration_s, _SERVE_DURATION_S), is_read_once=False, at_most=_MAX_SERVED)
     before = read_cpu_ns({_PROCESS: server.pid})[_PROCESS]
-    outcome = await Workload(server.address, server.folder / name).run(shorter, stock)
+    outcome = await Workload(NativeDoor(server.address), server.folder / name).run(shorter, stock)
     used_ns = read_cpu_ns({_PROCESS: server.pid})[_PROCESS] - before
     operations = row.count_operations(outcome.run.operations)
     return FloorSample(

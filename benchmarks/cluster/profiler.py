@@ -80,7 +80,8 @@ def _choose_one(name: str, *, is_tiny: bool) -> Row:
 async def _profile(row: Row, duration_s: float, cluster: RunningCluster, folder: Path) -> None:
     longer = lengthened(row, duration_s)
     with tempfile.TemporaryDirectory() as scratch:
-        workload = Workload(cluster.address, Path(scratch) / "large.bin")
+        workload = Workload(cluster.door(is_s3=row.is_s3), Path(scratch) / "large.bin")
+        await workload.fill_listed("listed")
         await warm_up([row], workload)
         stock = Stock("profiled")
         await workload.prepare(longer, stock)

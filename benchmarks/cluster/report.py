@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from benchmarks.cluster.budgets import Budgets
 from benchmarks.cluster.machine_load import OTHER_LOAD_WARNING_CORES
 from benchmarks.cluster.process_groups import GROUPS
-from benchmarks.cluster.rows import ROWS, Row
+from benchmarks.cluster.rows import ALL_ROWS, Row, counterpart_of
 from benchmarks.cluster.samples import Result, RowSample
 from benchmarks.cluster.summary import Figure, Ratio, Spread, median_cpu_ms, paired_ratio, samples_of
 from benchmarks.cluster.trees import BASE, THIS
@@ -35,6 +35,7 @@ def make_tables(result: Result, budgets: Budgets) -> list[Table]:
         tables += [_speed(result, tree), _cost(result, tree, budgets)]
     if BASE in result.revisions:
         tables.append(_ratios(result))
+    tables += [_s3_ratios(result, tree) for tree in result.revisions]
     tables += [_floors(result), _idle(result), _memory(result)]
     return [table for table in tables if table.rows]
 
@@ -42,7 +43,7 @@ def make_tables(result: Result, budgets: Budgets) -> list[Table]:
 def measured_rows(result: Result) -> list[Row]:
     """The rows that the result has, in the order of running."""
     names = {sample.row for sample in result.rows}
-    return [row for row in ROWS if row.name in names]
+    return [row for row in ALL_ROWS if row.name in names]
 
 
 def warnings_of(result: Result) -> list[str]:
@@ -139,6 +140,18 @@ def _ratios(result: Result) -> Table:
     title = f"Ratios of {result.revisions[THIS]} to {result.revisions[BASE]}, paired by round, median (lowest-highest)"
     note = "Above 1 this tree has more of it: worse for CPU and latency, better for throughput."
     return Table(title, columns, table_rows, (note,))
+
+
+def _s3_ratios(result: Result, tree: str) -> Table:
+    """Of rows of S3 to the same rows of `/v1` in the same round."""
+    table_rows = []
+    for row in measured_rows(result):
+        ours, theirs = samples_of(result.rows, tree, row.name), samples_of(result.rows, tree, counterpart_of(row) or "")
+        if row.is_s3 and theirs:
+            ratios = [paired_ratio(ours, theirs, figure) for figure in _RATIO_FIGURES.values()]
+            table_rows.append([row.name, *map(_ratio_cell, ratios)])
+    title = f"Ratios of S3 to /v1 of {result.revisions[tree]}, paired by round, median (lowest-highest)"
+    return Table(title, ["row", *_RATIO_FIGURES], table_rows)
 
 
 def _group_ratio(this: Sequence[RowSample], base: Sequence[RowSample], group: str) -> str:

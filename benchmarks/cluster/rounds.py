@@ -84,13 +84,19 @@ async def run_rounds(
         BenchmarkError: a cluster does not answer or has lost a process.
     """
     workloads = {
-        cluster.tree.name: Workload(cluster.address, scratch / "large.bin", plan.listed_keys, plan.settle_s)
+        (cluster.tree.name, is_s3): Workload(
+            cluster.door(is_s3=is_s3), scratch / "large.bin", plan.listed_keys, plan.settle_s
+        )
         for cluster in clusters
+        for is_s3 in sorted({row.is_s3 for row in plan.rows})
     }
     run = _Run(plan, workloads, server, on_step)
     for cluster in clusters:
         on_step(f"warm-up {cluster.tree.name}")
-        await warm_up(plan.rows, workloads[cluster.tree.name])
+        for (tree, is_s3), workload in workloads.items():
+            if tree == cluster.tree.name:
+                await workload.fill_listed("listed")
+                await warm_up([row for row in plan.rows if row.is_s3 is is_s3], workload)
     if plan.idle_s is not None:
         await asyncio.sleep(min(_SETTLE_BEFORE_IDLE_S, plan.idle_s))
         run.measured.idle.extend(await measure_idle(clusters, plan.idle_s, lambda: on_step("idle")))
@@ -105,19 +111,19 @@ class _Run:
     """What all rounds of a run share."""
 
     plan: Plan
-    workloads: Mapping[str, Workload]
+    workloads: Mapping[tuple[str, bool], Workload]
     server: ServeFloor
     on_step: OnStep
     measured: Measured = field(default_factory=lambda: Measured([], [], [], []))
 
     async def measure_round(self, number: int, clusters: Sequence[RunningCluster]) -> None:
         """Every row on every cluster in that order, each followed by its floor."""
-        stocks = {cluster.tree.name: Stock(f"round-{number}") for cluster in clusters}
+        stocks = {name: Stock(f"round-{number}") for name in self.workloads}
         floors = floors_of(self.plan.rows)
         for row in self.plan.rows:
             for cluster in clusters:
-                name = cluster.tree.name
-                self.on_step(f"round {number}: {row.name} {name if len(clusters) > 1 else ''}")
+                name = cluster.tree.name, row.is_s3
+                self.on_step(f"round {number}: {row.name} {cluster.tree.name if len(clusters) > 1 else ''}")
                 in_order = [cluster, *(other for other in clusters if other is not cluster)]
                 sample = await measure_row(row, number, stocks[name], self.workloads[name], in_order)
                 self.measured.rows.append(sample)
@@ -136,7 +142,6 @@ def order_of_round(clusters: Sequence[_T], number: int) -> list[_T]:
 
 async def warm_up(rows: Sequence[Row], workload: Workload) -> None:
     """Every row once, shorter, so that connections, caches and code paths of all are there in round 1."""
-    await workload.fill_listed("listed")
     stock = Stock("warm-up")
     for row in rows:
         shorter = row if row.is_curl else _shorter(row)

@@ -40,6 +40,7 @@ class Row:
         at_most: requests, after which the row ends early; bounds what one round writes.
         is_curl: one file in one request by curl; figures are then per MiB.
         is_read_once: a GET of each file at most once, of files that no other row has read: nothing comes out of a cache.
+        is_s3: it goes to the S3 port and not to `/v1`.
         file_count: how many files a GET reads again and again, all of them once before the row; None for all of the size.
         floor: the name of the floor that bounds it, see `floors`.
     """
@@ -54,6 +55,7 @@ class Row:
     is_curl: bool = False
     is_read_once: bool = False
     file_count: int | None = None
+    is_s3: bool = False
 
     @property
     def unit(self) -> str:
@@ -84,20 +86,56 @@ ROWS: Final = (
 )
 """In the order of running: rows that read find what rows that write have left, and the deletions come last."""
 
-ROW_NAMES: Final = (*(row.name for row in ROWS), IDLE)
+S3_PREFIX: Final = "s3-"
+ALL_S3: Final = "s3"
+"""In place of names: every row of S3 with the row of `/v1` that it is compared with."""
+
+_S3_COUNTERPARTS: Final = (
+    "put-256m",
+    "get-256m",
+    "put-1m-x8",
+    "get-1m-x8",
+    "put-4k-x16",
+    "get-4k-x16",
+    "head-4k-x16",
+    "list-1000",
+    "delete-4k-x16",
+)
+_S3_MOST: Final = 4000
+"""Requests of one row: each is signed before the row, and they are more than a row has time for."""
+
+
+def _with_s3(row: Row) -> tuple[Row, ...]:
+    if row.name not in _S3_COUNTERPARTS:
+        return (row,)
+    at_most = min(row.at_most, _S3_MOST) if row.operation is Operation.PUT else row.at_most
+    return row, replace(row, name=S3_PREFIX + row.name, is_s3=True, floor=None, at_most=at_most)
+
+
+ALL_ROWS: Final = tuple(each for row in ROWS for each in _with_s3(row))
+"""`ROWS`, and behind each the same row of the S3 port. These run only by name: a run of all of `ROWS` is long enough."""
+
+ROW_NAMES: Final = (*(row.name for row in ALL_ROWS), IDLE)
+
+
+def counterpart_of(row: Row) -> str | None:
+    """The name of the row of `/v1` with which a row of S3 is compared."""
+    return row.name.removeprefix(S3_PREFIX) if row.is_s3 else None
 
 
 def choose(names: Sequence[str], *, is_tiny: bool = False) -> tuple[list[Row], bool]:
-    """The rows of those names in the order of running, all for no name, and whether idle CPU is measured.
+    """The rows of those names in the order of running, `ROWS` for no name, and whether idle CPU is measured.
 
     Raises:
         BenchmarkError: there is no row of that name.
     """
-    unknown = sorted(set(names) - set(ROW_NAMES))
+    unknown = sorted(set(names) - {*ROW_NAMES, ALL_S3})
     if unknown:
         raise BenchmarkError(f"There is no row {', '.join(unknown)}. Rows: {' '.join(ROW_NAMES)}")
-    wanted = set(names or ROW_NAMES)
-    chosen = [row for row in ROWS if row.name in wanted]
+    wanted = set(names) or {*(row.name for row in ROWS), IDLE}
+    if ALL_S3 in wanted:
+        wanted |= {*_S3_COUNTERPARTS, *(S3_PREFIX + name for name in _S3_COUNTERPARTS)}
+    chosen = [row for row in ALL_ROWS if row.name in wanted]
     return [_tiny(row) for row in chosen] if is_tiny else chosen, IDLE in wanted
 
 

@@ -17,14 +17,19 @@ from typing import Final
 
 from benchmarks.cluster.commands import run
 from benchmarks.cluster.connection import Address
-from benchmarks.cluster.credentials import authorization
+from benchmarks.cluster.credentials import authorization, signer
+from benchmarks.cluster.doors import Door, NativeDoor, S3Door
 from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.trees import WORK_DIR, Tree
 from local_cluster.free_ports import free_port_offset
+from services.gateway.s3.client_signatures import Signer
 
 _HOST: Final = "127.0.0.1"
 _GATEWAY_PORT: Final = 8080
 """Where the gateway of a local cluster listens before the offset is added (README.md)."""
+
+_S3_PORT: Final = 9000
+"""The same for S3."""
 
 _ANSWER_TIMEOUT_S: Final = 10.0
 
@@ -37,6 +42,16 @@ class RunningCluster:
     local_dir: Path
     address: Address
     pids: dict[str, int]
+    s3_signer: Signer | None = None
+
+    def door(self, *, is_s3: bool) -> Door:
+        """Where rows go to. Raises BenchmarkError: the tree has no S3 port, or no key for it."""
+        if not is_s3:
+            return NativeDoor(self.address)
+        if self.s3_signer is None:
+            raise BenchmarkError(f"{self.tree.revision} has no access key, and so no S3 port.")
+        host, _, port = self.s3_signer.host.partition(":")
+        return S3Door(Address(host, int(port)), self.s3_signer)
 
     def leader(self) -> str | None:
         """Name of the consensus member that leads, None when there is none now.
@@ -74,7 +89,8 @@ def running_cluster(tree: Tree, port_offset: int | None = None) -> Iterator[Runn
     try:
         run([tree.python, "-m", "local_cluster", "up"], tree.root, environment)
         address = Address(_HOST, _GATEWAY_PORT + offset, authorization(local_dir))
-        yield RunningCluster(tree, local_dir, address, read_pids(local_dir))
+        s3_signer = signer(local_dir, f"{_HOST}:{_S3_PORT + offset}")
+        yield RunningCluster(tree, local_dir, address, read_pids(local_dir), s3_signer)
     finally:
         run([tree.python, "-m", "local_cluster", "down"], tree.root, environment)
         shutil.rmtree(local_dir, ignore_errors=True)

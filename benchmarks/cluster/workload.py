@@ -17,16 +17,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from benchmarks.cluster.bodies import BodyMaker, numbered, restamp, write_body
-from benchmarks.cluster.connection import Address, Answer, Connection
+from benchmarks.cluster.connection import Answer, Connection
+from benchmarks.cluster.doors import Door, TargetOf
 from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
 from benchmarks.measuring import Run, closed_loop
 from shared.units import KIB
 
-FILES: Final = "/v1/files/default"
 SETTLE_S: Final = 0.5
 """The rest before each row: a tiered node writes behind, and what it still writes must not count to the next row."""
 
@@ -85,12 +84,12 @@ Request = Callable[[Connection, int], Awaitable[None]]
 
 
 class Workload:
-    """Sends rows to one address. `listed_folder` holds `LISTED_KEYS` files once `fill_listed` has been called."""
+    """Sends rows to one door. `listed_folder` holds `LISTED_KEYS` files once `fill_listed` has been called."""
 
     def __init__(
-        self, address: Address, large_file: Path, listed_keys: int = LISTED_KEYS, settle_s: float = SETTLE_S
+        self, door: Door, large_file: Path, listed_keys: int = LISTED_KEYS, settle_s: float = SETTLE_S
     ) -> None:
-        self._address = address
+        self._door = door
         self._large_file = large_file
         self._listed_keys = listed_keys
         self._settle_s = settle_s
@@ -99,8 +98,8 @@ class Workload:
 
     async def fill_listed(self, name: str) -> None:
         """Put the files that a list shows."""
-        self._listed_folder = name
-        stock = Stock(name)
+        self._listed_folder = f"{name}-{self._door.name}"
+        stock = Stock(self._listed_folder)
         await self._fill(stock, 4 * KIB, self._listed_keys)
 
     async def prepare(self, row: Row, stock: Stock) -> None:
@@ -136,15 +135,15 @@ class Workload:
     def _requests(self, row: Row, stock: Stock) -> Request:
         match row.operation:
             case Operation.PUT:
-                return self._put(stock, row.size_bytes)
+                return self._put(stock, row)
             case Operation.GET if row.is_read_once:
-                return _read(row.operation, partial(stock.take_unread, row.size_bytes), row.size_bytes)
+                return self._read(row, stock, partial(stock.take_unread, row.size_bytes))
             case Operation.GET | Operation.HEAD:
-                return _read(row.operation, _again(stock.of_size(row.size_bytes)[: row.file_count]), row.size_bytes)
+                return self._read(row, stock, _again(stock.of_size(row.size_bytes)[: row.file_count]))
             case Operation.DELETE:
-                return _delete(stock.of_size(row.size_bytes))
+                return self._delete(row, stock)
             case Operation.LIST:
-                return _list(self._listed_folder, self._listed_keys)
+                return self._list()
 
     async def _fill(self, stock: Stock, size_bytes: int, count: int) -> None:
         missing = count - len(stock.of_size(size_bytes))
@@ -155,16 +154,54 @@ class Workload:
         if outcome.failed:
             raise BenchmarkError(f"Files for the rows cannot be put: {outcome.first_failure}")
 
-    def _put(self, stock: Stock, size_bytes: int) -> Request:
-        maker, stored = BodyMaker(size_bytes), stock.of_size(size_bytes)
+    def _put(self, stock: Stock, row: Row) -> Request:
+        maker, stored = BodyMaker(row.size_bytes), stock.of_size(row.size_bytes)
         self._folders += 1
-        keys = numbered(f"{stock.folder}/{size_bytes}-{self._folders}")
+        folder = f"{stock.folder}/{self._door.name}-{row.size_bytes}-{self._folders}"
+        keys = numbered(folder)
+        target_of = self._door.targets("PUT", itertools.islice(numbered(folder), row.at_most))
 
         async def request(connection: Connection, _number: int) -> None:
             key, body = next(keys), maker.make()
-            answer = await connection.request("PUT", f"{FILES}/{key}", body)
+            answer = await connection.request("PUT", target_of(key), body)
             _check(answer, {200, 201, 204})
             stored.append(StoredFile(key, bytes(body[0])))
+
+        return request
+
+    def _targets(self, method: str, stored: list[StoredFile]) -> TargetOf:
+        return self._door.targets(method, (file.key for file in stored))
+
+    def _read(self, row: Row, stock: Stock, take: Callable[[], StoredFile]) -> Request:
+        method = row.operation.value
+        target_of = self._targets(method, stock.of_size(row.size_bytes))
+
+        async def request(connection: Connection, _number: int) -> None:
+            file = take()
+            answer = await connection.request(method, target_of(file.key))
+            _check(answer, {200})
+            if row.operation is Operation.GET and (answer.size_bytes, answer.start) != (row.size_bytes, file.start):
+                raise UnexpectedAnswerError(f"{file.key}: other bytes came back than were put")
+
+        return request
+
+    def _delete(self, row: Row, stock: Stock) -> Request:
+        stored = stock.of_size(row.size_bytes)
+        target_of = self._targets("DELETE", stored)
+
+        async def request(connection: Connection, _number: int) -> None:
+            _check(await connection.request("DELETE", target_of(stored.pop().key)), {200, 204})
+
+        return request
+
+    def _list(self) -> Request:
+        target, wanted = self._door.list_target(self._listed_folder + "/", self._listed_keys), self._listed_keys
+
+        async def request(connection: Connection, _number: int) -> None:
+            answer = await connection.request("GET", target, is_kept=True)
+            _check(answer, {200})
+            if (found := answer.body.count(self._door.listed_mark)) != wanted:
+                raise UnexpectedAnswerError(f"a list of {wanted} keys has {found}")
 
         return request
 
@@ -174,7 +211,7 @@ class Workload:
         async def operate(client: int, number: int) -> None:
             try:
                 if connections[client].is_closed:
-                    connections[client] = await Connection.open(self._address)
+                    connections[client] = await Connection.open(self._door.address)
                 await request(connections[client], number)
             except (OSError, UnexpectedAnswerError) as error:
                 outcome.failed += 1
@@ -190,7 +227,7 @@ class Workload:
     @asynccontextmanager
     async def _connections(self, count: int) -> AsyncIterator[list[Connection]]:
         """Opened before the row, so that it measures requests."""
-        connections = [await Connection.open(self._address) for _ in range(count)]
+        connections = [await Connection.open(self._door.address) for _ in range(count)]
         try:
             yield connections
         finally:
@@ -211,10 +248,11 @@ class Workload:
     def _curl(self, row: Row, stock: Stock) -> Outcome:
         stored = stock.of_size(row.size_bytes)
         if row.operation is Operation.PUT:
-            key, arguments = f"{stock.folder}/large", ["-T", str(self._large_file)]
+            key, arguments = f"{stock.folder}/{self._door.name}-large", ["-T", str(self._large_file)]
         else:
             key, arguments = stored[-1].key, []
-        facts = _call_curl([*arguments, f"{self._address.url}{FILES}/{key}"], self._address.authorization)
+        address, target = self._door.address, self._door.targets(row.operation.value, [key])(key)
+        facts = _call_curl([*arguments, address.url + target], address.authorization)
         moved = facts["size_upload"] if row.operation is Operation.PUT else facts["size_download"]
         is_good = facts["http_code"] in {200, 201} and moved == row.size_bytes
         if is_good and row.operation is Operation.PUT:
@@ -240,36 +278,6 @@ def _again(stored: list[StoredFile]) -> Callable[[], StoredFile]:
     """Gives the files again and again, in an order of chance."""
     shuffled = itertools.cycle(random.sample(stored, len(stored)))
     return lambda: next(shuffled)
-
-
-def _read(operation: Operation, take: Callable[[], StoredFile], size_bytes: int) -> Request:
-    async def request(connection: Connection, _number: int) -> None:
-        file = take()
-        answer = await connection.request(operation.value, f"{FILES}/{file.key}")
-        _check(answer, {200})
-        if operation is Operation.GET and (answer.size_bytes, answer.start) != (size_bytes, file.start):
-            raise UnexpectedAnswerError(f"{file.key}: other bytes came back than were put")
-
-    return request
-
-
-def _delete(stored: list[StoredFile]) -> Request:
-    async def request(connection: Connection, _number: int) -> None:
-        _check(await connection.request("DELETE", f"{FILES}/{stored.pop().key}"), {200, 204})
-
-    return request
-
-
-def _list(folder: str, wanted: int) -> Request:
-    target = f"{FILES}?limit={wanted}&prefix={quote(folder + '/', safe='')}"
-
-    async def request(connection: Connection, _number: int) -> None:
-        answer = await connection.request("GET", target, is_kept=True)
-        _check(answer, {200})
-        if (found := answer.body.count(b'"key":')) != wanted:
-            raise UnexpectedAnswerError(f"a list of {wanted} keys has {found}")
-
-    return request
 
 
 def _check(answer: Answer, expected: set[int]) -> None:

@@ -50,6 +50,14 @@ def test_a_comparison_has_ratios_and_both_trees(make_sample, make_result) -> Non
     assert (cell(ratios, "gateway CPU"), cell(ratios, "leader CPU")) == ("1.00", "")
 
 
+def test_a_row_of_s3_is_compared_with_its_counterpart(make_sample, make_result) -> None:
+    """Where both were measured: half as many in the same time."""
+    rows = [make_sample(), make_sample(row="s3-get-4k-x16", operations=50), make_sample(row="s3-head-4k-x16")]
+    ratios = table(make_result(rows), "Ratios of S3 to /v1")
+    assert [row[0] for row in ratios.rows] == ["s3-get-4k-x16"]
+    assert cell(ratios, "throughput") == "0.500 (0.50-0.50)"
+
+
 def test_without_a_base_there_are_no_ratios(make_sample, make_result) -> None:
     """Nor an empty table."""
     assert not any(found.title.startswith("Ratios") for found in make_tables(make_result([make_sample()]), BUDGETS))

@@ -14,7 +14,7 @@ from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.floors import floors_of
 from benchmarks.cluster.profiler import lengthened
 from benchmarks.cluster.rounds import Plan
-from benchmarks.cluster.rows import ROW_NAMES, ROWS, choose
+from benchmarks.cluster.rows import ROW_NAMES, ROWS, choose, counterpart_of
 from benchmarks.cluster.running_cluster import parse_leader, read_pids
 from benchmarks.cluster.workload import Stock, StoredFile
 from shared.units import KIB, MIB
@@ -29,6 +29,16 @@ def test_names_are_chosen_in_the_order_of_running() -> None:
     """A row that reads comes behind the row that writes what it reads."""
     rows, is_idle_wanted = choose(["get-4k-x16", "put-4k-x16"])
     assert ([row.name for row in rows], is_idle_wanted) == (["put-4k-x16", "get-4k-x16"], False)
+
+
+def test_rows_of_s3_run_by_name_each_behind_its_counterpart() -> None:
+    """Alone, or all of them by one word with the rows that they are compared with."""
+    assert not any(row.is_s3 for row in choose([])[0])
+    rows, is_idle_wanted = choose(["s3"])
+    names = [row.name for row in rows]
+    assert names[::2] == [counterpart_of(row) for row in rows[1::2]]
+    assert (names[:2], len(names), is_idle_wanted) == (["put-256m", "s3-put-256m"], 18, False)
+    assert [row.name for row in choose(["s3-get-4k-x16"])[0]] == ["s3-get-4k-x16"]
 
 
 def test_an_unknown_name_is_refused_with_all_names() -> None:
