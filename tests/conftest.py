@@ -28,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--model-steps", type=int, default=800, help="requests of the model of the API, at least")
     parser.addoption(
+        "--s3-server",
+        choices=("trivet", "trivet-with-faults", "seaweedfs"),
+        default="trivet",
+        help="where tests/integration/s3 goes to; with faults a storage node and the leader are killed meanwhile",
+    )
+    parser.addoption(
         "--seed", default=None, help="the seed of each test; drawn, and printed with a failure, when not given"
     )
 

