@@ -92,8 +92,8 @@ class FileCalls:
                     found,
                     spans,
                     asked.quorums,
+                    headers=content_headers(found.version, read_now_ns=self._read_now_ns),
                     access=services.access.standing(current_access()),
-                    read_now_ns=self._read_now_ns,
                 )
                 # Of a small file without a body to take nothing is worth watching for.
                 is_soon_over = found.version.content.size_bytes <= SMALL_BYTES and not announces_body(scope)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.types import Receive, Send
 
@@ -14,7 +14,6 @@ from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.byte_ranges import ByteSpan
-from services.gateway.semantics.file_headers import content_headers
 from services.gateway.transfers.downloads import ConfirmedReplicas, Downloads, FoundFile
 
 
@@ -28,12 +27,12 @@ class FileStream:
         spans: Sequence[ByteSpan] | None,
         quorums: Quorums,
         *,
+        headers: dict[str, str],
         access: StandingAccess | None,
-        read_now_ns: Callable[[], int],
     ) -> None:
+        """`headers`: what the answer says of the version; those that depend on `spans` are added to them."""
         version = found.version
         size_bytes = version.content.size_bytes
-        headers = content_headers(version, read_now_ns=read_now_ns)
         self._parts: RangeParts | None = None
         if spans is None:
             headers["content-length"] = str(size_bytes)

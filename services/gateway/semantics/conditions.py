@@ -13,6 +13,7 @@ from typing import Final, Self
 from services.gateway.semantics.http_dates import unix_seconds, whole_s
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import FileAnswer
+from shared.contracts.s3 import shown_etag
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -26,18 +27,24 @@ UNCONDITIONAL: Final = Preconditions()
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What conditions are held against. Without a file there is no `etag`, and `version` is the index of its deletion."""
+    """What conditions are held against. Without a file there is no `etag`, and `version` is the index of its deletion.
+
+    `s3_etag`: the one that S3 shows of it, which a condition of a change may name as well.
+    """
 
     etag: str | None
     version: int
     modified_ns: int
+    s3_etag: str | None = None
 
     @classmethod
     def of(cls, answer: FileAnswer) -> Self:
         """What the log says about a key."""
         if answer.file is None:
             return cls(None, answer.version, 0)
-        return cls(answer.file.etag, answer.file.version, answer.file.modified_ns)
+        file = answer.file
+        s3_etag = shown_etag(file.etag, None if file.s3 is None else file.s3.etag)
+        return cls(file.etag, file.version, file.modified_ns, s3_etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ def _failed(name: str, present: Present) -> PreconditionFailedError:
 
 
 def _matches(tags: Sequence[str], present: Present) -> bool:
-    return present.etag is not None and (_ANY in tags or present.etag in tags)
+    return present.etag is not None and (_ANY in tags or present.etag in tags or present.s3_etag in tags)
 
 
 def _tags(name: str, value: str | None, *, keep_weak: bool) -> list[str] | None:

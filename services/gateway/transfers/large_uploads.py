@@ -24,6 +24,7 @@ from services.gateway.transfers.publishing import Publisher
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.etags import list_digest
 from shared.contracts.files import Preconditions
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.uploads import AbortUpload, BeginUpload, CompleteUpload
 from shared.errors import OverloadedError, TrivetError
 
@@ -73,13 +74,14 @@ class LargeUpload:
         """Of what follows, with a start of its own."""
         return sender.begin_next(await self._part.read_start())
 
-    def completion(self, digest: str, preconditions: Preconditions) -> CompleteUpload:
+    def completion(self, digest: str, preconditions: Preconditions, s3: S3Attributes | None) -> CompleteUpload:
         """What joins the parts into a version; `digest` of all bytes."""
         return CompleteUpload(
             upload=self.upload.upload,
             nonce=self.upload.nonce,
             parts=self._parts,
             digest=digest,
+            s3=s3,
             preconditions=preconditions,
             stamp=self._clock.stamp(),
         )
@@ -125,7 +127,14 @@ class LargeUploads:
         self._tasks = tasks
 
     async def begin(
-        self, name: FileName, incarnation: int, quorums: Quorums, *, content_type: str, user_metadata: dict[str, str]
+        self,
+        name: FileName,
+        incarnation: int,
+        quorums: Quorums,
+        *,
+        content_type: str,
+        user_metadata: dict[str, str],
+        tags: dict[str, str],
     ) -> LargeUpload:
         """Begin an upload of the body of `name`, in the bucket of that incarnation.
 
@@ -142,6 +151,7 @@ class LargeUploads:
                 nonce=nonce,
                 content_type=content_type,
                 user_metadata=user_metadata,
+                tags=tags,
                 is_internal=True,
                 stamp=self._clock.stamp(),
             )

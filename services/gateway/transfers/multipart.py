@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from blake3 import blake3
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums
-from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.body_digests import Digests
 from services.gateway.semantics.conditions import UNCONDITIONAL
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, Transfer
@@ -28,6 +28,7 @@ from services.gateway.transfers.publishing import Publisher, ReceivedBody
 from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.uploads import UploadResult, result_of
 from shared.contracts.files import Preconditions
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.uploads import (
     MANIFEST_CHUNKS_MAX,
     PART_BYTES_MAX,
@@ -56,14 +57,15 @@ class UploadBegin:
 
 @dataclass(frozen=True, slots=True)
 class PartRequest:
-    """A part that a client sends, checked; `announced_bytes` is its Content-Length, if it sent one."""
+    """A part that a client sends, checked. `announced_bytes` and `s3` are as those of `UploadRequest`."""
 
     upload: UploadId
     number: int
     quorums: Quorums
-    digests: BodyDigests
+    digests: Digests
     announced_bytes: int | None
     client: Client
+    s3: Callable[[], S3Attributes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +158,19 @@ class PartUploads:
         try:
             async with aclosing(chunks):
                 async for chunk, lease in chunks:
+                    await received.catch_up(lease)
                     is_whole = received.add(chunk)
                     await sender.add(chunk, lease, is_whole_file=is_whole)
                     self._check_size(sender.size_bytes)
                     _check_time(ends_at_s)
+            await received.catch_up()
             received.check()
             await sender.finish()
         except BaseException:
             sender.abandon()
             raise
         part.digest = received.digest
+        part.s3 = None if request.s3 is None else request.s3()
         return await self._publisher.until_decided(part, sender, transfer)
 
     async def _check_quotas(self, part: PartPublication, size_bytes: int) -> None:

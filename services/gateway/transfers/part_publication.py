@@ -11,6 +11,7 @@ from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.transfers.chunk_sender import ChunkSender, Start, usable_nodes
 from services.gateway.transfers.publishing import Publication, Publisher
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.uploads import GetUpload, PutPart, StoredPart, UploadAnswer, upload_id_of
 from shared.errors import UploadNotFoundError
 
@@ -53,6 +54,7 @@ class PartPublication(Publication[StoredPart]):
         self.number = number
         self.quorums = quorums
         self.digest: str | None = None
+        self.s3: S3Attributes | None = None
         self.found: UploadAnswer | None = None
         """The upload as it was read last, with the part that this one would replace."""
 
@@ -92,6 +94,7 @@ class PartPublication(Publication[StoredPart]):
                 epoch=sender.start.node_map.epoch,
                 durability=durability(sender.tallies, self.quorums.replica_count),
                 fences=fences(sender.tallies),
+                s3=self.s3,
                 stamp=self._clock.stamp(),
             )
         )

@@ -18,7 +18,7 @@ from services.gateway.ports import FileChunk
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.writer import ReplicaWriter
-from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.body_digests import Digests
 from services.gateway.transfers.admission import Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start
 from services.gateway.transfers.chunking import ReservationWaits, cut
@@ -59,12 +59,23 @@ its log has not reached, is an invalid request."""
 class ReceivedBody:
     """What of a body has come, and what it must be. A single chunk of a body of known length is hashed once."""
 
-    def __init__(self, digests: BodyDigests, announced_bytes: int | None) -> None:
+    def __init__(self, digests: Digests, announced_bytes: int | None) -> None:
         self._digests = digests
         self._announced_bytes = announced_bytes
         self._hasher = blake3()
         self._only_digest: str | None = None
         self.size_bytes = 0
+
+    async def catch_up(self, lease: ByteLease | None = None) -> None:
+        """Wait until a thread that hashes is done, before the next chunk, whose `lease` it is, or `check`."""
+        if not self._digests.is_behind:
+            return
+        try:
+            await self._digests.catch_up()
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
 
     def add(self, chunk: FileChunk) -> bool:
         """The next chunk; says whether it is all of the body."""

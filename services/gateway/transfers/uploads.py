@@ -10,7 +10,7 @@ this gateway said (`recent_log`). What is stale then shows when the publish is r
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from blake3 import blake3
 from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
-from services.gateway.semantics.body_digests import BodyDigests
+from services.gateway.semantics.body_digests import Digests
 from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.settings import MAX_CHUNKS_PER_LOG_ENTRY
@@ -37,6 +37,7 @@ from shared.contracts.calls import Proposed
 from shared.contracts.etags import etag_of
 from shared.contracts.files import FileVersion, Preconditions, Published
 from shared.contracts.metadata import GetBucket, GetFile, PublishFile
+from shared.contracts.s3 import S3Attributes
 from shared.errors import (
     BucketNotFoundError,
     DigestMismatchError,
@@ -59,17 +60,28 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What the client `client` asks for, checked; `announced_bytes` is its Content-Length, if it sent one."""
+    """What the client `client` asks for, checked.
+
+    Attributes:
+        announced_bytes: its Content-Length, if it sent one.
+        s3: what only S3 shows of the version; asked when the body was whole and `digests` were compared.
+    """
 
     name: FileName
     content_type: str
     user_metadata: dict[str, str]
     quorums: Quorums
     preconditions: Preconditions
-    digests: BodyDigests
+    digests: Digests
     announced_bytes: int | None
     client: Client
     idempotency_key: IdempotencyKey | None = None
+    tags: dict[str, str] | None = None
+    s3: Callable[[], S3Attributes] | None = None
+
+    def s3_attributes(self) -> S3Attributes | None:
+        """See `s3`."""
+        return None if self.s3 is None else self.s3()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,8 @@ class Uploads:
             self._check_size(size_bytes)
             hasher.update(piece)
             request.digests.update(piece)
+            if request.digests.is_behind:
+                await request.digests.catch_up()
         request.digests.check()
         key.check(stored.fingerprint, hasher.hexdigest())
         return result_of(stored.replay(PublishFile))
@@ -205,10 +219,12 @@ class Uploads:
                 async for chunk, lease in chunks:
                     if self._is_due(sending):
                         await self._seal(sending, lease, transfer)
+                    await received.catch_up(lease)
                     is_whole_file = received.add(chunk)
                     await sending.sender.add(chunk, lease, is_whole_file=is_whole_file)
                     self._check_size(received.size_bytes)
                     _check_list(sending)
+            await received.catch_up()
             received.check()
             await sending.sender.finish()
         except BaseException:
@@ -246,6 +262,7 @@ class Uploads:
                 request.quorums,
                 content_type=request.content_type,
                 user_metadata=request.user_metadata,
+                tags=request.tags or {},
             )
         except (UpgradeUnfinishedError, InvalidRequestError):
             return None
@@ -255,7 +272,9 @@ class Uploads:
         if sending.sender.chunk_count:
             await large.seal(sending.sender, transfer)
         outcome = await self._idempotency.propose(
-            large.completion(digest, request.preconditions), request.idempotency_key, body_digest=digest
+            large.completion(digest, request.preconditions, request.s3_attributes()),
+            request.idempotency_key,
+            body_digest=digest,
         )
         uploaded = result_of(outcome)
         # Under its Idempotency-Key another attempt may have been first, with an upload of its own.
@@ -355,6 +374,8 @@ class _FilePublication(Publication[UploadResult]):
                 epoch=sender.start.node_map.epoch,
                 durability=durability(sender.tallies, request.quorums.replica_count),
                 fences=fences(sender.tallies),
+                tags=request.tags,
+                s3=request.s3_attributes(),
                 preconditions=request.preconditions,
                 stamp=self._clock.stamp(),
             ),
