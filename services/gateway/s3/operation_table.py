@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.gateway.s3 import bucket_documents, buckets, lists
+from services.gateway.s3 import (
+    bucket_documents,
+    buckets,
+    lists,
+    object_attributes,
+    object_deletes,
+    object_tags,
+    objects,
+)
 from services.gateway.s3.bucket_documents import always, cleared, nothing
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import Handler, RequestTarget
@@ -191,13 +199,31 @@ OPERATIONS: Final[Sequence[Operation]] = (
         handler=lists.list_multipart_uploads,
     ),
     # --- objects ---
-    Operation("PutObject", "s3:PutObject", "PUT", "object", Action.WRITE, takes_body=True),
+    Operation("PutObject", "s3:PutObject", "PUT", "object", Action.WRITE, takes_body=True, handler=objects.put_object),
     Operation("CopyObject", "s3:PutObject", "PUT", "object", Action.WRITE, needs=("x-amz-copy-source",)),
-    Operation("GetObject", "s3:GetObject", "GET", "object", Action.READ),
-    Operation("HeadObject", "s3:GetObject", "HEAD", "object", Action.READ),
-    Operation("DeleteObject", "s3:DeleteObject", "DELETE", "object", Action.DELETE),
-    Operation("DeleteObjects", "s3:DeleteObject", "POST", "bucket", subresource="delete", takes_body=True),
-    Operation("GetObjectAttributes", "s3:GetObjectAttributes", "GET", "object", Action.READ, subresource="attributes"),
+    Operation("GetObject", "s3:GetObject", "GET", "object", Action.READ, handler=objects.get_object),
+    Operation("HeadObject", "s3:GetObject", "HEAD", "object", Action.READ, handler=objects.head_object),
+    Operation(
+        "DeleteObject", "s3:DeleteObject", "DELETE", "object", Action.DELETE, handler=object_deletes.delete_object
+    ),
+    Operation(
+        "DeleteObjects",
+        "s3:DeleteObject",
+        "POST",
+        "bucket",
+        subresource="delete",
+        takes_body=True,
+        handler=object_deletes.delete_objects,
+    ),
+    Operation(
+        "GetObjectAttributes",
+        "s3:GetObjectAttributes",
+        "GET",
+        "object",
+        Action.READ,
+        subresource="attributes",
+        handler=object_attributes.get_object_attributes,
+    ),
     Operation("PostObject", "s3:PutObject", "POST", "bucket", takes_body=True),
     # --- multipart uploads ---
     Operation("CreateMultipartUpload", "s3:PutObject", "POST", "object", Action.WRITE, subresource="uploads"),
@@ -245,11 +271,34 @@ OPERATIONS: Final[Sequence[Operation]] = (
         handler=lists.list_parts,
     ),
     # --- tags ---
-    Operation("GetObjectTagging", "s3:GetObjectTagging", "GET", "object", Action.READ, subresource="tagging"),
     Operation(
-        "PutObjectTagging", "s3:PutObjectTagging", "PUT", "object", Action.WRITE, subresource="tagging", takes_body=True
+        "GetObjectTagging",
+        "s3:GetObjectTagging",
+        "GET",
+        "object",
+        Action.READ,
+        subresource="tagging",
+        handler=object_tags.get_object_tagging,
     ),
-    Operation("DeleteObjectTagging", "s3:DeleteObjectTagging", "DELETE", "object", Action.WRITE, subresource="tagging"),
+    Operation(
+        "PutObjectTagging",
+        "s3:PutObjectTagging",
+        "PUT",
+        "object",
+        Action.WRITE,
+        subresource="tagging",
+        takes_body=True,
+        handler=object_tags.put_object_tagging,
+    ),
+    Operation(
+        "DeleteObjectTagging",
+        "s3:DeleteObjectTagging",
+        "DELETE",
+        "object",
+        Action.WRITE,
+        subresource="tagging",
+        handler=object_tags.delete_object_tagging,
+    ),
     Operation(
         "GetBucketTagging",
         "s3:GetBucketTagging",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
-import hashlib
-from base64 import b64decode
-from typing import Final, Literal, overload
+from typing import Literal, overload
 
+from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.xml_documents import LIMIT_BYTES, Element, malformed, parse
-
-_MD5_BYTES: Final = 16
 
 
 @overload
@@ -39,36 +35,23 @@ async def read_document(
 
 
 async def read_body(request: S3Request, limit_bytes: int = LIMIT_BYTES) -> bytes:
-    """All of the body, compared with Content-MD5.
+    """All of the body, compared with Content-MD5 and with the checksum that is announced, if they are.
 
     Raises:
         S3Error: InvalidDigest, BadDigest; MalformedXML where it is longer; as `S3Body.read`.
     """
-    announced = _announced_md5(request)
-    body = b""
-    if request.body is not None and request.body.size_bytes != 0:
+    if request.body is None:
+        return b""
+    hashes, body = BodyHashes.of(request.headers, request.body, default=None), b""
+    if request.body.size_bytes != 0:
         try:
             body = await request.body.read(limit_bytes)
         except S3Error as error:
             if error.code == "EntityTooLarge":
                 raise malformed() from error
             raise
-    if announced is not None and hashlib.md5(body, usedforsecurity=False).digest() != announced:
-        raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.")
+    if hashes.is_announced:
+        hashes.update(body)
+        await hashes.catch_up()
+        hashes.check()
     return body
-
-
-def _announced_md5(request: S3Request) -> bytes | None:
-    if (value := request.headers.get("content-md5")) is None:
-        return None
-    try:
-        digest = b64decode(value, validate=True)
-    except binascii.Error as error:
-        raise _invalid_digest() from error
-    if len(digest) != _MD5_BYTES:
-        raise _invalid_digest()
-    return digest
-
-
-def _invalid_digest() -> S3Error:
-    return S3Error("InvalidDigest", "The Content-MD5 you specified was invalid.")
