@@ -10,6 +10,7 @@ from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencySt
 from services.gateway.transfers.uploads import UploadResult
 from shared.contracts.files import Preconditions
 from shared.contracts.objects import CopyFile
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.time import TimeSource
 
 _UNCONDITIONAL: Final = Preconditions()
@@ -26,13 +27,17 @@ class CopySource:
 
 @dataclass(frozen=True, slots=True)
 class CopyTarget:
-    """Where the copy becomes the current version. What is None of its description is that of the source."""
+    """Where the copy becomes the current version. What is None of its description is that of the source.
+
+    `s3`: the headers and the storage class that S3 shows of it.
+    """
 
     name: FileName
     preconditions: Preconditions = _UNCONDITIONAL
     content_type: str | None = None
     user_metadata: dict[str, str] | None = None
     tags: dict[str, str] | None = None
+    s3: S3Attributes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Copies:
             content_type=target.content_type,
             user_metadata=target.user_metadata,
             tags=target.tags,
+            s3=target.s3,
             is_move=is_move,
             stamp=self._clock.stamp(),
         )

@@ -13,7 +13,9 @@ from typing import Final, Literal
 from services.gateway.s3 import (
     bucket_documents,
     buckets,
+    copies,
     lists,
+    multipart,
     object_attributes,
     object_deletes,
     object_tags,
@@ -200,7 +202,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     # --- objects ---
     Operation("PutObject", "s3:PutObject", "PUT", "object", Action.WRITE, takes_body=True, handler=objects.put_object),
-    Operation("CopyObject", "s3:PutObject", "PUT", "object", Action.WRITE, needs=("x-amz-copy-source",)),
+    Operation(
+        "CopyObject",
+        "s3:PutObject",
+        "PUT",
+        "object",
+        Action.WRITE,
+        needs=("x-amz-copy-source",),
+        handler=copies.copy_object,
+        note="up to 5 GiB; no checksum is computed that the source has not",
+    ),
     Operation("GetObject", "s3:GetObject", "GET", "object", Action.READ, handler=objects.get_object),
     Operation("HeadObject", "s3:GetObject", "HEAD", "object", Action.READ, handler=objects.head_object),
     Operation(
@@ -226,7 +237,15 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     Operation("PostObject", "s3:PutObject", "POST", "bucket", takes_body=True),
     # --- multipart uploads ---
-    Operation("CreateMultipartUpload", "s3:PutObject", "POST", "object", Action.WRITE, subresource="uploads"),
+    Operation(
+        "CreateMultipartUpload",
+        "s3:PutObject",
+        "POST",
+        "object",
+        Action.WRITE,
+        subresource="uploads",
+        handler=multipart.create_multipart_upload,
+    ),
     Operation(
         "UploadPart",
         "s3:PutObject",
@@ -236,6 +255,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         subresource="uploadId",
         needs=("partNumber",),
         takes_body=True,
+        handler=multipart.upload_part,
     ),
     Operation(
         "UploadPartCopy",
@@ -248,6 +268,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
             "partNumber",
             "x-amz-copy-source",
         ),
+        handler=copies.upload_part_copy,
+        note="a part that is a range has an ETag that is no MD5, and no checksum",
     ),
     Operation(
         "CompleteMultipartUpload",
@@ -257,9 +279,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
         Action.WRITE,
         subresource="uploadId",
         takes_body=True,
+        handler=multipart.complete_multipart_upload,
     ),
     Operation(
-        "AbortMultipartUpload", "s3:AbortMultipartUpload", "DELETE", "object", Action.WRITE, subresource="uploadId"
+        "AbortMultipartUpload",
+        "s3:AbortMultipartUpload",
+        "DELETE",
+        "object",
+        Action.WRITE,
+        subresource="uploadId",
+        handler=multipart.abort_multipart_upload,
     ),
     Operation(
         "ListParts",

@@ -63,7 +63,7 @@ def iso_time(unix_ns: int) -> str:
     return rfc3339(unix_ns)[:-4] + "Z"
 
 
-def parse(body: bytes, root: str, *, limit_bytes: int = LIMIT_BYTES) -> Element:
+def parse(body: bytes, root: str, *, limit_bytes: int = LIMIT_BYTES, limit_elements: int = MAX_ELEMENTS) -> Element:
     """The root of a document, whose elements have no namespace, be it that of S3 or none in the text.
 
     Args:
@@ -85,7 +85,7 @@ def parse(body: bytes, root: str, *, limit_bytes: int = LIMIT_BYTES) -> Element:
         remove_comments=True,
         remove_pis=True,
     )
-    bounds = _Bounds()
+    bounds = _Bounds(limit_elements)
     try:
         for start in range(0, len(body), _PIECE_BYTES):
             parser.feed(body[start : start + _PIECE_BYTES])
@@ -104,7 +104,8 @@ def parse(body: bytes, root: str, *, limit_bytes: int = LIMIT_BYTES) -> Element:
 class _Bounds:
     """Of one document."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_elements: int) -> None:
+        self._limit_elements = limit_elements
         self._depth = 0
         self._elements = 0
 
@@ -118,7 +119,7 @@ class _Bounds:
                 continue
             self._depth += 1
             self._elements += 1
-            if self._depth > MAX_DEPTH or self._elements > MAX_ELEMENTS:
+            if self._depth > MAX_DEPTH or self._elements > self._limit_elements:
                 raise malformed()
             node.tag = node.tag.removeprefix(_QUALIFIED)
 

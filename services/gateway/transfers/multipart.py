@@ -28,7 +28,7 @@ from services.gateway.transfers.publishing import Publisher, ReceivedBody
 from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.uploads import UploadResult, result_of
 from shared.contracts.files import Preconditions
-from shared.contracts.s3 import S3Attributes
+from shared.contracts.s3 import S3Attributes, S3UploadAttributes
 from shared.contracts.uploads import (
     MANIFEST_CHUNKS_MAX,
     PART_BYTES_MAX,
@@ -46,13 +46,14 @@ from shared.errors import PayloadTooLargeError, RequestTimeoutError, UploadNotFo
 
 @dataclass(frozen=True, slots=True)
 class UploadBegin:
-    """Which file is to be made of parts, and what is to be kept with it."""
+    """Which file is to be made of parts, and what is to be kept with it. `lifetime_s`: None for ever."""
 
     name: FileName
     content_type: str
     user_metadata: dict[str, str]
     tags: dict[str, str]
-    lifetime_s: int
+    lifetime_s: int | None
+    s3: S3UploadAttributes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class PartUploads:
                     user_metadata=request.user_metadata,
                     tags=request.tags,
                     lifetime_s=request.lifetime_s,
+                    s3=request.s3,
                     stamp=self._clock.stamp(),
                 ),
                 key,
@@ -227,8 +229,12 @@ class PartUploads:
         parts: list[tuple[int, str]],
         preconditions: Preconditions,
         key: IdempotencyKey | None,
+        *,
+        s3: S3Attributes | None = None,
     ) -> UploadResult:
         """Make a version of `parts`, ascending numbers with their etags. The same again gets the same answer.
+
+        `s3`: what only S3 shows of it.
 
         Raises:
             TrivetError: as `CompleteUpload`.
@@ -239,6 +245,7 @@ class PartUploads:
                     upload=upload.upload,
                     nonce=upload.nonce,
                     parts=parts,
+                    s3=s3,
                     preconditions=preconditions,
                     stamp=self._clock.stamp(),
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,8 @@ async def ask(
         nonlocal has_read
         has_read = True
         if not waiting:
+            if sum(map(len, pieces)) >= int(fields.get("content-length", 0)):
+                await asyncio.Event().wait()  # a client that has said everything waits for the answer
             return {"type": "http.disconnect"}
         piece = waiting.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(waiting)}
