@@ -63,6 +63,8 @@ _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _MAX_LENGTH_DIGITS: Final = 20
 """Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
 
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 HEAD_TOO_LARGE: Final = (
     431,
     "Request Header Fields Too Large",
@@ -381,6 +383,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         scope["raw_path"] = target.path
         scope["query_string"] = target.query or b""
         before = self.cycle
+        is_next = before is None or before.response_complete
+        if self.expect_100_continue and self._has_empty_body:
+            self.expect_100_continue = False
+            # Nothing is waited for, but older botocore that gets another answer here takes the next one of the connection apart
+            # wrongly, and stands still for a minute (botocore#3755).
+            if is_next:
+                self.transport.write(CONTINUE)
         self.cycle = AnswerCycle(
             scope=scope,
             transport=self.transport,
@@ -395,7 +404,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         scope[_EXCHANGE] = HttpExchange(self.url.endswith(b"?"), self, self.cycle)  # type: ignore[typeddict-unknown-key]
-        if before is None or before.response_complete:
+        if is_next:
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
@@ -416,8 +425,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         # A coding that is not undone here would be stored as if it were the file.
         if any(coding.strip().lower() != b"chunked" for coding in codings):
             return 501, "Not Implemented", "The only Transfer-Encoding that is undone here is chunked"
-        # HTTP/1.0 does not know the interim answer, and nobody waits for it before sending nothing.
-        if version == "1.0" or self._has_empty_body:
+        # HTTP/1.0 does not know the interim answer.
+        if version == "1.0":
             self.expect_100_continue = False
         return None
 

@@ -131,6 +131,14 @@ def test_http_1_0_needs_no_host_and_hears_no_interim_answer(edge) -> None:
     assert b"100 Continue" not in answer
 
 
+def test_who_waits_with_an_empty_body_is_told_to_go_on_before_the_answer(edge) -> None:
+    """Nothing is waited for, but older botocore reads the next answer wrongly where no interim one comes (botocore#3755)."""
+    head = b"PUT /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    answer = edge.send(head)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+    assert answer.count(b"100 Continue") == 1
+
+
 def test_a_target_may_be_a_whole_url(edge) -> None:
     """RFC 9112 section 3.2.2: what proxies are sent must be understood."""
     assert status(edge.send(b"GET http://elsewhere:1/x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")) == 200

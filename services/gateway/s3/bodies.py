@@ -109,7 +109,7 @@ class PlainBody(ClientBody):
         self.trailers: Mapping[str, str] = {}
 
     async def __anext__(self) -> bytes:
-        """See `ClientBody`. For what is empty nothing is asked for: asking would send `100 Continue`."""
+        """See `ClientBody`. For what is empty nothing is asked for."""
         if self.size_bytes == 0:
             raise StopAsyncIteration
         return await super().__anext__()
