@@ -50,6 +50,7 @@ _PRIVATE_ACLS: Final = frozenset({"private", "bucket-owner-read", "bucket-owner-
 _TAKEN: Final = frozenset(
     {
         "x-amz-acl",
+        "x-amz-api-version",
         "x-amz-bypass-governance-retention",
         "x-amz-checksum-algorithm",
         "x-amz-checksum-mode",
