@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from services.gateway.access.context import AccessContext, current_access
 from services.gateway.access.control import AccessControl, Decision
-from services.gateway.access.policy import Prefixes, sees_bucket
+from services.gateway.access.policy import sees_bucket
 from services.gateway.access.principal import ITSELF
 from services.gateway.access.requirements import COMMANDS, QUERIES, Requirement, UploadCommand, names_to_show
 from services.gateway.access.visible_lists import read_visible, visible_buckets
@@ -37,6 +36,11 @@ from shared.errors import AccessChangedError, AccessDeniedError, InternalError, 
 
 ATTEMPTS_MAX: Final = 4
 _UPLOADS_MAX: Final = 4096
+
+_UPLOAD_COMMANDS: Final[frozenset[type]] = frozenset(get_args(UploadCommand))
+_NAMED_BY_RESULT: Final[frozenset[type]] = frozenset({BeginUpload, CompleteUpload})
+_DECIDED_BY_ANSWER: Final[frozenset[type]] = frozenset({UploadAnswer, BucketsAnswer})
+"""Looked up by type first: to ask a model whether it is an instance costs more than the decision."""
 
 _UploadKey = tuple[int, str]
 """Index and nonce."""
@@ -72,7 +76,7 @@ class AuthorizedMetadata:
             TrivetError: as `Metadata.propose`.
         """
         context = current_access()
-        with self._refusals_counted(context):
+        try:
             return await self._propose(
                 context,
                 command,
@@ -81,6 +85,9 @@ class AuthorizedMetadata:
                 fingerprint=fingerprint,
                 deadline_s=deadline_s,
             )
+        except (AccessDeniedError, UnauthenticatedError) as error:
+            self._count_refusal(context, error)
+            raise
 
     async def _propose(
         self,
@@ -110,6 +117,8 @@ class AuthorizedMetadata:
                     raise
                 await self._control.after_change(context)
                 continue
+            if type(command) not in _NAMED_BY_RESULT:
+                return outcome
             if isinstance(command, BeginUpload) and isinstance(outcome.result, BegunUpload):
                 self._learn((outcome.result.upload, command.nonce), FileName(command.bucket, command.key))
             elif isinstance(command, CompleteUpload) and isinstance(outcome.result, Published):
@@ -129,40 +138,49 @@ class AuthorizedMetadata:
             answer, read = await self._metadata.read(query, deadline_s=deadline_s)
             self._control.table.heard(read.access_index, asked_s)
             return answer, read
-        with self._refusals_counted(context):
-            decision = partial(_requirement(QUERIES, type(query)), asked=query)
-            for _ in range(ATTEMPTS_MAX):
-                await self._control.decide(context, decision)
-                names = names_to_show(context, query)
-                answer, read = await self._ask(query, names, deadline_s)
-                self._control.table.heard(read.access_index, asked_s)
-                await self._control.decide_again(context, decision, read.access_index)
-                if names_to_show(context, query) == names:
-                    return cast("AnswerT", await self._shown(context, answer)), read
-                # A list that was read for less, or more, than the principal may see now.
-            raise UnavailableError("Who may see what changed with every attempt.", definite=True, retry_after_s=1)
-
-    async def _ask(
-        self, query: Query[AnswerT], names: Prefixes | None, deadline_s: float | None
-    ) -> tuple[AnswerT, ReadContext]:
-        if names is None:
-            return await self._metadata.read(query, deadline_s=deadline_s)
-        return await read_visible(self._metadata, cast("Any", query), names)
-
-    @contextmanager
-    def _refusals_counted(self, context: AccessContext) -> Iterator[None]:
         try:
-            yield
+            return await self._read(context, query, asked_s, deadline_s)
         except (AccessDeniedError, UnauthenticatedError) as error:
-            about = About(action=error.facts.get("action", ""), bucket=error.facts.get("bucket", ""))
-            self._control.refusals.refused(error.code, context, about)
+            self._count_refusal(context, error)
             raise
+
+    async def _read(
+        self, context: AccessContext, query: Query[AnswerT], asked_s: float, deadline_s: float | None
+    ) -> tuple[AnswerT, ReadContext]:
+        control = self._control
+        decision = partial(_requirement(QUERIES, type(query)), asked=query)
+        for _ in range(ATTEMPTS_MAX):
+            if not control.is_allowed(context, decision):
+                await control.decide(context, decision)
+            names = names_to_show(context, query)
+            answer: AnswerT
+            if names is None:
+                answer, read = await self._metadata.read(query, deadline_s=deadline_s)
+            else:
+                answer, read = await read_visible(self._metadata, cast("Any", query), names)
+            control.table.heard(read.access_index, asked_s)
+            if not control.is_current(context, read.access_index):
+                await control.decide_again(context, decision, read.access_index)
+            if names_to_show(context, query) != names:
+                # A list that was read for less, or more, than the principal may see now.
+                continue
+            if type(answer) in _DECIDED_BY_ANSWER:
+                return cast("AnswerT", await self._shown(context, answer)), read
+            return answer, read
+        raise UnavailableError("Who may see what changed with every attempt.", definite=True, retry_after_s=1)
+
+    def _count_refusal(self, context: AccessContext, error: AccessDeniedError | UnauthenticatedError) -> None:
+        about = About(action=error.facts.get("action", ""), bucket=error.facts.get("bucket", ""))
+        self._control.refusals.refused(error.code, context, about)
 
     async def _authorize(self, context: AccessContext, command: Command[Any]) -> None:
         if context.principal is ITSELF:
             return
         decision = partial(_requirement(COMMANDS, type(command)), asked=command)
-        await self._control.decide(context, decision)
+        if not self._control.is_allowed(context, decision):
+            await self._control.decide(context, decision)
+        if type(command) not in _UPLOAD_COMMANDS:
+            return
         if isinstance(command, UploadCommand) and (name := await self._name_of_upload(command)) is not None:
             # Both by the rows that the log is told of: they may have become others while the name was asked for.
             await self._control.decide(context, partial(_decide_both, decision=decision, name=name))

@@ -82,13 +82,24 @@ class AccessControl:
         """
         if self.table.is_behind:
             await self.table.refresh()
-        if (principal := self._proved_before(authorization)) is None:
-            bearer = bearer_of(authorization)
+        if self.recognise(context, authorization):
+            return
+        bearer = bearer_of(authorization)
+        if (principal := self._known_principal(bearer)) is None:
+            await self.table.refresh()
             if (principal := self._known_principal(bearer)) is None:
-                await self.table.refresh()
-                if (principal := self._known_principal(bearer)) is None:
-                    raise invalid_credential()
-            self._proofs.put(authorization, self.table.edition, bearer.key)
+                raise invalid_credential()
+        self._proofs.put(authorization, self.table.edition, bearer.key)
+        self._enter_as(context, principal)
+
+    def recognise(self, context: AccessContext, authorization: bytes) -> bool:
+        """As `identify`, for a bearer that was right before; False, and nothing else, where it has to be looked at."""
+        if self.table.is_behind or (principal := self._proved_before(authorization)) is None:
+            return False
+        self._enter_as(context, principal)
+        return True
+
+    def _enter_as(self, context: AccessContext, principal: Principal) -> None:
         context.principal = principal
         self.enter(context)
         self.use.used(principal.key or "")
@@ -197,12 +208,13 @@ class AccessControl:
             AccessDeniedError, UnauthenticatedError: it refused; definite.
             TrivetError: as a metadata read.
         """
-        if not self._is_allowed(context, decision):
+        if not self.is_allowed(context, decision):
             await self.table.refresh()
             self.renew(context)
             decision(context)
 
-    def _is_allowed(self, context: AccessContext, decision: Decision) -> bool:
+    def is_allowed(self, context: AccessContext, decision: Decision) -> bool:
+        """Whether `decide` returns without another read: all that most requests need."""
         try:
             if context.edition != self.table.edition:
                 self.renew(context)
@@ -210,6 +222,10 @@ class AccessControl:
         except (AccessDeniedError, UnauthenticatedError):
             return False
         return True
+
+    def is_current(self, context: AccessContext, access_index: int) -> bool:
+        """Whether `context` was decided by rows as new as those of an answer; else `decide_again`."""
+        return access_index <= self.table.access_index and context.edition == self.table.edition
 
     async def decide_again(self, context: AccessContext, decision: Decision, access_index: int) -> None:
         """As `decide`, where the log was found to have changes up to `access_index`, which the copy may lack."""

@@ -87,6 +87,7 @@ class Requirement(Protocol):
 UploadCommand = PutPart | CopyPart | CompleteUpload | AbortUpload
 """They name an upload, and need the right to write the file that it will be: `authorized_metadata` finds out which one."""
 
+_LISTS: Final[frozenset[type]] = frozenset({ListFiles, ListVersions, ListUploads})
 _OF_FILES: Final = frozenset({Action.READ, Action.WRITE, Action.DELETE})
 
 
@@ -174,8 +175,9 @@ def _require_list(context: AccessContext, bucket: str, prefix: str) -> None:
 
 def names_to_show(context: AccessContext, asked: object) -> Prefixes | None:
     """Of a list of names, those that the principal may list; None where all of them are, and for everything else."""
-    if not isinstance(asked, ListFiles | ListVersions | ListUploads):
+    if type(asked) not in _LISTS:
         return None
+    assert isinstance(asked, ListFiles | ListVersions | ListUploads)
     if isinstance(asked, ListVersions) and asked.key is not None:
         return None
     names = listed(context.principal, asked.bucket, asked.prefix)

@@ -101,10 +101,18 @@ class Door:
         control = services.access
         context = AccessContext(UNKNOWN, head.address, self._new_request_id())
         try:
-            await self._identify(control, scope, head, rule, context)
+            head.link = link_in(scope["query_string"]) if scope["query_string"] else None
+            if not self._is_known(control, head, context):
+                await self._identify(control, scope, head, rule, context)
             # Whatever it may do: what is refused costs a read of the log.
             context.pace = services.rates.admit(context.principal, context.address)
-            await self._decide(control, scope, rule, context)
+            if rule is None:
+                raise self._unknown_route(scope)
+            context.operation = rule.action
+            if rule.target is not None:
+                context.bucket, context.key = rule.target(scope["raw_path"])
+            if not control.is_allowed(context, AccessContext.require_target):
+                await control.decide(context, AccessContext.require_target)
         except TrivetError as error:
             if error.status < SERVER_ERROR:
                 control.refusals.refused(error.code, context, _about(scope, context))
@@ -113,18 +121,16 @@ class Door:
             services.access_log.read(caller_of(context), _about(scope, context))
         return context
 
-    async def _decide(self, control: AccessControl, scope: Scope, rule: Rule | None, context: AccessContext) -> None:
-        if rule is None:
-            raise self._unknown_route(scope)
-        context.operation = rule.action
-        if rule.target is not None:
-            context.bucket, context.key = rule.target(scope["raw_path"])
-        await control.decide(context, AccessContext.require_target)
+    def _is_known(self, control: AccessControl, head: _Head, context: AccessContext) -> bool:
+        """A bearer that was right before, and no other credential beside it: most requests, without a coroutine."""
+        if len(head.authorization) != 1 or head.link is not None:
+            return False
+        self._rules.check_secret_from(head.peer)
+        return control.recognise(context, head.authorization[0])
 
     async def _identify(
         self, control: AccessControl, scope: Scope, head: _Head, rule: Rule | None, context: AccessContext
     ) -> None:
-        head.link = link_in(scope["query_string"]) if scope["query_string"] else None
         refuse_two_credentials(head.authorization, has_link=head.link is not None)
         if head.authorization:
             # Before it is compared: what others may have read is not a proof, be it right or wrong.
@@ -189,15 +195,16 @@ class _Head:
         protos: list[str] = []
         is_forwarded = False
         for name, value in scope["headers"]:
+            if name not in _LOOKED_AT:
+                continue
             if name == b"authorization":
                 self.authorization.append(value)
-            elif name == b"x-forwarded-proto":
-                protos.append(value.decode("latin-1").strip().lower())
-                is_forwarded = True
-            elif name in _FORWARDED:
-                is_forwarded = True
             elif name == _PREFLIGHT:
                 self.is_preflight = True
+            else:
+                is_forwarded = True
+                if name == _FORWARDED_PROTO:
+                    protos.append(value.decode("latin-1").strip().lower())
         self.address = _address(scope)
         self.peer = Peer(
             self.address,
@@ -207,7 +214,8 @@ class _Head:
         )
 
 
-_FORWARDED: Final = frozenset(name.encode() for name in FORWARDED_BY_PROXY)
+_FORWARDED_PROTO: Final = b"x-forwarded-proto"
+_LOOKED_AT: Final = frozenset({b"authorization", _PREFLIGHT, *(name.encode() for name in FORWARDED_BY_PROXY)})
 
 
 def _address(scope: Scope) -> str:
