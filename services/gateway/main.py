@@ -282,7 +282,12 @@ def assemble(
             directory=directory,
             publisher=publisher,
             large_uploads=LargeUploads(
-                metadata=metadata, directory=directory, publisher=publisher, clock=clock, tasks=tasks
+                metadata=metadata,
+                directory=directory,
+                publisher=publisher,
+                clock=clock,
+                tasks=tasks,
+                lifetime_s=settings.gc_grace_s,
             ),
             quotas=quotas,
             admission=admission,

@@ -105,6 +105,7 @@ class PutPart(Command[StoredPart]):
         content: its digest is that of the part, and becomes its etag.
         start_index, epoch, durability, fences: of this part; see `PublishFile`.
         s3: what only S3 shows of it.
+        keep_s: the upload lives for at least so long from here on, by the log's clock; None to leave its end as it is.
     """
 
     kind: Literal["put_part"] = "put_part"
@@ -117,6 +118,7 @@ class PutPart(Command[StoredPart]):
     durability: Durability
     fences: dict[str, int] | None = None
     s3: S3Attributes | None = None
+    keep_s: int | None = Field(default=None, ge=1, le=2**31)
     stamp: Stamp
 
 

@@ -78,7 +78,7 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "publish_file": {"fences": RUNS_VERSION, "tags": OBJECTS_VERSION, "s3": OBJECTS_VERSION},
     "copy_file": {"s3": OBJECTS_VERSION},
     "begin_upload": {"s3": OBJECTS_VERSION},
-    "put_part": {"s3": OBJECTS_VERSION},
+    "put_part": {"s3": OBJECTS_VERSION, "keep_s": OBJECTS_VERSION},
     "complete_upload": {"s3": OBJECTS_VERSION},
     "delete_file": {"version": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},

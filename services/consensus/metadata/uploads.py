@@ -125,6 +125,9 @@ def put_part(context: ApplyContext, command: PutPart) -> StoredPart:
     chunks = ChunkList(content.size_bytes, content.chunk_size_bytes, content.chunk_digests)
     piece = _own_piece(context, upload, chunks, 0, content.size_bytes)
     stored = encode_stored(command.epoch, command.durability)
+    if command.keep_s is not None and upload.expires_ms is not None:
+        expires_ms = max(upload.expires_ms, _in(context, command.keep_s))
+        UploadRecords(context.tables).replace(upload, upload := upload._replace(expires_ms=expires_ms))
     return _store_part(context, command, upload, content.digest, pieces=[piece], stored=stored, s3=command.s3)
 
 

@@ -119,7 +119,10 @@ class LargeUploads:
         publisher: Publisher,
         clock: Clock,
         tasks: BackgroundTasks,
+        lifetime_s: int,
     ) -> None:
+        """`lifetime_s`: of what a gateway leaves that is lost; longer than a list of chunks takes that is not logged yet."""
+        self._lifetime_s = lifetime_s
         self._metadata = metadata
         self._directory = directory
         self._publisher = publisher
@@ -153,6 +156,7 @@ class LargeUploads:
                 user_metadata=user_metadata,
                 tags=tags,
                 is_internal=True,
+                lifetime_s=self._lifetime_s,
                 stamp=self._clock.stamp(),
             )
         )
@@ -165,6 +169,7 @@ class LargeUploads:
             directory=self._directory,
             publisher=self._publisher,
             clock=self._clock,
+            keep_s=self._lifetime_s,
         )
         return LargeUpload(
             upload,

@@ -50,7 +50,9 @@ class PartPublication(Publication[StoredPart]):
         directory: NodeDirectory,
         publisher: Publisher,
         clock: Clock,
+        keep_s: int | None = None,
     ) -> None:
+        """`keep_s`: see `PutPart`."""
         self.number = number
         self.quorums = quorums
         self.digest: str | None = None
@@ -63,6 +65,7 @@ class PartPublication(Publication[StoredPart]):
         self._directory = directory
         self._publisher = publisher
         self._clock = clock
+        self._keep_s = keep_s
 
     @property
     def bucket(self) -> str:
@@ -95,6 +98,7 @@ class PartPublication(Publication[StoredPart]):
                 durability=durability(sender.tallies, self.quorums.replica_count),
                 fences=fences(sender.tallies),
                 s3=self.s3,
+                keep_s=self._keep_s,
                 stamp=self._clock.stamp(),
             )
         )

@@ -646,6 +646,22 @@ def test_an_upload_expires_by_the_clock_of_the_log(log):
     assert other.ask().upload is not None
 
 
+def test_a_part_may_keep_its_upload_alive_and_never_shortens_its_life(log):
+    """So what a lost gateway leaves of a long body goes soon, and a body that goes on for days is not given up."""
+    upload = UploadOf.begin(log, lifetime_s=100, is_internal=True)
+    pass_time(log, 60)
+    upload.put(1, large_content(1), keep_s=100)
+    pass_time(log, 99)
+    upload.put(2, large_content(1, fill=2), keep_s=1)
+    pass_time(log, 1)
+    assert upload.ask().upload is None, "the second part left it as it was"
+    long, endless = UploadOf.begin(log, lifetime_s=100), UploadOf.begin(log, lifetime_s=None)
+    long.put(1, large_content(1))
+    endless.put(1, large_content(1), keep_s=1)
+    pass_time(log, 100)
+    assert (long.ask().upload is None, endless.ask().upload is None) == (True, False)
+
+
 def test_nothing_is_left_of_a_deleted_file_of_parts(log):
     """Version, composition, manifests and references, in one entry or in many; its chunks are condemned."""
     put_large(log, "a", [large_content(5, fill=fill) for fill in range(1, 5)])
