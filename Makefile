@@ -15,7 +15,7 @@ help: ## List the targets
 	    'PYTHON=python3' 'which Python makes .venv; 3.11 or newer' \
 	    'TRIVET_LOCAL_DIR=.local' 'where a cluster keeps its data, logs and secrets' \
 	    'TRIVET_PORT_OFFSET=0' 'added to every port, so that two clusters can stand side by side' \
-	    'WORKERS=2' 'how many tests run at once'
+	    'WORKERS=3' 'how many tests run at once'
 
 UV_INSTALLED := $(VENV)/.uv
 $(UV_INSTALLED): .ci/uv.txt
@@ -110,13 +110,14 @@ audit: install ## Ask the OSV database for known vulnerabilities of what is lock
 
 .PHONY: test-unit
 test-unit: install ## The quick tests: no process is started, within a minute; `make tidy` has those of the tree
-	$(BIN)/python -m pytest -q tests/unit -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q tests/unit -n $(or $(WORKERS),2) --dist loadfile
 
-# Most tests wait for other processes; more workers than two start more clusters than a small machine carries.
-WORKERS ?= 2
+# Most tests wait for other processes, so `make test` has a worker more than a small machine has processors. What keeps them
+# busy, or breaks things on purpose, has two.
+WORKERS ?=
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest -m "not slow and not faults" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not faults" -n $(or $(WORKERS),3) --dist loadfile
 
 .PHONY: test-slow
 test-slow: install ## The tests that take minutes
@@ -124,12 +125,12 @@ test-slow: install ## The tests that take minutes
 
 .PHONY: test-mutants
 test-mutants: install ## Put wrong changes into a copy of the code, one at a time: the test that must notice each does
-	@$(BIN)/python -m tests.mutation --jobs $(WORKERS) $(MUTANTS)
+	@$(BIN)/python -m tests.mutation --jobs $(or $(WORKERS),2) $(MUTANTS)
 
 .PHONY: test-faults
 test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
 	@$(BIN)/python -m tests.faults.tools.needs
-	$(BIN)/python -m pytest tests/faults -m faults -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest tests/faults -m faults -n $(or $(WORKERS),2) --dist loadfile
 
 SEEDS ?= 50000
 .PHONY: simulate
