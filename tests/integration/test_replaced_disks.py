@@ -7,7 +7,6 @@ import random
 import shutil
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -28,18 +27,26 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 DEADLINE_S = 60.0
 SURVIVOR, VICTIM, ABSENT = "storage-1", "storage-2", "storage-3"
 REDIS_OF_VICTIM = "redis-2"
+ANOTHER_DISK = "storage node has another disk"
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster of this test alone: disks are lost in it."""
-    found = Cluster(tmp_path / "cluster", free_port_offset(), OVERRIDES)
+@pytest.fixture(scope="module")
+def shared_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of these tests alone: disks are lost in it."""
+    found = Cluster(tmp_path_factory.mktemp("own") / "cluster", free_port_offset(), OVERRIDES)
     try:
         asyncio.run(found.start())
-        print(f"cluster in {found.layout.root}, gateway {found.gateway_url}")
         yield found
     finally:
         found.kill_all()
+
+
+@pytest.fixture
+def own(shared_own: Cluster) -> Cluster:
+    """With everything that an earlier test killed brought back."""
+    asyncio.run(shared_own.start())
+    print(f"cluster in {shared_own.layout.root}, gateway {shared_own.gateway_url}")
+    return shared_own
 
 
 @pytest.fixture
@@ -119,6 +126,7 @@ def test_a_node_wiped_in_mid_upload_does_not_count_for_what_it_lost(
     """Receipt 2 means two: the file is read from the wiped node alone, once the other one is gone as well."""
     wait_for_recorded_runs(own)
     own.kill(ABSENT)  # so that every chunk is on the other two
+    held = {node: chunk_files(own, node) for node in (SURVIVOR, VICTIM)}
     body = PausingBody(random.Random(seed).randbytes(8 * MIB + 5), 4 * MIB)
     answers: list[httpx.Response] = []
     upload = threading.Thread(
@@ -127,7 +135,7 @@ def test_a_node_wiped_in_mid_upload_does_not_count_for_what_it_lost(
     upload.start()
     try:
         for node in (SURVIVOR, VICTIM):
-            block_until(lambda node=node: chunk_files(own, node) >= 3, f"chunks reach {node}", DEADLINE_S)
+            block_until(lambda node=node: chunk_files(own, node) >= held[node] + 3, f"chunks reach {node}", DEADLINE_S)
         before = incarnation_of(http, VICTIM)
         wipe(own)
         block_until(lambda: incarnation_of(http, VICTIM) > before, "the log knows of the other disk", DEADLINE_S)
@@ -177,15 +185,15 @@ def test_a_node_wiped_at_rest_is_named_by_another_incarnation(own: Cluster, http
     wait_for_recorded_runs(own)
     before = {node: incarnation_of(http, node) for node in (SURVIVOR, VICTIM, ABSENT)}
     asyncio.run(own.restart(SURVIVOR))
-    epoch = http.get("/v1/cluster").json()["epoch"]
+    epoch, logged = http.get("/v1/cluster").json()["epoch"], consensus_logs(own).count(ANOTHER_DISK)
     wipe(own)
     assert http.get("/v1/cluster").json()["epoch"] > epoch
     assert incarnation_of(http, VICTIM) > before[VICTIM]
     assert {node: incarnation_of(http, node) for node in (SURVIVOR, ABSENT)} == {
         node: before[node] for node in (SURVIVOR, ABSENT)
     }
-    assert http.put("/v1/files/default/after", content=b"x" * MIB).status_code == 201
-    assert "storage node has another disk" in consensus_logs(own)
+    assert http.put("/v1/files/default/wiped-at-rest", content=b"x" * MIB).status_code == 201
+    assert consensus_logs(own).count(ANOTHER_DISK) > logged
 
 
 def test_a_run_that_another_one_has_superseded_acknowledges_nothing(own: Cluster, http: httpx.Client) -> None:
@@ -200,7 +208,7 @@ def test_a_run_that_another_one_has_superseded_acknowledges_nothing(own: Cluster
     asyncio.run(own.restart(VICTIM))
     with pytest.raises(RunSupersededError):
         asyncio.run(beat(own, copy))
-    assert http.put("/v1/files/default/after", content=b"x" * MIB).status_code == 201
+    assert http.put("/v1/files/default/superseded", content=b"x" * MIB).status_code == 201
 
 
 def consensus_logs(cluster: Cluster) -> str:

@@ -26,8 +26,9 @@ class Scene:
         self.members = members
         self.client = client
         self.consensus = consensus
-        self.registers = Registers(consensus, seed=random.SystemRandom().randrange(1 << 32))
-        print(f"seed {self.registers.seed}")
+        seed = random.SystemRandom().randrange(1 << 32)
+        self.registers = Registers(consensus, seed=seed, prefix=f"register-{seed:08x}")
+        print(f"seed {seed}")
 
     async def describe(self) -> str:
         """How every member sees itself, for messages of failed checks."""

@@ -5,18 +5,38 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.integration.consensus.scene import PROGRESS_WITHIN_S, Scene, running_scene
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    async with running_scene(tmp_path) as made:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    """The members of all tests of this file: what one does to them must be over when it ends, as it must be for clients."""
+    async with running_scene(tmp_path_factory.mktemp("nemesis")) as made:
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scene(shared_scene: Scene) -> AsyncIterator[Scene]:
+    """With registers of this test's own, and all members running as they were before it."""
+    made = Scene(shared_scene.members, shared_scene.client, shared_scene.consensus)
+    yield made
+    members = made.members
+    members.cuts.heal()
+    for number in range(3):
+        if members.is_running(number):
+            members.send_signal(number, signal.SIGCONT)
+        if members.settings.pop(number, None):
+            members.kill(number)
+    members.start_ended()
+    for number in range(3):
+        await members.wait_until_answering(made.client, number)
 
 
 async def test_every_member_killed_in_turn_loses_nothing(scene: Scene) -> None:
