@@ -131,6 +131,7 @@ test-mutants: install ## Put wrong changes into a copy of the code, one at a tim
 test-faults: install ## Break disks, processes and system calls on purpose; needs root for most, says what it left out
 	@$(BIN)/python -m tests.faults.tools.needs
 	$(BIN)/python -m pytest tests/faults -m faults -n $(or $(WORKERS),2) --dist loadfile
+	$(BIN)/python -m pytest tests/integration/s3 --s3-server trivet-with-faults -n $(or $(WORKERS),2) --dist loadfile
 
 SEEDS ?= 50000
 .PHONY: simulate
