@@ -25,7 +25,7 @@ from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.flame_graph import draw_flame_graph
 from benchmarks.cluster.output import OUT_DIR, new_folder
 from benchmarks.cluster.rounds import warm_up
-from benchmarks.cluster.rows import ROWS, Row, choose
+from benchmarks.cluster.rows import ALL_ROWS, Row, choose
 from benchmarks.cluster.running_cluster import RunningCluster, running_cluster
 from benchmarks.cluster.stack_samples import Share, read, shares_by_frame, shares_by_owner
 from benchmarks.cluster.trees import base_tree, this_tree
@@ -62,7 +62,7 @@ def main() -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.cluster.profiler", description="Where a row's CPU goes.")
-    parser.add_argument("row", help=f"one of: {' '.join(row.name for row in ROWS)}")
+    parser.add_argument("row", help=f"one of: {' '.join(row.name for row in ALL_ROWS)}")
     parser.add_argument("--seconds", type=float, default=_DURATION_S)
     parser.add_argument("--base", default=None, help="profile that revision instead of this tree")
     parser.add_argument("--out", type=Path, default=OUT_DIR)
@@ -71,8 +71,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _choose_one(name: str, *, is_tiny: bool) -> Row:
-    if name not in {row.name for row in ROWS}:
-        raise BenchmarkError(f"Choose one row with ROW=, of {' '.join(row.name for row in ROWS)}.")
+    if name not in {row.name for row in ALL_ROWS}:
+        raise BenchmarkError(f"Choose one row with ROW=, of {' '.join(row.name for row in ALL_ROWS)}.")
     rows, _ = choose([name], is_tiny=is_tiny)
     return rows[0]
 
