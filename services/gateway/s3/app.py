@@ -29,6 +29,7 @@ from services.gateway.api.requests import fields_of
 from services.gateway.api.services import RunningGateway, Services
 from services.gateway.api.web_origins import check_origin
 from services.gateway.s3.errors import S3Error
+from services.gateway.s3.header_rules import refuse_unknown_headers
 from services.gateway.s3.operation_table import Operation, find
 from services.gateway.s3.owners import owner_of_all
 from services.gateway.s3.requests import RequestTarget, S3Request
@@ -148,7 +149,7 @@ class S3App:
         )
         context = None if operation.is_open else await self._admitted(services, request)
         if operation.handler is None:
-            raise S3Error("NotImplemented", f"{operation.name} is not implemented here.")
+            raise S3Error("NotImplemented", f"{operation.name} is not implemented here")
         token = access.access_context.set(context)
         try:
             await operation.handler(request)
@@ -172,6 +173,7 @@ class S3App:
             context.operation, context.bucket, context.key = operation.action, target.bucket or None, target.key or None
             await control.decide(context, AccessContext.require_target)
             _check_owner(request)
+            refuse_unknown_headers(operation.method, request.headers)
         except (S3Error, TrivetError) as error:
             if error.status < _SERVER_ERROR:
                 control.refusals.refused(error.code, context, _about(request))
