@@ -879,7 +879,13 @@ def find(method: str, target: RequestTarget, headers: Mapping[str, str]) -> Oper
         raise S3Error(
             "InvalidArgument", "The query lacks a parameter of this operation.", ArgumentName=subresource or ""
         )
-    raise S3Error("MethodNotAllowed", "The specified method is not allowed against this resource.", Method=method[:32])
+    allowed = sorted({row.method for row in OPERATIONS if (row.level, row.subresource) == (level, subresource)})
+    raise S3Error(
+        "MethodNotAllowed",
+        "The specified method is not allowed against this resource.",
+        headers={"allow": ", ".join(allowed)},
+        Method=method[:32],
+    )
 
 
 def _subresource(target: RequestTarget) -> str | None:

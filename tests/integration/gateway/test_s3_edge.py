@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from xml.etree import ElementTree
 
 import httpx
 import pytest
+from lxml import etree
 
 from local_cluster.cluster import Cluster
 from shared.units import MIB
@@ -27,7 +27,7 @@ def asked(cluster: Cluster, request: bytes) -> tuple[bytes, bytes]:
 
 
 def code_of(body: bytes) -> str | None:
-    return ElementTree.fromstring(body).findtext("Code")
+    return etree.fromstring(body).findtext("Code")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,21 @@ async def test_a_bucket_with_a_file_is_not_deleted(s3: S3Client, scene: Scene, h
     assert (answer.status, answer.code) == (409, "BucketNotEmpty")
 
 
+async def test_uploads_under_way_do_not_keep_a_bucket(s3: S3Client, scene: Scene, here: Running) -> None:
+    """They end with it; but where a file is there, too, nothing is aborted."""
+    await s3("PUT", "photos")
+    for key in ("a", "b", "b"):
+        begun = await here.public.post("/v1/uploads", json={"bucket": "photos", "key": key}, headers=scene.root.headers)
+        assert begun.status_code == 201, begun.text
+    await here.public.put("/v1/files/photos/cat", content=b"x", headers=scene.root.headers)
+    assert (await s3("DELETE", "photos")).code == "BucketNotEmpty"
+    listed = await here.public.get("/v1/uploads?bucket=photos", headers=scene.root.headers)
+    assert len(listed.json()["uploads"]) == 3
+    await here.public.delete("/v1/files/photos/cat", headers=scene.root.headers)
+    assert (await s3("DELETE", "photos")).status == 204
+    assert (await s3("HEAD", "photos")).status == 404
+
+
 async def test_a_list_of_buckets_has_pages(s3: S3Client) -> None:
     """All of them, each once, however long a page is."""
     names = [f"logs-{number}" for number in range(5)] + ["logt"]

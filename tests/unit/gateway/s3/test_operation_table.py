@@ -47,8 +47,10 @@ def test_a_name_of_a_sub_resource_makes_a_request_that_operation_or_none() -> No
     methods = {row.method for row in OPERATIONS} | {"PATCH", "TRACE"}
     for method, (level, names), subresource in itertools.product(methods, _NAMES.items(), SUBRESOURCES):
         if (method, level, subresource) not in rows:
-            with pytest.raises(S3Error, match="MethodNotAllowed"):
+            with pytest.raises(S3Error, match="MethodNotAllowed") as caught:
                 find(method, RequestTarget(*names, ((subresource, ""),)), {})
+            allowed = set(filter(None, caught.value.headers["allow"].split(", ")))
+            assert allowed == {each for each, *where in rows if where == [level, subresource]}
 
 
 def test_two_sub_resources_are_none() -> None:
