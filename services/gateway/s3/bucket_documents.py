@@ -10,16 +10,14 @@ from typing import Final
 from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.buckets import DEFAULT_REGION, require_bucket
 from services.gateway.s3.errors import S3Error
-from services.gateway.s3.owners import owner_of_all
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import Handler, S3Request
-from services.gateway.s3.tag_sets import BUCKET_TAGS_MAX, parse_tagging, tagging_document
-from services.gateway.s3.xml_documents import document, element, group, malformed, text_of
+from services.gateway.s3.tag_sets import bucket_tags_of, tag_pairs, tagging_document
+from services.gateway.s3.xml_documents import document, element, malformed, text_of
 from shared.contracts.objects import DeleteBucketDocument, GetBucketDocument, PutBucketDocument
 from shared.errors import BucketNotFoundError
 
 _TAGGING: Final = "tagging"
-_XSI: Final = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 
 
 async def get_location(request: S3Request) -> None:
@@ -69,7 +67,7 @@ async def get_tagging(request: S3Request) -> None:
 
 async def put_tagging(request: S3Request) -> None:
     """All tags are replaced."""
-    tags = parse_tagging(await read_document(request, "Tagging"), limit=BUCKET_TAGS_MAX)
+    tags = bucket_tags_of(tag_pairs(await read_document(request, "Tagging")))
     services = request.services
     command = PutBucketDocument(
         bucket=request.bucket, kind_name=_TAGGING, body=tagging_document(tags), stamp=services.clock.stamp()
@@ -95,26 +93,6 @@ async def put_request_payment(request: S3Request) -> None:
         raise malformed()
     await require_bucket(request)
     await send_empty(request)
-
-
-async def get_acl(request: S3Request) -> None:
-    """The owner may do everything. What others may is said by the scopes of their keys, which are no part of a bucket."""
-    await require_bucket(request)
-    await send_xml(request, acl_document(request))
-
-
-def acl_document(request: S3Request) -> bytes:
-    """Of a bucket or an object that has no ACL of its own."""
-    owner = owner_of_all(request.services)
-    grantee = "".join((element("ID", owner.id), element("DisplayName", owner.display_name)))
-    grant = group(
-        "Grant",
-        (
-            f'<Grantee {_XSI} xsi:type="CanonicalUser">{grantee}</Grantee>',
-            element("Permission", "FULL_CONTROL"),
-        ),
-    )
-    return document("AccessControlPolicy", (owner.xml(), group("AccessControlList", (grant,))))
 
 
 def nothing(code: str, message: str) -> Handler:

@@ -1,6 +1,6 @@
 """Headers of objects: what a client wants kept with one, and what an answer says of one.
 
-A header that would change what is done, and is not offered here, is refused and never ignored.
+Those that are not understood do not come as far as here (`header_rules`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, get_args
 from urllib.parse import parse_qsl
 
-from services.gateway.s3.checksums import HEADERS as CHECKSUM_HEADERS
 from services.gateway.s3.checksums import checksum_headers, encoded
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import RequestTarget
@@ -44,37 +43,6 @@ _STORAGE_CLASSES: Final = frozenset(
 )
 """Names that clients give objects; all are stored alike. Those that would have to be restored before a read are not offered."""
 
-_PRIVATE_ACLS: Final = frozenset({"private", "bucket-owner-read", "bucket-owner-full-control"})
-"""Nobody gets more by them than the owner of a bucket has anyhow."""
-
-_TAKEN: Final = frozenset(
-    {
-        "x-amz-acl",
-        "x-amz-api-version",
-        "x-amz-bypass-governance-retention",
-        "x-amz-checksum-algorithm",
-        "x-amz-checksum-mode",
-        "x-amz-checksum-type",
-        "x-amz-content-sha256",
-        "x-amz-date",
-        "x-amz-decoded-content-length",
-        "x-amz-expected-bucket-owner",
-        "x-amz-metadata-directive",
-        "x-amz-mp-object-size",
-        "x-amz-request-payer",
-        "x-amz-sdk-checksum-algorithm",
-        "x-amz-source-expected-bucket-owner",
-        "x-amz-storage-class",
-        "x-amz-tagging",
-        "x-amz-tagging-directive",
-        "x-amz-trailer",
-        "x-amz-user-agent",
-        "x-amz-website-redirect-location",
-        *CHECKSUM_HEADERS,
-    }
-)
-_TAKEN_PREFIXES: Final = (META_PREFIX, "x-amz-copy-source")
-
 
 # --- what is to be kept -------------------------------------------------------------------------------------------
 
@@ -104,16 +72,8 @@ def described(headers: Mapping[str, str]) -> Described:
     """
     metadata: dict[str, str] = {}
     for name, value in headers.items():
-        if not name.startswith("x-amz-"):
-            continue
         if name.startswith(META_PREFIX):
             metadata[name.removeprefix(META_PREFIX)] = _metadata_value(value)
-        elif name not in _TAKEN and not name.startswith(_TAKEN_PREFIXES):
-            raise S3Error(
-                "NotImplemented", "A header you provided implies functionality that is not implemented.", Header=name
-            )
-    if (acl := headers.get("x-amz-acl")) is not None and acl not in _PRIVATE_ACLS:
-        raise S3Error("NotImplemented", "Access control lists are not implemented.", Header="x-amz-acl")
     tagging = headers.get("x-amz-tagging")
     return Described(
         content_type=_content_type(headers),

@@ -10,8 +10,9 @@ from services.gateway.s3.object_versions import asked_id, asked_version, name_of
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
+from services.gateway.s3.tag_sets import tag_pairs, tagging_document
 from services.gateway.s3.version_ids import NULL
-from services.gateway.s3.xml_documents import Element, document, element, group, malformed, text_of
+from services.gateway.s3.xml_documents import Element
 from shared.errors import TrivetError
 from shared.units import KIB
 
@@ -24,8 +25,7 @@ async def get_object_tagging(request: S3Request) -> None:
         tagged = await request.services.tags.read(name_of(request), asked_version(request))
     except TrivetError as error:
         await refuse(request, error)
-    tags = (group("Tag", [element("Key", key), element("Value", value)]) for key, value in tagged.tags.items())
-    await send_xml(request, document("Tagging", [group("TagSet", tags)]), headers=_version_header(request))
+    await send_xml(request, tagging_document(tagged.tags), headers=_version_header(request))
 
 
 async def put_object_tagging(request: S3Request) -> None:
@@ -51,16 +51,7 @@ async def _set(request: S3Request, tags: dict[str, str] | None) -> None:
 
 def tag_set(root: Element) -> dict[str, str]:
     """The tags of a document. Raises S3Error: MalformedXML, or as `tags_of`."""
-    sets = root.findall("TagSet")
-    if len(sets) != 1 or len(root) != 1 or any(each.tag != "Tag" for each in sets[0]):
-        raise malformed()
-    pairs: list[tuple[str, str]] = []
-    for each in sets[0]:
-        key, value = text_of(each, "Key"), text_of(each, "Value")
-        if key is None or value is None:
-            raise malformed()
-        pairs.append((key, value))
-    return tags_of(pairs)
+    return tags_of(tag_pairs(root))
 
 
 def _version_header(request: S3Request) -> dict[str, str]:

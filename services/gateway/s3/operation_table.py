@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from services.gateway.s3 import (
+    acls,
     bucket_documents,
     buckets,
     copies,
@@ -390,13 +391,22 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="acl",
-        handler=bucket_documents.get_acl,
+        handler=acls.get_bucket_acl,
         note="always the owner's full control",
     ),
     Operation(
         "PutBucketAcl", "s3:PutBucketAcl", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="acl", takes_body=True
     ),
-    Operation("GetObjectAcl", "s3:GetObjectAcl", "GET", "object", Action.READ, subresource="acl"),
+    Operation(
+        "GetObjectAcl",
+        "s3:GetObjectAcl",
+        "GET",
+        "object",
+        Action.READ,
+        subresource="acl",
+        handler=acls.get_object_acl,
+        note="always the owner's full control",
+    ),
     Operation("PutObjectAcl", "s3:PutObjectAcl", "PUT", "object", Action.WRITE, subresource="acl", takes_body=True),
     Operation(
         "GetBucketPolicy",

@@ -13,30 +13,27 @@ BUCKET_TAGS_MAX: Final = 50
 _SYSTEM: Final = "aws:"
 
 
-def parse_tagging(tagging: Element, *, limit: int) -> dict[str, str]:
-    """The tags of a document `Tagging`.
-
-    Raises:
-        S3Error: MalformedXML; InvalidTag; BadRequest where there are more than `limit`.
-    """
+def tag_pairs(tagging: Element) -> list[tuple[str, str]]:
+    """The tags of a document `Tagging`, in its order. Raises S3Error: MalformedXML."""
     sets = tagging.findall("TagSet")
     if len(sets) != 1 or len(tagging) != 1 or any(tag.tag != "Tag" for tag in sets[0]):
         raise malformed()
-    tags: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
     for tag in sets[0]:
         name, value = text_of(tag, "Key"), text_of(tag, "Value")
         if name is None or value is None:
             raise malformed()
-        if name in tags:
-            raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key", TagKey=name[:TAG_NAME_MAX])
-        tags[name] = value
-    return checked_tags(tags, limit=limit)
+        pairs.append((name, value))
+    return pairs
 
 
-def checked_tags(tags: dict[str, str], *, limit: int) -> dict[str, str]:
-    """`tags` themselves. Raises S3Error: InvalidTag, or BadRequest where there are more than `limit`."""
-    if len(tags) > limit:
-        raise S3Error("BadRequest", f"There cannot be more than {limit} tags")
+def bucket_tags_of(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The tags of a bucket. Raises S3Error: BadRequest where they are too many, else InvalidTag."""
+    tags = dict(pairs)
+    if len(pairs) > BUCKET_TAGS_MAX:
+        raise S3Error("BadRequest", f"Bucket tag count cannot be greater than {BUCKET_TAGS_MAX}")
+    if len(tags) < len(pairs):
+        raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key")
     for name, value in tags.items():
         if not 1 <= len(name) <= TAG_NAME_MAX:
             raise S3Error("InvalidTag", "The TagKey you have provided is invalid", TagKey=name[:TAG_NAME_MAX])

@@ -171,8 +171,11 @@ async def test_nobody_pays_but_the_owner(s3: S3Client) -> None:
 
 
 async def test_the_owner_may_do_everything(s3: S3Client) -> None:
-    """As the ACL of a bucket without one says."""
+    """As the ACL of a bucket and of an object without one says."""
     await s3("PUT", "photos")
     answer = await s3("GET", "photos", query={"acl": ""})
     assert answer.texts("AccessControlList/Grant/Permission") == ["FULL_CONTROL"]
     assert answer.text("AccessControlList/Grant/Grantee/ID") == answer.text("Owner/ID")
+    await s3("PUT", "photos", "cat", body=b"x")
+    assert (await s3("GET", "photos", "cat", query={"acl": ""})).body == answer.body
+    assert (await s3("GET", "photos", "dog", query={"acl": ""})).code == "NoSuchKey"

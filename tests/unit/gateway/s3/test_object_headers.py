@@ -97,13 +97,6 @@ def test_metadata_that_is_not_ascii_is_kept_as_s3_gives_it_back() -> None:
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
-        ({"x-amz-acl": "public-read"}, "NotImplemented"),
-        ({"x-amz-grant-read": "id=1"}, "NotImplemented"),
-        ({"x-amz-server-side-encryption": "AES256"}, "NotImplemented"),
-        ({"x-amz-server-side-encryption-customer-algorithm": "AES256"}, "NotImplemented"),
-        ({"x-amz-object-lock-mode": "COMPLIANCE"}, "NotImplemented"),
-        ({"x-amz-write-offset-bytes": "0"}, "NotImplemented"),
-        ({"x-amz-something-new": "1"}, "NotImplemented"),
         ({"x-amz-storage-class": "GLACIER"}, "InvalidStorageClass"),
         ({"x-amz-storage-class": "standard"}, "InvalidStorageClass"),
         ({"x-amz-website-redirect-location": "javascript:alert(1)"}, "InvalidRedirectLocation"),
