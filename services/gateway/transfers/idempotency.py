@@ -36,6 +36,7 @@ ANYBODY: Final = "public"
 upgrade would not be seen."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_LATER_PRECONDITIONS: Final = frozenset({"size_bytes", "stored_s"})
 _DUPLICATE_RETRY_AFTER_S: Final = 1
 
 
@@ -74,7 +75,7 @@ class IdempotencyKey:
             raise InvalidRequestError(
                 "Idempotency-Key has 1-255 visible ASCII characters and is given once.", header="Idempotency-Key"
             )
-        parameters = [None if preconditions is None else preconditions.model_dump(), content]
+        parameters = [None if preconditions is None else _described(preconditions), content]
         principal = acting_principal()
         owner = ANYBODY if principal == ANONYMOUS else principal
         # The prefix stands in logs written before; with another one a duplicate across an upgrade would not be seen.
@@ -88,6 +89,12 @@ class IdempotencyKey:
         """Raises IdempotencyKeyReusedError unless the first request asked for the same."""
         if fingerprint != self.fingerprint(body_digest):
             raise IdempotencyKeyReusedError("This Idempotency-Key was used for a different request; use a new one.")
+
+
+def _described(preconditions: Preconditions) -> dict[str, object]:
+    """Those that came later are left out where there are none: else a duplicate across an upgrade would be another request."""
+    fields = preconditions.model_dump()
+    return {name: value for name, value in fields.items() if value is not None or name not in _LATER_PRECONDITIONS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,3 +233,15 @@ def test_a_key_belongs_to_a_principal() -> None:
     ids = [key.request_id for key in made if key is not None]
     assert len({*ids}) == 3
     assert ids[2] == ids[3]
+
+
+def test_a_duplicate_across_an_upgrade_has_the_fingerprint_of_before():
+    """As gateways wrote it before preconditions on sizes and times came; those make another request."""
+    asked = {"method": "PUT", "bucket": "b", "key": "x", "content": ["t", {}]}
+    key = IdempotencyKey.of({"idempotency-key": "k"}, **asked, preconditions=Preconditions(if_match=["e"]))
+    assert key.parameters_digest == "b316a4533c4b5e59ba4e1923c78abfd3"
+    for more in ({"size_bytes": 0}, {"stored_s": 0}):
+        other = IdempotencyKey.of(
+            {"idempotency-key": "k"}, **asked, preconditions=Preconditions(if_match=["e"], **more)
+        )
+        assert other.parameters_digest != key.parameters_digest
