@@ -15,8 +15,10 @@ from services.consensus.metadata.entries import OBJECTS_VERSION
 from services.consensus.metadata.usage import check_usage
 from services.consensus.metadata.verification import verify
 from shared.contracts.access import Requester
+from shared.contracts.files import FileVersion
 from shared.contracts.metadata import DeleteFile, GetFile, ListFiles, PassTime
 from shared.contracts.objects import (
+    NULL_VERSION,
     BucketSettings,
     CopyFile,
     CountObjects,
@@ -27,6 +29,7 @@ from shared.contracts.objects import (
     PutBucketSettings,
     SetTags,
 )
+from shared.contracts.s3 import S3Attributes
 from shared.contracts.usage import GetUsage
 from tests.unit.consensus.metadata.builders import Log, content, publish, stamp
 
@@ -39,7 +42,10 @@ OWNERS = ("1a" * 32, "2b" * 32)
 
 @dataclass
 class Version:
-    """A version or a marker. `number` is the log index that made it, or that made it current again."""
+    """A version or a marker. `number` is the log index that made it, or that made it current again.
+
+    `s3` and `stored_ns`: what S3 shows, and since when there is this version; the same for ever.
+    """
 
     number: int
     known_as: int
@@ -51,6 +57,14 @@ class Version:
     patch_index: int = 0
     superseded_s: float | None = None
     owner: str = ""
+    s3: S3Attributes | None = None
+    stored_ns: int = 0
+
+    @property
+    def listed(self) -> tuple[object, ...]:
+        """What lists show for S3; of a marker no time is foretold."""
+        s3 = self.s3 or S3Attributes()
+        return s3.etag, s3.storage_class, None if self.is_marker else self.stored_ns
 
 
 class Model:
@@ -132,11 +146,14 @@ class World:
         name = next(self._names)
         index, fill = self.log.next_index, name % 250 + 1
         tags = {"n": str(name)} if tagged else None
-        self.log.apply(
-            publish(key, etag=f"e{name}", content=content(SIZE_BYTES, fill=fill), tags=tags, start_index=index - 1)
+        s3 = S3Attributes(etag=f"{name:032x}", storage_class="COLD" if name % 4 else None) if name % 2 else None
+        stored = content(SIZE_BYTES, fill=fill)
+        result = self.log.apply(
+            publish(key, etag=f"e{name}", content=stored, tags=tags, start_index=index - 1, s3=s3, stamp=stamp(name))
         )
         new = Version(index, index, is_marker=False, is_null=True, etag=f"e{name}", fill=fill, tags=tags or {})
         new.patch_index, new.owner = index if tags else 0, self.owner
+        new.s3, new.stored_ns = s3, FileVersion.model_validate(result["version"]).stored_ns
         self.model.put(key, new)
 
     def delete(self, key: str) -> None:
@@ -232,6 +249,7 @@ class World:
         new = Version(index, index, is_marker=False, is_null=True, etag=found.etag, fill=found.fill)
         new.tags = found.tags if tags is None else tags
         new.patch_index, new.owner = index if new.tags else 0, self.owner
+        new.s3, new.stored_ns = found.s3, FileVersion.model_validate(outcome.result["version"]).stored_ns
         self.model.put(key, new)
         if is_move:
             self.model.delete(source, index)
@@ -303,14 +321,18 @@ class World:
         for key in KEYS:
             self._check_key(key)
         shown = [
-            (key, each.number, each.known_as, each.is_marker, each.is_null, each.etag, at == 0)
+            (key, each.number, each.known_as, each.is_marker, each.is_null, each.etag, at == 0, each.listed)
             for key, versions in sorted(self.model.keys.items(), key=lambda item: item[0].encode())
             for at, each in enumerate(versions)
         ]
         assert self._listed(limit) == shown
+        assert self._listed(limit, goes_on_by_id=True) == shown
         assert self._listed(limit, key="a") == [row for row in shown if row[0] == "a"]
         present = [key for key in sorted(KEYS, key=str.encode) if self.model.current(key) is not None]
-        assert [file.key for file in self.log.ask(ListFiles(bucket=BUCKET)).files] == present
+        files = self.log.ask(ListFiles(bucket=BUCKET)).files
+        assert [file.key for file in files] == present
+        current = [self.model.keys[key][0].listed for key in present]
+        assert [(file.s3_etag, file.storage_class, file.stored_ns) for file in files] == current
         self._check_counts(shown)
         self._check_usage()
 
@@ -330,21 +352,32 @@ class World:
                     assert (file.etag, file.tags, file.patch_index) == (each.etag, each.tags, each.patch_index)
                     assert file.content == content(SIZE_BYTES, fill=each.fill)
                     assert file.owner == each.owner
+                    assert (file.s3, file.stored_ns) == (each.s3, each.stored_ns)
+        null = next((each for each in self.model.keys[key] if each.is_null), None)
+        found = self.log.ask(GetFile(bucket=BUCKET, key=key, version=NULL_VERSION))
+        is_found = found.file is not None or found.is_marker
+        assert (found.version if is_found else None) == (None if null is None else null.number)
         assert self.log.ask(GetFile(bucket=BUCKET, key=key, version=1)).file is None
 
-    def _listed(self, limit: int, **changes: Any) -> list[tuple[object, ...]]:
+    def _listed(self, limit: int, *, goes_on_by_id: bool = False, **changes: Any) -> list[tuple[object, ...]]:
+        """Page by page. S3 goes on after the version id of the last row, which names the same place."""
         found: list[tuple[object, ...]] = []
         after: dict[str, Any] = {}
         while True:
             page = self.log.ask(ListVersions(bucket=BUCKET, limit=limit, **changes, **after))
             found += [
-                (e.key, e.version, e.version_id or e.version, e.is_marker, e.is_null, e.etag, e.is_current)
+                (
+                    *(e.key, e.version, e.version_id or e.version, e.is_marker, e.is_null, e.etag, e.is_current),
+                    (e.s3_etag, e.storage_class, None if e.is_marker else e.stored_ns),
+                )
                 for e in page.versions
             ]
             if not page.has_more:
                 return found
             assert page.versions, "a page that says that there is more brings one further"
-            after = {"after_key": page.last_key, "after_version": page.last_version}
+            last = page.versions[-1]
+            number = (last.version_id or last.version) if goes_on_by_id else page.last_version
+            after = {"after_key": page.last_key, "after_version": number}
 
     def _check_counts(self, shown: list[tuple[object, ...]]) -> None:
         versions, markers, position = 0, 0, None
