@@ -1,14 +1,19 @@
-"""What a person reads of a cluster's nodes and of verify."""
+"""What a person reads of a cluster that is ready, of its nodes and of verify."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from local_cluster import terminal
-from local_cluster.terminal import VerifyProgress, show_cluster, show_removal, show_verification
+from local_cluster.first_file import RoundTrip
+from local_cluster.layout import Layout
+from local_cluster.terminal import VerifyProgress, show_cluster, show_ready, show_removal, show_verification
+from shared.access_keys import draw_credential
 
 REPORT = {"expected_chunks": 12_345, "missing_chunks": 17, "surplus_chunks": 2, "eta_s": 75}
 
@@ -120,3 +125,22 @@ def test_a_long_word_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
     path = "/" + "folder/" * 50
     terminal.complain(f"There is no room in {path}")
     assert path in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_ready_says_how_clients_of_s3_find_it(tmp_path: Path, console: Console) -> None:
+    """Three commands that can be copied as they are, and the address for all other clients."""
+    layout = Layout(tmp_path)
+    layout.make()
+    cluster = SimpleNamespace(
+        gateway_url="http://127.0.0.1:8080",
+        s3_url="http://127.0.0.1:9000",
+        s3_region="us-east-1",
+        root_key=draw_credential(),
+        layout=layout,
+        operations_url=lambda _: "http://127.0.0.1:8090",
+    )
+    show_ready(cluster, RoundTrip("http://127.0.0.1:8080/x", 1, None), 1.0)
+    shown = console.export_text()
+    for command in ("http://127.0.0.1:9000", "aws.conf aws s3 ls", "rclone.conf lsd trivet:", "mc.conf) mc ls trivet"):
+        assert command in shown
+    assert cluster.root_key.partition(".")[2] not in shown
