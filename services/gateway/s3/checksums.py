@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
@@ -28,7 +29,8 @@ HEADERS: Final[Mapping[str, Checksum]] = {HEADER_PREFIX + name: name for name in
 _BY_NAME: Final[Mapping[str, Checksum]] = {name.upper(): name for name in ALGORITHMS}
 _SIZES: Final[Mapping[Checksum, int]] = {"crc32": 4, "crc32c": 4, "crc64nvme": 8, "sha1": 20, "sha256": 32}
 _CRCS: Final[Mapping[Checksum, Callable[[bytes | bytearray, int], int]]] = {
-    "crc32": awscrt.crc32,
+    # Faster than the other one, and it lets go of the interpreter's lock.
+    "crc32": zlib.crc32,
     "crc32c": awscrt.crc32c,
     "crc64nvme": awscrt.crc64nvme,
 }

@@ -208,6 +208,20 @@ async def test_a_delete_marker_counts_as_absent(s3: S3Client, scene: Scene) -> N
     assert (await put(s3, b"lock", if_none_match="*")).status == 200
 
 
+async def test_an_attempt_that_is_made_again_gets_its_success_again(s3: S3Client, scene: Scene, here: Running) -> None:
+    """Where the id of the call is signed: anybody could write one beside a signature."""
+    invocation = {"if-none-match": "*", "amz-sdk-invocation-id": "0f8fad5b-d9cb-469f-a165-70867728950e"}
+    first = await s3("PUT", BUCKET, KEY, headers=invocation, body=b"lock")
+    again = await s3("PUT", BUCKET, KEY, headers=invocation, body=b"lock")
+    assert (first.status, again.status) == (200, 200)
+    assert again.headers["etag"] == first.headers["etag"]
+    other = {**invocation, "amz-sdk-invocation-id": "7c9e6679-7425-40de-944b-e07fc1f90ae7"}
+    assert (await s3("PUT", BUCKET, KEY, headers=other, body=b"lock")).status == 412
+    target = target_of(BUCKET, KEY)
+    unsigned = {**signed_headers(scene.root, "PUT", target, {"if-none-match": "*"}, b"lock"), **invocation}
+    assert (await ask(here.s3, "PUT", target, unsigned, b"lock")).status == 412
+
+
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [
