@@ -79,8 +79,7 @@ def body_form(payload: str, headers: Mapping[str, str]) -> BodyForm:
 
 def without_framing(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers` without what tells of the framing and not of the file: `aws-chunked` is no content coding."""
-    codings = _codings(headers)
-    if _CODING not in codings:
+    if _CODING not in _codings(headers):
         return headers
     stored = ", ".join(coding for coding in headers["content-encoding"].split(",") if coding.strip().lower() != _CODING)
     kept = {name: value for name, value in headers.items() if name != "content-encoding"}
@@ -198,7 +197,8 @@ async def _joined(body: AsyncIterator[bytes], size_bytes: int | None, limit_byte
 
 
 def _codings(headers: Mapping[str, str]) -> list[str]:
-    return [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
+    value = headers.get("content-encoding")
+    return [] if value is None else [coding.strip().lower() for coding in value.split(",")]
 
 
 def _trailer(headers: Mapping[str, str]) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _NO_ZONE: Final = re.compile(r"[+-]0000$")
 _EXPIRES: Final = re.compile(r"[0-9]{1,9}")
 _HEADERS: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+(?:;[a-z0-9!#$%&'*+.^_`|~-]+)*")
 _SIGNATURE_MAX: Final = 256
+_DEFAULT_PORTS: Final = (b":80", b":443")
+"""There are clients that send one and sign the host without it."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Names in lower case and values, as ASGI has them."""
@@ -119,30 +122,28 @@ def is_proved(signed: SignedHead, head: RawHead, signing_key: bytes) -> bool:
 def canonical_forms(signed: SignedHead, head: RawHead) -> Iterator[bytes]:
     """What a client may have signed for this head, the likeliest first; none where a header that is signed is not there.
 
-    Path and query are as AWS says (decoded and escaped anew), or as they came: there are clients that sign what they send.
-    The one form of a path never stands for another path than the other form does: decoding either gives the path itself.
+    Path and query are as they came, which with most clients is what AWS says, or decoded and escaped anew. The one form of a
+    path never stands for another path than the other form does: decoding either gives the path itself.
     """
     headers = _values(signed.headers, head.headers)
     if headers is None:
         return
-    hosts = [headers["host"]]
-    if hosts[0].endswith((b":80", b":443")):
-        hosts.append(hosts[0].rpartition(b":")[0])
-    paths = dict.fromkeys((canonical_path(head.path), head.path))
-    queries = dict.fromkeys(_canonical_queries(head.query_string))
-    for host in hosts:
-        lines = b"".join(
-            b"%b:%b\n" % (name.encode("latin-1"), host if name == "host" else value) for name, value in headers.items()
-        )
-        for path in paths:
-            for query in queries:
-                yield canonical_request(head.method, path, query, lines, signed)
+    host, query = headers["host"], _query_as_sent(head.query_string)
+    yield canonical_request(head.method, head.path, query, headers, signed)
+    hosts = {host, host.rpartition(b":")[0] if host.endswith(_DEFAULT_PORTS) else host}
+    paths = {head.path, canonical_path(head.path)}
+    queries = {query, _query_anew(head.query_string)}
+    for host, path, query in itertools.product(hosts, paths, queries):
+        yield canonical_request(head.method, path, query, headers | {"host": host}, signed)
 
 
-def canonical_request(method: str, path: bytes, query: bytes, header_lines: bytes, signed: SignedHead) -> bytes:
-    """The text whose hash is signed. `header_lines`: each with its end."""
+def canonical_request(
+    method: str, path: bytes, query: bytes, headers: Mapping[str, bytes], signed: SignedHead
+) -> bytes:
+    """The text whose hash is signed. `headers`: those that are signed, in order."""
+    lines = b"".join(b"%b:%b\n" % (name.encode("latin-1"), value) for name, value in headers.items())
     names = ";".join(signed.headers).encode("latin-1")
-    return b"\n".join((method.encode("latin-1"), path, query, header_lines, names, signed.payload.encode("latin-1")))
+    return b"\n".join((method.encode("latin-1"), path, query, lines, names, signed.payload.encode("latin-1")))
 
 
 def canonical_path(path: bytes) -> bytes:
@@ -225,17 +226,15 @@ def _text_to_sign(signed: SignedHead, form: bytes) -> bytes:
     return f"{ALGORITHM}\n{signed.moment}\n{signed.scope}\n{hashlib.sha256(form).hexdigest()}".encode("latin-1")
 
 
-def _values(names: Iterable[str], headers: RawHeaders) -> dict[str, bytes] | None:
+def _values(names: Sequence[str], headers: RawHeaders) -> dict[str, bytes] | None:
     """By name in the order of `names`: trimmed, runs of white space made one, repeats joined. None if one is not there."""
+    wanted = {name.encode("latin-1"): name for name in names}
     found: dict[str, bytes] = {}
     for raw_name, raw_value in headers:
-        name = raw_name.decode("latin-1")
-        value = b" ".join(raw_value.split())
-        found[name] = value if name not in found else found[name] + b"," + value
-    try:
-        return {name: found[name] for name in names}
-    except KeyError:
-        return None
+        if (name := wanted.get(raw_name)) is not None:
+            value = b" ".join(raw_value.split())
+            found[name] = value if name not in found else found[name] + b"," + value
+    return {name: found[name] for name in names} if len(found) == len(wanted) else None
 
 
 def _has_reserved(path: bytes) -> bool:
@@ -245,19 +244,24 @@ def _has_reserved(path: bytes) -> bool:
 _RESERVED: Final = re.compile(rb"[^A-Za-z0-9/._~-]")
 
 
-def _canonical_queries(query_string: bytes) -> tuple[bytes, ...]:
-    if not query_string:
-        return (b"",)
-    anew: list[tuple[bytes, bytes]] = []
-    as_sent: list[tuple[bytes, bytes]] = []
+def _query_as_sent(query_string: bytes) -> bytes:
+    return _joined([raw_name, raw_value] for raw_name, raw_value in _signed_pairs(query_string))
+
+
+def _query_anew(query_string: bytes) -> bytes:
+    return _joined([_escaped(_decoded(each)) for each in pair] for pair in _signed_pairs(query_string))
+
+
+def _signed_pairs(query_string: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values as sent, without those of the signature itself."""
     for piece in query_string.split(b"&"):
-        raw_name, _, raw_value = piece.partition(b"=")
-        name = _decoded(raw_name)
-        if not piece or name == b"X-Amz-Signature":
-            continue
-        anew.append((_escaped(name), _escaped(_decoded(raw_value))))
-        as_sent.append((raw_name, raw_value))
-    return tuple(b"&".join(name + b"=" + value for name, value in sorted(pairs)) for pairs in (anew, as_sent))
+        name, _, value = piece.partition(b"=")
+        if piece and _decoded(name) != b"X-Amz-Signature":
+            yield name, value
+
+
+def _joined(pairs: Iterable[list[bytes]]) -> bytes:
+    return b"&".join(map(b"=".join, sorted(pairs)))
 
 
 def _escaped(text: bytes) -> bytes:

@@ -7,7 +7,7 @@ import io
 import random
 import zlib
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 from botocore.httpchecksum import AwsChunkedWrapper, Crc32Checksum
@@ -157,10 +157,20 @@ def test_nothing_follows_the_end(form: str, garbage: bytes) -> None:
 @forms
 @pytest.mark.parametrize("difference", [-1, 1])
 def test_the_length_is_the_announced_one(form: str, difference: int) -> None:
-    """x-amz-decoded-content-length counts to the byte, and no byte too many is given out."""
+    """x-amz-decoded-content-length counts to the byte."""
     it = decoder(form, len(DATA) + difference)
     with pytest.raises(S3Error, match="IncompleteBody"):
         feed(it, [encoded(form)])
+
+
+@forms
+def test_no_byte_too_many_is_given_out(form: str) -> None:
+    """Not even before the end, where it would be noticed."""
+    it, found = decoder(form, len(DATA) - 1), []
+    with suppress(S3Error):
+        for part in in_pieces(encoded(form), 1):
+            found += it.feed(part)
+    assert len(b"".join(found)) < len(DATA)
 
 
 def test_no_byte_of_a_chunk_goes_on_before_it_is_proved() -> None:

@@ -192,6 +192,20 @@ def test_what_minio_signs_by_query_is_right(method, host, key, pairs, expires_s)
     check(raw_head(method, url.geturl(), {}))
 
 
+def test_every_bit_of_a_signature_counts() -> None:
+    """The first and the last."""
+    head = by_header()
+    signed = known(head)
+    assert signed is not None
+    key = signing_key(SECRET, signed.date, signed.region)
+    for at in range(8 * len(signed.signature)):
+        other = bytearray(signed.signature.encode())
+        other[at // 8] ^= 1 << at % 8
+        assert not is_proved(replace(signed, signature=other.decode("latin-1")), head, key)
+    for other in ("", signed.signature[:-1], signed.signature + "0", signed.signature.upper()):
+        assert not is_proved(replace(signed, signature=other), head, key)
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_the_forms_of_a_path_mean_one_path(key: str) -> None:
     """Whatever a client escapes, what it signed decodes to the path that is used, so no signature is good for two."""
