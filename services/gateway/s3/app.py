@@ -28,6 +28,7 @@ from services.gateway.api.early_refusal import WatchedBody, announces_body
 from services.gateway.api.requests import fields_of
 from services.gateway.api.services import RunningGateway, Services
 from services.gateway.api.web_origins import check_origin
+from services.gateway.s3.cors import mark_answers
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.header_rules import refuse_unknown_headers
 from services.gateway.s3.operation_table import Operation, find
@@ -147,6 +148,7 @@ class S3App:
             self._rules,
             answer_headers=call.answer_headers,
         )
+        await mark_answers(request)
         context = None if operation.is_open else await self._admitted(services, request)
         if operation.handler is None:
             raise S3Error("NotImplemented", f"{operation.name} is not implemented here")

@@ -15,6 +15,7 @@ from services.gateway.s3 import (
     bucket_documents,
     buckets,
     copies,
+    cors,
     lists,
     multipart,
     object_attributes,
@@ -60,7 +61,6 @@ class Operation:
 
 
 _PAYMENT: Final = always("RequestPaymentConfiguration", element("Payer", "BucketOwner"))
-_NO_CORS: Final = nothing("NoSuchCORSConfiguration", "The CORS configuration does not exist")
 _NO_POLICY: Final = nothing("NoSuchBucketPolicy", "The bucket policy does not exist")
 _NO_PUBLIC_ACCESS_BLOCK: Final = nothing(
     "NoSuchPublicAccessBlockConfiguration", "The public access block configuration was not found"
@@ -358,8 +358,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         handler=bucket_documents.delete_tagging,
     ),
     # --- CORS ---
-    Operation("PreflightBucket", "", "OPTIONS", "bucket", is_open=True),
-    Operation("PreflightObject", "", "OPTIONS", "object", is_open=True),
+    Operation("PreflightBucket", "", "OPTIONS", "bucket", is_open=True, handler=cors.preflight),
+    Operation("PreflightObject", "", "OPTIONS", "object", is_open=True, handler=cors.preflight),
     Operation(
         "GetBucketCors",
         "s3:GetBucketCORS",
@@ -367,11 +367,17 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="cors",
-        handler=_NO_CORS,
-        note="there is none: 404",
+        handler=cors.get_bucket_cors,
     ),
     Operation(
-        "PutBucketCors", "s3:PutBucketCORS", "PUT", "bucket", Action.BUCKET_ADMIN, subresource="cors", takes_body=True
+        "PutBucketCors",
+        "s3:PutBucketCORS",
+        "PUT",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        subresource="cors",
+        takes_body=True,
+        handler=cors.put_bucket_cors,
     ),
     Operation(
         "DeleteBucketCors",
@@ -380,8 +386,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "bucket",
         Action.BUCKET_ADMIN,
         subresource="cors",
-        handler=cleared,
-        note="there is none: 204",
+        handler=cors.delete_bucket_cors,
     ),
     # --- who may do what ---
     Operation(
