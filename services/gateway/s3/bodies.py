@@ -6,6 +6,7 @@ A plain body is received straight into the place where it stays. One with the fr
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -16,6 +17,7 @@ from typing import Final
 from starlette.types import Receive, Scope
 
 from services.gateway.api.client_connection import ClientBody
+from services.gateway.s3.body_hashing import INLINE_BYTES
 from services.gateway.s3.chunked_bodies import ChunkedDecoder
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.signatures import UNSIGNED_PAYLOAD, SignatureChain
@@ -81,7 +83,7 @@ def without_framing(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers` without what tells of the framing and not of the file: `aws-chunked` is no content coding."""
     if _CODING not in _codings(headers):
         return headers
-    stored = ", ".join(coding for coding in headers["content-encoding"].split(",") if coding.strip().lower() != _CODING)
+    stored = ",".join(coding for coding in headers["content-encoding"].split(",") if coding.strip().lower() != _CODING)
     kept = {name: value for name, value in headers.items() if name != "content-encoding"}
     return {**kept, "content-encoding": stored.strip()} if stored.strip() else kept
 
@@ -115,7 +117,7 @@ class PlainBody(ClientBody):
 
     async def read(self, limit_bytes: int) -> bytes:
         """See `S3Body`."""
-        data = await _joined(self, self.size_bytes, limit_bytes)
+        data = await joined(self, self.size_bytes, limit_bytes)
         if self.sha256 is not None:
             check_sha256(self.sha256, hashlib.sha256(data).digest())
         return data
@@ -136,6 +138,7 @@ class ChunkedBody(AsyncIterator[bytes]):
         self._decoder = decoder
         self._sent_sha256 = form.sha256
         self._hash = None if form.sha256 is None else hashlib.sha256()
+        self._is_hashed = form.has_signatures or self._hash is not None
         self._ready: list[bytes] = []
 
     @property
@@ -151,15 +154,21 @@ class ChunkedBody(AsyncIterator[bytes]):
             except StopAsyncIteration:
                 self._end()
                 raise
-            if self._hash is not None:
-                self._hash.update(piece)
-            self._ready = self._decoder.feed(piece)
+            if self._is_hashed and len(piece) > INLINE_BYTES:
+                self._ready = await asyncio.get_running_loop().run_in_executor(None, self._decoded, piece)
+            else:
+                self._ready = self._decoded(piece)
             self._ready.reverse()
         return self._ready.pop()
 
+    def _decoded(self, piece: bytes) -> list[bytes]:
+        if self._hash is not None:
+            self._hash.update(piece)
+        return self._decoder.feed(piece)
+
     async def read(self, limit_bytes: int) -> bytes:
         """See `S3Body`."""
-        return await _joined(self, self.size_bytes, limit_bytes)
+        return await joined(self, self.size_bytes, limit_bytes)
 
     def _end(self) -> None:
         self._decoder.finish()
@@ -182,7 +191,8 @@ def check_sha256(expected: bytes, sha256: bytes) -> None:
         )
 
 
-async def _joined(body: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int) -> bytes:
+async def joined(body: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int) -> bytes:
+    """All of a body. Raises S3Error, EntityTooLarge: it has more than `limit_bytes`."""
     too_large = S3Error("EntityTooLarge", f"The body of this request has at most {limit_bytes} bytes.")
     if size_bytes is not None and size_bytes > limit_bytes:
         raise too_large
