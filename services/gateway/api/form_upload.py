@@ -7,7 +7,7 @@ data: it becomes the key, is checked like every key, and is never a path.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,34 +27,53 @@ _IDENTITY_CODINGS: Final = {b"7bit", b"8bit", b"binary"}
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
-    """The file of a form. `body` ends cleanly only if the form does."""
+    """The file of a form.
+
+    Attributes:
+        file_name: empty where the form has none.
+        body: ends cleanly only if the form does.
+        fields: names and values of what stands before the file, in order.
+    """
 
     file_name: str
     content_type: str | None
     body: AsyncIterator[bytes]
+    fields: Sequence[tuple[bytes, bytes]]
 
 
-async def open_form(content_type: str | None, pieces: AsyncGenerator[bytes, None]) -> FormFile:
+async def open_form(
+    content_type: str | None,
+    pieces: AsyncIterator[bytes],
+    *,
+    needs_file_name: bool = True,
+    limit_bytes: int = MAX_OTHER_BYTES,
+) -> FormFile:
     """Read a form up to where its file begins.
 
+    Args:
+        needs_file_name: a part `file` without a file name is another field.
+        limit_bytes: what it may carry around its file.
+
     Raises:
-        InvalidRequestError: it is no form, is malformed, or has no part `file` with a file name; definite.
-        PayloadTooLargeError: more than `MAX_OTHER_BYTES` stand before the file; definite.
+        InvalidRequestError: it is no form, is malformed, or has no part `file`; definite.
+        PayloadTooLargeError: more than `limit_bytes` stand before the file; definite.
     """
-    form = _Form(content_type, pieces)
+    form = _Form(content_type, pieces, needs_file_name=needs_file_name, limit_bytes=limit_bytes)
     while form.file_name is None:
         if not await form.advance():
             raise InvalidRequestError("The form has no field 'file' with a file name.", field=FILE_FIELD)
-    return FormFile(form.file_name, form.file_content_type, form.file_body())
+    return FormFile(form.file_name, form.file_content_type, form.file_body(), form.fields)
 
 
 class _Form:
     """Feeds the parser and keeps what it found.
 
-    Invariant: `_ready` holds bytes of the file only; all other bytes are counted against `MAX_OTHER_BYTES`.
+    Invariant: `_ready` holds bytes of the file only; all other bytes are counted against the limit.
     """
 
-    def __init__(self, content_type: str | None, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, content_type: str | None, pieces: AsyncIterator[bytes], *, needs_file_name: bool, limit_bytes: int
+    ) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
@@ -83,6 +102,11 @@ class _Form:
         self._headers: dict[bytes, bytes] = {}
         self._is_in_file = False
         self._is_ended = False
+        self._needs_file_name = needs_file_name
+        self._limit_bytes = limit_bytes
+        self._field_name: bytes | None = None
+        self._field_value = bytearray()
+        self.fields: list[tuple[bytes, bytes]] = []
         self.file_name: str | None = None
         self.file_content_type: str | None = None
 
@@ -99,8 +123,8 @@ class _Form:
         except FormParserError as error:
             raise InvalidRequestError("The form is malformed.") from error
         self._other_bytes += len(piece) - (sum(map(len, self._ready)) - before_bytes)
-        if self._other_bytes > MAX_OTHER_BYTES:
-            raise PayloadTooLargeError("The form carries too much besides its file.", limit_bytes=MAX_OTHER_BYTES)
+        if self._other_bytes > self._limit_bytes:
+            raise PayloadTooLargeError("The form carries too much besides its file.", limit_bytes=self._limit_bytes)
         return True
 
     async def file_body(self) -> AsyncIterator[bytes]:
@@ -127,12 +151,15 @@ class _Form:
 
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if options.get(b"name") != FILE_FIELD.encode() or b"filename" not in options:
+        name = options.get(b"name", b"")
+        if name != FILE_FIELD.encode() or (self._needs_file_name and b"filename" not in options):
+            # What stands behind the file comes too late to say anything about it.
+            self._field_name = name if self.file_name is None else None
             return
         if self.file_name is not None:
             raise InvalidRequestError("The form has more than one file.", field=FILE_FIELD)
         try:
-            self.file_name = options[b"filename"].decode()
+            self.file_name = options.get(b"filename", b"").decode()
         except UnicodeDecodeError as error:
             raise InvalidRequestError("The file name of the form is not valid UTF-8.") from error
         coding = self._headers.get(b"content-transfer-encoding", b"binary").strip().lower()
@@ -148,9 +175,15 @@ class _Form:
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_in_file:
             self._ready.append(data[start:end])
+        elif self._field_name is not None:
+            self._field_value += data[start:end]
 
     def _on_part_end(self) -> None:
         self._is_in_file = False
+        if self._field_name is not None:
+            self.fields.append((self._field_name, bytes(self._field_value)))
+            self._field_name = None
+            self._field_value.clear()
 
     def _on_end(self) -> None:
         self._is_ended = True
