@@ -164,7 +164,7 @@ class S3App:
         Raises:
             S3Error, TrivetError: nobody, or not that; definite.
         """
-        control, operation, target = services.access, request.operation, request.target
+        control, operation = services.access, request.operation
         context = AccessContext(UNKNOWN, _address(request.scope), request.request_id)
         try:
             context = await self._authenticate(request, control, self._rules)
@@ -172,6 +172,7 @@ class S3App:
             if context.principal.id == ANONYMOUS:
                 self._check_page(request)
             context.pace = services.rates.admit(context.principal, context.address)
+            target = request.target  # of a form only known now
             context.operation, context.bucket, context.key = operation.action, target.bucket or None, target.key or None
             await control.decide(context, AccessContext.require_target)
             _check_owner(request)

@@ -6,6 +6,7 @@ and nothing of the body is asked for before. The rows of keys are as new as `Acc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,6 +20,8 @@ from services.gateway.access.principal import UNKNOWN
 from services.gateway.access.transport import FORWARDED_BY_PROXY, Peer
 from services.gateway.s3.bodies import BodyForm, body_form, body_of_request, without_framing
 from services.gateway.s3.errors import S3Error
+from services.gateway.s3.post_forms import open_post_form, take_form
+from services.gateway.s3.post_policies import post_policy
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.rules import S3Rules
 from services.gateway.s3.signatures import (
@@ -28,7 +31,9 @@ from services.gateway.s3.signatures import (
     SignatureChain,
     SignedHead,
     SigningKeys,
+    is_policy_proved,
     is_proved,
+    signed_form,
     signed_head,
     signing_key,
     unsigned_headers,
@@ -62,13 +67,14 @@ class Authentication:
         peer = peer_of(request)
         context = AccessContext(UNKNOWN, peer.address, request.request_id)
         signed = signed_head(head)
+        if request.operation.has_form:
+            await self._take_form(request, context, control, rules, signed)
+            return context
         if signed is None:
-            context.principal = rules.transport.anonymous_from(peer)
-            control.enter(context)
-            context.require_anybody()
+            _enter_anonymous(context, control, rules, peer)
             form, chain = _unsigned_form(request), None
         else:
-            key = await self._prove(context, control, signed, head)
+            key = await self._prove(context, control, signed, lambda key: is_proved(signed, head, key))
             _check_region(signed, rules)
             _check_clock(signed, Now.of(request.services.clock))
             form = _signed_form(signed, head, request)
@@ -78,9 +84,35 @@ class Authentication:
         request.headers = without_framing(request.headers)
         return context
 
-    async def _prove(self, context: AccessContext, control: AccessControl, signed: SignedHead, head: RawHead) -> bytes:
+    async def _take_form(
+        self,
+        request: S3Request,
+        context: AccessContext,
+        control: AccessControl,
+        rules: S3Rules,
+        head: SignedHead | None,
+    ) -> None:
+        """The same of a form, whose fields take the place of headers. Of its body they are all that is read."""
+        if head is not None:
+            raise S3Error("InvalidArgument", "Only one auth mechanism allowed: a form is signed by its policy alone.")
+        form = await open_post_form(request)
+        signed, policy = signed_form(form.fields), None
+        if signed is None:
+            _enter_anonymous(context, control, rules, peer_of(request))
+        else:
+            text = form.fields["policy"]
+            await self._prove(context, control, signed, lambda key: is_policy_proved(text, signed.signature, key))
+            _check_region(signed, rules)
+            now_s = Now.of(request.services.clock).latest_ns / NANOSECONDS_PER_SECOND
+            policy = post_policy(text)
+            policy.check(form.fields, bucket=request.bucket, key=form.key, now_s=now_s)
+        take_form(request, form, policy)
+
+    async def _prove(
+        self, context: AccessContext, control: AccessControl, signed: SignedHead, is_right: Callable[[bytes], bool]
+    ) -> bytes:
         """Have `context` be that of whoever signed. Returns the key that signs for the rest of the request."""
-        proof = _Proof(signed, head, self._signing_keys)
+        proof = _Proof(signed, is_right, self._signing_keys)
         try:
             await control.identify_by_signature(context, signed.key, proof.check)
         except CredentialInvalidError as error:
@@ -100,12 +132,18 @@ def peer_of(request: S3Request) -> Peer:
     )
 
 
-class _Proof:
-    """Of one head. `signing_key`: of the key as it was found last."""
+def _enter_anonymous(context: AccessContext, control: AccessControl, rules: S3Rules, peer: Peer) -> None:
+    context.principal = rules.transport.anonymous_from(peer)
+    control.enter(context)
+    context.require_anybody()
 
-    def __init__(self, signed: SignedHead, head: RawHead, keys: SigningKeys) -> None:
+
+class _Proof:
+    """Of one signature, which is right where `is_right` of the signing key. `signing_key`: as it was found last."""
+
+    def __init__(self, signed: SignedHead, is_right: Callable[[bytes], bool], keys: SigningKeys) -> None:
         self._signed = signed
-        self._head = head
+        self._is_right = is_right
         self._keys = keys
         self._is_key_known = False
         self.signing_key = b""
@@ -117,7 +155,7 @@ class _Proof:
         plain = None if secret is None or known is not None else secret.plain()
         self._is_key_known = known is not None or plain is not None
         self.signing_key = known or signing_key(_NO_SECRET if plain is None else plain, signed.date, signed.region)
-        if not is_proved(signed, self._head, self.signing_key) or secret is None or not self._is_key_known:
+        if not self._is_right(self.signing_key) or secret is None or not self._is_key_known:
             raise invalid_credential()
         if known is None:
             self._keys.put(signed, secret.sealed, self.signing_key)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SIZE_LINE_MAX: Final = 256
 TRAILER_MAX: Final = 16 * KIB
 SIGNED_CHUNK_MAX: Final = 2 * MIB
-"""Its bytes are held until they are proved, beside all budgets. Known clients send 64 KiB to 1 MiB."""
+"""Its bytes are held until they are proved, beside all budgets (G-209). Known clients send 64 KiB to 1 MiB."""
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;chunk-signature=([^;\r\n]*))?")
 _TRAILER_LINE: Final = re.compile(rb"([A-Za-z0-9-]{1,128}):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*")

@@ -44,6 +44,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "MalformedPOSTRequest": 400,
     "MalformedTrailerError": 400,
     "MalformedXML": 400,
+    "MaxPostPreDataLengthExceeded": 400,
     "MetadataTooLarge": 400,
     "MethodNotAllowed": 405,
     "MissingContentLength": 411,

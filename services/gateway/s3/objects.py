@@ -70,13 +70,13 @@ def body_of(request: S3Request) -> S3Body:
     return body
 
 
-def too_large(size_bytes: int) -> S3Error:
+def too_large(size_bytes: int, limit_bytes: int = PUT_BYTES_MAX) -> S3Error:
     """A body is longer than one request may bring."""
     return S3Error(
         "EntityTooLarge",
         "Your proposed upload exceeds the maximum allowed size",
         ProposedSize=str(size_bytes),
-        MaxSizeAllowed=str(PUT_BYTES_MAX),
+        MaxSizeAllowed=str(limit_bytes),
     )
 
 

@@ -22,6 +22,7 @@ from services.gateway.s3 import (
     object_deletes,
     object_tags,
     objects,
+    post_forms,
 )
 from services.gateway.s3.bucket_documents import always, cleared, nothing
 from services.gateway.s3.errors import S3Error
@@ -44,6 +45,7 @@ class Operation:
         needs: further parameters or headers (`x-amz-...`) without which it is another operation, such as `x-amz-copy-source`.
         takes_body: bytes are read; all others refuse to wait for any.
         is_open: answered without looking at credentials.
+        has_form: the body is a form, whose fields say who asks and what for.
         note: what of it is not as S3 has it, in the reference.
     """
 
@@ -56,6 +58,7 @@ class Operation:
     needs: tuple[str, ...] = ()
     takes_body: bool = False
     is_open: bool = False
+    has_form: bool = False
     handler: Handler | None = None
     note: str = ""
 
@@ -236,7 +239,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
         subresource="attributes",
         handler=object_attributes.get_object_attributes,
     ),
-    Operation("PostObject", "s3:PutObject", "POST", "bucket", takes_body=True),
+    Operation(
+        "PostObject",
+        "s3:PutObject",
+        "POST",
+        "bucket",
+        Action.WRITE,
+        takes_body=True,
+        has_form=True,
+        handler=post_forms.post_object,
+    ),
     # --- multipart uploads ---
     Operation(
         "CreateMultipartUpload",

@@ -2,7 +2,8 @@
 
 Sources: "Authenticating Requests (AWS Signature Version 4)" of the S3 API reference, by header, by query and by chunks.
 Everything is taken from the bytes as they came. Clients differ in what they escape, so a head is right under any of the few
-canonical forms that name the same thing (`canonical_forms`): each of them decodes to the very path and query that are used.
+canonical forms that name the same thing (`canonical_forms`, G-208): each of them decodes to the very path and query that are
+used.
 """
 
 from __future__ import annotations
@@ -102,6 +103,38 @@ def signed_head(head: RawHead) -> SignedHead | None:
     if parameters:
         return _from_query(parameters, head)
     return _from_header(authorizations[0].decode("latin-1"), head) if authorizations else None
+
+
+def signed_form(fields: Mapping[str, str]) -> SignedHead | None:
+    """What the fields of a form say of the signature of its policy; None where they say nothing.
+
+    Args:
+        fields: by lower-case names.
+
+    Raises:
+        S3Error: one is missing or malformed, or of another version.
+    """
+    if not _OLD_FIELDS.isdisjoint(fields):
+        raise _old_version()
+    if "x-amz-security-token" in fields:
+        raise _no_tokens()
+    if fields.keys().isdisjoint(_FORM_FIELDS):
+        return None
+    if missing := sorted(_FORM_FIELDS.difference(fields)):
+        raise S3Error(
+            "InvalidArgument", f"Bucket POST must contain a field named '{missing[0]}'.", ArgumentName=missing[0]
+        )
+    code = "MalformedPOSTRequest"
+    _check_algorithm(fields["x-amz-algorithm"], code)
+    moment = fields["x-amz-date"]
+    if (moment_s := _moment_s(moment)) is None:
+        raise S3Error(code, "x-amz-date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\".")
+    key, region = _credential(fields["x-amz-credential"], moment, code)
+    return SignedHead(key, moment, moment_s, region, (), fields["x-amz-signature"], None, UNSIGNED_PAYLOAD)
+
+
+_FORM_FIELDS: Final = frozenset({"policy", "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature"})
+_OLD_FIELDS: Final = frozenset({"awsaccesskeyid", "signature"})
 
 
 def unsigned_headers(signed: SignedHead, head: RawHead) -> list[str]:

@@ -75,7 +75,7 @@ async def test_no_head_near_a_right_one_is_let_in(
     """Bytes of it changed, left out, repeated, added or swapped, in the target, in Authorization or in another header."""
     chance = random.Random(seed)
     for _ in range(ROUNDS):
-        operation = chance.choice([each for each in OPERATIONS if not each.is_open and each.name != "PostObject"])
+        operation = chance.choice([each for each in OPERATIONS if not (each.is_open or each.has_form)])
         right = request_of(operation, chance.choice(BODIES), form).signed(scene.root)
         target, headers = right.target.encode(), {name.lower(): value for name, value in right.headers.items()}
         for _ in range(chance.choice([1, 1, 2, 5])):
