@@ -352,3 +352,42 @@ async def test_a_body_that_says_nothing_of_itself_is_refused(here: Running, scen
         _FixedPayload(Credentials(scene.root.key, scene.root.secret), "s3", REGION).add_auth(request)
         answer = await ask(here.s3, "PUT", "/photos/a", dict(request.headers.items()), b"x")
         assert (answer.status, answer.code, answer.has_read) == (status, code, False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("body", BODIES)
+async def test_what_is_stored_is_what_was_meant(body: str, form: str, here: Running, scene: Scene) -> None:
+    """Without any framing, also where a coding named it."""
+    await put_photos(here, scene)
+    answer = await Request(body=body, form=form).signed(scene.root).send(here)
+    assert answer.status == 200, answer
+    coded = {"content-encoding": "aws-chunked" if "chunks" in body else "gzip"}
+    answer = await Request(target="/photos/b", body=body, form=form, headers=coded).signed(scene.root).send(here)
+    assert answer.status == 200, answer
+    for target, coding in (("/photos/a", None), ("/photos/b", None if "chunks" in body else "gzip")):
+        got = await Request("GET", target, body="UNSIGNED-PAYLOAD").signed(scene.root).send(here, body=b"")
+        assert (got.status, got.body, got.headers.get("content-encoding")) == (200, DATA, coding)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("body", [each for each in BODIES if each != "UNSIGNED-PAYLOAD"])
+async def test_no_other_body_is_stored(body: str, form: str, here: Running, scene: Scene, seed: int) -> None:
+    """One bit of it flipped, cut short, or longer."""
+    chance = random.Random(seed)
+    await put_photos(here, scene)
+    before = len(scene.metadata.proposed)
+    for _ in range(40):
+        right = Request(body=body, form=form).signed(scene.root)
+        wrong = bytearray(right.body)
+        at = chance.randrange(8 * (len(wrong) - len("AAAAAA==\r\n\r\n")))  # the last bits of a base64 mean nothing
+        wrong[at // 8] ^= 1 << at % 8
+        cut = chance.randrange(len(wrong))
+        for other in (bytes(wrong), right.body[:cut], right.body + right.body[-cut:]):
+            # The case of a size in hex or of a trailer's name means nothing, nor does one end of line too many.
+            if other.lower() == right.body.lower() or other in {b"", right.body + b"\r\n"}:
+                continue
+            answer = await right.send(here, body=other)
+            assert answer.status in {400, 403}, (seed, at, cut, answer)
+    assert [each.kind for each in scene.metadata.proposed[before:] if each.kind == "publish_file"] == []
+    got = await Request("GET", body="UNSIGNED-PAYLOAD").signed(scene.root).send(here, body=b"")
+    assert got.status == 404
