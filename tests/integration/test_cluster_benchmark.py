@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.cluster.commands import clean_environment
 from benchmarks.cluster.output import LATEST, RESULT, read_result
 from benchmarks.cluster.process_groups import GROUPS
-from benchmarks.cluster.rows import ROWS
+from benchmarks.cluster.rows import ALL_ROWS, ROWS
 from benchmarks.cluster.trees import WORK_DIR
 from local_cluster.settings import PROJECT_ROOT
 from tests.waiting import block_until
@@ -60,6 +60,16 @@ def test_every_row_is_measured_on_a_real_cluster(tmp_path: Path) -> None:
     assert {file.stem for file in (folder / "plots").iterdir()} == {row.name for row in ROWS}
     assert json.loads((folder / RESULT).read_text())["version"] == 1
     assert "Speed of" in printed
+
+
+def test_rows_of_s3_are_measured_beside_one_of_v1(tmp_path: Path) -> None:
+    """By name, with the ratio of the one that has its counterpart."""
+    names = ["get-4k-x16", *(row.name for row in ALL_ROWS if row.is_s3)]
+    printed = run("benchmarks.cluster", "--rounds", "1", "--rows", " ".join(names), "--out", str(tmp_path))
+    result = read_result(tmp_path / LATEST)
+    assert {sample.row for sample in result.rows} == set(names)
+    assert [(sample.row, sample.first_failure) for sample in result.rows if sample.failed] == []
+    assert "Ratios of S3 to /v1" in printed
 
 
 def test_a_row_is_profiled(tmp_path: Path) -> None:
