@@ -40,7 +40,8 @@ class Nemesis:
 
     def _work(self) -> None:
         try:
-            while not self._is_over.wait(_BREATH_S):
+            while True:
+                # At once: some journeys are over before the leader is killed.
                 self._kill(NODE)
                 if self._is_over.wait(_BREATH_S):
                     return
@@ -48,6 +49,8 @@ class Nemesis:
                 if self._is_over.wait(2 * _BREATH_S):
                     return
                 asyncio.run(self._cluster.start())
+                if self._is_over.wait(_BREATH_S):
+                    return
         except Exception as error:  # noqa: BLE001 - shown when the block is left
             self.failures.append(error)
 
