@@ -23,7 +23,6 @@ from services.gateway.access.context import AccessContext
 from services.gateway.access.control import AccessControl
 from services.gateway.access.principal import UNKNOWN
 from services.gateway.access.refusals import caller_of
-from services.gateway.access_log import About
 from services.gateway.api.early_refusal import WatchedBody, announces_body
 from services.gateway.api.requests import fields_of
 from services.gateway.api.services import RunningGateway, Services
@@ -179,10 +178,10 @@ class S3App:
             refuse_unknown_headers(operation.method, request.headers)
         except (S3Error, TrivetError) as error:
             if error.status < _SERVER_ERROR:
-                control.refusals.refused(error.code, context, _about(request))
+                control.refusals.refused(error.code, context, request.about())
             raise
         if services.access_log.has_reads and operation.method in _READS:
-            services.access_log.read(caller_of(context), _about(request))
+            services.access_log.read(caller_of(context), request.about())
         return context
 
     def _check_page(self, request: S3Request) -> None:
@@ -246,8 +245,3 @@ def _check_owner(request: S3Request) -> None:
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return "" if client is None else client[0]
-
-
-def _about(request: S3Request) -> About:
-    scope, target = request.scope, request.target
-    return About(scope["method"], scope["path"], f"s3:{request.operation.name}", target.bucket, target.key)

@@ -10,12 +10,14 @@ from typing import Final
 
 from services.gateway.access.context import current_access
 from services.gateway.s3.answers import send_empty, send_xml
+from services.gateway.s3.decisions import count_refusal
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.owners import owner_of_all
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.xml_documents import document, element, group, iso_time, text_of
-from shared.contracts.access import ANONYMOUS
+from services.gateway.semantics.raw_names import FileName
+from shared.contracts.access import ANONYMOUS, Action
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, CreateBucket, DeleteBucket, GetBucket, ListBuckets
 from shared.contracts.names import check_bucket_name
 from shared.contracts.objects import ListVersions
@@ -38,8 +40,11 @@ _RESERVED: Final = re.compile(r"(?:xn--|sthree-|amzn-s3-demo-).*|.*(?:-s3alias|-
 
 async def list_buckets(request: S3Request) -> None:
     """Those in which the caller may do something, by name."""
-    if current_access().principal.id == ANONYMOUS:
-        raise S3Error("AccessDenied", "Access Denied")
+    context = current_access()
+    if context.principal.id == ANONYMOUS:
+        error = context.refusal(Action.LIST)
+        count_refusal(request, error, FileName("", ""))
+        raise error
     limit, prefix = _max_buckets(request.target.value("max-buckets")), request.target.value("prefix") or ""
     token = request.target.value("continuation-token")
     after = _before(prefix) if not token else _opened(token)

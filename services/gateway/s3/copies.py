@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from services.gateway.access.context import current_access
 from services.gateway.objects.copies import Copied, CopySource, CopyTarget
 from services.gateway.s3.answers import send_xml
 from services.gateway.s3.conditions import COPY_SOURCE, read_conditions, write_conditions
+from services.gateway.s3.decisions import require
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.lists import checksum_elements
 from services.gateway.s3.multipart import part_number, upload_of
@@ -253,9 +253,7 @@ async def _look_up(request: S3Request, source: NamedSource) -> FileVersion:
     )
     if answer.file is None:
         # Whoever may not list it is not told that it is absent.
-        await request.services.access.decide(
-            current_access(), lambda context: context.require(Action.LIST, name.bucket, name.key)
-        )
+        await require(request, Action.LIST, name)
         raise _no_source(answer, source)
     conditions = read_conditions(request.headers, COPY_SOURCE)
     present = Present(s3_etag_of(answer.file), answer.file.version, answer.file.stored_ns)

@@ -15,6 +15,7 @@ from services.gateway.api.requests import client_of
 from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.conditions import write_conditions
+from services.gateway.s3.decisions import count_refusal
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.object_versions import DELETE_MARKER, asked_id, number_of
 from services.gateway.s3.request_documents import read_body
@@ -25,6 +26,7 @@ from services.gateway.s3.xml_documents import Element, document, element, group,
 from services.gateway.s3.xml_errors import s3_error_of
 from services.gateway.semantics.conditions import UNCONDITIONAL
 from services.gateway.semantics.http_dates import unix_seconds
+from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.access import Action
 from shared.contracts.files import Preconditions
@@ -220,6 +222,10 @@ async def _refused(request: S3Request, files: _Files) -> dict[int, S3Error]:
             decision = partial(_require, bucket=request.bucket, file=files[next(iter(refused))])
             await request.services.access.decide(context, decision)
         refused = _not_allowed(request, context, files)
+    if refused:
+        # Once for all of them: a thousand lines would leave no room for those of others.
+        name = FileName(request.bucket, files[next(iter(refused))].key)
+        count_refusal(request, context.refusal(Action.DELETE, request.bucket), name)
     return refused
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-from services.gateway.access.context import AccessContext, current_access
+from services.gateway.s3.decisions import require
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.version_ids import NULL, version_ids
@@ -59,10 +59,10 @@ async def refuse(request: S3Request, error: TrivetError) -> NoReturn:
     That an object is absent is told to those alone who might have listed it.
     """
     if isinstance(error, FileNotFoundInBucketError):
-        await _require_list(request)
+        await require(request, Action.LIST, name_of(request))
         raise _no_such_key(request, error) from error
     if isinstance(error, VersionNotFoundError):
-        await _require_list(request)
+        await require(request, Action.LIST, name_of(request))
         raise S3Error(
             "NoSuchVersion",
             "The specified version does not exist.",
@@ -80,13 +80,6 @@ async def refuse(request: S3Request, error: TrivetError) -> NoReturn:
             ResourceType="DeleteMarker",
         ) from error
     raise s3_error_of(error, request.target) from error
-
-
-async def _require_list(request: S3Request) -> None:
-    def decision(context: AccessContext) -> None:
-        context.require(Action.LIST, request.bucket, request.key)
-
-    await request.services.access.decide(current_access(), decision)
 
 
 def _no_such_key(request: S3Request, error: FileNotFoundInBucketError) -> S3Error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.access_log import About
 from services.gateway.api.services import Services
 from services.gateway.s3.rules import S3Rules
 
@@ -101,6 +102,11 @@ class S3Request:
     def key(self) -> str:
         """Of the target."""
         return self.target.key
+
+    def about(self) -> About:
+        """What was asked for, as the access log shows it."""
+        action = f"s3:{self.operation.name}"
+        return About(self.scope["method"], self.scope["path"], action, self.bucket, self.key)
 
 
 Handler = Callable[[S3Request], Awaitable[None]]

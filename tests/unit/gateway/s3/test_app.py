@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -93,6 +95,35 @@ async def test_what_is_refused_and_what_is_read_is_written(scene: Scene) -> None
     line = found[read.headers["x-amz-request-id"]]
     assert (line["event"], line["action"], line["access_key"]) == ("read", "s3:ListBuckets", scene.root.key)
     assert found[nobody.headers["x-amz-request-id"]]["event"] == "denied"
+
+
+async def test_what_a_handler_refuses_is_written_once(scene: Scene) -> None:
+    """What only the handler knows of leaves the same trace as what is refused at the door."""
+    blind = await scene.holder(may("default", Action.READ, Action.WRITE), may("default", Action.DELETE, prefix="mine/"))
+    body = b"<Delete><Object><Key>a</Key></Object><Object><Key>b</Key></Object></Delete>"
+    md5 = {"content-md5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()}
+    async with scene.gateway(anonymous="read") as running:
+        s3 = S3Client(running.s3, blind)
+        answers = {
+            "s3:GetObject": await s3("GET", "default", "absent"),
+            "s3:CopyObject": await s3("PUT", "default", "new", headers={"x-amz-copy-source": "default/absent"}),
+            "s3:DeleteObjects": await s3("POST", "default", query={"delete": ""}, headers=md5, body=body),
+            "s3:ListBuckets": await ask(running.s3, "GET", "/"),
+        }
+        counted = running.gateway.services.access.refusals.statistics()
+    lines = [json.loads(line)["row"] for text in running.gateway.written for line in text.splitlines()]
+    denied = {line["action"]: line for line in lines if line["event"] == "denied"}
+    assert [answer.status for answer in answers.values()] == [403, 403, 200, 403]
+    assert {action: line["request"] for action, line in denied.items()} == {
+        action: answer.headers["x-amz-request-id"] for action, answer in answers.items()
+    }
+    assert {action: line.get("key") for action, line in denied.items()} == {
+        "s3:GetObject": "absent",
+        "s3:CopyObject": "absent",
+        "s3:DeleteObjects": "a",
+        "s3:ListBuckets": None,
+    }
+    assert counted == {"access_denied": 3, "unauthenticated": 1}
 
 
 async def test_a_host_names_the_bucket(scene: Scene) -> None:
