@@ -248,6 +248,8 @@ async def _look_up(request: S3Request, source: NamedSource) -> FileVersion:
     name, version = source.name, None
     if source.version is not None:
         version = number_of(request, source.version)
+    # Here, for of the file that the path names the log is only asked for what the route does with it: to write it.
+    await require(request, Action.READ, name, version)
     answer, _ = await request.services.metadata.read(
         GetFile(bucket=name.bucket, key=name.key, version=version, pages=True)
     )

@@ -274,6 +274,26 @@ async def test_a_copy_reads_its_source_and_writes_its_target(
     assert (await s3("HEAD", bucket, "target")).status == (200 if status == 200 else 404)
 
 
+async def test_a_copy_onto_itself_reads_its_source(scene: Scene, here: Running, s3: S3Client, bucket: str) -> None:
+    """Whoever may only write and list learns nothing of it, by conditions, sizes or ranges."""
+    await s3("PUT", bucket, "target", body=BODY)
+    upload = (await s3("POST", bucket, "target", query={"uploads": ""})).text("UploadId") or ""
+    writer = S3Client(here.s3, await scene.holder(may(bucket, Action.WRITE, Action.LIST)))
+    source = {"x-amz-copy-source": f"{bucket}/target"}
+    conditions = {"x-amz-copy-source-if-match": "other"}
+    assert (await copy(writer, f"{bucket}/target", headers=conditions)).code == "AccessDenied"
+    part = await writer(
+        "PUT",
+        bucket,
+        "target",
+        query={"uploadId": upload, "partNumber": "1"},
+        headers={**source, "x-amz-copy-source-range": "bytes=0-100"},
+    )
+    assert part.code == "AccessDenied"
+    for key in ("target", "absent"):
+        assert (await copy(writer, f"{bucket}/{key}", key)).code == "AccessDenied"
+
+
 async def test_whoever_may_not_list_is_not_told_that_a_source_is_absent(
     scene: Scene, here: Running, s3: S3Client, bucket: str
 ) -> None:
