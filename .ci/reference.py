@@ -65,7 +65,8 @@ first part of the path; with `TRIVET_S3_DOMAINS` it may also stand before the ho
 
 What a key may do is said by its scopes ([security.md](security.md)); the column *needs* has the action that an operation asks
 for. Every bucket and file has the same owner, the cluster's first root identity. A missing file is `NoSuchKey` for those who
-may list the bucket; others are told `AccessDenied`.
+may list the bucket; others are told `AccessDenied`. A change with a condition on what is there, such as `If-Match`, needs the
+right to read or to list the file as well, or its answer would tell.
 
 Errors are S3's: an XML document with a code, and the id of the request that is also in the header `x-amz-request-id`, in the
 access log and in the audit trail. A HEAD has its status alone. `503 SlowDown` and `503 ServiceUnavailable` say that nothing

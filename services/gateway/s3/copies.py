@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from services.gateway.objects.copies import Copied, CopySource, CopyTarget
 from services.gateway.s3.answers import send_xml
 from services.gateway.s3.conditions import COPY_SOURCE, read_conditions, write_conditions
-from services.gateway.s3.decisions import require
+from services.gateway.s3.decisions import require, require_sight
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.lists import checksum_elements
 from services.gateway.s3.multipart import part_number, upload_of
@@ -104,6 +104,7 @@ async def copy_object(request: S3Request) -> None:
     name, preconditions = FileName(request.bucket, request.key), write_conditions(headers)
     asked = described(headers)
     replaces = _replaces(request, "x-amz-metadata-directive")
+    await require_sight(request, name, preconditions)
     tags = (asked.tags or {}) if _replaces(request, "x-amz-tagging-directive") else None
 
     content = [

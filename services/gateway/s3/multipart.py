@@ -28,10 +28,11 @@ from services.gateway.s3.checksums import (
     is_combinable,
 )
 from services.gateway.s3.conditions import plain_etag, write_conditions
+from services.gateway.s3.decisions import require_sight
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.lists import checksum_elements
 from services.gateway.s3.object_headers import described, s3_etag_of
-from services.gateway.s3.object_versions import shown_id
+from services.gateway.s3.object_versions import name_of, shown_id
 from services.gateway.s3.objects import body_of, condition_failed
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
@@ -169,6 +170,7 @@ async def complete_multipart_upload(request: S3Request) -> None:
     """CompleteMultipartUpload: the parts are the object's current version from the entry on."""
     services, upload = request.services, upload_of(request)
     preconditions = write_conditions(request.headers)
+    await require_sight(request, name_of(request), preconditions)
     asked = _asked_parts(await _document(request))
     s3 = await _attributes(request, upload, asked)
     parts = [(part.number, part.etag) for part in asked]

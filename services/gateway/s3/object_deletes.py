@@ -15,9 +15,9 @@ from services.gateway.api.requests import client_of
 from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.conditions import write_conditions
-from services.gateway.s3.decisions import count_refusal
+from services.gateway.s3.decisions import count_refusal, require_sight, see, tells_of
 from services.gateway.s3.errors import S3Error
-from services.gateway.s3.object_versions import DELETE_MARKER, asked_id, number_of
+from services.gateway.s3.object_versions import DELETE_MARKER, asked_id, name_of, number_of
 from services.gateway.s3.request_documents import read_body
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
@@ -96,6 +96,7 @@ async def delete_object(request: S3Request) -> None:
     services, text = request.services, asked_id(request)
     number = None if text is None else _number(request, text)
     conditions = delete_conditions(request.headers)
+    await require_sight(request, name_of(request), conditions)
     deletion = DeleteFile(
         bucket=request.bucket,
         key=request.key,
@@ -241,6 +242,8 @@ def _not_allowed(request: S3Request, context: AccessContext, files: _Files) -> d
 
 def _require(context: AccessContext, *, bucket: str, file: FileToDelete) -> None:
     context.require(Action.DELETE, bucket, file.key, file.version)
+    if tells_of(file.preconditions):
+        see(context, FileName(bucket, file.key))
 
 
 async def _delete_batch(request: S3Request, files: _Files) -> dict[int, _Outcome]:

@@ -19,6 +19,7 @@ from services.gateway.s3.answers import send_empty
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.checksums import checksum_headers
 from services.gateway.s3.conditions import read_conditions, write_conditions
+from services.gateway.s3.decisions import require_sight
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.object_headers import (
     Described,
@@ -56,7 +57,9 @@ _CUSTOMER_KEY: Final = "x-amz-server-side-encryption-customer"
 async def put_object(request: S3Request) -> None:
     """PutObject."""
     hashes, asked = BodyHashes.of(request.headers, body_of(request)), described(request.headers)
-    uploaded = await store(request, name_of(request), asked, hashes, write_conditions(request.headers))
+    name, conditions = name_of(request), write_conditions(request.headers)
+    await require_sight(request, name, conditions)
+    uploaded = await store(request, name, asked, hashes, conditions)
     await send_empty(request, 200, published_headers(uploaded.version, shown_id(request, uploaded.version)))
 
 

@@ -137,6 +137,19 @@ async def test_what_may_not_be_deleted_is_told_object_by_object(s3: S3Client, sc
     assert (await s3("HEAD", BUCKET, "mine/a")).status == 404
 
 
+async def test_a_condition_tells_nothing_to_those_who_may_not_look(s3: S3Client, scene: Scene, here: Running) -> None:
+    """Of an object of the list, whoever may neither read nor list is told the same whether it is there or not."""
+    await s3("PUT", BUCKET, "a", body=b"x")
+    body = document_of("<Key>a</Key><ETag>other</ETag>", "<Key>absent</Key><Size>1</Size>", "<Key>b</Key>")
+    blind = S3Client(here.s3, await scene.holder(may(BUCKET, Action.DELETE)))
+    answer = await blind("POST", BUCKET, query={"delete": ""}, headers=md5_header(body), body=body)
+    assert (answer.texts("Deleted/Key"), answer.texts("Error/Key")) == (["b"], ["a", "absent"])
+    assert answer.texts("Error/Code") == ["AccessDenied"] * 2
+    lister = S3Client(here.s3, await scene.holder(may(BUCKET, Action.DELETE, Action.LIST)))
+    answer = await lister("POST", BUCKET, query={"delete": ""}, headers=md5_header(body), body=body)
+    assert (answer.texts("Deleted/Key"), answer.texts("Error/Code")) == (["absent", "b"], ["PreconditionFailed"])
+
+
 async def test_in_a_bucket_that_is_none_nothing_is_deleted(s3: S3Client) -> None:
     body = document_of("<Key>a</Key>")
     answer = await s3("POST", "no-such-bucket", query={"delete": ""}, headers=md5_header(body), body=body)

@@ -494,3 +494,27 @@ async def test_attributes_tell_what_is_asked_for(s3: S3Client) -> None:
         assert refused.code == "InvalidArgument"
     absent = await s3("GET", BUCKET, "absent", query={"attributes": ""}, headers=wanted)
     assert absent.code == "NoSuchKey"
+
+
+async def test_conditions_tell_nothing_to_those_who_may_not_look(scene: Scene, here: Running, s3: S3Client) -> None:
+    """Whoever may neither read nor list is answered the same whether the object is there or not."""
+    etag = (await put(s3)).headers["etag"]
+    changes = may(BUCKET, Action.WRITE, Action.DELETE)
+    blind = S3Client(here.s3, await scene.holder(changes))
+    readers = [S3Client(here.s3, await scene.holder(changes, may(BUCKET, each))) for each in (Action.READ, Action.LIST)]
+    for key in (KEY, "absent"):
+        for condition in ("*", "other", etag):
+            answer = await blind("PUT", BUCKET, key, headers={"if-match": condition}, body=b"x")
+            assert (answer.status, answer.code, answer.has_read) == (403, "AccessDenied", False)
+        for conditions in ({"if-match": "*"}, {"x-amz-if-match-size": "1"}):
+            assert (await blind("DELETE", BUCKET, key, headers=conditions)).status == 403
+        upload = (await blind("POST", BUCKET, key, query={"uploads": ""})).text("UploadId") or ""
+        completed = await blind(
+            "POST", BUCKET, key, query={"uploadId": upload}, headers={"if-match": "other"}, body=b"x"
+        )
+        assert completed.code == "AccessDenied"
+    for reader in readers:
+        assert (await reader("PUT", BUCKET, KEY, headers={"if-match": "other"}, body=b"x")).status == 412
+        assert (await reader("PUT", BUCKET, "absent", headers={"if-match": "*"}, body=b"x")).status == 404
+    assert (await s3("GET", BUCKET, KEY)).body == BODY
+    assert (await blind("PUT", BUCKET, KEY, headers={"if-none-match": "*"}, body=b"x")).status == 412
