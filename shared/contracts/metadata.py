@@ -115,10 +115,15 @@ class CreateBucket(Command[CreatedBucket]):
 
 
 class DeleteBucket(Command[NoResult]):
-    """Rejected: bucket_not_found, bucket_not_empty, bucket_protected."""
+    """Rejected: bucket_not_found, bucket_not_empty, bucket_protected.
+
+    Attributes:
+        aborts_uploads: uploads under way end with the bucket, unless they are too many for one entry; None: they keep it.
+    """
 
     kind: Literal["delete_bucket"] = "delete_bucket"
     bucket: str
+    aborts_uploads: bool | None = None
     stamp: Stamp
 
 

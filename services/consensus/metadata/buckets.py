@@ -7,6 +7,8 @@ from typing import Final
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.bucket_records import DocumentRow, SettingsRow
 from services.consensus.metadata.rows import BucketRow
+from services.consensus.metadata.upload_records import UploadRecords, UploadRow
+from services.consensus.metadata.uploads import abort
 from shared.contracts.access import ACCESS_DOCUMENTS
 from shared.contracts.calls import NoResult
 from shared.contracts.metadata import CreateBucket, CreatedBucket, DeleteBucket
@@ -31,6 +33,9 @@ from shared.errors import (
 DOCUMENTS_MAX: Final = 64
 """Of one bucket."""
 
+ABORTED_UPLOADS_MAX: Final = 250
+"""Uploads that end with their bucket: one entry never stops the member for long, whoever goes on beginning them."""
+
 
 def create_bucket(context: ApplyContext, command: CreateBucket) -> CreatedBucket:
     """Make it, unless it exists. Raises InvalidNameError, TooManyBucketsError."""
@@ -52,6 +57,8 @@ def delete_bucket(context: ApplyContext, command: DeleteBucket) -> NoResult:
         raise BucketNotEmptyError("The bucket still holds files; delete them first.", bucket=bucket.name)
     if context.knows_objects:
         _check_nothing_is_kept(context, bucket)
+        for upload in _uploads_to_abort(context, bucket, aborts=bool(command.aborts_uploads)):
+            abort(context, upload)
         if context.records.access_index(bucket.incarnation):
             # A bucket of the same name may follow, to which what the documents of this one granted does not apply.
             context.raise_access_index()
@@ -72,8 +79,15 @@ def _check_nothing_is_kept(context: ApplyContext, bucket: BucketRow) -> None:
         raise BucketNotEmptyError(
             "The bucket still holds older versions or delete markers; delete them by version first.", bucket=bucket.name
         )
-    if context.tables.has_uploads(bucket.incarnation):
-        raise BucketNotEmptyError("An upload by parts is under way in the bucket; abort it first.", bucket=bucket.name)
+
+
+def _uploads_to_abort(context: ApplyContext, bucket: BucketRow, *, aborts: bool) -> list[UploadRow]:
+    """All that are under way. Raises BucketNotEmptyError: they are more than may be aborted."""
+    limit = ABORTED_UPLOADS_MAX if aborts else 0
+    uploads = UploadRecords(context.tables).under_way(bucket.incarnation, limit + 1)
+    if len(uploads) > limit:
+        raise BucketNotEmptyError("Uploads by parts are under way in the bucket; abort them first.", bucket=bucket.name)
+    return uploads
 
 
 # --- settings and documents -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from shared.contracts.cluster import NodeState
 from shared.contracts.files import Preconditions
-from shared.contracts.metadata import DeleteFile, Proposal, PublishFile, RemoveNode, SetNodeState
+from shared.contracts.metadata import DeleteBucket, DeleteFile, Proposal, PublishFile, RemoveNode, SetNodeState
 from shared.errors import InvalidRequestError
 
 KNOWN_ENTRY_VERSION: Final = 4
@@ -80,6 +80,7 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "begin_upload": {"s3": OBJECTS_VERSION},
     "put_part": {"s3": OBJECTS_VERSION, "keep_s": OBJECTS_VERSION},
     "complete_upload": {"s3": OBJECTS_VERSION},
+    "delete_bucket": {"aborts_uploads": OBJECTS_VERSION},
     "delete_file": {"version": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},
     "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},
@@ -186,6 +187,9 @@ def fit(proposal: Proposal, entry_version: int) -> Proposal:
         command = command.model_copy(update={"seen": None})
     if entry_version < GARBAGE_VERSION and isinstance(command, RemoveNode) and command.is_forced:
         command = command.model_copy(update={"is_forced": None})
+    if entry_version < OBJECTS_VERSION and isinstance(command, DeleteBucket) and command.aborts_uploads is not None:
+        # Without uploads none can be under way.
+        command = command.model_copy(update={"aborts_uploads": None})
     attempt_id = None if entry_version < ATTEMPT_VERSION else proposal.attempt_id
     requester = None if entry_version < OBJECTS_VERSION else proposal.requester
     if command is proposal.command and (attempt_id, requester) == (proposal.attempt_id, proposal.requester):

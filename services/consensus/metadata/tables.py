@@ -173,11 +173,6 @@ class Tables:
         """Whether any file exists in the bucket."""
         return self._one("SELECT 1 FROM files WHERE incarnation=? LIMIT 1", (incarnation,)) is not None
 
-    def has_uploads(self, incarnation: int) -> bool:
-        """Whether a client's upload by parts is under way in the bucket."""
-        select = "SELECT 1 FROM uploads WHERE incarnation=? AND state='open' AND is_internal=0 LIMIT 1"
-        return self._one(select, (incarnation,)) is not None
-
     # --- files ----------------------------------------------------------------------------------------------------
 
     def file(self, incarnation: int, key: bytes) -> FileRow | None:

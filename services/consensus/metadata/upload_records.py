@@ -210,6 +210,14 @@ class UploadRecords:
         finally:
             rows.close()
 
+    def under_way(self, incarnation: int, limit: int) -> list[UploadRow]:
+        """The first `limit` of the uploads that lists show."""
+        rows = self._execute(
+            f"{_SELECT} incarnation=? AND state='open' AND is_internal=0 ORDER BY key, upload LIMIT ?",
+            (incarnation, limit),
+        )
+        return [UploadRow(*checked("uploads", row)) for row in rows.fetchall()]
+
     def expired(self, lived_ms: int, limit: int) -> list[UploadRow]:
         """Those whose time is over; completed ones only when they refer to nothing any more that they need not."""
         rows = self._execute(

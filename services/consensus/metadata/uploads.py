@@ -193,10 +193,15 @@ def abort_upload(context: ApplyContext, command: AbortUpload) -> AbortedUpload:
     upload = _known_upload(context, command.upload, command.nonce)
     if upload.state == COMPLETED:
         raise UploadCompletedError("The upload is completed; delete the file.", upload=upload.upload)
+    abort(context, upload)
+    return AbortedUpload(aborted=True)
+
+
+def abort(context: ApplyContext, upload: UploadRow) -> None:
+    """End one that is under way."""
     UploadRecords(context.tables).replace(
         upload, upload._replace(state=ABORTED, closed_index=context.index, expires_ms=None)
     )
-    return AbortedUpload(aborted=True)
 
 
 # --- uploads --------------------------------------------------------------------------------------------------------

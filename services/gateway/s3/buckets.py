@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from contextlib import suppress
 from typing import Final
 
 from services.gateway.access.context import current_access
@@ -20,14 +19,9 @@ from services.gateway.semantics.raw_names import FileName
 from shared.contracts.access import ANONYMOUS, Action
 from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, CreateBucket, DeleteBucket, GetBucket, ListBuckets
 from shared.contracts.names import check_bucket_name
-from shared.contracts.objects import ListVersions
-from shared.contracts.uploads import AbortUpload, ListUploads
 from shared.errors import (
-    BucketNotEmptyError,
     BucketNotFoundError,
     InvalidNameError,
-    UploadCompletedError,
-    UploadNotFoundError,
 )
 
 MAX_BUCKETS: Final = 10_000
@@ -164,38 +158,8 @@ async def require_bucket(request: S3Request) -> Bucket:
 
 
 async def delete_bucket(request: S3Request) -> None:
-    """409 while any version or delete marker is in it. Uploads under way do not count: they are aborted."""
+    """409 while any version or delete marker is in it. Uploads under way do not count: they are aborted with it."""
     services = request.services
-
-    async def delete() -> None:
-        await services.metadata.propose(DeleteBucket(bucket=request.bucket, stamp=services.clock.stamp()))
-
-    try:
-        await delete()
-    except BucketNotEmptyError:
-        if not await _abort_uploads(request):
-            raise
-        await delete()
+    command = DeleteBucket(bucket=request.bucket, aborts_uploads=True, stamp=services.clock.stamp())
+    await services.metadata.propose(command)
     await send_empty(request, 204)
-
-
-async def _abort_uploads(request: S3Request) -> bool:
-    """Of a bucket in which there is nothing else; whether there were any.
-
-    Each is given up in the name of the caller, who needs the right to write its file.
-    """
-    services = request.services
-    kept, _ = await services.metadata.read(ListVersions(bucket=request.bucket, limit=1))
-    if kept.versions:
-        return False
-    has_any = False
-    while True:
-        page, _ = await services.metadata.read(ListUploads(bucket=request.bucket))
-        for upload in page.uploads:
-            command = AbortUpload(upload=upload.upload, nonce=upload.nonce, stamp=services.clock.stamp())
-            # One that has ended meanwhile is none.
-            with suppress(UploadNotFoundError, UploadCompletedError):
-                await services.metadata.propose(command)
-        has_any = has_any or bool(page.uploads)
-        if not page.has_more:
-            return has_any

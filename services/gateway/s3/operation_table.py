@@ -105,7 +105,13 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     Operation("HeadBucket", "s3:ListBucket", "HEAD", "bucket", handler=buckets.head_bucket),
     Operation(
-        "DeleteBucket", "s3:DeleteBucket", "DELETE", "bucket", Action.BUCKET_ADMIN, handler=buckets.delete_bucket
+        "DeleteBucket",
+        "s3:DeleteBucket",
+        "DELETE",
+        "bucket",
+        Action.BUCKET_ADMIN,
+        handler=buckets.delete_bucket,
+        note="up to 250 uploads under way are aborted with it; with more, or any version, 409",
     ),
     Operation(
         "GetBucketLocation",

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from services.consensus.metadata.entries import (
     ATTEMPT_VERSION,
     KNOWN_ENTRY_VERSION,
+    OBJECTS_VERSION,
     RUNS_VERSION,
     UnknownEntryError,
     decode_proposal,
@@ -16,7 +17,7 @@ from services.consensus.metadata.entries import (
 )
 from services.consensus.metadata.rows import decode_version, encode_version
 from shared.contracts.files import FileVersion
-from shared.contracts.metadata import CreateBucket, Proposal
+from shared.contracts.metadata import CreateBucket, DeleteBucket, Proposal
 from shared.errors import InvalidRequestError
 from tests.unit.consensus.metadata.builders import content, publish, stamp
 
@@ -68,6 +69,16 @@ def test_a_limit_on_buckets_makes_an_entry_of_the_second_version():
     assert (encode_proposal(plain)[0], encode_proposal(limited)[0]) == (1, 2)
     assert b"limit" not in encode_proposal(plain)
     assert decode_proposal(encode_proposal(limited)) == limited
+
+
+def test_a_bucket_is_deleted_with_its_uploads_by_an_entry_of_the_fourth_version():
+    """Members of earlier versions know no uploads, so to them the plain entry means the same."""
+    plain = proposal(DeleteBucket(bucket="abc", stamp=stamp()))
+    marked = proposal(DeleteBucket(bucket="abc", aborts_uploads=True, stamp=stamp()))
+    assert (encode_proposal(plain)[0], encode_proposal(marked)[0]) == (1, OBJECTS_VERSION)
+    assert b"aborts_uploads" not in encode_proposal(plain)
+    assert decode_proposal(encode_proposal(marked)) == marked
+    assert (fit(marked, OBJECTS_VERSION), fit(marked, OBJECTS_VERSION - 1)) == (marked, plain)
 
 
 def test_a_fingerprint_is_in_the_log_only_where_there_is_one():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.consensus.metadata import retention, upload_queries, uploads
+from services.consensus.metadata import buckets, retention, upload_queries, uploads
 from services.consensus.metadata.upload_records import UploadRecords
 from services.consensus.metadata.verification import verify
 from shared.contracts.backups import BeginBackup, EndBackup
@@ -259,6 +259,27 @@ def test_a_bucket_with_an_upload_under_way_is_not_empty(log):
     refused(log, BucketNotEmptyError, log.apply, DeleteBucket(bucket="photos", stamp=stamp()), retain_s=0)
     upload.abort()
     log.apply(DeleteBucket(bucket="photos", stamp=stamp()))
+
+
+def test_uploads_under_way_end_with_a_bucket_that_is_deleted_with_them(log, monkeypatch):
+    """In the same entry; with a file, or with more of them than one entry aborts, it is refused and nothing is aborted."""
+    monkeypatch.setattr(buckets, "ABORTED_UPLOADS_MAX", 2)
+    incarnation = log.next_index
+    log.apply(CreateBucket(bucket="photos", stamp=stamp()))
+    begun = [UploadOf.begin(log, key, bucket="photos") for key in ("a", "b", "b")]
+    elsewhere = UploadOf.begin(log, "a")
+    delete = DeleteBucket(bucket="photos", aborts_uploads=True, stamp=stamp())
+    refused(log, BucketNotEmptyError, log.apply, delete, retain_s=0)
+    begun.pop().abort()
+    log.apply(publish("cat", bucket="photos", incarnation=incarnation))
+    refused(log, BucketNotEmptyError, log.apply, delete, retain_s=0)
+    log.apply(DeleteFile(bucket="photos", key="cat", stamp=stamp()))
+    for upload in begun:
+        upload.put(1, large_content(1))
+    log.apply(delete)
+    for upload in begun:
+        refused(log, UploadNotFoundError, upload.put, 2, large_content(1))
+    elsewhere.put(1, large_content(1))
 
 
 def test_an_upload_begins_in_a_bucket_that_exists_under_a_name_that_may_be(log):

@@ -98,6 +98,20 @@ async def test_uploads_under_way_do_not_keep_a_bucket(s3: S3Client, scene: Scene
     assert (await s3("HEAD", "photos")).status == 404
 
 
+async def test_uploads_that_the_caller_may_not_see_end_too(scene: Scene, here: Running, s3: S3Client) -> None:
+    """Whoever may delete the bucket needs no other right; where something else keeps it, none of them is aborted."""
+    await s3("PUT", "photos")
+    upload = (await s3("POST", "photos", "b", query={"uploads": ""})).text("UploadId") or ""
+    await s3("PUT", "photos", "cat", body=b"x")
+    admin = S3Client(here.s3, await scene.holder(may("photos", Action.BUCKET_ADMIN)))
+    assert (await admin("DELETE", "photos")).code == "BucketNotEmpty"
+    assert (await s3("GET", "photos", "b", query={"uploadId": upload})).status == 200
+    await s3("DELETE", "photos", "cat")
+    assert (await admin("DELETE", "photos")).status == 204
+    await s3("PUT", "photos")
+    assert (await s3("GET", "photos", "b", query={"uploadId": upload})).code == "NoSuchUpload"
+
+
 async def test_a_list_of_buckets_has_pages(s3: S3Client) -> None:
     """All of them, each once, however long a page is."""
     names = [f"logs-{number}" for number in range(5)] + ["logt"]
