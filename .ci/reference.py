@@ -64,9 +64,11 @@ first part of the path; with `TRIVET_S3_DOMAINS` it may also stand before the ho
 (`TRIVET_S3_REGION`); a signature may name any other one, unless `TRIVET_S3_STRICT_REGION` is set.
 
 What a key may do is said by its scopes ([security.md](security.md)); the column *needs* has the action that an operation asks
-for. Every bucket and file has the same owner, the cluster's first root identity. A missing file is `NoSuchKey` for those who
-may list the bucket; others are told `AccessDenied`. A change with a condition on what is there, such as `If-Match`, needs the
-right to read or to list the file as well, or its answer would tell.
+for. Both doors have the same buckets and rights: a scope whose bucket is `*` covers every one of them, also those made later
+and `default`, which always exists. That is so by decision; name the buckets in the scopes of whoever is not to have that one.
+Every bucket and file has the same owner, the cluster's first root identity. A missing file is `NoSuchKey` for those who may
+list the bucket; others are told `AccessDenied`. A change with a condition on what is there, such as `If-Match`, needs the right
+to read or to list the file as well, or its answer would tell.
 
 Errors are S3's: an XML document with a code, and the id of the request that is also in the header `x-amz-request-id`, in the
 access log and in the audit trail. A HEAD has its status alone. `503 SlowDown` and `503 ServiceUnavailable` say that nothing
