@@ -21,6 +21,8 @@ from services.gateway.s3.body_hashing import INLINE_BYTES
 from services.gateway.s3.chunked_bodies import ChunkedDecoder
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.signatures import UNSIGNED_PAYLOAD, SignatureChain
+from services.gateway.transfers.admission import Transfer
+from services.gateway.transfers.chunking import PacedBody
 
 SIGNED_CHUNKS: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_CHUNKS_TRAILER: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
@@ -115,9 +117,9 @@ class PlainBody(ClientBody):
             raise StopAsyncIteration
         return await super().__anext__()
 
-    async def read(self, limit_bytes: int) -> bytes:
+    async def read(self, limit_bytes: int, transfer: Transfer | None = None) -> bytes:
         """See `S3Body`."""
-        data = await joined(self, self.size_bytes, limit_bytes)
+        data = await joined(self, self.size_bytes, limit_bytes, transfer)
         if self.sha256 is not None:
             check_sha256(self.sha256, hashlib.sha256(data).digest())
         return data
@@ -166,9 +168,9 @@ class ChunkedBody(AsyncIterator[bytes]):
             self._hash.update(piece)
         return self._decoder.feed(piece)
 
-    async def read(self, limit_bytes: int) -> bytes:
+    async def read(self, limit_bytes: int, transfer: Transfer | None = None) -> bytes:
         """See `S3Body`."""
-        return await joined(self, self.size_bytes, limit_bytes)
+        return await joined(self, self.size_bytes, limit_bytes, transfer)
 
     def _end(self) -> None:
         self._decoder.finish()
@@ -191,14 +193,16 @@ def check_sha256(expected: bytes, sha256: bytes) -> None:
         )
 
 
-async def joined(body: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int) -> bytes:
-    """All of a body. Raises S3Error, EntityTooLarge: it has more than `limit_bytes`."""
+async def joined(
+    body: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int, transfer: Transfer | None
+) -> bytes:
+    """All of a body, see `S3Body.read`. Raises S3Error, EntityTooLarge: it has more than `limit_bytes`."""
     too_large = S3Error("EntityTooLarge", f"The body of this request has at most {limit_bytes} bytes.")
     if size_bytes is not None and size_bytes > limit_bytes:
         raise too_large
     pieces: list[bytes] = []
     read_bytes = 0
-    async for piece in body:
+    async for piece in body if transfer is None else PacedBody(body, transfer):
         read_bytes += len(piece)
         if read_bytes > limit_bytes:
             raise too_large

@@ -34,11 +34,13 @@ from services.gateway.s3.lists import checksum_elements
 from services.gateway.s3.object_headers import described, s3_etag_of
 from services.gateway.s3.object_versions import name_of, shown_id
 from services.gateway.s3.objects import body_of, condition_failed
+from services.gateway.s3.request_documents import read_body, room_for_body
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
 from services.gateway.s3.upload_ids import open_upload_id, seal_upload_id
 from services.gateway.s3.xml_documents import Element, document, element, malformed, parse
 from services.gateway.semantics.raw_names import FileName
+from services.gateway.transfers.admission import Transfer
 from services.gateway.transfers.multipart import PartRequest, UploadBegin
 from services.gateway.transfers.part_publication import UploadId
 from shared.contracts.s3 import Checksum, ChecksumType, S3Attributes, S3UploadAttributes, shown_part_etag
@@ -50,7 +52,6 @@ COMPLETION_BYTES_MAX: Final = 4 * MIB
 """Of a document that names as many parts as there may be, each with a checksum."""
 
 COMPLETION_ELEMENTS_MAX: Final = 1 + 5 * PART_NUMBER_MAX
-_BUDGET_WAIT_S: Final = 1.0
 
 _CHECKSUM_ELEMENTS: Final[Mapping[str, Checksum]] = {f"Checksum{name.upper()}": name for name in ALGORITHMS}
 
@@ -171,13 +172,15 @@ async def complete_multipart_upload(request: S3Request) -> None:
     services, upload = request.services, upload_of(request)
     preconditions = write_conditions(request.headers)
     await require_sight(request, name_of(request), preconditions)
-    asked = _asked_parts(await _document(request))
-    s3 = await _attributes(request, upload, asked)
-    parts = [(part.number, part.etag) for part in asked]
-    try:
-        version = (await services.multipart.complete(upload, parts, preconditions, None, s3=s3)).version
-    except PreconditionFailedError as error:
-        raise condition_failed(error, request.key) from error
+    # The room lasts until the log has answered: what was stored of the parts is as large as the document.
+    async with room_for_body(request, COMPLETION_BYTES_MAX) as transfer:
+        asked = _asked_parts(await _document(request, transfer))
+        s3 = await _attributes(request, upload, asked)
+        parts = [(part.number, part.etag) for part in asked]
+        try:
+            version = (await services.multipart.complete(upload, parts, preconditions, None, s3=s3)).version
+        except PreconditionFailedError as error:
+            raise condition_failed(error, request.key) from error
     services.downloads.published(version)
     children = [
         element("Location", _location(request)),
@@ -192,31 +195,16 @@ async def complete_multipart_upload(request: S3Request) -> None:
     await send_xml(request, document("CompleteMultipartUploadResult", children), 200, headers)
 
 
-async def _document(request: S3Request) -> Element:
-    """What the client sent. It is long, and many at once would be gigabytes: in a slot and in the byte budget, as a file is.
-
-    The headers of checksums are about the object, and not about the document.
+async def _document(request: S3Request, transfer: Transfer) -> Element:
+    """What the client sent. The headers of checksums are about the object, and not about the document.
 
     Raises:
-        S3Error: MalformedXML, or as `S3Body.read`.
-        OverloadedError: there is no room for it; definite.
+        S3Error: MalformedXML, or as `read_body`.
     """
-    body, admission = request.body, request.services.admission
-    if body is None or body.size_bytes == 0:
-        raise malformed()
-    size_bytes = COMPLETION_BYTES_MAX if body.size_bytes is None else body.size_bytes
-    if size_bytes > COMPLETION_BYTES_MAX:
-        raise malformed()
-    async with admission.transfer(client_of(request.scope), is_large_upload=True) as transfer:
-        with transfer.lease() as lease:
-            await transfer.grow(lease, size_bytes, wait_s=_BUDGET_WAIT_S)
-            data = await body.read(size_bytes)
-            return parse(
-                data,
-                "CompleteMultipartUpload",
-                limit_bytes=COMPLETION_BYTES_MAX,
-                limit_elements=COMPLETION_ELEMENTS_MAX,
-            )
+    data = await read_body(request, COMPLETION_BYTES_MAX, transfer, is_checksum_of_body=False)
+    return parse(
+        data, "CompleteMultipartUpload", limit_bytes=COMPLETION_BYTES_MAX, limit_elements=COMPLETION_ELEMENTS_MAX
+    )
 
 
 def _location(request: S3Request) -> str:
@@ -255,7 +243,7 @@ async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_
         S3Error: InvalidPart, InvalidRequest, BadDigest.
     """
     try:
-        upload, stored = await _stored_parts(request, upload_id)
+        upload, stored = await _stored_parts(request, upload_id, {part.number for part in asked})
     except UploadNotFoundError:
         return None
     parts = [_named(part, stored) for part in asked]
@@ -274,13 +262,16 @@ async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_
     )
 
 
-async def _stored_parts(request: S3Request, upload_id: UploadId) -> tuple[Upload, dict[int, UploadPart]]:
+async def _stored_parts(
+    request: S3Request, upload_id: UploadId, numbers: set[int]
+) -> tuple[Upload, dict[int, UploadPart]]:
+    """Those of `numbers`, which are not none: of the other rows no more than a page is held."""
     parts: dict[int, UploadPart] = {}
-    after = 0
+    after, last = min(numbers) - 1, max(numbers)
     while True:
         upload, answer = await request.services.multipart.page(upload_id, after_part=after, limit=PARTS_LIMIT_MAX)
-        parts.update((part.number, part) for part in answer.parts)
-        if not answer.has_more:
+        parts.update((part.number, part) for part in answer.parts if part.number in numbers)
+        if not answer.has_more or answer.parts[-1].number >= last:
             return upload, parts
         after = answer.parts[-1].number
 

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Final
 
 from services.gateway.access.context import AccessContext, current_access
-from services.gateway.api.requests import client_of
 from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.conditions import write_conditions
 from services.gateway.s3.decisions import count_refusal, require_sight, see, tells_of
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.object_versions import DELETE_MARKER, asked_id, name_of, number_of
-from services.gateway.s3.request_documents import read_body
+from services.gateway.s3.request_documents import read_body, room_for_body
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
 from services.gateway.s3.version_ids import version_ids
@@ -47,7 +46,6 @@ from shared.units import MIB
 KEYS_MAX: Final = 1000
 DOCUMENT_BYTES_MAX: Final = 2 * MIB
 
-_BUDGET_WAIT_S: Final = 1.0
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 _ETAG: Final = "if-match"
 _TIME: Final = "x-amz-if-match-last-modified-time"
@@ -162,15 +160,11 @@ async def delete_objects(request: S3Request) -> None:
     assert body is not None
     if not BodyHashes.of(request.headers, body, default=None).is_announced:
         raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
-    admission = request.services.admission
-    # As a file is received: in a slot and in the byte budget, or many of them would be gigabytes.
-    async with admission.transfer(client_of(request.scope), is_large_upload=True) as transfer:
-        with transfer.lease() as lease:
-            announced_bytes = DOCUMENT_BYTES_MAX if body.size_bytes is None else body.size_bytes
-            await transfer.grow(lease, min(announced_bytes, DOCUMENT_BYTES_MAX), wait_s=_BUDGET_WAIT_S)
-            root = parse(await read_body(request, DOCUMENT_BYTES_MAX), "Delete", limit_bytes=DOCUMENT_BYTES_MAX)
-            asked = _asked(request, root)
-            is_quiet = (text_of(root, "Quiet") or "").strip().lower() == "true"
+    async with room_for_body(request, DOCUMENT_BYTES_MAX) as transfer:
+        data = await read_body(request, DOCUMENT_BYTES_MAX, transfer)
+        root = parse(data, "Delete", limit_bytes=DOCUMENT_BYTES_MAX)
+        asked = _asked(request, root)
+        is_quiet = (text_of(root, "Quiet") or "").strip().lower() == "true"
     outcomes = await _delete_all(request, asked)
     children = (
         _shown(request, each, outcome, is_quiet=is_quiet) for each, outcome in zip(asked, outcomes, strict=True)

@@ -232,6 +232,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "s3:DeleteObject",
         "POST",
         "bucket",
+        Action.DELETE,
         subresource="delete",
         takes_body=True,
         handler=object_deletes.delete_objects,

@@ -26,6 +26,7 @@ from services.gateway.s3.requests import RequestTarget, S3Request
 from services.gateway.s3.signatures import UNSIGNED_PAYLOAD
 from services.gateway.s3.xml_documents import document, element, parse
 from services.gateway.semantics.conditions import UNCONDITIONAL
+from services.gateway.transfers.admission import Transfer
 from shared.contracts.names import MAX_KEY_BYTES, check_object_key
 from shared.errors import InvalidNameError, InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
@@ -99,9 +100,9 @@ class FormBody(AsyncIterator[bytes]):
             raise too_large(self._read_bytes, self._most_bytes)
         return piece
 
-    async def read(self, limit_bytes: int) -> bytes:
+    async def read(self, limit_bytes: int, transfer: Transfer | None = None) -> bytes:
         """See `S3Body`."""
-        return await joined(self, None, limit_bytes)
+        return await joined(self, None, limit_bytes, transfer)
 
 
 async def open_post_form(request: S3Request) -> PostForm:

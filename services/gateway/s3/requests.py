@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from services.gateway.access_log import About
 from services.gateway.api.services import Services
 from services.gateway.s3.rules import S3Rules
+from services.gateway.transfers.admission import Transfer
 
 if TYPE_CHECKING:
     from services.gateway.s3.operation_table import Operation
@@ -41,8 +42,14 @@ class S3Body(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Pieces as they come. Raises S3Error: malformed, broken off, or a signature of it is wrong."""
 
-    async def read(self, limit_bytes: int) -> bytes:
-        """All of it, compared with `sha256`. Raises S3Error, EntityTooLarge where there is more than `limit_bytes`."""
+    async def read(self, limit_bytes: int, transfer: Transfer | None = None) -> bytes:
+        """All of it, compared with `sha256`.
+
+        `transfer`: whose client is waited for, at the pace of its principal (`PacedBody`).
+
+        Raises:
+            S3Error: EntityTooLarge where there is more than `limit_bytes`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

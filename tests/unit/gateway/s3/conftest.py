@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from services.gateway.transfers.admission import Transfer
 from shared.contracts.time import ClockState, Stamp
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.hybrid_logical_clock import hlc_from_ns
@@ -49,6 +51,33 @@ async def there(scene: Scene) -> AsyncIterator[Running]:
     """Another one."""
     async with scene.gateway() as running:
         yield running
+
+
+@dataclass
+class PacedTransfers:
+    """What the client of any transfer was waited for."""
+
+    moved_bytes: int = 0
+    turns_bytes: int = 0
+    is_small: bool = False
+
+
+@pytest.fixture
+def paced(here: Running, monkeypatch: pytest.MonkeyPatch) -> PacedTransfers:
+    """Counts from here on."""
+    counted = PacedTransfers()
+    small = here.gateway.services.admission.small
+
+    def moved(transfer: Transfer, size_bytes: int) -> None:
+        counted.moved_bytes += size_bytes
+        counted.is_small = transfer.budget is small
+
+    async def take_turn(_: Transfer, size_bytes: int) -> None:
+        counted.turns_bytes += size_bytes
+
+    monkeypatch.setattr(Transfer, "moved", moved)
+    monkeypatch.setattr(Transfer, "take_turn", take_turn)
+    return counted
 
 
 @pytest.fixture

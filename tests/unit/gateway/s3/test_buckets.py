@@ -7,7 +7,7 @@ import pytest
 from services.gateway.access.bootstrap import root_identity
 from shared.contracts.access import Action
 from tests.unit.gateway.access.scene import REALM, Running, Scene, may
-from tests.unit.gateway.s3.asking import S3Client, ask
+from tests.unit.gateway.s3.asking import S3Client, ask, signed_headers
 
 
 async def test_a_bucket_is_made_found_listed_and_deleted(s3: S3Client) -> None:
@@ -164,3 +164,12 @@ async def test_a_bucket_of_another_owner_than_expected_is_refused(s3: S3Client) 
     other = {"x-amz-expected-bucket-owner": "1" * 64}
     assert (await s3("DELETE", "photos", headers=other)).code == "AccessDenied"
     assert (await s3("HEAD", "photos")).status == 200
+
+
+async def test_an_empty_body_is_the_one_that_was_signed(s3: S3Client) -> None:
+    """As any other: whoever took it away changed what is asked for."""
+    document = b"<CreateBucketConfiguration/>"
+    signed = signed_headers(s3.holder, "PUT", "/photos", body=document)
+    answer = await ask(s3.app, "PUT", "/photos", signed)
+    assert (answer.status, answer.code) == (400, "XAmzContentSHA256Mismatch")
+    assert (await s3("HEAD", "photos")).status == 404

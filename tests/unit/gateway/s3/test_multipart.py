@@ -6,13 +6,17 @@ import base64
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from services.gateway.s3.checksums import combined, hasher
+from services.gateway.transfers.part_publication import UploadId
+from shared.contracts.uploads import Upload, UploadAnswer
 from shared.units import MIB
 from tests.unit.gateway.access.scene import Running, Scene
-from tests.unit.gateway.s3.asking import Answer, S3Client
+from tests.unit.gateway.s3.asking import Answer, S3Client, ask, signed_headers, target_of
+from tests.unit.gateway.s3.conftest import PacedTransfers
 
 BUCKET, KEY = "photos", "a/b c.jpg"
 FIRST, LAST = b"1" * (5 * MIB), b"the rest"
@@ -204,6 +208,56 @@ async def test_what_a_part_is_announced_to_be_is_compared(s3: S3Client, bucket: 
         answer = await put(s3, upload, 1, b"one", headers)
         assert (answer.status, answer.code) == (400, "BadDigest")
     assert (await s3("GET", bucket, KEY, query={"uploadId": upload})).texts("Part") == []
+
+
+async def test_a_completion_comes_at_the_pace_of_its_client(s3: S3Client, bucket: str, paced: PacedTransfers) -> None:
+    """A client that is slow can be ended, and the rate of its principal is kept."""
+    upload = await begin(s3)
+    document = completion([(1, "x")])
+    assert (await complete(s3, upload, document)).code == "InvalidPart"
+    assert (paced.moved_bytes, paced.turns_bytes, paced.is_small) == (len(document), len(document), True)
+
+
+async def test_a_completion_is_the_one_that_was_announced(s3: S3Client, bucket: str) -> None:
+    """Also an empty one. The headers of checksums are about the object."""
+    upload = await begin(s3)
+    wrong = {"content-md5": "A" * 22 + "=="}
+    for document in (completion(await parts_put(s3, upload, b"one")), b""):
+        answer = await complete(s3, upload, document, wrong)
+        assert (answer.status, answer.code) == (400, "BadDigest")
+        target = target_of(BUCKET, KEY, {"uploadId": upload})
+        signed = signed_headers(s3.holder, "POST", target, body=b"other")
+        assert (await ask(s3.app, "POST", target, signed, document)).code == "XAmzContentSHA256Mismatch"
+    assert (await s3("HEAD", bucket, KEY)).status == 404
+
+
+async def test_a_completion_has_its_room_until_the_log_has_answered(
+    s3: S3Client, bucket: str, here: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of the rows of parts it keeps those that it names, page by page."""
+    upload = await begin(s3)
+    parts = await parts_put(s3, upload, b"1", FIRST, b"3", b"4", b"5")
+    uploads, admission = here.gateway.services.multipart, here.gateway.services.admission
+    pages, held = [], []
+    page, finish = uploads.page, uploads.complete
+
+    async def recorded_page(upload: UploadId, *, after_part: int, limit: int) -> tuple[Upload, UploadAnswer]:
+        pages.append(after_part)
+        held.append((admission.used_slots, admission.used_bytes > 0))
+        return await page(upload, after_part=after_part, limit=min(limit, 1))
+
+    async def recorded_complete(*args: Any, **options: Any) -> Any:
+        held.append((admission.used_slots, admission.used_bytes > 0))
+        return await finish(*args, **options)
+
+    monkeypatch.setattr(uploads, "page", recorded_page)
+    monkeypatch.setattr(uploads, "complete", recorded_complete)
+    answer = await complete(s3, upload, completion([parts[1], parts[3]]))
+    assert answer.status == 200
+    assert (await s3("GET", bucket, KEY)).body == FIRST + b"4"
+    assert pages == [1, 2, 3]
+    assert held == [(1, True)] * 4
+    assert (admission.used_slots, admission.used_bytes) == (0, 0)
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from shared.contracts.access import Action
 from shared.contracts.objects import BucketSettings, PutBucketSettings
 from tests.unit.gateway.access.scene import Running, Scene, may
 from tests.unit.gateway.s3.asking import Answer, S3Client
+from tests.unit.gateway.s3.conftest import PacedTransfers
 
 BUCKET = "photos"
 
@@ -148,6 +149,23 @@ async def test_a_condition_tells_nothing_to_those_who_may_not_look(s3: S3Client,
     lister = S3Client(here.s3, await scene.holder(may(BUCKET, Action.DELETE, Action.LIST)))
     answer = await lister("POST", BUCKET, query={"delete": ""}, headers=md5_header(body), body=body)
     assert (answer.texts("Deleted/Key"), answer.texts("Error/Code")) == (["absent", "b"], ["PreconditionFailed"])
+
+
+async def test_the_list_of_a_principal_that_may_delete_nothing_is_not_read(scene: Scene, here: Running) -> None:
+    """Nobody sends megabytes to be told so for each of its keys; a right to a part of the bucket is one."""
+    body = document_of("<Key>mine/a</Key>")
+    reader = S3Client(here.s3, await scene.holder(may(BUCKET, Action.READ, Action.WRITE)))
+    refused = await reader("POST", BUCKET, query={"delete": ""}, headers=md5_header(body), body=body)
+    assert (refused.status, refused.code, refused.has_read) == (403, "AccessDenied", False)
+    partly = S3Client(here.s3, await scene.holder(may(BUCKET, Action.DELETE, prefix="mine/")))
+    assert (await delete(partly, "mine/a")).texts("Deleted/Key") == ["mine/a"]
+
+
+async def test_a_list_comes_at_the_pace_of_its_client(s3: S3Client, paced: PacedTransfers) -> None:
+    """A client that is slow can be ended, and the rate of its principal is kept."""
+    body = document_of("<Key>a</Key>")
+    assert (await delete(s3, "a")).status == 200
+    assert (paced.moved_bytes, paced.turns_bytes, paced.is_small) == (len(body), len(body), True)
 
 
 async def test_in_a_bucket_that_is_none_nothing_is_deleted(s3: S3Client) -> None:
