@@ -11,6 +11,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from services.gateway.access import context as access
 from services.gateway.access.context import AccessContext
 from services.gateway.access.control import AccessControl
-from services.gateway.access.principal import UNKNOWN
+from services.gateway.access.principal import NOBODY, UNKNOWN
 from services.gateway.access.refusals import caller_of
 from services.gateway.api.early_refusal import WatchedBody, announces_body
 from services.gateway.api.requests import fields_of
@@ -147,8 +148,11 @@ class S3App:
             self._rules,
             answer_headers=call.answer_headers,
         )
-        await mark_answers(request)
-        context = None if operation.is_open else await self._admitted(services, request)
+        if operation.is_open:
+            services.rates.admit(NOBODY, _address(scope))
+            context = None
+        else:
+            context = await self._admitted(services, request)
         if operation.handler is None:
             raise S3Error("NotImplemented", f"{operation.name} is not implemented here")
         token = access.access_context.set(context)
@@ -165,12 +169,15 @@ class S3App:
         """
         control, operation = services.access, request.operation
         context = AccessContext(UNKNOWN, _address(request.scope), request.request_id)
+        is_admitted = False
         try:
             context = await self._authenticate(request, control, self._rules)
             context.request_id = request.request_id
             if context.principal.id == ANONYMOUS:
                 self._check_page(request)
             context.pace = services.rates.admit(context.principal, context.address)
+            is_admitted = True
+            await mark_answers(request)
             target = request.target  # of a form only known now
             context.operation, context.bucket, context.key = operation.action, target.bucket or None, target.key or None
             await control.decide(context, AccessContext.require_target)
@@ -179,6 +186,8 @@ class S3App:
         except (S3Error, TrivetError) as error:
             if error.status < _SERVER_ERROR:
                 control.refusals.refused(error.code, context, request.about())
+                if not is_admitted:
+                    await _mark_refusal(request)
             raise
         if services.access_log.has_reads and operation.method in _READS:
             services.access_log.read(caller_of(context), request.about())
@@ -234,6 +243,14 @@ class _Answer:
 def host_id_of(node_id: str) -> str:
     """What `x-amz-id-2` says of a gateway: the same of all its answers, and nothing of its name."""
     return b64encode(blake3(node_id.encode()).digest()).decode()
+
+
+async def _mark_refusal(request: S3Request) -> None:
+    """Have the page that sent it read the error, if a rule says so: a read of the log, as often as an address may ask."""
+    if "origin" in request.headers:
+        with suppress(TrivetError):
+            request.services.rates.admit(NOBODY, _address(request.scope))
+            await mark_answers(request)
 
 
 def _check_owner(request: S3Request) -> None:

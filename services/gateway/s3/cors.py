@@ -1,13 +1,15 @@
 """Whose pages may use a bucket from a browser: the document that says so, preflights, and the marks on answers (Fetch).
 
-The document is kept as S3 clients put it, and read anew for each request that names an origin. Credentials are promised to
+The document is kept as S3 clients put it, and read anew for each request that names an origin, after that counted for whoever
+sent it; what was parsed of it lasts. Credentials are promised to
 origins that are named or fit a pattern, never to everybody. What becomes a header line is checked when the document is put.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from pydantic import Field, TypeAdapter
@@ -24,6 +26,7 @@ from shared.units import KIB
 
 KIND: Final = "cors"
 RULES_MAX: Final = 100
+ASKED_HEADERS_MAX: Final = 100
 LIMIT_BYTES: Final = 64 * KIB
 VARY: Final = "Origin, Access-Control-Request-Headers, Access-Control-Request-Method"
 
@@ -109,7 +112,9 @@ async def preflight(request: S3Request) -> None:
     rules = await _rules_in_force(request)
     if rules is None:
         raise S3Error("AccessForbidden", "CORSResponse: CORS is not enabled for this bucket.", Method=method[:16])
-    rule = next((rule for rule in rules if rule.fits(origin, method, asked)), None)
+    # Each is compared with each pattern of a rule, before anybody is known.
+    fitting = (rule for rule in rules if len(asked) <= ASKED_HEADERS_MAX and rule.fits(origin, method, asked))
+    rule = next(fitting, None)
     if rule is None or not _ORIGIN.fullmatch(origin):
         raise S3Error(
             "AccessForbidden",
@@ -209,14 +214,19 @@ def _fits(pattern: str, text: str) -> bool:
 
 
 def _names(value: str) -> list[str]:
-    """Header names of a preflight, in lower case; anything else fits no rule."""
-    return [name.strip().lower() for name in value.split(",") if name.strip()]
+    """Header names of a preflight, each once and in lower case; anything else fits no rule."""
+    return list(dict.fromkeys(name.strip().lower() for name in value.split(",") if name.strip()))
 
 
-async def _rules_in_force(request: S3Request) -> list[CorsRule] | None:
+async def _rules_in_force(request: S3Request) -> Sequence[CorsRule] | None:
     with as_system():
         found, _ = await request.services.metadata.read(GetBucketDocument(bucket=request.bucket, kind_name=KIND))
-    return None if found.body is None else _RULES.validate_json(found.body)
+    return None if found.body is None else _parsed(found.body)
+
+
+@lru_cache(maxsize=64)  # by the document itself: the same is parsed once, in whichever bucket, and never an older one
+def _parsed(body: bytes) -> tuple[CorsRule, ...]:
+    return tuple(_RULES.validate_json(body))
 
 
 def _rule_element(rule: CorsRule) -> str:

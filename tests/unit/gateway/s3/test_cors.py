@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from services.gateway.s3 import cors
 from services.gateway.s3.xml_documents import NAMESPACE
-from tests.unit.gateway.access.scene import Running
+from tests.unit.gateway.access.scene import Running, Scene
 from tests.unit.gateway.s3.asking import Answer, S3Client, ask
 
 PAGE = "https://app.example.org"
@@ -180,3 +181,37 @@ async def test_a_hundred_rules_are_kept(s3: S3Client) -> None:
     """As many as S3 keeps."""
     await s3("PUT", "photos")
     assert (await put(s3, rules(*[READS] * 100))).status == 200
+
+
+async def test_a_stranger_asks_as_often_as_its_address_may(scene: Scene, photos: None) -> None:
+    """Each preflight is a read of the log, and so is the mark of a refusal; without one the refusal is the same."""
+    async with scene.gateway(anonymous_requests_per_s=1) as limited:
+        assert (await preflight(limited, PAGE, "PUT")).status == 200
+        assert (await preflight(limited, PAGE, "PUT")).code == "SlowDown"
+        refused = await ask(limited.s3, "GET", "/photos?location", {"origin": PAGE})
+        assert (refused.status, refused.code) == (403, "AccessDenied")
+        assert "access-control-allow-origin" not in refused.headers
+        elsewhere = await ask(limited.s3, "GET", "/photos?location", {"origin": PAGE}, address="127.0.0.2")
+        assert elsewhere.headers["access-control-allow-origin"] == PAGE
+        client = S3Client(limited.s3, scene.root)
+        for _ in range(2):
+            known = await client("GET", "photos", query={"location": ""}, headers={"origin": PAGE})
+            assert (known.status, known.headers["access-control-allow-origin"]) == (200, PAGE)
+
+
+async def test_rules_are_parsed_once(s3: S3Client, here: Running, photos: None) -> None:
+    """As long as the document is the same; another one counts from the next request on."""
+    assert (await preflight(here, PAGE, "PUT")).status == 200
+    parsed = cors._parsed.cache_info().misses
+    assert (await preflight(here, PAGE, "PUT")).status == 200
+    assert cors._parsed.cache_info().misses == parsed
+    await put(s3, rules(READS))
+    assert (await preflight(here, PAGE, "PUT")).status == 403
+
+
+async def test_a_hundred_header_names_are_looked_at(here: Running, photos: None) -> None:
+    """Each once; with one more, nothing is."""
+    names = [f"x-amz-{number}" for number in range(100)]
+    answer = await preflight(here, PAGE, "PUT", ",".join([*names, *names, "X-Amz-1"]))
+    assert (answer.status, answer.headers["access-control-allow-headers"]) == (200, ", ".join(names))
+    assert (await preflight(here, PAGE, "PUT", ",".join([*names, "x-amz-100"]))).code == "AccessForbidden"
