@@ -85,16 +85,17 @@ class WebOrigins:
         return _preflight_answer(fields.get("access-control-request-headers", ""))
 
 
-def check_origin(rules: OriginRules, scope: Scope, fields: Fields) -> None:
+def check_origin(rules: OriginRules, scope: Scope, fields: Fields, *, is_host_known: bool = False) -> None:
     """Let a request pass that is meant for this gateway and is not a foreign page's change.
 
-    A field that is given twice is joined, and so matches nothing.
+    A field that is given twice is joined, and so matches nothing. `is_host_known`: the host is one of this listener's own.
 
     Raises:
         MisdirectedRequestError, ForeignOriginError: as `OriginRules`.
     """
     server = scope.get("server")
-    rules.check_host(fields.get("host"), None if server is None else server[0])
+    if not is_host_known:
+        rules.check_host(fields.get("host"), None if server is None else server[0])
     if scope["method"] not in _SAFE_METHODS:
         rules.check_change(fields.get("origin"), fields.get("sec-fetch-site"), fields.get("host"))
 

@@ -30,7 +30,7 @@ from services.gateway.api.services import RunningGateway, Services
 from services.gateway.api.web_origins import check_origin
 from services.gateway.s3.cors import mark_answers
 from services.gateway.s3.errors import S3Error
-from services.gateway.s3.header_rules import refuse_unknown_headers
+from services.gateway.s3.header_rules import refuse_unknown_headers, refuse_unknown_parameters
 from services.gateway.s3.operation_table import Operation, find
 from services.gateway.s3.owners import owner_of_all
 from services.gateway.s3.requests import RequestTarget, S3Request
@@ -183,6 +183,7 @@ class S3App:
             await control.decide(context, AccessContext.require_target)
             _check_owner(request)
             refuse_unknown_headers(operation.method, request.headers)
+            refuse_unknown_parameters(name for name, _ in target.query)
         except (S3Error, TrivetError) as error:
             if error.status < _SERVER_ERROR:
                 control.refusals.refused(error.code, context, request.about())
@@ -196,8 +197,8 @@ class S3App:
     def _check_page(self, request: S3Request) -> None:
         """Whoever signs has a key, which no page of a foreign origin can use; all others could be a browser."""
         host = request.headers.get("host", "").partition(":")[0].lower()
-        if not any(host == domain or host.endswith(f".{domain}") for domain in self._rules.domains):
-            check_origin(self._rules.origins, request.scope, request.headers)
+        is_own_host = any(host == domain or host.endswith(f".{domain}") for domain in self._rules.domains)
+        check_origin(self._rules.origins, request.scope, request.headers, is_host_known=is_own_host)
 
 
 @dataclass(slots=True)

@@ -156,7 +156,9 @@ class ChunkedBody(AsyncIterator[bytes]):
             except StopAsyncIteration:
                 self._end()
                 raise
-            if self._is_hashed and len(piece) > INLINE_BYTES:
+            # Chunks may be of one byte each: 64 KiB of those are a tenth of a second of work.
+            is_work = self._is_hashed or not self._decoder.is_within_chunk(len(piece))
+            if is_work and len(piece) > INLINE_BYTES:
                 self._ready = await asyncio.get_running_loop().run_in_executor(None, self._decoded, piece)
             else:
                 self._ready = self._decoded(piece)

@@ -14,7 +14,7 @@ from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import Handler, S3Request
 from services.gateway.s3.tag_sets import bucket_tags_of, tag_pairs, tagging_document
 from services.gateway.s3.xml_documents import document, element, malformed, text_of
-from shared.contracts.objects import DeleteBucketDocument, GetBucketDocument, PutBucketDocument
+from shared.contracts.objects import DOCUMENT_BYTES_MAX, DeleteBucketDocument, GetBucketDocument, PutBucketDocument
 from shared.errors import BucketNotFoundError
 
 _TAGGING: Final = "tagging"
@@ -67,11 +67,11 @@ async def get_tagging(request: S3Request) -> None:
 
 async def put_tagging(request: S3Request) -> None:
     """All tags are replaced."""
-    tags = bucket_tags_of(tag_pairs(await read_document(request, "Tagging")))
+    body = tagging_document(bucket_tags_of(tag_pairs(await read_document(request, "Tagging"))))
+    if len(body) > DOCUMENT_BYTES_MAX:
+        raise S3Error("InvalidTag", f"The tags of a bucket have at most {DOCUMENT_BYTES_MAX} bytes as XML.")
     services = request.services
-    command = PutBucketDocument(
-        bucket=request.bucket, kind_name=_TAGGING, body=tagging_document(tags), stamp=services.clock.stamp()
-    )
+    command = PutBucketDocument(bucket=request.bucket, kind_name=_TAGGING, body=body, stamp=services.clock.stamp())
     await services.metadata.propose(command)
     await send_empty(request, 204)
 

@@ -89,7 +89,9 @@ def _max_buckets(value: str | None) -> int:
 
 
 def _before(prefix: str) -> str | None:
-    """Behind every name that comes before those that begin with `prefix`: no name has a tilde."""
+    """Behind every name that comes before those that begin with `prefix`: no name has a tilde, and all are ASCII."""
+    if not prefix.isascii():
+        return "~"
     return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "~" if prefix and prefix[-1] > "\0" else None
 
 

@@ -52,7 +52,7 @@ class ChunkedDecoder:
         self._line = bytearray()
         self._chunk_bytes = 0
         self._chunk_signature = b""
-        self._held: list[bytes] = []
+        self._held = bytearray()
         self._hash: _Hash = hashlib.sha256()
         self._trailer_bytes = 0
         self._signed_lines = b""
@@ -60,20 +60,27 @@ class ChunkedDecoder:
         self._surplus = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The bytes of the file that are complete with `data`, and proved.
+        """The bytes of the file that are complete with `data`, and proved: one piece at most, however small the chunks are.
 
         Raises:
             S3Error: InvalidRequest for what is no such framing, IncompleteBody for more than was announced,
                 SignatureDoesNotMatch; nothing of it may be kept then.
         """
-        if self._chunk_bytes > len(data) and self._chain is None and self._step is ChunkedDecoder._bytes_of_chunk:
+        if self.is_within_chunk(len(data)):
             self._chunk_bytes -= len(data)
             return [data] if data else []
         found: list[bytes] = []
         rest = memoryview(data)
         while rest:
             rest = rest[self._step(self, rest, found) :]
-        return found
+        # A piece of a byte costs whoever keeps it three hundred.
+        return [b"".join(found)] if len(found) > 1 else found
+
+    def is_within_chunk(self, size_bytes: int) -> bool:
+        """Whether the next `size_bytes` are bytes of an unsigned chunk that does not end with them: they pass as they are."""
+        return (
+            self._chain is None and self._step is ChunkedDecoder._bytes_of_chunk and self._chunk_bytes > size_bytes > 0
+        )
 
     def finish(self) -> None:
         """The body has ended.
@@ -120,11 +127,12 @@ class ChunkedDecoder:
             found.append(piece)
         else:
             self._hash.update(piece)
-            self._held.append(piece)
+            self._held += piece
         if not self._chunk_bytes:
             self._check_chunk()
-            found += self._held
-            self._held = []
+            if self._held:
+                found.append(bytes(self._held))
+                self._held.clear()
             self._step = ChunkedDecoder._end_of_chunk
         return taken
 

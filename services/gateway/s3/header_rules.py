@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from services.gateway.s3.errors import S3Error
 
 _PREFIX: Final = "x-amz-"
 _META_PREFIX: Final = "x-amz-meta-"
-_CHECKSUM_PREFIX: Final = "x-amz-checksum-"
+_CHECKSUMS: Final = frozenset(
+    f"x-amz-checksum-{what}" for what in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256", "mode", "type", "algorithm")
+)
 _CUSTOMER_KEY_PREFIX: Final = "x-amz-server-side-encryption-customer-"
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -51,6 +53,14 @@ _TAKEN: Final = frozenset(
     }
 )
 
+_OF_LINKS: Final = frozenset({
+    *("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires", "x-amz-signedheaders", "x-amz-signature"),
+    *("x-amz-security-token", "x-amz-content-sha256"),
+    # Of no meaning: the body's own headers say which checksum it has.
+    *("x-amz-sdk-checksum-algorithm", "x-amz-user-agent"),
+})  # fmt: skip
+"""Parameters of a query, by lower-case names."""
+
 _ALLOWED_VALUES: Final[Mapping[str, frozenset[str]]] = {
     # Nobody gets more by them than the owner of a bucket has anyhow.
     "x-amz-acl": frozenset({"private", "bucket-owner-read", "bucket-owner-full-control"}),
@@ -70,11 +80,29 @@ def refuse_unknown_headers(method: str, headers: Mapping[str, str]) -> None:
         if (allowed := _ALLOWED_VALUES.get(name)) is not None:
             is_taken = value.strip().lower() in allowed
         else:
-            is_taken = name in _TAKEN or name.startswith((_META_PREFIX, _CHECKSUM_PREFIX))
+            is_taken = name in _TAKEN or name in _CHECKSUMS or name.startswith(_META_PREFIX)
         # A read tells by itself that an object has no such key.
         if not is_taken and not (method in _READS and name.startswith(_CUSTOMER_KEY_PREFIX)):
             raise S3Error(
                 "NotImplemented",
                 "A header you provided implies functionality that is not implemented",
                 Header=name[:128],
+            )
+
+
+def refuse_unknown_parameters(names: Iterable[str]) -> None:
+    """Return where the query has nothing that would be a header: some SDKs move those of a link there, and S3 reads them.
+
+    Ignored, a link to copy would overwrite, and what its signer demanded of a body, an owner or a class would not hold.
+
+    Raises:
+        S3Error: NotImplemented.
+    """
+    for name in names:
+        lower = name.lower()
+        if lower.startswith(_PREFIX) and lower not in _OF_LINKS:
+            raise S3Error(
+                "NotImplemented",
+                "A parameter you provided is a header that links do not carry here",
+                ArgumentName=name[:128],
             )

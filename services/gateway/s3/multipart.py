@@ -151,9 +151,13 @@ async def upload_part(request: S3Request) -> None:
 
 async def abort_multipart_upload(request: S3Request) -> None:
     """AbortMultipartUpload: its parts are gone."""
-    await request.services.multipart.abort(upload_of(request), retry_key(request))
+    upload = upload_of(request)
+    await request.services.multipart.abort(upload, retry_key(request, str(upload)))
     await send_empty(request, 204)
 
+
+_ETAG_MAX: Final = 128
+"""Characters; those of a part are 32 or 64."""
 
 # --- complete -------------------------------------------------------------------------------------------------------
 
@@ -232,6 +236,8 @@ def _asked_part(part: Element) -> _AskedPart:
     # One with children has no text, and of a child that comes twice nobody knows which is meant.
     if part.tag != "Part" or len(values) < len(part) or not _is_part_number(number) or not etag:
         raise malformed()
+    if not 1 <= len(plain_etag(etag)) <= _ETAG_MAX:
+        raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", PartNumber=number)
     checksums = {_CHECKSUM_ELEMENTS[tag]: value for tag, value in values.items() if tag in _CHECKSUM_ELEMENTS}
     return _AskedPart(int(number), plain_etag(etag), checksums)
 

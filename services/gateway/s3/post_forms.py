@@ -166,7 +166,7 @@ def _checked_key(key: str) -> str:
 
 
 def take_form(request: S3Request, form: PostForm, policy: PostPolicy | None) -> None:
-    """Have `request` be that of a PUT of the file, whoever it is for.
+    """Have `request` be that of a PUT of the file, whoever it is for. What is stored comes from fields, which a policy covers.
 
     Raises:
         S3Error: a field cannot be a header.
@@ -174,7 +174,7 @@ def take_form(request: S3Request, form: PostForm, policy: PostPolicy | None) -> 
     headers = {
         name: value
         for name, value in request.headers.items()
-        if not name.startswith("content-") and name != "transfer-encoding"
+        if not name.startswith("content-") and name != "transfer-encoding" and name not in _HEADER_FIELDS
     }
     for name, value in form.fields.items():
         if name in _HEADER_FIELDS or (name.startswith("x-amz-") and name not in _SIGNATURE_FIELDS):

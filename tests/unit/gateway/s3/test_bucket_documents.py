@@ -126,6 +126,7 @@ async def test_tags_of_a_bucket_are_kept_replaced_and_deleted(s3: S3Client) -> N
         (_tagging(("k" * 129, "1")), "InvalidTag"),
         (_tagging(("k", "v" * 257)), "InvalidTag"),
         (_tagging(("aws:x", "1")), "InvalidTag"),
+        (_tagging(*((f"{number:0>128}", '"' * 256) for number in range(50))), "InvalidTag"),
         (b"<Tagging/>", "MalformedXML"),
         (b"<Tagging><TagSet><Tag><Key>a</Key></Tag></TagSet></Tagging>", "MalformedXML"),
         (b"<Tagging><TagSet/><Other/></Tagging>", "MalformedXML"),

@@ -129,6 +129,13 @@ async def test_a_list_of_buckets_has_pages(s3: S3Client) -> None:
         assert found == names[:5]
 
 
+@pytest.mark.parametrize("prefix", ["\ue000", "Ü", "~", "\x7f"])
+async def test_no_bucket_begins_with_what_no_name_has(s3: S3Client, prefix: str) -> None:
+    """An empty list, and no defect."""
+    answer = await s3("GET", query={"prefix": prefix})
+    assert (answer.status, answer.texts("Buckets/Bucket/Name")) == (200, [])
+
+
 @pytest.mark.parametrize("query", [{"max-buckets": "0"}, {"max-buckets": "x"}, {"continuation-token": "%"}])
 async def test_a_list_of_buckets_refuses_what_it_does_not_understand(s3: S3Client, query: dict[str, str]) -> None:
     """400, and no list of something else."""

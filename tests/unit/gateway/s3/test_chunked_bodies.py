@@ -319,3 +319,17 @@ def test_amazons_own_example_of_signed_chunks() -> None:
     it = ChunkedDecoder(66560, chain=example, announced=None)
     assert b"".join(it.feed(body)) == b"a" * 66560
     it.finish()
+
+
+@forms
+def test_what_comes_at_once_goes_on_as_one_piece(form: str) -> None:
+    """Chunks may be of one byte, and a piece for each would cost whoever keeps them three hundred times as much."""
+    data = bytes(range(256)) * 16
+    signer, trailer = ChunkSigner(SEED), None if FORMS[form][2] is None else TRAILER
+    ones = [1] * len(data)
+    body = (
+        aws_chunks.signed(data, ones, signer, trailer) if FORMS[form][1] else aws_chunks.unsigned(data, ones, trailer)
+    )
+    it = ChunkedDecoder(len(data), chain=chain() if FORMS[form][1] else None, announced=FORMS[form][2])
+    assert it.feed(body) == [data]
+    it.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.gateway.s3.errors import S3Error
-from services.gateway.s3.header_rules import refuse_unknown_headers
+from services.gateway.s3.header_rules import refuse_unknown_headers, refuse_unknown_parameters
 from tests.unit.gateway.s3.asking import S3Client
 
 _REFUSED = {
@@ -19,6 +19,7 @@ _REFUSED = {
     "x-amz-write-offset-bytes": "0",
     "x-amz-mfa": "1 2",
     "x-amz-something-of-next-year": "x",
+    "x-amz-checksum-sha512": "x",
 }
 
 
@@ -55,3 +56,20 @@ def test_a_key_of_the_client_is_refused_where_something_would_be_stored() -> Non
     for method in ("PUT", "POST"):
         with pytest.raises(S3Error, match="NotImplemented"):
             refuse_unknown_headers(method, headers)
+
+
+@pytest.mark.parametrize("name", ["x-amz-copy-source", "X-Amz-Acl", "x-amz-checksum-sha256", "x-amz-meta-a"])
+async def test_a_header_that_was_moved_into_a_link_is_not_ignored(s3: S3Client, name: str) -> None:
+    """A link to copy would overwrite its target with nothing."""
+    await s3("PUT", "photos")
+    await s3("PUT", "photos", "a", body=b"old")
+    answer = await s3("PUT", "photos", "a", query={name: "/photos/b"}, body=b"")
+    assert (answer.status, answer.code, answer.text("ArgumentName")) == (501, "NotImplemented", name)
+    assert (await s3("GET", "photos", "a")).body == b"old"
+
+
+def test_parameters_of_links_are_taken() -> None:
+    """Those of the signature, and what is none of S3's."""
+    refuse_unknown_parameters(
+        ["X-Amz-Signature", "X-Amz-Content-Sha256", "x-amz-sdk-checksum-algorithm", "x-id", "list-type"]
+    )

@@ -174,6 +174,8 @@ async def test_an_upload_id_is_good_for_its_bucket_and_key_alone(s3: S3Client, b
         (completion([(1, "x"), (1, "x")]), "InvalidPartOrder"),
         (completion([(1, "0" * 32)]), "InvalidPart"),
         (completion([(3, "0" * 32)]), "InvalidPart"),
+        (completion([(1, "0" * 129)]), "InvalidPart"),
+        (completion([(1, '""')]), "InvalidPart"),
     ],
 )
 async def test_a_completion_that_names_no_parts_is_refused(

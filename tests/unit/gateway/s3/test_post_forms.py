@@ -253,3 +253,13 @@ async def test_a_field_does_not_become_another_header(here: Running, scene: Scen
     fields = signed(scene.root, "a", fields={"Content-Disposition": 'attachment; filename="a.jpg"'})
     assert (await post(here, form(fields))).status == 204
     assert (await stored(s3, "a")).headers["content-disposition"] == 'attachment; filename="a.jpg"'
+
+
+async def test_only_fields_are_stored_and_no_header_of_the_browser(here: Running, scene: Scene, s3: S3Client) -> None:
+    """The policy covers the fields, and a browser sends headers of its own."""
+    fields = signed(scene.root, "a")
+    headers = {"cache-control": "public, max-age=31536000", "expires": "Thu, 01 Jan 2099 00:00:00 GMT"}
+    assert (await post(here, form(fields), headers=headers)).status == 204
+    found = (await stored(s3, "a")).headers
+    assert "expires" not in found
+    assert "max-age=31536000" not in found.get("cache-control", "")
