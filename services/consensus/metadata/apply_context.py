@@ -7,13 +7,15 @@ from typing import Final
 
 from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
+from services.consensus.metadata.decisions import check_preconditions
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
 from services.consensus.metadata.older_versions import OlderVersions
-from services.consensus.metadata.rows import BucketRow, NodeRow, RunRow, State
+from services.consensus.metadata.rows import BucketRow, FileRow, NodeRow, RunRow, State, TombstoneRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.access import ANONYMOUS, SYSTEM, IdentityLimits, Requester
+from shared.contracts.files import Preconditions
 from shared.contracts.names import check_bucket_name, check_key, check_object_key
 from shared.contracts.objects import BucketSettings
 from shared.contracts.time import ClockState, Stamp
@@ -72,6 +74,12 @@ class ApplyContext:
     def knows_garbage(self) -> bool:
         """Whether the rules of entries of version 3 hold here, for entries of earlier versions, too."""
         return self.state.entry_version >= GARBAGE_VERSION
+
+    def check_preconditions(
+        self, preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None
+    ) -> None:
+        """As `decisions.check_preconditions`, by the rules that every member knows."""
+        check_preconditions(preconditions, file, tombstone, knows_s3=self.knows_objects)
 
     @property
     def knows_objects(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.consensus.metadata.apply_context import ApplyContext
-from services.consensus.metadata.decisions import check_preconditions, next_modified_ns
+from services.consensus.metadata.decisions import next_modified_ns
 from services.consensus.metadata.rows import BucketRow, FileRow
 from services.consensus.metadata.versions import (
     PresentKey,
@@ -118,7 +118,7 @@ def _delete(
     """Raises PreconditionFailedError."""
     if number is None:
         if preconditions is not None and (present_file := _present_file(context, place)) is not None:
-            check_preconditions(preconditions, present_file, None)
+            context.check_preconditions(preconditions, present_file, None)
         return _delete_current(context, place)
     before = place.before
     # The number of this entry is known to nobody yet: it is not asked for.
@@ -127,10 +127,13 @@ def _delete(
         if number == context.index
         else find_version(context.tables, context.older, before.bucket.incarnation, before.key, number)
     )
+    # The null version may be the marker that this entry has just written, for a file that is named by itself as well.
+    if found is not None and found.file.version == context.index:
+        found = None
     if found is None:
-        return DeletedFile(version=before.last_changed)
+        return DeletedFile(version=before.last_changed if place.marker is None else context.index)
     if preconditions is not None:
-        check_preconditions(preconditions, None if found.is_marker else found.file, None)
+        context.check_preconditions(preconditions, None if found.is_marker else found.file, None)
     has_changed = place.marker is not None or place.vacated is not None
     removal = remove_version(context, before, found)
     place.vacated = removal.vacated or place.vacated

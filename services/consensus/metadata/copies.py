@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from services.consensus.metadata.apply_context import ApplyContext
-from services.consensus.metadata.decisions import check_preconditions
 from services.consensus.metadata.versions import (
     FoundVersion,
     PresentKey,
@@ -32,8 +31,8 @@ def copy_file(context: ApplyContext, command: CopyFile) -> CopiedFile:
     before = present(context, bucket_of_file(context, command.bucket, key), key)
     found = require_version(context, source, command.source_key, command.source_version)
     _check_changes_something(command, source, before, found)
-    check_preconditions(command.source_preconditions, found.file, None)
-    check_preconditions(command.preconditions, before.file, before.tombstone)
+    context.check_preconditions(command.source_preconditions, found.file, None)
+    context.check_preconditions(command.preconditions, before.file, before.tombstone)
     original = context.tables.version(found.file.version)
     version = make_current(context, before, _copy_of(context, command, original), _tags_of(context, command, found))
     if command.is_move:

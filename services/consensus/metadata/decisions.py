@@ -61,19 +61,23 @@ def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int
     return min(max(next_second_ns, stamp.approximate_ns), STORED_INTEGER_MAX)
 
 
-def check_preconditions(preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None) -> None:
+def check_preconditions(
+    preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None, *, knows_s3: bool = True
+) -> None:
     """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1), and those of S3, against what exists.
+
+    `knows_s3`: the etag that S3 shows counts beside the native one, as every member knows by now.
 
     Raises:
         PreconditionFailedError: with the facts `version`, the index that last changed the key, and the present `etag`.
     """
     if_match, if_none_match = preconditions.if_match, preconditions.if_none_match
     limit_s = preconditions.unmodified_since_s
-    if if_match is not None and not _matches(if_match, file):
+    if if_match is not None and not _matches(if_match, file, knows_s3=knows_s3):
         failed = "If-Match"
     elif limit_s is not None and file is not None and file.modified_ns // NANOSECONDS_PER_SECOND > limit_s:
         failed = "If-Unmodified-Since"
-    elif if_none_match is not None and _matches(if_none_match, file):
+    elif if_none_match is not None and _matches(if_none_match, file, knows_s3=knows_s3):
         failed = "If-None-Match"
     elif preconditions.size_bytes is not None and (file is None or file.size_bytes != preconditions.size_bytes):
         failed = "x-amz-if-match-size"
@@ -260,5 +264,7 @@ def _stored_s(file: FileRow) -> int:
     return (file.modified_ns if file.stored_ns is None else file.stored_ns) // NANOSECONDS_PER_SECOND
 
 
-def _matches(etags: list[str], file: FileRow | None) -> bool:
-    return file is not None and ("*" in etags or file.etag in etags or shown_etag(file.etag, file.s3_etag) in etags)
+def _matches(etags: list[str], file: FileRow | None, *, knows_s3: bool) -> bool:
+    if file is None:
+        return False
+    return "*" in etags or file.etag in etags or (knows_s3 and shown_etag(file.etag, file.s3_etag) in etags)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.decisions import (
     check_content,
-    check_preconditions,
 )
 from services.consensus.metadata.older_versions import PatchRow, encode_tags
 from services.consensus.metadata.stored_content import check_stored
@@ -43,7 +42,7 @@ def publish_file(context: ApplyContext, command: PublishFile) -> Published:
         )
     check_stored(context, command)
     before = present(context, bucket, key)
-    check_preconditions(command.preconditions, before.file, before.tombstone)
+    context.check_preconditions(command.preconditions, before.file, before.tombstone)
     version = FileVersion(
         bucket=bucket.name,
         key=command.key,
@@ -76,7 +75,7 @@ def delete_file(context: ApplyContext, command: DeleteFile) -> DeletedFile:
         raise FileNotFoundInBucketError(
             "There is no such file.", bucket=before.bucket.name, key=command.key, version=before.last_changed
         )
-    check_preconditions(command.preconditions, before.file, None)
+    context.check_preconditions(command.preconditions, before.file, None)
     return delete_current(context, before, before.file)
 
 
@@ -84,7 +83,7 @@ def _delete_version(context: ApplyContext, command: DeleteFile, before: PresentK
     found = find_version(context.tables, context.older, before.bucket.incarnation, before.key, number)
     if found is None:
         raise no_such_version(before, command.key)
-    check_preconditions(command.preconditions, None if found.is_marker else found.file, None)
+    context.check_preconditions(command.preconditions, None if found.is_marker else found.file, None)
     removal = remove_version(context, before, found)
     if removal.vacated is not None:
         fill_vacancy(context, before.bucket, before.key, removal.vacated)

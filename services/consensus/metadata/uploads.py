@@ -18,7 +18,6 @@ from services.consensus.metadata.apply_context import ApplyContext
 from services.consensus.metadata.decisions import (
     STORED_INTEGER_MAX,
     check_content,
-    check_preconditions,
     check_stored_integer,
 )
 from services.consensus.metadata.manifests import Manifests
@@ -173,7 +172,7 @@ def complete_upload(context: ApplyContext, command: CompleteUpload) -> Published
     with closing(UploadRecords(context.tables).named_parts(upload.upload, etags)) as rows:
         joined = _join(etags, upload, rows)
     before = present(context, bucket, upload.key)
-    check_preconditions(command.preconditions, before.file, before.tombstone)
+    context.check_preconditions(command.preconditions, before.file, before.tombstone)
     version = make_current(context, before, _version_of(context, command, upload, joined), body.tags)
     result = Published(created=before.file is None, version=version)
     Manifests(context.tables).insert_composition(upload.upload, joined.pieces)
@@ -289,7 +288,7 @@ def _source_of(context: ApplyContext, command: CopyPart) -> FileVersion:
     key = context.checked_key(command.source_key)
     source = present(context, bucket_of_file(context, command.source_bucket, key), key)
     found = require_version(context, source, command.source_key, command.source_version)
-    check_preconditions(command.source_preconditions, found.file, None)
+    context.check_preconditions(command.source_preconditions, found.file, None)
     return context.tables.version(found.file.version)
 
 

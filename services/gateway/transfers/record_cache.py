@@ -14,9 +14,13 @@ from typing import Final
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.chunk_lists import is_counted
 from shared.contracts.files import FileVersion
+from shared.contracts.s3 import S3Attributes
 
 _OVERHEAD_BYTES: Final = 5632
 """What the objects of a version take in Python, beside its texts and digests."""
+
+_RUN_BYTES: Final = 128
+"""Of one run of equal parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +83,10 @@ class RecordCache:
 
 def _size_bytes(version: FileVersion) -> int:
     metadata_bytes = sum(len(name) + len(value) + 128 for name, value in version.user_metadata.items())
-    return _OVERHEAD_BYTES + 2 * len(version.key) + len(version.content.chunk_digests) + metadata_bytes
+    s3_bytes = 0 if version.s3 is None else _s3_bytes(version.s3)
+    return _OVERHEAD_BYTES + 2 * len(version.key) + len(version.content.chunk_digests) + metadata_bytes + s3_bytes
+
+
+def _s3_bytes(attributes: S3Attributes) -> int:
+    texts = (*attributes.headers.items(), *attributes.checksums.items())
+    return _OVERHEAD_BYTES + _RUN_BYTES * len(attributes.part_sizes) + sum(len(a) + len(b) + 128 for a, b in texts)

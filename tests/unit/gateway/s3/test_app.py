@@ -152,9 +152,9 @@ async def test_a_foreign_page_changes_nothing_where_no_key_is_needed(
     async with scene.gateway(anonymous="write", s3_domains=_DOMAIN) as running:
         answer = await ask(running.s3, "PUT", "/default/x", headers, b"x")
         assert (answer.code, answer.has_read) == (code, False)
-        own = {"host": f"default.{_DOMAIN}:9000"} | headers
-        answer = await ask(running.s3, "PUT", "/x", own, b"x")
-        assert (answer.code, answer.has_read) == (code, False), "a host of its own is no other page"
+        if "host" not in headers:
+            answer = await ask(running.s3, "PUT", "/x", {"host": f"default.{_DOMAIN}:9000"} | headers, b"x")
+            assert (answer.code, answer.has_read) == (code, False), "a host of the port's own is no excuse"
 
 
 async def test_requests_are_slowed_by_the_limits_of_whoever_asks(scene: Scene) -> None:
