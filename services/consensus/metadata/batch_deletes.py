@@ -131,7 +131,7 @@ def _delete(
     if found is not None and found.file.version == context.index:
         found = None
     if found is None:
-        return DeletedFile(version=before.last_changed if place.marker is None else context.index)
+        return DeletedFile(version=before.last_changed)
     if preconditions is not None:
         context.check_preconditions(preconditions, None if found.is_marker else found.file, None)
     has_changed = place.marker is not None or place.vacated is not None

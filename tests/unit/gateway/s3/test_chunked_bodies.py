@@ -188,7 +188,7 @@ def test_chunks_keep_their_order() -> None:
     """Each signature signs the one before."""
     signer = ChunkSigner(SEED)
     first, second = (signer.chunk(data) + data + b"\r\n" for data in (b"aaaa", b"bbbb"))
-    assert decoder("signed", 8).feed(first + second) == [b"aaaa", b"bbbb"]
+    assert decoder("signed", 8).feed(first + second) == [b"aaaabbbb"]
     for wrong in (second + first, first + first, second):
         with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
             decoder("signed", 8).feed(wrong)
