@@ -45,8 +45,8 @@ KEYS = derive_peer_keys("k" * 32, Role.GATEWAY)
 Ask = Callable[[PeerClient, PeerAddress, str], Awaitable[object]]
 
 
-async def ask_for_bytes(client: PeerClient, peer: PeerAddress, path: str) -> object:
-    return await client.request(peer, "GET", path, timeout_s=0.5)
+async def ask_for_bytes(client: PeerClient, peer: PeerAddress, path: str, timeout_s: float = 0.5) -> object:
+    return await client.request(peer, "GET", path, timeout_s=timeout_s)
 
 
 async def ask_for_a_model(client: PeerClient, peer: PeerAddress, path: str) -> object:
@@ -352,6 +352,10 @@ def test_an_answer_does_not_authenticate_another_request() -> None:
     assert not SignedRequest("", ring.keys[1], "a" * 64).is_answered_by(FACTS, mac)
 
 
+PATIENCE_S = 20.0
+"""Where nothing is about time: what a busy machine may take."""
+
+
 class Tampering:
     """Stands between a client and the service at `port`, and changes what passes."""
 
@@ -362,10 +366,12 @@ class Tampering:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        back.write(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
-        writer.write(self._change(await there.read()))
-        writer.close()
-        back.close()
+        try:
+            back.write(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            writer.write(self._change(await there.read()))
+        finally:
+            writer.close()
+            back.close()
 
 
 _TAMPERED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
@@ -391,12 +397,12 @@ async def test_an_answer_that_was_changed_on_its_way_is_none(peer, path: str, ch
 
     middle = Tampering(int(peer.url.rpartition(":")[2]), record)
     async with await asyncio.start_server(middle.handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
-        await ask_for_bytes(client, peer, "/v1/model")  # learns the boot id
+        await ask_for_bytes(client, peer, "/v1/model", timeout_s=PATIENCE_S)  # learns the boot id
         between = peer._replace(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         with suppress(ChunkNotFoundError, PeerAnswerInvalidError if path == "/v1/chunk" else ChunkNotFoundError):
-            await ask_for_bytes(client, between, path)
+            await ask_for_bytes(client, between, path, timeout_s=PATIENCE_S)
         with pytest.raises(PeerAnswerInvalidError) as caught:
-            await ask_for_bytes(client, between, path)
+            await ask_for_bytes(client, between, path, timeout_s=PATIENCE_S)
     assert change(answers[1]) != answers[1]
     assert not caught.value.definite
 
