@@ -201,12 +201,22 @@ class KeyList(WireModel):
     keys: list[KeyInfo]
 
 
+def _storable(moment: datetime) -> datetime:
+    if not 0 <= unix_ns(moment) < 2**63:
+        raise ValueError("a key ends between the years 1970 and 2262, or never")
+    return moment
+
+
+Expiry = Annotated[AwareDatetime, AfterValidator(_storable)]
+"""A moment that nanoseconds of 63 bits can say."""
+
+
 class KeyRequest(WireModel):
     """A new key. With `id` and `secret`: one that another store gave out, so that clients can keep theirs."""
 
     model_config = example(expires="2027-01-01T00:00:00Z")
 
-    expires: AwareDatetime | None = Field(default=None, description="When it ends to open anything; null for never.")
+    expires: Expiry | None = Field(default=None, description="When it ends to open anything; null for never.")
     id: KeyId | None = None
     secret: SecretStr | None = Field(default=None, description="32-128 visible ASCII characters.")
 
@@ -241,7 +251,7 @@ class KeyChange(WireModel):
     model_config = example(state="disabled")
 
     state: State | None = None
-    expires: AwareDatetime | None = Field(default=None, description="Null for never.")
+    expires: Expiry | None = Field(default=None, description="Null for never.")
 
     @model_validator(mode="after")
     def _check_change(self) -> Self:

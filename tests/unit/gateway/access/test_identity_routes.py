@@ -149,6 +149,14 @@ async def test_a_key_expires(here: Running, scene: Scene) -> None:
     assert (await here.public.get("/v1/identity", headers=key.headers)).status_code == 200
 
 
+@pytest.mark.parametrize("expires", ["8797-10-02T10:10:57-06:43", "2262-04-12T00:00:00Z", "1969-12-31T23:59:59Z"])
+async def test_a_key_ends_at_a_moment_that_can_be_said(here: Running, scene: Scene, expires: str) -> None:
+    """A year beyond is malformed, and no defect."""
+    holder = await scene.holder()
+    await call(here, scene, "PATCH", f"/v1/keys/{holder.key}", {"expires": expires}, status=400)
+    await call(here, scene, "POST", f"/v1/identities/{holder.identity}/keys", {"expires": expires}, status=400)
+
+
 async def test_the_last_root_key_stays(here: Running, scene: Scene) -> None:
     """Whichever way it is tried."""
     root = scene.root
