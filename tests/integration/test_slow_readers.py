@@ -257,7 +257,9 @@ def pass_seconds(seconds: float) -> None:
     block_until(lambda: time.monotonic() >= until_s, "some time passes", seconds + DEADLINE_S)
 
 
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize(
+    "stored", [pytest.param(stored, marks=() if stored == "parts" else pytest.mark.slow) for stored in STORED]
+)
 def test_a_slow_download_ends_whole_however_its_version_goes(bench: Bench, nodes: Nodes, stored: str) -> None:
     """Nothing of it is missing; after the longest download everything is gone from every node and every member."""
     files, bodies = Files(bench), {name: random_bytes(2 * PART + MIB + 7) for name in WAYS}
