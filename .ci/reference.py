@@ -78,6 +78,7 @@ happened; after `500 InternalError` that is not known, and an equal request may 
 A request that names an operation which is not answered here gets `501 NotImplemented`, and so does one with a header that
 would change what is stored and is not understood. One that names a sub-resource with a method that it has not gets
 `405 MethodNotAllowed`, and one that names two of them `400 InvalidArgument`: neither is ever taken for the plain operation.
+A parameter that begins with `x-amz-` is a header that an SDK moved into a link; those that would change what is done are 501.
 Other parameters of a query are signed and ignored.
 
 Not offered: signatures of version 2 and 4A, temporary keys and IAM over HTTP, tenants, external key management, MFA delete,

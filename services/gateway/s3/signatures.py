@@ -439,7 +439,8 @@ def _moment_s(text: str) -> int | None:
     if (match := _MOMENT.fullmatch(text)) is None:
         return None
     try:
-        return int(datetime(*map(int, match.groups()), tzinfo=UTC).timestamp())  # type: ignore[misc,arg-type]
+        year, month, day, hour, minute, second = map(int, match.groups())
+        return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
     except ValueError:
         return None
 
