@@ -1,4 +1,4 @@
-"""Random lives of the consensus engine: `make simulate SEEDS=50000`, and the thousand that every test run lives.
+"""Random lives of the consensus engine: `make simulate SEEDS=50000`, and the three hundred that every test run lives.
 
 A failure is reported with its seed and lives again with `python -m tests.simulation.many_lives --seeds N`.
 """
