@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def running_cluster(tree: Tree, port_offset: int | None = None) -> Iterator[Runn
         BenchmarkError: it does not start.
     """
     offset = free_port_offset() if port_offset is None else port_offset
-    local_dir = WORK_DIR / f"cluster-{tree.name}-{offset}"
+    local_dir = WORK_DIR / f"cluster-{tree.name}-{offset}-of-{os.getpid()}"
     shutil.rmtree(local_dir, ignore_errors=True)
     environment = {"TRIVET_LOCAL_DIR": str(local_dir), "TRIVET_PORT_OFFSET": str(offset)}
     try:

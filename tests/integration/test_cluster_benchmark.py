@@ -35,9 +35,9 @@ def run(module: str, *arguments: str) -> str:
     return done.stdout
 
 
-def folders_of_clusters() -> set[Path]:
-    """Those of the clusters that benchmarks run now."""
-    return set(WORK_DIR.glob("cluster-*"))
+def folders_of_clusters(benchmark_pid: int) -> list[Path]:
+    """Those of the clusters of one benchmark; others may run beside it."""
+    return list(WORK_DIR.glob(f"cluster-*-of-{benchmark_pid}"))
 
 
 def test_every_row_is_measured_on_a_real_cluster(tmp_path: Path) -> None:
@@ -84,7 +84,6 @@ def test_a_row_is_profiled(tmp_path: Path) -> None:
 
 def test_a_benchmark_that_is_told_to_stop_stops_its_cluster(tmp_path: Path) -> None:
     """As a background job of a shell, which is started with SIGINT ignored."""
-    before = folders_of_clusters()
     with subprocess.Popen(
         [
             sys.executable,
@@ -104,10 +103,9 @@ def test_a_benchmark_that_is_told_to_stop_stops_its_cluster(tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         text=True,
     ) as benchmark:
-        block_until(lambda: folders_of_clusters() - before, "the cluster has a folder", within_s=60)
-        made = folders_of_clusters() - before
+        block_until(lambda: folders_of_clusters(benchmark.pid), "the cluster has a folder", within_s=60)
         benchmark.send_signal(signal.SIGTERM)
         _, said = benchmark.communicate(timeout=TIMEOUT_S)
     assert benchmark.returncode == 130, said
     assert "Interrupted" in said
-    block_until(lambda: not made & folders_of_clusters(), "the folder is removed, after its processes", within_s=60)
+    assert folders_of_clusters(benchmark.pid) == []
