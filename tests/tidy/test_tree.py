@@ -51,6 +51,7 @@ TOOLS = {
     "pytest-xdist": "a plugin of pytest",
     "kubernetes-validate": "used by .ci",
     "lxml-stubs": "stubs",
+    "trivet-client": "our own, of this workspace",
     "types-psutil": "stubs",
     "types-pyyaml": "stubs",
 }

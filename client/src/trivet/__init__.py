@@ -1,0 +1,1 @@
+"""Client of Trivet, the distributed file store."""
