@@ -36,6 +36,7 @@ class Page:
     rows: FilePage
     cursor: str | None
     log_index: int
+    has_details: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Listings:
             cursor = self._sealed(
                 Cursor(bucket, query.prefix, query.delimiter, answer.last_key, answer.last_prefix, log_index)
             )
-        return Page(answer, cursor, log_index)
+        return Page(answer, cursor, log_index, query.details is True)
 
     async def buckets(self, values: dict[str, str]) -> BucketPage:
         """One page of the buckets, by name. Later pages show them as they are by then.
@@ -199,8 +200,9 @@ class Listings:
 
     def _query(self, bucket: str, values: dict[str, str]) -> ListFiles:
         limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
+        details = _flag(values, "details")
         if "cursor" not in values:
-            return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
+            return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit, details=details)
         cursor = self._opened(values["cursor"], Cursor)
         _check_cursor(cursor, bucket, prefix, delimiter)
         return ListFiles(
@@ -211,7 +213,16 @@ class Listings:
             after_key=cursor.after_key,
             after_prefix=cursor.after_prefix,
             at_index=cursor.at_index,
+            details=details,
         )
+
+
+def _flag(values: dict[str, str], name: str) -> bool | None:
+    """True or None, for members before entries of version 4 know no such field."""
+    value = values.get(name, "false")
+    if value not in {"true", "false"}:
+        raise InvalidRequestError(f"{name} is true or false.", parameter=name)
+    return True if value == "true" else None
 
 
 def _limit(value: str | None) -> int:

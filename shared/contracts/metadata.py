@@ -89,6 +89,8 @@ MAX_BATCH: Final = 512
 """Most proposals or queries in one request."""
 
 LIST_LIMIT_MAX: Final = 1000
+DETAILS_LIMIT_MAX: Final = 250
+"""Of a list with details, which reads the record of every file that it shows."""
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -492,6 +494,8 @@ class FileEntry(WireRow, frozen=True, gc=False, omit_defaults=True):
             0 from a member of an earlier version.
         s3_etag: None where only its own etag is known (`shared.contracts.s3.shown_etag`).
         storage_class: None for STANDARD.
+        digest: BLAKE3 of the whole body, and `user_metadata`: only of a list with details. Both are None where the version is
+            gone by now, the digest also where no request carried all of the body.
     """
 
     key: str
@@ -503,6 +507,8 @@ class FileEntry(WireRow, frozen=True, gc=False, omit_defaults=True):
     stored_ns: int = 0
     s3_etag: str | None = None
     storage_class: str | None = None
+    digest: str | None = None
+    user_metadata: dict[str, str] | None = None
 
 
 class FilePage(WireModel):
@@ -623,7 +629,8 @@ class GetFile(Query[FileAnswer]):
 class ListFiles(Query[FilePage]):
     """One page of a bucket. `after_key` is exclusive; `after_prefix` skips a whole common prefix already reported.
 
-    `at_index` pins the page to a log index (rows created and deleted are kept with their indexes).
+    `at_index` pins the page to a log index (rows created and deleted are kept with their indexes). With `details` rows say more
+    (`FileEntry`), and a page has at most `DETAILS_LIMIT_MAX` of them; members before entries of version 4 refuse it.
     """
 
     kind: Literal["list_files"] = "list_files"
@@ -634,6 +641,7 @@ class ListFiles(Query[FilePage]):
     after_key: str | None = None
     after_prefix: str | None = None
     at_index: int | None = None
+    details: bool | None = None
 
 
 class GetBucket(Query[BucketAnswer]):

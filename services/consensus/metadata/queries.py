@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from msgspec import structs
+
 from services.consensus.metadata.access_queries import answer_about_access
 from services.consensus.metadata.audit import list_audit
 from services.consensus.metadata.history import History
@@ -20,12 +22,14 @@ from shared.contracts.audit import ListAudit
 from shared.contracts.backups import ListBackups
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
+    DETAILS_LIMIT_MAX,
     Answer,
     AnyQuery,
     Bucket,
     BucketAnswer,
     BucketsAnswer,
     ClusterAnswer,
+    FileEntry,
     FilePage,
     GetBucket,
     GetCluster,
@@ -118,11 +122,26 @@ def _list_files(tables: Tables, state: State, query: ListFiles) -> Answer:
     bucket = tables.bucket(query.bucket, pinned)
     if bucket is None:
         return FilePage(has_bucket=False, at_index=at_index)
+    if query.details and query.limit > DETAILS_LIMIT_MAX:
+        query = query.model_copy(update={"limit": DETAILS_LIMIT_MAX})
     if pinned is None:
-        return list_page(query, at_index, partial(tables.scan_files, bucket.incarnation))
-    history = History(tables)
-    scan = partial(history.scan_as_of, bucket.incarnation, at_index=pinned)
-    return list_page(query, at_index, scan, end_of_scan=partial(history.end_of_scan, bucket.incarnation))
+        page = list_page(query, at_index, partial(tables.scan_files, bucket.incarnation))
+    else:
+        history = History(tables)
+        scan = partial(history.scan_as_of, bucket.incarnation, at_index=pinned)
+        page = list_page(query, at_index, scan, end_of_scan=partial(history.end_of_scan, bucket.incarnation))
+    return page.model_copy(update={"files": _with_details(tables, page.files)}) if query.details else page
+
+
+def _with_details(tables: Tables, files: list[FileEntry]) -> list[FileEntry]:
+    found = []
+    for file in files:
+        details = tables.details(file.version)
+        if details is not None:
+            digest, user_metadata = details
+            file = structs.replace(file, digest=digest, user_metadata=user_metadata)  # noqa: PLW2901 - the same row, with more
+        found.append(file)
+    return found
 
 
 def _bucket(row: BucketRow) -> Bucket:

@@ -308,6 +308,13 @@ def decode_content(body: bytes) -> FileContent:
     return FileContent.model_construct(**_content_of(_fields_of(body)))
 
 
+def decode_details(body: bytes) -> tuple[str | None, dict[str, str]]:
+    """Only digest and user metadata of `decode_version`."""
+    fields = _fields_of(body)
+    digest = fields[5][3]
+    return None if digest is None else digest.hex(), fields[7]
+
+
 class VersionIdentity(NamedTuple):
     """What a version is among those of its key, and whose it is; see `FileVersion`."""
 

@@ -33,6 +33,7 @@ from services.consensus.metadata.rows import (
     State,
     VersionIdentity,
     decode_content,
+    decode_details,
     decode_identity,
     decode_owner,
     decode_version,
@@ -192,6 +193,11 @@ class Tables:
     def version(self, version: int) -> FileVersion:
         """Everything about one version. Raises RowDamagedError."""
         return decode_version(self.version_body(version))
+
+    def details(self, version: int) -> tuple[str | None, dict[str, str]] | None:
+        """Its digest and its user metadata; None once it is gone."""
+        row = self._one("SELECT version, body, checksum FROM versions WHERE version=?", (version,))
+        return None if row is None else decode_details(checked("versions", row)[1])
 
     def identity(self, version: int) -> VersionIdentity:
         """What it is among the versions of its key. Raises RowDamagedError."""

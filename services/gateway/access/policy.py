@@ -190,21 +190,28 @@ def listed(principal: Subject, bucket: str, prefix: str, *, rules: ResourceRules
     Raises:
         AccessDeniedError: no name that begins with `prefix` may be shown; definite.
     """
-    names = _listed(principal, bucket, prefix, rules)
+    names = _names(principal, Action.LIST, bucket, prefix, rules)
     if names.coverage(prefix) is Coverage.NONE:
         raise refusal(Action.LIST, bucket)
     return names
 
 
-def _listed(principal: Subject, bucket: str, prefix: str, rules: ResourceRules) -> Prefixes:
+def may_with_all(
+    principal: Subject, action: Action, bucket: str, prefix: str, *, rules: ResourceRules = NO_RULES
+) -> bool:
+    """Whether the principal may do `action` with every key that begins with `prefix`."""
+    return _names(principal, action, bucket, prefix, rules).coverage(prefix) is Coverage.ALL
+
+
+def _names(principal: Subject, action: Action, bucket: str, prefix: str, rules: ResourceRules) -> Prefixes:
     if bucket in _NO_BUCKETS:
         return NOTHING
-    verdict = rules.verdict(principal, Action.LIST, bucket, prefix, None)
+    verdict = rules.verdict(principal, action, bucket, prefix, None)
     if verdict is RuleVerdict.DENY:
         return NOTHING
     if principal.is_root:
         return EVERYTHING
-    names = principal.table.prefixes(Action.LIST, bucket)
+    names = principal.table.prefixes(action, bucket)
     return Prefixes((prefix,), names.deny) if verdict is RuleVerdict.ALLOW else names
 
 

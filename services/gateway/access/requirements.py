@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from services.gateway.access.context import AccessContext
-from services.gateway.access.policy import Coverage, Prefixes, listed, sees_bucket
+from services.gateway.access.policy import Coverage, Prefixes, listed, may_with_all, sees_bucket
 from shared.contracts.access import (
     Action,
     CreateIdentity,
@@ -155,8 +155,15 @@ def _see_bucket(context: AccessContext, asked: GetBucket) -> None:
         raise context.refusal(Action.LIST, asked.bucket)
 
 
-def _list(context: AccessContext, asked: ListFiles | ListUploads) -> None:
+def _list(context: AccessContext, asked: ListUploads) -> None:
     _require_list(context, asked.bucket, asked.prefix)
+
+
+def _list_files(context: AccessContext, asked: ListFiles) -> None:
+    _require_list(context, asked.bucket, asked.prefix)
+    # What a HEAD of each file would say; of files that the list leaves out it says nothing either way.
+    if asked.details and not may_with_all(context.principal, Action.READ, asked.bucket, asked.prefix):
+        raise context.refusal(Action.READ, asked.bucket)
 
 
 def _list_versions(context: AccessContext, asked: ListVersions) -> None:
@@ -226,7 +233,7 @@ COMMANDS: Final[Mapping[type, Requirement]] = {
 
 QUERIES: Final[Mapping[type, Requirement]] = {
     GetFile: _read_file,
-    ListFiles: _list,
+    ListFiles: _list_files,
     ListVersions: _list_versions,
     ListUploads: _list,
     GetBucket: _see_bucket,

@@ -14,7 +14,7 @@ from services.gateway.api.requests import IDEMPOTENCY_KEY_DESCRIPTION, fields_of
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import query_values
 from services.gateway.transfers.idempotency import IdempotencyKey
-from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket
+from shared.contracts.metadata import DETAILS_LIMIT_MAX, LIST_LIMIT_MAX, CreateBucket, DeleteBucket
 
 # The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
 _BUCKET: Final = "/buckets/{bucket}"
@@ -132,6 +132,11 @@ _LIST_DESCRIPTION: Final[dict[str, Any]] = {
         ),
         limit_parameter("files and prefixes"),
         CURSOR_PARAMETER,
+        query_parameter(
+            "details",
+            f"Rows say `digest` and `user_metadata`; a page has at most {DETAILS_LIMIT_MAX}. Needs the right to read all files.",
+            {"type": "boolean", "default": False},
+        ),
     ]
 }
 _BUCKETS_DESCRIPTION: Final[dict[str, Any]] = {"parameters": [limit_parameter("buckets"), CURSOR_PARAMETER]}

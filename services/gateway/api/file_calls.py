@@ -45,7 +45,7 @@ logger = structlog.get_logger(__name__)
 FILE_PATH: Final = "/files/{bucket}/{key:any}"
 BUCKET_PATH: Final = "/files/{bucket}"
 
-_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor"})
+_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor", "details"})
 
 
 class FileCalls:

@@ -130,6 +130,13 @@ class ListedFile(WireModel):
     version: int
     content_type: str
     modified: str
+    digest: str | None = Field(
+        default=None,
+        description="BLAKE3 of the whole body, of a list with details; null where no request carried all of it.",
+    )
+    user_metadata: dict[str, str] | None = Field(
+        default=None, description="Of a list with details; null, as the digest, where the version is gone by now."
+    )
 
 
 class FileList(WireModel):
@@ -168,6 +175,8 @@ class _Row(msgspec.Struct):
     version: int
     content_type: str
     modified: str
+    digest: str | msgspec.UnsetType | None = msgspec.UNSET
+    user_metadata: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def file_list_json(page: Page) -> bytes:
@@ -181,6 +190,7 @@ def file_list_json(page: Page) -> bytes:
             row.version,
             row.content_type,
             rfc3339(row.modified_ns),
+            *((row.digest, row.user_metadata) if page.has_details else ()),
         )
         for row in page.rows.files
     ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from blake3 import blake3
+
+from services.gateway.api.models import file_list_json
 from services.gateway.semantics.raw_names import FileName
 from shared.contracts.metadata import LIST_LIMIT_MAX, CreateBucket, DeleteBucket, DeleteFile
 from shared.errors import BucketNotFoundError, InvalidRequestError
@@ -56,6 +60,20 @@ async def test_later_pages_show_the_bucket_as_it_was_at_the_first(world) -> None
     assert second.log_index == first.log_index
 
 
+async def test_details_are_what_a_head_of_each_file_says(world) -> None:
+    """On every page, and in none that did not ask for them."""
+    for key in ("a", "b"):
+        await put(world, key.encode(), name=FileName("default", key), user_metadata={"of": key})
+    page = await world.services.listings.page("default", {"limit": "1", "details": "true"})
+    rest = await world.services.listings.page("default", {"cursor": page.cursor or "", "details": "true"})
+    rows = json.loads(file_list_json(page))["files"] + json.loads(file_list_json(rest))["files"]
+    assert [(row["digest"], row["user_metadata"]) for row in rows] == [
+        (blake3(key.encode()).hexdigest(), {"of": key}) for key in ("a", "b")
+    ]
+    plain = json.loads(file_list_json(await world.services.listings.page("default", {})))["files"]
+    assert [row.keys() & {"digest", "user_metadata"} for row in plain] == [set(), set()]
+
+
 async def test_a_cursor_of_another_list_is_refused(world) -> None:
     """It carries bucket, prefix and delimiter; only the page size may change."""
     for key in KEYS:
@@ -88,6 +106,8 @@ async def test_a_cursor_of_another_list_is_refused(world) -> None:
         {"delimiter": "d" * 65},
         {"prefix": "p" * 1025},
         {"prefix": "\x00"},
+        {"details": "1"},
+        {"details": ""},
     ],
 )
 async def test_a_malformed_parameter_is_refused(world, values) -> None:

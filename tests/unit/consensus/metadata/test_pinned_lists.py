@@ -3,6 +3,7 @@
 import pytest
 
 from shared.contracts.metadata import (
+    DETAILS_LIMIT_MAX,
     CreateBucket,
     DeleteBucket,
     DeleteFile,
@@ -33,6 +34,31 @@ def test_a_pinned_list_shows_what_existed_then(log):
     rest = log.ask(ListFiles(bucket="photos", at_index=pinned.at_index, after_key=pinned.last_key))
     assert ([file.key for file in rest.files], rest.has_more) == (["c"], False)
     assert not log.ask(ListFiles(bucket="photos", at_index=1)).has_bucket
+
+
+def test_details_of_a_pinned_list_are_those_of_then(log):
+    """Of a version that is forgotten meanwhile, they are unknown: nothing is made up."""
+    log.apply(publish("a"))
+    log.apply(publish("b", user_metadata={}))
+    pinned = log.ask(ListFiles(bucket="default", details=True))
+    assert [file.user_metadata for file in pinned.files] == [{"colour": "blue"}, {}]
+    assert all(file.digest for file in pinned.files)
+    log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
+    assert log.ask(ListFiles(bucket="default", details=True, at_index=pinned.at_index)) == pinned
+    tables = log.store._reader
+    tables.remove_version(pinned.files[0].version, tables.version_body(pinned.files[0].version))
+    again = log.ask(ListFiles(bucket="default", details=True, at_index=pinned.at_index))
+    assert (again.files[0].digest, again.files[0].user_metadata) == (None, None)
+    assert again.files[1] == pinned.files[1]
+
+
+def test_a_page_with_details_is_short(log):
+    """It reads the record of each of its files."""
+    for number in range(DETAILS_LIMIT_MAX + 1):
+        log.apply(publish(f"{number:03}"))
+    page = log.ask(ListFiles(bucket="default", details=True))
+    assert (len(page.files), page.has_more) == (DETAILS_LIMIT_MAX, True)
+    assert len(log.ask(ListFiles(bucket="default")).files) == DETAILS_LIMIT_MAX + 1
 
 
 def test_a_pinned_list_changes_exactly_at_the_index_of_a_change(log):

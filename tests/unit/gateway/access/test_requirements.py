@@ -38,6 +38,9 @@ def on(bucket: str, *actions: Action, prefix: str = "") -> Scope:
     return Scope(actions=list(actions), bucket=bucket, prefix=prefix)
 
 
+DENIED_BELOW = Scope(actions=[Action.READ], bucket="photos", prefix="a/b/", effect="deny")
+
+
 def copy(*, is_move: bool = False) -> CopyFile:
     return CopyFile(bucket="to", key="x", source_bucket="from", source_key="y", is_move=is_move, stamp=STAMP)
 
@@ -108,6 +111,26 @@ def test_a_list_is_no_reading(query) -> None:
     for context in (somebody(on("photos", Action.READ)), somebody(on("photos", Action.LIST, prefix="b/"))):
         with pytest.raises(AccessDeniedError):
             QUERIES[type(query)](context, query)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "is_allowed"),
+    [
+        ([on("photos", Action.LIST, Action.READ)], True),
+        ([on("photos", Action.LIST), on("photos", Action.READ, prefix="a/")], True),
+        ([on("photos", Action.LIST)], False),
+        ([on("photos", Action.LIST), on("photos", Action.READ, prefix="a/b/")], False),
+        ([on("photos", Action.LIST, Action.READ), DENIED_BELOW], False),
+    ],
+)
+def test_a_list_with_details_is_a_reading_of_all_that_it_may_show(scopes, is_allowed) -> None:
+    """Digests and user metadata are what HEAD tells, to those who may read."""
+    query = ListFiles(bucket="photos", prefix="a/", details=True)
+    if is_allowed:
+        QUERIES[ListFiles](somebody(*scopes), query)
+    else:
+        with pytest.raises(AccessDeniedError):
+            QUERIES[ListFiles](somebody(*scopes), query)
 
 
 def test_a_link_opens_nothing_but_what_it_is_for() -> None:
