@@ -31,7 +31,7 @@ from services.consensus.fast_path import MemberFastPath
 from services.consensus.member import Member
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
-from services.consensus.metrics import MemberMetrics, NodeMetrics
+from services.consensus.metrics import DiskTimes, MemberMetrics, NodeMetrics
 from services.consensus.peering.disk_identities import DiskIdentities
 from services.consensus.peering.mesh import PeerMesh
 from services.consensus.persistence.adapter import StateMachineAdapter
@@ -154,7 +154,8 @@ class MemberProcess:
                     settings.clock_urls, client, node_id=settings.node_id, hlc_path=settings.data_dir / "hlc_bound"
                 )
             )
-            log_store, hard_state, disks = _open_disk(settings)
+            times = DiskTimes()
+            log_store, hard_state, disks = _open_disk(settings, times)
             mesh = PeerMesh(
                 settings.node_id,
                 settings.cluster_id,
@@ -181,7 +182,12 @@ class MemberProcess:
                 apply_runner=apply_runner,
                 compaction_runner=compaction_runner,
                 network=mesh,
-                state_machine=StateMachineAdapter(store, files, reserve_bytes=settings.disk_reserve_bytes),
+                state_machine=StateMachineAdapter(
+                    store,
+                    files,
+                    reserve_bytes=settings.disk_reserve_bytes,
+                    observe_apply_s=times.apply_s.observe,
+                ),
                 on_fatal=partial(_end_process, settings.data_dir),
                 limits=LogLimits(
                     checkpoint_entries=settings.checkpoint_entries, keep_entries=settings.log_keep_entries
@@ -210,10 +216,6 @@ class MemberProcess:
                 grace_s=settings.heartbeat_grace_s, heartbeat_interval_s=settings.heartbeat_interval_s
             )
             nodes = StorageNodes(service, detector, reports, clock, cluster_id=settings.cluster_id)
-            metrics = MemberMetrics(member, mesh, store, comparison)
-            stack.callback(metrics.close)
-            node_metrics = NodeMetrics(member, store, reports, replica_count=settings.replica_count)
-            stack.callback(node_metrics.close)
             tasks = await stack.enter_async_context(BackgroundTasks())
             self._tasks = tasks
             nodes.start(tasks)
@@ -232,6 +234,11 @@ class MemberProcess:
                 ),
             )
             log_clock.start(tasks)
+            for metrics in (
+                MemberMetrics(member, mesh, store, comparison, log_clock=log_clock, times=times),
+                NodeMetrics(member, store, reports, replica_count=settings.replica_count),
+            ):
+                stack.callback(metrics.close)
             Upgrades(service, clock, client).start(tasks)
             comparison.start(tasks)
             StateScrub(store, member.fatal).start(tasks)
@@ -249,11 +256,12 @@ class MemberProcess:
             member.stop()
 
 
-def _open_disk(settings: ConsensusSettings) -> tuple[SqliteLogStore, FileHardState, DiskIdentities]:
+def _open_disk(settings: ConsensusSettings, times: DiskTimes) -> tuple[SqliteLogStore, FileHardState, DiskIdentities]:
     folder = settings.data_dir
     try:
         has_id = DiskIdentities.exists(folder)
-        log_store, hard_state = SqliteLogStore(folder, must_exist=has_id), FileHardState(folder, must_exist=has_id)
+        log_store = SqliteLogStore(folder, must_exist=has_id, observe_write_s=times.log_write_s.observe)
+        hard_state = FileHardState(folder, must_exist=has_id)
         return log_store, hard_state, DiskIdentities(folder)
     except LogDamagedError as error:
         _refuse(error)

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import REGISTRY
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import REGISTRY, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.consensus.duties.log_clock import LogClock
 from services.consensus.duties.node_reports import NodeReports
 from services.consensus.duties.state_comparison import StateComparison
 from services.consensus.member import Member
@@ -24,6 +25,8 @@ from shared.contracts.reconcile import ReconcileReport
 
 _MARK_DIGITS: Final = 12
 """Of the hash in hex: as many as a float, which is all that Prometheus knows, holds exactly."""
+
+_DISK_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 _GAUGES: Final = (
     ("raft_term", "Current term."),
@@ -40,16 +43,47 @@ _GAUGES: Final = (
         "raft_majority_round_trip_ms",
         "Until a majority of the voters can have answered this member; NaN when not known.",
     ),
+    ("raft_members", "Members of the cluster, this one included; 0 before it was initialised."),
+    ("metadata_forgetting_behind", "1 while the leader has more to forget than one entry may: the backlog of garbage."),
     ("metadata_state_mark_index", "Log index of the last state hash that all members record."),
     ("metadata_state_mark", "The first 48 bits of the last state hash: equal on all members with an equal index."),
     ("metadata_differing_members", "Members found to have another state than this one at the same index."),
 )
 
 
+class DiskTimes:
+    """How long durable writes take. Filled by the threads that make them: once per batch, not per request."""
+
+    def __init__(self) -> None:
+        self.log_write_s = Histogram(
+            "raft_log_write_seconds",
+            "One group commit of the log, until it is fsynced.",
+            buckets=_DISK_BUCKETS_S,
+            registry=None,
+        )
+        self.apply_s = Histogram(
+            "metadata_apply_seconds",
+            "One batch of committed entries, until the state machine has them.",
+            buckets=_DISK_BUCKETS_S,
+            registry=None,
+        )
+
+
 class MemberMetrics(Collector):
     """Registers itself; `close` takes it out again."""
 
-    def __init__(self, member: Member, mesh: PeerMesh, store: MetadataStore, comparison: StateComparison) -> None:
+    def __init__(
+        self,
+        member: Member,
+        mesh: PeerMesh,
+        store: MetadataStore,
+        comparison: StateComparison,
+        *,
+        log_clock: LogClock,
+        times: DiskTimes,
+    ) -> None:
+        self._log_clock = log_clock
+        self._times = times
         self._store = store
         self._comparison = comparison
         self._member = member
@@ -76,12 +110,44 @@ class MemberMetrics(Collector):
             log.uncommitted_bytes,
             len(self._mesh.connected_peers()),
             float("nan") if member.raft.majority_round_trip_ms is None else member.raft.majority_round_trip_ms,
+            len(member.configuration.members),
+            int(member.leader_role is not None and self._log_clock.is_behind),
             mark.index,
             int(mark.state_hash[:_MARK_DIGITS], 16),
             len(self._comparison.differing),
         )
         for (name, text), value in zip(_GAUGES, values, strict=True):
             yield GaugeMetricFamily(name, text, value=value)
+        yield from self._collect_counters()
+        yield self._follower_lag()
+        yield from self._times.log_write_s.collect()
+        yield from self._times.apply_s.collect()
+
+    def _collect_counters(self) -> Iterator[Metric]:
+        elections = self._member.raft.elections
+        yield CounterMetricFamily(
+            "raft_elections_started", "Elections in which this member was a candidate.", value=elections.started
+        )
+        yield CounterMetricFamily("raft_elections_won", "Those that made it the leader.", value=elections.won)
+        yield CounterMetricFamily(
+            "raft_leader_changes", "How often this member learnt of another leader.", value=elections.leader_changes
+        )
+        yield CounterMetricFamily(
+            "metadata_forgotten_rows",
+            "Rows that the entries of this member's leaderships forgot.",
+            value=self._log_clock.forgotten_rows,
+        )
+
+    def _follower_lag(self) -> Metric:
+        lag = GaugeMetricFamily(
+            "raft_follower_lag_entries",
+            "Entries that the other member lacks, as the leader knows it; no samples while this member does not lead.",
+            labels=["member"],
+        )
+        role = self._member.leader_role
+        for peer, progress in () if role is None else sorted(role.progress.items()):
+            lag.add_metric([peer], self._member.log.last_log_index - progress.match_index)
+        return lag
 
 
 _NODE_GAUGES: Final[tuple[tuple[str, str, Callable[[ReconcileReport], int | None]], ...]] = (

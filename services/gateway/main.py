@@ -343,6 +343,8 @@ def assemble(
         admission=admission,
         health=health,
         repair=repair,
+        writer=writer,
+        reader=reader,
         checker=checker,
         confirmations=confirmations,
         refresh=refresh,

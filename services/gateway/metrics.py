@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from prometheus_client import REGISTRY, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,8 +15,10 @@ from services.gateway.access_log import AccessLog
 from services.gateway.replicas.check import ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
+from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair
+from services.gateway.replicas.writer import ReplicaWriter
 from services.gateway.transfers.admission import Admission
 from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.quota_checks import QuotaChecks
@@ -33,6 +36,8 @@ class GatewayMetrics(Collector):
         admission: Admission,
         health: NodeHealth,
         repair: ReadRepair,
+        writer: ReplicaWriter,
+        reader: ReplicaReader,
         checker: ReplicaChecker,
         confirmations: Confirmations,
         refresh: ConfirmationRefresh,
@@ -47,6 +52,8 @@ class GatewayMetrics(Collector):
         self._admission = admission
         self._health = health
         self._repair = repair
+        self._writer = writer
+        self._reader = reader
         self._checker = checker
         self._confirmations = confirmations
         self._refresh = refresh
@@ -72,12 +79,20 @@ class GatewayMetrics(Collector):
         yield GaugeMetricFamily(
             "trivet_gateway_transfers", "File transfers under way.", value=self._admission.used_slots
         )
+        limits = self._admission.limits
+        yield GaugeMetricFamily(
+            "trivet_gateway_inflight_limit_bytes", "The most that may be reserved.", value=limits.budget_bytes
+        )
+        yield GaugeMetricFamily(
+            "trivet_gateway_transfers_limit", "The most transfers that may be under way.", value=limits.slots
+        )
         yield CounterMetricFamily(
             "trivet_gateway_slow_transfers_ended",
             "Transfers whose client was the slowest while others waited.",
             value=self._admission.ended_count,
         )
         yield from self._collect_limits()
+        yield from self._collect_quorums()
         circuits = GaugeMetricFamily(
             "trivet_gateway_circuit_open",
             "1 while the circuit of the storage node is open and requests avoid it.",
@@ -99,6 +114,31 @@ class GatewayMetrics(Collector):
         yield from self._collect_confirmations()
         yield from self._collect_chunk_cache()
         yield from _collect_access(self._access)
+
+    def _collect_quorums(self) -> Iterator[Metric]:
+        written = CounterMetricFamily(
+            "trivet_gateway_chunk_writes",
+            "Chunks by how their writes ended: complete with all replicas, short with the write quorum but not all, failed "
+            "without it, abandoned with their upload.",
+            labels=["outcome"],
+        )
+        for outcome, count in asdict(self._writer.outcomes).items():
+            written.add_metric([outcome], count)
+        yield written
+        read = self._reader.outcomes
+        fetched = CounterMetricFamily(
+            "trivet_gateway_chunk_reads",
+            "Chunks that were fetched from a storage node, and those that no node gave.",
+            labels=["outcome"],
+        )
+        fetched.add_metric(["fetched"], read.fetched)
+        fetched.add_metric(["failed"], read.failed)
+        yield fetched
+        yield CounterMetricFamily(
+            "trivet_gateway_chunk_read_retries",
+            "Storage nodes beside the first that were asked for a chunk, because it failed or was slow.",
+            value=read.further_attempts,
+        )
 
     def _collect_limits(self) -> Iterator[Metric]:
         rates = self._rates.statistics()

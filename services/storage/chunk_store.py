@@ -86,6 +86,7 @@ class ChunkStore:
         self._max_verify_bytes = max_verify_bytes
         self._buffers = make_body_buffers() if buffers is None else buffers
         metrics.in_flight_bytes.set_function(lambda: budget.used_bytes)
+        metrics.in_flight_limit_bytes.set(budget.limit_bytes)
         metrics.is_full.set_function(lambda: tier.shortage() is not None)
 
     @property

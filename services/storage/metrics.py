@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 
@@ -25,8 +27,11 @@ class StorageMetrics:
             "trivet_storage_redis_emptied_total", "Times that Redis came back without our name in it", registry=registry
         )
         self.redis_is_usable = Gauge(
-            "trivet_storage_redis_usable", "1 while Redis is trusted and answers", registry=registry
+            "trivet_storage_redis_usable",
+            "1 while Redis is trusted and answers; NaN where there is none",
+            registry=registry,
         )
+        self.redis_is_usable.set(math.nan)
         self.reads_by_place = Counter(
             "trivet_storage_tiered_reads_total",
             "Reads of the tiered store, by where they hit",
@@ -49,6 +54,9 @@ class StorageMetrics:
             "trivet_storage_lost_in_redis_total", "Acknowledged chunks that Redis no longer had", registry=registry
         )
         self.in_flight_bytes = Gauge("trivet_storage_in_flight_bytes", "Chunk bodies in memory now", registry=registry)
+        self.in_flight_limit_bytes = Gauge(
+            "trivet_storage_in_flight_limit_bytes", "The most chunk bodies that may be in memory", registry=registry
+        )
         self.scrubbed_bytes = Counter(
             "trivet_storage_scrubbed_bytes_total", "Bytes re-read by scrub", registry=registry
         )
@@ -75,6 +83,11 @@ class StorageMetrics:
             "trivet_storage_reconcile_chunks",
             "Chunks that this node should hold and does not, and holds and should not; NaN while that is not known",
             ["kind"],
+            registry=registry,
+        )
+        self.reconcile_index = Gauge(
+            "trivet_storage_reconcile_log_index",
+            "Up to which log index this node knows what it should hold; NaN while that is not known",
             registry=registry,
         )
         self.pulled_chunks = Counter(

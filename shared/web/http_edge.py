@@ -29,6 +29,7 @@ from shared.peer_calls.loopback import send_unpaced
 from shared.units import KIB, MIB
 from shared.web.answer_writer import AnswerCycle
 from shared.web.descriptors import max_connections
+from shared.web.request_metrics import problem_counts
 
 MAX_HEADER_BYTES: Final = 32 * KIB
 MAX_HEADERS: Final = 128
@@ -595,6 +596,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.transport.abort()  # the body of a request that still waits behind others; none of them is told a lie
             return
+        problem_counts().labels(f"edge:{status}").inc()
         status, reason, described, body = self.refusal(status, reason, detail)
         fields = [(b"connection", b"close"), *described]
         if status == 503:

@@ -7,12 +7,13 @@ never published beside the data port: it tells why a service is not ready, and c
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.types import ASGIApp
 
 from shared.errors import ForbiddenError, NotReadyError, UnauthenticatedError
@@ -59,7 +60,7 @@ def add_operations(
     add_error_handlers(operations)
     add_docs(operations)
     _add_health(app, operations, readiness, degradations)
-    _add_metrics(operations, metrics_token)
+    _add_metrics(operations, metrics_token, _ProcessState(app, readiness, degradations))
     operations.add_middleware(HeadAsGet, routes=operations)
     front = operations.answer if door is None else door(operations.answer)
     operations.front = RawPaths(front, decoded_prefixes=())
@@ -91,11 +92,36 @@ def _add_health(app: ServiceApp, operations: FastAPI, readiness: Readiness, degr
         return {"status": "ready", "degraded": degraded} if degraded else {"status": "ready"}
 
 
-def _add_metrics(operations: FastAPI, token: str | None) -> None:
+def _add_metrics(operations: FastAPI, token: str | None, state: _ProcessState) -> None:
     @operations.get("/metrics", include_in_schema=False)
     async def metrics(request: Request) -> Response:
         _check_reader(request, token)
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = generate_latest() + generate_latest(state)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+class _ProcessState:
+    """What /readyz says, as metrics. Not in the common registry: a test makes several services in one process."""
+
+    def __init__(self, app: ServiceApp, readiness: Readiness, degradations: Readiness) -> None:
+        self._app = app
+        self._readiness = readiness
+        self._degradations = degradations
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        is_started = self._app.state.is_started
+        yield GaugeMetricFamily(
+            "trivet_ready", "1 while the service can serve.", value=float(is_started and not self._readiness())
+        )
+        yield GaugeMetricFamily(
+            "trivet_degradations",
+            "Of how many things the service has to do without.",
+            value=len(self._degradations()) if is_started else 0,
+        )
+        version = GaugeMetricFamily("trivet_build_info", "1, with the version of the service.", labels=["version"])
+        version.add_metric([self._app.version], 1.0)
+        yield version
 
 
 def _check_reader(request: Request, token: str | None) -> None:

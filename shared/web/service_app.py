@@ -48,7 +48,7 @@ from shared.web.http_edge import problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
-from shared.web.request_metrics import request_metrics
+from shared.web.request_metrics import problem_counts, request_metrics
 
 logger = structlog.get_logger(__name__)
 
@@ -149,6 +149,7 @@ def caller_of(scope: Scope) -> Role:
 
 def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
     """`error` as an HTTP answer, with Retry-After where a retry makes sense."""
+    problem_counts().labels(error.code).inc()
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     problem = error.to_problem()
     if instance is not None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
 from services.storage.metrics import StorageMetrics
-from shared.web.request_metrics import RequestMetrics
+from shared.web.request_metrics import RequestMetrics, problem_counts
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +40,7 @@ def test_what_a_registry_shows_is_what_was_read(reference: ModuleType) -> None:
     registry = CollectorRegistry()
     StorageMetrics(registry)
     RequestMetrics(registry)
+    problem_counts(registry)
     shown = {
         (
             f"{one.name}_total" if one.type == "counter" else one.name,

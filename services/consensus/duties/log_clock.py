@@ -61,7 +61,12 @@ class Retentions:
 
 
 class LogClock:
-    """Proposes `PassTime` while this member leads."""
+    """Proposes `PassTime` while this member leads.
+
+    Attributes:
+        forgotten_rows: that entries of this process' leaderships forgot.
+        is_behind: the last of them left more to forget.
+    """
 
     def __init__(self, service: ConsensusService, clock: TimeSource, retentions: Retentions) -> None:
         self._service = service
@@ -71,6 +76,8 @@ class LogClock:
         shortest_s = min(retentions.cursor_s, retentions.reference_s)
         self._interval_ms = int(min(TELL_INTERVAL_MAX_S, shortest_s / 4) * 1000)
         self._elapsed = ElapsedTime()
+        self.forgotten_rows = 0
+        self.is_behind = False
 
     def start(self, tasks: BackgroundTasks) -> None:
         """Tell the log again and again."""
@@ -116,4 +123,6 @@ class LogClock:
         finally:
             if elapsed_ms:
                 self._elapsed.answered(time.monotonic())
-        return answer.result.has_more
+        self.forgotten_rows += answer.result.forgotten
+        self.is_behind = answer.result.has_more
+        return self.is_behind

@@ -8,7 +8,7 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +45,16 @@ class StateMachineAdapter:
     snapshot to the compaction thread.
     """
 
-    def __init__(self, store: MetadataStore, files: StateFiles, *, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        files: StateFiles,
+        *,
+        reserve_bytes: int = 0,
+        observe_apply_s: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        """`observe_apply_s` is told how long each batch took, on the applying thread."""
+        self._observe_apply_s = observe_apply_s
         self._store = store
         self._files = files
         self._reserve_bytes = reserve_bytes
@@ -63,13 +72,16 @@ class StateMachineAdapter:
     def apply(self, first_index: int, entries: Sequence[Entry]) -> list[ProposalResult | None]:
         """See `StateMachine`: one transaction for all of them; for those before it when one is not known here."""
         batch = committed_entries(first_index, entries)
+        began_s = time.perf_counter()
         try:
-            return self._store.apply_batch(batch)
+            results = self._store.apply_batch(batch)
         except UnknownEntryError as error:
             known = list(itertools.takewhile(_is_known, batch))
             if not known:
                 raise CannotApplyError(f"log entry {first_index}: {error}") from error
             return self._store.apply_batch(known)
+        self._observe_apply_s(time.perf_counter() - began_s)
+        return results
 
     def checkpoint(self) -> int:
         """See `StateMachine`."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -68,7 +69,11 @@ class SqliteLogStore:
     slow follower never waits for a group commit and never sees half of one.
     """
 
-    def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, must_exist: bool = False, observe_write_s: Callable[[float], object] = lambda _: None
+    ) -> None:
+        """`observe_write_s` is told how long each durable write took, on the writing thread."""
+        self._observe_write_s = observe_write_s
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "raft_log.sqlite"
         mark_path = folder / "raft_log.acknowledged"
@@ -111,6 +116,7 @@ class SqliteLogStore:
 
     def write(self, erase_from: int | None, first_index: int, entries: Sequence[Entry]) -> None:
         """One transaction; see `LogStore.write`. Every error means that nothing more may be acknowledged."""
+        began_s = time.perf_counter()
         database = self._database
         if erase_from is not None:
             # Lowered durably before the log gets shorter, so that a crash between the two is no false alarm.
@@ -124,6 +130,7 @@ class SqliteLogStore:
                 database.execute("DELETE FROM entries WHERE position >= ?", (erase_from,))
             database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
         self._mark.write(first_index + len(entries) - 1)
+        self._observe_write_s(time.perf_counter() - began_s)
 
     def read(self, first_index: int, last_index: int, *, max_bytes: int) -> list[Entry]:
         """See `LogStore.read`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from services.consensus.raft import decide
@@ -39,6 +40,15 @@ Role = FollowerRole | CandidateRole | LeaderRole
 
 _OF_A_LEADER = (AppendEntries, InstallSnapshot)
 _REQUESTS = (*_OF_A_LEADER, RequestVote, TimeoutNow)
+
+
+@dataclass(slots=True)
+class ElectionCounts:
+    """Since this process began: elections that this member started and won, and how often it learnt of another leader."""
+
+    started: int = 0
+    won: int = 0
+    leader_changes: int = 0
 
 
 class _Mesh:
@@ -96,6 +106,8 @@ class RaftState(BaseState):
         self.is_low_on_disk = False
         self.majority_round_trip_ms: int | None = None
         self.has_stopped_applying = False
+        self.elections = ElectionCounts()
+        self._newest_leader: str | None = None
         self._observer = observer
         self._in_force: tuple[int, Configuration] | None = None
         self._heard_at = float("-inf")
@@ -118,6 +130,10 @@ class RaftState(BaseState):
     def set_leader(self, leader: str | BaseLeader | None) -> None:
         """raftos keeps who leads; whoever observes is told."""
         super().set_leader(leader)
+        known = self.get_leader()
+        if known is not None and known != self._newest_leader:
+            self._newest_leader = known
+            self.elections.leader_changes += 1
         self._observer.role_changed()
 
     def broadcast(self, message: object) -> None:
@@ -128,6 +144,8 @@ class RaftState(BaseState):
         super().broadcast(message)
 
     def _change_state(self, new_state: type[BaseRole]) -> None:
+        self.elections.started += new_state is BaseCandidate
+        self.elections.won += new_state is BaseLeader
         super()._change_state(self.ROLES[new_state])
 
     # --- messages -----------------------------------------------------------------------------------------------

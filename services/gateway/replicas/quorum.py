@@ -72,6 +72,11 @@ class WriteTally:
             self.refusals[node_id] = error
 
     @property
+    def is_complete(self) -> bool:
+        """All replicas are durable."""
+        return len(self.acknowledged) >= self.target
+
+    @property
     def is_quorum_met(self) -> bool:
         """Enough replicas are durable for the answer."""
         return len(self.acknowledged) >= self.needed

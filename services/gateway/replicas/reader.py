@@ -45,6 +45,15 @@ class FetchedChunk:
     faulty_nodes: tuple[StorageNode, ...]
 
 
+@dataclass(slots=True)
+class ReadOutcomes:
+    """Chunks fetched, chunks that no node gave, and how many nodes beside the first were asked for those fetched."""
+
+    fetched: int = 0
+    failed: int = 0
+    further_attempts: int = 0
+
+
 class ReplicaReader:
     """Shared by all downloads and repairs of a gateway."""
 
@@ -56,6 +65,7 @@ class ReplicaReader:
         self._confirmations = confirmations
         self._timeout_s = timeout_s
         self._latency = RecentLatency(initial_s=HEDGE_FLOOR_S)
+        self.outcomes = ReadOutcomes()
 
     @property
     def hedge_after_s(self) -> float:
@@ -79,6 +89,7 @@ class ReplicaReader:
             while race.winner is None:
                 self._ask_next(race)
                 if not race.attempts:
+                    self.outcomes.failed += 1
                     raise race.failure()
                 await asyncio.wait(race.attempts, timeout=self._wait_s(race), return_when=asyncio.FIRST_COMPLETED)
                 self._record_progress(race)
@@ -87,6 +98,8 @@ class ReplicaReader:
         finally:
             if race.attempts:
                 await abandon(race.attempts)
+        self.outcomes.fetched += 1
+        self.outcomes.further_attempts += race.attempt_count - 1
         return race.winner
 
     def _ask_next(self, race: _Race) -> None:
@@ -94,6 +107,7 @@ class ReplicaReader:
             node = race.unasked.popleft()
             attempt = asyncio.ensure_future(self._nodes.get_chunk(node, race.digest, race.size_bytes))
             race.attempts[attempt] = node, time.monotonic()
+            race.attempt_count += 1
 
     def _wait_s(self, race: _Race) -> float:
         """Until another node is asked, or the first attempt has taken too long."""
@@ -151,6 +165,7 @@ class _Race:
     failures: dict[str, TrivetError] = field(default_factory=dict)
     faulty: list[StorageNode] = field(default_factory=list)
     winner: FetchedChunk | None = None
+    attempt_count: int = 0
 
     def record_failure(self, node: StorageNode, error: TrivetError) -> bool:
         """Whether the failure says that the node lacks the chunk or has it wrong."""

@@ -78,6 +78,34 @@ class ChunkWrite:
             self.task.cancel()
 
 
+@dataclass(slots=True)
+class WriteOutcomes:
+    """Chunks by how their writes ended.
+
+    Attributes:
+        complete: every replica was stored.
+        short: the write quorum, but not every replica; a storage node fetches what it lacks later.
+        failed: the write quorum was missed.
+        abandoned: the upload ended first.
+    """
+
+    complete: int = 0
+    short: int = 0
+    failed: int = 0
+    abandoned: int = 0
+
+    def record(self, write: ChunkWrite) -> None:
+        """It has ended."""
+        if write.tally.is_complete:
+            self.complete += 1
+        elif write.tally.is_quorum_met:
+            self.short += 1
+        elif write.task is None or write.task.cancelled():
+            self.abandoned += 1
+        else:
+            self.failed += 1
+
+
 class ReplicaWriter:
     """Shared by all uploads of a gateway."""
 
@@ -97,6 +125,7 @@ class ReplicaWriter:
         self._limits = limits
         self._latency = RecentLatency(initial_s=0.1)
         self._parallel = asyncio.Semaphore(limits.max_parallel_chunks)
+        self.outcomes = WriteOutcomes()
 
     async def start(
         self, chunk: FileChunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
@@ -141,6 +170,7 @@ class ReplicaWriter:
     def _on_end(self, write: ChunkWrite, lease: ByteLease) -> None:
         self._parallel.release()
         lease.release()
+        self.outcomes.record(write)
         if write.quorum_met.done():
             return
         if write.task is None or write.task.cancelled():

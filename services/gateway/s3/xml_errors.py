@@ -12,6 +12,7 @@ from services.gateway.s3.errors import S3Error
 from services.gateway.s3.requests import RequestTarget
 from services.gateway.s3.xml_documents import document, element
 from shared.errors import PreconditionFailedError, RangeNotSatisfiableError, TrivetError
+from shared.web.request_metrics import problem_counts
 
 _CODES: Final[Mapping[str, str]] = {
     "access_denied": "AccessDenied",
@@ -105,6 +106,7 @@ def _code_of(error: TrivetError) -> str:
 
 async def send_error(scope: Scope, send: Send, error: S3Error, answer_headers: Mapping[str, str]) -> None:
     """Answer with `error`; a HEAD gets its status alone. `answer_headers`: see `S3Request`."""
+    problem_counts().labels(f"s3:{error.code}").inc()
     headers = {**answer_headers, **error.headers}
     if scope["method"] == "HEAD":
         await send_answer(send, error.status, raw_headers(headers))

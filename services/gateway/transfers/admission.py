@@ -182,6 +182,7 @@ class Admission:
         self.clock = clock
         self.slow_bytes_per_s = limits.slow_bytes_per_s
         self.ended_count = 0
+        self.limits = limits
         self._slots = limits.slots
         self._transfers: set[Transfer] = set()
         self._addresses: dict[str, Counter[str]] = {}

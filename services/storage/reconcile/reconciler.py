@@ -140,6 +140,7 @@ class Reconciler:
     def _publish(self) -> None:
         """Show the report as metrics; what is not known is NaN."""
         report = self.report()
+        self._metrics.reconcile_index.set(math.nan if report is None else report.log_index)
         gauges = self._metrics.reconcile_chunks
         for kind in ("expected", "missing", "surplus", "orphan"):
             count = None if report is None else getattr(report, f"{kind}_chunks")

@@ -86,6 +86,7 @@ class RedisLink:
         self._address = address
         self._deadline_s = deadline_s
         self._metrics = metrics
+        metrics.redis_is_usable.set(0)
         self._failures = 0
         self._circuit_opened = asyncio.Event()
         self.objection: str | None = "it was not asked yet"

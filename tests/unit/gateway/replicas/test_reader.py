@@ -10,7 +10,7 @@ import pytest
 from services.gateway.ports import FileChunk
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
-from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
+from services.gateway.replicas.reader import FetchedChunk, ReadOutcomes, ReplicaReader
 from shared.background_tasks import BackgroundTasks
 from shared.errors import ChunkCorruptError, DataUnavailableError
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
@@ -147,3 +147,14 @@ async def test_without_nodes_there_is_no_data(bench) -> None:
     """An empty map is an answer, not a hang."""
     with pytest.raises(DataUnavailableError):
         await bench.fetch()
+
+
+async def test_chunks_that_came_and_those_that_no_node_gave_are_counted(bench) -> None:
+    """And each node that had to be asked after the first."""
+    await bench.fetch("a", "b", "c")
+    bench.nodes.errors["a"] = ChunkCorruptError("x")
+    await bench.fetch("a", "b", "c")
+    bench.nodes.errors |= {"b": unreachable("b"), "c": unreachable("c")}
+    with pytest.raises(DataUnavailableError):
+        await bench.fetch("a", "b", "c")
+    assert bench.reader.outcomes == ReadOutcomes(fetched=2, failed=1, further_attempts=1)

@@ -13,7 +13,7 @@ from services.gateway.replicas import writer as replica_writer
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
 from services.gateway.replicas.quorum import Quorums
-from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits
+from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaWriterLimits, WriteOutcomes
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.errors import DiskFullError, InternalError, OverloadedError, QuorumNotReachedError
@@ -306,3 +306,18 @@ async def test_no_more_chunks_than_allowed_are_on_their_way(bench) -> None:
         await asyncio.wait([write.task])
     await asyncio.sleep(0)
     assert bench.budget.used_bytes == 0
+
+
+async def test_every_way_in_which_a_write_ends_is_counted(bench) -> None:
+    """All replicas, the quorum alone, not even that, and an upload that ended first: each once."""
+    await bench.settled(await bench.start("a", "b", "c"))
+    bench.nodes.errors["c"] = unreachable("c")
+    await bench.settled(await bench.start("a", "b", "c"))
+    bench.nodes.errors |= {name: unreachable(name) for name in "ab"}
+    await bench.settled(await bench.start("a", "b", "c"))
+    bench.nodes.hanging |= set("def")
+    left = await bench.start("d", "e", "f")
+    await asyncio.sleep(0)
+    left.abandon()
+    await bench.settled(left)
+    assert bench.writer.outcomes == WriteOutcomes(complete=1, short=1, failed=1, abandoned=1)

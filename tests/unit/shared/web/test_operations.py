@@ -63,3 +63,18 @@ async def test_health_is_told_to_whoever_reaches_the_listener() -> None:
 def test_the_listener_has_a_limit_of_its_own() -> None:
     """Whatever the data port's may be."""
     assert OperationsProtocol.connection_limit(None) == MAX_CONNECTIONS  # type: ignore[arg-type]
+
+
+async def test_metrics_say_what_readyz_says() -> None:
+    """Whether it can serve, of how many things it has to do without, and its version."""
+    app = create_app(title="Test", description="A test.", lifespan=no_lifespan, readiness=list, verifier=None)
+    reasons = ["no leader"]
+    operations = add_operations(
+        app, readiness=lambda: reasons, degradations=lambda: ["redis: away"], metrics_token=TOKEN
+    )
+    app.state.is_started = True
+    shown = (await ask(operations, "/metrics", "127.0.0.1")).text.splitlines()
+    assert {"trivet_ready 0.0", "trivet_degradations 1.0"} <= set(shown)
+    assert f'trivet_build_info{{version="{app.version}"}} 1.0' in shown
+    reasons.clear()
+    assert "trivet_ready 1.0" in (await ask(operations, "/metrics", "127.0.0.1")).text

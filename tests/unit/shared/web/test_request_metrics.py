@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator.metrics import default
 
-from shared.web.request_metrics import RequestMetrics, request_metrics
+from shared.web.request_metrics import HANDLER_BUCKETS_S, RequestMetrics, request_metrics
 
 HANDLER = "/v1/things/{name}"
 REQUESTS = (
@@ -73,7 +73,7 @@ def samples(registry: CollectorRegistry) -> Iterator[tuple[object, ...]]:
 
 async def test_what_fastapi_answers_is_counted_as_the_instrumentator_counts_it(model) -> None:
     """Names, documentation, labels, buckets and values."""
-    fill = default(registry=model)
+    fill = default(registry=model, latency_lowr_buckets=HANDLER_BUCKETS_S)
     assert fill is not None
     await ask(answering_app(model, fill))
     ours = CollectorRegistry()
@@ -83,7 +83,7 @@ async def test_what_fastapi_answers_is_counted_as_the_instrumentator_counts_it(m
 
 async def test_what_is_answered_before_fastapi_is_counted_likewise(model) -> None:
     """A fast path says in numbers what the instrumentator reads off objects."""
-    fill = default(registry=model)
+    fill = default(registry=model, latency_lowr_buckets=HANDLER_BUCKETS_S)
     assert fill is not None
     await ask(answering_app(model, fill))
     ours = CollectorRegistry()
