@@ -51,9 +51,9 @@ def shown_etag(etag: str, s3_etag: str | None) -> str:
     return f"{etag}-0" if s3_etag is None else s3_etag
 
 
-def shown_part_etag(etag: str, s3: S3Attributes | None) -> str:
+def shown_part_etag(etag: str, s3_etag: str | None) -> str:
     """The same of a part: 32 hex digits, the MD5 where it is known."""
-    return etag[:32] if s3 is None or s3.etag is None else s3.etag
+    return etag[:32] if s3_etag is None else s3_etag
 
 
 class S3UploadAttributes(WireModel):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
+from msgspec import field
 from pydantic import Field
 
-from shared.contracts.base import WireModel
+from shared.contracts.base import WireModel, WireRow
 from shared.contracts.calls import Command, Query
 from shared.contracts.files import Durability, FileContent, Preconditions, Published
 from shared.contracts.objects import VersionNumber
-from shared.contracts.s3 import S3Attributes, S3UploadAttributes
+from shared.contracts.s3 import Checksum, S3Attributes, S3UploadAttributes
 from shared.contracts.time import Stamp
 from shared.units import GIB, MIB, TIB
 
@@ -220,15 +221,16 @@ class PiecePage(WireModel):
     next_offset: int | None
 
 
-class UploadPart(WireModel):
-    """A part. `part` is the log index that put it. `s3`: what only S3 shows of it."""
+class UploadPart(WireRow, frozen=True, gc=False, omit_defaults=True):
+    """A part. `part` is the log index that put it. `s3_etag` and `checksums` (base64): what only S3 shows of it."""
 
     number: int
     part: int
     size_bytes: int
     etag: str
     modified_ns: int
-    s3: S3Attributes | None = None
+    s3_etag: str | None = None
+    checksums: dict[Checksum, str] = field(default_factory=dict)
 
 
 class Upload(WireModel):

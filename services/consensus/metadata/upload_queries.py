@@ -58,7 +58,7 @@ def size_bytes_of(answer: PiecePage | UploadAnswer | UploadPage) -> int:
         case PiecePage():
             return sum(len(extent.chunk_digests) + _PART_BYTES for extent in answer.pieces)
         case UploadAnswer():
-            return sum(_PART_BYTES + (0 if part.s3 is None else _S3_BYTES) for part in answer.parts)
+            return sum(_PART_BYTES + (_S3_BYTES if part.s3_etag or part.checksums else 0) for part in answer.parts)
         case UploadPage():
             return sum(map(_upload_bytes, answer.uploads)) + sum(map(len, answer.prefixes))
 
@@ -217,11 +217,13 @@ def _upload(state: State, row: UploadRow) -> Upload:
 
 
 def _part(row: PartRow) -> UploadPart:
+    s3_etag, checksums = row.s3_etag_and_checksums
     return UploadPart(
         number=row.number,
         part=row.part,
         size_bytes=row.size_bytes,
         etag=row.etag,
         modified_ns=PartBody.decode(row.body).modified_ns,
-        s3=row.s3_attributes,
+        s3_etag=s3_etag,
+        checksums=checksums,
     )

@@ -332,7 +332,7 @@ def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[PartRow]) -> 
     chunk_count = pieces_bytes = 0
     for row in rows:
         _, number, _, size_bytes, etag, body, _ = row
-        if etags[number] != etag and etags[number] != shown_part_etag(etag, row.s3_attributes):
+        if etags[number] != etag and etags[number] != shown_part_etag(etag, row.s3_etag_and_checksums[0]):
             raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
         part = PartBody.decode(body)
         sizes.append((number, size_bytes))

@@ -206,7 +206,7 @@ async def upload_part_copy(request: S3Request) -> None:
 
     found, part = await _of_source(request, source, copy)
     now_ns = services.clock.stamp().approximate_ns
-    children = _result(now_ns, shown_part_etag(part.etag, part.s3), part.s3)
+    children = _result(now_ns, shown_part_etag(part.etag, None if part.s3 is None else part.s3.etag), part.s3)
     await send_xml(request, document("CopyPartResult", children), 200, _source_header(request, found, source))
 
 

@@ -457,10 +457,10 @@ async def list_parts(request: S3Request) -> None:
 
 
 def _part(part: UploadPart) -> str:
-    checksums = "" if part.s3 is None else "".join(checksum_elements(part.s3.checksums))
+    checksums = "".join(checksum_elements(part.checksums))
     return (
         f"<Part><PartNumber>{part.number}</PartNumber><LastModified>{iso_time(part.modified_ns)}</LastModified>"
-        f"<ETag>&quot;{shown_part_etag(part.etag, part.s3)}&quot;</ETag><Size>{part.size_bytes}</Size>{checksums}</Part>"
+        f"<ETag>&quot;{shown_part_etag(part.etag, part.s3_etag)}&quot;</ETag><Size>{part.size_bytes}</Size>{checksums}</Part>"
     )
 
 

@@ -144,7 +144,8 @@ async def upload_part(request: S3Request) -> None:
         s3=hashes.attributes,
     )
     stored = await services.multipart.put(part, body)
-    headers = {"etag": f'"{shown_part_etag(stored.etag, stored.s3)}"', **checksum_headers(stored.s3)}
+    s3_etag = None if stored.s3 is None else stored.s3.etag
+    headers = {"etag": f'"{shown_part_etag(stored.etag, s3_etag)}"', **checksum_headers(stored.s3)}
     headers.pop("x-amz-checksum-type", None)
     await send_empty(request, 200, headers)
 
@@ -257,7 +258,7 @@ async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_
     described_by = upload.s3 or S3UploadAttributes()
     checksums, checksum_type = _checksums(parts, described_by)
     _check_checksums(request, checksums, described_by)
-    etags = b"".join(bytes.fromhex(shown_part_etag(part.etag, part.s3)) for part in parts)
+    etags = b"".join(bytes.fromhex(shown_part_etag(part.etag, part.s3_etag)) for part in parts)
     return S3Attributes(
         etag=f"{hashlib.md5(etags, usedforsecurity=False).hexdigest()}-{len(parts)}",
         checksums=checksums,
@@ -285,11 +286,10 @@ async def _stored_parts(
 def _named(asked: _AskedPart, stored: Mapping[int, UploadPart]) -> UploadPart:
     """The part that is asked for, which is the one that the client means. Raises S3Error, InvalidPart."""
     part = stored.get(asked.number)
-    checksums = {} if part is None or part.s3 is None else part.s3.checksums
     if (
         part is None
-        or asked.etag not in {part.etag, shown_part_etag(part.etag, part.s3)}
-        or any(checksums.get(name) != value for name, value in asked.checksums.items())
+        or asked.etag not in {part.etag, shown_part_etag(part.etag, part.s3_etag)}
+        or any(part.checksums.get(name) != value for name, value in asked.checksums.items())
     ):
         raise S3Error(
             "InvalidPart",
@@ -310,7 +310,7 @@ def _check_size(request: S3Request, size_bytes: int) -> None:
 def _checksums(parts: Sequence[UploadPart], upload: S3UploadAttributes) -> tuple[dict[Checksum, str], ChecksumType]:
     """Of the whole, made of those of the parts; none where a part has none, for none of its bytes is read again."""
     for name in (upload.checksum, DEFAULT):
-        found = [(part.s3.checksums[name], part.size_bytes) for part in parts if part.s3 and name in part.s3.checksums]
+        found = [(part.checksums[name], part.size_bytes) for part in parts if name in part.checksums]
         if name is None or len(found) < len(parts):
             continue
         if name == upload.checksum and upload.checksum_type == "COMPOSITE":
