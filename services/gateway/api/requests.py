@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final, TypeVar
@@ -214,9 +215,13 @@ async def _bounded_body(pieces: AsyncIterable[bytes], max_bytes: int) -> bytes:
 
 def described_body(model: type[BaseModel]) -> dict[str, Any]:
     """What OpenAPI says of a route that takes `json_body` of `model`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(model)}}}}
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> Any:
     described = model.model_json_schema()
-    schema = _inlined(described, described.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return _inlined(described, described.pop("$defs", {}))
 
 
 def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -80,20 +81,32 @@ class SharedGateway(Gateway):
                 access_log=log,
             )
             await self._watch.check()
-            app.state.is_started = True
             yield
 
 
-@dataclass(frozen=True)
 class Running:
-    """A gateway and ways to ask it."""
+    """A gateway and ways to ask it. The app of `/v1` is built when it is asked for: that takes longer than most tests."""
 
-    gateway: SharedGateway
-    app: ServiceApp
-    public: Client
-    operations: Client
-    s3: ASGIApp
-    """As it comes; `tests.unit.gateway.s3` asks it."""
+    def __init__(self, gateway: SharedGateway, settings: GatewaySettings) -> None:
+        self.gateway = gateway
+        self.s3: ASGIApp = build_s3_app(settings, gateway)
+        """As it comes; `tests.unit.gateway.s3` asks it."""
+        self._settings = settings
+
+    @cached_property
+    def app(self) -> ServiceApp:
+        app = build_app(self._settings, self.gateway)
+        app.state.is_started = True
+        return app
+
+    @cached_property
+    def public(self) -> Client:
+        return asking(self.app)
+
+    @cached_property
+    def operations(self) -> Client:
+        assert self.app.operations is not None
+        return asking(self.app.operations)
 
 
 def asking(app: ASGIApp, *, address: str = LOOPBACK, base_url: str = "http://localhost") -> Client:
@@ -167,13 +180,8 @@ class Scene:
         """One more, which knows nothing yet."""
         settings = make_settings(sealing_key_file=self._sealing_key_file, **changes)
         gateway = SharedGateway(settings, self)
-        app = build_app(settings, gateway)
-        assert app.operations is not None
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(gateway.running(app))
-            public = await stack.enter_async_context(asking(app))
-            operations = await stack.enter_async_context(asking(app.operations))
-            yield Running(gateway, app, public, operations, build_s3_app(settings, gateway))
+        async with gateway.running(FastAPI()):
+            yield Running(gateway, settings)
 
 
 def may(bucket: str, *actions: Action, prefix: str = "") -> Scope:
