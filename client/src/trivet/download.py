@@ -1,0 +1,106 @@
+"""One download: a stream of chunks that goes on after a lost connection, and whose digest is compared at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from blake3 import blake3
+
+from trivet.caller import Caller, Request
+from trivet.errors import BrokenDownload, ConnectionFailed, DigestMismatch, PreconditionFailed
+from trivet.headers import content_range, file_info, quoted
+from trivet.models import FileInfo
+from trivet.transport import Answer
+
+_AT_ONCE_BYTES: Final = 1 << 20
+"""A body of so many bytes is read as a whole."""
+
+
+class AsyncDownload:
+    """A file, or a range of it, on its way. Read it once.
+
+    Attributes:
+        info: what the answer says about the file.
+        start, end: which bytes come, `end` behind the last.
+    """
+
+    def __init__(self, caller: Caller, request: Request, answer: Answer, bucket: str, key: str) -> None:
+        self.info: FileInfo = file_info(bucket, key, answer.headers)
+        span = content_range(answer.headers.get("content-range"))
+        self.start, self.end = (0, self.info.size_bytes) if span is None else span[:2]
+        self._caller = caller
+        self._request = request
+        self._answer = answer
+        # Only a whole file has a digest to compare with.
+        is_whole = (self.start, self.end) == (0, self.info.size_bytes)
+        self._digest = self.info.digest if is_whole else None
+
+    async def read(self) -> bytes:
+        """All of it, or all that was not read yet. Raises as the iteration."""
+        if self.end - self.start > _AT_ONCE_BYTES:
+            return b"".join([chunk async for chunk in self])
+        try:
+            data = await self._answer.read()
+        except (BrokenDownload, ConnectionFailed):
+            return b"".join([chunk async for chunk in self])
+        self._check_length(self.start + len(data))
+        self._check_digest(blake3(data))
+        return data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes as they come.
+
+        Raises:
+            BrokenDownload: they ended too early, again and again, or the file is another one by now.
+            DigestMismatch: they are not those that were stored.
+        """
+        return self._chunks()
+
+    def close(self) -> None:
+        """Give the connection back. Bytes that were not read are lost."""
+        self._answer.release()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        place, digest, failures = self.start, blake3(), 0
+        while True:
+            try:
+                async for chunk in self._answer.chunks():
+                    place += len(chunk)
+                    if self._digest is not None:
+                        digest.update(chunk)
+                    failures = 0
+                    yield chunk
+                self._check_length(place)
+                break
+            except (BrokenDownload, ConnectionFailed) as error:
+                self._answer.release()
+                failures += 1
+                if failures >= self._caller.retry.attempts:
+                    raise BrokenDownload(f"The download broke off at byte {place}: {error.message}") from error
+                await asyncio.sleep(self._caller.pause_s(failures, error))
+                await self._go_on(place)
+        self._check_digest(digest)
+
+    async def _go_on(self, place: int) -> None:
+        """Open the rest, if the file is still the same."""
+        rest = {"Range": f"bytes={place}-{self.end - 1}", "If-Match": quoted(self.info.etag)}
+        if place == self.end:
+            return
+        try:
+            self._answer = await self._caller.open(
+                Request(self._request.method, self._request.target, {**self._request.headers, **rest})
+            )
+        except PreconditionFailed as error:
+            raise BrokenDownload("The download broke off, and the file was replaced meanwhile.") from error
+
+    def _check_length(self, place: int) -> None:
+        if place != self.end:
+            raise BrokenDownload(f"{self.end - place} bytes are missing.")
+
+    def _check_digest(self, digest: blake3) -> None:
+        if self._digest is not None and digest.hexdigest() != self._digest:
+            raise DigestMismatch(
+                f"{self.info.bucket}/{self.info.key} came with other bytes than were stored: something changed them on the way."
+            )
