@@ -329,8 +329,16 @@ async def _hand_over(member: Member) -> None:
 def _end_process(folder: Path, error: BaseException) -> None:
     """At once, without clean-up: nothing that follows a failed fsync or a damaged row may be acknowledged."""
     if is_damage(error):
-        logger.critical("the state machine is damaged; ending this process, the next one makes it anew", exc_info=error)
-        mark_damaged(folder, error)
+        if mark_damaged(folder, error):
+            logger.critical(
+                "the state machine is damaged; ending this process, the next one makes it anew", exc_info=error
+            )
+        else:
+            logger.critical(
+                "tables that were made anew refuse the same entry: a defect of this version, not of the disk; ending "
+                "this process, and so will the next one until it is upgraded",
+                exc_info=error,
+            )
     else:
         logger.critical("durability cannot be promised; ending this process", exc_info=error)
     os._exit(EXIT_NOT_DURABLE)

@@ -75,6 +75,13 @@ class RowDamagedError(Exception):
     """A stored row does not fit its checksum: this member's state must be rebuilt. Never crosses the wire."""
 
 
+class ConstraintViolatedError(sqlite3.IntegrityError):
+    """An entry asks for a row that the tables refuse: they are damaged, or this version has a defect. Never crosses the wire."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"the entry {index} cannot be applied: {reason}")
+
+
 class Database:
     """A connection, its transactions, and the sum over all rows.
 

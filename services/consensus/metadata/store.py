@@ -18,6 +18,7 @@ from services.consensus.metadata.apply_context import NO_STAMP, ApplyContext, Kn
 from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import BucketRecords
 from services.consensus.metadata.checkpoint import SMALL_FRAMES, is_for_want_of_room, move_bulk, sync_write_ahead
+from services.consensus.metadata.database import ConstraintViolatedError
 from services.consensus.metadata.decisions import fence_of, next_stamp
 from services.consensus.metadata.entries import CommittedEntry, decode_proposal
 from services.consensus.metadata.garbage import Garbage
@@ -369,7 +370,10 @@ class _Batch:
 
     def apply(self, entry: CommittedEntry) -> ProposalResult | None:
         assert entry.index == self._last_applied + 1, "entries come once and in order"
-        result = None if entry.payload is None else self._propose(entry, entry.payload)
+        try:
+            result = None if entry.payload is None else self._propose(entry, entry.payload)
+        except sqlite3.IntegrityError as error:
+            raise ConstraintViolatedError(entry.index, str(error)) from error
         self._last_applied, self._last_term = entry.index, entry.term
         if entry.index % MARK_EVERY_ENTRIES == 0:
             self.marks = (*self.marks, StateMark(entry.index, self.state().digest()))

@@ -17,17 +17,20 @@ from typing import Final
 
 import structlog
 
-from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
+from services.consensus.metadata.database import ConstraintViolatedError, RowDamagedError, UnknownTablesError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.tables import Tables
 from services.consensus.metadata.verification import Scrub
 from shared.background_tasks import BackgroundTasks, sleep_to_tick
-from shared.disk.durable_files import replace_file
+from shared.disk.durable_files import replace_file, sync_directory
 from shared.units import MIB
 
 logger = structlog.get_logger(__name__)
 
 MARK_NAME: Final = "metadata.damaged"
+REBUILT_NAME: Final = "metadata.rebuilt"
+"""Why the tables were made anew the last time."""
+
 SCRUB_PAUSE_S: Final = 1.0
 """Between two pages of rows: a million files are read in four hours, for a thousandth of a processor. A row is checked whenever
 it is read for anybody, so what the scrub finds is what nobody asks for."""
@@ -43,9 +46,24 @@ def is_damage(error: BaseException) -> bool:
     )
 
 
-def mark_damaged(folder: Path, error: BaseException) -> None:
-    """Remember over the end of this process that the tables in `folder` must be made anew. Raises OSError."""
-    replace_file(folder / MARK_NAME, f"{error}\n".encode())
+def mark_damaged(folder: Path, error: BaseException) -> bool:
+    """Remember over the end of this process that the tables in `folder` must be made anew. Raises OSError.
+
+    False, and nothing is marked, where they were made anew because of the same entry already: it is no disk that refuses it, and
+    to make them anew once more would end in the same way.
+    """
+    reason = f"{error}\n".encode()
+    if isinstance(error, ConstraintViolatedError) and _last_reason(folder) == reason:
+        return False
+    replace_file(folder / MARK_NAME, reason)
+    return True
+
+
+def _last_reason(folder: Path) -> bytes | None:
+    try:
+        return (folder / REBUILT_NAME).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def was_marked(folder: Path) -> bool:
@@ -54,8 +72,9 @@ def was_marked(folder: Path) -> bool:
 
 
 def unmark(folder: Path) -> None:
-    """They were set aside."""
-    (folder / MARK_NAME).unlink(missing_ok=True)
+    """They were set aside; why is remembered."""
+    (folder / MARK_NAME).rename(folder / REBUILT_NAME)
+    sync_directory(folder)
 
 
 class StateScrub:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.consensus.metadata import store as store_module
-from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
+from services.consensus.metadata.database import ConstraintViolatedError, RowDamagedError, UnknownTablesError
 from services.consensus.metadata.entries import CommittedEntry, UnknownEntryError
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.metadata.verification import verify
@@ -227,6 +227,17 @@ def test_a_damaged_row_stops_the_answer(log):
     connection.close()
     with pytest.raises(RowDamagedError):
         log.ask(GetFile(bucket="default", key="a"))
+
+
+def test_an_entry_that_the_tables_refuse_is_named(log):
+    """And nothing of its batch is applied: whether the tables or this version are wrong is for the next start to find out."""
+    log.apply(publish("a"))
+    at = log.next_index
+    log.store._writer._insert("versions", at, b"in the way")
+    log.store._writer.database.connection.commit()
+    with pytest.raises(ConstraintViolatedError, match=f"the entry {at} cannot be applied: UNIQUE"):
+        log.apply(publish("b"))
+    assert log.store.last_applied == at - 1
 
 
 def test_tables_of_another_version_are_refused(tmp_path):

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from services.consensus.metadata import store as metadata_store
-from services.consensus.metadata.database import RowDamagedError
+from services.consensus.metadata.database import ConstraintViolatedError, RowDamagedError
 from services.consensus.metadata.entries import encode_proposal
 from services.consensus.metadata.store import MetadataStore
 from services.consensus.persistence.adapter import FileSnapshot, StateMachineAdapter
 from services.consensus.persistence.log_store import SqliteLogStore
-from services.consensus.persistence.state_damage import MARK_NAME, mark_damaged, was_marked
+from services.consensus.persistence.state_damage import MARK_NAME, mark_damaged, unmark, was_marked
 from services.consensus.persistence.state_files import StateFiles
 from services.consensus.raft.decide import LogPosition
 from services.consensus.raft.log import RaftLog
@@ -218,6 +218,23 @@ def test_no_power_cut_takes_back_the_mark_of_damage(tmp_path: Path, monkeypatch)
     mark_damaged(tmp_path, RowDamagedError("a row"))
     assert was_marked(tmp_path)
     assert synced.is_kept(tmp_path / MARK_NAME)
+
+
+def test_tables_that_refuse_an_entry_are_made_anew_once(tmp_path: Path) -> None:
+    """New ones that refuse it again show a defect: no member makes its state anew for ever. Another entry is another matter."""
+    refused = ConstraintViolatedError(17, "UNIQUE constraint failed: files.key")
+    assert mark_damaged(tmp_path, refused)
+    assert was_marked(tmp_path)
+    unmark(tmp_path)
+    assert not was_marked(tmp_path)
+    assert not mark_damaged(tmp_path, refused)
+    assert not was_marked(tmp_path)
+    assert mark_damaged(tmp_path, ConstraintViolatedError(18, "UNIQUE constraint failed: files.key"))
+    unmark(tmp_path)
+    damaged = RowDamagedError("row 1")
+    assert mark_damaged(tmp_path, damaged)
+    unmark(tmp_path)
+    assert mark_damaged(tmp_path, damaged), "a bad disk may damage the same row twice"
 
 
 def test_a_transfer_goes_on_after_a_restart_where_it_ended(folder: Path, snapshot) -> None:
