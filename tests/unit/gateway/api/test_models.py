@@ -58,6 +58,8 @@ def test_a_list_is_the_model_of_the_same_name(seed) -> None:
     chance = random.Random(seed)
     entries = [
         FileEntry(
+            digest=f"{number:064x}",
+            user_metadata={"of": ODD},
             key=f"{ODD}{number}",
             size_bytes=chance.randrange(1 << 50),
             etag=f"{number:032x}",
@@ -67,11 +69,12 @@ def test_a_list_is_the_model_of_the_same_name(seed) -> None:
         )
         for number in range(20)
     ]
-    for cursor in ("c", None):
-        page = Page(FilePage(has_bucket=True, files=entries, prefixes=[ODD]), cursor, 19)
+    for cursor, has_details in (("c", False), (None, True)):
+        page = Page(FilePage(has_bucket=True, files=entries, prefixes=[ODD]), cursor, 19, has_details)
         text = file_list_json(page)
         model = FileList.model_validate_json(text)
-        assert model.model_dump_json().encode() == text
+        assert model.model_dump_json(exclude_unset=True).encode() == text
+        assert {(row.digest is None, row.user_metadata is None) for row in model.files} == {(not has_details,) * 2}
         assert [row.key for row in model.files] == [entry.key for entry in entries]
         assert [row.modified for row in model.files] == [rfc3339(entry.modified_ns) for entry in entries]
         assert (model.prefixes, model.cursor, model.log_index) == ([ODD], cursor, 19)
