@@ -1,0 +1,141 @@
+"""The program: its commands by name, and what it ends with when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
+
+import click
+
+from trivet.cli.exit_codes import ExitCode, exit_code_of
+from trivet.cli.failures import Failure
+from trivet.cli.lazy import Entry, Group
+from trivet.cli.output import json_text
+from trivet.cli.session import Session
+
+ENTRIES: Final[Mapping[str, Entry]] = {
+    "cp": Entry("cp:cp", "Copy files to, from or within the store."),
+    "sync": Entry("sync:sync", "Make one folder or bucket like another, moving only what differs."),
+    "ls": Entry("ls:ls", "List buckets, or the files below an address."),
+    "tree": Entry("tree:tree", "Draw the files below an address as a tree."),
+    "cat": Entry("cat:cat", "Write files to standard output."),
+    "stat": Entry("stat:stat", "Show what is known about a file or a bucket."),
+    "du": Entry("du:du", "Add up the sizes of what is below an address."),
+    "mv": Entry("mv:mv", "Rename files within the store, without moving their bytes."),
+    "rm": Entry("rm:rm", "Delete files."),
+    "versions": Entry("versions:versions", "List the versions of a file."),
+    "restore": Entry("versions:restore", "Make an older version of a file the current one."),
+    "share": Entry("share:share", "Make a link that works without a key until it expires."),
+    "mb": Entry("buckets:mb", "Make buckets."),
+    "rb": Entry("buckets:rb", "Delete buckets."),
+    "buckets": Entry("buckets:buckets", "List, make, delete and set up buckets."),
+    "cluster": Entry("cluster:cluster", "Look at the cluster and change which nodes it has."),
+    "keys": Entry("keys:keys", "Make, list, replace and delete access keys."),
+    "doctor": Entry("doctor:doctor", "Find what is wrong, and say what to do."),
+    "import": Entry("import_s3:import_s3", "Bring buckets over from another S3 server."),
+    "profile": Entry("profile:profile", "Keep addresses and keys of stores under names."),
+    "completion": Entry("completion:completion", "Print what makes a shell complete commands and keys."),
+}
+SECTIONS: Final[Mapping[str, Sequence[str]]] = {
+    "Files": ("cp", "sync", "ls", "tree", "cat", "stat", "du", "mv", "rm", "versions", "restore", "share"),
+    "Buckets": ("mb", "rb", "buckets"),
+    "Running a store": ("cluster", "keys", "doctor", "import"),
+    "This program": ("profile", "completion"),
+}
+COMPLETE_VARIABLE: Final = "_TRIVET_COMPLETE"
+
+
+@click.group(cls=Group, name="trivet", entries=ENTRIES, sections=SECTIONS)
+@click.version_option(package_name="trivet-client", message="%(prog)s %(version)s")
+@click.pass_context
+def program(context: click.Context) -> None:
+    """Work with a Trivet store: copy files in and out, share them, look after the cluster.
+
+    A file of the store is trivet://BUCKET/KEY, or BUCKET/KEY in short. Which store it is, and with which key, is said by options,
+    by TRIVET_URL and TRIVET_KEY, or by a profile.
+    """
+    context.ensure_object(Session)
+
+
+def main() -> NoReturn:
+    """Entry point of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name of this machine need not be UTF-8, and a terminal need not show every character.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    session = Session()
+    sys.exit(run(session, sys.argv[1:]))
+
+
+def run(session: Session, arguments: Sequence[str]) -> int:
+    """Run the program and return the code that it ends with; whatever fails is one line on standard error."""
+    try:
+        result = program.main(
+            list(arguments), prog_name="trivet", standalone_mode=False, obj=session, complete_var=COMPLETE_VARIABLE
+        )
+        session.output.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        said = error.format_message().rstrip()
+        hint = f" {error.ctx.command_path} --help shows how to call it." if error.ctx and "--help" not in said else ""
+        return _fail(session, said + hint, ExitCode.USAGE)
+    except click.ClickException as error:
+        return _fail(session, error.format_message(), error.code if isinstance(error, Failure) else ExitCode.FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(session, str(session.interrupted) or "Interrupted.", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return ExitCode.CLOSED_PIPE
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, never a traceback
+        return _fail_by(session, error)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _fail_by(session: Session, error: Exception) -> int:
+    from trivet import errors
+
+    code = exit_code_of(error)
+    if isinstance(error, errors.ProblemError):
+        return _fail(session, str(error), code, error.problem)
+    if isinstance(error, errors.TrivetError):
+        return _fail(session, str(error), code)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(session, f"{place}{error.strerror}.", code)
+    if session.options.verbose:
+        import traceback
+
+        traceback.print_exc()
+    return _fail(
+        session, f"a defect of this program: {type(error).__name__}: {error}. -v shows where; please report it.", code
+    )
+
+
+def _fail(session: Session, message: str, code: ExitCode, problem: Mapping[str, object] | None = None) -> int:
+    output = session.output
+    try:
+        if session.options.json:
+            document = {"error": {"message": message, "exit_code": int(code), "problem": problem}}
+            sys.stderr.write(json_text(document) + "\n")
+        else:
+            output.fail(message)
+            if problem and session.options.verbose:
+                sys.stderr.write(json_text(problem) + "\n")
+    except BrokenPipeError:
+        _silence(sys.stderr)
+    return code
+
+
+def _silence(stream: object) -> None:
+    """Python flushes its streams at the end, and complains about one whose reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined] # both callers hand a file over
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()

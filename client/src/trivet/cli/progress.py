@@ -1,0 +1,114 @@
+"""How far a transfer is: a bar with rate and estimate on standard error, on a terminal and nowhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from trivet.cli import words
+from trivet.cli.output import Output
+
+if TYPE_CHECKING:  # rich is imported when a bar is drawn
+    import rich.progress
+
+_WIDE: Final = 100
+_NARROW: Final = 60
+
+
+class Progress:
+    """Bytes and files that are done, of those that are known so far.
+
+    The total grows while sources are listed; the estimate is drawn once it is `complete`.
+    """
+
+    def __init__(self, output: Output, verb: str) -> None:
+        self.done_bytes = 0
+        self.total_bytes = 0
+        self.resumed_bytes = 0
+        self.done_files = 0
+        self.total_files = 0
+        self._output = output
+        self._verb = verb
+        self._started = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._output.shows_progress:
+            self._bar, self._task = _draw(self._output.width, self._verb)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._started
+
+    def expect(self, size_bytes: int | None, files: int = 1) -> None:
+        """More is to be done; None is a stream of unknown length."""
+        self.total_bytes += size_bytes or 0
+        self.total_files += files
+        self._show()
+
+    def advance(self, size_bytes: int) -> None:
+        """So many bytes are done, fewer than none if some have to be sent again."""
+        self.done_bytes += size_bytes
+        self._show()
+
+    def resume(self, size_bytes: int) -> None:
+        """So many were done by an earlier call."""
+        self.done_bytes += size_bytes
+        self.resumed_bytes += size_bytes
+        if self._bar and self._task is not None:
+            # Else the rate would count them.
+            self._bar.reset(self._task, total=self.total_bytes or None, completed=self.done_bytes)
+
+    def finish_file(self) -> None:
+        """One file is done."""
+        self.done_files += 1
+        self._show()
+
+    def summary(self, past: str) -> str:
+        """A sentence such as `Copied 3 files, 12.0 MiB in 2 s (6.0 MiB/s).`, which begins with `past`."""
+        moved = self.done_bytes - self.resumed_bytes
+        rate = (
+            f" in {words.duration(self.elapsed_s)} ({words.size(moved / max(self.elapsed_s, 1e-3))}/s)" if moved else ""
+        )
+        resumed = f", {words.size(self.resumed_bytes)} of them before" if self.resumed_bytes else ""
+        return f"{past} {words.count(self.done_files, 'file')}, {words.size(self.done_bytes)}{resumed}{rate}."
+
+    def _show(self) -> None:
+        if self._bar and self._task is not None:
+            label = self._verb if self.total_files <= 1 else f"{self._verb} {self.done_files}/{self.total_files}"
+            self._bar.update(self._task, description=label, completed=self.done_bytes, total=self.total_bytes or None)
+
+
+def _draw(width: int, verb: str) -> tuple[rich.progress.Progress, rich.progress.TaskID]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns: list[ProgressColumn] = [BarColumn(bar_width=None), TaskProgressColumn()]
+    if width >= _NARROW:
+        columns = [TextColumn("{task.description}"), *columns, TransferSpeedColumn()]
+    if width >= _WIDE:
+        columns.append(DownloadColumn(binary_units=True))
+    columns.append(TimeRemainingColumn(compact=True))
+    # It vanishes at the end, and a summary takes its place.
+    bar = Bar(*columns, console=Console(stderr=True), transient=True, expand=True, refresh_per_second=8)
+    return bar, bar.add_task(verb, total=None)

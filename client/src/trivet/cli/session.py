@@ -1,0 +1,72 @@
+"""What one call of the program works with: the common options, the output, and the client, which is opened when it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import click
+
+from trivet.cli.exit_codes import ExitCode
+from trivet.cli.failures import Failure
+from trivet.cli.output import Output
+
+if TYPE_CHECKING:  # imported when a client is opened: `--help` needs none
+    from trivet import AsyncClient
+
+
+@dataclass(slots=True)
+class Options:
+    """The options that every command has, as they were given; None and False where they were not."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    profile: str | None = None
+    url: str | None = None
+    operations_url: str | None = None
+    key: str | None = None
+
+
+@dataclass
+class Session:
+    """One call of the program."""
+
+    options: Options = field(default_factory=Options)
+    interrupted: object = ""
+    """What is said at Ctrl-C, as text; empty for no more than that."""
+
+    @cached_property
+    def output(self) -> Output:
+        """Where results, remarks and progress go."""
+        return Output(is_json=self.options.json, is_quiet=self.options.quiet, is_verbose=self.options.verbose)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        """The client of the store that options, environment and configuration name.
+
+        Raises:
+            trivet.errors.ConfigError: the profile or the key cannot be read.
+        """
+        from trivet import AsyncClient
+
+        chosen = self.options
+        async with AsyncClient(
+            chosen.url, chosen.key, operations_url=chosen.operations_url, profile=chosen.profile
+        ) as client:
+            yield client
+
+    def confirm(self, question: str) -> None:
+        """Go on after a yes. Nobody is asked where nobody can answer.
+
+        Raises:
+            Failure: the answer is no; or standard input is no terminal.
+        """
+        if not sys.stdin.isatty():
+            raise Failure(f"{question} Nobody can be asked here; --yes goes ahead.", ExitCode.USAGE)
+        if not click.confirm(question, err=True):
+            raise Failure("Nothing was done.", ExitCode.REFUSED)
