@@ -5,8 +5,8 @@
     ./cat.jpg, ../x, /tmp/x, ~/x    a path of this machine
     -                               standard input or output
 
-`cp` and `sync` go between this machine and the store. There an unmarked source is a path if it exists and a file of the store if
-not; an unmarked target is in the store if the source is on this machine, and on this machine if the source is in the store.
+`cp` and `sync` go between this machine and the store. There an unmarked name is a path if it exists here, or has no slash, and in
+the store if not. For a target its folder has to exist; and what comes from this machine goes to the store in any case.
 Nothing in a key is unescaped: what stands behind the bucket's slash is the key.
 """
 
@@ -140,7 +140,8 @@ def parse_target(text: str, *, is_source_remote: bool) -> Address:
         return Stream()
     if text.startswith(SCHEME):
         return parse_remote(text)
-    if _is_marked_local(text) or is_source_remote:
+    folder = text.rstrip("/").rpartition("/")[0]
+    if _is_marked_local(text) or (is_source_remote and (not folder or Path(folder).is_dir())):
         return Local(text)
     return parse_remote(text)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trivet.models import Cluster, StorageNode
 
 GOOD: Final = "good"
+NOTE: Final = "note"
 WARNING: Final = "warning"
 ERROR: Final = "error"
 CLOCK_LIMIT_S: Final = 5.0
@@ -33,7 +34,7 @@ class Finding:
 
     Attributes:
         check: what it is about, a word that scripts may read.
-        level: good, warning (it works, and something should be done) or error (it does not work).
+        level: good, note (worth knowing), warning (it works, and something should be done) or error (it does not work).
         said: what was found.
         advice: what to do; empty when nothing.
         code: what the program ends with because of it.
@@ -116,10 +117,9 @@ def clock_findings(now: Any, here_s: float) -> list[Finding]:
         findings.append(
             Finding(
                 "cluster-time",
-                WARNING,
+                NOTE,
                 f"the cluster's time is {state}: {meaning}",
-                "Let the clock service reach its time servers (TRIVET_NTP_SERVERS). Files are safe meanwhile.",
-                ExitCode.FAILED,
+                "Files are safe. For times that are right, let the clock service reach its time servers (TRIVET_NTP_SERVERS).",
             )
         )
     return findings
@@ -189,41 +189,30 @@ def worst(findings: list[Finding]) -> ExitCode:
 
 def _node(node: StorageNode) -> Finding | None:
     reason = f": {node.reason}" if node.reason else ""
-    name = f"node {node.id}"
-    if node.state in {"suspect", "inactive"}:
-        return Finding(
-            name,
-            WARNING,
-            f"{node.id} is {node.state}{reason}",
-            f"Start it, or look at its log. If it never comes back: trivet cluster remove {node.id}",
-            ExitCode.FAILED,
-        )
-    if node.state == "draining":
-        return Finding(
-            name,
-            WARNING,
-            f"{node.id} is draining{reason}",
+    gone = f"Start it, or look at its log. If it never comes back: trivet cluster remove {node.id}"
+    room = "Delete files, or add a node: trivet cluster add NAME"
+    # Its state first; one that is active may still be short of room, or not well.
+    by_state = {
+        "suspect": (f"is suspect{reason}", gone),
+        "inactive": (f"is inactive{reason}", gone),
+        "draining": (
+            f"is draining{reason}",
             f"trivet cluster drain {node.id} --wait follows it, --cancel uses it again.",
-            ExitCode.FAILED,
-        )
-    if node.state == "joining":
-        advice = f"Start its process with TRIVET_NODE_ID={node.id}, or take it out: trivet cluster remove {node.id}"
-        return Finding(name, WARNING, f"{node.id} may join and has not yet{reason}", advice, ExitCode.FAILED)
-    if node.is_full:
-        return Finding(
-            name, WARNING, f"{node.id} is full", "Delete files, or add a node: trivet cluster add NAME", ExitCode.FULL
-        )
-    if node.used_bytes and node.capacity_bytes and node.used_bytes > _ALMOST_FULL * node.capacity_bytes:
-        return Finding(
-            name,
-            WARNING,
-            f"{node.id} is almost full: {words.size(node.used_bytes)} of {words.size(node.capacity_bytes)}",
-            "Delete files, or add a node: trivet cluster add NAME",
-            ExitCode.FAILED,
-        )
-    if node.reason:
-        return Finding(name, WARNING, f"{node.id} is not well{reason}", "Look at its log.", ExitCode.FAILED)
-    return None
+        ),
+        "joining": (f"may join and has not yet{reason}", f"Start its process with TRIVET_NODE_ID={node.id}."),
+    }
+    is_tight = bool(node.used_bytes and node.used_bytes > _ALMOST_FULL * node.capacity_bytes)
+    if node.state in by_state:
+        said, advice = by_state[node.state]
+    elif node.is_full:
+        said, advice = "is full", room
+    elif is_tight:
+        said, advice = f"is almost full: {words.size(node.used_bytes or 0)} of {words.size(node.capacity_bytes)}", room
+    elif node.reason:
+        said, advice = f"is not well{reason}", "Look at its log."
+    else:
+        return None
+    return Finding(f"node {node.id}", WARNING, f"{node.id} {said}", advice, ExitCode.FAILED)
 
 
 def _advice_for(sentence: str) -> str:

@@ -140,16 +140,18 @@ class Folder:
 
 
 def _why_unsafe(name: str, parts: list[str]) -> str:
-    if "\0" in name:
-        return "the key has a NUL in it, which no path may have"
-    if name.startswith("/"):
-        return "the key begins with a slash, as an absolute path does"
-    if any(part in {".", ".."} for part in parts):
-        return "the key has . or .. between its slashes, and could leave the folder"
-    if not all(parts):
-        return "the key has an empty name between its slashes"
-    if any(len(part.encode()) > _NAME_LIMIT_BYTES for part in parts):
-        return f"the key has a name of more than {_NAME_LIMIT_BYTES} bytes"
-    if os.name == "nt" and any(char in name for char in '\\:*?"<>|'):
-        return "the key has a character that no file may have here"
-    return ""
+    rules = (
+        ("\0" in name, "the key has a NUL in it, which no path may have"),
+        (name.startswith("/"), "the key begins with a slash, as an absolute path does"),
+        (not {".", ".."}.isdisjoint(parts), "the key has . or .. between its slashes, and could leave the folder"),
+        (not all(parts), "the key has an empty name between its slashes"),
+        (
+            any(len(part.encode()) > _NAME_LIMIT_BYTES for part in parts),
+            f"the key has a name of more than {_NAME_LIMIT_BYTES} bytes",
+        ),
+        (
+            os.name == "nt" and not set('\\:*?"<>|').isdisjoint(name),
+            "the key has a character that no file may have here",
+        ),
+    )
+    return next((reason for is_broken, reason in rules if is_broken), "")

@@ -11,9 +11,8 @@ from typing import Final, NoReturn
 import click
 
 from trivet.cli.exit_codes import ExitCode, exit_code_of
-from trivet.cli.failures import Failure
+from trivet.cli.failures import Failure, explain
 from trivet.cli.lazy import Entry, Group
-from trivet.cli.output import json_text
 from trivet.cli.session import Session
 
 ENTRIES: Final[Mapping[str, Entry]] = {
@@ -35,14 +34,13 @@ ENTRIES: Final[Mapping[str, Entry]] = {
     "cluster": Entry("cluster:cluster", "Look at the cluster and change which nodes it has."),
     "keys": Entry("keys:keys", "Make, list, replace and delete access keys."),
     "doctor": Entry("doctor:doctor", "Find what is wrong, and say what to do."),
-    "import": Entry("import_s3:import_s3", "Bring buckets over from another S3 server."),
     "profile": Entry("profile:profile", "Keep addresses and keys of stores under names."),
     "completion": Entry("completion:completion", "Print what makes a shell complete commands and keys."),
 }
 SECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "Files": ("cp", "sync", "ls", "tree", "cat", "stat", "du", "mv", "rm", "versions", "restore", "share"),
     "Buckets": ("mb", "rb", "buckets"),
-    "Running a store": ("cluster", "keys", "doctor", "import"),
+    "Running a store": ("cluster", "keys", "doctor"),
     "This program": ("profile", "completion"),
 }
 COMPLETE_VARIABLE: Final = "_TRIVET_COMPLETE"
@@ -79,33 +77,37 @@ def run(session: Session, arguments: Sequence[str]) -> int:
         session.output.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
-    except click.UsageError as error:
-        said = error.format_message().rstrip()
-        hint = f" {error.ctx.command_path} --help shows how to call it." if error.ctx and "--help" not in said else ""
-        return _fail(session, said + hint, ExitCode.USAGE)
-    except click.ClickException as error:
-        return _fail(session, error.format_message(), error.code if isinstance(error, Failure) else ExitCode.FAILED)
     except (KeyboardInterrupt, click.Abort):
         return _fail(session, str(session.interrupted) or "Interrupted.", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         _silence(sys.stdout)
         return ExitCode.CLOSED_PIPE
+    except click.ClickException as error:
+        return _fail_by_click(session, error)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, never a traceback
         return _fail_by(session, error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _fail_by_click(session: Session, error: click.ClickException) -> int:
+    said = error.format_message().rstrip()
+    if isinstance(error, Failure):
+        return _fail(session, said, error.code)
+    if not isinstance(error, click.UsageError):
+        return _fail(session, said, ExitCode.FAILED)
+    hint = f" {error.ctx.command_path} --help shows how to call it." if error.ctx and "--help" not in said else ""
+    return _fail(session, said + hint, ExitCode.USAGE)
 
 
 def _fail_by(session: Session, error: Exception) -> int:
     from trivet import errors
 
     code = exit_code_of(error)
-    if isinstance(error, errors.ProblemError):
-        return _fail(session, str(error), code, error.problem)
     if isinstance(error, errors.TrivetError):
-        return _fail(session, str(error), code)
+        return _fail(session, explain(error), code, getattr(error, "problem", None))
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(session, f"{place}{error.strerror}.", code)
+        return _fail(session, place + explain(error), code)
     if session.options.verbose:
         import traceback
 
@@ -116,15 +118,8 @@ def _fail_by(session: Session, error: Exception) -> int:
 
 
 def _fail(session: Session, message: str, code: ExitCode, problem: Mapping[str, object] | None = None) -> int:
-    output = session.output
     try:
-        if session.options.json:
-            document = {"error": {"message": message, "exit_code": int(code), "problem": problem}}
-            sys.stderr.write(json_text(document) + "\n")
-        else:
-            output.fail(message)
-            if problem and session.options.verbose:
-                sys.stderr.write(json_text(problem) + "\n")
+        session.output.fail(message, int(code), problem)
     except BrokenPipeError:
         _silence(sys.stderr)
     return code

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
@@ -116,9 +117,12 @@ class Output:
         """A line of standard output that is the result itself, such as a link."""
         self._write(text)
 
-    def raw(self, text: str) -> None:
-        """As `result`, without the end of a line."""
-        self._out.write(text)
+    def paragraph(self, sign: str, text: str, colour: str | None = None) -> None:
+        """A sign and a sentence behind it, broken at words where the terminal ends."""
+        space = " " * (words.width_of(sign) + 1)
+        lines = textwrap.wrap(text, max(self.width - len(space), 20), break_long_words=False, break_on_hyphens=False)
+        for place, line in enumerate(lines or [""]):
+            self._write(f"{self._paint(sign, colour)} {line}" if not place else space + line)
 
     def document(self, document: Any) -> None:
         """One JSON document, or one line of several."""
@@ -133,10 +137,24 @@ class Output:
         """What went wrong and did not stop the rest."""
         self._complain(click.style(text, fg=COLOURS["warn"]) if self._err_has_colour else text)
 
-    def fail(self, text: str) -> None:
-        """What stopped it."""
+    def fail(self, text: str, code: int, problem: Record | None = None) -> None:
+        """What stopped it, and the code that the program ends with; with `--json` as a document, too, on standard error."""
+        if self.is_json:
+            self._complain(json_text({"error": {"message": text, "exit_code": code, "problem": problem}}))
+            return
         label = "trivet: "
         self._complain((click.style(label, fg=COLOURS["bad"], bold=True) if self._err_has_colour else label) + text)
+        if problem and self.is_verbose:
+            self._complain(json_text(problem))
+
+    def fail_one(self, name: str, text: str, code: int, problem: Record | None = None) -> None:
+        """As `fail`, for one of several files; the others go on."""
+        if self.is_json:
+            self._complain(json_text({"error": {"name": name, "message": text, "exit_code": code, "problem": problem}}))
+            return
+        self.warn(f"trivet: {words.visible(name)}: {text}")
+        if problem and self.is_verbose:
+            self._complain(json_text(problem))
 
     def paint(self, text: str, colour: str | None) -> str:
         """For `result`: with the colour of that name, where there are colours."""

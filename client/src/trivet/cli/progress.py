@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # rich is imported when a bar is drawn
 
 _WIDE: Final = 100
 _NARROW: Final = 60
+_LARGE_BYTES: Final = 1 << 20
 
 
 class Progress:
@@ -78,9 +79,9 @@ class Progress:
     def summary(self, past: str) -> str:
         """A sentence such as `Copied 3 files, 12.0 MiB in 2 s (6.0 MiB/s).`, which begins with `past`."""
         moved = self.done_bytes - self.resumed_bytes
-        rate = (
-            f" in {words.duration(self.elapsed_s)} ({words.size(moved / max(self.elapsed_s, 1e-3))}/s)" if moved else ""
-        )
+        rate = f" in {words.duration(self.elapsed_s)}" if moved else ""
+        if moved >= _LARGE_BYTES:
+            rate += f" ({words.size(moved / max(self.elapsed_s, 1e-3))}/s)"
         resumed = f", {words.size(self.resumed_bytes)} of them before" if self.resumed_bytes else ""
         return f"{past} {words.count(self.done_files, 'file')}, {words.size(self.done_bytes)}{resumed}{rate}."
 

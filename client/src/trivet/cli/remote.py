@@ -97,8 +97,8 @@ async def every_version(
     client: AsyncClient, place: Remote, *, is_one_file: bool = False
 ) -> AsyncIterator[ListedVersion]:
     """Versions and delete markers of the keys that begin with that of `place`, or of that key alone; the newest of each first."""
-    wanted = {"key": place.key} if is_one_file else {"prefix": place.key}
-    async for page in client.version_pages(place.bucket, **wanted):
+    prefix, key = ("", place.key) if is_one_file else (place.key, None)
+    async for page in client.version_pages(place.bucket, prefix, key=key):
         for row in page.versions:
             yield row
 

@@ -11,6 +11,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(I?)B?", re.IGNORECASE)
 _DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+)s?)?")
 _DAY_S: Final = 86_400
+_SHORT_S: Final = 9.95
 
 
 def size(size_bytes: float) -> str:
@@ -44,12 +45,13 @@ def parse_duration_s(text: str) -> int:
 
 
 def duration(seconds: float) -> str:
-    """`1 d 4 h`, `3 min 20 s`, `12 s`."""
+    """`1 d 4 h`, `3 min 20 s`, `12 s`, `0.4 s`."""
+    if seconds < _SHORT_S:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     parts = [(whole // _DAY_S, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    while len(parts) > 1 and parts[0][0] == 0:
-        parts.pop(0)
-    return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number or len(parts) == 1 or unit != "s")
+    first = next(place for place, (number, _) in enumerate(parts) if number)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

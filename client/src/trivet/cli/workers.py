@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import click
+
 from trivet.cli.exit_codes import ExitCode, exit_code_of
-from trivet.cli.failures import Failure
+from trivet.cli.failures import Failure, explain
 from trivet.cli.output import Output
 
 WorkT = TypeVar("WorkT")
@@ -25,15 +27,20 @@ class Failures:
     def add(self, name: object, error: BaseException | str, code: ExitCode | None = None) -> None:
         """Say so, and remember it for the end."""
         self.count += 1
-        self.codes.add(code or (ExitCode.FAILED if isinstance(error, str) else exit_code_of(error)))
-        self.output.warn(f"trivet: {name}: {_sentence(error)}")
+        found = code or (ExitCode.FAILED if isinstance(error, str) else exit_code_of(error))
+        self.codes.add(found)
+        said = error if isinstance(error, str) else explain(error)
+        self.output.fail_one(str(name), said, int(found), getattr(error, "problem", None))
 
-    def raise_if_any(self, done: int, noun: str = "file") -> None:
+    def raise_if_any(self, done: int) -> None:
         """Ends the program with the code that all failures have in common, else with FAILED."""
-        if self.count:
-            code = self.codes.pop() if len(self.codes) == 1 else ExitCode.FAILED
-            few = f"{self.count:,} of {done + self.count:,} {noun}s failed, as said above."
-            raise Failure(few if done + self.count > 1 else f"the {noun} was left out, as said above.", code)
+        if not self.count:
+            return
+        code = self.codes.pop() if len(self.codes) == 1 else ExitCode.FAILED
+        if done + self.count == 1:
+            # It was said already.
+            raise click.exceptions.Exit(int(code))
+        raise Failure(f"{self.count:,} of {done + self.count:,} files failed, as said above.", code)
 
 
 def stops_everything(error: BaseException) -> bool:
@@ -83,11 +90,3 @@ async def run_all(
     except BaseExceptionGroup as several:
         # All workers met the same wall: one sentence says it.
         raise several.exceptions[0] from None
-
-
-def _sentence(error: BaseException | str) -> str:
-    if isinstance(error, Failure):
-        return error.format_message()
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}."
-    return str(error)

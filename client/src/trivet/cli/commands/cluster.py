@@ -206,7 +206,7 @@ def show_status(output: Output, found: models.Cluster) -> None:
     sign, colour = ("● all is well", "good") if is_well(found) else ("● not all is well", "warn")
     output.result(f"{output.paint(sign, colour)}  {output.paint('cluster ' + (found.cluster_id or '-')[:16], 'dim')}")
     for sentence in found.degraded:
-        output.result(output.paint(f"  {words.visible(sentence)}", "warn"))
+        output.paragraph(" ", words.visible(sentence))
     if found.remaining_bytes:
         eta = f", about {words.duration(found.eta_s)} to go" if found.eta_s else ""
         output.result(f"  {words.size(found.remaining_bytes)} of replicas are being restored{eta}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 async def cp(session: Session, sources: tuple[str, ...], target: str, **chosen: Any) -> None:
     """Copy files to, from or within the store.
 
-    A target that ends with / (or is a bucket, or a folder of this machine) takes the files in under their own names; any other is
-    the new name. A source folder that ends with / gives its contents instead of itself. * ? [ab] are patterns, ** crosses slashes,
-    and - is standard input or output. Within the store no bytes move.
+    A target that ends with / (or is a bucket, or a folder of this machine) takes the files in under their own names; any other
+    is the new name. A source folder that ends with / gives its contents instead of itself. * ? [ab] are patterns, ** crosses
+    slashes, and - is standard input or output. Within the store no bytes move.
 
     An interrupted copy of a large file goes on where it was when the same command is given again.
     """
@@ -72,7 +73,7 @@ async def cp(session: Session, sources: tuple[str, ...], target: str, **chosen: 
         session.interrupted = _Farewell(progress)
         copying = _Copying(client, session.output, progress, wishes, chosen)
         await copying.run(origin, goal)
-    if not chosen["dry_run"]:
+    if progress.done_files and not chosen["dry_run"]:
         session.output.say(progress.summary("Copied"))
     copying.failures.raise_if_any(progress.done_files)
 
@@ -142,24 +143,27 @@ class _Copying:
             yield _Piece("standard input", None, place, target)
         elif isinstance(place, Local):
             for file, name, whole in _local_files(place, self._chosen["recursive"], self._skip):
-                if piece := self._piece(str(file.path), file.size_bytes, file, name, whole, placing):
+                if piece := self._piece(str(file.path), file.size_bytes, file, partial(placing.of, name, whole)):
                     yield piece
         else:
             async for found in remote.expand(self._client, place, is_recursive=self._chosen["recursive"]):
                 name, whole = name_below(place, found.key)
                 source = Remote(place.bucket, found.key)
-                if piece := self._piece(str(source), found.size_bytes, source, name, whole, placing):
+                if piece := self._piece(str(source), found.size_bytes, source, partial(placing.of, name, whole)):
                     yield piece
 
     def _piece(
-        self, shown: str, size: int, source: Any, name: str, whole: str | None, placing: _Placing
+        self, shown: str, size: int, source: local.LocalFile | Remote, goes_to: Callable[[], Remote | Path | None]
     ) -> _Piece | None:
         try:
-            target = placing.of(name, whole)
-        except (local.UnsafeNameError, OSError) as error:
-            self.failures.add(shown, str(error) if isinstance(error, local.UnsafeNameError) else error)
-            return None
-        return None if target is None else _Piece(shown, size, source, target)
+            target = goes_to()
+        except local.UnsafeNameError as error:
+            self.failures.add(shown, f"{error}.")
+        except OSError as error:
+            self.failures.add(shown, error)
+        else:
+            return None if target is None else _Piece(shown, size, source, target)
+        return None
 
     def _skip(self, name: str, reason: str, is_failure: bool) -> None:
         if is_failure:
@@ -212,6 +216,8 @@ class _Placing:
 
     def __init__(self, goal: Address) -> None:
         self._goal = goal
+        # Decided once: the first file makes a folder of a name that was free.
+        self._is_folder = isinstance(goal, Remote | Local) and goal.is_folder
         self._folders: dict[Path, local.Folder] = {}
 
     def of(self, name: str, whole: str | None) -> Remote | Path | None:
@@ -228,9 +234,9 @@ class _Placing:
                 raise Failure(f"{goal} needs a name for what comes from standard input.", ExitCode.USAGE)
             return place_below(goal, name, whole)
         assert isinstance(goal, Local)
-        if whole is None and not goal.is_folder:
+        if whole is None and not self._is_folder:
             return goal.path
-        inside = (whole or "") + name if goal.is_folder else name
+        inside = (whole or "") + name if self._is_folder else name
         if inside.endswith("/"):
             # What others put into stores to stand for a folder; here it is one.
             self._folder(goal.path).path_of(inside + ".folder").parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +260,7 @@ def _check(origin: list[Address], goal: Address, chosen: dict[str, Any]) -> None
         for place in origin
     )
     if has_many and not isinstance(goal, Stream) and not goal.is_folder:
-        raise click.UsageError(f"several files need a folder as their target: {goal}/")
+        raise click.UsageError(f"several files need a folder as their target: {goal}/ with a slash.")
     if chosen["version"] is not None and (has_many or chosen["recursive"] or Remote not in kinds):
         raise click.UsageError("--version is of one file of the store.")
     if chosen["meta"] and not isinstance(goal, Remote):

@@ -6,13 +6,13 @@ from typing import Final
 
 import click
 
-from trivet.cli.diagnosis import ERROR, GOOD, WARNING, Finding, diagnose, worst
+from trivet.cli.diagnosis import ERROR, GOOD, NOTE, WARNING, Finding, diagnose, worst
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.lazy import Command, asynchronous
 from trivet.cli.output import Output
 from trivet.cli.session import Session
 
-_SIGNS: Final = {GOOD: ("✓", "good"), WARNING: ("!", "warn"), ERROR: ("✗", "bad")}
+_SIGNS: Final = {GOOD: ("✓", "good"), NOTE: ("i", "strong"), WARNING: ("!", "warn"), ERROR: ("✗", "bad")}
 
 
 @click.command(cls=Command)
@@ -22,7 +22,8 @@ async def doctor(session: Session) -> None:
 
     Looks at the connection, the key, clocks, the consensus members, storage nodes, replicas, room and readiness. Ends with 0 when
     all is well, with 1 when something should be done, and with 5, 6 or 7 when nothing works because of the key, the connection or
-    the room. With --json one document: is_well, exit_code, and findings with check, level, said, advice.
+    the room. With --json one document: is_well, exit_code, and findings with check, level
+    (good, note, warning, error), said, advice.
     """
     from trivet.errors import ConfigError
 
@@ -56,7 +57,7 @@ def _show(output: Output, finding: Finding) -> None:
         return
     if output.is_quiet and finding.level == GOOD:
         return
-    output.result(f"{output.paint(sign, colour)} {finding.said}")
+    output.paragraph(sign, finding.said, colour)
     if finding.advice:
-        output.result(f"  {output.paint('→', 'dim')} {finding.advice}")
+        output.paragraph("  →", finding.advice, "dim")
     output.flush()

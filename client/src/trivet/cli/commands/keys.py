@@ -146,30 +146,30 @@ async def create(
 
 
 @keys.command("rotate")
-@click.argument("key")
+@click.argument("key_id", metavar="KEY")
 @_EXPIRES
 @asynchronous
-async def rotate(session: Session, key: str, *, expires: datetime | str | None) -> None:
+async def rotate(session: Session, key_id: str, *, expires: datetime | str | None) -> None:
     """Make a second key beside one that is to be replaced. The old one works until it is deleted."""
     async with session.client() as client:
-        old = await client.operations.key(key)
+        old = await client.operations.key(key_id)
         await _make_key(session, client, old.identity, None, expires)
-    session.output.say(f"{key} still works. Hand the new key over, and then: trivet keys delete {key}")
+    session.output.say(f"{key_id} still works. Hand the new key over, and then: trivet keys delete {key_id}")
 
 
 @keys.command("expire")
-@click.argument("key")
+@click.argument("key_id", metavar="KEY")
 @click.argument("time", type=END)
 @asynchronous
-async def expire(session: Session, key: str, *, time: datetime | str) -> None:
+async def expire(session: Session, key_id: str, *, time: datetime | str) -> None:
     """Set when a key ends: 2027-01-01, 90d, or never."""
     async with session.client() as client:
-        changed = await client.operations.change_key(key, expires=None if isinstance(time, str) else time)
+        changed = await client.operations.change_key(key_id, expires=None if isinstance(time, str) else time)
     if session.output.is_json:
         session.output.document(_builtins(changed))
         return
     session.output.say(
-        f"{key} {'never ends' if changed.expires is None else 'ends at ' + words.moment(changed.expires)}."
+        f"{key_id} {'never ends' if changed.expires is None else 'ends at ' + words.moment(changed.expires)}."
     )
 
 

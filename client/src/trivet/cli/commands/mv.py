@@ -33,7 +33,7 @@ async def mv(
     origin = [parse_remote(text) for text in sources]
     goal = parse_remote(target)
     if not goal.is_folder and (len(origin) > 1 or origin[0].has_pattern):
-        raise click.UsageError(f"several files need a folder as their target: {goal}/")
+        raise click.UsageError(f"several files need a folder as their target: {goal}/ with a slash.")
     failures = Failures(session.output)
     done = 0
     async with session.client() as client:

@@ -111,8 +111,13 @@ def _absolute(key: str) -> str:
     """The path of a key's file must not depend on where the program is called; a key itself stays."""
     from pathlib import Path
 
-    path = Path(key).expanduser()
-    return str(path.absolute()) if path.exists() else key
+    from trivet.access_key import AccessKey
+    from trivet.errors import ConfigError
+
+    try:
+        return AccessKey.parse(key).line
+    except ConfigError:
+        return str(Path(key).expanduser().absolute())
 
 
 def _shown(key: str | None) -> str | None:

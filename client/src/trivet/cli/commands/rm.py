@@ -95,6 +95,8 @@ async def _delete(
     chosen: dict[str, Any],
     failures: Failures,
 ) -> int:
+    from trivet.errors import error_of_problem
+
     done = 0
     batch: list[Row] = []
 
@@ -105,7 +107,7 @@ async def _delete(
         for row in answer.results:
             target = Remote(place.bucket, row.key)
             if row.problem:
-                failures.add(target, str(row.problem.get("detail") or row.problem.get("title")), ExitCode.FAILED)
+                failures.add(target, error_of_problem(row.problem))
             else:
                 good += 1
                 _tell(session, target, row.removed_version, is_marker=row.is_marker)

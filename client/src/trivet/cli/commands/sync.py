@@ -48,17 +48,18 @@ async def sync(session: Session, source: str, target: str, **chosen: Any) -> Non
     origin = parse_source(source)
     goal = parse_target(target, is_source_remote=isinstance(origin, Remote))
     _check(origin, goal)
-    failures = Failures(session.output)
     async with session.client() as client:
         with Progress(session.output, "Syncing") as progress:
             session.interrupted = "Interrupted. The same command goes on where this one stopped."
-            syncing = _Syncing(session, client, origin, goal, progress, failures, chosen)
+            syncing = _Syncing(session, client, (origin, goal), progress, chosen)
             await syncing.run()
-    would = "Would have copied" if chosen["dry_run"] else "Copied"
-    deleted = f" Deleted {words.count(syncing.deleted, 'file')}." if syncing.deleted else ""
-    equal = f" {words.count(syncing.equal, 'file')} {'is' if syncing.equal == 1 else 'are'} as before."
-    session.output.say(progress.summary(would) + deleted + equal)
-    failures.raise_if_any(progress.done_files + syncing.equal)
+    is_dry = chosen["dry_run"]
+    said = [progress.summary("Would have copied" if is_dry else "Copied")] if progress.done_files else []
+    if syncing.deleted:
+        said.append(f"{'Would have deleted' if is_dry else 'Deleted'} {words.count(syncing.deleted, 'file')}.")
+    said.append(f"{words.count(syncing.equal, 'file')} {'is' if syncing.equal == 1 else 'are'} the same.")
+    session.output.say(" ".join(said))
+    syncing.failures.raise_if_any(progress.done_files + syncing.equal)
 
 
 class _Syncing:
@@ -68,18 +69,17 @@ class _Syncing:
         self,
         session: Session,
         client: AsyncClient,
-        origin: Address,
-        goal: Address,
+        places: tuple[Address, Address],
         progress: Progress,
-        failures: Failures,
         chosen: dict[str, Any],
     ) -> None:
+        origin, goal = places
         self._output = session.output
         self._client = client
         self._origin = origin
         self._goal = goal
         self._progress = progress
-        self._failures = failures
+        self.failures = Failures(session.output)
         self._chosen = chosen
         self._judge = Judge(client, reads_all=chosen["checksum"])
         self._folder = local.Folder(goal.path) if isinstance(goal, Local) else None
@@ -93,7 +93,7 @@ class _Syncing:
             self._pairs(),
             self._do,
             jobs=self._chosen["jobs"],
-            failures=self._failures,
+            failures=self.failures,
             name_of=lambda pair: pair.name,
         )
         await self._delete_unwanted()
@@ -163,7 +163,7 @@ class _Syncing:
         return folder.child(name) if folder.is_folder else folder.child("/" + name)
 
     async def _delete_unwanted(self) -> None:
-        if self._unwanted and self._failures.count:
+        if self._unwanted and self.failures.count:
             self._output.warn("trivet: nothing was deleted, because not everything could be compared.")
             return
         if self._chosen["dry_run"]:
@@ -171,13 +171,15 @@ class _Syncing:
                 self.deleted += 1
                 self._tell("would_delete", entry.name, None, _where(entry))
             return
+        from trivet.errors import error_of_problem
+
         rows = [entry for entry in self._unwanted if isinstance(entry, RemoteFile)]
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             answer = await self._client.delete_many(batch[0].place.bucket, [entry.row.key for entry in batch])
             for entry, row in zip(batch, answer.results, strict=True):
                 if row.problem:
-                    self._failures.add(entry.name, str(row.problem.get("detail")), ExitCode.FAILED)
+                    self.failures.add(entry.name, error_of_problem(row.problem))
                 else:
                     self._count_deleted(entry)
         for entry in self._unwanted:
@@ -185,7 +187,7 @@ class _Syncing:
                 try:
                     entry.path.unlink()
                 except OSError as error:
-                    self._failures.add(entry.name, error)
+                    self.failures.add(entry.name, error)
                 else:
                     self._count_deleted(entry)
                     self._remove_empty_folders(entry.path.parent)
@@ -208,7 +210,7 @@ class _Syncing:
 
     def _skip(self, name: str, reason: str, is_failure: bool) -> None:
         if is_failure:
-            self._failures.add(name, f"{reason}.")
+            self.failures.add(name, f"{reason}.")
         else:
             self._output.warn(f"trivet: {words.visible(name)}: left out, {reason}.")
 
