@@ -10,24 +10,20 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias, cast
 
 from blake3 import blake3
 
-from trivet.errors import TrivetError
+from trivet.errors import SourceChanged, TrivetError
 
 Data: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]"
 """What can be stored. A binary file is sent from where it stands."""
 
 PIECE_BYTES: Final = 1 << 18
 """So much goes to the connection at once. More would be copied by the event loop, less costs more calls."""
-
-
-class SourceChanged(TrivetError):
-    """The file that is sent has become shorter meanwhile."""
 
 
 class Body(ABC):
@@ -37,6 +33,7 @@ class Body(ABC):
         size_bytes: None where it is not known before the end.
         is_rewindable: `pieces` may be called again.
         error: what the source raised, which the transport does not tell.
+        on_progress: called with the bytes that were taken so far; from 0 again when the body is sent again.
     """
 
     size_bytes: int | None = None
@@ -44,6 +41,7 @@ class Body(ABC):
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
+        self.on_progress: Callable[[int], None] | None = None
         self.has_begun = False
         self._hash = blake3()
 
@@ -63,8 +61,12 @@ class Body(ABC):
         self.has_begun = True
         self._hash = blake3()
         try:
+            taken_bytes = 0
             async for piece in self._pieces():
                 yield piece
+                taken_bytes += len(piece)
+                if self.on_progress is not None:
+                    self.on_progress(taken_bytes)
         except Exception as error:
             self.error = error
             raise
@@ -212,7 +214,7 @@ def _body_of_file(file: BinaryIO) -> Body:
 def section_of(file: BinaryIO) -> tuple[int, int, int] | None:
     """Descriptor, place and bytes that are left of a regular file; None of anything else."""
     # A reader that unpacks, such as gzip's, has the descriptor of the packed file.
-    if not isinstance(file, io.BufferedReader | io.BufferedRandom | io.FileIO) or not hasattr(os, "pread"):
+    if not isinstance(file, io.BufferedReader | io.BufferedRandom | io.FileIO):
         return None
     try:
         descriptor, place = file.fileno(), file.tell()

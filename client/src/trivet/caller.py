@@ -85,8 +85,7 @@ class Caller:
         if content is not None:
             request.headers = {**request.headers, **_JSON}
             request.body = BytesBody(_encode(content))
-        status, text = await self.call(request, _whole)
-        return decoded(kind, status, text)
+        return decoded(kind, await self.call(request, whole))
 
     async def call(self, request: Request, take: Callable[[Answer], Awaitable[TakenT]]) -> TakenT:
         """Make the call; `take` reads the answer, and belongs to the attempt.
@@ -157,13 +156,13 @@ class Caller:
         return may_repeat(error, is_repeatable=request.is_repeatable)
 
 
-def decoded(kind: type[ModelT], status: int, text: bytes) -> ModelT:
+def decoded(kind: type[ModelT], text: bytes) -> ModelT:
     """The answer as a `kind`. Raises ProblemError when something else than the store answered."""
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProblemError(
-            status,
+            200,
             "answer_invalid",
             "",
             f"This is no answer of the store: {error}. Is the address right?",
@@ -176,8 +175,9 @@ def new_idempotency_key() -> str:
     return secrets.token_hex(16)
 
 
-async def _whole(answer: Answer) -> tuple[int, bytes]:
-    return answer.status, await answer.read()
+async def whole(answer: Answer) -> bytes:
+    """All of an answer's body."""
+    return await answer.read()
 
 
 async def _as_it_is(answer: Answer) -> Answer:

@@ -21,6 +21,7 @@
     ├── ConnectionFailed            no answer came, or not in time
     ├── BrokenDownload              the bytes of an answer ended too early
     ├── DigestMismatch              the bytes are not those that were stored, or to be stored
+    ├── SourceChanged               the file that is sent changed meanwhile
     ├── TransferInProgress          another process has the same transfer in hand
     └── ConfigError                 the settings of the client are wrong
 
@@ -164,6 +165,10 @@ class BrokenDownload(TrivetError):
 
 class DigestMismatch(TrivetError):
     """Bytes were changed on the way, or while they were sent."""
+
+
+class SourceChanged(TrivetError):
+    """The file that is sent was changed meanwhile; nothing was stored."""
 
 
 class TransferInProgress(TrivetError):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 
 from trivet.bodies import Body, Data, OpenedBody
-from trivet.caller import Request, decoded, new_idempotency_key
+from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls
 from trivet.download import AsyncDownload
 from trivet.errors import DigestMismatch, ProblemError
@@ -61,10 +61,7 @@ class FileCalls(Calls):
             idempotency_key=idempotency_key or new_idempotency_key(),
         )
         with OpenedBody(data) as body:
-            text = await self._caller.call(Request("PUT", file_target(bucket, key), headers, body), _read)
-            receipt = decoded(Receipt, 200, text)
-            check_sent(receipt.digest, body, f"{bucket}/{key}, version {receipt.version},")
-            return receipt
+            return await self._put(bucket, key, body, headers)
 
     async def get(
         self,
@@ -191,6 +188,12 @@ class FileCalls(Calls):
             log_index = answer.log_index
         return BatchDeleted(results=results, log_index=log_index)
 
+    async def _put(self, bucket: str, key: str, body: Body, headers: Mapping[str, str]) -> Receipt:
+        text = await self._caller.call(Request("PUT", file_target(bucket, key), headers, body), whole)
+        receipt = decoded(Receipt, text)
+        check_sent(receipt.digest, body, f"{bucket}/{key}, version {receipt.version},")
+        return receipt
+
 
 def check_sent(digest: str | None, body: Body, what: str) -> None:
     """Return when `digest`, of what the store has, is that of what was sent. Raises DigestMismatch."""
@@ -209,10 +212,6 @@ def _read_headers(wanted: str | None, if_match: str | None, read_quorum: int | N
     if read_quorum is not None:
         headers["X-Trivet-Read-Quorum"] = str(read_quorum)
     return headers
-
-
-async def _read(answer: Answer) -> bytes:
-    return await answer.read()
 
 
 async def _only_head(answer: Answer) -> Answer:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trivet.bodies import Data, OpenedBody
-from trivet.caller import Request, decoded, new_idempotency_key
+from trivet.bodies import Body, Data, OpenedBody
+from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls, Rows, pages_of
 from trivet.copy_calls import nothing
 from trivet.file_calls import check_sent
 from trivet.headers import change_headers, description_headers
 from trivet.models import ListedPart, PartReceipt, Receipt, Upload, UploadBegun, UploadInfo, UploadPage
 from trivet.targets import named_target, with_query
-from trivet.transport import Answer
 
 
 class UploadCalls(Calls):
@@ -51,11 +50,7 @@ class UploadCalls(Calls):
             UploadNotFound: there is no such upload under way.
         """
         with OpenedBody(data) as body:
-            target = named_target("/v1/uploads", upload_id, f"/parts/{number}")
-            headers = description_headers(None, None, write_quorum)
-            part = decoded(PartReceipt, 200, await self._caller.call(Request("PUT", target, headers, body), _read))
-            check_sent(part.etag, body, f"part {number}")
-            return part
+            return await self._put_part(upload_id, number, body, write_quorum)
 
     async def copy_part(
         self,
@@ -135,6 +130,9 @@ class UploadCalls(Calls):
         headers = change_headers(idempotency_key=idempotency_key or new_idempotency_key())
         await self._caller.call(Request("DELETE", named_target("/v1/uploads", upload_id), headers), nothing)
 
-
-async def _read(answer: Answer) -> bytes:
-    return await answer.read()
+    async def _put_part(self, upload_id: str, number: int, body: Body, write_quorum: int | None) -> PartReceipt:
+        target = named_target("/v1/uploads", upload_id, f"/parts/{number}")
+        headers = description_headers(None, None, write_quorum)
+        part = decoded(PartReceipt, await self._caller.call(Request("PUT", target, headers, body), whole))
+        check_sent(part.etag, body, f"part {number}")
+        return part
