@@ -7,6 +7,7 @@ that this renderer does not know is an error, so that it cannot pass something t
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,10 @@ def check_compose() -> list[str]:
         sys.stdout.write("SKIPPED: `docker compose config`, because docker compose is not installed here\n")
         return []
     answer = subprocess.run(  # noqa: S603 - a fixed command
-        [*command, "-f", "docker-compose.yml", "config", "--quiet"],
+        [*command, "-f", "docker-compose.yml", "--profile", "*", "config", "--quiet"],
         cwd=PROJECT_ROOT,
+        # With what `make secrets` writes to .env.
+        env={**os.environ, "TRIVET_SECRETS_GROUP": "0"},  # noqa: TID251 - handed on
         capture_output=True,
         text=True,
         timeout=60,

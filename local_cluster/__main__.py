@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from local_cluster.administration import Administration
 from local_cluster.cluster import Cluster
-from local_cluster.container_secrets import FOLDER, make_container_secrets
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
 from local_cluster.plan import Kind, process_names
@@ -46,7 +45,7 @@ def main() -> int:
     """Run one command; the exit status of the process."""
     make_process_private()
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
-    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE, "secrets"])
+    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE])
     parser.add_argument(
         "names",
         nargs="*",
@@ -64,9 +63,6 @@ def main() -> int:
         parser.error("--cancel goes with node-drain, --lost with node-remove")
     if names and command not in {*_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE}:
         parser.error(f"{command} takes no names of processes")
-    if command == "secrets":
-        say(f"Made in {FOLDER}: {', '.join(make_container_secrets()) or 'nothing, all are there'}")
-        return 0
     try:
         settings = LocalSettings()
         cluster = Cluster(settings.local_dir, settings.port_offset)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 PRODUCT = ("services", "shared", "local_cluster")
 CODE = (*PRODUCT, "benchmarks", "tests", ".ci")
-MADE_BY_RUNS = ("benchmarks/out",)
+MADE_BY_RUNS = ("benchmarks/out", "k8s/secrets")
 """Not in the repository."""
 
-TOP_LEVEL = (*CODE, "docs", "k8s", "observability")
+TOP_LEVEL = (*CODE, "compose", "docs", "k8s", "observability")
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _TICKED = re.compile(r"`([^`\n]+)`")

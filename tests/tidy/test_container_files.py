@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +28,7 @@ from shared.cluster_keys import ROLES_WITH_KEYS, key_file
 from shared.errors import MisdirectedRequestError
 from shared.roles import Role
 from shared.settings import load_settings
+from shared.web.service_app import VERSION
 
 SETTINGS = {
     "clock": ClockSettings,
@@ -63,11 +66,16 @@ def compose_processes() -> list[tuple[str, str, Environment]]:
         (
             name,
             name.rpartition("-")[0] or name,
-            _with_image(name.rpartition("-")[0] or "consensus", service["environment"]),
+            _with_image(name.rpartition("-")[0] or "consensus", _with_defaults(service["environment"])),
         )
         for name, service in compose["services"].items()
-        if service["image"].startswith("trivet-")
+        if service["image"].startswith("${TRIVET_IMAGES")
     ]
+
+
+def _with_defaults(environment: Environment) -> Environment:
+    """As compose reads it when no variable is set."""
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in environment.items()}
 
 
 def kubernetes_processes(resources: list[dict[str, Any]]) -> list[tuple[str, str, Environment]]:
@@ -115,12 +123,12 @@ def secret_file(setting: str, folder: Path, role: Role) -> str:
 
 
 def test_compose_starts_the_processes_of_make_run_with_settings_that_they_accept(monkeypatch, tmp_path) -> None:
-    """Eight services and the one-shot that makes a cluster of them."""
+    """A second gateway and a fourth storage node besides, and the one-shot that makes a cluster of them."""
     processes = compose_processes()
     assert sorted(name for name, _, _ in processes) == sorted(
         [f"consensus-{n}" for n in (1, 2, 3)]
-        + [f"storage-{n}" for n in (1, 2, 3)]
-        + ["clock-1", "gateway-1", "initialise"]
+        + [f"storage-{n}" for n in (1, 2, 3, 4)]
+        + ["clock-1", "gateway-1", "gateway-2", "initialise"]
     )
     check(processes, monkeypatch, tmp_path)
 
@@ -145,7 +153,7 @@ def test_compose_tells_the_gateway_the_names_of_its_port_and_of_its_container(mo
     environment = next(environment for name, _, environment in compose_processes() if name == "gateway-1")
     assert "TRIVET_PUBLIC_HOSTS" in environment
     rules = names_taken(environment, monkeypatch, tmp_path)
-    for host in ("localhost:8080", "127.0.0.1:8080", "gateway-1:8080"):
+    for host in ("localhost:8080", "127.0.0.1:8080", "proxy:8080", "gateway-1:8080"):
         rules.check_host(host, "172.17.0.2")
     with pytest.raises(MisdirectedRequestError):
         rules.check_host("attacker.example", "172.17.0.2")
@@ -170,6 +178,32 @@ def test_kubernetes_tells_the_gateway_every_name_of_its_service(checker, monkeyp
     rules.check_host("localhost:8080", "10.1.2.3")
     with pytest.raises(MisdirectedRequestError):
         rules.check_host("attacker.example", "10.1.2.3")
+
+
+def test_every_container_of_compose_has_limits_and_a_health_check() -> None:
+    """Of memory, processes and logs; images of others may bring a health check of their own."""
+    compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+    for name, service in compose["services"].items():
+        assert {"mem_limit", "pids_limit", "logging", "group_add"} <= service.keys(), name
+        assert service["read_only"] is True, name
+        if name.startswith("redis-") or name == "proxy":
+            assert service["healthcheck"]["interval"] == "10s", name
+    built = [service["build"]["dockerfile"] for service in compose["services"].values() if "build" in service]
+    assert len(built) == len(set(built)) == 4
+
+
+@pytest.mark.parametrize("service", ["clock", "consensus", "gateway", "storage"])
+def test_images_probe_the_operations_port_that_they_expose(service) -> None:
+    """The cheap way, with the port of this service."""
+    text = (PROJECT_ROOT / "services" / service / "Dockerfile").read_text()
+    probe = re.search(r'CMD \["/bin/bash", "/app/services/probe.sh", "(\d+)"\]', text)
+    assert probe is not None
+    port = int(image_environment(service)["TRIVET_PORT"])
+    assert int(probe[1]) == port + (10 if service == "gateway" else 80)
+    assert probe[1] in text[text.index("EXPOSE") :].split("\n")[0]
+    version = re.search(r"^ARG VERSION=(.*)$", text, re.MULTILINE)
+    assert version is not None
+    assert version[1] == VERSION
 
 
 @pytest.mark.parametrize("service", ["clock", "consensus", "gateway", "storage"])
@@ -225,27 +259,43 @@ def test_a_manifest_that_is_not_listed_is_found(checker, tmp_path) -> None:
 
 
 def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> None:
-    """Readable for the container's user, behind a folder that keeps other users out."""
+    """Readable for the containers' group and nobody else, behind a folder that keeps other users out."""
     folder = tmp_path / "secrets"
     derived = [f"peer-keys-{role}" for role in ROLES_WITH_KEYS]
-    assert make_container_secrets(folder) == [*NAMES, *derived]
+    variables = tmp_path / "variables"
+    variables.write_text("TRIVET_FILES_PORT=8088\n")
+    assert make_container_secrets(folder, variables) == [*NAMES, *derived]
+    assert variables.read_text() == f"TRIVET_FILES_PORT=8088\nTRIVET_SECRETS_GROUP={folder.stat().st_gid}\n"
     first = {name: (folder / name).read_text() for name in NAMES}
-    assert make_container_secrets(folder) == []
+    assert make_container_secrets(folder, variables) == []
     assert {name: (folder / name).read_text() for name in NAMES} == first
     assert len(set(first.values())) == len(NAMES)
     assert PlainKey.parse(first["root-key"]).line() in (folder / "curl.conf").read_text()
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == (
+        dict.fromkeys([*NAMES, *derived], 0o440) | {"cluster-secret": 0o600, "curl.conf": 0o600}
+    )
     (folder / "cluster-secret").unlink()
-    assert make_container_secrets(folder) == ["cluster-secret", *derived], "keys follow a new secret"
+    assert make_container_secrets(folder, variables) == ["cluster-secret", *derived], "keys follow a new secret"
+
+
+def test_making_secrets_needs_one_package() -> None:
+    """So that `make secrets` need not install what the services need."""
+    code = "import sys; before = set(sys.modules); import local_cluster.container_secrets; print(*(set(sys.modules) - before))"
+    words = [sys.executable, "-c", code]
+    shown = subprocess.run(words, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    imported = {name.partition(".")[0] for name in shown.split()}
+    assert imported - sys.stdlib_module_names == {"blake3", "local_cluster", "shared"}
+    assert imported & {"blake3"}
 
 
 def test_no_container_has_the_cluster_secret_or_keys_of_another_role(checker) -> None:
     """Compose and Kubernetes mount one file of keys each, that of the process' own role."""
     compose = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
     for name, service in compose["services"].items():
-        sources = [entry["source"] for entry in service["secrets"] if isinstance(entry, dict)]
+        sources = [entry["source"] for entry in service.get("secrets", []) if isinstance(entry, dict)]
         role = "operator" if name == "initialise" else name.partition("-")[0]
-        assert sources == ([] if role == "redis" else [f"peer-keys-{role}"]), name
+        assert sources == ([f"peer-keys-{role}"] if role in ROLES_WITH_KEYS else []), name
         assert "cluster-secret" not in json.dumps(service)
     for resource in checker.render(PROJECT_ROOT / "k8s"):
         pod = resource.get("spec", {}).get("template", {}).get("spec", {})
@@ -269,4 +319,4 @@ def test_only_gateways_are_given_the_sealing_key_and_the_root_key(checker) -> No
             items = [item for volume in volumes for item in volume.get("secret", {}).get("items", [])]
             mounted[resource["metadata"]["name"]] = {item["key"] for item in items}
     for secret in ("sealing-key", "root-key"):
-        assert {name for name, names in mounted.items() if secret in names} == {"gateway-1", "gateway"}
+        assert {name for name, names in mounted.items() if secret in names} == {"gateway-1", "gateway-2", "gateway"}

@@ -1,15 +1,15 @@
 """Makes a new cluster, once: `python -m services.consensus.tools.initialise`.
 
-For containers and Kubernetes, where a one-shot job runs it; safe to run again. It signs one request to the first member
-named, which writes the cluster's first entry, and follows to whichever member leads.
+For containers and Kubernetes, where it runs before each start of a gateway; safe to run again. It signs one request to the
+first member named, which writes the cluster's first entry, and follows to whichever member leads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
+import structlog
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
@@ -21,8 +21,11 @@ from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
 from shared.roles import Role
 from shared.settings import PeerKeySettings, load_settings, refuse_to_start
+from shared.telemetry import configure_logging
 
 PATIENCE_S = 120.0
+
+logger = structlog.get_logger(__name__)
 
 
 def parse_members(value: str) -> list[ConsensusMember]:
@@ -68,6 +71,7 @@ async def initialise(settings: InitialiseSettings, keys: PeerKeys) -> InitRespon
     first = settings.init_members[0]
     member = PeerAddress(first.id, first.url, Role.CONSENSUS)
     created = False
+    waits_for = ""
     async with PeerClient(keys) as client, asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -81,7 +85,10 @@ async def initialise(settings: InitialiseSettings, keys: PeerKeys) -> InitRespon
             except TrivetError as error:
                 if error.status not in {500, 503}:
                     raise
-                sys.stderr.write(f"trivet: waiting for {member.id}: {error.message}\n")
+                # Said once, and again when the reason is another: a member that is slow to start would fill the log.
+                if waits_for != error.message:
+                    waits_for = error.message
+                    logger.info("waiting", member=member.id, reason=error.message)
                 # The first member stays the one to start from: another one must not begin a cluster of its own.
                 member = PeerAddress(first.id, first.url, Role.CONSENSUS)
             await asyncio.sleep(1.0)
@@ -91,14 +98,14 @@ def main() -> None:
     """Entry point."""
     make_process_private()
     settings = load_settings(InitialiseSettings)
+    configure_logging("initialise", "info")
     try:
         answer = asyncio.run(initialise(settings, settings.read_peer_keys()))
     except (ValueError, TrivetError) as error:
         refuse_to_start(str(error))
     except TimeoutError:
         refuse_to_start(f"no leader within {PATIENCE_S:.0f} s; are the members running?")
-    state = "initialised" if answer.created else "was initialised before"
-    sys.stdout.write(f"cluster {answer.cluster_id} {state}\n")
+    logger.info("cluster initialised", cluster_id=answer.cluster_id, created=answer.created)
 
 
 if __name__ == "__main__":
