@@ -19,19 +19,21 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 CONFIGURATION: Final = ROOT / "docs" / "zensical.toml"
 WORK: Final = ROOT / ".local" / "docs"
-"""Holds a copy of `CONFIGURATION`, and beside it, as that says, the pages and the site."""
+"""Holds `CONFIGURATION` as it is used, and beside it, as that says, the pages and the site."""
 
 MOVED: Final = {
-    "README.md": "index.md",
-    "ARCHITECTURE.md": "architecture.md",
-    "CHANGELOG.md": "changelog.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "benchmarks/RESULTS.md": "results.md",
-    "tests/faults/README.md": "fault-tests.md",
-    "tests/simulation/garbage/README.md": "garbage-simulation.md",
-    "docs/decisions/README.md": "decisions/index.md",
+    "README.md": "index",
+    "ARCHITECTURE.md": "architecture",
+    "CHANGELOG.md": "changelog",
+    "CONTRIBUTING.md": "contributing",
+    "benchmarks/RESULTS.md": "results",
+    "tests/faults/README.md": "fault-tests",
+    "tests/simulation/garbage/README.md": "garbage-simulation",
+    "docs/decisions/README.md": "decisions/index",
 }
-"""Pages that have another place on the site than below docs/, or another name."""
+"""Pages that have another place on the site than below docs/, or another name; without `PAGE`."""
+
+PAGE: Final = ".md"
 
 _FENCED: Final = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 _LINK: Final = re.compile(r"(!?)\[([^\]\[]*)\]\(([^)\s]+)\)")
@@ -42,8 +44,8 @@ def places() -> dict[str, str]:
     """Of every file of the site: its path in the repository, and on the site."""
     docs = ROOT / "docs"
     own = {path.relative_to(ROOT).as_posix(): path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.*"))}
-    kept = {path: place for path, place in own.items() if path.endswith((".md", ".svg", ".png"))}
-    return kept | MOVED
+    kept = {path: place for path, place in own.items() if path.endswith((PAGE, ".svg", ".png"))}
+    return kept | {path: place + PAGE for path, place in MOVED.items()}
 
 
 def page(path: str, text: str, place_of: dict[str, str]) -> str:
@@ -77,17 +79,25 @@ def write_pages(folder: Path) -> None:
     for path, place in place_of.items():
         target = folder / PurePosixPath(place)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if place.endswith(".md"):
+        if place.endswith(PAGE):
             target.write_text(page(path, (ROOT / path).read_text(), place_of))
         else:
             shutil.copyfile(ROOT / path, target)
 
 
+def moved(configuration: str) -> str:
+    """With the places on the site in place of those in the repository."""
+    for path, place in places().items():
+        configuration = configuration.replace(f'"{path}"', f'"{place}"')
+    return configuration
+
+
 def main() -> int:
     """Write the pages and have them built; the exit status."""
     write_pages(WORK / "pages")
-    configuration = shutil.copy(CONFIGURATION, WORK)
-    command = [Path(sys.executable).with_name("zensical"), "build", "--strict", "--clean", "-f", configuration]
+    configuration = WORK / CONFIGURATION.name
+    configuration.write_text(moved(CONFIGURATION.read_text()))
+    command: list[str | Path] = [Path(sys.executable).with_name("zensical"), "build", "--strict", "--clean", "-f", configuration]
     built = subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=False)  # noqa: S603, TID251 - a build, as make runs it
     if built.returncode == 0:
         print(f"Open {WORK.relative_to(ROOT)}/site/index.html")  # noqa: T201 - for whoever built it

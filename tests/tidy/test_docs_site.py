@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGE = ".md"
 SCRIPT = ROOT / ".ci" / "docs_site.py"
 
 
@@ -37,19 +38,19 @@ def pages_of(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation(script: ModuleType) -> None:
     """And nothing else is."""
     nav = set(pages_of(tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())["project"]["nav"]))
-    pages = {place for place in script.places().values() if place.endswith(".md")}
+    pages = {path for path in script.places() if path.endswith(PAGE)}
     assert (pages - nav, nav - pages) == (set(), set()), "`nav` of docs/zensical.toml names each page once"
 
 
 def test_links_lead_to_pages_of_the_site_or_are_text(script: ModuleType) -> None:
     """Code is no page, and what stands in a fence is no link."""
-    place_of = {"README.md": "index.md", "docs/api.md": "api.md", "docs/decisions/gateway.md": "decisions/gateway.md"}
+    place_of = {"README.md": f"start{PAGE}", "docs/api.md": "api.md", "docs/decisions/gateway.md": "gateway.md"}
     text = (
         "[api](../api.md#lists) [start](../../README.md) [code](../../shared/units.py) [on](#here) [x](https://x.org)\n"
     )
     fence = "```mermaid\n[a](b)\n```\n"
     assert script.page("docs/decisions/gateway.md", text + fence, place_of) == (
-        "[api](../api.md#lists) [start](../index.md) code [on](#here) [x](https://x.org)\n```text\n[a](b)\n```\n"
+        f"[api](api.md#lists) [start](start{PAGE}) code [on](#here) [x](https://x.org)\n```text\n[a](b)\n```\n"
     )
-    with pytest.raises(ValueError, match=r"links to gone\.md"):
-        script.page("README.md", "[gone](gone.md)", place_of)
+    with pytest.raises(ValueError, match=r"links to gone/"):
+        script.page("README.md", "[gone](gone/)", place_of)
