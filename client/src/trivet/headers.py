@@ -82,7 +82,6 @@ def content_range(value: str | None) -> tuple[int, int, int] | None:
 def file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
     """What an answer to GET or HEAD says about the file. `headers` find a name in any case."""
     whole = content_range(headers.get("content-range"))
-    modified = headers.get("last-modified")
     log_index = int(headers.get("x-trivet-version", 0))
     return FileInfo(
         bucket=bucket,
@@ -93,7 +92,7 @@ def file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
         content_id=headers.get("x-trivet-content-id"),
         version=int(headers.get("x-trivet-version-id", log_index)),
         log_index=log_index,
-        modified=None if modified is None else parsedate_to_datetime(modified),
+        modified=_moment(headers.get("x-trivet-modified"), headers.get("last-modified")),
         content_type=headers.get("content-type", "application/octet-stream"),
         user_metadata={
             name.lower().removeprefix(META_PREFIX): value
@@ -103,6 +102,13 @@ def file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
         replicas_confirmed=_number(headers.get("x-trivet-replicas-confirmed")),
         confirmation_age_s=_number(headers.get("x-trivet-confirmation-age")),
     )
+
+
+def _moment(exact: str | None, modified: str | None) -> datetime | None:
+    # A store of an older version has only the date of HTTP, which may be left out.
+    if exact is not None:
+        return datetime.fromisoformat(exact)
+    return None if modified is None else parsedate_to_datetime(modified)
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:

@@ -91,7 +91,7 @@ class FileInfo(Model, frozen=True):
         size_bytes: of the whole file, whatever range was asked for.
         version: what `version=` of other calls takes.
         log_index: of the entry that made it the current version last.
-        modified: to the second; None while that second is still to come.
+        modified: None where an older store left it out, as it may for a second.
         replicas_confirmed: proved replicas of the weakest chunk; None where nobody asked.
         confirmation_age_s: age of the oldest confirmation that counts.
     """

@@ -82,6 +82,7 @@ FILE_HEADERS: Final = _NOT_MODIFIED_HEADERS | {
     "X-Trivet-Digest": header(
         "BLAKE3-256 of the whole file, hex.", "53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1"
     ),
+    "X-Trivet-Modified": header("When this version was published, as lists show it.", "2026-11-25T16:35:12.106710Z"),
     "X-Trivet-Replicas-Confirmed": header(
         "Proved replicas of the weakest chunk looked at. Of HEAD: only where the request has X-Trivet-Read-Quorum.", "3"
     ),
