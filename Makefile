@@ -98,7 +98,6 @@ types: install ## Types
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy .ci/check_containers.py
-	$(BIN)/mypy .ci/docs_site.py
 	$(BIN)/mypy .ci/openapi.py
 	$(BIN)/mypy .ci/reference.py
 
@@ -173,10 +172,6 @@ openapi: install ## Write docs/openapi/ from the code of the services
 .PHONY: reference
 reference: install ## Write docs/settings.md, docs/metrics.md and docs/s3.md from the code of the services
 	$(BIN)/python .ci/reference.py
-
-.PHONY: docs
-docs: install ## Build the documentation as a site, in .local/docs/site; nothing of it needs a network or a server
-	@$(BIN)/python .ci/docs_site.py
 
 SERVICES := clock consensus gateway storage
 .PHONY: lock

@@ -247,7 +247,7 @@ def _normalised(name: str) -> str:
 
 def _imported_distributions(root: Path, folders: Iterable[str]) -> Iterator[str]:
     known = packages_distributions()
-    ours = {path.name for path in root.iterdir()}
+    ours = {path.name for path in (*root.iterdir(), *root.glob("client/src/*"))}
     for path in _sources(root, folders, "*.py"):
         for module in _imported_modules(path):
             top = module.split(".")[0]
