@@ -7,78 +7,27 @@ nodes do not understand the answers of newer members, so they are replaced toget
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-import tarfile
 import time
-import tomllib
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
 
 from local_cluster.cluster import Cluster
-from local_cluster.settings import PROJECT_ROOT
 from tests.chance import random_bytes
-from tests.free_ports import free_port_offset
-from tests.integration.conftest import OVERRIDES
+from tests.upgrade.trees import RELEASES, cluster_of, installed_tree
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-BASE = tomllib.loads((PROJECT_ROOT / "tests" / "upgrade" / "base.toml").read_text(encoding="utf-8"))["base"]
 WITHIN_S = 60.0
-ENVIRONMENT = {
-    name: value
-    for name, value in os.environ.items()  # noqa: TID251 - handed on
-    if not name.startswith(("TRIVET_", "VIRTUAL_ENV"))
-}
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """The sources of the base release."""
-    archive = subprocess.run(["git", "archive", BASE["commit"]], cwd=PROJECT_ROOT, capture_output=True, check=False)
-    if archive.returncode != 0:
-        pytest.skip("this clone does not have the commit of the base release")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
-        files.extractall(tmp_path / "base", filter="data")
-    # What it needs is not what this version needs.
-    uv = [
-        str(Path(sys.executable).with_name("uv")),
-        "sync",
-        "--frozen",
-        "--all-groups",
-        "--quiet",
-        "--python",
-        sys.executable,
-    ]
-    installed = subprocess.run(uv, cwd=tmp_path / "base", env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if installed.returncode != 0:
-        pytest.skip(f"the packages of the base release cannot be installed: {installed.stderr}")
-    return tmp_path / "base"
-
-
-@pytest.fixture
-def cluster(base: Path, tmp_path: Path) -> Iterator[Cluster]:
-    """Of the base release, running. The object that drives it is of this version."""
-    offset = free_port_offset()
-    environment = {
-        **ENVIRONMENT,
-        "TRIVET_LOCAL_DIR": str(tmp_path / "local"),
-        "TRIVET_PORT_OFFSET": str(offset),
-        **OVERRIDES["clock"],
-    }
-    command = [str(base / ".venv" / "bin" / "python"), "-m", "local_cluster", "up"]
-    made = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert made.returncode == 0, made.stdout + made.stderr
-    found = Cluster(tmp_path / "local", offset, OVERRIDES)
-    try:
-        yield found
-    finally:
-        found.kill_all()
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Of the base release, running."""
+    with cluster_of(installed_tree(RELEASES["base"]["commit"], tmp_path / "base"), tmp_path / "local") as running:
+        yield running
 
 
 def put_and_get(cluster: Cluster, key: str) -> bytes:

@@ -1,0 +1,1 @@
+"""Trees of releases, from which the tests of upgrades begin."""
