@@ -25,7 +25,7 @@ ENTRIES: Final[Mapping[str, Entry]] = {
     "du": Entry("du:du", "Add up the sizes of what is below an address."),
     "mv": Entry("mv:mv", "Rename files within the store, without moving their bytes."),
     "rm": Entry("rm:rm", "Delete files."),
-    "versions": Entry("versions:versions", "List the versions of a file."),
+    "versions": Entry("versions:versions", "List the versions of a file, the newest first."),
     "restore": Entry("versions:restore", "Make an older version of a file the current one."),
     "share": Entry("share:share", "Make a link that works without a key until it expires."),
     "mb": Entry("buckets:mb", "Make buckets."),
@@ -35,7 +35,7 @@ ENTRIES: Final[Mapping[str, Entry]] = {
     "keys": Entry("keys:keys", "Make, list, replace and delete access keys."),
     "doctor": Entry("doctor:doctor", "Find what is wrong, and say what to do."),
     "profile": Entry("profile:profile", "Keep addresses and keys of stores under names."),
-    "completion": Entry("completion:completion", "Print what makes a shell complete commands and keys."),
+    "completion": Entry("completion:completion", "Print what makes a shell complete commands, options, buckets and keys."),
 }
 SECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "Files": ("cp", "sync", "ls", "tree", "cat", "stat", "du", "mv", "rm", "versions", "restore", "share"),

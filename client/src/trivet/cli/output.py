@@ -55,7 +55,13 @@ class Column:
     @property
     def heading(self) -> str:
         """What stands above it on a terminal."""
-        return (self.title if self.title is not None else self.field.replace("_", " ")).upper()
+        return self.label.upper()
+
+    @property
+    def label(self) -> str:
+        """What stands before it, where each field has a line."""
+        text = self.title if self.title is not None else self.field.replace("_", " ")
+        return text[:1].upper() + text[1:]
 
 
 class Output:
@@ -95,7 +101,7 @@ class Output:
         for column in shown:
             value = record[column.field]
             if self.is_terminal:
-                title = self._paint(column.heading.capitalize().ljust(width), "dim")
+                title = self._paint(column.label.ljust(width), "dim")
                 self._write(
                     title + self._paint(_for_people(value, column.kind), column.colour and column.colour(value))
                 )

@@ -28,10 +28,10 @@ async def cat(
     Bytes are written as they come and are checked at the end: a code other than 0 says that they are not to be trusted.
     """
     start, end = span or (0, None)
+    places = [parse_file(text) for text in addresses]
     sys.stdout.flush()
     async with session.client() as client:
-        for text in addresses:
-            place = parse_file(text)
+        for place in places:
             if version is not None or not place.has_pattern:
                 # No list is needed, nor the right to one.
                 await transfers.write_out(

@@ -23,9 +23,9 @@ KEYS: Final = (
     Column("key"),
     Column("name"),
     Column("state", colour={"active": "good", "disabled": "bad"}.get),
-    Column("expires", "time"),
-    Column("last_used", "time", is_minor=True),
     Column("rights", is_minor=True),
+    Column("expires", "time", is_minor=True),
+    Column("last_used", "time", is_minor=True),
     Column("identity", is_minor=True),
 )
 CALLER: Final = (Column("name"), Column("key"), Column("rights"), Column("identity"), Column("bounds", title="limits"))

@@ -1,0 +1,130 @@
+"""The program itself: its commands, its options, and how it fails."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from trivet.cli import main as program_module
+from trivet.cli.lazy import Group
+from trivet.cli.main import ENTRIES, SECTIONS, program, run
+from trivet.cli.session import Session
+
+
+def commands(group: click.Group, path: str = "trivet"):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+def test_every_command_stands_in_one_section_of_the_help() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(ENTRIES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_line_in_the_list_is_the_first_of_the_commands_help(name) -> None:
+    """It stands in a table, so that the list imports nothing."""
+    command = ENTRIES[name].load()
+    assert (command.help or "").partition("\n")[0] == ENTRIES[name].summary
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands(program)), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_has_help_and_the_common_options(path, command) -> None:
+    assert command.help, path
+    names = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--quiet", "--verbose", "--profile", "--url", "--operations-url", "--key"} <= names, path
+    mine = [parameter.name for parameter in command.params]
+    assert len(set(mine)) == len(mine), f"{path}: two parameters of one name"
+
+
+def test_common_options_stand_at_any_place(monkeypatch) -> None:
+    """Before the command and behind it; the last one counts."""
+    seen = []
+    monkeypatch.setattr(click.Context, "ensure_object", lambda context, kind: context.find_object(kind))
+    group = Group("trivet")
+
+    @group.command("look")
+    @click.pass_obj
+    def look(session):
+        """Look."""
+        seen.append((session.options.json, session.options.url))
+
+    monkeypatch.setattr(program_module, "program", group)
+    for arguments in (
+        ["--json", "look", "--url", "u"],
+        ["--url", "u", "look", "--json"],
+        ["--url", "x", "look", "--url", "u", "--json"],
+    ):
+        assert run(Session(), arguments) == 0
+    assert seen == [(True, "u")] * 3
+
+
+def failing(monkeypatch, error):
+    group = Group("trivet")
+
+    @group.command("fail")
+    def fail():
+        """Fail."""
+        raise error
+
+    monkeypatch.setattr(program_module, "program", group)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (click.Abort(), 130, "Interrupted."),
+        (OSError(28, "No space left on device", "/x"), 1, "/x: No space left on device."),
+        (RuntimeError("odd"), 1, "a defect of this program: RuntimeError: odd. -v shows where; please report it."),
+    ],
+)
+def test_whatever_fails_is_one_line_and_no_traceback(monkeypatch, capsys, error, code, said) -> None:
+    failing(monkeypatch, error)
+    assert run(Session(), ["fail"]) == code
+    assert capsys.readouterr() == ("", f"trivet: {said}\n")
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    session = Session()
+    session.interrupted = "The same command goes on."
+    assert run(session, ["fail"]) == 130
+    assert capsys.readouterr().err == "\ntrivet: The same command goes on.\n", "behind the ^C"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lss"], "there is no command 'lss'. Did you mean ls? trivet --help shows all."),
+        (["cp"], "Missing argument 'SOURCE...'. trivet cp --help shows how to call it."),
+        (["cat", "photos"], "'photos' names a bucket and no file in it; write trivet://photos/KEY."),
+        (["cp", "./a", "./b"], "both are on this machine."),
+        (["sync", "trivet://b/*", "./x"], "is a pattern"),
+        (["share", "b/k", "--for", "8d"], "seven days"),
+        (["cat", "b/k", "--range", "x"], "is no range"),
+        (["keys", "create", "n", "--allow", "fly@b"], "'fly' is no action"),
+        (["keys", "create", "n"], "it could do nothing"),
+        (["profile", "add", "n"], "needs the address"),
+        (["rm", "b/*", "--version", "3"], "--version is of one file"),
+    ],
+)
+def test_a_wrong_call_is_found_before_anything_is_asked(capsys, arguments, said) -> None:
+    """The code is 2, and no client was opened."""
+    session = Session()
+    session.client = None
+    assert run(session, arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_reader_of_a_pipe_may_go_away(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(program_module, "_silence", lambda stream: None)
+    failing(monkeypatch, BrokenPipeError())
+    assert run(Session(), ["fail"]) == 141
+    assert capfd.readouterr() == ("", "")
