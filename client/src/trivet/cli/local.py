@@ -20,6 +20,8 @@ from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
 
 _NAME_LIMIT_BYTES: Final = 255
+_UNFINISHED: Final = (".trivet-partial", ".trivet-journal")
+"""Ends of names that downloads under way have; they are no files of anybody's yet."""
 
 
 class UnsafeNameError(Exception):
@@ -73,6 +75,8 @@ def _walk(folder: str, prefix: str, real_root: str, skipped: Skipped) -> Iterato
         return
     # With its slash a folder stands where the store has the keys below it: behind `a.txt` and before `a0`.
     for label, entry in sorted(entries, key=lambda pair: os.fsencode(pair[0])):
+        if label.startswith(".") and label.endswith(_UNFINISHED):
+            continue
         name = prefix + label
         if label.endswith("/"):
             yield from _walk(entry.path, name, real_root, skipped)

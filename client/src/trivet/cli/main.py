@@ -35,7 +35,9 @@ ENTRIES: Final[Mapping[str, Entry]] = {
     "keys": Entry("keys:keys", "Make, list, replace and delete access keys."),
     "doctor": Entry("doctor:doctor", "Find what is wrong, and say what to do."),
     "profile": Entry("profile:profile", "Keep addresses and keys of stores under names."),
-    "completion": Entry("completion:completion", "Print what makes a shell complete commands, options, buckets and keys."),
+    "completion": Entry(
+        "completion:completion", "Print what makes a shell complete commands, options, buckets and keys."
+    ),
 }
 SECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "Files": ("cp", "sync", "ls", "tree", "cat", "stat", "du", "mv", "rm", "versions", "restore", "share"),
@@ -79,7 +81,8 @@ def run(session: Session, arguments: Sequence[str]) -> int:
         return end.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _fail(session, str(session.interrupted) or "Interrupted.", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # Click makes the latter of the former, and of nothing else.
         _silence(sys.stdout)
         return ExitCode.CLOSED_PIPE
     except click.ClickException as error:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
@@ -178,7 +179,8 @@ class Output:
 
     def _complain(self, text: str) -> None:
         # What is on standard output already comes first where both are one terminal.
-        self._out.flush()
+        with suppress(BrokenPipeError):
+            self._out.flush()
         self._err.write(text + "\n")
         self._err.flush()
 

@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from trivet.cli.addresses import Remote
 from trivet.cli.local import LocalFile
@@ -100,7 +101,7 @@ async def upload(
 
 
 async def upload_stream(
-    client: AsyncClient, source: BinaryIO, target: Remote, wishes: Wishes, progress: Progress
+    client: AsyncClient, source: RawIOBase, target: Remote, wishes: Wishes, progress: Progress
 ) -> models.Receipt:
     """What comes from a stream, of whatever length. It cannot be sent again: what fails on the way has to be piped in anew."""
 
@@ -204,10 +205,11 @@ def guess_type(name: str) -> str:
     return _UNKNOWN_TYPE if encoding or not kind else kind
 
 
-async def read_in_thread(source: BinaryIO) -> AsyncIterator[bytes]:
+async def read_in_thread(source: RawIOBase) -> AsyncIterator[bytes]:
     """The pieces of a stream that may never end.
 
-    A thread of its own reads, one that dies with the program: a pool would wait at Ctrl-C for a line that nobody types.
+    A thread of its own reads, one that dies with the program: a pool would wait at Ctrl-C for a line that nobody types. The
+    stream has no buffer, because Python ends with an abort where such a thread holds the lock of one.
     """
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
@@ -218,11 +220,7 @@ async def read_in_thread(source: BinaryIO) -> AsyncIterator[bytes]:
             try:
                 while True:
                     room.acquire()
-                    piece = (
-                        source.read1(_STREAM_PIECE_BYTES)
-                        if hasattr(source, "read1")
-                        else source.read(_STREAM_PIECE_BYTES)
-                    )
+                    piece = source.read(_STREAM_PIECE_BYTES) or b""
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
                     if not piece:
                         return
@@ -237,9 +235,9 @@ async def read_in_thread(source: BinaryIO) -> AsyncIterator[bytes]:
         yield piece
 
 
-def standard_input() -> BinaryIO:
-    """Its bytes."""
-    return sys.stdin.buffer
+def standard_input() -> RawIOBase:
+    """Its bytes, as they come."""
+    return cast("RawIOBase", getattr(sys.stdin.buffer, "raw", sys.stdin.buffer))
 
 
 def standard_output() -> BinaryIO:

@@ -55,7 +55,7 @@ def test_every_error_of_the_client_has_a_code_of_its_own_or_is_a_failure() -> No
         if isinstance(kind, type) and issubclass(kind, errors.TrivetError)
         if exit_code_of(kind.__new__(kind)) is ExitCode.FAILED
     }
-    assert unknown == {"TrivetError", "ProblemError", "ServerError"}
+    assert unknown == {"TrivetError", "ProblemError", "ServerError", "SourceChanged"}
 
 
 def test_an_explanation_says_what_to_do_in_terms_of_the_program() -> None:

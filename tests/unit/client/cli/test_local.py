@@ -26,6 +26,13 @@ def test_a_walk_goes_in_the_order_of_keys(tmp_path) -> None:
     assert not left_out
 
 
+def test_a_walk_leaves_unfinished_downloads_alone(tmp_path) -> None:
+    """They are neither sent nor deleted."""
+    for name in (".x.trivet-partial", ".x.trivet-journal", "x.trivet-partial", ".x"):
+        (tmp_path / name).touch()
+    assert walked(tmp_path) == ([".x", "x.trivet-partial"], {})
+
+
 def test_a_walk_follows_no_link_out_of_the_folder(tmp_path) -> None:
     """A link to a file within is a file; every other one is left out, with its reason."""
     secret = tmp_path / "secret"
