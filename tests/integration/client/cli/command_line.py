@@ -76,6 +76,16 @@ class CommandLine:
         patch.delenv("NO_COLOR", raising=False)
         patch.chdir(folder)
 
+    @property
+    def program(self) -> Path:
+        """The program as a file that a shell can call, in a folder of its own."""
+        path = self.folder.parent / "bin" / "trivet"
+        if not path.exists():
+            path.parent.mkdir()
+            path.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
+            path.chmod(0o755)
+        return path
+
     def __call__(self, *arguments: str | Path, ends_with: int = 0) -> Answer:
         """Call it within this process."""
         self._capture.readouterr()
