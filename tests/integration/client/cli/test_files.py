@@ -12,6 +12,7 @@ import httpx
 import pytest
 from blake3 import blake3
 
+from tests.chance import random_bytes
 from tests.waiting import block_until
 
 pytestmark = pytest.mark.cluster
@@ -78,7 +79,7 @@ def test_patterns_choose_files_at_both_sides(trivet, bucket, tree) -> None:
 
 
 def test_streams_go_in_and_out(trivet, bucket) -> None:
-    data = os.urandom(3_000_000)
+    data = random_bytes(3_000_000)
     _, err = trivet.process("cp", "-", f"{bucket}/stream", stdin=data)
     assert "Copied 1 file, 2.9 MiB" in err
     out, err = trivet.process("cp", f"{bucket}/stream", "-")

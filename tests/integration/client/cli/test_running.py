@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
 
 pytestmark = pytest.mark.cluster
@@ -138,7 +139,7 @@ def test_a_node_may_join_and_is_taken_out_again(trivet) -> None:
 
 
 def test_a_verify_reads_everything(trivet, bucket) -> None:
-    (trivet.folder / "x").write_bytes(os.urandom(100_000))
+    (trivet.folder / "x").write_bytes(random_bytes(100_000))
     trivet("cp", "x", f"{bucket}/x")
     found = trivet("cluster", "verify", "--wait", "--json").document
     assert (found["state"], found["is_clean"]) == ("finished", True)

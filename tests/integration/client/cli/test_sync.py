@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from tests.chance import random_bytes
+
 pytestmark = pytest.mark.cluster
 
 FILES = {"a.txt": b"a", "sub/b.txt": b"bb", "sub/deep/c.txt": b"ccc"}
@@ -97,7 +99,7 @@ def test_a_file_of_parts_is_compared_by_its_time(trivet, bucket) -> None:
     """It has no digest. --checksum reads it, whatever the times say."""
     here = trivet.folder / "large"
     here.mkdir()
-    data = bytearray(os.urandom(11 << 20))
+    data = bytearray(random_bytes(11 << 20))
     (here / "film").write_bytes(data)
     trivet("cp", here / "film", f"{bucket}/film", "--part-size", "5MiB")
     assert trivet("stat", f"{bucket}/film", "--json").document["digest"] is None
