@@ -41,6 +41,10 @@ install: $(VENV)/.installed ## Make .venv with exactly what is locked
 run: install ## Start a whole cluster, store a first file; Ctrl-C stops it
 	@exec $(BIN)/python -m local_cluster run
 
+.PHONY: demo
+demo: install ## Watch a cluster of its own lose a node and heal; takes a minute and leaves nothing
+	@exec $(BIN)/python -m local_cluster demo
+
 .PHONY: up
 up: install ## Start, in the background, what of the cluster is not running; or NAMES="storage-1 redis-1"
 	@exec $(BIN)/python -m local_cluster up $(NAMES)
@@ -172,6 +176,10 @@ openapi: install ## Write docs/openapi/ from the code of the services
 .PHONY: reference
 reference: install ## Write docs/settings.md, docs/metrics.md and docs/s3.md from the code of the services
 	$(BIN)/python .ci/reference.py
+
+.PHONY: pictures
+pictures: install ## Write docs/images/ from what the program prints
+	$(BIN)/python .ci/pictures.py
 
 SERVICES := clock consensus gateway storage
 .PHONY: lock

@@ -1,4 +1,4 @@
-"""The commands behind `make run`, `make up`, `make restart`, `make down`, `make status`, `make node-...` and `make verify`."""
+"""The commands behind `make run`, `make demo`, `make up`, `make restart`, `make down`, `make node-...` and others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from local_cluster.administration import Administration
 from local_cluster.cluster import Cluster
+from local_cluster.demo import run_demo
 from local_cluster.errors import LocalClusterError
 from local_cluster.first_file import round_trip_first_file
 from local_cluster.plan import Kind, process_names
@@ -45,7 +46,7 @@ def main() -> int:
     """Run one command; the exit status of the process."""
     make_process_private()
     parser = argparse.ArgumentParser(prog="local_cluster", description="A whole Trivet cluster on this machine.")
-    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE])
+    parser.add_argument("command", choices=[*_COMMANDS, *_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE, "demo"])
     parser.add_argument(
         "names",
         nargs="*",
@@ -64,6 +65,8 @@ def main() -> int:
     if names and command not in {*_COMMANDS_FOR_SOME, *_COMMANDS_FOR_ONE}:
         parser.error(f"{command} takes no names of processes")
     try:
+        if command == "demo":
+            return asyncio.run(_demo())
         settings = LocalSettings()
         cluster = Cluster(settings.local_dir, settings.port_offset)
         if command in _COMMANDS_FOR_SOME:
@@ -235,6 +238,18 @@ async def _follow_drain(administration: Administration, name: str) -> None:
             left = (node["reconcile"] or {}).get("surplus_chunks")
             on_progress({name: "chunks left: " + ("not reported yet" if left is None else f"{left:,}")})
             await asyncio.sleep(WATCH_INTERVAL_S)
+
+
+async def _demo() -> int:
+    """Nothing of it is left, whatever ends it."""
+    task = cast("asyncio.Task[object]", asyncio.current_task())  # a coroutine always runs in one
+    _on_signals(task.cancel)
+    try:
+        return await run_demo()
+    except asyncio.CancelledError:
+        task.uncancel()
+        say("Stopped, and cleared away.")
+        return 1
 
 
 async def _verify(cluster: Cluster) -> int:
