@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +20,8 @@ from local_cluster.cluster import Cluster, Pending, ProcessStatus
 from local_cluster.first_file import FIRST_KEY, RoundTrip, describe
 from local_cluster.s3_clients import from_here, write_s3_configs
 from shared.units import MIB
+
+_PYTHON: Final = f'import trivet; print(trivet.Client().get("default", "{FIRST_KEY}").decode())'
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -65,7 +69,6 @@ def progress(first: str) -> Iterator[ProgressLine]:
 def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     """The cluster is ready: what was proved, where it answers, what to try."""
     gateway = cluster.gateway_url
-    curl = f"curl -K {shlex.quote(str(from_here(cluster.layout.curl_config)))}"
     console.print(f"[bold green]Ready[/] after {seconds:.1f} s.\n")
     for sentence in describe(round_trip):
         console.print(escape(sentence))
@@ -83,11 +86,28 @@ def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
         cluster.layout, cluster.s3_url, cluster.s3_region, cluster.root_key
     ).items():
         grid.add_row(f"  {client}", escape(command))
-    grid.add_row("A file in", escape(f"{curl} -T README.md {gateway}/v1/files/default/README.md"))
-    grid.add_row("and out", escape(f"{curl} {gateway}/v1/files/default/{FIRST_KEY}"))
+    for title, line in _lines_to_try(cluster):
+        grid.add_row(title, escape(line))
     grid.add_row("Logs, data", escape(str(cluster.layout.root)))
     console.print(grid)
     console.print()
+
+
+def _lines_to_try(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Command lines that can be copied, and used in this order."""
+    settings = {"TRIVET_KEY": str(from_here(cluster.layout.root_key))}
+    if cluster.port_offset:  # a client finds the usual ports by itself
+        settings |= {"TRIVET_URL": cluster.gateway_url, "TRIVET_OPERATIONS_URL": cluster.operations_url("gateway-1")}
+    program = shlex.quote(str(from_here(Path(sys.executable).with_name("trivet"))))
+    yield "Try", "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+    yield "  a file in", f"{program} cp README.md default/"
+    yield "  and out", f"{program} cat default/{FIRST_KEY}"
+    yield "  the cluster", f"{program} cluster status"
+    yield "  Python", f"{shlex.quote(str(from_here(Path(sys.executable))))} -c {shlex.quote(_PYTHON)}"
+    yield (
+        "  curl",
+        f"curl -K {shlex.quote(str(from_here(cluster.layout.curl_config)))} {cluster.gateway_url}/v1/files/default",
+    )
 
 
 def show_status(statuses: list[ProcessStatus]) -> None:

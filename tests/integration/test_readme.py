@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from local_cluster.settings import PROJECT_ROOT
@@ -19,11 +20,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 PAGE = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS, LINES = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:2]
+(PROGRAM,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 REPOSITORY = "<this repository>"
 
 
-def shell(text: str, folder: Path, environment: Mapping[str, str]) -> None:
-    """Run lines as a person types them; the only change are the ports."""
+def shell(text: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run lines as a person types them; the only change are the ports. Gives what they print."""
     offset = int(environment["TRIVET_PORT_OFFSET"])
     moved = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: str(int(port[0]) + offset), text)
     command = ["bash", "-euxo", "pipefail", "-c", moved]
@@ -31,6 +33,18 @@ def shell(text: str, folder: Path, environment: Mapping[str, str]) -> None:
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def try_the_lines(folder: Path, environment: Mapping[str, str]) -> None:
+    """Those of the command line, then the program, in one shell."""
+    printed = shell(f"{LINES}\npython - <<'END'\n{PROGRAM}END\n", folder, environment)
+    link = re.search(r"^http://\S+/v1/files/photos/photo\.jpg\?\S+$", printed, re.MULTILINE)
+    assert link is not None, printed
+    photo = (folder / "photo.jpg").read_bytes()
+    assert (folder / "copy.jpg").read_bytes() == photo
+    assert httpx.get(link[0], trust_env=False).content == photo  # it was restored, and needs no key
+    assert re.search(r"^b'Hello' [0-9a-f]{64}$", printed, re.MULTILINE), printed
 
 
 @contextmanager
@@ -58,20 +72,24 @@ def running(command: list[str], folder: Path, environment: Mapping[str, str]) ->
 @pytest.fixture
 def environment(free_port_offset) -> dict[str, str]:
     outer = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TRIVET_"))}  # noqa: TID251
+    offset = free_port_offset()
     return outer | {
-        "TRIVET_PORT_OFFSET": str(free_port_offset()),
+        "TRIVET_PORT_OFFSET": str(offset),
+        # As the lines would find the usual ports.
+        "TRIVET_URL": f"http://127.0.0.1:{8080 + offset}",
+        "TRIVET_OPERATIONS_URL": f"http://127.0.0.1:{8090 + offset}",
         "TRIVET_NTP_SERVERS": "127.0.0.1:9",
         "NO_PROXY": "127.0.0.1",
     }
 
 
 def test_the_lines_of_the_readme_work_as_they_stand(tmp_path: Path, environment) -> None:
-    """Beside this checkout: in goes a photo, a node is killed, and out it comes."""
+    """Beside this checkout: in goes a photo, a node is killed, out it comes, and back after it was deleted."""
     (tmp_path / "photo.jpg").write_bytes(random_bytes(3_000_000))
     environment["TRIVET_LOCAL_DIR"] = str(tmp_path / ".local")
+    environment["PATH"] = f"{PROJECT_ROOT}/.venv/bin:{environment['PATH']}"
     with running(["make", "run"], PROJECT_ROOT, environment):
-        shell(LINES, tmp_path, environment)
-    assert (tmp_path / "copy.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
+        try_the_lines(tmp_path, environment)
 
 
 @pytest.mark.slow
@@ -83,5 +101,4 @@ def test_the_commands_of_the_readme_work_on_a_fresh_machine(tmp_path: Path, envi
     folder = tmp_path / "trivet"
     (folder / "photo.jpg").write_bytes(random_bytes(3_000_000))
     with running(["make", "run"], folder, environment):
-        shell(LINES, folder, environment)
-    assert (folder / "copy.jpg").read_bytes() == (folder / "photo.jpg").read_bytes()
+        try_the_lines(folder, environment)

@@ -127,20 +127,40 @@ def test_a_long_word_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert path in capsys.readouterr().err
 
 
-def test_a_cluster_that_is_ready_says_how_clients_of_s3_find_it(tmp_path: Path, console: Console) -> None:
-    """Three commands that can be copied as they are, and the address for all other clients."""
-    layout = Layout(tmp_path)
+def ready_cluster(folder: Path, port_offset: int) -> Any:
+    layout = Layout(folder)
     layout.make()
-    cluster = SimpleNamespace(
-        gateway_url="http://127.0.0.1:8080",
+    return SimpleNamespace(
+        gateway_url=f"http://127.0.0.1:{8080 + port_offset}",
         s3_url="http://127.0.0.1:9000",
         s3_region="us-east-1",
         root_key=draw_credential(),
         layout=layout,
-        operations_url=lambda _: "http://127.0.0.1:8090",
+        operations_url=lambda _: f"http://127.0.0.1:{8090 + port_offset}",
+        port_offset=port_offset,
     )
+
+
+def test_a_cluster_that_is_ready_says_how_clients_find_it(tmp_path: Path, console: Console) -> None:
+    """Commands that can be copied as they are, and the address for all other clients of S3."""
+    cluster = ready_cluster(tmp_path, 0)
     show_ready(cluster, RoundTrip("http://127.0.0.1:8080/x", 1, None), 1.0)
-    shown = console.export_text()
-    for command in ("http://127.0.0.1:9000", "aws.conf aws s3 ls", "rclone.conf lsd trivet:", "mc.conf) mc ls trivet"):
+    shown = "\n".join(line.rstrip() for line in console.export_text().splitlines())
+    for command in (
+        "http://127.0.0.1:9000",
+        "aws.conf aws s3 ls",
+        "rclone.conf lsd trivet:",
+        "mc.conf) mc ls trivet",
+        f"export TRIVET_KEY={cluster.layout.root_key}\n",
+        "trivet cp README.md default/",
+        "trivet cluster status",
+        "trivet.Client().get(",
+    ):
         assert command in shown
     assert cluster.root_key.partition(".")[2] not in shown
+
+
+def test_a_cluster_on_other_ports_says_where_they_are(tmp_path: Path, console: Console) -> None:
+    """A client would look at the usual ones."""
+    show_ready(ready_cluster(tmp_path, 1000), RoundTrip("http://127.0.0.1:9080/x", 1, None), 1.0)
+    assert "TRIVET_URL=http://127.0.0.1:9080 TRIVET_OPERATIONS_URL=http://127.0.0.1:9090" in console.export_text()
