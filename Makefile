@@ -103,6 +103,7 @@ types: install ## Types
 	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/mypy .ci/openapi.py
+	$(BIN)/mypy .ci/prometheus_rule.py
 	$(BIN)/mypy .ci/reference.py
 
 .PHONY: imports
@@ -174,8 +175,9 @@ openapi: install ## Write docs/openapi/ from the code of the services
 	$(BIN)/python .ci/openapi.py
 
 .PHONY: reference
-reference: install ## Write docs/settings.md, docs/metrics.md and docs/s3.md from the code of the services
+reference: install ## Write docs/settings.md, docs/metrics.md, docs/s3.md and the PrometheusRule of k8s/ from the code of the services
 	$(BIN)/python .ci/reference.py
+	$(BIN)/python .ci/prometheus_rule.py
 
 .PHONY: pictures
 pictures: install ## Write docs/images/ from what the program prints

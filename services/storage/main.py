@@ -71,7 +71,7 @@ def build_app(settings: StorageSettings) -> ServiceApp:
     app.include_router(build_verify_router(node.verifier))
     add_operations(
         app,
-        readiness=node.readiness,
+        readiness=node.rollout_readiness,
         degradations=node.degradations,
         metrics_token=settings.read_metrics_token(),
     )

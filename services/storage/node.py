@@ -41,6 +41,7 @@ from shared.byte_budget import ByteBudget
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.chunks import NodeStatus
 from shared.contracts.cluster import HealthReport, Heartbeat
+from shared.contracts.reconcile import ReconcileReport
 from shared.errors import UnavailableError
 from shared.peer_calls.http_client import PeerClient
 from shared.timekeeping.time_client import TimeClient
@@ -156,6 +157,13 @@ class StorageService:
             reasons.append(f"consensus refuses this node: {self._heartbeat.refusal}")
         elif not self._heartbeat.was_accepted:
             reasons.append("no consensus leader has taken a heartbeat of this node yet")
+        return reasons
+
+    def rollout_readiness(self) -> list[str]:
+        """`readiness`, and with `ready_when_in_sync` why the next node should not be taken away yet."""
+        reasons = self.readiness()
+        if self._settings.ready_when_in_sync and not reasons:
+            reasons = reasons_out_of_sync(self._reconciler.report())
         return reasons
 
     async def describe(self) -> NodeStatus:
@@ -289,6 +297,13 @@ class StorageService:
 
     def _make_verified(self) -> VerifiedChunks:
         return VerifiedChunks(self._settings.verified_max_age_s, self._settings.max_verified_chunks)
+
+
+def reasons_out_of_sync(report: ReconcileReport | None) -> list[str]:
+    """Why a node with that report does not hold yet, as far as it knows, everything that it should."""
+    if report is None or report.missing_chunks is None:
+        return ["what this node should hold was not compared yet with what it holds"]
+    return [f"{report.missing_chunks} chunks are still to be fetched"] if report.missing_chunks else []
 
 
 def _or_unknown(value: int | None) -> float:

@@ -50,6 +50,8 @@ class StorageSettings(ServiceSettings):
         reconcile_interval_s: how often the log is asked for changes of references; twelve times that is between two
             comparisons of all that is held with all that should be.
         reconcile_max_bytes_per_s: how fast missing chunks are fetched, and how fast a verify pass reads.
+        ready_when_in_sync: /readyz of the operations port also waits until this node holds everything that it should, so that a
+            rollout does not take the next node away before. Gateways ask the data port, and use the node meanwhile.
         consensus_urls, clock_urls: the other services.
         heartbeat_interval_s, heartbeat_retry_base_s: between heartbeats to consensus; the first wait after a failed one.
     """
@@ -91,6 +93,7 @@ class StorageSettings(ServiceSettings):
     gc_grace_s: int = Field(default=86_400, ge=1)
     reconcile_interval_s: float = Field(default=5.0, gt=0)
     reconcile_max_bytes_per_s: int = Field(default=64 * MIB, ge=KIB)
+    ready_when_in_sync: bool = False
     consensus_urls: ConsensusList = Field(min_length=1)
     clock_urls: ClockList = Field(default=[])
     heartbeat_interval_s: float = Field(default=30.0, gt=0)

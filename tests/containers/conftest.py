@@ -88,7 +88,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "secrets"))
         elif source.exists():
             shutil.copy2(source, folder / name)
-    (folder / "observability").mkdir(exist_ok=True)
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     # Older than .venv, so that make installs nothing.
     os.utime(folder / ".ci" / "uv.txt", (0, 0))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,6 +28,8 @@ from shared.roles import Role
 from shared.settings import load_settings
 from shared.web.service_app import VERSION
 
+OVERLAY_FOLDER = PROJECT_ROOT / "k8s" / "overlays"
+OVERLAYS = ("single-node", "production")
 SETTINGS = {
     "clock": ClockSettings,
     "consensus": ConsensusSettings,
@@ -38,17 +38,6 @@ SETTINGS = {
     "initialise": InitialiseSettings,
 }
 Environment = dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    """The script that `make check` runs."""
-    spec = importlib.util.spec_from_file_location("check_containers", PROJECT_ROOT / ".ci" / "check_containers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def image_environment(service: str) -> Environment:
@@ -82,16 +71,43 @@ def kubernetes_processes(resources: list[dict[str, Any]]) -> list[tuple[str, str
     """(name, kind, environment) of every container of ours, for the first pod of its kind."""
     maps = {each["metadata"]["name"]: each["data"] for each in resources if each["kind"] == "ConfigMap"}
     found = []
-    for resource in resources:
-        pod = resource.get("spec", {}).get("template", {}).get("spec", {})
-        for container in pod.get("containers", []):
-            image = container["image"].removeprefix("trivet-").partition(":")[0]
-            environment = dict(maps["trivet-common"])
-            for entry in container.get("env", []):
-                value = entry.get("value", f"{container['name']}-0")  # metadata.name of the first pod
-                environment[entry["name"]] = value.replace("$(TRIVET_NODE_ID)", environment.get("TRIVET_NODE_ID", ""))
-            found.append((container["name"], container["name"], _with_image(image, environment)))
+    for pod in pods(resources).values():
+        for container in pod["containers"] + pod.get("initContainers", []):
+            name, image = container["name"], container["image"].partition(":")[0]
+            if image.startswith("trivet-") and name != "operator":
+                environment: Environment = {}
+                for source in container.get("envFrom", []):
+                    environment |= maps[source["configMapRef"]["name"]]
+                for entry in container["env"]:
+                    environment[entry["name"]] = _value(entry, f"{name}-0", environment, maps)
+                found.append((name, name, _with_image(image.removeprefix("trivet-"), _with_file(environment, maps))))
     return found
+
+
+def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pod specification of every workload."""
+    workloads = [each for each in resources if "template" in each.get("spec", {})]
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in workloads}
+
+
+def _value(entry: dict[str, Any], pod: str, environment: Environment, maps: dict[str, Environment]) -> str:
+    source = entry.get("valueFrom", {})
+    if "configMapKeyRef" in source:
+        return maps[source["configMapKeyRef"]["name"]][source["configMapKeyRef"]["key"]]
+    if "fieldRef" in source:
+        return pod if source["fieldRef"]["fieldPath"] == "metadata.name" else "zone-a"
+    return re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], entry["value"])
+
+
+def _with_file(environment: Environment, maps: dict[str, Environment]) -> Environment:
+    """With what stands in the file that TRIVET_ENV_FILE names, which lies in a volume of a ConfigMap."""
+    file = environment.pop("TRIVET_ENV_FILE", None)
+    return environment if file is None else environment | _assignment(maps["trivet-members"][Path(file).name])
+
+
+def _assignment(line: str) -> Environment:
+    name, _, value = line.partition("=")
+    return {name: value}
 
 
 def _with_image(service: str, environment: Environment) -> Environment:
@@ -133,11 +149,13 @@ def test_compose_starts_the_processes_of_make_run_with_settings_that_they_accept
     check(processes, monkeypatch, tmp_path)
 
 
-def test_kubernetes_starts_the_services_with_settings_that_they_accept(checker, monkeypatch, tmp_path) -> None:
-    """Downward API and config maps included."""
-    processes = kubernetes_processes(checker.render(PROJECT_ROOT / "k8s"))
-    assert sorted(name for name, _, _ in processes) == sorted(SETTINGS)
-    check(processes, monkeypatch, tmp_path)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_starts_the_services_with_settings_that_they_accept(checker, monkeypatch, tmp_path, overlay) -> None:
+    """Downward API and config maps included, and with the components."""
+    for components in ((), checker.COMPONENTS):
+        processes = kubernetes_processes(checker.render(OVERLAY_FOLDER / overlay, components))
+        assert sorted(name for name, _, _ in processes) == sorted(SETTINGS)
+        check(processes, monkeypatch, tmp_path)
 
 
 def names_taken(environment: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OriginRules:
@@ -161,11 +179,12 @@ def test_compose_tells_the_gateway_the_names_of_its_port_and_of_its_container(mo
 
 def test_kubernetes_tells_the_gateway_every_name_of_its_service(checker, monkeypatch, tmp_path) -> None:
     """As the cluster's DNS makes them of service and namespace; a renamed one fails here."""
-    resources = checker.render(PROJECT_ROOT / "k8s")
+    resources = checker.render(OVERLAY_FOLDER / "production")
     environment = next(environment for name, _, environment in kubernetes_processes(resources) if name == "gateway")
     assert "TRIVET_PUBLIC_HOSTS" in environment
     rules = names_taken(environment, monkeypatch, tmp_path)
-    namespace = yaml.safe_load((PROJECT_ROOT / "k8s" / "kustomization.yaml").read_text())["namespace"]
+    namespace = yaml.safe_load((PROJECT_ROOT / "k8s" / "namespace.yaml").read_text())["metadata"]["name"]
+    assert {each["metadata"]["namespace"] for each in resources if each["kind"] != "PriorityClass"} == {namespace}
     services = [
         each["metadata"]["name"]
         for each in resources
@@ -213,51 +232,6 @@ def test_images_set_the_same_allocator_as_the_launcher(service) -> None:
     assert {name: environment[name] for name in ALLOCATOR_ENVIRONMENT} == ALLOCATOR_ENVIRONMENT
 
 
-def test_every_pod_is_confined(checker) -> None:
-    """Restricted security context, memory limit equal to the request, no token, secrets as files."""
-    for resource in checker.render(PROJECT_ROOT / "k8s"):
-        pod = resource.get("spec", {}).get("template", {}).get("spec")
-        if pod is None:
-            continue
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"] + pod.get("initContainers", []):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
-            assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
-            assert "secretKeyRef" not in json.dumps(container)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("replicas: 3", "replicas: three"),
-        ("terminationGracePeriodSeconds", "terminationGraceSeconds"),
-        ("apps/v1", "apps/v0"),
-    ],
-)
-def test_the_check_of_the_manifests_can_fail(checker, monkeypatch, tmp_path, old, new) -> None:
-    """A wrong type, an unknown field and an unknown version are all found."""
-    for path in (PROJECT_ROOT / "k8s").glob("*.yaml"):
-        text = path.read_text()
-        (tmp_path / path.name).write_text(text.replace(old, new, 1) if path.name == "consensus.yaml" else text)
-    monkeypatch.setattr(checker, "MANIFESTS", tmp_path)
-    assert checker.check_manifests() != []
-
-
-def test_a_manifest_that_is_not_listed_is_found(checker, tmp_path) -> None:
-    """kustomize would leave it out without a word."""
-    for path in (PROJECT_ROOT / "k8s").glob("*.yaml"):
-        (tmp_path / path.name).write_text(path.read_text())
-    (tmp_path / "forgotten.yaml").write_text("kind: Namespace\n")
-    with pytest.raises(ValueError, match="forgotten"):
-        checker.render(tmp_path)
-
-
 def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> None:
     """Readable for the containers' group and nobody else, behind a folder that keeps other users out."""
     folder = tmp_path / "secrets"
@@ -297,13 +271,20 @@ def test_no_container_has_the_cluster_secret_or_keys_of_another_role(checker) ->
         role = "operator" if name == "initialise" else name.partition("-")[0]
         assert sources == ([f"peer-keys-{role}"] if role in ROLES_WITH_KEYS else []), name
         assert "cluster-secret" not in json.dumps(service)
-    for resource in checker.render(PROJECT_ROOT / "k8s"):
-        pod = resource.get("spec", {}).get("template", {}).get("spec", {})
-        items = [item for volume in pod.get("volumes", []) for item in volume.get("secret", {}).get("items", [])]
-        role = {"initialise": "operator"}.get(resource["metadata"]["name"], resource["metadata"]["name"])
-        keys = [item["key"] for item in items if item["path"] == "peer-keys"]
-        assert keys == ([f"peer-keys-{role}"] if pod else []), resource["metadata"]["name"]
-        assert "cluster-secret" not in json.dumps(resource)
+    resources = checker.render(OVERLAY_FOLDER / "production")
+    assert "cluster-secret" not in json.dumps(resources)
+    for pod in pods(resources).values():
+        for container in pod["containers"] + pod.get("initContainers", []):
+            role = {"initialise": "operator", "redis": "storage"}.get(container["name"], container["name"])
+            keys = [key for key in secrets_of(pod, container) if key.startswith("peer-keys")]
+            assert keys == [f"peer-keys-{role}"], container["name"]
+
+
+def secrets_of(pod: dict[str, Any], container: dict[str, Any]) -> list[str]:
+    """The secrets whose files this container sees."""
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    volumes = [volume for volume in pod["volumes"] if volume["name"] in mounted]
+    return [item["key"] for volume in volumes for item in volume.get("secret", {}).get("items", [])]
 
 
 def test_only_gateways_are_given_the_sealing_key_and_the_root_key(checker) -> None:
@@ -313,10 +294,8 @@ def test_only_gateways_are_given_the_sealing_key_and_the_root_key(checker) -> No
         name: {entry for entry in service.get("secrets", []) if isinstance(entry, str)}
         for name, service in compose["services"].items()
     }
-    for resource in checker.render(PROJECT_ROOT / "k8s"):
-        if "template" in resource.get("spec", {}):
-            volumes = resource["spec"]["template"]["spec"].get("volumes", [])
-            items = [item for volume in volumes for item in volume.get("secret", {}).get("items", [])]
-            mounted[resource["metadata"]["name"]] = {item["key"] for item in items}
+    for pod in pods(checker.render(OVERLAY_FOLDER / "production")).values():
+        for container in pod["containers"] + pod.get("initContainers", []):
+            mounted[container["name"]] = set(secrets_of(pod, container))
     for secret in ("sealing-key", "root-key"):
         assert {name for name, names in mounted.items() if secret in names} == {"gateway-1", "gateway-2", "gateway"}

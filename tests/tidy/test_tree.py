@@ -110,8 +110,10 @@ def test_imports_and_dependencies_agree() -> None:
 
 def test_one_version_is_named() -> None:
     """The services, the project and the images of the manifests are of one release, and the change log has its heading."""
-    images = yaml.safe_load((ROOT / "k8s" / "kustomization.yaml").read_text())["images"]
-    tags = {image["newTag"] for image in images}
+    images = yaml.safe_load((ROOT / "k8s" / "base" / "kustomization.yaml").read_text())["images"]
+    tags = {image["newTag"] for image in images if image["name"].startswith("trivet-")}
+    operator = (ROOT / "k8s" / "components" / "operator" / "operator.yaml").read_text()
+    tags |= set(re.findall(r"image: trivet-\w+:(\S+)", operator))
     assert {tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"], *tags} == {VERSION}
     assert f"## [{VERSION}] - " in (ROOT / "CHANGELOG.md").read_text()
 

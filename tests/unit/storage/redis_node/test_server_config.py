@@ -38,7 +38,7 @@ def test_a_version_with_known_holes_is_named(name, version, is_weak):
         assert version in found
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "k8s/storage.yaml k8s/configuration.yaml"])
+@pytest.mark.parametrize("file", ["docker-compose.yml", "k8s/base/storage.yaml k8s/base/redis.conf"])
 def test_containers_start_redis_with_the_same_settings(file):
     """Copies of the launcher's lines, which nothing else would keep equal."""
     text = "\n".join((PROJECT_ROOT / name).read_text() for name in file.split())
