@@ -82,6 +82,10 @@ secrets: $(UV_INSTALLED) ## Make the secrets for docker compose and Kubernetes, 
 	@$(BIN)/python -c 'import blake3' 2>/dev/null || $(BIN)/uv sync --quiet --locked --inexact --only-group secrets
 	@$(BIN)/python -m local_cluster.container_secrets
 
+.PHONY: machines
+machines: install ## Write settings and secrets for machines without containers: MACHINES="a=10.0.0.1 b=10.0.0.2 c=10.0.0.3"
+	@$(BIN)/python -m local_cluster.machines $(MACHINES)
+
 .PHONY: images
 images: ## Build the four images, each once; docker-compose.yml names the variables for registry, version and base
 	@TRIVET_SECRETS_GROUP=0 TRIVET_REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) docker compose build
