@@ -106,6 +106,7 @@ types: install ## Types
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy .ci/check_containers.py
+	$(BIN)/mypy .ci/docs_site.py
 	$(BIN)/mypy .ci/openapi.py
 	$(BIN)/mypy .ci/prometheus_rule.py
 	$(BIN)/mypy .ci/reference.py
@@ -186,6 +187,10 @@ reference: install ## Write docs/settings.md, docs/metrics.md, docs/s3.md and th
 .PHONY: pictures
 pictures: install ## Write docs/images/ from what the program prints
 	$(BIN)/python .ci/pictures.py
+
+.PHONY: docs
+docs: install ## Build the documentation as a site, in .local/docs/site; nothing of it needs a network or a server
+	@$(BIN)/python .ci/docs_site.py
 
 SERVICES := clock consensus gateway storage
 .PHONY: lock

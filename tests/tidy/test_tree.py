@@ -50,6 +50,7 @@ TOOLS = {
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "kubernetes-validate": "used by .ci",
+    "zensical": "a command",
     "lxml-stubs": "stubs",
     "trivet-client": "our own, of this workspace",
     "types-psutil": "stubs",
