@@ -14,13 +14,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from trivet.cli.addresses import Remote
+from trivet.cli.exit_codes import ExitCode
+from trivet.cli.failures import Failure
 from trivet.cli.local import LocalFile
 from trivet.cli.progress import Progress
 
@@ -82,7 +84,7 @@ async def upload(
     client: AsyncClient, source: LocalFile, target: Remote, wishes: Wishes, progress: Progress
 ) -> models.Receipt:
     """One file of this machine into the store."""
-    with _counted(progress) as tell:
+    with _counted(progress) as tell, _refusals():
         settings = wishes.transfer_settings()
         if wishes.part_size_bytes:
             settings["part_size_bytes"] = wishes.part_size_bytes
@@ -110,14 +112,15 @@ async def upload_stream(
             yield piece
             progress.advance(len(piece))
 
-    receipt = await client.put(
-        target.bucket,
-        target.key,
-        pieces(),
-        content_type=wishes.content_type or guess_type(target.key),
-        user_metadata=dict(wishes.user_metadata),
-        if_none_match=wishes.condition,
-    )
+    with _refusals():
+        receipt = await client.put(
+            target.bucket,
+            target.key,
+            pieces(),
+            content_type=wishes.content_type or guess_type(target.key),
+            user_metadata=dict(wishes.user_metadata),
+            if_none_match=wishes.condition,
+        )
     progress.finish_file()
     return receipt
 
@@ -260,7 +263,16 @@ async def _download_into(
 
 
 @contextlib.contextmanager
-def _counted(progress: Progress) -> Any:
+def _refusals() -> Iterator[None]:
+    """What the client refuses before it asks the store: metadata, and parts of a size that cannot be."""
+    try:
+        yield
+    except ValueError as error:
+        raise Failure(f"{error}.", ExitCode.USAGE) from error
+
+
+@contextlib.contextmanager
+def _counted(progress: Progress) -> Iterator[Callable[[models.Progress], None]]:
     """A callback for the client that turns what is done of one file into what is done of all; a failed file counts nothing."""
     told = 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import httpx
 import pytest
 
 from local_cluster.cluster import Cluster
@@ -14,3 +17,12 @@ def trivet(cluster: Cluster, tmp_path, capsys, monkeypatch) -> CommandLine:
     folder = tmp_path / "work"
     folder.mkdir()
     return CommandLine(cluster, folder, capsys, monkeypatch)
+
+
+@pytest.fixture
+def operations(cluster: Cluster) -> Iterator[httpx.Client]:
+    """The operations port, with the root key."""
+    with httpx.Client(
+        base_url=cluster.operations_url("gateway-1"), headers=cluster.bearer, timeout=30, trust_env=False
+    ) as client:
+        yield client

@@ -113,6 +113,12 @@ def test_within_the_store_no_bytes_move(trivet, bucket) -> None:
     assert trivet("mv", f"{bucket}/c/b", f"{bucket}/x", ends_with=3).err
 
 
+@pytest.mark.parametrize("option", [("--meta", "place=Zürich"), ("--part-size", "1MiB")])
+def test_what_the_store_never_takes_is_a_wrong_call(trivet, bucket, option) -> None:
+    (trivet.folder / "a").write_bytes(random_bytes(2 << 20))
+    trivet("cp", "a", f"{bucket}/a", *option, ends_with=2)
+
+
 def test_what_is_there_is_kept_when_asked(trivet, bucket) -> None:
     (trivet.folder / "a").write_bytes(b"new")
     trivet("cp", "a", f"{bucket}/a")
