@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ import click
 from trivet.cli.session import Session
 
 _WIDTH: Final = 100
+_NARROWEST: Final = 32
 _ASKS_FOR_HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH}
 
 
@@ -70,6 +72,11 @@ class Group(click.Group):
         super().__init__(name, params=[*(params or []), *common_options()], **settings)
         self.entries = dict(entries or {})
         self._sections = sections
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """As narrow as the terminal: by itself click writes no help for less than fifty columns."""
+        settings.setdefault("terminal_width", max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDTH)))
+        return super().make_context(*arguments, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, those in the table first."""

@@ -93,22 +93,30 @@ class Progress:
 
 def _draw(width: int, verb: str) -> tuple[rich.progress.Progress, rich.progress.TaskID]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        ProgressColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """In the units of the summary, which rich's own column has not."""
+
+        def render(self, task: Task) -> Text:
+            """Of the last seconds."""
+            return Text("" if task.speed is None else f"{words.size(task.speed)}/s")
+
+    class Sizes(ProgressColumn):
+        """Bytes that are done, of those that are known."""
+
+        def render(self, task: Task) -> Text:
+            """Both."""
+            known = "" if task.total is None else f" of {words.size(task.total)}"
+            return Text(f"{words.size(task.completed)}{known}")
 
     columns: list[ProgressColumn] = [BarColumn(bar_width=None), TaskProgressColumn()]
     if width >= _NARROW:
-        columns = [TextColumn("{task.description}"), *columns, TransferSpeedColumn()]
+        columns = [TextColumn("{task.description}"), *columns, Rate()]
     if width >= _WIDE:
-        columns.append(DownloadColumn(binary_units=True))
+        columns.append(Sizes())
     columns.append(TimeRemainingColumn(compact=True))
     # It vanishes at the end, and a summary takes its place.
     bar = Bar(*columns, console=Console(stderr=True), transient=True, expand=True, refresh_per_second=8)

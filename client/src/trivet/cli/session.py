@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,5 +69,11 @@ class Session:
         """
         if not sys.stdin.isatty():
             raise Failure(f"{question} Nobody can be asked here; --yes goes ahead.", ExitCode.USAGE)
-        if not click.confirm(question, err=True):
+        # In a loop, Ctrl-C only asks the task to end, which this one would not hear while it waits for an answer.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            is_confirmed = click.confirm(question, err=True)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if not is_confirmed:
             raise Failure("Nothing was done.", ExitCode.REFUSED)

@@ -112,7 +112,7 @@ class CommandLine:
         columns: int = 80,
         lines: int = 50,
         environment: dict[str, str] | None = None,
-        on_bytes: Callable[[int, bytes], None] = lambda pid, data: None,
+        on_bytes: Callable[[Running, bytes], None] = lambda running, data: None,
     ) -> Screen:
         """Call it on a terminal of that size; what stands there at the end, and all that came, which `on_bytes` sees first."""
         pid, terminal = pty.fork()
@@ -130,11 +130,19 @@ class CommandLine:
             while piece := os.read(terminal, 65536):
                 data += piece
                 stream.feed(piece)
-                on_bytes(pid, piece)
+                on_bytes(Running(pid, terminal), piece)
         os.close(terminal)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         text = "\n".join(line.rstrip() for line in screen.display).rstrip() + "\n"
         return Screen(code, text, data)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A program on a terminal; `terminal` is what a person types into."""
+
+    pid: int
+    terminal: int
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def show_status(output: Output, found: models.Cluster) -> None:
         output.paragraph(" ", words.visible(sentence))
     if found.remaining_bytes:
         eta = f", about {words.duration(found.eta_s)} to go" if found.eta_s else ""
-        output.result(f"  {words.size(found.remaining_bytes)} of replicas are being restored{eta}")
+        output.paragraph(" ", f"{words.size(found.remaining_bytes)} of replicas are being restored{eta}")
     output.result("")
     rows = [node_record(node) for node in found.nodes]
     output.records(rows, _node_columns(found.nodes))

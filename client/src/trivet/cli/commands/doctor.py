@@ -33,12 +33,12 @@ async def doctor(session: Session) -> None:
             async for finding in diagnose(client):
                 findings.append(finding)
                 if not session.output.is_json:
-                    _show(session.output, finding)
+                    show_finding(session.output, finding)
     except ConfigError as error:
         finding = Finding("configuration", ERROR, str(error), "trivet profile list shows what is set.", ExitCode.USAGE)
         findings.append(finding)
         if not session.output.is_json:
-            _show(session.output, finding)
+            show_finding(session.output, finding)
     code = worst(findings)
     if session.output.is_json:
         rows = [
@@ -50,7 +50,8 @@ async def doctor(session: Session) -> None:
     raise click.exceptions.Exit(int(code))
 
 
-def _show(output: Output, finding: Finding) -> None:
+def show_finding(output: Output, finding: Finding) -> None:
+    """One sentence, and what to do."""
     sign, colour = _SIGNS[finding.level]
     if not output.is_terminal:
         output.result(f"{finding.level}\t{finding.check}\t{finding.said}\t{finding.advice or '-'}")
