@@ -19,6 +19,7 @@ from typing import Any
 import pyte
 import pytest
 
+import trivet
 from local_cluster.cluster import Cluster
 from trivet.cli.main import run
 from trivet.cli.session import Session
@@ -59,13 +60,15 @@ class CommandLine:
     ) -> None:
         self.folder = folder
         self._capture = capture
-        self._inherited = {name: value for name in ("PATH", "PYTHONPATH", "HOME") if (value := os.getenv(name))}
+        self._inherited = {name: value for name in ("PATH", "HOME") if (value := os.getenv(name))}
         self.environment = {
             "TRIVET_URL": cluster.gateway_url,
             "TRIVET_OPERATIONS_URL": cluster.operations_url("gateway-1"),
             "TRIVET_KEY": str(cluster.layout.root_key),
             "TRIVET_CONFIG": str(folder / "config.toml"),
             "XDG_STATE_HOME": str(folder / "state"),
+            # The client of this tree, whatever is installed.
+            "PYTHONPATH": str(Path(trivet.__file__).parents[1]),
             "NO_PROXY": "127.0.0.1",
             "TZ": "UTC",
             "TERM": "xterm-256color",

@@ -62,7 +62,6 @@ def test_a_cluster_without_fault_has_good_findings_only() -> None:
             "3 replicas missing (2.0 KiB",
             "1 min 30 s",
         ),
-        (cluster(node("s1"), under_replicated_chunks=None), "not known yet", "ask again"),
         (
             cluster(node("s1"), degraded=["no spare node: 2 live nodes for 3 replicas"]),
             "no spare node",
@@ -80,6 +79,12 @@ def test_each_shortage_is_one_finding_with_advice(found, said, advice) -> None:
     assert said in finding.said
     assert advice in finding.advice
     assert (finding.level, finding.code) == ("warning", ExitCode.FAILED)
+
+
+def test_what_is_not_known_yet_is_no_fault() -> None:
+    """Nodes report some seconds after a start."""
+    (finding,) = bad(cluster(node("s1"), under_replicated_chunks=None))
+    assert (finding.level, finding.code) == ("note", ExitCode.DONE)
 
 
 def test_a_node_is_not_told_about_twice() -> None:
