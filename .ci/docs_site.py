@@ -97,7 +97,14 @@ def main() -> int:
     write_pages(WORK / "pages")
     configuration = WORK / CONFIGURATION.name
     configuration.write_text(moved(CONFIGURATION.read_text()))
-    command: list[str | Path] = [Path(sys.executable).with_name("zensical"), "build", "--strict", "--clean", "-f", configuration]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("zensical"),
+        "build",
+        "--strict",
+        "--clean",
+        "-f",
+        configuration,
+    ]
     built = subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=False)  # noqa: S603, TID251 - a build, as make runs it
     if built.returncode == 0:
         print(f"Open {WORK.relative_to(ROOT)}/site/index.html")  # noqa: T201 - for whoever built it
