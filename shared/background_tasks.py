@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from shared.backoff import Backoff
 from shared.errors import OverloadedError
+from shared.request_trace import current_trace
 
 logger = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class BackgroundTasks:
         return len(self._tasks)
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Run `work` in the background, with no context variable set: it outlives whoever starts it.
+        """Run `work` in the background, with no context variable set but the trace: it outlives whoever starts it.
 
         Raises:
             OverloadedError: `limit` coroutines are running; `work` was not started.
@@ -63,7 +64,11 @@ class BackgroundTasks:
             raise OverloadedError("Too much background work is under way.", limit=self._limit)
         # The one place where a task is made outside a TaskGroup: its lifetime is this object's.
         # An empty context, or work for everybody would go on in the name of the request that happened to start it.
-        task = asyncio.create_task(work, name=name, context=Context())  # noqa: TID251
+        # By which request it was started is shown in logs, and decides nothing.
+        context = Context()
+        if trace := current_trace.get():
+            context.run(current_trace.set, trace)
+        task = asyncio.create_task(work, name=name, context=context)  # noqa: TID251
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

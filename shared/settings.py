@@ -10,7 +10,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, NoReturn, Self, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -83,6 +83,10 @@ class ServiceSettings(PeerKeySettings):
         metrics_token: lets other machines read /metrics; without one only this machine may.
         log_level: one of `debug`, `info`, `warning`, `error`.
         log_file: where the log goes instead of standard error, if not empty; rotated.
+        request_log: which requests have a line in the log, with the id that they have in all services: those that failed (500
+            and above, 50 a second), or all, which costs some 30 µs each.
+        otlp_endpoint: where spans of requests are exported to, an OpenTelemetry collector that speaks OTLP over HTTP
+            (`http://host:4318`). Empty: none are made. Needs the dependencies of the group `telemetry`.
         shutdown_grace_s: how long requests under way may take after SIGTERM.
     """
 
@@ -100,6 +104,8 @@ class ServiceSettings(PeerKeySettings):
     metrics_token_file: Path | None = None
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     log_file: Path | None = None
+    request_log: Literal["none", "failed", "all"] = "failed"
+    otlp_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
     shutdown_grace_s: int = Field(default=20, ge=0)
 
     @field_validator("log_file", mode="before")

@@ -14,6 +14,7 @@ from typing import Final, TextIO, cast
 import structlog
 
 from shared.errors import InternalError, TrivetError
+from shared.request_trace import current_trace, request_ids
 from shared.units import MIB
 
 _STANDARD_OUTPUT: Final = 1
@@ -69,10 +70,15 @@ def write_standard_output(text: str) -> None:
 
 
 def _named(node_id: str) -> structlog.typing.Processor:
-    """Puts the service's id into each line. Not by a context variable: work in the background has none."""
+    """Puts the service's id into each line, and by which requests it is at work.
+
+    The id not by a context variable: work in the background has none.
+    """
 
     def name(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event.setdefault("node", node_id)
+        if trace := current_trace.get():
+            event.setdefault("requests", request_ids(trace))
         return event
 
     return name

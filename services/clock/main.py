@@ -24,7 +24,7 @@ from shared.timekeeping.host_clock import HostClock, SystemHostClock
 from shared.timekeeping.time_metrics import TimeMetrics
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
-from shared.web.request_metrics import request_metrics
+from shared.web.request_metrics import observe_requests, request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 DESCRIPTION = "Turns several NTP servers into one time with an error bound, and falls back to logical time."
@@ -70,6 +70,7 @@ def main() -> None:
     make_process_private()
     settings = load_settings(ClockSettings)
     configure_logging(settings.node_id, settings.log_level, settings.log_file)
+    observe_requests(settings, "clock")
     claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     serve(build_app(settings), settings)
 

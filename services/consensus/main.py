@@ -57,7 +57,7 @@ from shared.telemetry import configure_logging
 from shared.timekeeping.time_client import TimeClient
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
-from shared.web.request_metrics import request_metrics
+from shared.web.request_metrics import observe_requests, request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
@@ -371,6 +371,7 @@ def main() -> None:
     make_process_private()
     settings = load_settings(ConsensusSettings)
     configure_logging(settings.node_id, settings.log_level, settings.log_file)
+    observe_requests(settings, "consensus")
     verify_raftos()
     configure_raftos(
         heartbeat_interval_ms=settings.raft_heartbeat_interval_ms,

@@ -100,7 +100,7 @@ from shared.timekeeping.host_clock import SystemHostClock
 from shared.timekeeping.time_client import TimeClient
 from shared.web.listeners import SecondDoor, serve
 from shared.web.operations import add_operations
-from shared.web.request_metrics import request_metrics
+from shared.web.request_metrics import observe_requests, request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 METADATA_CONNECTIONS: Final = 16
@@ -426,6 +426,7 @@ def main() -> None:
     make_process_private()
     settings = load_settings(GatewaySettings)
     write_lines = configure_logging(settings.node_id, settings.log_level, settings.log_file)
+    observe_requests(settings, "gateway")
     gateway, s3 = Gateway(settings, write_lines), None
     if settings.s3_port:
         s3 = SecondDoor(build_s3_app(settings, gateway), settings.s3_port, S3HttpProtocol)

@@ -28,7 +28,7 @@ from shared.settings import load_settings, refuse_to_start
 from shared.telemetry import configure_logging
 from shared.web.listeners import serve
 from shared.web.operations import add_operations
-from shared.web.request_metrics import request_metrics
+from shared.web.request_metrics import observe_requests, request_metrics
 from shared.web.service_app import ServiceApp, create_app
 
 logger = structlog.get_logger(__name__)
@@ -41,6 +41,7 @@ def main() -> None:
     make_process_private()
     settings = load_settings(StorageSettings)
     configure_logging(settings.node_id, settings.log_level, settings.log_file)
+    observe_requests(settings, "storage")
     # Held until the process ends; a second process on the same folder is refused.
     folder = claim_data_dir(settings.data_dir, settings.cluster_id, settings.node_id)
     prepare_folder(folder.path)

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from shared.background_tasks import BackgroundTasks
@@ -32,6 +32,7 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.peer_address import PeerAddress
+from shared.request_trace import current_trace, joined
 from shared.units import KIB, MIB
 
 MAX_WAITING_BYTES: Final = 32 * MIB
@@ -54,6 +55,7 @@ class _Call(Generic[T]):
     is_uncertain: bool = False
     last_error: TrivetError | None = None
     majority_timer: asyncio.TimerHandle | None = None
+    trace: str = field(default_factory=current_trace.get)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,7 @@ class CallBatcher(Generic[T]):
 
     async def _send(self, batch: list[_Call[T]]) -> list[_Call[T]]:
         """Send once; deliver what was decided and return the calls to send again."""
+        current_trace.set(joined([call.trace for call in batch]))
         before = [call.is_uncertain for call in batch]
         for call in batch:
             call.is_uncertain = True

@@ -42,6 +42,7 @@ from shared.peer_calls.request_signing import (
     has_authentic_answers,
     parse_challenge,
 )
+from shared.request_trace import TRACE_HEADER, current_trace
 from shared.reused_buffers import ReusedBuffers
 from shared.units import KIB
 
@@ -347,6 +348,8 @@ def _prepare(
     method: str, target: str, content: Body | Content | None, headers: dict[str, str], *, is_idempotent: bool
 ) -> _Request:
     sent = {name.lower(): value for name, value in headers.items()}
+    if trace := current_trace.get():
+        sent[TRACE_HEADER] = trace
     pieces: Content = () if content is None else (content,) if isinstance(content, Body) else content
     if BODY_DIGEST_HEADER not in sent:
         sent[BODY_DIGEST_HEADER] = blake3(pieces[0]).hexdigest() if pieces else EMPTY_BODY_DIGEST

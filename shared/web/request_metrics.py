@@ -15,6 +15,10 @@ from typing import Final
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, Summary
 from prometheus_fastapi_instrumentator.metrics import Info
 
+from shared.settings import ServiceSettings, refuse_to_start
+from shared.web.request_log import RequestLog, RequestObserver
+from shared.web.tracing import start_tracing
+
 _CLASSES: Final = tuple(f"{hundreds}xx" for hundreds in range(10))
 _FINE_BUCKETS_S: Final = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60),
@@ -63,6 +67,11 @@ class RequestMetrics:
             registry=registry,
         )
         self._labelled: dict[tuple[str, str, str], _Labelled] = {}
+        self._observers: tuple[RequestObserver, ...] = ()
+
+    def add_observer(self, observer: RequestObserver) -> None:
+        """Tell it of every request from now on."""
+        self._observers = (*self._observers, observer)
 
     def record(
         self, method: str, handler: str, status: int, duration_s: float, *, received_bytes: int = 0, sent_bytes: int = 0
@@ -76,6 +85,10 @@ class RequestMetrics:
             sent_bytes: the Content-Length of the answer; 0 without one.
         """
         self._labelled_as(method, handler, _CLASSES[status // 100]).record(duration_s, received_bytes, sent_bytes)
+        for observer in self._observers:
+            observer.answered(
+                method, handler, status, duration_s=duration_s, received_bytes=received_bytes, sent_bytes=sent_bytes
+            )
 
     def record_info(self, info: Info) -> None:
         """Count one request that the instrumentator describes: what `Instrumentator.add` takes."""
@@ -83,6 +96,16 @@ class RequestMetrics:
         received = info.request.headers.get("content-length", 0)
         labelled = self._labelled_as(info.method, info.modified_handler, info.modified_status)
         labelled.record(info.modified_duration, int(received), int(sent))
+        status = 500 if info.response is None else info.response.status_code
+        for observer in self._observers:
+            observer.answered(
+                info.method,
+                info.modified_handler,
+                status,
+                duration_s=info.modified_duration,
+                received_bytes=int(received),
+                sent_bytes=int(sent),
+            )
 
     def _labelled_as(self, method: str, handler: str, status: str) -> _Labelled:
         labelled = self._labelled.get((method, handler, status))
@@ -130,3 +153,15 @@ def problem_counts(registry: CollectorRegistry = REGISTRY) -> Counter:
 def request_metrics(registry: CollectorRegistry = REGISTRY) -> RequestMetrics:
     """The request metrics of `registry`: one per process is what one service has."""
     return RequestMetrics(registry)
+
+
+def observe_requests(settings: ServiceSettings, service: str) -> None:
+    """Write the lines and export the spans that the settings of this process ask for."""
+    metrics = request_metrics()
+    if settings.request_log != "none":
+        metrics.add_observer(RequestLog(is_complete=settings.request_log == "all"))
+    if settings.otlp_endpoint:
+        try:
+            metrics.add_observer(start_tracing(settings.otlp_endpoint, service, settings.node_id))
+        except ImportError as error:
+            refuse_to_start(f"TRIVET_OTLP_ENDPOINT: OpenTelemetry is not installed here ({error.name})")

@@ -42,6 +42,7 @@ from shared.peer_calls.request_signing import (
     RequestVerifier,
     VerifiedRequest,
 )
+from shared.request_trace import TRACE_HEADER, TRACE_MAX, current_trace
 from shared.roles import Role
 from shared.units import MIB
 from shared.web.http_edge import problem_of_status
@@ -49,6 +50,7 @@ from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
 from shared.web.request_metrics import problem_counts, request_metrics
+from shared.web.tracing import active_tracing
 
 logger = structlog.get_logger(__name__)
 
@@ -87,6 +89,7 @@ CALLER: Final = "trivet.caller"
 
 _PASSED_ON: Final = "trivet.passed_on"
 _BODY_DIGEST: Final = BODY_DIGEST_HEADER.encode()
+_TRACE: Final = TRACE_HEADER.encode()
 _ANSWER_MAC: Final = ANSWER_MAC_HEADER.encode()
 _COVERED: Final = COVERED_PREFIX.encode()
 
@@ -328,9 +331,26 @@ class _InternalOnly:
             return
         send = _AuthenticatedAnswer(send, request, is_head=scope["method"] == "HEAD").send
         scope[CALLER] = request.caller
+        if (trace := headers.get(_TRACE)) is None:
+            current_trace.set("")  # a pipelined request begins in the context of the one before
+            await self._answer(scope, receive, send, headers)
+            return
+        # Of this task alone: it ends with the request.
+        current_trace.set(text := trace.decode("latin-1")[:TRACE_MAX])
+        if (tracing := active_tracing()) is None:
+            await self._answer(scope, receive, send, headers)
+            return
+        span = tracing.begin(scope["method"], text)
+        try:
+            await self._answer(scope, receive, send, headers)
+        finally:
+            span.end()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
+        """A request whose sender is known."""
         try:
             if not _is_open(scope["path"]):
-                self._check_caller(request.caller, scope["method"], scope["path"])
+                self._check_caller(caller_of(scope), scope["method"], scope["path"])
             self._check_length(headers.get(b"content-length"))
         except TrivetError as error:
             answer = problem_response(error, scope["path"])
@@ -338,6 +358,7 @@ class _InternalOnly:
                 answer.headers["allow"] = ", ".join(error.facts["allowed"])
             await answer(scope, receive, send)
             return
+        digest = headers.get(_BODY_DIGEST, b"").decode("latin-1")
         is_named_by_digest = bool(digest) and scope["path"].endswith("/" + digest)
         is_checked_by_route = is_named_by_digest or scope["path"] == BATCH_PATH
         await self._app(scope, self._bounded(receive, None if is_checked_by_route else digest), send)

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunk_batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS
 from shared.errors import InternalError, OverloadedError, PeerUnreachableError, TrivetError
+from shared.request_trace import current_trace, joined
 from shared.units import MIB
 
 STALLED_AFTER_S: Final = 0.05
@@ -34,6 +35,10 @@ class BatchedCall(Protocol):
     @property
     def item_count(self) -> int:
         """At most MAX_BATCH_ITEMS."""
+
+    @property
+    def trace(self) -> str:
+        """By which request it is made; see `shared.request_trace`."""
 
     @property
     def frame_bytes(self) -> int:
@@ -149,6 +154,7 @@ class ChunkBatcher(Generic[CallT]):
         return batch
 
     async def _run(self, batch: _BatchUnderWay[CallT]) -> None:
+        current_trace.set(joined([call.trace for call in batch.calls]))
         try:
             await self._send(batch.calls)
         except TrivetError as error:

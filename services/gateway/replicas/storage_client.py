@@ -55,6 +55,7 @@ from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient, invalid_answer, parse_answer, proved_by_name
 from shared.peer_calls.http_connection import Body, PeerAnswer
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.request_trace import current_trace
 from shared.roles import Role
 
 _MAX_BATCHED_DIGESTS: Final = 16
@@ -76,6 +77,7 @@ class _ChunkCall(ABC, Generic[ResultT]):
         self.items = items
         self.frame_bytes = frame_bytes
         self.body = body
+        self.trace = current_trace.get()
         self.answered: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
 
     @property

@@ -26,6 +26,7 @@ class Call:
     name: str
     item_count: int = 1
     frame_bytes: int = 100
+    trace: str = ""
     answered: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 

@@ -1,4 +1,7 @@
-"""Every query of the alerts, the runbooks and the dashboard, asked of a real Prometheus that scrapes a real cluster."""
+"""A real cluster that is looked at: scraped by a real Prometheus, its spans exported, a line for each request.
+
+Every query of the alerts, the runbooks and the dashboard is asked of that Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from local_cluster.settings import PROJECT_ROOT
 from tests.chance import random_bytes
 from tests.free_ports import free_port_offset
 from tests.integration.clock.fake_ntp import FakeNtpServer
+from tests.integration.observability.collector import Collector
 from tests.integration.observability.drawing import draw
 from tests.integration.observability.prometheus import FOLDER, Prometheus
 from tests.waiting import block_until
@@ -63,11 +67,19 @@ EMPTY = {
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def collector() -> Iterator[Collector]:
+    with Collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """With three time sources, so that the clock has something to show."""
     with ExitStack() as stack:
         servers = [stack.enter_context(FakeNtpServer()) for _ in range(3)]
-        settings = {"clock": {"TRIVET_NTP_SERVERS": ",".join(f"127.0.0.1:{server.port}" for server in servers)}}
+        looked_at = {"TRIVET_REQUEST_LOG": "all", "TRIVET_OTLP_ENDPOINT": collector.url}
+        settings = dict.fromkeys(("gateway", "storage", "consensus"), looked_at)
+        settings["clock"] = {"TRIVET_NTP_SERVERS": ",".join(f"127.0.0.1:{server.port}" for server in servers)}
         found = Cluster(tmp_path_factory.mktemp("scraped"), free_port_offset(), settings)
         stack.callback(found.kill_all)
         asyncio.run(found.start())
@@ -168,3 +180,84 @@ def test_the_panels_can_be_drawn(prometheus: Prometheus, tmp_path: Path) -> None
     draw(answers, picture)
     print(f"the panels: {picture}")
     assert picture.stat().st_size > 50_000
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Cluster) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as client:
+        yield client
+
+
+def request_lines(cluster: Cluster, name: str) -> list[dict[str, Any]]:
+    """What a process wrote of its requests."""
+    text = (cluster.layout.root / "log" / f"{name}.log").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("event") == "request"]
+
+
+PUTS = {
+    "small": (999, "/v1/chunks/batch", "/v1/chunks/{digest}"),
+    "large": (900_001, "/v1/chunks/{digest}", "/v1/chunks/{digest}"),
+}
+"""Size of the body, and how its chunk may come to a node."""
+
+
+@pytest.mark.parametrize("kind", PUTS)
+def test_one_put_has_one_id_in_the_logs_of_all_services(cluster: Cluster, gateway: httpx.Client, kind: str) -> None:
+    """That of the gateway: the quorum of storage nodes and the leader have a line with it."""
+    size, *handlers = PUTS[kind]  # a size that nobody else puts
+    assert gateway.put(f"/v1/files/default/logged-{kind}", content=random_bytes(size)).is_success
+
+    def puts() -> list[dict[str, Any]]:
+        return [line for line in request_lines(cluster, "gateway-1") if line["received_bytes"] == size]
+
+    block_until(puts, "the line is written, which follows the answer")
+    (put,) = puts()
+    assert (put["method"], put["status"], put["node"]) == ("PUT", 201, "gateway-1")
+    (request,) = put["requests"]
+
+    def handled(kind: str) -> dict[str, set[str]]:
+        found = {
+            name: {line["handler"] for line in request_lines(cluster, name) if request in line["requests"]}
+            for name in cluster.names()
+            if name.startswith(kind)
+        }
+        return {name: seen for name, seen in found.items() if seen}
+
+    block_until(lambda: len(handled("storage")) >= 2, "the quorum has written theirs")
+    assert all(seen <= set(handlers) for seen in handled("storage").values())
+    block_until(
+        lambda: any("/v1/proposals" in seen for seen in handled("consensus").values()), "the leader has written its own"
+    )
+
+
+def test_one_put_is_one_trace(collector: Collector, gateway: httpx.Client) -> None:
+    """Under the span that the client names: the gateway's request, and below it what storage and consensus did for it."""
+    trace, client = random_bytes(16).hex(), random_bytes(8).hex()
+    named = {"traceparent": f"00-{trace}-{client}-01"}
+    assert gateway.put("/v1/files/default/traced", content=random_bytes(900_000), headers=named).is_success
+
+    def services() -> list[str]:
+        return [span.service for span in collector.spans if span.trace == trace]
+
+    block_until(
+        lambda: services().count("trivet-storage") >= 2 and {"trivet-gateway", "trivet-consensus"} <= set(services()),
+        "all services have exported their spans",
+    )
+    spans = [span for span in collector.spans if span.trace == trace]
+    (root,) = (span for span in spans if span.service == "trivet-gateway")
+    assert root.parent == client
+    assert root.name == "PUT /v1/files/{bucket}/{key:any}"
+    assert root.attributes["http.response.status_code"] == 201
+    below = [span for span in spans if span is not root]
+    assert {span.parent for span in below} == {root.id}
+    assert {"PUT /v1/chunks/{digest}", "POST /v1/proposals"} <= {span.name for span in below}
+
+
+def test_a_request_by_s3_is_traced_too(cluster: Cluster, collector: Collector) -> None:
+    """Also one that is refused."""
+    trace = random_bytes(16).hex()
+    named = {"traceparent": f"00-{trace}-{random_bytes(8).hex()}-01"}
+    assert httpx.get(f"{cluster.s3_url}/default/x", headers=named, trust_env=False).status_code == 403
+    block_until(lambda: any(span.trace == trace for span in collector.spans), "the span is exported")
+    assert [span.name for span in collector.spans if span.trace == trace] == ["GET s3:GetObject"]
