@@ -99,6 +99,7 @@ def settings_reference() -> str:
     """The text of docs/settings.md. Raises UndocumentedError."""
     from local_cluster.settings import LocalSettings
     from services.clock.settings import ClockSettings
+    from services.consensus.backup.__main__ import FullBackupSettings
     from services.consensus.rescue.__main__ import BackupSettings
     from services.consensus.settings import ConsensusSettings
     from services.consensus.tools.change_members import OperatorSettings
@@ -123,6 +124,7 @@ def settings_reference() -> str:
         ("`python -m services.consensus.tools.initialise`", InitialiseSettings),
         ("`python -m services.consensus.tools.change_members`", OperatorSettings),
         ("`python -m services.consensus.rescue`", BackupSettings),
+        ("`python -m services.consensus.backup`", FullBackupSettings),
     )
     parts += [_settings_section(title, kind, set()) for title, kind in commands]
     return "\n".join(parts)

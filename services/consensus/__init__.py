@@ -6,6 +6,6 @@ One proposal: `fast_path` -> `service` -> `member` -> `raft.leader` (append) -> 
 `api` declares what `fast_path` answers, and all other routes.
 
 `raft` decides and knows no socket or disk; `peering` carries its messages; `persistence` is a member's disk; `metadata` is a
-deterministic state machine; `duties` are the background loops of a member; `rescue` and `tools` are commands for operators.
-`main` puts a member together.
+deterministic state machine; `duties` are the background loops of a member; `rescue`, `backup` and `tools` are commands for
+operators. `main` puts a member together.
 """

@@ -1,4 +1,4 @@
-"""Who may call which route of a storage node: gateways write, other nodes read and compare, operators look.
+"""Who may call which route of a storage node: gateways write, other nodes read and compare, operators look and restore.
 
 No service deletes a chunk by a call: nodes delete what the log condemned.
 """
@@ -21,7 +21,8 @@ _LOOKERS: Final = frozenset({Role.OPERATOR})
 
 ROUTE_CALLERS: Final = RouteCallers(
     {
-        ("PUT", "/v1/chunks/{}"): _WRITERS,
+        # Operators put chunks back from a backup: the name says what the bytes have to be.
+        ("PUT", "/v1/chunks/{}"): _WRITERS | _LOOKERS,
         ("GET", "/v1/chunks/{}"): _READERS,
         ("HEAD", "/v1/chunks/{}"): _READERS,
         ("DELETE", "/v1/chunks/{}"): _LOOKERS,

@@ -21,6 +21,7 @@ MODULES = {
         "services.consensus.tools.initialise",
         "services.consensus.tools.change_members",
         "services.consensus.rescue.__main__",
+        "services.consensus.backup.__main__",
     ],
     "gateway": ["services.gateway.main"],
     "storage": ["services.storage.main", "services.storage.adopt"],

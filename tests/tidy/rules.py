@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Final
 
 PRODUCT = ("services", "shared", "local_cluster")
 CODE = (*PRODUCT, "benchmarks", "tests", ".ci")
@@ -204,10 +205,14 @@ def unseeded_chance(root: Path) -> list[str]:
     ]
 
 
+OPTIONAL: Final = ("backup", "telemetry")
+
+
 def wrong_dependencies(root: Path, tools: Mapping[str, str]) -> list[str]:
     """What is imported is declared, and what is declared is imported, or is in `tools` with the reason why not.
 
-    A service may import what every service needs, and what the group of its name adds; `shared` only the former.
+    A service may import what every service needs, and what the group of its name adds; `shared` only the former. What only
+    some installations need is in one of `OPTIONAL`, and imported where it is used.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text())
     needed = {_distribution(text) for text in project["project"]["dependencies"]}
@@ -217,8 +222,12 @@ def wrong_dependencies(root: Path, tools: Mapping[str, str]) -> list[str]:
     }
     services = sorted(path.parent.name for path in (root / "services").glob("*/__init__.py"))
     own = {name: groups.pop(name, set()) for name in services}
+    optional = set().union(*(groups.pop(name, set()) for name in OPTIONAL))
     imported = {name: set(_imported_distributions(root, (f"services/{name}",))) for name in own}
     shared = set(_imported_distributions(root, ("shared",)))
+    found_optional = optional & shared.union(*imported.values())
+    shared -= optional
+    imported = {name: found - optional for name, found in imported.items()}
     elsewhere = set(_imported_distributions(root, ("local_cluster", "benchmarks", "tests", ".ci")))
     findings = [
         f"{name} is imported by `shared` and not declared for every service" for name in sorted(shared - needed)
@@ -228,9 +237,10 @@ def wrong_dependencies(root: Path, tools: Mapping[str, str]) -> list[str]:
             f"{name} is imported by {service} and not declared" for name in sorted(found - needed - own[service])
         ]
     grouped = set().union(*groups.values())
-    declared = needed | grouped | set().union(*own.values())
+    declared = needed | grouped | optional | set().union(*own.values())
     findings += [f"{name} is imported and not declared" for name in sorted(elsewhere - declared)]
     unused = (needed - shared.union(*imported.values())) | (grouped - elsewhere)
+    unused |= optional - found_optional
     for service, names in own.items():
         unused |= names - imported[service]
     findings += [f"{name} is declared and not imported" for name in sorted(unused - set(tools))]

@@ -53,6 +53,7 @@ TOOLS = {
     "zensical": "a command",
     "lxml-stubs": "stubs",
     "trivet-client": "our own, of this workspace",
+    "opentelemetry-sdk": "shares its namespace with its exporter, which is imported",
     "types-psutil": "stubs",
     "types-pyyaml": "stubs",
 }

@@ -21,12 +21,11 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blake3 import blake3
 from pydantic import Field, TypeAdapter, ValidationError
 
 from services.consensus.metadata.copy import write_copy
@@ -43,6 +42,7 @@ from services.consensus.rescue.backup_files import (
     prove,
 )
 from services.consensus.rescue.backup_pin import end, pinned, renew
+from services.consensus.rescue.download import download_copy
 from services.consensus.rescue.new_cluster import GENERATION_SHIFT, TargetRefusedError, check_target, make_folder
 from services.consensus.rescue.survivors import (
     Survivor,
@@ -56,18 +56,12 @@ from services.consensus.tools.initialise import parse_members
 from shared.cluster_keys import PeerKeys
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.backups import LEASE_MAX_S, BackupId
-from shared.contracts.cluster import DIGEST_HEADER, LOG_INDEX_HEADER, ConsensusMember
+from shared.contracts.cluster import ConsensusMember
 from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetError, UpgradeUnfinishedError
-from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
 from shared.settings import ConsensusList, PeerKeySettings, load_settings, refuse_to_start
-
-PATIENCE_S = 60.0
-ROUNDS = 20
-ROUND_PAUSE_S = 0.5
-"""For members that have not applied yet what the leader has."""
 
 DEFAULT_KEEP_HOURS = 24
 OWNER_MAX = 256
@@ -259,45 +253,11 @@ async def _copy_from_cluster(folder: Path, keys: PeerKeys, arguments: argparse.N
             pin = await stack.enter_async_context(pinned(log, owner, lease_s))
         except (LeaderUnavailableError, UpgradeUnfinishedError, InvalidRequestError) as error:
             # A copy that nothing is kept for is better than none: there may never be a leader again.
-            await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=0)
+            await download_copy(settings.consensus_urls, client, folder / METADATA_NAME, at_least=0)
             return complete_backup(folder, keys.private()), _NOT_PINNED.format(reason=error.message)
-        await _download(settings.consensus_urls, client, folder / METADATA_NAME, at_least=pin.log_index)
+        await download_copy(settings.consensus_urls, client, folder / METADATA_NAME, at_least=pin.log_index)
         manifest = await asyncio.to_thread(complete_backup, folder, keys.private())
     return manifest, _PINNED.format(id=pin.backup_id, index=pin.log_index, hours=arguments.keep_hours)
-
-
-async def _download(members: Sequence[PeerAddress], client: PeerClient, target: Path, *, at_least: int) -> None:
-    """From the first member that gives one that is not older than log index `at_least`: what it lacks may be deleted."""
-    refusals: dict[str, str] = {}
-    for _ in range(ROUNDS):
-        for member in members:
-            try:
-                index = await _download_from(member, client, target)
-            except TrivetError as error:
-                refusals[member.id] = error.message
-                continue
-            if index >= at_least:
-                sys.stdout.write(f"copied from {member.id} at log index {index}\n")
-                return
-            refusals[member.id] = f"it is behind, at log index {index} of {at_least}"
-        if not any(reason.startswith("it is behind") for reason in refusals.values()):
-            break
-        await asyncio.sleep(ROUND_PAUSE_S)
-    refuse_to_start("no member gives a copy: " + "; ".join(f"{member}: {why}" for member, why in refusals.items()))
-
-
-async def _download_from(member: PeerAddress, client: PeerClient, target: Path) -> int:
-    hasher = blake3()
-    with target.open("wb") as file:
-
-        def write(piece: bytes) -> None:
-            hasher.update(piece)
-            file.write(piece)
-
-        headers = await client.download(member, "/v1/backup", write, timeout_s=PATIENCE_S)
-    if headers.get(DIGEST_HEADER) != hasher.hexdigest():
-        raise BackupDamagedError(f"what {member.id} sent is not what it announced")
-    return int(headers[LOG_INDEX_HEADER])
 
 
 def _renew(arguments: argparse.Namespace) -> None:

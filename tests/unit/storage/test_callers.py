@@ -28,13 +28,13 @@ def test_every_route_says_who_may_call_it() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "roles"),
     [
-        ("PUT", "/v1/chunks/abc", {Role.GATEWAY}),
+        ("PUT", "/v1/chunks/abc", {Role.GATEWAY, Role.OPERATOR}),
         ("GET", "/v1/chunks/abc", {Role.GATEWAY, Role.STORAGE, Role.OPERATOR}),
         ("DELETE", "/v1/chunks/abc", {Role.OPERATOR}),
         ("POST", "/v1/chunks/confirm", {Role.STORAGE}),
     ],
 )
-def test_gateways_write_and_nobody_else_does(method: str, path: str, roles: set[Role]) -> None:
+def test_gateways_and_operators_write_and_nobody_else_does(method: str, path: str, roles: set[Role]) -> None:
     """Each role, one after the other."""
     for role in set(Role) - {Role.ANY}:
         if role in roles:
