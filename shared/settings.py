@@ -84,7 +84,7 @@ class ServiceSettings(PeerKeySettings):
         log_level: one of `debug`, `info`, `warning`, `error`.
         log_file: where the log goes instead of standard error, if not empty; rotated.
         request_log: which requests have a line in the log, with the id that they have in all services: those that failed (500
-            and above, 50 a second), or all, which costs some 30 µs each.
+            and above, 50 a second), or all, which costs some 20 µs each.
         otlp_endpoint: where spans of requests are exported to, an OpenTelemetry collector that speaks OTLP over HTTP
             (`http://host:4318`). Empty: none are made. Needs the dependencies of the group `telemetry`.
         shutdown_grace_s: how long requests under way may take after SIGTERM.
