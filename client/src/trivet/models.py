@@ -11,31 +11,31 @@ from typing import Any
 import msgspec
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all."""
 
 
-class Timestamp(Model, frozen=True):
+class Timestamp(Model, frozen=True, kw_only=True):
     """A moment as the cluster knows it: true time lies from `earliest` to `latest`; `hlc` is a hybrid logical timestamp.
 
     Attributes:
         state: SYNCED, HOLDOVER, LOGICAL (no interval) or INIT.
     """
 
-    earliest: datetime | None
-    latest: datetime | None
+    earliest: datetime | None = None
+    latest: datetime | None = None
     hlc: str
     state: str
 
 
-class TimeNow(Model, frozen=True):
+class TimeNow(Model, frozen=True, kw_only=True):
     """What time it is, and how surely: `uncertainty_us` is the width of the interval in microseconds."""
 
     timestamp: Timestamp
-    uncertainty_us: int | None
+    uncertainty_us: int | None = None
 
 
-class Durability(Model, frozen=True):
+class Durability(Model, frozen=True, kw_only=True):
     """Of `target` replicas, `acknowledged` were on disk, on `nodes`, when the receipt was written."""
 
     target: int
@@ -43,7 +43,7 @@ class Durability(Model, frozen=True):
     nodes: list[str]
 
 
-class Receipt(Model, frozen=True):
+class Receipt(Model, frozen=True, kw_only=True):
     """A version that was stored: durable, and in the order of all changes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Receipt(Model, frozen=True):
     version: int
     etag: str
     size_bytes: int
-    digest: str | None
+    digest: str | None = None
     content_id: str
     chunk_count: int
     log_index: int
@@ -66,13 +66,13 @@ class Receipt(Model, frozen=True):
     durability: Durability
 
 
-class CopyReceipt(Receipt, frozen=True):
+class CopyReceipt(Receipt, frozen=True, kw_only=True):
     """A version that is a copy of `source_version`."""
 
     source_version: int
 
 
-class Deleted(Model, frozen=True):
+class Deleted(Model, frozen=True, kw_only=True):
     """A file or version that was deleted.
 
     Attributes:
@@ -84,7 +84,7 @@ class Deleted(Model, frozen=True):
     is_marker: bool
 
 
-class FileInfo(Model, frozen=True):
+class FileInfo(Model, frozen=True, kw_only=True):
     """What the store says about one version of a file.
 
     Attributes:
@@ -100,18 +100,18 @@ class FileInfo(Model, frozen=True):
     key: str
     size_bytes: int
     etag: str
-    digest: str | None
-    content_id: str | None
+    digest: str | None = None
+    content_id: str | None = None
     version: int
     log_index: int
-    modified: datetime | None
+    modified: datetime | None = None
     content_type: str
     user_metadata: dict[str, str]
     replicas_confirmed: int | None = None
     confirmation_age_s: int | None = None
 
 
-class ListedFile(Model, frozen=True):
+class ListedFile(Model, frozen=True, kw_only=True):
     """One file of a list.
 
     Attributes:
@@ -130,22 +130,22 @@ class ListedFile(Model, frozen=True):
     user_metadata: dict[str, str] | None = None
 
 
-class Prefix(Model, frozen=True):
+class Prefix(Model, frozen=True, kw_only=True):
     """Keys that share everything up to a delimiter, as one row of a list."""
 
     prefix: str
 
 
-class FilePage(Model, frozen=True):
+class FilePage(Model, frozen=True, kw_only=True):
     """One page of a list; `cursor` is None on the last. All pages of one list show one log index."""
 
     files: list[ListedFile]
     prefixes: list[str]
-    cursor: str | None
+    cursor: str | None = None
     log_index: int
 
 
-class ListedVersion(Model, frozen=True):
+class ListedVersion(Model, frozen=True, kw_only=True):
     """One version, or a delete marker, which has no bytes."""
 
     key: str
@@ -155,22 +155,22 @@ class ListedVersion(Model, frozen=True):
     is_marker: bool
     is_null: bool
     size_bytes: int
-    etag: str | None
-    content_type: str | None
+    etag: str | None = None
+    content_type: str | None = None
     modified: datetime
     path_unsafe: bool = False
 
 
-class VersionPage(Model, frozen=True):
+class VersionPage(Model, frozen=True, kw_only=True):
     """One page of versions; `cursor` is None on the last."""
 
     versions: list[ListedVersion]
     prefixes: list[str]
-    cursor: str | None
+    cursor: str | None = None
     log_index: int
 
 
-class Bucket(Model, frozen=True):
+class Bucket(Model, frozen=True, kw_only=True):
     """A bucket; `incarnation` is the log index that made it."""
 
     name: str
@@ -178,7 +178,7 @@ class Bucket(Model, frozen=True):
     created: datetime
 
 
-class BucketCreated(Model, frozen=True):
+class BucketCreated(Model, frozen=True, kw_only=True):
     """The bucket exists; `created` is false when it did before."""
 
     name: str
@@ -186,22 +186,22 @@ class BucketCreated(Model, frozen=True):
     created: bool
 
 
-class BucketPage(Model, frozen=True):
+class BucketPage(Model, frozen=True, kw_only=True):
     """One page of buckets, by name; `cursor` is None on the last."""
 
     buckets: list[Bucket]
-    cursor: str | None
+    cursor: str | None = None
     log_index: int
 
 
-class Usage(Model, frozen=True):
+class Usage(Model, frozen=True, kw_only=True):
     """How much there is: all versions that have bytes, and the bytes of parts of uploads under way."""
 
     size_bytes: int
     files: int
 
 
-class BucketSettings(Model, frozen=True):
+class BucketSettings(Model, frozen=True, kw_only=True):
     """The settings of a bucket.
 
     Attributes:
@@ -220,7 +220,7 @@ class BucketSettings(Model, frozen=True):
     usage: Usage | None = None
 
 
-class Tags(Model, frozen=True):
+class Tags(Model, frozen=True, kw_only=True):
     """The tags of one version; `patch_index` is the log index that last changed them."""
 
     bucket: str
@@ -230,7 +230,7 @@ class Tags(Model, frozen=True):
     patch_index: int
 
 
-class UploadBegun(Model, frozen=True):
+class UploadBegun(Model, frozen=True, kw_only=True):
     """An upload that takes parts."""
 
     upload_id: str
@@ -238,7 +238,7 @@ class UploadBegun(Model, frozen=True):
     key: str
 
 
-class PartReceipt(Model, frozen=True):
+class PartReceipt(Model, frozen=True, kw_only=True):
     """A part that is durable. `etag` is the BLAKE3 of its bytes, hex, where they were sent and not copied."""
 
     number: int
@@ -247,56 +247,56 @@ class PartReceipt(Model, frozen=True):
     part: int
 
 
-class ListedPart(PartReceipt, frozen=True):
+class ListedPart(PartReceipt, frozen=True, kw_only=True):
     """One part of an upload under way."""
 
     modified: datetime
 
 
-class UploadInfo(UploadBegun, frozen=True):
+class UploadInfo(UploadBegun, frozen=True, kw_only=True):
     """An upload under way, as a list shows it."""
 
     content_type: str
     user_metadata: dict[str, str]
     tags: dict[str, str]
     created: datetime
-    expires_in_s: int | None
+    expires_in_s: int | None = None
     path_unsafe: bool = False
 
 
-class Upload(UploadInfo, kw_only=True, frozen=True):
+class Upload(UploadInfo, frozen=True, kw_only=True):
     """An upload under way, with a page of its parts; `next_after` is None on the last."""
 
     parts: list[ListedPart]
-    next_after: int | None
+    next_after: int | None = None
 
 
-class UploadPage(Model, frozen=True):
+class UploadPage(Model, frozen=True, kw_only=True):
     """One page of uploads under way; `cursor` is None on the last."""
 
     uploads: list[UploadInfo]
     prefixes: list[str]
-    cursor: str | None
+    cursor: str | None = None
 
 
-class DeletedRow(Model, frozen=True):
+class DeletedRow(Model, frozen=True, kw_only=True):
     """What became of one file of `delete_many`; `problem` says why it was not deleted."""
 
     key: str
     version: int
     is_marker: bool
-    removed_version: int | None
-    problem: dict[str, Any] | None
+    removed_version: int | None = None
+    problem: dict[str, Any] | None = None
 
 
-class BatchDeleted(Model, frozen=True):
+class BatchDeleted(Model, frozen=True, kw_only=True):
     """In the order of the request."""
 
     results: list[DeletedRow]
     log_index: int
 
 
-class Scope(Model, frozen=True):
+class Scope(Model, frozen=True, kw_only=True):
     """Actions on the files of a bucket, or of all (`*`), below a prefix.
 
     Attributes:
@@ -311,7 +311,7 @@ class Scope(Model, frozen=True):
     effect: str = "allow"
 
 
-class Limits(Model, frozen=True):
+class Limits(Model, frozen=True, kw_only=True):
     """Of an identity; None for no limit."""
 
     quota_bytes: int | None = None
@@ -320,18 +320,18 @@ class Limits(Model, frozen=True):
     bytes_per_s: int | None = None
 
 
-class Caller(Model, frozen=True):
+class Caller(Model, frozen=True, kw_only=True):
     """Who the key of the client stands for, and what that may do; `key` is the id of the key."""
 
     id: str
     name: str
     is_root: bool
-    key: str | None
+    key: str | None = None
     scopes: list[Scope]
     limits: Limits
 
 
-class Link(Model, frozen=True):
+class Link(Model, frozen=True, kw_only=True):
     """A signed link: whoever has `url` may make that one request until `expires`, with `headers` where there are some."""
 
     method: str
@@ -340,24 +340,24 @@ class Link(Model, frozen=True):
     expires: datetime
 
 
-class ReconcileReport(Model, frozen=True):
+class ReconcileReport(Model, frozen=True, kw_only=True):
     """How far a storage node is from holding what it should."""
 
     log_index: int
     epoch: int
-    expected_chunks: int | None
-    expected_bytes: int | None
-    missing_chunks: int | None
-    missing_bytes: int | None
-    surplus_chunks: int | None
-    orphan_chunks: int | None
+    expected_chunks: int | None = None
+    expected_bytes: int | None = None
+    missing_chunks: int | None = None
+    missing_bytes: int | None = None
+    surplus_chunks: int | None = None
+    orphan_chunks: int | None = None
     bytes_per_s: int
     is_listing: bool
     eta_s: int | None = None
     drained_index: int | None = None
 
 
-class StorageNode(Model, frozen=True):
+class StorageNode(Model, frozen=True, kw_only=True):
     """A storage node.
 
     Attributes:
@@ -378,7 +378,7 @@ class StorageNode(Model, frozen=True):
     draining_since: int | None = None
 
 
-class ConsensusMember(Model, frozen=True):
+class ConsensusMember(Model, frozen=True, kw_only=True):
     """A consensus member."""
 
     id: str
@@ -387,50 +387,50 @@ class ConsensusMember(Model, frozen=True):
     is_voter: bool = True
 
 
-class Cluster(Model, frozen=True):
+class Cluster(Model, frozen=True, kw_only=True):
     """Who leads, who votes, where chunks live, and how far the cluster is from holding all it should.
 
     Attributes:
         degraded: what the cluster has to do without, in sentences; empty when nothing.
     """
 
-    cluster_id: str | None
-    leader: str | None
+    cluster_id: str | None = None
+    leader: str | None = None
     term: int
     members: list[ConsensusMember]
     nodes: list[StorageNode]
-    under_replicated_chunks: int | None
-    remaining_bytes: int | None
-    eta_s: int | None
+    under_replicated_chunks: int | None = None
+    remaining_bytes: int | None = None
+    eta_s: int | None = None
     degraded: list[str]
     epoch: int
     log_index: int
 
 
-class NodeAdmitted(Model, frozen=True):
+class NodeAdmitted(Model, frozen=True, kw_only=True):
     """The node may join; `created` is false when it might before."""
 
     id: str
     created: bool
 
 
-class NodeDraining(Model, frozen=True):
+class NodeDraining(Model, frozen=True, kw_only=True):
     """The node is being emptied; `chunks_left` is None while it has not reported."""
 
     id: str
     state: str
     draining_since: int
-    chunks_left: int | None
+    chunks_left: int | None = None
 
 
-class NodeRemoved(Model, frozen=True):
+class NodeRemoved(Model, frozen=True, kw_only=True):
     """The node is gone; at most `chunks_at_risk` chunks may have had no other verified holder, None when not known."""
 
     id: str
-    chunks_at_risk: int | None
+    chunks_at_risk: int | None = None
 
 
-class NodeReport(Model, frozen=True):
+class NodeReport(Model, frozen=True, kw_only=True):
     """What a verify found on one storage node so far."""
 
     state: str
@@ -447,15 +447,15 @@ class NodeReport(Model, frozen=True):
     eta_s: int | None = None
 
 
-class NodeVerification(Model, frozen=True):
+class NodeVerification(Model, frozen=True, kw_only=True):
     """One node of a verify; `report` is None, with the reason in `problem`, while it does not answer."""
 
     id: str
-    report: NodeReport | None
-    problem: str | None
+    report: NodeReport | None = None
+    problem: str | None = None
 
 
-class CountedObjects(Model, frozen=True):
+class CountedObjects(Model, frozen=True, kw_only=True):
     """What the chunks belong to, by the log."""
 
     versions: int
@@ -465,7 +465,7 @@ class CountedObjects(Model, frozen=True):
     manifests: int
 
 
-class Verification(Model, frozen=True):
+class Verification(Model, frozen=True, kw_only=True):
     """A pass over every chunk on every node against the log.
 
     Attributes:
@@ -475,9 +475,9 @@ class Verification(Model, frozen=True):
     """
 
     state: str
-    is_clean: bool | None
+    is_clean: bool | None = None
     progress: float
-    eta_s: int | None
+    eta_s: int | None = None
     checked_chunks: int
     checked_bytes: int
     missing_chunks: int
@@ -488,16 +488,16 @@ class Verification(Model, frozen=True):
     objects: CountedObjects | None = None
 
 
-class Backup(Model, frozen=True):
+class Backup(Model, frozen=True, kw_only=True):
     """A backup under way: no chunk that was referenced at `log_index` is deleted until it ends or its lease runs out."""
 
     id: str
-    owner: str | None
+    owner: str | None = None
     log_index: int
     expires_in_s: int
 
 
-class Identity(Model, frozen=True):
+class Identity(Model, frozen=True, kw_only=True):
     """A person or program; `state` is active or disabled."""
 
     id: str
@@ -509,19 +509,19 @@ class Identity(Model, frozen=True):
     created: datetime
 
 
-class KeyInfo(Model, frozen=True):
+class KeyInfo(Model, frozen=True, kw_only=True):
     """An access key without its secret; `last_used_hour` is the hour in which it was last used, as far as recorded."""
 
     id: str
     identity: str
     state: str
     created: datetime
-    expires: datetime | None
-    last_used_hour: datetime | None
+    expires: datetime | None = None
+    last_used_hour: datetime | None = None
     sealing_key: str
 
 
-class NewKey(KeyInfo, frozen=True):
+class NewKey(KeyInfo, frozen=True, kw_only=True):
     """A new access key. No other answer ever shows the secret: keep `line`."""
 
     secret: str
@@ -532,28 +532,28 @@ class NewKey(KeyInfo, frozen=True):
         return f"{self.id}.{self.secret}"
 
 
-class IdentityDetails(Identity, frozen=True):
+class IdentityDetails(Identity, frozen=True, kw_only=True):
     """An identity with its keys; `usage` is None in the answer to a change."""
 
     keys: list[KeyInfo]
-    usage: Usage | None
+    usage: Usage | None = None
 
 
-class IdentityPage(Model, frozen=True):
+class IdentityPage(Model, frozen=True, kw_only=True):
     """One page of identities; `cursor` is None on the last."""
 
     identities: list[Identity]
-    cursor: str | None
+    cursor: str | None = None
 
 
-class TrailPoint(Model, frozen=True):
+class TrailPoint(Model, frozen=True, kw_only=True):
     """A place in the audit trail, and what the chain is there."""
 
     index: int
     link: str
 
 
-class TrailVerification(Model, frozen=True):
+class TrailVerification(Model, frozen=True, kw_only=True):
     """A check of some rows of the audit trail; `next_after` is None at its end."""
 
     begin: TrailPoint
@@ -561,21 +561,21 @@ class TrailVerification(Model, frozen=True):
     head: TrailPoint
     rows: int
     is_whole: bool
-    broken_index: int | None
-    problem: str | None
-    next_after: int | None
+    broken_index: int | None = None
+    problem: str | None = None
+    next_after: int | None = None
 
 
-class Readiness(Model, frozen=True):
+class Readiness(Model, frozen=True, kw_only=True):
     """Whether a gateway serves; `answer` says why not, and what it has to do without, as the operations port tells it."""
 
     is_ready: bool
     answer: dict[str, Any]
 
 
-class Progress(Model, frozen=True):
+class Progress(Model, frozen=True, kw_only=True):
     """How far a transfer is: `resumed_bytes` of `done_bytes` were there before it began, `total_bytes` is None if unknown."""
 
     done_bytes: int
-    total_bytes: int | None
+    total_bytes: int | None = None
     resumed_bytes: int = 0

@@ -1,0 +1,135 @@
+"""One call: its attempts, its deadline, what it raises."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from tests.unit.client.scripted import AT_ONCE, ScriptedAnswer, ScriptedTransport, caller_over, problem
+from trivet import errors
+from trivet.bodies import BytesBody, StreamBody
+from trivet.caller import Request, whole
+from trivet.models import TimeNow
+from trivet.retry import RetryPolicy
+
+_LOST = errors.ConnectionFailed("lost", definite=False)
+
+
+async def test_a_call_is_repeated_until_it_is_answered() -> None:
+    """Through a lost connection, a broken answer and an overloaded gateway; each answer is released."""
+    broken = ScriptedAnswer(200, [b"o", errors.BrokenDownload("cut")])
+    overloaded = problem(503, "overloaded")
+    transport = ScriptedTransport(_LOST, broken, overloaded, ScriptedAnswer(200, b"ok"))
+
+    assert await caller_over(transport).call(Request("GET", "/x"), whole) == b"ok"
+
+    assert len(transport.requests) == 4
+    assert broken.releases == overloaded.releases == 1
+
+
+async def test_a_repeat_sends_the_same_key_and_the_same_body() -> None:
+    """So that the change happens once."""
+    transport = ScriptedTransport(_LOST, problem(503, "outcome_unknown", definite=False), ScriptedAnswer(200, b""))
+    request = Request("PUT", "/x", {"Idempotency-Key": "k"}, BytesBody(b"data"))
+
+    await caller_over(transport).call(request, whole)
+
+    assert transport.requests == [("PUT", "/x", {"Idempotency-Key": "k"}, b"data")] * 3
+
+
+async def test_a_stream_is_sent_once() -> None:
+    """What was taken of it cannot be taken again."""
+    transport = ScriptedTransport(_LOST)
+    with pytest.raises(errors.ConnectionFailed):
+        await caller_over(transport).call(Request("PUT", "/x", {}, StreamBody(iter([b"data"]))), whole)
+    assert len(transport.requests) == 1
+
+
+async def test_what_may_have_happened_is_not_repeated_without_a_key() -> None:
+    """One attempt, and the error says so."""
+    transport = ScriptedTransport(problem(503, "outcome_unknown", definite=False))
+    with pytest.raises(errors.Unavailable) as caught:
+        await caller_over(transport).call(Request("POST", "/x", is_repeatable=False), whole)
+    assert (len(transport.requests), caught.value.definite) == (1, False)
+
+
+async def test_the_last_error_is_raised_when_attempts_are_used_up() -> None:
+    """As many as the policy says, or the request."""
+    transport = ScriptedTransport(_LOST)
+    with pytest.raises(errors.ConnectionFailed):
+        await caller_over(transport).call(Request("GET", "/x"), whole)
+    assert len(transport.requests) == AT_ONCE.attempts
+    with pytest.raises(errors.ConnectionFailed):
+        await caller_over(transport).call(Request("GET", "/x", attempts=1), whole)
+    assert len(transport.requests) == AT_ONCE.attempts + 1
+
+
+async def test_a_call_without_an_answer_ends_at_its_deadline() -> None:
+    """With an error of ours, which is not definite."""
+
+    class Silent(ScriptedTransport):
+        async def send(self, *_):
+            await asyncio.Event().wait()
+
+    with pytest.raises(errors.ConnectionFailed, match=r"within 0\.02 s") as caught:
+        await caller_over(Silent(_LOST), timeout_s=0.02).call(Request("GET", "/x"), whole)
+    assert not caught.value.definite
+
+
+async def test_pauses_do_not_go_past_the_deadline() -> None:
+    """A Retry-After that is too far away is not waited for."""
+    late = ScriptedAnswer(503, b"", {"Retry-After": "3600"})
+    with pytest.raises(errors.Unavailable):
+        await caller_over(ScriptedTransport(late)).call(Request("GET", "/x"), whole)
+
+
+async def test_the_deadline_moves_on_with_the_body() -> None:
+    """An upload may take as long as it moves."""
+
+    async def pieces():
+        for number in range(10):
+            await asyncio.sleep(0.01)  # each well within the deadline, all of them far beyond it
+            yield b"%d" % number
+
+    class Slow(ScriptedTransport):
+        async def send(self, method, target, headers, body, limit):
+            async for _ in body.pieces():
+                limit.progressed()
+            return ScriptedAnswer(200, b"all")
+
+    from trivet.bodies import AsyncStreamBody
+
+    request = Request("PUT", "/x", {}, AsyncStreamBody(pieces()))
+    assert await caller_over(Slow(_LOST), timeout_s=0.05).call(request, whole) == b"all"
+
+
+async def test_a_stranger_s_answer_is_one_of_our_errors() -> None:
+    """Of something that is no gateway at that address."""
+    caller = caller_over(ScriptedTransport(ScriptedAnswer(200, b"<html>Welcome</html>")))
+    with pytest.raises(errors.ProblemError, match="address"):
+        await caller.model(TimeNow, "GET", "/v1/time")
+    caller = caller_over(ScriptedTransport(ScriptedAnswer(301, b"", {"Location": "https://elsewhere"})))
+    with pytest.raises(errors.ServerError):
+        await caller.model(TimeNow, "GET", "/v1/time")
+
+
+async def test_a_cancelled_call_ends_at_once() -> None:
+    """And is not taken for a deadline."""
+
+    class Silent(ScriptedTransport):
+        async def send(self, *_):
+            await asyncio.Event().wait()
+
+    call = asyncio.ensure_future(caller_over(Silent(_LOST)).call(Request("GET", "/x"), whole))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def test_pauses_are_drawn_anew() -> None:
+    """Two clients do not come back together."""
+    caller = caller_over(ScriptedTransport(_LOST), retry=RetryPolicy())
+    assert len({caller.pause_s(5, _LOST) for _ in itertools.repeat(None, 10)}) > 1

@@ -1,0 +1,121 @@
+"""HTTP as it goes wrong: each failure is an error of ours, and says whether anything was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+
+import pytest
+
+from trivet import errors
+from trivet.bodies import BytesBody, StreamBody
+from trivet.caller import Caller, Request, whole
+from trivet.retry import RetryPolicy
+
+_ONCE = RetryPolicy(attempts=1)
+_LARGE = bytes(4 << 20)
+
+
+@asynccontextmanager
+async def _server(answer: bytes, *, reads: int | None = 1, waits: bool = False):
+    """Answers every connection with these bytes once `reads` bytes came (None: at once), and closes, or waits."""
+    ends = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if reads is not None:
+            await reader.readexactly(reads)
+        writer.write(answer)
+        await writer.drain()
+        if waits:
+            await ends.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        ends.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def _call(url: str, request: Request, *, timeout_s: float = 5.0) -> bytes:
+    caller = Caller(url, None, timeout_s=timeout_s, retry=_ONCE)
+    try:
+        return await caller.call(request, whole)
+    finally:
+        await caller.close()
+
+
+async def test_an_answer_is_read() -> None:
+    """The control: what the other tests break, whole."""
+    async with _server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHello") as url:
+        assert await _call(url, Request("GET", "/x")) == b"Hello"
+
+
+async def test_nobody_at_the_address_is_definite() -> None:
+    """Nothing was sent."""
+    async with _server(b"") as url:
+        pass
+    with pytest.raises(errors.ConnectionFailed, match="address") as caught:
+        await _call(url, Request("GET", "/x"))
+    assert caught.value.definite
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nConte", b"SSH-2.0-OpenSSH_9.2\r\n"])
+async def test_a_connection_that_ends_without_an_answer_is_not_definite(answer) -> None:
+    """The request may have been carried out."""
+    async with _server(answer) as url:
+        with pytest.raises(errors.ConnectionFailed) as caught:
+            await _call(url, Request("GET", "/x"))
+        assert not caught.value.definite
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"],
+)
+async def test_a_body_that_ends_early_is_broken(head) -> None:
+    """Never a short file."""
+    async with _server(head + b"Hello") as url:
+        with pytest.raises((errors.BrokenDownload, errors.ConnectionFailed)):
+            await _call(url, Request("GET", "/x"))
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nHello"])
+async def test_silence_ends_at_the_deadline(answer) -> None:
+    """Before an answer, and in the middle of one."""
+    async with _server(answer, waits=True) as url:
+        with pytest.raises(errors.ConnectionFailed) as caught:
+            await _call(url, Request("GET", "/x"), timeout_s=0.05)
+        assert not caught.value.definite
+
+
+async def test_a_refusal_before_the_body_was_taken_is_heard() -> None:
+    """As of a key that may not write: not a lost connection."""
+    text = b'{"code": "access_denied", "definite": true}'
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    async with _server(head % len(text) + text, waits=True) as url:
+        with pytest.raises(errors.Forbidden):
+            await _call(url, Request("PUT", "/x", {}, BytesBody(_LARGE)))
+
+
+async def test_what_a_source_raises_gets_out_as_it_is() -> None:
+    """Not as a lost connection, which would be repeated."""
+
+    def pieces():
+        yield b"one"
+        raise ZeroDivisionError
+
+    async with _server(b"", reads=1, waits=True) as url:
+        with pytest.raises(ZeroDivisionError):
+            await _call(url, Request("PUT", "/x", {}, StreamBody(pieces())))
+
+
+async def test_a_server_without_tls_is_not_trusted_as_one_with_it() -> None:
+    """And that is said as it is."""
+    async with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+        with pytest.raises(errors.TrivetError) as caught:
+            await _call(url.replace("http:", "https:"), Request("GET", "/x"))
+        assert not isinstance(caught.value, ssl.SSLError)

@@ -1,0 +1,111 @@
+"""`Client` is `AsyncClient` without `await`, call for call."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import threading
+
+import pytest
+
+import trivet
+from tests.unit.client.scripted import ScriptedAnswer, ScriptedTransport
+from trivet.background_loop import BackgroundLoop
+from trivet.client import Client
+from trivet.operations import AsyncOperations
+from trivet.sync_operations import Operations
+
+PAIRS = [(trivet.AsyncClient, Client), (AsyncOperations, Operations), (trivet.AsyncDownload, trivet.Download)]
+
+
+def _public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("asynchronous", "plain"), PAIRS)
+def test_both_have_the_same_calls_with_the_same_parameters(asynchronous, plain) -> None:
+    """Names, kinds, defaults and types; what is given differs by its iterators alone."""
+    # A sync download is closed by the context that opened it.
+    assert _public(asynchronous) - {"close"} == _public(plain) - {"close"}
+    for name in _public(plain) - {"close"}:
+        ours, theirs = getattr(plain, name), getattr(asynchronous, name)
+        if isinstance(ours, property):
+            continue
+        one, other = inspect.signature(ours), inspect.signature(theirs)
+        assert list(one.parameters.values()) == list(other.parameters.values()), name
+        expected = re.sub(r"^Rows\[\w+, (\w+)\]", r"Iterator[\1]", str(other.return_annotation))
+        expected = expected.replace("Async", "")
+        assert one.return_annotation == expected, name
+        assert inspect.iscoroutinefunction(ours) is False
+
+
+def test_both_are_made_alike() -> None:
+    """By the same arguments."""
+    assert inspect.signature(Client) == inspect.signature(trivet.AsyncClient)
+
+
+@pytest.fixture
+def store():
+    """A client whose store says what time it is."""
+    text = b'{"timestamp": {"hlc": "0", "state": "LOGICAL"}, "uncertainty_us": null}'
+    with Client("http://store.test") as client:
+        client._async._caller._transport = ScriptedTransport(ScriptedAnswer(200, text))  # type: ignore[assignment]
+        yield client
+
+
+def test_many_threads_may_call_at_once(store) -> None:
+    """All of them over one loop."""
+    told: list[str] = []
+    threads = [threading.Thread(target=lambda: told.append(store.time().timestamp.state)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == ["LOGICAL"] * 8
+
+
+def test_a_client_that_was_closed_says_so(store) -> None:
+    """Closing twice does nothing."""
+    store.close()
+    store.close()
+    with pytest.raises(trivet.TrivetError, match="closed"):
+        store.time()
+
+
+def test_a_client_of_another_process_says_so(store, monkeypatch) -> None:
+    """Its thread does not live there: waiting for it would never end."""
+    here = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: here + 1)
+    with pytest.raises(trivet.TrivetError, match="fork"):
+        store.time()
+    monkeypatch.undo()
+
+
+def test_an_iteration_that_is_left_ends_its_source() -> None:
+    """So that its connection goes back."""
+    ended = []
+
+    async def rows():
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append(True)
+
+    loop = BackgroundLoop()
+    try:
+        for _ in loop.iterate(rows()):
+            break
+        assert ended == [True]
+    finally:
+        loop.close()
+
+
+def test_names_of_the_package_are_imported_late() -> None:
+    """All of them are there, and `import trivet` alone brings in no HTTP."""
+    for name in trivet.__all__:
+        assert getattr(trivet, name) is not None
+    assert set(dir(trivet)) == set(trivet.__all__)
+    with pytest.raises(AttributeError):
+        _ = trivet.nothing
