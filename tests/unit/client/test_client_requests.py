@@ -111,6 +111,10 @@ def test_an_answer_to_a_range_tells_about_the_whole_file() -> None:
     assert (info.size_bytes, info.etag, info.version, info.log_index) == (100, "abc", 17, 21)
     assert (info.user_metadata, info.digest, info.replicas_confirmed) == ({"place": "Rome"}, None, 3)
     assert info.modified == datetime(2026, 11, 25, 16, 35, 12, tzinfo=UTC)
+    exact = headers.file_info(
+        "photos", "cat.jpg", httpx.Headers({**said, "X-Trivet-Modified": "2026-11-25T16:35:12.106710Z"})
+    )
+    assert exact.modified == datetime(2026, 11, 25, 16, 35, 12, 106710, tzinfo=UTC)
     assert headers.content_range("bytes 5-14/100") == (5, 15, 100)
 
 

@@ -22,7 +22,7 @@ def cluster(*nodes: StorageNode, **facts) -> Cluster:
         "cluster_id": "c",
         "leader": "consensus-1",
         "term": 1,
-        "members": [ConsensusMember("consensus-1", "", "")],
+        "members": [ConsensusMember(id="consensus-1", url="", peer_address="")],
         "nodes": list(nodes),
         "under_replicated_chunks": 0,
         "remaining_bytes": 0,
@@ -102,9 +102,9 @@ def test_without_a_leader_nothing_works() -> None:
 
 def now(state: str = "SYNCED", off_s: float = 0) -> TimeNow:
     moment = NOW + timedelta(seconds=off_s)
-    return TimeNow(
-        Timestamp(moment - timedelta(milliseconds=5), moment + timedelta(milliseconds=5), "0", state), 10_000
-    )
+    around = timedelta(milliseconds=5)
+    stamp = Timestamp(earliest=moment - around, latest=moment + around, hlc="0", state=state)
+    return TimeNow(timestamp=stamp, uncertainty_us=10_000)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_clock_that_is_a_little_off_is_good() -> None:
 
 
 def test_a_cluster_without_time_servers_is_worth_a_note_and_no_alarm() -> None:
-    stamp = TimeNow(Timestamp(None, None, "0", "LOGICAL"), None)
+    stamp = TimeNow(timestamp=Timestamp(hlc="0", state="LOGICAL"))
     (finding,) = diagnosis.clock_findings(stamp, NOW.timestamp())
     assert finding.level == "note"
     assert diagnosis.worst([finding]) is ExitCode.DONE
