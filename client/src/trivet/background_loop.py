@@ -20,7 +20,7 @@ class BackgroundLoop:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="trivet", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="trivet", daemon=True)
         self._thread.start()
 
     @property
@@ -64,9 +64,15 @@ class BackgroundLoop:
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
+
+    def _run(self) -> None:
+        # All of it here: the thread that closes may have a loop of its own that runs, as in a notebook.
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
 
 
 async def _next(rows: AsyncIterator[RowT]) -> RowT | None:

@@ -82,6 +82,12 @@ def test_a_client_of_another_process_says_so(store, monkeypatch) -> None:
     monkeypatch.undo()
 
 
+async def test_it_may_be_used_beside_a_loop_that_runs(store) -> None:
+    """As in a notebook, whose cells run in one."""
+    assert store.time().timestamp.state == "LOGICAL"
+    store.close()
+
+
 def test_an_iteration_that_is_left_ends_its_source() -> None:
     """So that its connection goes back."""
     ended = []
