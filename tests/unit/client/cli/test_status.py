@@ -25,8 +25,13 @@ class Terminal(io.StringIO):
         return True
 
 
+def _of(kind, *values):
+    """A model by the order of its fields."""
+    return kind(**dict(zip(kind.__struct_fields__, values, strict=False)))
+
+
 def node(number: int, **facts) -> StorageNode:
-    report = ReconcileReport(1, 1, 100, 4 << 20, facts.pop("missing", 0), 0, 0, 0, 0, is_listing=False)
+    report = _of(ReconcileReport, 1, 1, 100, 4 << 20, facts.pop("missing", 0), 0, 0, 0, 0, False)
     known = {
         "id": f"storage-{number}",
         "url": f"http://10.0.0.{number}:8100",
@@ -41,10 +46,12 @@ def node(number: int, **facts) -> StorageNode:
 
 
 MEMBERS = [
-    ConsensusMember(f"consensus-{number}", f"http://10.0.1.{number}:8200", "", number < 4) for number in range(1, 5)
+    _of(ConsensusMember, f"consensus-{number}", f"http://10.0.1.{number}:8200", "", number < 4)
+    for number in range(1, 5)
 ]
-WELL = Cluster("c0ffee00c0ffee00", "consensus-2", 7, MEMBERS, [node(1), node(2), node(3)], 0, 0, None, [], 3, 99)
-DEGRADED = Cluster(
+WELL = _of(Cluster, "c0ffee00c0ffee00", "consensus-2", 7, MEMBERS, [node(1), node(2), node(3)], 0, 0, None, [], 3, 99)
+DEGRADED = _of(
+    Cluster,
     "c0ffee00c0ffee00",
     "consensus-2",
     7,
