@@ -23,6 +23,7 @@ from trivet.filesystem.open_files import Reader, Writer, layered
 from trivet.filesystem.os_errors import os_errors
 from trivet.filesystem.paths import split
 from trivet.filesystem.publication import Description, Publication
+from trivet.filesystem.streams import AsyncReader, AsyncWriter
 from trivet.models import Progress
 
 BLOCK_SIZE_BYTES: Final = 8 << 20
@@ -235,6 +236,27 @@ class TrivetFileSystem(Namespace):
             if mode == "xb" and await self._exists(path):
                 raise FileExistsError(errno.EEXIST, "It is there already.", path)
             return Publication(clients, bucket, key, description, is_new=mode == "xb")
+
+    async def open_async(
+        self,
+        path: str,
+        mode: str = "rb",
+        *,
+        block_size: int | None = None,
+        version: int | None = None,
+        content_type: str | None = None,
+        user_metadata: dict[str, str] | None = None,
+        **_: Any,
+    ) -> AsyncReader | AsyncWriter:
+        """As `open`, of bytes, for programs that await: `read`, `write`, `close` and `async with`; modes rb, wb and ab."""
+        path = self._strip_protocol(path)
+        block_size = block_size or self.blocksize
+        if mode == "rb":
+            return AsyncReader(self, path, await self._info(path, version=version), block_size)
+        if mode not in {"wb", "ab"}:
+            raise ValueError(f"a file is opened by rb, wb or ab here, not by {mode}")
+        begun = await self._begin(path, mode, content_type, user_metadata)
+        return AsyncWriter(self, path, mode, begun, block_size)
 
     def in_background(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have the loop run `call` some time soon, if it still runs at all."""

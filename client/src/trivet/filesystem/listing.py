@@ -24,10 +24,10 @@ async def described(client: AsyncClient, path: str, version: int | None = None) 
         try:
             return entries.file(bucket, await client.head(bucket, key, version=version))
         except errors.NotFound:
-            if version is not None or not await _has_any(client, bucket, prefix_of(key)):
+            if version is not None or not await has_any(client, bucket, prefix_of(key)):
                 raise
     else:
-        await _has_any(client, bucket, "")
+        await has_any(client, bucket, "")
     return entries.directory(path)
 
 
@@ -73,6 +73,14 @@ async def below(client: AsyncClient, path: str, maxdepth: int | None = None, pre
         return {}
 
 
+async def has_any(client: AsyncClient, bucket: str, prefix: str) -> bool:
+    """Whether a key begins with `prefix`. Raises BucketNotFound."""
+    async for page in client.list_pages(bucket, prefix, limit=1):
+        if page.files:
+            return True
+    return False
+
+
 async def _everything(client: AsyncClient, bucket: str, above: str, prefix: str) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     directories: set[str] = set()
@@ -109,14 +117,6 @@ async def _level(client: AsyncClient, bucket: str, above: str, prefix: str) -> t
         elif not entries.is_marker(row.key):
             found.append(entries.file(bucket, row))
     return found, is_there
-
-
-async def _has_any(client: AsyncClient, bucket: str, prefix: str) -> bool:
-    """Whether a key begins with `prefix`. Raises BucketNotFound."""
-    async for page in client.list_pages(bucket, prefix, limit=1):
-        if page.files:
-            return True
-    return False
 
 
 def _name(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from trivet.filesystem import entries, listing, removal
 from trivet.filesystem.clients import ClientsByLoop
 from trivet.filesystem.entries import Entry
 from trivet.filesystem.os_errors import os_errors
-from trivet.filesystem.paths import split
+from trivet.filesystem.paths import prefix_of, split
 from trivet.models import ListedVersion
 
 
@@ -70,16 +70,32 @@ class Namespace(AsyncFileSystem):
         with os_errors(path):
             below = await listing.below(self.client, path, maxdepth, prefix)
         found = {name: entry for name, entry in below.items() if withdirs or entry["type"] == "file"}
-        # A file is found under its own name, and a directory, too, where directories are asked for.
-        if path and not prefix and (withdirs or not below):
-            try:
-                itself = await self._info(path)
-            except FileNotFoundError:
-                pass
-            else:
-                if itself["type"] == "file" or withdirs:
-                    found[path] = itself
+        if path and not prefix:
+            if below and withdirs:
+                found[path] = entries.directory(path)
+            elif not below:
+                found |= await self._itself(path, withdirs=withdirs)
         return {name: found[name] for name in sorted(found)} if detail else sorted(found)
+
+    async def _itself(self, path: str, *, withdirs: bool) -> dict[str, Entry]:
+        """A file, which is found under its own name, or a directory where nothing is below it."""
+        try:
+            entry = await self._info(path)
+        except FileNotFoundError:
+            return {}
+        return {path: entry} if withdirs or entry["type"] == "file" else {}
+
+    async def _isdir(self, path: str) -> bool:
+        """Whether it is the root, a bucket, or anything is below it: one list, where `info` first looks for a file."""
+        path = self._strip_protocol(path)
+        bucket, key = split(path)
+        try:
+            if not key:
+                return bool(await self._exists(path))
+            with os_errors(path):
+                return await listing.has_any(self.client, bucket, prefix_of(key))
+        except OSError:
+            return False
 
     async def _du(
         self,

@@ -9,29 +9,21 @@ What happens to a file that was opened to write:
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from contextlib import suppress
-from itertools import pairwise
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fsspec.asyn import sync
 from fsspec.compression import compr
 from fsspec.spec import AbstractBufferedFile
 
 from trivet.filesystem.os_errors import os_errors
-from trivet.filesystem.publication import (
-    PART_SIZE_MAX_BYTES,
-    PART_SIZE_MIN_BYTES,
-    PARTS_OF_ONE_SIZE,
-    Publication,
-)
+from trivet.filesystem.publication import Publication, block_bytes, pieces_of
 
 if TYPE_CHECKING:
     from trivet.filesystem.file_system import TrivetFileSystem
-
-BLOCK_SIZE_MAX_BYTES: Final = PART_SIZE_MAX_BYTES // 2
-"""Of what is collected before it is sent: the last part may be nearly twice as long."""
 
 
 class Reader(AbstractBufferedFile):
@@ -74,9 +66,9 @@ class Writer(AbstractBufferedFile):
             block_size: least bytes of a part, but for the last.
             autocommit: publish at `close`; else at `commit`.
         """
-        self._block_size = min(max(block_size, PART_SIZE_MIN_BYTES), BLOCK_SIZE_MAX_BYTES)
-        super().__init__(fs, path, mode, block_size=self._block_size, autocommit=autocommit)
-        self._publication = publication
+        self._block_size = block_size
+        super().__init__(fs, path, mode, block_size=block_bytes(block_size, 0), autocommit=autocommit)
+        self._publication, self._pid = publication, os.getpid()
         self._is_new = mode == "xb"
         self.buffer.write(publication.kept)
         self.loc = publication.offset_bytes
@@ -84,7 +76,7 @@ class Writer(AbstractBufferedFile):
     def _upload_chunk(self, final: bool = False) -> bool:
         """Hand over what was collected; the last time, publish it."""
         try:
-            pieces = _pieces(self.buffer.getbuffer(), self.blocksize, is_last=final)
+            pieces = pieces_of(self.buffer.getbuffer(), self.blocksize, is_last=final)
             for piece in pieces[:-1] if final else pieces:
                 self._run(self._publication.send, piece)
             if final:
@@ -93,8 +85,7 @@ class Writer(AbstractBufferedFile):
             with suppress(OSError):  # the first error counts; an upload that could not be given up now ends by itself
                 self.discard()
             raise
-        growth = 2 ** (self._publication.part_count // PARTS_OF_ONE_SIZE)
-        self.blocksize = min(self._block_size * growth, BLOCK_SIZE_MAX_BYTES)
+        self.blocksize = block_bytes(self._block_size, self._publication.part_count)
         return True
 
     def flush(self, force: bool = False) -> None:
@@ -122,7 +113,7 @@ class Writer(AbstractBufferedFile):
             self.discard()
 
     def __del__(self) -> None:
-        if self.closed:
+        if self.closed or self._pid != os.getpid():  # after a fork the file is the parent's
             return
         self.closed = True
         # Not published: whoever forgot the file may have failed half way.
@@ -219,12 +210,3 @@ def layered(writer: Writer, text: dict[str, Any] | None, compression: str | None
     if compression is not None:
         file = LayeredWriter(compression, writer)
     return file if text is None else TextWriter(file, **text)
-
-
-def _pieces(buffer: memoryview, size_bytes: int, *, is_last: bool) -> list[memoryview]:
-    """`buffer` in parts of `size_bytes`; the last one is up to twice as long, or shorter where nothing follows it."""
-    count = max(len(buffer) // size_bytes, 1)
-    edges = [*range(0, count * size_bytes, size_bytes), len(buffer)]
-    if is_last and len(buffer) > count * size_bytes:
-        edges.insert(-1, count * size_bytes)
-    return [buffer[start:end] for start, end in pairwise(edges)]

@@ -26,6 +26,24 @@ PARTS_IN_FLIGHT_MAX: Final = 4
 PARTS_OF_ONE_SIZE: Final = 1000
 """After so many parts their size doubles, so that 10,000 parts hold the longest file that there can be."""
 
+_BLOCK_MAX_BYTES: Final = PART_SIZE_MAX_BYTES // 2
+"""Of what is collected before it is sent: a part may be nearly twice as long."""
+
+
+def block_bytes(wanted_bytes: int, part_count: int) -> int:
+    """How much a writer collects that has handed over `part_count` parts already."""
+    doublings = part_count // PARTS_OF_ONE_SIZE
+    return min(max(wanted_bytes, PART_SIZE_MIN_BYTES) << doublings, _BLOCK_MAX_BYTES)
+
+
+def pieces_of(buffer: memoryview, size_bytes: int, *, is_last: bool) -> list[memoryview]:
+    """`buffer` in parts of `size_bytes`; the last one is up to twice as long, or shorter where nothing follows it."""
+    count = max(len(buffer) // size_bytes, 1)
+    edges = [*range(0, count * size_bytes, size_bytes), len(buffer)]
+    if is_last and len(buffer) > count * size_bytes:
+        edges.insert(-1, count * size_bytes)
+    return [buffer[start:end] for start, end in pairwise(edges)]
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -134,10 +152,12 @@ class Publication:
         await asyncio.gather(*self._parts)
 
     async def commit(self) -> None:
-        """Make visible what `hold` has sent."""
+        """Make visible what `hold` has sent, if it has sent anything."""
+        if self._upload_id is None:
+            return
         receipts = await asyncio.gather(*self._parts)
         await self._client().complete_upload(
-            await self._begun(), receipts, if_match=self._if_match, if_none_match=self._if_none_match
+            self._upload_id, receipts, if_match=self._if_match, if_none_match=self._if_none_match
         )
         self._is_over = True
 

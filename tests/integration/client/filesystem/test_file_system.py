@@ -347,6 +347,17 @@ def test_a_directory_is_there_while_a_file_is_in_it(fs, client, bucket) -> None:
     assert list(client.list(bucket)) == []
 
 
+def test_a_name_may_be_a_file_and_a_directory(fs, bucket) -> None:
+    """Keys are no tree; both are found, read and removed."""
+    fs.pipe({f"{bucket}/a": b"file", f"{bucket}/a/b": b"below"})
+    assert fs.isfile(f"{bucket}/a")
+    assert fs.isdir(f"{bucket}/a")
+    assert fs.find(bucket) == [f"{bucket}/a", f"{bucket}/a/b"]
+    assert (fs.cat_file(f"{bucket}/a"), fs.cat_file(f"{bucket}/a/b")) == (b"file", b"below")
+    fs.rm(f"{bucket}/a", recursive=True)
+    assert fs.find(bucket) == []
+
+
 def test_buckets_are_the_directories_at_the_top(fs, bucket) -> None:
     """Made, listed and deleted as such; one in which there is something is not deleted by accident."""
     other = f"{bucket}-b"
@@ -494,6 +505,43 @@ def test_loops_share_one_instance(storage_options, bucket) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(lambda number: asyncio.run(use(number)), range(3))) == [b"0000", b"1111", b"2222"]
+
+
+async def write_and_fail_awaiting(fs, path: str) -> None:
+    async with await fs.open_async(path, "wb", block_size=PART_BYTES) as file:
+        await file.write(random_bytes(PART_BYTES))
+        raise BlockError
+
+
+async def test_programs_that_await_have_open_files_too(storage_options, client, bucket) -> None:
+    """With the same promises: by parts, visible at the end or never, one version."""
+    fs, body = TrivetFileSystem(asynchronous=True, **storage_options), random_bytes(2 * PART_BYTES + 3)
+    path = f"{bucket}/k"
+    try:
+        async with await fs.open_async(path, "wb", block_size=PART_BYTES) as file:
+            await file.write(body)
+            assert not await fs._exists(path)
+        async with await fs.open_async(path, "ab") as file:
+            await file.write(b"more")
+        async with await fs.open_async(path, "ab"):
+            pass
+        with pytest.raises(BlockError):
+            await write_and_fail_awaiting(fs, path)
+        async with await fs.open_async(path) as file:
+            assert await file.read(5) == body[:5]
+            file.seek(-10, 2)
+            assert await file.read() == body[-6:] + b"more"
+    finally:
+        await fs.aclose()
+    assert list(client.uploads(bucket)) == []
+
+
+def test_appending_nothing_in_a_transaction_changes_nothing(fs, bucket) -> None:
+    """There is nothing to commit."""
+    fs.pipe(f"{bucket}/k", b"x")
+    with fs.transaction, fs.open(f"{bucket}/k", "ab"):
+        pass
+    assert fs.cat(f"{bucket}/k") == b"x"
 
 
 def test_an_instance_goes_to_another_process(fs, bucket) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trivet import errors
-from trivet.filesystem import open_files
+from trivet.filesystem import publication as publications
 from trivet.filesystem.file_system import TrivetFileSystem, guessed_type
 from trivet.filesystem.open_files import Writer
 from trivet.filesystem.publication import PART_SIZE_MIN_BYTES, PARTS_IN_FLIGHT_MAX, Description, Publication
@@ -116,7 +116,7 @@ def test_blocks_become_parts_and_the_last_one_may_be_short(fs) -> None:
 
 def test_parts_grow_so_that_the_longest_file_fits(fs, monkeypatch) -> None:
     """The size doubles after so many of them."""
-    monkeypatch.setattr(open_files, "PARTS_OF_ONE_SIZE", 2)
+    monkeypatch.setattr(publications, "PARTS_OF_ONE_SIZE", 2)
     store = Store()
     with opened(fs, store) as file:
         for _ in range(14):
