@@ -78,7 +78,7 @@ async def _play(cluster: Cluster, folder: Path) -> None:
 
     _heading(f"The death of {VICTIM}")
     _say(
-        f"{len(files)} files are read again and again, every byte is checked, and new ones are written. Meanwhile: kill -9."
+        f"{len(files)} files are read again and again, every byte is checked, and new ones are written. Then the node is killed."
     )
     traffic = Traffic(cluster.gateway_url, cluster.bearer, files)
     with traffic.running():
@@ -141,7 +141,7 @@ def _picture(traffic: Traffic, states: Mapping[str, str], missing: int | None) -
     grid.add_row("errors", Text(str(errors), style="bold red" if errors else "bold green"))
     grid.add_row("replicas missing", "?" if missing is None else f"{missing:,}")
     nodes = Text("  ").join(Text(f"● {name} {state}", style=_COLOURS.get(state, "")) for name, state in states.items())
-    return Group(grid, nodes)
+    return Group("", grid, nodes)
 
 
 def _sparkline(tally: Tally) -> str:

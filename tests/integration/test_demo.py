@@ -73,7 +73,7 @@ def test_an_interrupted_demo_leaves_nothing(environment, number) -> None:
     ) as process:
         assert process.stdout is not None
         seen = ""
-        while "Meanwhile" not in seen:
+        while "Then the node is killed" not in seen.replace("\n", " "):
             line = process.stdout.readline()
             assert line, seen
             seen += line
