@@ -72,7 +72,7 @@ HEARTBEAT_OF_NOBODY = b"{}"
         ("consensus", "GET", "/v1/status", None, set(CALLERS)),
         ("storage-1", "POST", "/v1/chunks/confirm", b"{}", {Role.STORAGE}),
         ("storage-1", "GET", "/v1/status", None, {Role.OPERATOR}),
-        ("storage-1", "PUT", f"/v1/chunks/{blake3(CHUNK).hexdigest()}", CHUNK, {Role.GATEWAY}),
+        ("storage-1", "PUT", f"/v1/chunks/{blake3(CHUNK).hexdigest()}", CHUNK, {Role.GATEWAY, Role.OPERATOR}),
         ("clock-1", "GET", "/v1/time", None, set(CALLERS)),
     ],
 )
