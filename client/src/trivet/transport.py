@@ -60,13 +60,18 @@ class Answer:
 
 
 class Transport:
-    """Connections to one address. Made inside the event loop that uses it."""
+    """Connections to one address. Made inside the event loop that uses it.
+
+    Args:
+        headers: of every request. They are no defaults of the session, which aiohttp sends to a proxy in CONNECT, too: in the
+            clear, and the access key is one of them.
+    """
 
     def __init__(self, url: str, headers: Mapping[str, str], *, timeout_s: float) -> None:
         self._base = url
+        self._headers = dict(headers)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEPALIVE_S),
-            headers=headers,
             skip_auto_headers=_SKIPPED,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -89,7 +94,11 @@ class Transport:
         data, headers = _payload(body, headers, limit)
         try:
             response = await self._session.request(
-                method, URL(self._base + target, encoded=True), headers=headers, data=data, allow_redirects=False
+                method,
+                URL(self._base + target, encoded=True),
+                headers={**self._headers, **headers},
+                data=data,
+                allow_redirects=False,
             )
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise ConfigError(f"{self._base} cannot be trusted: {error}") from error

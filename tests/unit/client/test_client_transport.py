@@ -113,6 +113,25 @@ async def test_what_a_source_raises_gets_out_as_it_is() -> None:
             await _call(url, Request("PUT", "/x", {}, StreamBody(pieces())))
 
 
+async def test_a_proxy_does_not_hear_the_key(monkeypatch) -> None:
+    """CONNECT goes to it in the clear."""
+    heard = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        caller = Caller("https://store.test", "TVid.secret", timeout_s=5.0, retry=_ONCE)
+        with pytest.raises(errors.ConnectionFailed):
+            await caller.call(Request("GET", "/x"), whole)
+        await caller.close()
+    assert heard[0].startswith(b"CONNECT store.test:443")
+    assert b"secret" not in heard[0]
+
+
 async def test_a_server_without_tls_is_not_trusted_as_one_with_it() -> None:
     """And that is said as it is."""
     async with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
