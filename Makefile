@@ -248,6 +248,10 @@ bench-storage: install ## Measure puts and reads of one storage node in its thre
 	@$(BIN)/python -m benchmarks.storage_restart
 	@$(BIN)/python -m benchmarks.signing
 
+.PHONY: bench-client
+bench-client: install ## Measure the client against curl and a bare load generator, and a list of 100,000 keys
+	@$(BIN)/python -m benchmarks.client --rounds "$(ROUNDS)"
+
 .PHONY: bench-crowd
 bench-crowd: install ## Measure what a crowd of slow clients, and one of greedy ones, costs the others
 	@$(BIN)/python -m benchmarks.crowd
