@@ -22,7 +22,7 @@ from trivet.errors import SourceChanged, TrivetError
 Data: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]"
 """What can be stored. A binary file is sent from where it stands."""
 
-PIECE_BYTES: Final = 1 << 18
+PIECE_BYTES: Final = 1 << 19
 """So much goes to the connection at once. More would be copied by the event loop, less costs more calls."""
 
 
