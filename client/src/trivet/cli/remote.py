@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from trivet.cli import globs
 from trivet.cli.addresses import Remote
@@ -14,6 +16,8 @@ from trivet.cli.failures import Failure, not_found
 if TYPE_CHECKING:
     from trivet import AsyncClient
     from trivet.models import ListedFile, ListedVersion
+
+PageT = TypeVar("PageT")
 
 
 async def find_one(client: AsyncClient, place: Remote, *, details: bool = False) -> ListedFile | None:
@@ -27,9 +31,33 @@ async def find_one(client: AsyncClient, place: Remote, *, details: bool = False)
 
 async def files_below(client: AsyncClient, place: Remote, *, details: bool = False) -> AsyncIterator[ListedFile]:
     """Every file whose key begins with that of `place`, in the order of the keys' bytes."""
-    async for page in client.list_pages(place.bucket, place.key, details=details):
-        for file in page.files:
-            yield file
+    async with read_ahead(client.list_pages(place.bucket, place.key, details=details)) as pages:
+        async for page in pages:
+            for file in page.files:
+                yield file
+
+
+@asynccontextmanager
+async def read_ahead(pages: AsyncIterator[PageT]) -> AsyncIterator[AsyncIterator[PageT]]:
+    """The same pages, of which the next is asked for while one is used. Outside of the block nothing is asked any more."""
+
+    async def following() -> PageT | None:
+        return await anext(pages, None)
+
+    upcoming = asyncio.create_task(following())
+
+    async def rows() -> AsyncIterator[PageT]:
+        nonlocal upcoming
+        while (page := await upcoming) is not None:
+            upcoming = asyncio.create_task(following())
+            yield page
+
+    try:
+        yield rows()
+    finally:
+        upcoming.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await upcoming
 
 
 async def expand(
@@ -98,9 +126,10 @@ async def every_version(
 ) -> AsyncIterator[ListedVersion]:
     """Versions and delete markers of the keys that begin with that of `place`, or of that key alone; the newest of each first."""
     prefix, key = ("", place.key) if is_one_file else (place.key, None)
-    async for page in client.version_pages(place.bucket, prefix, key=key):
-        for row in page.versions:
-            yield row
+    async with read_ahead(client.version_pages(place.bucket, prefix, key=key)) as pages:
+        async for page in pages:
+            for row in page.versions:
+                yield row
 
 
 async def versions_of(client: AsyncClient, place: Remote, *, is_recursive: bool) -> AsyncIterator[tuple[str, int]]:
