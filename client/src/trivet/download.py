@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Final
 
 from blake3 import blake3
 
 from trivet.caller import Caller, Request
 from trivet.errors import BrokenDownload, ConnectionFailed, DigestMismatch, PreconditionFailed
-from trivet.headers import content_range, file_info, quoted
+from trivet.headers import asked_span, content_range, file_info, quoted
 from trivet.models import FileInfo
 from trivet.transport import Answer
 
@@ -24,12 +25,14 @@ class AsyncDownload:
     Attributes:
         info: what the answer says about the file.
         start, end: which bytes come, `end` behind the last.
+
+    Raises:
+        BrokenDownload: the answer is not about those bytes or that version, as of a cache that knows neither.
     """
 
     def __init__(self, caller: Caller, request: Request, answer: Answer, bucket: str, key: str) -> None:
         self.info: FileInfo = file_info(bucket, key, answer.headers)
-        span = content_range(answer.headers.get("content-range"))
-        self.start, self.end = (0, self.info.size_bytes) if span is None else span[:2]
+        self.start, self.end = _span(request, answer, self.info)
         self._caller = caller
         self._request = request
         self._answer = answer
@@ -53,7 +56,7 @@ class AsyncDownload:
         """The bytes as they come.
 
         Raises:
-            BrokenDownload: they ended too early, again and again, or the file is another one by now.
+            BrokenDownload: they ended too early, again and again, or there are too many, or the file is another one by now.
             DigestMismatch: they are not those that were stored.
         """
         return self._chunks()
@@ -68,6 +71,8 @@ class AsyncDownload:
             try:
                 async for chunk in self._answer.chunks():
                     place += len(chunk)
+                    if place > self.end:
+                        break
                     if self._digest is not None:
                         digest.update(chunk)
                     failures = 0
@@ -77,7 +82,9 @@ class AsyncDownload:
             except (BrokenDownload, ConnectionFailed) as error:
                 self._answer.release()
                 failures += 1
-                if failures >= self._caller.retry.attempts:
+                if place == self.end:
+                    break
+                if place > self.end or failures >= self._caller.retry.attempts:
                     raise BrokenDownload(f"The download broke off at byte {place}: {error.message}") from error
                 await asyncio.sleep(self._caller.pause_s(failures, error))
                 await self._go_on(place)
@@ -86,21 +93,39 @@ class AsyncDownload:
     async def _go_on(self, place: int) -> None:
         """Open the rest, if the file is still the same."""
         rest = {"Range": f"bytes={place}-{self.end - 1}", "If-Match": quoted(self.info.etag)}
-        if place == self.end:
-            return
+        request = Request(self._request.method, self._request.target, {**self._request.headers, **rest})
         try:
-            self._answer = await self._caller.open(
-                Request(self._request.method, self._request.target, {**self._request.headers, **rest})
-            )
+            self._answer = await self._caller.open(request)
         except PreconditionFailed as error:
             raise BrokenDownload("The download broke off, and the file was replaced meanwhile.") from error
+        _span(request, self._answer, file_info(self.info.bucket, self.info.key, self._answer.headers))
 
     def _check_length(self, place: int) -> None:
         if place != self.end:
-            raise BrokenDownload(f"{self.end - place} bytes are missing.")
+            raise BrokenDownload(
+                "There are more bytes than the answer announced."
+                if place > self.end
+                else f"{self.end - place} bytes are missing."
+            )
 
     def _check_digest(self, digest: blake3) -> None:
         if self._digest is not None and digest.hexdigest() != self._digest:
             raise DigestMismatch(
                 f"{self.info.bucket}/{self.info.key} came with other bytes than were stored: something changed them on the way."
             )
+
+
+def _span(request: Request, answer: Answer, info: FileInfo) -> tuple[int, int]:
+    """Start and end of the bytes that come. Raises BrokenDownload when those were not asked for."""
+    asked = asked_span(request.headers.get("Range"), info.size_bytes)
+    found = content_range(answer.headers.get("content-range")) if answer.status == HTTPStatus.PARTIAL_CONTENT else None
+    got = (0, info.size_bytes) if answer.status == HTTPStatus.OK else found and found[:2]
+    if got != asked:
+        raise BrokenDownload(
+            f"Bytes {asked[0]} to {asked[1]} were asked for, and others came: something on the way does not know ranges."
+        )
+    if (wanted := request.headers.get("If-Match", "*")) != "*" and answer.headers.get("etag", "-") not in wanted:
+        raise BrokenDownload(
+            "The version that was asked for is not the one that came: something on the way mixes them up."
+        )
+    return got

@@ -108,7 +108,12 @@ class FileCalls(Calls):
         """
         headers = _read_headers(range_header(start, end), if_match, read_quorum)
         request = Request("GET", file_target(bucket, key, version=version), headers)
-        download = AsyncDownload(self._caller, request, await self._caller.open(request), bucket, key)
+        answer = await self._caller.open(request)
+        try:
+            download = AsyncDownload(self._caller, request, answer, bucket, key)
+        except BaseException:
+            answer.release()
+            raise
         try:
             yield download
         finally:

@@ -73,6 +73,16 @@ def range_header(start: int, end: int | None) -> str | None:
     return f"bytes={start}-{end - 1}"
 
 
+def asked_span(wanted: str | None, size_bytes: int) -> tuple[int, int]:
+    """Start and end of what a Range of `range_header` names in a file of so many bytes; of all of it without one."""
+    if wanted is None:
+        return 0, size_bytes
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    if not first:
+        return max(0, size_bytes - int(last)), size_bytes
+    return int(first), min(int(last) + 1, size_bytes) if last else size_bytes
+
+
 def content_range(value: str | None) -> tuple[int, int, int] | None:
     """Start, end (behind the last byte) and size of the whole file; None where the header says something else."""
     found = _CONTENT_RANGE.fullmatch(value or "")

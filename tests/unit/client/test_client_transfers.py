@@ -385,3 +385,20 @@ async def test_ranges_come_together_in_their_places(places, parallel) -> None:
     for data in (random_bytes(5 * _PIECE_BYTES + 1), random_bytes(10), b""):
         await _download(FileInMemory(data), places, parallel=parallel)
         assert places.target.read_bytes() == data
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+async def test_a_range_of_another_length_is_not_written(places, surplus) -> None:
+    """It would lie over its neighbours, or leave a gap."""
+    data = random_bytes(3 * _PIECE_BYTES)
+
+    class Wrong(FileInMemory):
+        @asynccontextmanager
+        async def open(self, *, start: int, end: int, if_match: str | None):
+            async with super().open(start=start, end=end + surplus if start else end, if_match=if_match) as download:
+                yield download
+
+    with pytest.raises(errors.BrokenDownload):
+        await _download(Wrong(data, has_digest=False), places)
+    assert places.target.read_bytes() == b"old"
+    assert places.partial.read_bytes()[2 * _PIECE_BYTES :] == bytes(_PIECE_BYTES)

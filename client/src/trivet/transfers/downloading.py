@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from blake3 import blake3
 
 from trivet.download import AsyncDownload
-from trivet.errors import DigestMismatch, PreconditionFailed, RangeNotSatisfiable
+from trivet.errors import BrokenDownload, DigestMismatch, PreconditionFailed, RangeNotSatisfiable
 from trivet.models import FileInfo, Progress
 from trivet.transfers.journal import Journal, boot_id
 from trivet.transfers.parallel import in_parallel
@@ -179,6 +179,8 @@ class Downloading:
         async for chunk in download:
             held.append(chunk)
             held_bytes += len(chunk)
+            if place + held_bytes > piece.end:
+                break
             self._progressed(len(chunk))
             if held_bytes >= _WRITE_BYTES:
                 # The next bytes come while these are written.
@@ -188,6 +190,8 @@ class Downloading:
                 place, held, held_bytes = place + held_bytes, [], 0
         if writing is not None:
             await writing
+        if place + held_bytes != piece.end:
+            raise BrokenDownload(f"Other bytes came than those from {piece.start} to {piece.end}.")
         await asyncio.to_thread(_write_all, self._descriptor, held, place)
 
     def _progressed(self, size_bytes: int) -> None:
