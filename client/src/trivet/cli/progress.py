@@ -20,7 +20,7 @@ _LARGE_BYTES: Final = 1 << 20
 class Progress:
     """Bytes and files that are done, of those that are known so far.
 
-    The total grows while sources are listed; the estimate is drawn once it is `complete`.
+    Sources are listed while files are copied, so how much there is comes later, by `estimate`; until then nothing is guessed.
     """
 
     def __init__(self, output: Output, verb: str) -> None:
@@ -29,6 +29,8 @@ class Progress:
         self.resumed_bytes = 0
         self.done_files = 0
         self.total_files = 0
+        self._known_bytes: int | None = None
+        self._known_files: int | None = None
         self._output = output
         self._verb = verb
         self._started = time.monotonic()
@@ -52,10 +54,15 @@ class Progress:
         """Since it began."""
         return time.monotonic() - self._started
 
-    def expect(self, size_bytes: int | None, files: int = 1) -> None:
-        """More is to be done; None is a stream of unknown length."""
+    def expect(self, size_bytes: int | None) -> None:
+        """One more file is found; None is a stream of unknown length."""
         self.total_bytes += size_bytes or 0
-        self.total_files += files
+        self.total_files += 1
+        self._show()
+
+    def estimate(self, size_bytes: int, files: int) -> None:
+        """So much is there to be done in all."""
+        self._known_bytes, self._known_files = size_bytes, files
         self._show()
 
     def advance(self, size_bytes: int) -> None:
@@ -69,7 +76,7 @@ class Progress:
         self.resumed_bytes += size_bytes
         if self._bar and self._task is not None:
             # Else the rate would count them.
-            self._bar.reset(self._task, total=self.total_bytes or None, completed=self.done_bytes)
+            self._bar.reset(self._task, total=self._known_bytes or None, completed=self.done_bytes)
 
     def finish_file(self) -> None:
         """One file is done."""
@@ -86,9 +93,14 @@ class Progress:
         return f"{past} {words.count(self.done_files, 'file')}, {words.size(self.done_bytes)}{resumed}{rate}."
 
     def _show(self) -> None:
-        if self._bar and self._task is not None:
-            label = self._verb if self.total_files <= 1 else f"{self._verb} {self.done_files}/{self.total_files}"
-            self._bar.update(self._task, description=label, completed=self.done_bytes, total=self.total_bytes or None)
+        if self._bar is None or self._task is None:
+            return
+        label = self._verb
+        if max(self.total_files, self._known_files or 0) > 1:
+            of = f"/{self._known_files}" if self._known_files else ""
+            label = f"{self._verb} {self.done_files}{of}"
+        total = self._known_bytes or None
+        self._bar.update(self._task, description=label, completed=self.done_bytes, total=total)
 
 
 def _draw(width: int, verb: str) -> tuple[rich.progress.Progress, rich.progress.TaskID]:

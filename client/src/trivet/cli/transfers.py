@@ -84,7 +84,7 @@ async def upload(
     client: AsyncClient, source: LocalFile, target: Remote, wishes: Wishes, progress: Progress
 ) -> models.Receipt:
     """One file of this machine into the store."""
-    with _counted(progress) as tell, _refusals():
+    with counted(progress) as tell, _refusals():
         settings = wishes.transfer_settings()
         if wishes.part_size_bytes:
             settings["part_size_bytes"] = wishes.part_size_bytes
@@ -144,7 +144,7 @@ async def download(
     if _is_special(target):
         # A device or a pipe: bytes go into it; nothing takes its place.
         return await _download_into(client, source, target, progress, version=version)
-    with _counted(progress) as tell:
+    with counted(progress) as tell:
         info = await client.download_file(
             source.bucket,
             source.key,
@@ -272,20 +272,21 @@ def _refusals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _counted(progress: Progress) -> Iterator[Callable[[models.Progress], None]]:
+def counted(progress: Progress) -> Iterator[Callable[[models.Progress], None]]:
     """A callback for the client that turns what is done of one file into what is done of all; a failed file counts nothing."""
-    told = 0
+    told = resumed = 0
 
     def tell(state: models.Progress) -> None:
-        nonlocal told
+        nonlocal told, resumed
         if not told and state.resumed_bytes:
-            progress.resume(state.resumed_bytes)
-            told = state.resumed_bytes
+            told = resumed = state.resumed_bytes
+            progress.resume(resumed)
         progress.advance(state.done_bytes - told)
         told = state.done_bytes
 
     try:
         yield tell
     except BaseException:
-        progress.advance(-told)
+        progress.resume(-resumed)
+        progress.advance(resumed - told)
         raise

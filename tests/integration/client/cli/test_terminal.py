@@ -120,6 +120,17 @@ def test_a_bar_shows_how_far_it_is(trivet, bucket, slow_key, columns, shown) -> 
     assert "%" not in screen.text
 
 
+def test_a_bar_of_many_files_says_how_many_there_are(trivet, bucket) -> None:
+    """From the beginning, though files are looked up as they are copied."""
+    (trivet.folder / "many").mkdir()
+    for number in range(60):
+        (trivet.folder / "many" / f"{number}").write_bytes(b"x" * 100)
+    screen = trivet.terminal("cp", "-r", "-j", "1", "many", f"{bucket}/", columns=100)
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", screen.data).decode()
+    assert re.search(r"Copying \d+/60 ", text), text
+    assert screen.text.startswith("Copied 60 files, 5.9 KiB in ")
+
+
 def test_ctrl_c_leaves_a_clean_terminal(trivet, bucket, slow_key) -> None:
     """The bar is gone, one line says how to go on, and the cursor is back."""
     (trivet.folder / "film").write_bytes(random_bytes(15_000_000))

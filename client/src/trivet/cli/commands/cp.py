@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from trivet.cli.workers import Failures, run_all
 
 if TYPE_CHECKING:
     from trivet import AsyncClient
+
+
+_COUNTED_AT_ONCE = 500
 
 
 @click.command(cls=Command)
@@ -115,13 +119,38 @@ class _Copying:
         self.failures = Failures(output)
 
     async def run(self, origin: list[Address], goal: Address) -> None:
-        await run_all(
-            self._pieces(origin, goal),
-            self._copy,
-            jobs=self._chosen["jobs"],
-            failures=self.failures,
-            name_of=lambda piece: piece.name,
-        )
+        # Pieces are found as workers take them; a bar has to know how many there are long before.
+        estimating = asyncio.create_task(self._estimate(origin)) if self._output.shows_progress else None
+        try:
+            await run_all(
+                self._pieces(origin, goal),
+                self._copy,
+                jobs=self._chosen["jobs"],
+                failures=self.failures,
+                name_of=lambda piece: piece.name,
+            )
+        finally:
+            if estimating:
+                estimating.cancel()
+
+    async def _estimate(self, origin: list[Address]) -> None:
+        """Tell the bar what there is; whatever fails here fails for the copies, too, and is said there."""
+        from trivet.errors import TrivetError
+
+        size_bytes = files = 0
+        with suppress(TrivetError, Failure, OSError):
+            for place in origin:
+                if isinstance(place, Stream):
+                    return
+                if isinstance(place, Remote):
+                    async for found in remote.expand(self._client, place, is_recursive=self._chosen["recursive"]):
+                        size_bytes, files = size_bytes + found.size_bytes, files + 1
+                    continue
+                for file, _, _ in _local_files(place, self._chosen["recursive"], _say_nothing):
+                    size_bytes, files = size_bytes + file.size_bytes, files + 1
+                    if files % _COUNTED_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+            self._progress.estimate(size_bytes, files)
 
     async def _pieces(self, origin: list[Address], goal: Address) -> AsyncIterator[_Piece]:
         placing = _Placing(goal)
@@ -274,6 +303,10 @@ async def _to_stream(client: AsyncClient, origin: list[Address], chosen: dict[st
         async for file in remote.expand(client, place, is_recursive=chosen["recursive"]):
             source = Remote(place.bucket, file.key)
             await transfers.write_out(client, source, transfers.standard_output(), version=chosen["version"])
+
+
+def _say_nothing(name: str, reason: str, is_failure: bool) -> None:
+    """The copies say it."""
 
 
 def _local_files(
