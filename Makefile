@@ -135,8 +135,9 @@ test: install ## Unit, contract, simulation and integration tests against real p
 	$(BIN)/python -m pytest -m "not slow and not faults and not containers" -n $(or $(WORKERS),3) --dist loadfile
 
 .PHONY: test-slow
-test-slow: install ## The tests that take minutes
+test-slow: install ## The tests that take minutes, those of the containers last
 	$(BIN)/python -m pytest -m slow
+	@$(MAKE) --no-print-directory test-containers
 
 .PHONY: test-mutants
 test-mutants: install ## Put wrong changes into a copy of the code, one at a time: the test that must notice each does

@@ -32,6 +32,10 @@ COPIED = (
     "services",
     "shared",
 )
+FILES = "http://127.0.0.1:8080/v1/files/default"
+OPERATIONS = "http://127.0.0.1:8090"
+"""As they are published, in the network of the engine."""
+
 IMAGES = ("clock", "consensus", "gateway", "storage")
 
 

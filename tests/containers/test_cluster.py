@@ -11,8 +11,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,12 @@ import pytest
 import yaml
 
 from tests.chance import random_bytes
-from tests.containers.conftest import Deployment
+from tests.containers.conftest import FILES, OPERATIONS, Deployment
+from tests.containers.load import requests_under_way
 from tests.waiting import block_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.root, pytest.mark.timeout(900)]
 
-FILES = "http://127.0.0.1:8080/v1/files/default"
-OPERATIONS = "http://127.0.0.1:8090"
 SIZES = (1000, 3_000_000, 20_000_000)
 SERVICES = (
     "clock-1",
@@ -74,41 +71,6 @@ def main_pid(cluster: Deployment, name: str) -> int:
 
 def leader(cluster: Deployment) -> str:
     return str(yaml.safe_load(cluster.curl(f"{OPERATIONS}/v1/cluster"))["leader"])
-
-
-@contextmanager
-def requests_under_way(cluster: Deployment) -> Iterator[dict[str, int]]:
-    """Puts and gets, one after the other, until the block ends; each may be repeated once, a second later."""
-    counts = {"requests": 0, "failed": 0, "slow": 0}
-    over = threading.Event()
-
-    def once(number: int) -> bool:
-        url = f"{FILES}/under-way-{number % 20}"
-        curl = "curl -K k8s/secrets/curl.conf -f -s -m 20"
-        script = f"echo {number} | {curl} -T - {url} && {curl} {url}"
-        try:
-            return f"{number}\n" in cluster.engine.run("sh", "-ec", script, cwd=cluster.checkout)
-        except AssertionError as error:
-            print(error)
-            return False
-
-    def requests() -> None:
-        while not over.is_set():
-            counts["requests"] += 1
-            began_s = time.monotonic()
-            if not once(counts["requests"]):
-                over.wait(1.0)
-                counts["failed"] += not once(counts["requests"])
-            counts["slow"] += time.monotonic() - began_s > 5
-
-    thread = threading.Thread(target=requests)
-    thread.start()
-    try:
-        yield counts
-    finally:
-        over.set()
-        thread.join()
-        print(f"under way: {counts}")
 
 
 def test_forgotten_secrets_are_named_and_nothing_is_made(deployment) -> None:

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.chance import random_bytes
-from tests.containers.conftest import Deployment
+from tests.containers.conftest import FILES, OPERATIONS, Deployment
 
 pytestmark = [pytest.mark.containers, pytest.mark.root, pytest.mark.timeout(900)]
 
-FILES = "http://127.0.0.1:8080/v1/files/default"
-OPERATIONS = "http://127.0.0.1:8090"
 KUBECTL = """\
 #!/bin/bash
 # The StatefulSet `storage` is as long as the file says; its pod storage-4 is a container of that name.
