@@ -54,17 +54,22 @@ def scale(running: Deployment, tmp_path: Path):
     return call
 
 
-def nodes(running: Deployment) -> set[str]:
-    return {node["id"] for node in json.loads(running.curl(f"{OPERATIONS}/v1/cluster"))["nodes"]}
+def nodes(running: Deployment) -> dict[str, str]:
+    """The state of every storage node."""
+    return {node["id"]: node["state"] for node in json.loads(running.curl(f"{OPERATIONS}/v1/cluster"))["nodes"]}
 
 
 def test_a_storage_node_is_admitted_when_it_comes_and_drained_before_it_goes(running, scale) -> None:
     """And the number of pods is lowered after that, with the annotation that the guard asks for."""
+    (scale.folder / "file").write_bytes(random_bytes(8_000_000))
     print(scale(5))
-    assert "storage-4" in nodes(running)
+    assert nodes(running)["storage-4"] == "active"
+    running.curl("-T", str(scale.folder / "file"), f"{FILES}/over-four-nodes")
     shown = scale(4)
     assert "storage-4 is out of the cluster" in shown
     assert "storage-4" not in nodes(running)
+    running.curl("-o", str(scale.folder / "again"), f"{FILES}/over-four-nodes")
+    assert (scale.folder / "again").read_bytes() == (scale.folder / "file").read_bytes()
     last = (scale.folder / "calls").read_text().splitlines()[-1]
     assert '"trivet/drained-to": "4"' in last
     assert '"replicas": 4' in last
