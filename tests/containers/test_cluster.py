@@ -34,7 +34,7 @@ SERVICES = (
 )
 UP_LIMIT_S = 60.0
 PROBES_LIMIT_CORES = 0.1
-IDLE_S = 20.0
+IDLE_S = 10.0
 
 
 @pytest.fixture(scope="module")
