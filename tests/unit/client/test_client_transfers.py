@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -402,3 +404,52 @@ async def test_a_range_of_another_length_is_not_written(places, surplus) -> None
         await _download(Wrong(data, has_digest=False), places)
     assert places.target.read_bytes() == b"old"
     assert places.partial.read_bytes()[2 * _PIECE_BYTES :] == bytes(_PIECE_BYTES)
+
+
+@pytest.mark.parametrize("ending", ["failure", "cancelled", "cancelled again"])
+async def test_no_write_comes_after_the_end(places, monkeypatch, ending) -> None:
+    """The descriptor is closed behind the last one: its number may be another file's then."""
+    monkeypatch.setattr(downloading, "_WRITE_BYTES", 1000)
+    begun, goes_on, written, closed_at = threading.Event(), threading.Event(), [], []
+    write, close = downloading._write_all, os.close
+
+    def slow_write(*arguments) -> None:
+        begun.set()
+        assert goes_on.wait(3)
+        write(*arguments)
+        written.append(arguments[0])
+
+    def watched_close(descriptor: int) -> None:
+        closed_at.append((descriptor, len(written)))
+        close(descriptor)
+
+    class Failing(FileInMemory):
+        @asynccontextmanager
+        async def open(self, *, start: int, end: int, if_match: str | None):
+            async with super().open(start=start, end=end, if_match=if_match) as download:
+                chunks = download._chunks
+
+                async def some():
+                    async for chunk in chunks():
+                        yield chunk
+                        if ending == "failure":
+                            await asyncio.to_thread(begun.wait, 10)
+                            raise errors.BrokenDownload("cut")
+
+                download._chunks = some
+                yield download
+
+    monkeypatch.setattr(downloading, "_write_all", slow_write)
+    monkeypatch.setattr(downloading.os, "close", watched_close)
+    download = asyncio.ensure_future(_download(Failing(random_bytes(2 * _PIECE_BYTES)), places))
+    assert await asyncio.to_thread(begun.wait, 10)
+    for _ in range({"failure": 0, "cancelled": 1, "cancelled again": 2}[ending]):
+        download.cancel()
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    assert not download.done()
+    goes_on.set()
+    with pytest.raises((errors.BrokenDownload, asyncio.CancelledError)):
+        await download
+    assert written
+    assert (written[0], len(written)) in closed_at

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from blake3 import blake3
 
@@ -67,6 +67,7 @@ class Downloading:
     """One download.
 
     Invariant: a piece stands in the journal only after its bytes were written.
+    Invariant: the descriptor is open while a thread is at work: else a late write would go into whatever has its number next.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Downloading:
         self._source = source
         self._on_progress = on_progress
         self._descriptor = -1
+        self._at_work: set[asyncio.Future[None]] = set()
         self._done_bytes = self._resumed_bytes = 0
 
     async def run(self, parallel: int) -> FileInfo:
@@ -91,7 +93,10 @@ class Downloading:
         try:
             info = await self._fetched(parallel)
         finally:
-            os.close(self._descriptor)
+            try:
+                await self._threads_end()
+            finally:
+                os.close(self._descriptor)
         self._places.partial.replace(self._places.target)
         self._journal.remove()
         return info
@@ -175,7 +180,7 @@ class Downloading:
 
     async def _write(self, piece: Piece, download: AsyncDownload) -> None:
         place, held, held_bytes = piece.start, [], 0
-        writing: Awaitable[None] | None = None
+        writing: asyncio.Future[None] | None = None
         async for chunk in download:
             held.append(chunk)
             held_bytes += len(chunk)
@@ -185,14 +190,37 @@ class Downloading:
             if held_bytes >= _WRITE_BYTES:
                 # The next bytes come while these are written.
                 if writing is not None:
-                    await writing
-                writing = asyncio.ensure_future(asyncio.to_thread(_write_all, self._descriptor, held, place))
+                    await asyncio.shield(writing)
+                writing = self._in_thread(_write_all, self._descriptor, held, place)
                 place, held, held_bytes = place + held_bytes, [], 0
         if writing is not None:
-            await writing
+            await asyncio.shield(writing)
         if place + held_bytes != piece.end:
             raise BrokenDownload(f"Other bytes came than those from {piece.start} to {piece.end}.")
-        await asyncio.to_thread(_write_all, self._descriptor, held, place)
+        await asyncio.shield(self._in_thread(_write_all, self._descriptor, held, place))
+
+    def _in_thread(self, act: Callable[..., None], *arguments: Any) -> asyncio.Future[None]:
+        """Begin `act`. Wait for it behind a shield: a cancelled wait does not end the thread."""
+        work = asyncio.get_running_loop().run_in_executor(None, act, *arguments)
+        self._at_work.add(work)
+        work.add_done_callback(self._ended)
+        return work
+
+    def _ended(self, work: asyncio.Future[None]) -> None:
+        self._at_work.discard(work)
+        # Of several failures one is raised; none is to be reported as never looked at.
+        work.exception()
+
+    async def _threads_end(self) -> None:
+        """Wait for all threads, also while this is cancelled."""
+        cancelled = None
+        while self._at_work:
+            try:
+                await asyncio.wait(self._at_work)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def _progressed(self, size_bytes: int) -> None:
         self._done_bytes += size_bytes
@@ -210,7 +238,7 @@ class Downloading:
         digest = blake3()
         for piece in plan:
             await arrived[piece.number].wait()
-            await asyncio.to_thread(_hash_piece, digest, self._descriptor, piece)
+            await asyncio.shield(self._in_thread(_hash_piece, digest, self._descriptor, piece))
         return digest.hexdigest()
 
 
