@@ -89,6 +89,9 @@ class TransferCalls(FileCalls, UploadCalls):
             async def complete(upload_id: str, parts: Sequence[tuple[int, str]]) -> Receipt:
                 return await self.complete_upload(upload_id, parts, if_match=if_match, if_none_match=if_none_match)
 
+            async def head() -> FileInfo:
+                return await self.head(bucket, key)
+
             wanted = {
                 "content_type": content_type,
                 "user_metadata": dict(user_metadata or {}),
@@ -97,7 +100,7 @@ class TransferCalls(FileCalls, UploadCalls):
             with self._journal(bucket, key, path) if resume and path is not None else nullcontext() as journal:
                 uploading = Uploading(
                     self,
-                    Steps(begin, put, complete),
+                    Steps(begin, put, complete, head),
                     Source(*section),
                     part_bytes=part_size(section[2], part_size_bytes),
                     wanted=wanted,

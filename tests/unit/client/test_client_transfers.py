@@ -73,6 +73,7 @@ class PartsInMemory:
         self.file: bytes | None = None
         self.begun = self.sent = self.aborted = self.steps = 0
         self.dies_at: int | None = None
+        self.replaced: errors.TrivetError | int | None = None
 
     def _step(self) -> None:
         self.steps += 1
@@ -105,6 +106,13 @@ class PartsInMemory:
             log_index=9, term=1, timestamp=stamp, durability=durability,
         )  # fmt: skip
 
+    async def head(self) -> FileInfo:
+        if isinstance(self.replaced, errors.TrivetError):
+            raise self.replaced
+        return FileInfo(
+            bucket="b", key="k", size_bytes=0, etag="", version=self.replaced or 9, log_index=9, content_type="", user_metadata={}
+        )  # fmt: skip
+
     async def upload(self, upload_id: str) -> Upload:
         if self.file is not None or upload_id != f"upload-{self.begun}":
             raise errors.error_of(404, {"code": "upload_not_found"})
@@ -133,7 +141,7 @@ async def _upload(store: PartsInMemory, path, journal_path, *, wanted="text/plai
     with path.open("rb") as file, Journal(journal_path) as journal:
         uploading = Uploading(
             store,
-            Steps(store.begin, store.put, store.complete),
+            Steps(store.begin, store.put, store.complete, store.head),
             Source(file.fileno(), 0, os.fstat(file.fileno()).st_size),
             part_bytes=_PIECE_BYTES,
             wanted={"content_type": wanted},
@@ -185,6 +193,37 @@ async def test_an_upload_of_another_file_is_not_gone_on_with(source, tmp_path, c
         wanted = "text/html"
     await _upload(store, source, tmp_path / "journal", wanted=wanted)
     assert (store.file, store.begun, store.aborted) == (source.read_bytes(), 2, 1)
+
+
+@pytest.mark.parametrize(
+    "since", ["kept", "replaced", "deleted", "not readable", "source changed", "source changed, not completed"]
+)
+async def test_a_receipt_of_before_is_believed_while_the_file_is_there(source, tmp_path, since) -> None:
+    """The store gives it for days; by then there may be another file, or the source have other bytes of the same time."""
+    store = PartsInMemory()
+    store.dies_at = 8
+    with pytest.raises(Killed):
+        await _upload(store, source, tmp_path / "journal")
+    match since:
+        case "replaced":
+            store.replaced = 10
+        case "deleted":
+            store.replaced = errors.error_of(404, {"code": "file_not_found"})
+        case "not readable":
+            store.replaced = errors.error_of(403, {"code": "access_denied"})
+        case "source changed" | "source changed, not completed":
+            facts = source.stat()
+            with source.open("r+b") as file:
+                file.write(bytes(10))
+            os.utime(source, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            if since != "source changed":
+                store.file = None
+        case _:
+            pass
+    await _upload(store, source, tmp_path / "journal")
+    assert store.file == source.read_bytes()
+    assert (store.begun, store.sent) == {"kept": (1, 6), "source changed, not completed": (1, 7)}.get(since, (2, 12))
+    assert not (tmp_path / "journal").exists()
 
 
 async def test_a_part_with_other_bytes_is_sent_again(source, tmp_path) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 from blake3 import blake3
 
 from trivet.bodies import FileBody
-from trivet.errors import SourceChanged, TrivetError, UploadNotFound
-from trivet.models import PartReceipt, Progress, Receipt, Upload
+from trivet.errors import Forbidden, NotFound, SourceChanged, TrivetError, UploadNotFound
+from trivet.models import FileInfo, PartReceipt, Progress, Receipt, Upload
 from trivet.transfers.journal import Journal
 from trivet.transfers.parallel import in_parallel
 from trivet.transfers.plan import Piece, pieces
@@ -57,6 +57,7 @@ class Steps:
     begin: Callable[[], Awaitable[str]]
     put: Callable[[str, int, FileBody], Awaitable[PartReceipt]]
     complete: Callable[[str, Sequence[tuple[int, str]]], Awaitable[Receipt]]
+    head: Callable[[], Awaitable[FileInfo]]
 
 
 class Uploading:
@@ -134,12 +135,20 @@ class Uploading:
         return all(head.get(name) == value for name, value in self._head.items())
 
     async def _completed(self, head: dict[str, Any]) -> Receipt | None:
-        """The receipt of a completion that was asked for before, where that can be."""
+        """The receipt of a completion that was asked for before, where the file is what came of it."""
         if "parts" not in head or not self._is_same(head):
             return None
+        parts = dict(head["parts"])
+        # Size and time may be those of other bytes.
+        for piece in self._pieces:
+            if await asyncio.to_thread(self._digest, piece) != parts.get(piece.number):
+                return None
         try:
-            receipt = await self._steps.complete(head["upload_id"], [(number, etag) for number, etag in head["parts"]])
-        except UploadNotFound:
+            receipt = await self._steps.complete(head["upload_id"], sorted(parts.items()))
+            # The store gives the receipt for days, whatever became of the file. Who may not look sends it again.
+            if (await self._steps.head()).version != receipt.version:
+                return None
+        except (NotFound, Forbidden):
             return None
         if self._journal is not None:
             self._journal.remove()
