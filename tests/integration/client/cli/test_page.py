@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,20 @@ def _paths(group: Group, path: str) -> list[str]:
         below = f"{path} {name}"
         found += _paths(command, below) if isinstance(command, Group) else [below]
     return found
+
+
+def test_the_help_imports_no_client_and_nothing_that_draws() -> None:
+    """Else it would take longer than a person waits for a list of commands."""
+    look = (
+        "import sys\n"
+        "from trivet.cli.main import run\n"
+        "from trivet.cli.session import Session\n"
+        "assert run(Session(), ['--help']) == 0\n"
+        "print(sorted({'aiohttp', 'asyncio', 'httpx', 'msgspec', 'rich', 'blake3'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    environment = {"PYTHONPATH": str(PAGE.parents[1] / "client" / "src"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == "[]\n"
+    assert "Running a store:" in done.stdout
