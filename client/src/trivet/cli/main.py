@@ -72,6 +72,10 @@ def main() -> NoReturn:
 
 def run(session: Session, arguments: Sequence[str]) -> int:
     """Run the program and return the code that it ends with; whatever fails is one line on standard error."""
+    if COMPLETE_VARIABLE in os.environ:
+        from trivet.cli import shells
+
+        shells.register()
     try:
         result = program.main(
             list(arguments), prog_name="trivet", standalone_mode=False, obj=session, complete_var=COMPLETE_VARIABLE

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,15 +115,19 @@ class CommandLine:
         columns: int = 80,
         lines: int = 50,
         environment: dict[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
         on_bytes: Callable[[Running, bytes], None] = lambda running, data: None,
     ) -> Screen:
-        """Call it on a terminal of that size; what stands there at the end, and all that came, which `on_bytes` sees first."""
+        """Call it, or another `command`, on a terminal of that size.
+
+        Gives what stands there at the end, and all that came, which `on_bytes` sees first.
+        """
         pid, terminal = pty.fork()
         if pid == 0:
             # The size is there before the program asks for it.
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
             os.execvpe(
-                COMMAND[0], [*COMMAND, *map(str, arguments)], self._inherited | self.environment | (environment or {})
+                command[0], [*command, *map(str, arguments)], self._inherited | self.environment | (environment or {})
             )
         screen = pyte.Screen(columns, lines)
         stream = pyte.ByteStream(screen)

@@ -165,3 +165,37 @@ def test_a_question_is_asked_on_a_terminal(trivet, bucket, reply, code, left) ->
     assert screen.text.startswith(f"Delete 1 file below trivet://{bucket}/sub? [y/N]:")
     assert screen.code == code
     assert len(trivet("ls", "-r", bucket, "--json").rows) == left
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_bash_runs_nothing_that_a_key_says(trivet, bucket, quote) -> None:
+    """What is completed is the name, whatever is in it; within quotes it may be another one."""
+    key = 're$(touch "RUN")`touch RUN`;touch RUN;*'
+    (trivet.folder / "film").write_bytes(b"a film")
+    trivet("cp", "film", f"trivet://{bucket}/{key}")
+    # What is typed, each when the former has been answered by what stands before it.
+    waiting = [
+        (b"ready>", b'eval "$(trivet completion bash)"\n'),
+        (b"ready>", f"trivet cat {quote}{bucket}/r\t".encode()),
+        (b"*", b"\n"),
+        (b"ready>", b"exit\n"),
+    ]
+    seen = bytearray()
+
+    def type_on(running, data: bytes) -> None:
+        seen.extend(data)
+        if waiting and waiting[0][0] in seen:
+            seen.clear()
+            os.write(running.terminal, waiting.pop(0)[1])
+
+    screen = trivet.terminal(
+        "--norc",
+        "-i",
+        command=("bash",),
+        environment={"PS1": "ready>", "PATH": f"{trivet.program.parent}:{os.getenv('PATH')}"},
+        columns=160,
+        on_bytes=type_on,
+    )
+    assert not waiting, screen.text
+    assert [path.name for path in trivet.folder.glob("RUN*")] == []
+    assert quote or "a film" in screen.text, screen.text

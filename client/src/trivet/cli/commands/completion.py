@@ -27,14 +27,13 @@ def completion(session: Session, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from trivet.cli import shells
     from trivet.cli.main import COMPLETE_VARIABLE, program
 
+    shells.register()
     kind = get_completion_class(shell)
     assert kind is not None
-    script = kind(program, {}, "trivet", COMPLETE_VARIABLE).source().rstrip()
-    if shell == "bash":
-        # A folder goes on; a space behind it would have to be taken away again.
-        script = script.replace("COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != */ ]] || compopt -o nospace")
+    script = kind(program, {}, "trivet", COMPLETE_VARIABLE).source().strip()
     session.output.result(script)
     if session.output.is_terminal:
         session.output.say(_HOW[shell])
