@@ -18,10 +18,9 @@ from typing import Final
 
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
+from trivet.local_names import is_unfinished
 
 _NAME_LIMIT_BYTES: Final = 255
-_UNFINISHED: Final = (".trivet-partial", ".trivet-journal")
-"""Ends of names that downloads under way have; they are no files of anybody's yet."""
 
 
 class UnsafeNameError(Exception):
@@ -75,7 +74,7 @@ def _walk(folder: str, prefix: str, real_root: str, skipped: Skipped) -> Iterato
         return
     # With its slash a folder stands where the store has the keys below it: behind `a.txt` and before `a0`.
     for label, entry in sorted(entries, key=lambda pair: os.fsencode(pair[0])):
-        if label.startswith(".") and label.endswith(_UNFINISHED):
+        if is_unfinished(label):
             continue
         name = prefix + label
         if label.endswith("/"):
@@ -149,6 +148,7 @@ def _why_unsafe(name: str, parts: list[str]) -> str:
         (name.startswith("/"), "the key begins with a slash, as an absolute path does"),
         (not {".", ".."}.isdisjoint(parts), "the key has . or .. between its slashes, and could leave the folder"),
         (not all(parts), "the key has an empty name between its slashes"),
+        (any(map(is_unfinished, parts)), "the key has a name that only an unfinished download may have"),
         (
             any(len(part.encode()) > _NAME_LIMIT_BYTES for part in parts),
             f"the key has a name of more than {_NAME_LIMIT_BYTES} bytes",

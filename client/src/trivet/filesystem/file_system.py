@@ -24,6 +24,7 @@ from trivet.filesystem.os_errors import os_errors
 from trivet.filesystem.paths import split
 from trivet.filesystem.publication import Description, Publication
 from trivet.filesystem.streams import AsyncReader, AsyncWriter
+from trivet.local_names import is_unfinished
 from trivet.models import Progress
 
 BLOCK_SIZE_BYTES: Final = 8 << 20
@@ -107,6 +108,8 @@ class TrivetFileSystem(Namespace):
         if _is_directory(lpath) or not key:
             _make_directory(lpath)
             return
+        if is_unfinished(Path(lpath).name):
+            raise OSError(errno.EINVAL, "Only an unfinished download may have a file of this name.", str(lpath))
         with os_errors(rpath):
             try:
                 await self.client.download_file(

@@ -60,7 +60,20 @@ def test_a_name_that_is_not_utf8_is_left_out(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["../x", "a/../../x", "/etc/passwd", "a/./b", "a//b", ".", "..", "a\0b", "a/", "n" * 256],
+    [
+        ".a.trivet-partial",
+        "b/.a.Trivet-Journal",
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "a/./b",
+        "a//b",
+        ".",
+        "..",
+        "a\0b",
+        "a/",
+        "n" * 256,
+    ],
 )
 def test_an_unsafe_key_becomes_no_path(tmp_path, key) -> None:
     """Whatever is in the store, nothing is written outside of the folder that was named."""
