@@ -30,6 +30,7 @@ _BATCH = 1000
 @click.argument("source", type=ADDRESS)
 @click.argument("target", type=ADDRESS)
 @click.option("--delete", is_flag=True, help="Delete at the target what the source does not have.")
+@click.option("--allow-empty", is_flag=True, help="With --delete, even if the source has no file at all.")
 @click.option(
     "--checksum", is_flag=True, help="Read both sides where the store has no digest, instead of comparing times."
 )
@@ -42,8 +43,9 @@ async def sync(session: Session, source: str, target: str, **chosen: Any) -> Non
 
     From this machine to the store, back, or within the store; always the contents of the folders, with or without a slash. Files
     are compared by size and digest; one that was stored in parts has no digest, and is compared by size and the time of its last
-    change. Nothing is deleted unless --delete is given. Links are not followed out of the folder. With --json each change is a
-    line: action (copied, deleted, would_copy, would_delete), name, source, target, size_bytes.
+    change. Nothing is deleted unless --delete is given, and not by an empty source unless --allow-empty is, too. Links are not
+    followed out of the folder. With --json each change is a line: action (copied, deleted, would_copy, would_delete), name,
+    source, target, size_bytes.
     """
     origin = parse_source(source)
     goal = parse_target(target, is_source_remote=isinstance(origin, Remote))
@@ -107,9 +109,18 @@ class _Syncing:
                 yield pair
             elif self._chosen["delete"] and pair.target is not None:
                 self._unwanted.append(pair.target)
-        if not has_source and isinstance(self._origin, Remote) and self._origin.key:
+        if has_source or self._chosen["allow_empty"]:
+            return
+        if isinstance(self._origin, Remote) and self._origin.key:
             # A slip in the name of the source must not empty the target.
             raise not_found(self._origin)
+        if self._unwanted:
+            # Nor must a disk that is not mounted.
+            raise Failure(
+                f"{self._origin} has no files, and {words.count(len(self._unwanted), 'file')} of {self._goal} would be "
+                "deleted; nothing was. --allow-empty does it.",
+                ExitCode.REFUSED,
+            )
 
     async def _entries(self, place: Address, *, is_source: bool) -> AsyncIterator[Entry]:
         if isinstance(place, Local):

@@ -1,0 +1,94 @@
+"""`trivet sync`: what it refuses, and what it leaves at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from trivet.cli.main import run
+from trivet.cli.session import Session
+from trivet.models import ListedFile
+
+STORED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Store:
+    """A client with files in a bucket `b`, all of them with the same bytes."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = set(keys)
+        self.sent: list[str] = []
+
+    async def list_pages(self, bucket, prefix="", *, details=False, **_):
+        rows = [row(key) for key in sorted(self.keys, key=str.encode) if key.startswith(prefix)]
+        yield SimpleNamespace(files=rows)
+
+    async def delete_many(self, bucket, keys):
+        self.keys -= set(keys)
+        return SimpleNamespace(results=[SimpleNamespace(problem=None) for _ in keys])
+
+    async def upload_file(self, bucket, key, source, **_):
+        self.keys.add(key)
+        self.sent.append(key)
+
+    async def download_file(self, bucket, key, target, **_):
+        target.write_bytes(b"x")
+        return SimpleNamespace(user_metadata={}, modified=STORED)
+
+
+def row(key: str, user_metadata: Mapping[str, str] | None = None) -> ListedFile:
+    return ListedFile(
+        key=key,
+        size_bytes=1,
+        etag="e",
+        version=1,
+        content_type="text/plain",
+        modified=STORED,
+        digest=None,
+        user_metadata=user_metadata,
+    )
+
+
+@pytest.fixture
+def sync(tmp_path, monkeypatch, capsys):
+    """Runs it in an empty folder; gives what it ended with and what it complained of."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(store: Store, *arguments: str) -> tuple[int, str]:
+        @asynccontextmanager
+        async def client(session):
+            yield store
+
+        monkeypatch.setattr(Session, "client", client)
+        return run(Session(), ["sync", *arguments]), capsys.readouterr().err
+
+    return call
+
+
+def test_an_empty_folder_does_not_empty_a_bucket(sync, tmp_path) -> None:
+    """It may be a disk that is not mounted: it has to be said that this is meant."""
+    store = Store("a", "c/d")
+    (tmp_path / "here").mkdir()
+    code, said = sync(store, "here", "trivet://b", "--delete")
+    assert (code, store.keys) == (4, {"a", "c/d"})
+    assert "2 files of trivet://b/ would be deleted; nothing was. --allow-empty does it." in said
+    assert sync(store, "here", "trivet://b")[0] == 0
+    assert sync(store, "here", "trivet://b", "--delete", "--dry-run")[0] == 4
+    assert sync(store, "here", "trivet://b", "--delete", "--allow-empty")[0] == 0
+    assert store.keys == set()
+    assert sync(store, "here", "trivet://b", "--delete")[0] == 0, "nothing would be deleted"
+
+
+def test_an_empty_bucket_or_folder_of_the_store_does_not_empty_a_folder(sync, tmp_path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a").touch()
+    assert sync(Store(), "trivet://b", "here", "--delete")[0] == 4
+    assert sync(Store("x"), "trivet://b/y", "here", "--delete")[0] == 3
+    assert sync(Store("x"), "trivet://b", "here", "--delete", "--exclude", "x")[0] == 4
+    assert (tmp_path / "here" / "a").exists()
+    assert sync(Store("x"), "trivet://b/y", "here", "--delete", "--allow-empty")[0] == 0
+    assert not (tmp_path / "here" / "a").exists()
