@@ -92,3 +92,20 @@ def test_an_empty_bucket_or_folder_of_the_store_does_not_empty_a_folder(sync, tm
     assert (tmp_path / "here" / "a").exists()
     assert sync(Store("x"), "trivet://b/y", "here", "--delete", "--allow-empty")[0] == 0
     assert not (tmp_path / "here" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("b/y/m/", "b/y/"), ("b/y", "b/y/m"), ("b/y", "b"), ("b", "b/y/"), ("b/y", "b/y/"), ("b", "b")],
+)
+def test_a_folder_is_not_made_like_one_in_itself(sync, source, target) -> None:
+    """What is in the one would be missing in the other, and be deleted."""
+    store = Store("y/a", "y/m/a", "y/m/b", "ym/a")
+    code, said = sync(store, f"trivet://{source}", f"trivet://{target}", "--delete")
+    assert (code, store.keys) == (2, {"y/a", "y/m/a", "y/m/b", "ym/a"})
+    assert "lie in each other" in said
+
+
+def test_a_name_that_begins_like_another_is_not_in_it(sync) -> None:
+    store = Store("y/a", "ym/a")
+    assert sync(store, "trivet://b/y", "trivet://b/ym")[0] == 0

@@ -248,6 +248,11 @@ def _check(origin: Address, goal: Address) -> None:
     for place in (origin, goal):
         if isinstance(place, Remote) and place.has_pattern:
             raise click.UsageError(f"sync is of whole folders, and {place} is a pattern; --exclude leaves files out.")
+    if isinstance(origin, Remote) and isinstance(goal, Remote) and origin.bucket == goal.bucket:
+        ours, theirs = (place.literal.key.rstrip("/") + "/" for place in (origin, goal))
+        if "/" in {ours, theirs} or ours.startswith(theirs) or theirs.startswith(ours):
+            # What one side lacks would be deleted, or copied into itself.
+            raise click.UsageError(f"{origin} and {goal} lie in each other; sync is of two folders.")
     if isinstance(origin, Local) and not origin.path.is_dir():
         if os.path.lexists(origin.path):
             raise click.UsageError(f"{origin} is a file; trivet cp copies it.")
