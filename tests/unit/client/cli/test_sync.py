@@ -109,3 +109,16 @@ def test_a_folder_is_not_made_like_one_in_itself(sync, source, target) -> None:
 def test_a_name_that_begins_like_another_is_not_in_it(sync) -> None:
     store = Store("y/a", "ym/a")
     assert sync(store, "trivet://b/y", "trivet://b/ym")[0] == 0
+
+
+def test_what_is_left_out_is_not_deleted(sync, tmp_path) -> None:
+    """A folder that has become a link is not gone."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a").write_bytes(b"x")
+    (tmp_path / "here" / "data").symlink_to(tmp_path)
+    (tmp_path / "here" / "file").symlink_to("/etc/passwd")
+    store = Store("a", "data/x", "data/y/z", "database", "file", "data-", "gone/data/x")
+    code, said = sync(store, "here", "trivet://b", "--delete")
+    assert code == 0
+    assert "data: left out" in said
+    assert store.keys == {"a", "data/x", "data/y/z", "file"}

@@ -87,6 +87,7 @@ class _Syncing:
         self._folder = local.Folder(goal.path) if isinstance(goal, Local) else None
         self._excluded = [globs.compile_pattern(pattern) for pattern in chosen["exclude"]]
         self._unwanted: list[Entry] = []
+        self._left_out: set[str] = set()
         self.equal = 0
         self.deleted = 0
 
@@ -177,6 +178,7 @@ class _Syncing:
         if self._unwanted and self.failures.count:
             self._output.warn("trivet: nothing was deleted, because not everything could be compared.")
             return
+        self._unwanted = [entry for entry in self._unwanted if not self._is_left_out(entry.name)]
         if self._chosen["dry_run"]:
             for entry in self._unwanted:
                 self.deleted += 1
@@ -219,7 +221,13 @@ class _Syncing:
     def _is_excluded(self, name: str) -> bool:
         return any(pattern.fullmatch(name) or pattern.fullmatch(name.rsplit("/", 1)[-1]) for pattern in self._excluded)
 
+    def _is_left_out(self, name: str) -> bool:
+        """Whether it, or a folder that it is in, is at the source and was not looked at."""
+        parts = name.split("/")
+        return any("/".join(parts[:count]) in self._left_out for count in range(1, len(parts) + 1))
+
     def _skip(self, name: str, reason: str, is_failure: bool) -> None:
+        self._left_out.add(name.rstrip("/"))
         if is_failure:
             self.failures.add(name, f"{reason}.")
         else:
