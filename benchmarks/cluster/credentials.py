@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.gateway.s3.client_signatures import Signer
+from trivet.import_s3.signing import Signer
 
 REGION = "us-east-1"
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from benchmarks.cluster.connection import Address
-from services.gateway.s3.client_signatures import ClientRequest, Query, Signer
+from trivet.import_s3.signing import ClientRequest, Query, Signer
 
 BUCKET = "default"
 FILES = f"/v1/files/{BUCKET}"

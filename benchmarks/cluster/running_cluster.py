@@ -23,7 +23,7 @@ from benchmarks.cluster.doors import Door, NativeDoor, S3Door
 from benchmarks.cluster.errors import BenchmarkError
 from benchmarks.cluster.trees import WORK_DIR, Tree
 from local_cluster.free_ports import free_port_offset
-from services.gateway.s3.client_signatures import Signer
+from trivet.import_s3.signing import Signer
 
 _HOST: Final = "127.0.0.1"
 _GATEWAY_PORT: Final = 8080

@@ -41,8 +41,8 @@ def import_command(seaweedfs, s3, folder: Path, *arguments: str) -> list[str]:
     target_key.write_text(f"{s3.key}.{s3.secret}\n")
     for file in (source_key, target_key):
         file.chmod(0o600)
-    command = [sys.executable, "-m", "services.gateway.tools.import_s3", "--source", seaweedfs.endpoint]
-    command += ["--source-key", str(source_key), "--target", s3.endpoint, "--target-key", str(target_key)]
+    command = [sys.executable, "-m", "trivet.cli.main", "import", "--source", seaweedfs.endpoint]
+    command += ["--source-key", str(source_key), "--s3-url", s3.endpoint, "--key", str(target_key)]
     return [*command, *arguments]
 
 

@@ -34,6 +34,7 @@ ENTRIES: Final[Mapping[str, Entry]] = {
     "cluster": Entry("cluster:cluster", "Look at the cluster and change which nodes it has."),
     "keys": Entry("keys:keys", "Make, list, replace and delete access keys."),
     "doctor": Entry("doctor:doctor", "Find what is wrong, and say what to do."),
+    "import": Entry("import_s3:import_s3", "Bring buckets over from another S3 server."),
     "profile": Entry("profile:profile", "Keep addresses and keys of stores under names."),
     "completion": Entry(
         "completion:completion", "Print what makes a shell complete commands, options, buckets and keys."
@@ -42,7 +43,7 @@ ENTRIES: Final[Mapping[str, Entry]] = {
 SECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "Files": ("cp", "sync", "ls", "tree", "cat", "stat", "du", "mv", "rm", "versions", "restore", "share"),
     "Buckets": ("mb", "rb", "buckets"),
-    "Running a store": ("cluster", "keys", "doctor"),
+    "Running a store": ("cluster", "keys", "doctor", "import"),
     "This program": ("profile", "completion"),
 }
 COMPLETE_VARIABLE: Final = "_TRIVET_COMPLETE"

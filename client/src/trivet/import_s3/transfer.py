@@ -17,11 +17,11 @@ from urllib.parse import urlencode
 
 import httpx
 
-from services.gateway.s3.client_signatures import ClientRequest, Query
-from services.gateway.s3.xml_documents import document, element, group, parse
-from services.gateway.tools.import_s3.histories import Version
-from services.gateway.tools.import_s3.store import Store, StoreError, version_query
-from shared.units import KIB, MIB
+from trivet.import_s3.histories import Version
+from trivet.import_s3.signing import ClientRequest, Query
+from trivet.import_s3.store import Store, StoreError, version_query
+from trivet.import_s3.units import KIB, MIB
+from trivet.import_s3.xml_documents import document, element, group, parse
 
 TRAILER: Final = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 CHECKSUM: Final = "x-amz-checksum-crc32"

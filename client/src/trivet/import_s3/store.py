@@ -12,12 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from services.gateway.s3.client_signatures import ClientRequest, Query, Signer
-from services.gateway.s3.errors import S3Error
-from services.gateway.s3.signatures import UNSIGNED_PAYLOAD
-from services.gateway.s3.xml_documents import Element, parse
-from services.gateway.tools.import_s3.histories import Version
-from shared.units import MIB
+from trivet.import_s3.histories import Version
+from trivet.import_s3.signing import UNSIGNED_PAYLOAD, ClientRequest, Query, Signer
+from trivet.import_s3.units import MIB
+from trivet.import_s3.xml_documents import Element, MalformedError, parse
 
 PAGE: Final = 500
 """Versions per page: a thousand of the longest keys would be more XML than is parsed at once."""
@@ -179,6 +177,6 @@ def _text(parent: Element, name: str) -> str:
 def _error(what: str, status: int, body: bytes) -> StoreError:
     try:
         document = parse(body, "Error")
-    except S3Error:
+    except MalformedError:
         return StoreError(what, status, "", "")
     return StoreError(what, status, _text(document, "Code"), _text(document, "Message"))

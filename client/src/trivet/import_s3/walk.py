@@ -10,10 +10,9 @@ from typing import Final, TypeVar
 
 import httpx
 
-from services.gateway.tools.import_s3.histories import History, Version, count_present, is_proved, what_differs
-from services.gateway.tools.import_s3.store import Store, StoreError
-from services.gateway.tools.import_s3.transfer import Place, SourceChangedError, VersionTransfer
-from shared.backoff import Backoff
+from trivet.import_s3.histories import History, Version, count_present, is_proved, what_differs
+from trivet.import_s3.store import Store, StoreError
+from trivet.import_s3.transfer import Place, SourceChangedError, VersionTransfer
 
 ATTEMPTS: Final = 6
 _BASE_S: Final = 0.5
@@ -142,7 +141,7 @@ class Import:
 
     def _copy_key(self, place: Place, history: list[Version], has_versions: bool) -> tuple[int, str]:
         """How many versions were brought over, and why not all of them, in words."""
-        backoff = Backoff(_BASE_S, _LIMIT_S, random.random)
+        failures = 0
         copied = 0
         while True:
             try:
@@ -153,9 +152,11 @@ class Import:
                     copied += 1
             except (StoreError, SourceChangedError, httpx.HTTPError) as error:
                 is_final = isinstance(error, StoreError) and not error.may_pass
-                if is_final or backoff.failures + 1 >= ATTEMPTS:
+                failures += 1
+                if is_final or failures >= ATTEMPTS:
                     return copied, str(error)
-                self._pause(backoff.failed())
+                # Full jitter: many keys that failed at once do not come back at once.
+                self._pause(random.random() * min(_LIMIT_S, _BASE_S * 2.0 ** (failures - 1)))  # noqa: S311 - no secret
             else:
                 return copied, ""
 

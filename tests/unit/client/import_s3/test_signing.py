@@ -10,7 +10,7 @@ from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from services.gateway.s3.client_signatures import ClientRequest, Signer
+from trivet.import_s3.signing import ClientRequest, Signer
 
 SIGNER = Signer("TV" + "A" * 18, "s" * 40, "us-east-1", "127.0.0.1:9000")
 NOW = datetime(2026, 11, 29, 12, 30, 5, tzinfo=UTC)

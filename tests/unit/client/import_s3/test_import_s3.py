@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from services.gateway.tools.import_s3.__main__ import read_key
-from services.gateway.tools.import_s3.histories import Version, count_present, is_proved, may_equal, what_differs
-from services.gateway.tools.import_s3.transfer import carried, framed, framed_size
-from shared.units import KIB
+from trivet.cli.commands.import_s3 import read_key
+from trivet.import_s3.histories import Version, count_present, is_proved, may_equal, what_differs
+from trivet.import_s3.transfer import carried, framed, framed_size
+from trivet.import_s3.units import KIB
 
 ONE, TWO, PARTS, MARKER = (
     Version("1", is_marker=False, size=3, etag="a" * 32),

@@ -1,7 +1,6 @@
-"""Signature Version 4 as a client makes it: for the tools that ask S3 servers, and for the load of benchmarks.
+"""Signature Version 4 as a client makes it: for the importer, and for the load of benchmarks.
 
-The body is not signed: a client that wants it proved sends a checksum. Of `signatures` it has the signing key and the rules of a
-path.
+The body is not signed: a client that wants it proved sends a checksum.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
-from services.gateway.s3.signatures import ALGORITHM, UNSIGNED_PAYLOAD, signing_key
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 
 Query = Sequence[tuple[str, str]]
 
@@ -102,6 +102,14 @@ def escaped_query(query: Query) -> str:
     return "&".join(
         f"{quote(name, safe=_UNRESERVED)}={quote(value, safe=_UNRESERVED)}" for name, value in sorted(query)
     )
+
+
+def signing_key(secret: str, date: str, region: str) -> bytes:
+    """What an access key signs with on one day (`20260131`) in one region."""
+    key = ("AWS4" + secret).encode()
+    for part in (date, region, "s3", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
 
 
 def _moment(now: datetime) -> str:
