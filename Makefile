@@ -108,6 +108,7 @@ types: install ## Types
 	$(BIN)/mypy .ci/check_containers.py
 	$(BIN)/mypy .ci/docs_site.py
 	$(BIN)/mypy .ci/openapi.py
+	$(BIN)/mypy .ci/pictures.py
 	$(BIN)/mypy .ci/prometheus_rule.py
 	$(BIN)/mypy .ci/reference.py
 
