@@ -9,6 +9,7 @@ import asyncio
 import io
 import os
 import stat
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,9 @@ Data: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[b
 
 PIECE_BYTES: Final = 1 << 19
 """So much goes to the connection at once. More would be copied by the event loop, less costs more calls."""
+
+_GATHER_S: Final = 0.02
+"""How long what a stream gave waits for more of it."""
 
 
 class Body(ABC):
@@ -142,10 +146,21 @@ class StreamBody(Body):
         self._source = pieces
 
     async def _pieces(self) -> AsyncIterator[bytes | memoryview]:
-        while (piece := await asyncio.to_thread(next, self._source, None)) is not None:
-            if piece:
-                self._hash.update(piece)
-                yield piece
+        while piece := await asyncio.to_thread(self._gather):
+            yield piece
+
+    def _gather(self) -> bytes:
+        """What comes in a moment, up to a piece: a thread for each of many small ones would cost more than sending them."""
+        gathered: list[bytes] = []
+        size_bytes, until_s = 0, time.monotonic() + _GATHER_S
+        for piece in self._source:
+            gathered.append(piece)
+            size_bytes += len(piece)
+            if size_bytes and (size_bytes >= PIECE_BYTES or time.monotonic() >= until_s):
+                break
+        whole = b"".join(gathered)
+        self._hash.update(whole)
+        return whole
 
 
 class AsyncStreamBody(Body):

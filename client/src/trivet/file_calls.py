@@ -84,10 +84,11 @@ class FileCalls(Calls):
             DigestMismatch: other bytes came than were stored.
             TrivetError: see `trivet.errors`.
         """
-        async with self.open(
-            bucket, key, version=version, start=start, end=end, if_match=if_match, read_quorum=read_quorum
-        ) as download:
+        download = await self._download(bucket, key, version, range_header(start, end), if_match, read_quorum)
+        try:
             return await download.read()
+        finally:
+            download.close()
 
     @asynccontextmanager
     async def open(
@@ -106,14 +107,7 @@ class FileCalls(Calls):
         When the connection is lost, the download goes on where it was, if the file is still the same. Arguments and errors
         as of `get`; BrokenDownload when it could not go on.
         """
-        headers = _read_headers(range_header(start, end), if_match, read_quorum)
-        request = Request("GET", file_target(bucket, key, version=version), headers)
-        answer = await self._caller.open(request)
-        try:
-            download = AsyncDownload(self._caller, request, answer, bucket, key)
-        except BaseException:
-            answer.release()
-            raise
+        download = await self._download(bucket, key, version, range_header(start, end), if_match, read_quorum)
         try:
             yield download
         finally:
@@ -192,6 +186,25 @@ class FileCalls(Calls):
             results += answer.results
             log_index = answer.log_index
         return BatchDeleted(results=results, log_index=log_index)
+
+    async def _download(  # noqa: PLR0917 as `open` was given them
+        self,
+        bucket: str,
+        key: str,
+        version: int | None,
+        wanted: str | None,
+        if_match: str | None,
+        read_quorum: int | None,
+    ) -> AsyncDownload:
+        request = Request(
+            "GET", file_target(bucket, key, version=version), _read_headers(wanted, if_match, read_quorum)
+        )
+        answer = await self._caller.open(request)
+        try:
+            return AsyncDownload(self._caller, request, answer, bucket, key)
+        except BaseException:
+            answer.release()
+            raise
 
     async def _put(self, bucket: str, key: str, body: Body, headers: Mapping[str, str]) -> Receipt:
         text = await self._caller.call(Request("PUT", file_target(bucket, key), headers, body), whole)

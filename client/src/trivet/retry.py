@@ -36,7 +36,7 @@ class RetryPolicy:
             drawn evenly from 0 to its bound ("full jitter"), so that many clients do not come back at one moment.
     """
 
-    attempts: int = 8
+    attempts: int = 10
     first_delay_s: float = 0.1
     max_delay_s: float = 5.0
 

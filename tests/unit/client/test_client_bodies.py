@@ -106,6 +106,15 @@ async def test_progress_is_told_piece_by_piece(data) -> None:
     assert told == [PIECE_BYTES, 2 * PIECE_BYTES, _SIZE_BYTES] * 2
 
 
+async def test_many_small_pieces_go_together_and_a_slow_one_does_not_wait(monkeypatch) -> None:
+    """A line is no request of its own; what is there goes on its way."""
+    told = [len(piece) async for piece in StreamBody(iter([b"line\n"] * 1000)).pieces()]
+    assert sum(told) == 5000
+    assert len(told) < 100
+    monkeypatch.setattr("trivet.bodies._GATHER_S", 0.0)
+    assert [bytes(piece) async for piece in StreamBody(iter([b"", b"one", b"two"])).pieces()] == [b"one", b"two"]
+
+
 async def test_what_a_source_raises_is_kept() -> None:
     """The transport tells only that sending failed."""
 

@@ -108,7 +108,7 @@ async def test_what_a_source_raises_gets_out_as_it_is() -> None:
         yield b"one"
         raise ZeroDivisionError
 
-    async with _server(b"", reads=1, waits=True) as url:
+    async with _server(b"", reads=None, waits=True) as url:
         with pytest.raises(ZeroDivisionError):
             await _call(url, Request("PUT", "/x", {}, StreamBody(pieces())))
 
