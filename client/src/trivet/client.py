@@ -1,4 +1,4 @@
-"""The client without `await`: each call runs in the event loop of a background thread (D-241)."""
+"""The client without `await`: each call runs in the event loop of a background thread (D-271)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one module that speaks HTTP: aiohttp (D-240), whose errors do not get out of here."""
+"""The one module that speaks HTTP: aiohttp (D-270), whose errors do not get out of here."""
 
 from __future__ import annotations
 

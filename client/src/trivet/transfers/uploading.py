@@ -2,7 +2,7 @@
 
 What is remembered is which upload it was and of which file: size, time of its last change, inode. Which parts are durable the
 store is asked, and each of them is compared with the file by its digest: a part that is there is not sent again, and one that is
-there with other bytes is (D-242).
+there with other bytes is (D-272).
 """
 
 from __future__ import annotations
