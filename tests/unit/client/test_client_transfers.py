@@ -407,6 +407,27 @@ async def test_without_a_digest_nothing_of_another_boot_is_trusted(places, monke
     assert places.target.read_bytes() == data
 
 
+async def test_a_journal_does_not_say_what_is_compared(places) -> None:
+    """One that somebody planted, with bytes of theirs: the store has no digest of that file, whatever the journal says."""
+    data = random_bytes(2 * _PIECE_BYTES)
+    file = FileInMemory(data, has_digest=False)
+    info = await file.head()
+    with Journal(places.journal) as journal:
+        journal.begin(
+            {
+                "etag": info.etag,
+                "size_bytes": len(data),
+                "digest": "0" * 64,
+                "piece_bytes": _PIECE_BYTES,
+                "boot_id": "x",
+            }
+        )
+        journal.add(1)
+    places.partial.write_bytes(bytes(len(data)))
+    await _download(file, places)
+    assert places.target.read_bytes() == data
+
+
 async def test_wrong_bytes_never_reach_the_target(places) -> None:
     """They are thrown away, and the next run begins from the start."""
 

@@ -104,7 +104,7 @@ class Downloading:
     async def _fetched(self, parallel: int) -> FileInfo:
         if self._can_go_on():
             info = await self._source.head()
-            if info.etag == (self._journal.head or {}).get("etag"):
+            if info.etag == (self._journal.head or {}).get("etag") and self._is_sure(info):
                 # Else it is another file by now. Or the disk lost bytes that it had: from the start, too.
                 with suppress(PreconditionFailed, DigestMismatch):
                     return await self._rest(info, None, parallel)
@@ -115,10 +115,13 @@ class Downloading:
 
     def _can_go_on(self) -> bool:
         head = self._journal.head or {}
-        # Without a digest nothing else would tell that the system went down before the bytes were on the disk.
-        is_sure = isinstance(head.get("digest"), str) or head.get("boot_id") == boot_id() != ""
         is_there = bool(self._journal.done) and os.fstat(self._descriptor).st_size == head.get("size_bytes")
-        return is_sure and is_there and head.get("piece_bytes") == PART_BYTES
+        return is_there and head.get("piece_bytes") == PART_BYTES
+
+    def _is_sure(self, info: FileInfo) -> bool:
+        # Without a digest nothing else would tell that the system went down before the bytes were on the disk. Whether there
+        # is one says the store: the journal may be planted.
+        return info.digest is not None or (self._journal.head or {}).get("boot_id") == boot_id() != ""
 
     async def _from_start(self, parallel: int) -> FileInfo:
         # The first range alone says what the file is. Of a small one it is all.
