@@ -513,3 +513,24 @@ async def test_no_write_comes_after_the_end(places, monkeypatch, ending) -> None
         await download
     assert written
     assert (written[0], len(written)) in closed_at
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling link", "second name", "pipe"])
+async def test_what_lies_in_the_place_of_a_download_is_not_written_to(places, planted) -> None:
+    """Somebody who may write in the folder knows the names: a link there, or a name of another file, is removed."""
+    victim = places.target.with_name("victim")
+    victim.write_bytes(b"precious")
+    for path in (places.partial, places.journal):
+        if planted == "link":
+            path.symlink_to(victim)
+        elif planted == "dangling link":
+            path.symlink_to(victim.with_name("nothing"))
+        elif planted == "second name":
+            path.hardlink_to(victim)
+        else:
+            os.mkfifo(path)
+    data = random_bytes(_PIECE_BYTES + 1)
+    await _download(FileInMemory(data), places)
+    assert (victim.read_bytes(), places.target.read_bytes()) == (b"precious", data)
+    assert {path.name for path in places.target.parent.iterdir()} == {"target", "victim"}
+    assert not places.target.is_symlink()

@@ -21,6 +21,7 @@ from trivet.download import AsyncDownload
 from trivet.errors import BrokenDownload, DigestMismatch, PreconditionFailed, RangeNotSatisfiable
 from trivet.models import FileInfo, Progress
 from trivet.transfers.journal import Journal, boot_id
+from trivet.transfers.own_files import open_own
 from trivet.transfers.parallel import in_parallel
 from trivet.transfers.plan import PART_BYTES, Piece, pieces
 
@@ -89,7 +90,7 @@ class Downloading:
             DigestMismatch: the bytes are not those that were stored.
             TrivetError: a range could not be fetched. A later run goes on.
         """
-        self._descriptor = os.open(self._places.partial, os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptor = open_own(self._places.partial, os.O_RDWR, 0o666)
         try:
             info = await self._fetched(parallel)
         finally:

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from trivet.errors import TransferInProgress
+from trivet.transfers.own_files import open_own
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -36,7 +37,7 @@ class Journal:
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._descriptor = open_own(path, os.O_RDWR | os.O_APPEND, 0o600)
         try:
             self._lock()
             self.head, self.done = _parsed(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
