@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import os
 import threading
@@ -286,6 +287,30 @@ def test_two_processes_never_have_one_transfer_in_hand(tmp_path) -> None:
         pass
     with Journal(tmp_path / "journal"):
         pass
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_journal_that_is_removed_while_it_is_opened_is_not_taken(tmp_path, monkeypatch, is_made_again) -> None:
+    """Else two processes would hold the lock, each of its own file."""
+    path = tmp_path / "journal"
+    first, lock, others = Journal(path), fcntl.flock, []
+
+    def lock_late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        first.remove()
+        first.__exit__(None, None, None)
+        if is_made_again:
+            others.append(Journal(path))
+        fcntl.flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    if is_made_again:
+        with pytest.raises(errors.TransferInProgress):
+            Journal(path)
+        others[0].__exit__(None, None, None)
+    else:
+        with Journal(path), pytest.raises(errors.TransferInProgress):
+            Journal(path)
 
 
 class FileInMemory:

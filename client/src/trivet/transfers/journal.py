@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -37,9 +38,8 @@ class Journal:
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._descriptor = open_own(path, os.O_RDWR | os.O_APPEND, 0o600)
+        self._descriptor = self._locked()
         try:
-            self._lock()
             self.head, self.done = _parsed(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
         except BaseException:
             os.close(self._descriptor)
@@ -68,13 +68,25 @@ class Journal:
         """The transfer is over: the file goes."""
         self._path.unlink(missing_ok=True)
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TransferInProgress(
-                f"Another process has this transfer in hand ({self._path} is locked); wait for its end."
-            ) from error
+    def _locked(self) -> int:
+        """A descriptor of the file that has the name, and the lock of it."""
+        while True:
+            descriptor = open_own(self._path, os.O_RDWR | os.O_APPEND, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had the lock may have removed the file meanwhile, and somebody else have made another one.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), self._path.lstat()):
+                        return descriptor
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise TransferInProgress(
+                    f"Another process has this transfer in hand ({self._path} is locked); wait for its end."
+                ) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
 
 def boot_id() -> str:
