@@ -95,6 +95,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     # Older than .venv, so that make installs nothing.
     os.utime(folder / ".ci" / "uv.txt", (0, 0))
+    # Joins and drains take a few heartbeats.
+    (folder / ".env").write_text("TRIVET_HEARTBEAT_INTERVAL_S=5\n")
     make_container_secrets(folder / "k8s" / "secrets", folder / ".env")
     return folder
 
