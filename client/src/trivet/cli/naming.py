@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
 from trivet.cli import globs
 from trivet.cli.addresses import Remote
+
+SAME_TARGET: Final = "another source has this name, too, and goes to the same target. This one is left alone."
 
 
 def target_of(place: Remote, key: str, goal: Remote) -> Remote:
@@ -32,3 +37,24 @@ def name_below(place: Remote, key: str) -> tuple[str, str | None]:
     if place.is_folder:
         return key[len(own) :], ""
     return key[len(own) + 1 :], own.rsplit("/", 1)[-1] + "/"
+
+
+class Targets:
+    """The targets of one call: a second file that goes to the same one would replace the first.
+
+    Args:
+        source_count: the files of one source never have one target, and are not remembered.
+    """
+
+    def __init__(self, source_count: int) -> None:
+        self._is_single = source_count == 1
+        self._taken: set[str] = set()
+
+    def take(self, target: Remote | Path) -> bool:
+        """Whether no other file goes there; see `SAME_TARGET`."""
+        name = str(target)
+        if name in self._taken:
+            return False
+        if not self._is_single:
+            self._taken.add(name)
+        return True

@@ -19,7 +19,7 @@ from trivet.cli.addresses import SCHEME, Address, Local, Remote, Stream, parse_s
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
 from trivet.cli.lazy import Command, asynchronous
-from trivet.cli.naming import name_below, place_below
+from trivet.cli.naming import SAME_TARGET, Targets, name_below, place_below
 from trivet.cli.output import Output
 from trivet.cli.parameters import ADDRESS, PAIR, SIZE
 from trivet.cli.progress import Progress
@@ -117,8 +117,10 @@ class _Copying:
         self._wishes = wishes
         self._chosen = chosen
         self.failures = Failures(output)
+        self._targets = Targets(1)
 
     async def run(self, origin: list[Address], goal: Address) -> None:
+        self._targets = Targets(len(origin))
         # Pieces are found as workers take them; a bar has to know how many there are long before.
         estimating = asyncio.create_task(self._estimate(origin)) if self._output.shows_progress else None
         try:
@@ -191,7 +193,10 @@ class _Copying:
         except OSError as error:
             self.failures.add(shown, error)
         else:
-            return None if target is None else _Piece(shown, size, source, target)
+            if target is not None and self._targets.take(target):
+                return _Piece(shown, size, source, target)
+            if target is not None:
+                self.failures.add(shown, SAME_TARGET, ExitCode.REFUSED)
         return None
 
     def _skip(self, name: str, reason: str, is_failure: bool) -> None:

@@ -8,8 +8,9 @@ import click
 
 from trivet.cli import remote
 from trivet.cli.addresses import Remote, parse_remote
+from trivet.cli.exit_codes import ExitCode
 from trivet.cli.lazy import Command, asynchronous
-from trivet.cli.naming import target_of
+from trivet.cli.naming import SAME_TARGET, Targets, target_of
 from trivet.cli.parameters import REMOTE
 from trivet.cli.session import Session
 from trivet.cli.workers import Failures, run_all
@@ -39,11 +40,16 @@ async def mv(
     async with session.client() as client:
 
         async def pairs() -> AsyncIterator[tuple[Remote, Remote]]:
+            targets = Targets(len(origin))
             for place in origin:
                 # Listed before anything is renamed: else a folder that is moved into itself would be met again and again.
                 found = [file.key async for file in remote.expand(client, place, is_recursive=recursive)]
                 for key in found:
-                    yield Remote(place.bucket, key), target_of(place, key, goal)
+                    source, new = Remote(place.bucket, key), target_of(place, key, goal)
+                    if targets.take(new):
+                        yield source, new
+                    else:
+                        failures.add(source, SAME_TARGET, ExitCode.REFUSED)
 
         async def rename(pair: tuple[Remote, Remote]) -> None:
             nonlocal done
