@@ -133,15 +133,22 @@ async def download(
     progress: Progress,
     *,
     version: int | None = None,
+    is_named: bool = False,
 ) -> models.FileInfo:
     """One file of the store to this machine; complete and proved before it has its name.
 
+    Args:
+        is_named: whether the target itself was named, and not a folder that it is in.
+
     Raises:
         FileExistsError: it is there, and what is there is to be kept.
+        Failure: it is a device or a pipe that nobody named.
     """
     if wishes.keeps_existing and os.path.lexists(target):  # noqa: ASYNC240 - one look at a local disk
         raise FileExistsError(errno.EEXIST, "it is there already, and is kept", str(target))
     if _is_special(target):
+        if not is_named:
+            raise Failure(f"{target} is here and is neither a file nor a link to one; it is left alone.")
         # A device or a pipe: bytes go into it; nothing takes its place.
         return await _download_into(client, source, target, progress, version=version)
     with counted(progress) as tell:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +83,13 @@ async def cp(session: Session, sources: tuple[str, ...], target: str, **chosen: 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One file to copy: what it is, and where it goes. `name` is for people."""
+    """One file to copy: what it is, and where it goes. `name` is for people; `is_named`: the target itself was."""
 
     name: str
     size_bytes: int | None
     source: local.LocalFile | Remote | Stream
     target: Remote | Path
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,27 +174,32 @@ class _Copying:
             yield _Piece("standard input", None, place, target)
         elif isinstance(place, Local):
             for file, name, whole in _local_files(place, self._chosen["recursive"], self._skip):
-                if piece := self._piece(str(file.path), file.size_bytes, file, partial(placing.of, name, whole)):
+                if piece := self._piece(str(file.path), file.size_bytes, file, (name, whole), placing):
                     yield piece
         else:
             async for found in remote.expand(self._client, place, is_recursive=self._chosen["recursive"]):
                 name, whole = name_below(place, found.key)
                 source = Remote(place.bucket, found.key)
-                if piece := self._piece(str(source), found.size_bytes, source, partial(placing.of, name, whole)):
+                if piece := self._piece(str(source), found.size_bytes, source, (name, whole), placing):
                     yield piece
 
     def _piece(
-        self, shown: str, size: int, source: local.LocalFile | Remote, goes_to: Callable[[], Remote | Path | None]
+        self,
+        shown: str,
+        size: int,
+        source: local.LocalFile | Remote,
+        names: tuple[str, str | None],
+        placing: _Placing,
     ) -> _Piece | None:
         try:
-            target = goes_to()
+            target = placing.of(*names)
         except local.UnsafeNameError as error:
             self.failures.add(shown, f"{error}.")
         except OSError as error:
             self.failures.add(shown, error)
         else:
             if target is not None and self._targets.take(target):
-                return _Piece(shown, size, source, target)
+                return _Piece(shown, size, source, target, placing.is_named(target))
             if target is not None:
                 self.failures.add(shown, SAME_TARGET, ExitCode.REFUSED)
         return None
@@ -225,7 +230,13 @@ class _Copying:
         else:
             assert isinstance(piece.source, Remote)
             done = await transfers.download(
-                client, piece.source, piece.target, self._wishes, self._progress, version=version
+                client,
+                piece.source,
+                piece.target,
+                self._wishes,
+                self._progress,
+                version=version,
+                is_named=piece.is_named,
             )
         self._tell(piece, "copied", done)
 
@@ -276,6 +287,10 @@ class _Placing:
             self._folder(goal.path).path_of(inside + ".folder").parent.mkdir(parents=True, exist_ok=True)
             return None
         return self._folder(goal.path).path_of(inside)
+
+    def is_named(self, target: Remote | Path) -> bool:
+        """Whether the target is what was named, and not in it."""
+        return isinstance(self._goal, Local) and target == self._goal.path
 
     def _folder(self, root: Path) -> local.Folder:
         return self._folders.setdefault(root, local.Folder(root))
