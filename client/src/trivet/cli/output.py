@@ -4,7 +4,8 @@ Results are records with stable field names. A terminal gets a table of them, si
 lines with tabs and no heading, sizes in bytes and times in RFC 3339; `--json` gives the records themselves. Rows are printed as
 they come: a list of a million files needs no more memory than one of a hundred.
 
-A name from the store may have any character in it, also those that steer a terminal: these are shown escaped, except in JSON.
+A name from the store may have any character in it, also those that steer a terminal, and so may what a server says: these are
+shown escaped, in JSON as JSON does.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class Output:
     def paragraph(self, sign: str, text: str, colour: str | None = None) -> None:
         """A sign and a sentence behind it, broken at words where the terminal ends."""
         space = " " * (words.width_of(sign) + 1)
-        lines = textwrap.wrap(text, max(self.width - len(space), 20), break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(
+            words.visible(text), max(self.width - len(space), 20), break_long_words=False, break_on_hyphens=False
+        )
         for place, line in enumerate(lines or [""]):
             self._write(f"{self._paint(sign, colour)} {line}" if not place else space + line)
 
@@ -138,11 +141,12 @@ class Output:
     def say(self, text: str) -> None:
         """A remark on standard error; not with `--quiet`."""
         if not self.is_quiet:
-            self._complain(text)
+            self._complain(words.visible(text))
 
     def warn(self, text: str) -> None:
         """What went wrong and did not stop the rest."""
-        self._complain(click.style(text, fg=COLOURS["warn"]) if self._err_has_colour else text)
+        shown = words.visible(text)
+        self._complain(click.style(shown, fg=COLOURS["warn"]) if self._err_has_colour else shown)
 
     def fail(self, text: str, code: int, problem: Record | None = None) -> None:
         """What stopped it, and the code that the program ends with; with `--json` as a document, too, on standard error."""
@@ -150,7 +154,8 @@ class Output:
             self._complain(json_text({"error": {"message": text, "exit_code": code, "problem": problem}}))
             return
         label = "trivet: "
-        self._complain((click.style(label, fg=COLOURS["bad"], bold=True) if self._err_has_colour else label) + text)
+        painted = click.style(label, fg=COLOURS["bad"], bold=True) if self._err_has_colour else label
+        self._complain(painted + words.visible(text))
         if problem and self.is_verbose:
             self._complain(json_text(problem))
 
@@ -159,7 +164,7 @@ class Output:
         if self.is_json:
             self._complain(json_text({"error": {"name": name, "message": text, "exit_code": code, "problem": problem}}))
             return
-        self.warn(f"trivet: {words.visible(name)}: {text}")
+        self.warn(f"trivet: {name}: {text}")
         if problem and self.is_verbose:
             self._complain(json_text(problem))
 
@@ -256,8 +261,11 @@ class Table:
 
 
 def json_text(value: Any) -> str:
-    """On one line, with every character as it is. Times as RFC 3339."""
-    return json.dumps(value, ensure_ascii=False, default=words.json_value, separators=(", ", ": "))
+    """On one line, with every character as it is that shows. Times as RFC 3339."""
+    text = json.dumps(value, ensure_ascii=False, default=words.json_value, separators=(", ", ": "))
+    return (
+        text if text.isprintable() else "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    )
 
 
 def _for_people(value: Any, kind: str) -> str:

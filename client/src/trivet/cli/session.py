@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trivet.cli import words
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
 from trivet.cli.output import Output
@@ -72,7 +73,7 @@ class Session:
         # In a loop, Ctrl-C only asks the task to end, which this one would not hear while it waits for an answer.
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            is_confirmed = click.confirm(question, err=True)
+            is_confirmed = click.confirm(words.visible(question), err=True)
         finally:
             signal.signal(signal.SIGINT, handler)
         if not is_confirmed:

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trivet.cli.output import Column, Output
+from trivet.cli.commands.doctor import show_finding
+from trivet.cli.diagnosis import Finding
+from trivet.cli.output import Column, Output, json_text
 
 COLUMNS = (
     Column("size_bytes", "bytes", "size"),
@@ -119,3 +121,35 @@ def test_a_sentence_is_broken_at_words(monkeypatch) -> None:
     stream = Terminal()
     Output(stdout=stream, stderr=io.StringIO()).paragraph("!", "storage-1 is suspect: it does not answer")
     assert stream.getvalue() == "! storage-1 is suspect:\n  it does not answer\n"
+
+
+HOSTILE = "a\x1b]0;you\x07\x9b2J\u202eb\nc"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda output: output.say(HOSTILE),
+        lambda output: output.warn(HOSTILE),
+        lambda output: output.fail(HOSTILE, 1, {"detail": HOSTILE}),
+        lambda output: output.fail_one(HOSTILE, HOSTILE, 1, {"detail": HOSTILE}),
+        lambda output: output.paragraph("!", HOSTILE),
+        lambda output: show_finding(output, Finding("check", "warning", HOSTILE, HOSTILE)),
+        lambda output: output.document({"name": HOSTILE}),
+    ],
+)
+@pytest.mark.parametrize("is_json", [False, True])
+def test_nothing_that_a_server_says_steers_a_terminal(monkeypatch, act, is_json) -> None:
+    """Whatever stands in a name, a problem or a finding."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    for stream in (Terminal(), io.StringIO()):
+        act(Output(stdout=stream, stderr=stream, is_verbose=True, is_json=is_json))
+        text = stream.getvalue()
+        assert "you" in text
+        assert text.replace("\n", "").replace("\t", "").isprintable()
+        assert not any(line.startswith("c") for line in text.splitlines())
+
+
+def test_json_has_every_character() -> None:
+    assert json.loads(json_text({"name": HOSTILE + "ä"})) == {"name": HOSTILE + "ä"}
+    assert "ä" in json_text("ä")

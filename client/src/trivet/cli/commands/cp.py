@@ -208,7 +208,7 @@ class _Copying:
         if is_failure:
             self.failures.add(name, f"{reason}.")
         else:
-            self._output.warn(f"trivet: {words.visible(name)}: left out, {reason}.")
+            self._output.warn(f"trivet: {name}: left out, {reason}.")
 
     async def _copy(self, piece: _Piece) -> None:
         if self._chosen["dry_run"]:
@@ -253,7 +253,8 @@ class _Copying:
         if self._output.is_json:
             self._output.document(record)
         elif action == "would_copy":
-            self._output.result(f"would copy\t{record['source']}\t{record['target']}")
+            shown = (words.visible(name) for name in (piece.name, str(piece.target)))
+            self._output.result("\t".join(["would copy", *shown]))
 
 
 class _Placing:

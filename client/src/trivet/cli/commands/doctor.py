@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from trivet.cli import words
 from trivet.cli.diagnosis import ERROR, GOOD, NOTE, WARNING, Finding, diagnose, worst
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.lazy import Command, asynchronous
@@ -54,7 +55,8 @@ def show_finding(output: Output, finding: Finding) -> None:
     """One sentence, and what to do."""
     sign, colour = _SIGNS[finding.level]
     if not output.is_terminal:
-        output.result(f"{finding.level}\t{finding.check}\t{finding.said}\t{finding.advice or '-'}")
+        said, advice = words.visible(finding.said), words.visible(finding.advice or "-")
+        output.result(f"{finding.level}\t{finding.check}\t{said}\t{advice}")
         return
     if output.is_quiet and finding.level == GOOD:
         return

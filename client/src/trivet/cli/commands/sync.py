@@ -231,7 +231,7 @@ class _Syncing:
         if is_failure:
             self.failures.add(name, f"{reason}.")
         else:
-            self._output.warn(f"trivet: {words.visible(name)}: left out, {reason}.")
+            self._output.warn(f"trivet: {name}: left out, {reason}.")
 
     def _tell(self, action: str, name: str, source: Entry | None, target: Remote | Path) -> None:
         if self._output.is_json:
