@@ -36,7 +36,7 @@ _ADVICE: Final[dict[str, str]] = {
 
 def explain(error: BaseException) -> str:
     """What went wrong and what to do, in one line."""
-    from trivet.errors import BucketNotFound, FileNotFound, ProblemError
+    from trivet.errors import BucketNotFound, FileNotFound, ProblemError, TrivetError
 
     if isinstance(error, Failure):
         return error.format_message()
@@ -50,7 +50,8 @@ def explain(error: BaseException) -> str:
         return f"{error.detail or error.title or error.status} ({error.code}) {_ADVICE.get(error.code, unsure)}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}."
-    return str(error)
+    is_known = isinstance(error, TrivetError | OSError)
+    return str(error) if is_known else f"a defect of this program: {type(error).__name__}: {error}. Please report it."
 
 
 def _file_in(problem: dict[str, Any]) -> str | None:

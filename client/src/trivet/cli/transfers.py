@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MTIME: Final = "mtime"
 _STREAM_PIECE_BYTES: Final = 1 << 20
 _STREAM_PIECES: Final = 8
+_MTIME_LIMIT_NS: Final = 1 << 62
+"""Until the year 2116: more than every file of these days, and less than any system takes."""
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
@@ -71,13 +73,14 @@ def mtime_text(mtime_ns: int) -> str:
 
 
 def parse_mtime_ns(user_metadata: Mapping[str, str] | None) -> int | None:
-    """What `mtime_text` wrote; None where nothing, or something else, is there."""
+    """What `mtime_text` wrote; None where nothing, or something else, or no time that a file can have, is there."""
     text = (user_metadata or {}).get(MTIME, "")
     seconds, _, fraction = text.partition(".")
     try:
-        return int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0"))
+        found = int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0"))
     except ValueError:
         return None
+    return found if abs(found) < _MTIME_LIMIT_NS else None
 
 
 async def upload(

@@ -63,8 +63,6 @@ async def run_all(
     Raises:
         TrivetError: one that would meet every other piece, too.
     """
-    from trivet.errors import TrivetError
-
     lock = asyncio.Lock()
 
     async def take() -> tuple[WorkT] | None:
@@ -78,7 +76,7 @@ async def run_all(
         while piece := await take():
             try:
                 await do(piece[0])
-            except (TrivetError, OSError, Failure) as error:
+            except Exception as error:  # one file, whatever is in it, does not stop the others
                 if stops_everything(error):
                     raise
                 failures.add(name_of(piece[0]), error, error.code if isinstance(error, Failure) else None)

@@ -113,7 +113,17 @@ def test_a_time_comes_back_as_it_went(mtime_ns) -> None:
     assert parse_mtime_ns({"mtime": mtime_text(mtime_ns)}) == mtime_ns
 
 
-@pytest.mark.parametrize(("text", "expected"), [("12", 12 * 10**9), ("1.5", 1_500_000_000), ("soon", None), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("12", 12 * 10**9),
+        ("1.5", 1_500_000_000),
+        ("soon", None),
+        ("", None),
+        ("99999999999999999999.0", None),
+        ("-99999999999999999999.0", None),
+    ],
+)
 def test_times_of_other_programs_are_read_or_left_alone(text, expected) -> None:
-    """rclone writes fewer decimals where they are zero."""
+    """rclone writes fewer decimals where they are zero; a time that no file can have is none."""
     assert parse_mtime_ns({"mtime": text}) == expected
