@@ -77,7 +77,7 @@ def _walk(folder: str, prefix: str, real_root: str, skipped: Skipped) -> Iterato
         if is_unfinished(label):
             continue
         name = prefix + label
-        if label.endswith("/"):
+        if label.endswith("/") and not _why_no_name(entry.name):
             yield from _walk(entry.path, name, real_root, skipped)
             continue
         try:
@@ -93,10 +93,8 @@ def _walk(folder: str, prefix: str, real_root: str, skipped: Skipped) -> Iterato
 
 
 def _why_left_out(entry: os.DirEntry[str], real_root: str) -> str:
-    try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8, which keys are"
+    if problem := _why_no_name(entry.name):
+        return problem
     if entry.is_symlink():
         real = os.path.realpath(entry.path)
         if os.path.isdir(real):  # noqa: PTH112 - a string from `realpath`
@@ -107,6 +105,14 @@ def _why_left_out(entry: os.DirEntry[str], real_root: str) -> str:
             return "it is a link to nothing"
     if not entry.is_file():
         return "it is neither a file nor a folder"
+    return ""
+
+
+def _why_no_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, which keys are"
     return ""
 
 

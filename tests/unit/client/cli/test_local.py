@@ -52,10 +52,15 @@ def test_a_walk_follows_no_link_out_of_the_folder(tmp_path) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_left_out(tmp_path) -> None:
+    """A folder of such a name with all that is in it: no key can be made of its files' names."""
     (tmp_path / os.fsdecode(b"\xff.txt")).touch()
+    (tmp_path / os.fsdecode(b"\xfe")).mkdir()
+    (tmp_path / os.fsdecode(b"\xfe/a")).touch()
+    (tmp_path / "z").touch()
     names, left_out = walked(tmp_path)
-    assert names == []
-    assert "UTF-8" in next(iter(left_out.values()))
+    assert names == ["z"]
+    assert set(left_out) == {os.fsdecode(b"\xff.txt"), os.fsdecode(b"\xfe/")}
+    assert all("UTF-8" in reason for reason in left_out.values())
 
 
 @pytest.mark.parametrize(
