@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from trivet import errors
 from trivet.cli.main import run
 from trivet.cli.session import Session
 from trivet.models import ListedFile
@@ -22,8 +24,11 @@ class Store:
     def __init__(self, *keys: str) -> None:
         self.keys = set(keys)
         self.sent: list[str] = []
+        self.may_read = True
 
     async def list_pages(self, bucket, prefix="", *, details=False, **_):
+        if details and not self.may_read:
+            raise errors.Forbidden(403, "access_denied")
         rows = [row(key) for key in sorted(self.keys, key=str.encode) if key.startswith(prefix)]
         yield SimpleNamespace(files=rows)
 
@@ -122,3 +127,23 @@ def test_what_is_left_out_is_not_deleted(sync, tmp_path) -> None:
     assert code == 0
     assert "data: left out" in said
     assert store.keys == {"a", "data/x", "data/y/z", "file"}
+
+
+def test_a_key_that_may_not_read_syncs_upwards(sync, tmp_path) -> None:
+    """By size, and by whether the file was changed since it was stored; down it cannot."""
+    store = Store("new", "old", "long", "gone")
+    store.may_read = False
+    (tmp_path / "here").mkdir()
+    stored_s = STORED.timestamp()
+    for name, data, mtime_s in (
+        ("new", b"y", stored_s + 1),
+        ("old", b"x", stored_s - 1),
+        ("long", b"xx", stored_s - 1),
+    ):
+        (tmp_path / "here" / name).write_bytes(data)
+        os.utime(tmp_path / "here" / name, (mtime_s, mtime_s))
+    code, said = sync(store, "here", "trivet://b", "--delete")
+    assert (code, sorted(store.sent), store.keys) == (0, ["long", "new"], {"new", "old", "long"})
+    assert "may not read" in said
+    assert sync(store, "trivet://b", "here")[0] == 5
+    assert sync(store, "trivet://b", "trivet://c")[0] == 5

@@ -22,6 +22,7 @@ from trivet.cli.workers import Failures, run_all
 
 if TYPE_CHECKING:
     from trivet import AsyncClient
+    from trivet.models import ListedFile
 
 _BATCH = 1000
 
@@ -133,11 +134,30 @@ class _Syncing:
             return
         assert isinstance(place, Remote)
         folder = place.literal if place.is_folder else place.literal.child("/")
-        async for row in remote.files_below(self._client, folder, details=True):
+        async for row in self._rows(folder, is_source=is_source):
             name = row.key[len(folder.key) :]
             # A key that ends with a slash stands for a folder; folders come by themselves.
             if not name.endswith("/") and name and not self._is_excluded(name):
                 yield RemoteFile(Remote(folder.bucket, row.key), name, row)
+
+    async def _rows(self, folder: Remote, *, is_source: bool) -> AsyncIterator[ListedFile]:
+        """With digests and metadata, for which a key has to have the right to read; without them, where it may only write."""
+        from trivet.errors import Forbidden
+
+        is_begun = False
+        try:
+            async for row in remote.files_below(self._client, folder, details=True):
+                is_begun = True
+                yield row
+        except Forbidden:
+            if is_begun or is_source or not isinstance(self._origin, Local):
+                raise
+        else:
+            return
+        self._judge.has_details = False
+        self._output.say("This key may not read there: files are compared by size, and by when they were stored.")
+        async for row in remote.files_below(self._client, folder):
+            yield row
 
     async def _do(self, pair: Pair) -> None:
         assert pair.source is not None
