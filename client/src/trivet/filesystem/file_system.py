@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import fsspec.utils
 from fsspec.asyn import sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.core import get_compression
@@ -29,6 +30,9 @@ from trivet.models import Progress
 
 BLOCK_SIZE_BYTES: Final = 8 << 20
 """Of a read ahead, and of a part of what is written, where the caller does not say."""
+
+_FSSPEC_KEEPS_INSIDE: Final = hasattr(fsspec.utils, "check_contained")
+"""Whether `get` of this fsspec refuses names that lead out of its target."""
 
 _FSSPEC_OPTIONS: Final = frozenset({"batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
 
@@ -94,6 +98,28 @@ class TrivetFileSystem(Namespace):
                 return await self.client.get(bucket, key, version=version, start=first, end=end)
             except errors.RangeNotSatisfiable:  # it begins at the end, or after it
                 return b""
+
+    async def _get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,
+        callback: Callback = DEFAULT_CALLBACK,
+        maxdepth: int | None = None,
+        **options: Any,
+    ) -> None:
+        """As fsspec's. Its releases before `check_contained` let a key with `..` in it lead out of the target.
+
+        Raises:
+            ValueError: a key would.
+        """
+        if not _FSSPEC_KEEPS_INSIDE and not (isinstance(rpath, list) and isinstance(lpath, list)):
+            for name in await self._expand_path(self._strip_protocol(rpath), recursive=recursive, maxdepth=maxdepth):
+                if ".." in name.split("/"):
+                    raise ValueError(
+                        f"{name} has .. between its slashes, and could leave the target; get_file takes it"
+                    )
+        await super()._get(rpath, lpath, recursive=recursive, callback=callback, maxdepth=maxdepth, **options)
 
     async def _get_file(
         self,
