@@ -39,6 +39,13 @@ _FSSPEC_OPTIONS: Final = frozenset({"batch_size", "use_listings_cache", "listing
 Mode = Literal["overwrite", "create"]
 
 
+class _Environment:
+    """What variables say. fsspec gives equal instances for equal options, and which store it is depends on these, too."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> tuple[str | None, ...]:
+        return tuple(os.getenv(name) for name in ("TRIVET_URL", "TRIVET_KEY", "TRIVET_PROFILE", "TRIVET_CONFIG"))
+
+
 class TrivetFileSystem(Namespace):
     """Files of a Trivet cluster.
 
@@ -50,6 +57,8 @@ class TrivetFileSystem(Namespace):
     """
 
     blocksize = BLOCK_SIZE_BYTES
+    _environment = _Environment()
+    _extra_tokenize_attributes = ("_environment",)
 
     def __init__(
         self,
@@ -79,6 +88,15 @@ class TrivetFileSystem(Namespace):
         super().__init__(asynchronous=asynchronous, loop=loop, **options)
         self._clients = ClientsByLoop(partial(AsyncClient, endpoint_url, key, profile=profile, timeout_s=timeout_s))
         weakref.finalize(self, self._clients.close)
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """As fsspec's; without the key where the password is to be left out."""
+        found: dict[str, Any] = super().to_dict(include_password=include_password)
+        if not include_password:
+            found.pop("key", None)
+            # Behind the address, the key.
+            found["args"] = found["args"][:1]
+        return found
 
     # Bytes out
 

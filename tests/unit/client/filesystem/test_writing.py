@@ -179,3 +179,23 @@ def test_an_option_that_is_not_there_is_refused() -> None:
 def test_the_type_of_what_is_compressed_is_not_guessed() -> None:
     """It is not that of what is in it."""
     assert [guessed_type(key) for key in ("a.json", "a.json.gz", "a")] == ["application/json", None, None]
+
+
+def test_another_environment_is_another_file_system(monkeypatch, tmp_path) -> None:
+    """What options leave out, it says; equal options in the same one give the same instance."""
+    first = TrivetFileSystem(timeout_s=7.0)
+    assert TrivetFileSystem(timeout_s=7.0) is first
+    for name in ("TRIVET_URL", "TRIVET_KEY", "TRIVET_PROFILE", "TRIVET_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        other = TrivetFileSystem(timeout_s=7.0)
+        assert other is not first
+        assert str(tmp_path) not in other.to_json() + other._fs_token
+        first = other
+
+
+def test_a_key_can_be_left_out_of_what_is_written_down() -> None:
+    """As other file systems leave their passwords out."""
+    for fs in (TrivetFileSystem("http://a", key="secret"), TrivetFileSystem("http://a", "secret")):
+        assert "secret" in fs.to_json()
+        assert "secret" not in fs.to_json(include_password=False)
+        assert "http://a" in fs.to_json(include_password=False)
