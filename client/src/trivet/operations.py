@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from trivet.caller import Caller, Request
+from trivet.caller import Caller, Request, decoded, whole
 from trivet.calls import Rows, pages_of
 from trivet.copy_calls import nothing
 from trivet.errors import ConfigError, ProblemError
@@ -70,13 +70,20 @@ class AsyncOperations:
         """Let a storage node in that dials in under this id."""
         return await self._caller.model(NodeAdmitted, "POST", _NODES, content={"id": node_id})
 
-    async def drain_node(self, node_id: str) -> NodeDraining:
+    async def drain_node(self, node_id: str) -> NodeDraining | NodeRemoved:
         """Have a node emptied; it leaves by itself then. The call again says how far it is, and is NotFound at the end.
+
+        A node that was admitted and never dialled in holds nothing, and is removed at once.
 
         Raises:
             Conflict: too few nodes would be left, or another one drains.
         """
-        return await self._caller.model(NodeDraining, "DELETE", named_target(_NODES, node_id))
+        text = await self._caller.call(Request("DELETE", named_target(_NODES, node_id)), whole)
+        return (
+            decoded(NodeDraining, text)
+            if "draining_since" in decoded(dict[str, Any], text)
+            else decoded(NodeRemoved, text)
+        )
 
     async def cancel_drain(self, node_id: str) -> None:
         """Use a node again that was being emptied."""

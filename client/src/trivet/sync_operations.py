@@ -47,7 +47,7 @@ class Operations:
         """See `AsyncOperations.add_node`."""
         return self._loop.run(self._async.add_node(node_id))
 
-    def drain_node(self, node_id: str) -> NodeDraining:
+    def drain_node(self, node_id: str) -> NodeDraining | NodeRemoved:
         """See `AsyncOperations.drain_node`."""
         return self._loop.run(self._async.drain_node(node_id))
 

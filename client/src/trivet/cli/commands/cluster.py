@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -110,7 +110,7 @@ async def drain(session: Session, node: str, *, cancel: bool, wait: bool) -> Non
             await client.operations.cancel_drain(node)
             session.output.say(f"{node} is used again.")
             return
-        draining: models.NodeDraining | None = await client.operations.drain_node(node)
+        draining = _still(await client.operations.drain_node(node))
         session.interrupted = (
             f"{node} goes on draining. trivet cluster drain {node} --wait follows it, --cancel uses it again."
         )
@@ -271,10 +271,14 @@ async def _still_draining(client: Any, node: str) -> models.NodeDraining | None:
     if found.state != "draining":
         raise Failure(f"{node} is {found.state} and not draining any more: somebody cancelled it.", ExitCode.REFUSED)
     try:
-        draining: models.NodeDraining = await client.operations.drain_node(node)
+        return _still(await client.operations.drain_node(node))
     except NotFound:
         return None
-    return draining
+
+
+def _still(answer: models.NodeDraining | models.NodeRemoved) -> models.NodeDraining | None:
+    """None where it had nothing to be emptied of, and is removed already."""
+    return cast("models.NodeDraining", answer) if hasattr(answer, "draining_since") else None
 
 
 def _tell_draining(output: Output, draining: models.NodeDraining) -> None:
