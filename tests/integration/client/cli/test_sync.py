@@ -131,3 +131,18 @@ def test_within_the_store_only_differences_are_copied(trivet, bucket, here) -> N
     trivet("sync", "here", f"{bucket}/one")
     assert actions(trivet("sync", f"{bucket}/one", f"trivet://{bucket}/two", "--json")) == {("copied", "a.txt")}
     assert trivet("cat", f"{bucket}/two/a.txt").out == "changed"
+
+
+def test_a_key_that_may_not_read_syncs_upwards(trivet, bucket, here) -> None:
+    """The store gives it no digests; what was not changed since it was stored is not sent again."""
+    made = trivet("keys", "create", "sender", "--allow", f"write,list@{bucket}", "--json").document
+    (trivet.folder / "sender.key").write_text(made["line"])
+    sync = ("sync", "here", bucket, "--key", "sender.key", "--json")
+    assert actions(trivet(*sync)) == {("copied", name) for name in FILES}
+    assert actions(trivet(*sync)) == set()
+    (here / "a.txt").write_bytes(b"A")
+    answer = trivet(*sync)
+    assert actions(answer) == {("copied", "a.txt")}
+    assert "may not read" in answer.err
+    assert trivet("sync", f"trivet://{bucket}", "there", "--key", "sender.key", ends_with=5).err
+    trivet("keys", "delete", made["identity"], "--yes")
