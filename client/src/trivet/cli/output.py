@@ -125,6 +125,10 @@ class Output:
         """A line of standard output that is the result itself, such as a link."""
         self._write(text)
 
+    def fields(self, *values: object) -> None:
+        """A line of standard output for programs, with tabs between its fields."""
+        self._write("\t".join(words.visible(str(value)) for value in values))
+
     def paragraph(self, sign: str, text: str, colour: str | None = None) -> None:
         """A sign and a sentence behind it, broken at words where the terminal ends."""
         space = " " * (words.width_of(sign) + 1)

@@ -6,11 +6,14 @@ import io
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
+from trivet.cli.commands.cluster import show_status
 from trivet.cli.commands.doctor import show_finding
 from trivet.cli.diagnosis import Finding
 from trivet.cli.output import Column, Output, json_text
+from trivet.models import Cluster, ConsensusMember, StorageNode
 
 COLUMNS = (
     Column("size_bytes", "bytes", "size"),
@@ -123,7 +126,16 @@ def test_a_sentence_is_broken_at_words(monkeypatch) -> None:
     assert stream.getvalue() == "! storage-1 is suspect:\n  it does not answer\n"
 
 
-HOSTILE = "a\x1b]0;you\x07\x9b2J\u202eb\nc"
+def _status(text: str) -> Cluster:
+    """A cluster in which everything is called so."""
+    facts = (text, text, 7, [ConsensusMember(id=text, url=text, peer_address=text)], [], 0, 0, None, [text], 3, 99)
+    found = Cluster(**dict(zip(Cluster.__struct_fields__, facts, strict=False)))
+    return msgspec.structs.replace(
+        found, nodes=[StorageNode(id=text, state=text, url=text, zone=text, capacity_bytes=1)]
+    )
+
+
+HOSTILE = "a\x1b]0;you\x07\x9b2J\u202eb\n§c"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +146,7 @@ HOSTILE = "a\x1b]0;you\x07\x9b2J\u202eb\nc"
         lambda output: output.fail(HOSTILE, 1, {"detail": HOSTILE}),
         lambda output: output.fail_one(HOSTILE, HOSTILE, 1, {"detail": HOSTILE}),
         lambda output: output.paragraph("!", HOSTILE),
+        lambda output: show_status(output, _status(HOSTILE)),
         lambda output: show_finding(output, Finding("check", "warning", HOSTILE, HOSTILE)),
         lambda output: output.document({"name": HOSTILE}),
     ],
@@ -147,7 +160,7 @@ def test_nothing_that_a_server_says_steers_a_terminal(monkeypatch, act, is_json)
         text = stream.getvalue()
         assert "you" in text
         assert text.replace("\n", "").replace("\t", "").isprintable()
-        assert not any(line.startswith("c") for line in text.splitlines())
+        assert not any(line.startswith("§") for line in text.splitlines())
 
 
 def test_json_has_every_character() -> None:

@@ -204,9 +204,10 @@ def show_status(output: Output, found: models.Cluster) -> None:
         _show_plainly(output, found)
         return
     sign, colour = ("● all is well", "good") if is_well(found) else ("● not all is well", "warn")
-    output.result(f"{output.paint(sign, colour)}  {output.paint('cluster ' + (found.cluster_id or '-')[:16], 'dim')}")
+    name = words.visible((found.cluster_id or "-")[:16])
+    output.result(f"{output.paint(sign, colour)}  {output.paint('cluster ' + name, 'dim')}")
     for sentence in found.degraded:
-        output.paragraph(" ", words.visible(sentence))
+        output.paragraph(" ", sentence)
     if found.remaining_bytes:
         eta = f", about {words.duration(found.eta_s)} to go" if found.eta_s else ""
         output.paragraph(" ", f"{words.size(found.remaining_bytes)} of replicas are being restored{eta}")
@@ -250,15 +251,15 @@ def _node_columns(found: list[models.StorageNode]) -> list[Column]:
 
 
 def _show_plainly(output: Output, found: models.Cluster) -> None:
-    output.result(f"cluster\t{found.cluster_id or '-'}\t{'well' if is_well(found) else 'degraded'}")
+    output.fields("cluster", found.cluster_id or "-", "well" if is_well(found) else "degraded")
     for sentence in found.degraded:
-        output.result(f"degraded\t{words.visible(sentence)}")
+        output.fields("degraded", sentence)
     for node in found.nodes:
         used = "-" if node.used_bytes is None else node.used_bytes
-        output.result(f"node\t{node.id}\t{node.state}\t{used}\t{node.capacity_bytes}")
+        output.fields("node", node.id, node.state, used, node.capacity_bytes)
     for member in found.members:
         record = member_record(member, found.leader)
-        output.result(f"member\t{record['id']}\t{record['role']}")
+        output.fields("member", record["id"], record["role"])
 
 
 async def _still_draining(client: Any, node: str) -> models.NodeDraining | None:
@@ -294,7 +295,7 @@ def _show_verification(output: Output, found: models.Verification) -> None:
         output.document(_builtins(found))
         return
     verdict = {True: "clean", False: "NOT CLEAN", None: "no verdict yet"}[found.is_clean]
-    output.result(
+    output.fields(
         f"{found.state}, {found.progress:.0%}, {verdict}: {words.count(found.checked_chunks, 'chunk')} "
         f"({words.size(found.checked_bytes)}) read, {found.missing_chunks} missing, {found.bad_chunks} bad"
     )
@@ -305,7 +306,7 @@ def _show_verification(output: Output, found: models.Verification) -> None:
             if report is None
             else f"{report.state}, {report.missing_chunks} missing, {report.bad_chunks} bad"
         )
-        output.result(f"  {node.id}\t{said}")
+        output.fields(f"  {node.id}", said)
 
 
 def _builtins(model: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trivet.cli import globs, local, remote, transfers, words
+from trivet.cli import globs, local, remote, transfers
 from trivet.cli.addresses import SCHEME, Address, Local, Remote, Stream, parse_source, parse_target
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
@@ -253,8 +253,7 @@ class _Copying:
         if self._output.is_json:
             self._output.document(record)
         elif action == "would_copy":
-            shown = (words.visible(name) for name in (piece.name, str(piece.target)))
-            self._output.result("\t".join(["would copy", *shown]))
+            self._output.fields("would copy", piece.name, piece.target)
 
 
 class _Placing:

@@ -6,7 +6,6 @@ from typing import Final
 
 import click
 
-from trivet.cli import words
 from trivet.cli.diagnosis import ERROR, GOOD, NOTE, WARNING, Finding, diagnose, worst
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.lazy import Command, asynchronous
@@ -55,8 +54,7 @@ def show_finding(output: Output, finding: Finding) -> None:
     """One sentence, and what to do."""
     sign, colour = _SIGNS[finding.level]
     if not output.is_terminal:
-        said, advice = words.visible(finding.said), words.visible(finding.advice or "-")
-        output.result(f"{finding.level}\t{finding.check}\t{said}\t{advice}")
+        output.fields(finding.level, finding.check, finding.said, finding.advice or "-")
         return
     if output.is_quiet and finding.level == GOOD:
         return

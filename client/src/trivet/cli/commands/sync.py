@@ -265,7 +265,7 @@ class _Syncing:
                 }
             )
         elif self._chosen["dry_run"]:
-            self._output.result(f"{action.replace('_', ' ')}\t{words.visible(name)}")
+            self._output.fields(action.replace("_", " "), name)
 
 
 def _check(origin: Address, goal: Address) -> None:
