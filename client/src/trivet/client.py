@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -66,7 +66,7 @@ class Client:
         self._async = AsyncClient(
             url, key, operations_url=operations_url, profile=profile, timeout_s=timeout_s, retry=retry
         )
-        self._loop = BackgroundLoop()
+        self._loop = BackgroundLoop(self._async.close)
         self.operations = Operations(self._async.operations, self._loop)
 
     def __enter__(self) -> Self:
@@ -83,10 +83,8 @@ class Client:
         return self._async.url
 
     def close(self) -> None:
-        """End the connections and the thread. The client cannot be used again."""
-        if self._loop.is_open:
-            self._loop.run(self._async.close())
-            self._loop.close()
+        """End the connections and the thread, and calls of other threads with an error. The client cannot be used again."""
+        self._loop.close()
 
     def put(
         self,
@@ -154,7 +152,7 @@ class Client:
         try:
             yield Download(download, self._loop)
         finally:
-            self._loop.run(context.__aexit__(None, None, None))
+            self._loop.begin(_left(context))
 
     def head(
         self,
@@ -519,6 +517,10 @@ class Client:
     def cluster(self) -> Cluster:
         """See `AsyncClient.cluster`."""
         return self._loop.run(self._async.cluster())
+
+
+async def _left(context: AbstractAsyncContextManager[AsyncDownload]) -> None:
+    await context.__aexit__(None, None, None)
 
 
 class Download:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 
 import trivet
 from tests.unit.client.scripted import ScriptedAnswer, ScriptedTransport
+from trivet import errors
 from trivet.background_loop import BackgroundLoop
 from trivet.client import Client
 from trivet.operations import AsyncOperations
@@ -103,9 +105,74 @@ def test_an_iteration_that_is_left_ends_its_source() -> None:
     try:
         for _ in loop.iterate(rows()):
             break
-        assert ended == [True]
     finally:
         loop.close()
+    assert ended == [True]
+
+
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads() -> None:
+    """With an error: nobody would ever answer them."""
+
+    class Silent(ScriptedTransport):
+        async def send(self, *_):
+            waits.set()
+            await asyncio.Event().wait()
+
+    waits, told = threading.Event(), []
+    store = Client("http://store.test")
+    store._async._caller._transport = Silent(errors.TrivetError("never"))  # type: ignore[assignment]
+
+    def wait() -> None:
+        try:
+            store.time()
+        except errors.TrivetError as error:
+            told.append(error.message)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    assert waits.wait(10)
+    store.close()
+    thread.join(10)
+    assert told == ["The client was closed while this call was under way."]
+
+
+def test_a_call_in_the_client_s_own_thread_is_refused(store) -> None:
+    """As from `on_progress`: it would wait for itself. So would closing."""
+    told = []
+
+    async def call() -> None:
+        for act in (store.time, store.close):
+            try:
+                act()
+            except errors.TrivetError as error:
+                told.append("own thread" in error.message)
+
+    store._loop.run(asyncio.wait_for(call(), 10))
+    assert told == [True, True]
+    assert store.time().timestamp.state == "LOGICAL"
+
+
+def test_an_iteration_that_is_collected_in_the_client_s_own_thread_ends() -> None:
+    """A garbage collection may run in any thread."""
+    ended = []
+
+    async def rows():
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append(True)
+
+    loop = BackgroundLoop()
+    kept = [loop.iterate(rows())]
+    assert next(kept[0]) == 1
+
+    async def collect() -> None:
+        kept.clear()
+
+    loop.run(asyncio.wait_for(collect(), 10))
+    loop.close()
+    assert ended == [True]
 
 
 def test_names_of_the_package_are_imported_late() -> None:
