@@ -141,9 +141,10 @@ class Uploads:
                 return await self._put(request, PacedBody(body, transfer), transfer)
 
     async def _put(self, request: UploadRequest, body: AsyncIterable[bytes], transfer: Transfer) -> UploadResult:
-        # Before the preconditions: the first time may be the very reason why they no longer hold.
-        key = request.idempotency_key
-        if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
+        key, start = request.idempotency_key, self._remembered_start(request)
+        # Before the preconditions: the first time may be the very reason why they no longer hold. What needs no read to begin
+        # with needs none for this either: the log knows its key, and gives the first result.
+        if start is None and key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
             return await self._answer_duplicate(request, key, stored, body)
         file = _FilePublication(
             request,
@@ -153,7 +154,7 @@ class Uploads:
             idempotency=self._idempotency,
             clock=self._clock,
         )
-        start = self._remembered_start(request) or await file.read_start()
+        start = start or await file.read_start()
         if (size_bytes := request.announced_bytes or 0) > self._limits.chunk_size_bytes:
             await self._quotas.check_file(request.name, size_bytes, request.client.owner)
         sending = _Sending(file, self._publisher.sender(start, request.quorums))
@@ -169,7 +170,11 @@ class Uploads:
         except (QuorumNotReachedError, DiskFullError):
             if not start.is_remembered:
                 raise
-            # Only a read may refuse: the bucket may be gone, or other nodes be there by now.
+            # Only a read may refuse: it may have been done before, the bucket may be gone, or other nodes be there by now.
+            if key is not None and (stored := await self._idempotency.stored_result(key)) is not None:
+                # All of it has come: a body of one chunk is sent when it is whole.
+                key.check(stored.fingerprint, file.received.digest)
+                return result_of(stored.replay(PublishFile))
             self._recent.forget(request.name.bucket)
             now = await file.read_start()
             if sending.sender.kept is None or now.node_map.epoch == start.node_map.epoch:
@@ -204,7 +209,6 @@ class Uploads:
             size_bytes is None
             or size_bytes > self._limits.chunk_size_bytes
             or request.preconditions != UNCONDITIONAL
-            or request.idempotency_key is not None
             or (position := self._recent.position(request.name.bucket)) is None
             or (node_map := self._directory.known(position.epoch)) is None
         ):

@@ -30,6 +30,7 @@ from shared.errors import (
     BucketNotFoundError,
     DigestMismatchError,
     DiskFullError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     LeaderUnavailableError,
     QuorumNotReachedError,
@@ -123,9 +124,8 @@ async def test_a_small_upload_asks_nothing(world, disks, seed, size_bytes) -> No
     [
         {"announced_bytes": None},
         {"preconditions": Preconditions(if_none_match=["*"])},
-        {"idempotency_key": IdempotencyKey.of({"idempotency-key": "k"}, method="PUT", bucket="photos", key="x")},
     ],
-    ids=["unknown length", "condition", "idempotency key"],
+    ids=["unknown length", "condition"],
 )
 async def test_every_other_upload_reads_first(world, disks, seed, changes) -> None:
     """What has to be decided before the body is, and what is not wholly in memory."""
@@ -134,6 +134,41 @@ async def test_every_other_upload_reads_first(world, disks, seed, changes) -> No
     body = body_of(seed)
     await put(world, body, name=PHOTOS, **({"announced_bytes": len(body)} | changes))
     assert any(isinstance(query, GetBucket | GetFile) for query in queries)
+
+
+KEY = IdempotencyKey.of({"idempotency-key": "k"}, method="PUT", bucket="photos", key="x")
+
+
+async def test_a_repeat_under_its_key_asks_nothing_and_gets_the_first_receipt(world, disks, seed) -> None:
+    """The log knows the key: it happens once. Under another body the key is refused, and nothing of that is published."""
+    await warm_up(world, seed)
+    queries = count_reads(world)
+    body = body_of(seed)
+    first = await put_small(world, body, idempotency_key=KEY)
+    again = await put_small(world, body, idempotency_key=KEY)
+    assert (queries, again) == ([], first)
+    with pytest.raises(IdempotencyKeyReusedError):
+        await put_small(world, body_of(seed + 2), idempotency_key=KEY)
+    found, _ = await world.metadata.read(GetFile(bucket="photos", key=PHOTOS.key))
+    assert found.file.version == first.version.version
+    await is_idle(world)
+
+
+@pytest.mark.parametrize("failure", [unreachable(), DiskFullError("full")], ids=["gone", "full"])
+async def test_what_was_done_is_said_to_be_done_where_no_node_takes_it(world, disks, seed, failure) -> None:
+    """A repeat needs no node; one with another body is refused for that, and a new request for the nodes."""
+    await warm_up(world, seed)
+    body = body_of(seed)
+    first = await put_small(world, body, idempotency_key=KEY)
+    for node in world.metadata.store.node_map().nodes:
+        world.nodes.errors[node.id] = failure
+    assert await put_small(world, body, idempotency_key=KEY) == first
+    with pytest.raises(IdempotencyKeyReusedError):
+        await put_small(world, body_of(seed + 2), idempotency_key=KEY)
+    other = IdempotencyKey.of({"idempotency-key": "other"}, method="PUT", bucket="photos", key="x")
+    with pytest.raises((QuorumNotReachedError, DiskFullError)):
+        await put_small(world, body, idempotency_key=other)
+    await is_idle(world)
 
 
 async def test_more_than_one_chunk_reads_first(world, disks, seed) -> None:
