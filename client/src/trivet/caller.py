@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trivet.bodies import Body, BytesBody
-from trivet.errors import BrokenDownload, ConnectionFailed, ProblemError, TrivetError, error_of
+from trivet.errors import BrokenDownload, ConnectionFailed, ProblemError, TrivetError, answer_invalid, error_of
 from trivet.headers import retry_after_s
 from trivet.retry import RetryPolicy, may_repeat
 from trivet.transport import Answer, ProgressLimit, Transport
@@ -25,6 +25,10 @@ ModelT = TypeVar("ModelT")
 TakenT = TypeVar("TakenT")
 
 USER_AGENT: Final = "trivet-client"
+ANSWER_BYTES_MAX: Final = 256 << 20
+PROBLEM_BYTES_MAX: Final = 1 << 20
+"""No answer of the store that is read as a whole is nearly as long: who sends more is not one."""
+
 _JSON: Final = {"Content-Type": "application/json"}
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -160,14 +164,8 @@ def decoded(kind: type[ModelT], text: bytes) -> ModelT:
     """The answer as a `kind`. Raises ProblemError when something else than the store answered."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(
-            200,
-            "answer_invalid",
-            "",
-            f"This is no answer of the store: {error}. Is the address right?",
-            definite=False,
-        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise answer_invalid(str(error)) from error
 
 
 def new_idempotency_key() -> str:
@@ -176,8 +174,11 @@ def new_idempotency_key() -> str:
 
 
 async def whole(answer: Answer) -> bytes:
-    """All of an answer's body."""
-    return await answer.read()
+    """All of an answer's body. Raises ProblemError when it is longer than any of the store."""
+    body = await answer.read(ANSWER_BYTES_MAX)
+    if len(body) > ANSWER_BYTES_MAX:
+        raise answer_invalid("it is too long")
+    return body
 
 
 async def _as_it_is(answer: Answer) -> Answer:
@@ -188,8 +189,8 @@ async def _problem(answer: Answer) -> ProblemError:
     problem: Any = {}
     if "json" in answer.headers.get("content-type", ""):
         try:
-            problem = msgspec.json.decode(await answer.read())
-        except (msgspec.DecodeError, UnicodeDecodeError, TrivetError):
+            problem = msgspec.json.decode(await answer.read(PROBLEM_BYTES_MAX))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TrivetError):
             problem = {}
     if not isinstance(problem, dict):
         problem = {}

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from trivet.caller import Caller
 from trivet.config import Endpoint
+from trivet.errors import answer_invalid
 
 RowT = TypeVar("RowT")
 
@@ -31,10 +32,17 @@ class Calls:
 
 
 async def pages_of(read: Callable[[str | None], Awaitable[PageT]]) -> AsyncIterator[PageT]:
-    """All pages: `read` gives the one of a cursor, None for the first."""
-    page = await read(None)
+    """All pages: `read` gives the one of a cursor, None for the first.
+
+    Raises:
+        ProblemError: a cursor came again: the list would never end.
+    """
+    page, seen = await read(None), set()
     yield page
     while page.cursor is not None:
+        if page.cursor in seen:
+            raise answer_invalid("a cursor came again")
+        seen.add(page.cursor)
         page = await read(page.cursor)
         yield page
 

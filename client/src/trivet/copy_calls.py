@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trivet.caller import Request, new_idempotency_key
+from trivet.caller import Request, new_idempotency_key, whole
 from trivet.calls import Calls
 from trivet.headers import change_headers
 from trivet.models import CopyReceipt, Tags
@@ -125,7 +125,7 @@ class CopyCalls(Calls):
 
 async def nothing(answer: Answer) -> None:
     """Of an answer without a body."""
-    await answer.read()
+    await whole(answer)
 
 
 def _left_out(fields: dict[str, Any]) -> dict[str, Any]:

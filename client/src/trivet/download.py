@@ -45,7 +45,7 @@ class AsyncDownload:
         if self.end - self.start > _AT_ONCE_BYTES:
             return b"".join([chunk async for chunk in self])
         try:
-            data = await self._answer.read()
+            data = await self._answer.read(self.end - self.start)
         except (BrokenDownload, ConnectionFailed):
             return b"".join([chunk async for chunk in self])
         self._check_length(self.start + len(data))

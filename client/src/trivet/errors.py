@@ -262,6 +262,13 @@ def error_of_problem(problem: dict[str, Any]) -> ProblemError:
     return error_of(status if isinstance(status, int) else 500, problem)
 
 
+def answer_invalid(why: str) -> ProblemError:
+    """The error of a successful answer that the store would not give."""
+    return ProblemError(
+        200, "answer_invalid", "", f"This is no answer of the store: {why}. Is the address right?", definite=False
+    )
+
+
 def _unpickled(status: int, problem: dict[str, Any], retry_after_s: float | None) -> ProblemError:
     return error_of(status, problem, retry_after_s=retry_after_s)
 

@@ -164,7 +164,7 @@ class FileCalls(Calls):
             Request("DELETE", file_target(bucket, key, version=version), headers), _only_head
         )
         return Deleted(
-            version=int(answer.headers.get("x-trivet-version", 0)),
+            version=file_info(bucket, key, answer.headers).log_index,
             is_marker=answer.headers.get("x-trivet-delete-marker") == "true",
         )
 

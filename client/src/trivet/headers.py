@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from trivet.errors import answer_invalid
 from trivet.models import FileInfo
 
 META_PREFIX: Final = "x-trivet-meta-"
@@ -90,7 +91,18 @@ def content_range(value: str | None) -> tuple[int, int, int] | None:
 
 
 def file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
-    """What an answer to GET or HEAD says about the file. `headers` find a name in any case."""
+    """What an answer to GET or HEAD says about the file. `headers` find a name in any case.
+
+    Raises:
+        ProblemError: no store says that.
+    """
+    try:
+        return _file_info(bucket, key, headers)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise answer_invalid(str(error)) from error
+
+
+def _file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
     whole = content_range(headers.get("content-range"))
     log_index = int(headers.get("x-trivet-version", 0))
     return FileInfo(
@@ -117,8 +129,13 @@ def file_info(bucket: str, key: str, headers: Mapping[str, str]) -> FileInfo:
 def _moment(exact: str | None, modified: str | None) -> datetime | None:
     # A store of an older version has only the date of HTTP, which may be left out.
     if exact is not None:
-        return datetime.fromisoformat(exact)
-    return None if modified is None else parsedate_to_datetime(modified)
+        return _aware(datetime.fromisoformat(exact))
+    return None if modified is None else _aware(parsedate_to_datetime(modified))
+
+
+def _aware(moment: datetime) -> datetime:
+    # A date of HTTP may end in "-0000", which Python takes for no zone.
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
@@ -130,8 +147,8 @@ def retry_after_s(value: str | None, now: datetime | None = None) -> float | Non
     except ValueError:
         pass
     try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
+        until = _aware(parsedate_to_datetime(value))
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
 

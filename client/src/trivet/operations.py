@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from trivet.caller import Caller, Request, decoded, whole
 from trivet.calls import Rows, pages_of
 from trivet.copy_calls import nothing
-from trivet.errors import ConfigError, ProblemError
+from trivet.errors import ConfigError, ProblemError, answer_invalid
 from trivet.models import (
     Backup,
     Cluster,
@@ -215,7 +215,9 @@ class AsyncOperations:
                 return
             for line in lines:
                 yield line["row"]
-            after = lines[-1]["row"]["index"]
+            if (last := lines[-1]["row"]["index"]) <= after:
+                raise answer_invalid("a place in the trail came again")
+            after = last
 
     async def verify_audit(self, after: int = 0) -> TrailVerification:
         """Have the chain of the audit trail computed anew, from `after` on, as far as one call goes."""
@@ -235,8 +237,8 @@ def _named(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _json(answer: Answer) -> dict[str, Any]:
-    return msgspec.json.decode(await answer.read(), type=dict[str, Any])
+    return decoded(dict[str, Any], await whole(answer))
 
 
 async def _lines(answer: Answer) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(line, type=dict[str, Any]) for line in (await answer.read()).splitlines()]
+    return [decoded(dict[str, Any], line) for line in (await whole(answer)).splitlines()]

@@ -36,12 +36,15 @@ class Answer:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
-    async def read(self) -> bytes:
-        """The whole body. Raises ConnectionFailed, BrokenDownload."""
-        try:
-            return await self._response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise _broken(error) from error
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body; no more of it than one byte beyond `bytes_max`. Raises ConnectionFailed, BrokenDownload."""
+        chunks, size_bytes = [], 0
+        async for chunk in self.chunks():
+            chunks.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > bytes_max:
+                break
+        return b"".join(chunks)[: bytes_max + 1]
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises ConnectionFailed, BrokenDownload."""

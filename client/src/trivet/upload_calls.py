@@ -9,6 +9,7 @@ from trivet.bodies import Body, Data, OpenedBody
 from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls, Rows, pages_of
 from trivet.copy_calls import nothing
+from trivet.errors import answer_invalid
 from trivet.file_calls import check_sent
 from trivet.headers import change_headers, description_headers
 from trivet.models import ListedPart, PartReceipt, Receipt, Upload, UploadBegun, UploadInfo, UploadPage
@@ -90,6 +91,8 @@ class UploadCalls(Calls):
         while after is not None:
             page = await self._caller.model(Upload, "GET", with_query(target, {"after": after}))
             parts += page.parts
+            if page.next_after is not None and page.next_after <= after:
+                raise answer_invalid("a place in a list came again")
             after = page.next_after
         fields = {name: getattr(found, name) for name in found.__struct_fields__}
         return Upload(**fields | {"parts": parts, "next_after": None})

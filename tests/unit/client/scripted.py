@@ -34,8 +34,8 @@ class ScriptedAnswer:
             if chunk:
                 yield chunk
 
-    async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+    async def read(self, bytes_max: int) -> bytes:
+        return b"".join([chunk async for chunk in self.chunks()])[: bytes_max + 1]
 
     def release(self) -> None:
         self.releases += 1

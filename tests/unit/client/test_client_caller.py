@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.unit.client.scripted import AT_ONCE, ScriptedAnswer, ScriptedTransport, caller_over, problem
+from trivet import caller as caller_module
 from trivet import errors
 from trivet.bodies import BytesBody, StreamBody
-from trivet.caller import Request, whole
+from trivet.caller import Request, decoded, whole
+from trivet.calls import pages_of
+from trivet.headers import file_info, retry_after_s
 from trivet.models import TimeNow
 from trivet.retry import RetryPolicy
+from trivet.transport import Answer
 
 _LOST = errors.ConnectionFailed("lost", definite=False)
 
@@ -133,3 +140,73 @@ def test_pauses_are_drawn_anew() -> None:
     """Two clients do not come back together."""
     caller = caller_over(ScriptedTransport(_LOST), retry=RetryPolicy())
     assert len({caller.pause_s(5, _LOST) for _ in itertools.repeat(None, 10)}) > 1
+
+
+@pytest.mark.parametrize(("status", "most_bytes"), [(200, "ANSWER_BYTES_MAX"), (400, "PROBLEM_BYTES_MAX")])
+async def test_an_answer_without_an_end_is_not_kept(monkeypatch, status, most_bytes) -> None:
+    """Reading stops where no answer of the store is as long."""
+    monkeypatch.setattr(caller_module, most_bytes, 1000)
+    read = []
+    answer = ScriptedAnswer(status, b"", {"Content-Type": "application/json"})
+
+    async def endless(bytes_max: int) -> bytes:
+        read.append(bytes_max)
+        return bytes(bytes_max + 1)
+
+    answer.read = endless  # type: ignore[method-assign]
+    with pytest.raises(errors.ProblemError) as caught:
+        await caller_over(ScriptedTransport(answer)).model(TimeNow, "GET", "/v1/time")
+    assert read == [1000]
+    assert caught.value.code == ("answer_invalid" if status == 200 else "http_400")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_that_is_nested_too_deep_is_one_of_our_errors(status) -> None:
+    """Not a RecursionError."""
+    answer = ScriptedAnswer(status, b"[" * 100_000 + b"]" * 100_000, {"Content-Type": "application/json"})
+    with pytest.raises(errors.ProblemError):
+        await caller_over(ScriptedTransport(answer)).call(Request("GET", "/x"), _as_any)
+
+
+async def test_a_list_whose_cursor_comes_again_ends() -> None:
+    """Else it never would."""
+    cursors = iter(["one", "two", "one", "two"])
+
+    class Page:
+        def __init__(self, cursor: str | None) -> None:
+            self.cursor = cursor
+
+    async def read(_cursor: str | None) -> Page:
+        return Page(next(cursors))
+
+    with pytest.raises(errors.ProblemError, match="came again"):
+        async for _ in pages_of(read):
+            pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"X-Trivet-Version": "abc"},
+        {"X-Trivet-Version-Id": "9" * 5000},
+        {"X-Trivet-Modified": "never"},
+        {"Last-Modified": "never"},
+        {"Content-Length": "long"},
+    ],
+)
+def test_headers_that_no_store_sends_are_one_of_our_errors(said) -> None:
+    """Not a ValueError."""
+    with pytest.raises(errors.ProblemError, match="address"):
+        file_info("b", "k", httpx.Headers(said))
+
+
+def test_dates_without_a_zone_are_of_utc() -> None:
+    """`-0000` is one that Python takes for none."""
+    date = "Wed, 21 Oct 2035 07:28:00 -0000"
+    now = datetime(2035, 10, 21, 7, 27, tzinfo=UTC)
+    assert retry_after_s(date, now) == 60.0
+    assert file_info("b", "k", httpx.Headers({"Last-Modified": date})).modified == now + timedelta(minutes=1)
+
+
+async def _as_any(answer: Answer) -> object:
+    return decoded(list[Any], await whole(answer))

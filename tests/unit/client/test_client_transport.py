@@ -12,6 +12,7 @@ from trivet import errors
 from trivet.bodies import BytesBody, StreamBody
 from trivet.caller import Caller, Request, whole
 from trivet.retry import RetryPolicy
+from trivet.transport import Answer
 
 _ONCE = RetryPolicy(attempts=1)
 _LARGE = bytes(4 << 20)
@@ -138,3 +139,15 @@ async def test_a_server_without_tls_is_not_trusted_as_one_with_it() -> None:
         with pytest.raises(errors.TrivetError) as caught:
             await _call(url.replace("http:", "https:"), Request("GET", "/x"))
         assert not isinstance(caught.value, ssl.SSLError)
+
+
+async def test_no_more_is_read_than_was_wanted() -> None:
+    """However much comes: here without an announced end."""
+
+    async def some(answer: Answer) -> bytes:
+        return await answer.read(1000)
+
+    async with _server(b"HTTP/1.1 200 OK\r\n\r\n" + _LARGE, waits=True) as url:
+        caller = Caller(url, None, timeout_s=5.0, retry=_ONCE)
+        assert await caller.call(Request("GET", "/x"), some) == bytes(1001)
+        await caller.close()
