@@ -10,6 +10,7 @@ from typing import Final, Self
 from trivet.errors import ConfigError
 
 _LINE: Final = re.compile(r"(TV[A-Z0-9]{18})\.([\x21-\x7e]{32,128})")
+_SECRET_LENGTH_MIN: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,15 @@ class AccessKey:
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            # The text may be a mistyped secret, which an error must not show: only a name without spaces looks like a path.
-            shown = f"the file {path}" if len(text_or_path) < 1024 and "TV" not in text_or_path else "it"
+            # The text may be a mistyped key, or its secret alone, which an error must not show.
+            is_path = "TV" not in text_or_path and (
+                len(text_or_path) < _SECRET_LENGTH_MIN
+                or (path.parent not in {Path(), Path("/")} and path.parent.is_dir())
+            )
             raise ConfigError(
-                f"TRIVET_KEY is neither an access key nor the path of a file that holds one: {shown} cannot be read."
-            ) from (error if "TV" not in text_or_path else None)
+                "TRIVET_KEY is neither an access key nor the path of a file that holds one: "
+                f"{f'the file {path}' if is_path else 'it'} cannot be read."
+            ) from (error if is_path else None)
         except ConfigError as error:
             raise ConfigError(f"{path} holds no access key. {error.message}") from None
 

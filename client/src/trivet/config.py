@@ -198,5 +198,6 @@ def _checked_url(url: str) -> str:
         is_good = False
         parts = urlsplit("")
     if not is_good or parts.query or parts.fragment or parts.username or parts.path.strip("/"):
-        raise ConfigError(f"The address {url!r} is not like http://host:port or https://host.")
+        shown = re.sub(r"^([a-z]+://)?.*@", r"\1…@", url)
+        raise ConfigError(f"The address {shown!r} is not like http://host:port or https://host.")
     return f"{parts.scheme}://{parts.netloc}"

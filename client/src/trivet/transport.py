@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -73,13 +74,14 @@ class Transport:
     def __init__(self, url: str, headers: Mapping[str, str], *, timeout_s: float) -> None:
         self._base = url
         self._headers = dict(headers)
+        proxy, self._proxy_headers = _proxy_of(url)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEPALIVE_S),
             skip_auto_headers=_SKIPPED,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=_RECEIVE_BUFFER_BYTES,
-            proxy=_proxy_of(url),
+            proxy=proxy,
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s), sock_read=timeout_s
             ),
@@ -100,6 +102,7 @@ class Transport:
                 method,
                 URL(self._base + target, encoded=True),
                 headers={**self._headers, **headers},
+                proxy_headers=self._proxy_headers,
                 data=data,
                 allow_redirects=False,
             )
@@ -163,9 +166,26 @@ def _broken(error: BaseException) -> BrokenDownload | ConnectionFailed:
     return BrokenDownload(f"The answer broke off before its end: {error or type(error).__name__}.")
 
 
-def _proxy_of(url: str) -> str | None:
-    """As the variables `http_proxy`, `https_proxy` and `no_proxy` say."""
+def _proxy_of(url: str) -> tuple[URL | None, Mapping[str, str] | None]:
+    """As the variables `http_proxy`, `https_proxy` and `no_proxy` say; name and password apart, for errors show the address.
+
+    Raises:
+        ConfigError: it is none of HTTP.
+    """
     parts = urlsplit(url)
     if parts.hostname in {"127.0.0.1", "localhost", "::1"} or proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
+        return None, None
+    said = getproxies().get(parts.scheme)
+    if not said:
+        return None, None
+    try:
+        proxy = URL(said if "://" in said else f"http://{said}")
+    except ValueError:
+        proxy = URL()
+    if proxy.scheme not in {"http", "https"} or not proxy.host:
+        raise ConfigError(f"The proxy in {parts.scheme}_proxy is not like http://host:port.")
+    if proxy.user is None:
+        return proxy, None
+    credential = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    # aiohttp makes it Proxy-Authorization.
+    return proxy.with_user(None), {"Authorization": f"Basic {credential}"}

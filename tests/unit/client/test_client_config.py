@@ -125,13 +125,21 @@ def test_no_error_shows_a_secret(tmp_path) -> None:
     secret = line.partition(".")[2]
     broken = line.replace("TV", "TV!", 1)
     (tmp_path / "key").write_text(broken)
-    for given in (broken, str(tmp_path / "key")):
+    for given in (broken, str(tmp_path / "key"), secret, f"/{secret}"):
         with pytest.raises(ConfigError) as caught:
             AccessKey.load(given)
         assert secret not in str(caught.value)
         assert caught.value.__cause__ is None or secret not in repr(caught.value.__cause__)
     with pytest.raises(ConfigError, match="cannot be read"):
         AccessKey.load(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("url", ["https://bob:hunter2@files.test", "bob:hunter2@files.test", "https://bob:hun/ter2@x"])
+def test_no_error_shows_the_password_of_an_address(url) -> None:
+    """It is refused there, and was meant for somewhere."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(url=url, environ={"TRIVET_CONFIG": "/nonexistent"})
+    assert "hun" not in str(caught.value)
 
 
 def test_folders_follow_the_rules_of_the_desktop() -> None:

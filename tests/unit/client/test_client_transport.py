@@ -114,8 +114,9 @@ async def test_what_a_source_raises_gets_out_as_it_is() -> None:
             await _call(url, Request("PUT", "/x", {}, StreamBody(pieces())))
 
 
-async def test_a_proxy_does_not_hear_the_key(monkeypatch) -> None:
-    """CONNECT goes to it in the clear."""
+@pytest.mark.parametrize("proxy", ["http://{}", "{}", "http://bob:hunter2@{}"])
+async def test_a_proxy_does_not_hear_the_key_nor_an_error_tell_its_password(monkeypatch, proxy) -> None:
+    """CONNECT goes to it in the clear. The variable may leave the scheme out."""
     heard = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -124,13 +125,24 @@ async def test_a_proxy_does_not_hear_the_key(monkeypatch) -> None:
         writer.close()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("https_proxy", proxy.format(f"127.0.0.1:{server.sockets[0].getsockname()[1]}"))
         caller = Caller("https://store.test", "TVid.secret", timeout_s=5.0, retry=_ONCE)
-        with pytest.raises(errors.ConnectionFailed):
+        with pytest.raises(errors.ConnectionFailed) as caught:
             await caller.call(Request("GET", "/x"), whole)
         await caller.close()
     assert heard[0].startswith(b"CONNECT store.test:443")
     assert b"secret" not in heard[0]
+    assert (b"Proxy-Authorization: Basic" in heard[0]) == ("hunter2" in proxy)
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("proxy", ["socks5://bob:hunter2@host:1080", "http://", "http://[host"])
+async def test_a_proxy_that_is_none_of_http_is_refused(monkeypatch, proxy) -> None:
+    """In our words, without its password."""
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(errors.ConfigError, match="https_proxy") as caught:
+        await _call("https://store.test", Request("GET", "/x"))
+    assert "hunter2" not in caught.value.message
 
 
 async def test_a_server_without_tls_is_not_trusted_as_one_with_it() -> None:
