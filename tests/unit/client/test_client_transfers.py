@@ -559,3 +559,27 @@ async def test_what_lies_in_the_place_of_a_download_is_not_written_to(places, pl
     assert (victim.read_bytes(), places.target.read_bytes()) == (b"precious", data)
     assert {path.name for path in places.target.parent.iterdir()} == {"target", "victim"}
     assert not places.target.is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+async def test_a_file_that_is_replaced_keeps_its_mode(places, mode) -> None:
+    """From the first byte on, in the file beside it, too."""
+    places.target.chmod(mode)
+    file = FileInMemory(random_bytes(2 * _PIECE_BYTES))
+    file.dies_at = 1
+    with pytest.raises(Killed):
+        await _download(file, places)
+    assert places.partial.stat().st_mode & 0o777 == mode
+    await _download(file, places)
+    assert places.target.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("size_bytes", [239, 240, 255])
+async def test_the_longest_names_can_be_downloaded(places, size_bytes) -> None:
+    """What is put around a name finds room."""
+    data = random_bytes(_PIECE_BYTES + 1)
+    for letter in "nm":
+        place = Places.of(places.target.with_name(letter * size_bytes))
+        await _download(FileInMemory(data), place)
+        assert place.target.read_bytes() == data
+    assert Places.of(places.target.with_name("n" * size_bytes)).partial != place.partial

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from trivet.transfers.parallel import in_parallel
 from trivet.transfers.plan import PART_BYTES, Piece, pieces
 
 _WRITE_BYTES: Final = 1 << 20
+_NAME_BYTES_MAX: Final = 255 - len("..trivet-partial")
+"""A longer one has no room for what is put around it in the longest name that file systems take."""
+
 _STARTS_MAX: Final = 3
 """So often a file that is replaced meanwhile is begun from its start."""
 
@@ -57,11 +61,10 @@ class Places:
         """
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder; name the file in it")
-        return cls(
-            target,
-            target.with_name(f".{target.name}.trivet-partial"),
-            target.with_name(f".{target.name}.trivet-journal"),
-        )
+        name = target.name
+        if len(os.fsencode(name)) > _NAME_BYTES_MAX:
+            name = blake3(os.fsencode(name)).hexdigest()[:32]
+        return cls(target, target.with_name(f".{name}.trivet-partial"), target.with_name(f".{name}.trivet-journal"))
 
 
 class Downloading:
@@ -92,6 +95,7 @@ class Downloading:
         """
         self._descriptor = open_own(self._places.partial, os.O_RDWR, 0o666)
         try:
+            self._take_over_mode()
             info = await self._fetched(parallel)
         finally:
             try:
@@ -101,6 +105,14 @@ class Downloading:
         self._places.partial.replace(self._places.target)
         self._journal.remove()
         return info
+
+    def _take_over_mode(self) -> None:
+        """Before the first byte: what only its owner may read stays so."""
+        with suppress(FileNotFoundError):
+            mode = self._places.target.lstat().st_mode
+            # Not where it is the same already: some file systems have one mode for all, and change none.
+            if stat.S_ISREG(mode) and (os.fstat(self._descriptor).st_mode ^ mode) & 0o777:
+                os.fchmod(self._descriptor, mode & 0o777)
 
     async def _fetched(self, parallel: int) -> FileInfo:
         if self._can_go_on():
