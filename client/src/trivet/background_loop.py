@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ ResultT = TypeVar("ResultT")
 class BackgroundLoop:
     """The loop and its thread, which is a daemon: a program that ends does not wait for it.
 
+    It ends with this object, too: a client may be dropped without being closed.
+
     Args:
         at_end: run in the loop when all else in it has ended.
     """
@@ -30,6 +33,8 @@ class BackgroundLoop:
         self._is_closed = False
         self._thread = threading.Thread(target=_serve, args=(self._loop, at_end), name="trivet", daemon=True)
         self._thread.start()
+        # At the program's end there is nothing to wait for.
+        weakref.finalize(self, _stop, self._loop, self._process).atexit = False
 
     @property
     def is_open(self) -> bool:
@@ -100,6 +105,12 @@ class BackgroundLoop:
             self._is_closed = True
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, process: int) -> None:
+    """Have the loop end itself, wherever this runs: a garbage collection may be in its own thread, too, or after a fork."""
+    if os.getpid() == process and not loop.is_closed():
+        loop.call_soon_threadsafe(loop.stop)
 
 
 def _serve(loop: asyncio.AbstractEventLoop, at_end: Callable[[], Awaitable[None]] | None) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import re
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import trivet
 from tests.unit.client.scripted import ScriptedAnswer, ScriptedTransport
+from tests.waiting import block_until
 from trivet import errors
 from trivet.background_loop import BackgroundLoop
 from trivet.client import Client
@@ -173,6 +177,32 @@ def test_an_iteration_that_is_collected_in_the_client_s_own_thread_ends() -> Non
     loop.run(asyncio.wait_for(collect(), 10))
     loop.close()
     assert ended == [True]
+
+
+def test_clients_that_are_dropped_leave_no_thread() -> None:
+    """Nor the descriptors of their loops. What they gave keeps them alive."""
+    text = b'{"buckets": [], "cursor": null, "log_index": 1}'
+
+    def use() -> Iterator[trivet.models.Bucket]:
+        store = Client("http://store.test")
+        store._async._caller._transport = ScriptedTransport(ScriptedAnswer(200, text))  # type: ignore[assignment]
+        return store.buckets()
+
+    def ours() -> int:
+        return sum(thread.name == "trivet" for thread in threading.enumerate())
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = ours(), descriptors()
+    for _ in range(3):
+        rows = use()
+        gc.collect()
+        assert list(rows) == []
+    del rows
+    gc.collect()
+    block_until(lambda: ours() <= before[0], "the threads ended")
+    block_until(lambda: descriptors() <= before[1], "their descriptors are closed")
 
 
 def test_names_of_the_package_are_imported_late() -> None:
