@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -135,7 +136,8 @@ def resolve(
     joined with the operations address or the key of a profile that names another store.
 
     Raises:
-        ConfigError: an address, a key or the config file cannot be used.
+        ConfigError: an address, a key or the config file cannot be used, or the key would be sent in the clear to another
+            machine, which only `TRIVET_ALLOW_PLAIN_BEARER=true` allows.
     """
     environ = os.environ if environ is None else environ
     given = Profile(
@@ -151,11 +153,15 @@ def resolve(
         given = _filled(given, environ)
     if given.url is None:
         given = replace(given, url=DEFAULT_URL, operations_url=given.operations_url or DEFAULT_OPERATIONS_URL)
-    return Endpoint(
+    found = Endpoint(
         _checked_url(given.url or DEFAULT_URL),
         None if given.operations_url is None else _checked_url(given.operations_url),
         None if given.key is None else AccessKey.load(given.key),
     )
+    if found.key is not None and environ.get("TRIVET_ALLOW_PLAIN_BEARER", "").lower() not in {"1", "true", "yes", "on"}:
+        _check_secrecy(found.url)
+        _check_secrecy(found.operations_url or found.url)
+    return found
 
 
 def _filled(given: Profile, environ: Mapping[str, str]) -> Profile:
@@ -201,3 +207,18 @@ def _checked_url(url: str) -> str:
         shown = re.sub(r"^([a-z]+://)?.*@", r"\1…@", url)
         raise ConfigError(f"The address {shown!r} is not like http://host:port or https://host.")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _check_secrecy(url: str) -> None:
+    """Return when a key that is sent there cannot be listened to. Raises ConfigError."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        is_here = ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost" or host.endswith(".localhost")
+    if parts.scheme == "http" and not is_here:
+        raise ConfigError(
+            f"The access key would be sent to {url} in the clear, for anybody on the way to take: use an https address. "
+            "On a private network, TRIVET_ALLOW_PLAIN_BEARER=true allows it."
+        )

@@ -42,9 +42,9 @@ def test_the_default_profile_is_taken_whole(home, tmp_path) -> None:
 def test_arguments_go_before_variables_and_variables_before_the_profile(home) -> None:
     """Each by itself."""
     one, two = draw_credential(), draw_credential()
-    environ = home | {"TRIVET_KEY": one, "TRIVET_OPERATIONS_URL": "http://ops:1"}
+    environ = home | {"TRIVET_KEY": one, "TRIVET_OPERATIONS_URL": "https://ops:1"}
     assert resolve(environ=environ).url == "https://home.example"
-    assert resolve(environ=environ).operations_url == "http://ops:1"
+    assert resolve(environ=environ).operations_url == "https://ops:1"
     assert resolve(environ=environ).key == AccessKey.parse(one)
     assert resolve(key=two, environ=environ).key == AccessKey.parse(two)
 
@@ -140,6 +140,29 @@ def test_no_error_shows_the_password_of_an_address(url) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(url=url, environ={"TRIVET_CONFIG": "/nonexistent"})
     assert "hun" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_secret"),
+    [
+        ("https://files.test", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost:8080", True),
+        ("http://files.test", False),
+        ("http://10.0.0.1:8080", False),
+        ("http://127.0.0.1.files.test", False),
+    ],
+)
+def test_a_key_goes_to_no_other_machine_in_the_clear(url, is_secret) -> None:
+    """To neither address, unless that is allowed."""
+    environ = {"TRIVET_CONFIG": "/nonexistent", "TRIVET_KEY": draw_credential()}
+    for given in ({"url": url}, {"url": "https://files.test", "operations_url": url}):
+        if not is_secret:
+            with pytest.raises(ConfigError, match="in the clear"):
+                resolve(**given, environ=environ)
+        assert resolve(**given, environ=environ | {"TRIVET_ALLOW_PLAIN_BEARER": str(not is_secret)}).key is not None
+        assert resolve(**given, environ={"TRIVET_CONFIG": "/nonexistent"}).key is None
 
 
 def test_folders_follow_the_rules_of_the_desktop() -> None:
