@@ -15,6 +15,7 @@ import pytest
 import trivet
 from tests.chance import random_bytes
 from tests.waiting import block_until
+from trivet.transfers.journal import Journal
 
 pytestmark = pytest.mark.cluster
 MIB = 1 << 20
@@ -90,6 +91,23 @@ def test_a_killed_download_goes_on(cluster, store, tmp_path) -> None:
     assert (target.read_bytes(), info.size_bytes) == (data, len(data))
     assert told[0].resumed_bytes >= 16 * MIB
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_remembered_receipt_is_of_the_file_that_is_there(store, tmp_path, monkeypatch) -> None:
+    """A program that died behind its completion hears the same again; once the file is gone, it is sent anew."""
+    source = tmp_path / "source"
+    source.write_bytes(random_bytes(_PART_BYTES + 17))
+
+    def upload() -> trivet.Receipt:
+        return store.upload_file("default", "completed", source, part_size_bytes=_PART_BYTES)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Journal, "remove", lambda _: None)
+        first = upload()
+        assert upload().version == first.version
+    store.delete("default", "completed")
+    assert upload().version > first.version
+    assert store.get("default", "completed") == source.read_bytes()
 
 
 def test_small_and_empty_files_and_those_with_tags(store, tmp_path) -> None:
