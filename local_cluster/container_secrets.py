@@ -12,6 +12,7 @@ from typing import Final
 
 from local_cluster.local_secrets import write_curl_config, write_peer_keys
 from shared.access_keys import draw_credential
+from shared.private_process import make_process_private
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = PROJECT_ROOT / "k8s" / "secrets"
@@ -54,5 +55,11 @@ def _set_variable(file: Path, name: str, value: str) -> None:
         file.write_text(text)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Make them, and say which."""
+    make_process_private()
     print(f"Made in {FOLDER}: {', '.join(make_container_secrets()) or 'nothing, all are there'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,6 +24,7 @@ from local_cluster.plan import ALLOCATOR_ENVIRONMENT, STORAGE_ALLOCATOR_ENVIRONM
 from local_cluster.terminal import complain, say
 from services.storage.redis_node.server_config import USERNAME, config_lines
 from shared.access_keys import draw_credential
+from shared.private_process import make_process_private
 from shared.roles import Role
 
 FOLDER: Final = Path(".local/machines")
@@ -200,8 +201,10 @@ def _text(settings: Mapping[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
-def main(words: list[str]) -> int:
+def main() -> int:
     """Write the machines that are named as `name=address`; the exit status."""
+    make_process_private()
+    words = sys.argv[1:]
     addresses = dict(word.split("=", 1) for word in words if "=" in word)
     if not words or len(addresses) < len(words):
         complain("Name each machine once, with its address: a=10.0.0.1 b=10.0.0.2 c=10.0.0.3")
@@ -218,4 +221,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

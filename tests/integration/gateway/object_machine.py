@@ -190,10 +190,11 @@ class ObjectMachine(FileMachine):
     # --- copies ---------------------------------------------------------------------------------------------------
 
     def _change(
-        self, call: str, bucket: str, key: str, again: str | None, body: Mapping[str, object], headers: dict[str, str]
+        self, call: str, bucket: str, key: str, again: str | None, body: Mapping[str, object], when: str
     ) -> httpx.Response | None:
-        """The answer to a call with names in JSON; None for the right repeat of an earlier one."""
-        asked = (repr(body), tuple(headers.items()))
+        """The answer to a call with names in JSON, about a target; None for the right repeat of an earlier one."""
+        present = self.model.file(bucket, key)
+        asked, headers = (repr(body), self._asked_of_a_write(when, present)), CONDITIONS[when].render(present)
 
         def send(extra: dict[str, str]) -> httpx.Response:
             return self.client.post(f"/v1/{call}", json=body, headers=headers | extra)
@@ -239,8 +240,7 @@ class ObjectMachine(FileMachine):
         description |= {} if meta is None else {"user_metadata": dict(meta)}
         description |= {} if new_tags is None else {"tags": dict(new_tags)}
         body = {"source": asked_source, "target": self._name(*goal)} | description
-        headers = CONDITIONS[when].render(self.model.file(*goal))
-        answer = self._change("copy", *goal, again, body, headers)
+        answer = self._change("copy", *goal, again, body, when)
         if answer is None:
             return
         refusal = self._refusal(origin, goal, number, version, asked_source, when, is_same=not description)
@@ -322,8 +322,7 @@ class ObjectMachine(FileMachine):
     def rename(self, origin: tuple[str, str], goal: tuple[str, str], when: str, again: str | None) -> None:
         version = self.model.current(*origin)
         body = {"source": self._name(*origin), "target": self._name(*goal)}
-        headers = CONDITIONS[when].render(self.model.file(*goal))
-        answer = self._change("rename", *goal, again, body, headers)
+        answer = self._change("rename", *goal, again, body, when)
         if answer is None:
             return
         refusal = self._refusal(origin, goal, None, version, {}, when, is_same=True)
@@ -348,8 +347,7 @@ class ObjectMachine(FileMachine):
     def restore(self, bucket: str, key: str, place: int, when: str, again: str | None) -> None:
         number = self._number(bucket, key, place)
         version = self.model.find(bucket, key, number)
-        headers = CONDITIONS[when].render(self.model.file(bucket, key))
-        answer = self._change("restore", bucket, key, again, self._name(bucket, key) | {"version": number}, headers)
+        answer = self._change("restore", bucket, key, again, self._name(bucket, key) | {"version": number}, when)
         if answer is None:
             return
         name = (bucket, key)
@@ -434,7 +432,7 @@ class ObjectMachine(FileMachine):
             "bucket": self.names[bucket],
             "files": [{"key": key} | ({} if number is None else {"version": number}) for key, number in files],
         }
-        answer = self._change("batch-delete", bucket, "", again, body, {})
+        answer = self._change("batch-delete", bucket, "", again, body, "none")
         if answer is None:
             return
         if bucket not in self.model.buckets:
