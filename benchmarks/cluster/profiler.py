@@ -34,7 +34,7 @@ from local_cluster.terminal import complain, say
 
 SAMPLES_PER_S: Final = 200
 _DURATION_S: Final = 10.0
-_TINY_DURATION_S: Final = 1.0
+_TINY_DURATION_S: Final = 4.0
 _OWNERS_SHOWN: Final = 25
 _FRAMES_SHOWN: Final = 40
 _STOP_TIMEOUT_S: Final = 60.0
