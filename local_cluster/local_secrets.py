@@ -58,21 +58,21 @@ def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets
         ValueError: the cluster secret has too few bytes, or more than two lines; or there is no root key in its file.
     """
     folder = layout.secrets
-    cluster_id_file = _ensure(folder / "cluster-id", f"local-{secrets.token_hex(8)}")
-    root_key_file = _ensure(layout.root_key, draw_credential())
+    cluster_id_file = ensure_secret(folder / "cluster-id", f"local-{secrets.token_hex(8)}")
+    root_key_file = ensure_secret(layout.root_key, draw_credential())
     write_curl_config(layout.curl_config, _root_key_in(root_key_file))
     if (folder / "cluster-secret").exists() and not _peer_keys_file(folder, Role.OPERATOR).exists():
         write_private(_upgrade_mark(layout), "")
-    cluster_secret_file = _ensure(folder / "cluster-secret", secrets.token_hex(32))
+    cluster_secret_file = ensure_secret(folder / "cluster-secret", secrets.token_hex(32))
     return LocalSecrets(
         cluster_id=cluster_id_file.read_text().strip(),
         cluster_secret_file=cluster_secret_file,
         peer_keys_files=write_peer_keys(folder, cluster_secret_file.read_text(), write_private),
         shares_cluster_secret=_upgrade_mark(layout).exists(),
-        sealing_key_file=_ensure(folder / "sealing-key", secrets.token_hex(32)),
+        sealing_key_file=ensure_secret(folder / "sealing-key", secrets.token_hex(32)),
         root_key_file=root_key_file,
         redis_password_files={
-            name: _ensure(folder / f"{name}-password", secrets.token_hex(32)) for name in redis_names
+            name: ensure_secret(folder / f"{name}-password", secrets.token_hex(32)) for name in redis_names
         },
     )
 
@@ -129,7 +129,8 @@ def _root_key_in(path: Path) -> str:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _ensure(path: Path, fresh: str) -> Path:
+def ensure_secret(path: Path, fresh: str) -> Path:
+    """The file, with `fresh` on one line where it is not there yet."""
     if not path.exists():
         write_private(path, fresh + "\n")
     return path

@@ -19,7 +19,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.local_secrets import write_curl_config, write_peer_keys, write_private
+from local_cluster.local_secrets import ensure_secret, write_curl_config, write_peer_keys, write_private
 from local_cluster.plan import ALLOCATOR_ENVIRONMENT, STORAGE_ALLOCATOR_ENVIRONMENT
 from local_cluster.terminal import complain, say
 from services.storage.redis_node.server_config import USERNAME, config_lines
@@ -73,8 +73,7 @@ def write_machines(folder: Path, addresses: Mapping[str, str]) -> Inventory:
     own = folder / "secrets"
     own.mkdir(mode=0o700, exist_ok=True)
     for name in _SECRETS:
-        if not (own / name).exists():
-            write_private(own / name, (draw_credential() if name == "root-key" else secrets.token_hex(32)) + "\n")
+        ensure_secret(own / name, draw_credential() if name == "root-key" else secrets.token_hex(32))
     write_peer_keys(own, (own / "cluster-secret").read_text(), write_private)
     write_curl_config(folder / "curl.conf", (own / "root-key").read_text().strip())
     for entry in folder.iterdir():

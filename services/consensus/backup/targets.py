@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +68,15 @@ class FolderTarget:
         await asyncio.to_thread(self._put, name, body)
 
     def _put(self, name: str, body: bytes) -> None:
+        self._place(name, lambda temporary: write_new_file(temporary, [body]))
+
+    def _place(self, name: str, write: Callable[[Path], None]) -> None:
+        """`write` leaves durable bytes in the file that it is given."""
         path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
-        write_new_file(temporary, [body])
+        write(temporary)
         temporary.rename(path)
         sync_directory(path.parent)
 
@@ -85,13 +89,11 @@ class FolderTarget:
         await asyncio.to_thread(self._put_file, name, source)
 
     def _put_file(self, name: str, source: Path) -> None:
-        path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
-        _copy(source, temporary)
-        sync_file(temporary)
-        temporary.rename(path)
-        sync_directory(path.parent)
+        def write(temporary: Path) -> None:
+            _copy(source, temporary)
+            sync_file(temporary)
+
+        self._place(name, write)
 
     async def delete(self, names: Sequence[str]) -> None:
         """See `Target`."""
@@ -183,6 +185,14 @@ def _errors() -> Iterator[None]:
         if not type(error).__module__.startswith("obstore"):
             raise
         raise OSError(f"the bucket: {error}") from error
+
+
+def _make_folder(path: Path) -> None:
+    """With those above it. A power cut must not take a folder away in which files are already named."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
 
 
 def _copy(source: Path, to: Path) -> None:

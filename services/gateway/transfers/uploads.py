@@ -126,7 +126,7 @@ class Uploads:
         """Store `body` under its name. What a read can refuse is refused before `body` is touched, if there is a read.
 
         Returns when every chunk is fsynced on W nodes and the version on a majority of the consensus members. Under an
-        Idempotency-Key that is known the body is only compared, and the first receipt is given again.
+        Idempotency-Key that is known the first receipt is given again, where the body is the same.
 
         Raises:
             TrivetError: typed; `definite` says whether the file certainly did not change.

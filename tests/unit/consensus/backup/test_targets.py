@@ -10,6 +10,7 @@ from obstore.store import MemoryStore
 
 from services.consensus.backup.targets import BucketAccess, BucketTarget, FolderTarget, Target, open_target
 from tests.chance import random_bytes
+from tests.synced import Synced
 
 BODY = random_bytes(1000)
 
@@ -35,6 +36,21 @@ async def test_what_was_put_is_listed_and_given_back(target: Target, tmp_path: P
     assert await target.get("chunks/ab/abc") == BODY
     await target.get_file("snapshots/1/metadata.sqlite", copy)
     assert copy.read_bytes() == BODY
+
+
+async def test_no_power_cut_takes_a_folder_of_a_backup_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk is kept with every folder above it: a snapshot that is published needs all of them."""
+    synced = Synced(monkeypatch)
+    root, source = tmp_path / "disk" / "backup", tmp_path / "source"
+    source.write_bytes(BODY)
+    target = FolderTarget(root)
+    await target.put("chunks/ab/abc", BODY)
+    await target.put_file("snapshots/1/metadata.sqlite", source)
+    for path in (root / "chunks/ab/abc", root / "snapshots/1/metadata.sqlite"):
+        assert synced.is_kept(path)
+    for folder in ("chunks/ab", "chunks", "snapshots/1", "snapshots", "."):
+        assert synced.has_name(root / folder)
+    assert synced.has_name(tmp_path / "disk")
 
 
 async def test_what_is_not_there_is_an_error_and_an_empty_list(target: Target) -> None:
