@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from services.consensus.backup.cluster import ClusterChunks
 from services.consensus.backup.copying import CopyPace, check_chunks, copy_chunks
 from services.consensus.backup.pruning import prune
 from services.consensus.backup.restoring import restore_chunks
+from services.consensus.backup.run_metrics import write_metrics
+from services.consensus.backup.runs import CREATE, PRUNE, OtherRunError, running
 from services.consensus.backup.snapshots import fetch, publish, snapshots
 from services.consensus.backup.targets import BucketAccess, Target, open_target
 from services.consensus.rescue.__main__ import BackupSettings
@@ -71,7 +74,7 @@ def main() -> None:
     try:
         target = open_target(arguments.target, _access(arguments))
         asyncio.run(arguments.run(target, arguments))
-    except* (BackupDamagedError, TargetRefusedError, TrivetError, OSError, ValueError) as group:
+    except* (BackupDamagedError, OtherRunError, TargetRefusedError, TrivetError, OSError, ValueError) as group:
         refuse_to_start("; ".join(dict.fromkeys(str(error) or type(error).__name__ for error in _leaves(group))))
 
 
@@ -107,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     acts.choices["create"].add_argument(
         "--mib-per-s", type=float, default=0.0, help="copy no faster; 0: as fast as it goes"
     )
+    acts.choices["create"].add_argument(
+        "--metrics",
+        type=Path,
+        metavar="FILE",
+        help="write when it was complete, for the textfile collector of Prometheus",
+    )
     acts.choices["check"].add_argument("--read", action="store_true", help="read every chunk and compare its digest")
     acts.choices["fetch"].add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
     acts.choices["prune"].add_argument("--keep", type=int, required=True, metavar="N", help="the newest; at least 1")
@@ -128,10 +137,11 @@ async def _cluster() -> AsyncIterator[tuple[FullBackupSettings, PeerKeys, PeerCl
 
 
 async def _create(target: Target, arguments: argparse.Namespace) -> None:
+    began_s = time.monotonic()
     pace = CopyPace(int(arguments.mib_per_s * MIB))
     with tempfile.TemporaryDirectory(prefix="trivet-backup-") as work:
         folder = Path(work)
-        async with _cluster() as (settings, keys, client, log):
+        async with running(target, CREATE) as run, _cluster() as (settings, keys, client, log):
             async with pinned(log, f"backup to {arguments.target}"[:256], LEASE_S) as pin:
                 await download_copy(settings.consensus_urls, client, folder / METADATA_NAME, at_least=pin.log_index)
                 manifest = await asyncio.to_thread(complete_backup, folder, keys.private())
@@ -144,8 +154,11 @@ async def _create(target: Target, arguments: argparse.Namespace) -> None:
                 if copied.unreadable:
                     _refuse("no snapshot was made: no node gives", copied.unreadable)
             # The lease was held to the end, or leaving the block would have said so: nothing was deleted meanwhile.
+            run.check()
             name = await publish(target, folder, manifest)
             await end(log, pin.backup_id)
+    if arguments.metrics is not None:
+        write_metrics(arguments.metrics, manifest, copied, time.monotonic() - began_s)
     _say(f"snapshot {name}: {_summary(manifest)}")
 
 
@@ -184,7 +197,8 @@ async def _restore(target: Target, arguments: argparse.Namespace) -> None:
 async def _prune(target: Target, arguments: argparse.Namespace) -> None:
     if arguments.keep < 1:
         raise ValueError("--keep is at least 1: to remove everything, remove the target")
-    removed = await prune(target, keep=arguments.keep)
+    async with running(target, PRUNE) as run:
+        removed = await prune(target, keep=arguments.keep, check=run.check)
     _say(f"removed {removed.snapshots} snapshots and {removed.chunks} chunks of {removed.size_bytes} bytes")
 
 

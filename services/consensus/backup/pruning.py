@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,12 @@ class Removed:
     size_bytes: int = 0
 
 
-async def prune(target: Target, *, keep: int) -> Removed:
+async def prune(target: Target, *, keep: int, check: Callable[[], None] = lambda: None) -> Removed:
     """Keep the newest `keep` snapshots and what they need.
 
     Not beside a backup to the same target: chunks that it has copied for a snapshot of its own, which is not there yet, would
-    go. Manifests go first, so that an interrupted run leaves no snapshot without its chunks.
+    go. `runs` sees to it, and `check` raises when it no longer does. Manifests go first, so that an interrupted run leaves no
+    snapshot without its chunks; what killed runs left half written goes, too.
     """
     removed = Removed()
     known = await snapshots(target)
@@ -55,9 +56,12 @@ async def prune(target: Target, *, keep: int) -> Removed:
                 ahead = next(needed, None)
             there = await target.names(f"{CHUNKS}{group}/")
             unneeded = {name: size for name, size in there.items() if name.rsplit("/", 1)[1] not in wanted}
+            check()
             await target.delete(list(unneeded))
             removed.chunks += len(unneeded)
             removed.size_bytes += sum(unneeded.values())
+    check()
+    await target.delete_unfinished()
     return removed
 
 

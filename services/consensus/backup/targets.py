@@ -1,4 +1,4 @@
-"""Where backups lie: a folder, or a bucket of S3. Names are paths with `/`; what has a name is never changed."""
+"""Where backups lie: a folder, or a bucket of S3. Names are paths with `/`; all but marks of `runs` stay as they are."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class Target(Protocol):
 
     async def delete(self, names: Sequence[str]) -> None:
         """Those that are there."""
+
+    async def delete_unfinished(self) -> None:
+        """What killed runs left half written. Only while no run writes."""
 
 
 class FolderTarget:
@@ -100,6 +103,14 @@ class FolderTarget:
         for name in names:
             await asyncio.to_thread((self._root / name).unlink, missing_ok=True)
 
+    async def delete_unfinished(self) -> None:
+        """See `Target`."""
+        await asyncio.to_thread(self._delete_unfinished)
+
+    def _delete_unfinished(self) -> None:
+        for path in self._root.rglob(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
+
 
 class BucketTarget:
     """Below a prefix of a bucket; an object of S3 is there whole or not at all."""
@@ -140,6 +151,9 @@ class BucketTarget:
         with _errors():
             for at in range(0, len(names), _DELETED_AT_ONCE):
                 await self._store.delete_async(list(names[at : at + _DELETED_AT_ONCE]))
+
+    async def delete_unfinished(self) -> None:
+        """Nothing: parts of uploads that were never completed are the rules of the bucket to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +198,8 @@ def _errors() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("obstore"):
             raise
-        raise OSError(f"the bucket: {error}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"the bucket: {error}") from error
 
 
 def _make_folder(path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from services.consensus.backup.copying import CopyPace, check_chunks, copy_chunks
 from services.consensus.backup.pruning import prune
+from services.consensus.backup.runs import OtherRunError
 from services.consensus.backup.snapshots import fetch, snapshots
 from services.consensus.backup.targets import FolderTarget
 from services.consensus.rescue.backup_files import BackupDamagedError
@@ -62,3 +63,26 @@ async def test_there_may_be_nothing_to_remove(target: FolderTarget) -> None:
     removed = await prune(target, keep=5)
     assert (removed.snapshots, removed.chunks) == (0, 0)
     assert len(await target.names("chunks/")) == 3
+
+
+async def test_what_a_killed_run_left_half_written_goes(target: FolderTarget, tmp_path: Path) -> None:
+    """In every folder; what is whole stays."""
+    left = [tmp_path / "target" / name for name in (".new-a.1", "chunks/.new-b.2", "snapshots/02-c/.new-m.3")]
+    for path in left:
+        path.write_bytes(b"half")
+    await prune(target, keep=5)
+    assert not any(path.exists() for path in left)
+    assert len(await target.names("chunks/")) == 3
+
+
+async def test_nothing_is_deleted_any_more_when_another_run_may_have_begun(target: FolderTarget) -> None:
+    """The chunks of a snapshot that is being made could be among what nobody needs yet."""
+
+    def check() -> None:
+        raise OtherRunError("stood still")
+
+    await target.put(f"chunks/{digest_of(b'x')[:2]}/{digest_of(b'x')}", b"x")
+    before = await target.names("chunks/")
+    with pytest.raises(OtherRunError):
+        await prune(target, keep=5, check=check)
+    assert await target.names("chunks/") == before

@@ -56,7 +56,7 @@ async def test_no_power_cut_takes_a_folder_of_a_backup_away(tmp_path: Path, monk
 async def test_what_is_not_there_is_an_error_and_an_empty_list(target: Target) -> None:
     """Of one kind for both."""
     assert await target.names("chunks/") == {}
-    with pytest.raises(OSError, match="nothing"):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         await target.get("chunks/nothing")
 
 
