@@ -67,7 +67,7 @@ def main() -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.cluster", description="What a whole cluster does and costs.")
     parser.add_argument("--rows", default="", help=f"some of: {' '.join(ROW_NAMES)}")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--base", default=None, help="a revision to measure beside this tree")
     parser.add_argument("--out", type=Path, default=OUT_DIR)
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)

@@ -26,12 +26,12 @@ from benchmarks.cluster.workload import Stock, StoredFile, Workload
 from local_cluster.settings import PROJECT_ROOT
 from shared.units import KIB, MIB
 
-_DISK_BYTES = 128 * MIB
+_DISK_BYTES = 64 * MIB
 """About so much is written per measurement, a large file whole."""
 
-_MAX_DISK_BODIES = 200
+_MAX_DISK_BODIES = 100
 _MAX_SERVED = 10**6
-_SERVE_DURATION_S = 1.0
+_SERVE_DURATION_S = 0.5
 _PROCESS = "serve-floor"
 
 

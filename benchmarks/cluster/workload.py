@@ -26,7 +26,7 @@ from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
 from benchmarks.measuring import Run, closed_loop
 from shared.units import KIB
 
-SETTLE_S: Final = 0.5
+SETTLE_S: Final = 0.3
 """The rest before each row: a tiered node writes behind, and what it still writes must not count to the next row."""
 
 _GRACE_S: Final = 60.0
