@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +41,8 @@ class Load:
         self.stored: dict[str, bytes] = {}
         self.count: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.phase = "before"
+        self.took_s: dict[str, list[float]] = defaultdict(list)
 
     def run(self, number: int) -> None:
         """One client."""
@@ -63,6 +65,7 @@ class Load:
         """The answer, once more where the first was none or a 503; None, and a failure, where the second is no better."""
         said = ""
         for attempt in (1, 2):
+            began_s = time.monotonic()
             try:
                 answer = client.send(request)
             except httpx.TransportError as error:
@@ -70,6 +73,7 @@ class Load:
             else:
                 if answer.is_success:
                     self.count[f"attempt {attempt}"] += 1
+                    self.took_s[f"{request.method} {self.phase}"].append(time.monotonic() - began_s)
                     return answer
                 said = f"{answer.status_code}: {answer.text[:300]}"
                 if answer.status_code != 503:
@@ -81,6 +85,10 @@ class Load:
 
     def stop(self) -> None:
         self._stop.set()
+
+
+def _ms(took_s: list[float], percentile: int) -> int:
+    return round(1000 * sorted(took_s)[(len(took_s) - 1) * percentile // 100])
 
 
 def _wait_until_ready(client: httpx.Client) -> None:
@@ -111,13 +119,17 @@ def test_the_release_before_is_upgraded_under_load(cluster: Cluster) -> None:
         try:
             for name in order:
                 time.sleep(MIXED_S)
+                load.phase = "while the gateway restarts" if name.startswith("gateway") else "while others restart"
                 asyncio.run(cluster.restart(name))
+            load.phase = "after"
             time.sleep(MIXED_S)
         finally:
             load.stop()
         for client in running:
             client.result()
     print(dict(load.count))
+    for phase, took_s in sorted(load.took_s.items()):
+        print(f"{phase}: {len(took_s)} answers, p50 {_ms(took_s, 50)} ms, p99 {_ms(took_s, 99)} ms")
     assert load.failures == []
     assert load.count["attempt 1"] > 10 * len(order)
     with httpx.Client(base_url=cluster.gateway_url, headers=cluster.bearer, timeout=30, trust_env=False) as client:
