@@ -15,13 +15,15 @@ def write_metrics(path: Path, manifest: Manifest, copied: CopiedChunks, duration
     """Replace `path` as a whole; only after success, so that the time in it grows old when backups fail. Raises OSError."""
     registry = CollectorRegistry()
     for name, text, value in (
-        ("completed_timestamp_seconds", "When the last backup was published.", datetime.now(UTC).timestamp()),
+        ("completed_timestamp_seconds", "When it was published.", datetime.now(UTC).timestamp()),
         ("duration_seconds", "How long it took.", duration_s),
-        ("log_index", "The entry of the log that it holds everything up to.", manifest.log_index),
-        ("chunks", "What its snapshot needs.", manifest.chunk_count),
-        ("chunk_bytes", "What its snapshot needs.", manifest.chunk_bytes),
-        ("copied_chunks", "What the target lacked.", copied.chunks),
-        ("copied_bytes", "What the target lacked.", copied.size_bytes),
+        ("log_index", "The entry of the log up to which it holds everything.", manifest.log_index),
+        ("chunks", "Chunks that its snapshot needs.", manifest.chunk_count),
+        ("chunk_bytes", "Bytes of the chunks that its snapshot needs.", manifest.chunk_bytes),
+        ("copied_chunks", "Chunks that the target lacked.", copied.chunks),
+        ("copied_bytes", "Bytes of the chunks that the target lacked.", copied.size_bytes),
     ):
-        Gauge(f"trivet_backup_{name}", text, registry=registry).set(value)
+        Gauge(
+            f"trivet_backup_{name}", f"The last backup, in the file of `create --metrics`. {text}", registry=registry
+        ).set(value)
     write_to_textfile(str(path), registry)
