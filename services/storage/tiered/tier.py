@@ -16,23 +16,22 @@ from typing import Final, Self
 
 import structlog
 
-from services.storage.digests import is_whole
 from services.storage.disk.changes import SmallChunk
 from services.storage.disk.tier import DELETIONS_PER_COMMIT, DiskTier
 from services.storage.metrics import StorageMetrics
 from services.storage.outcomes import result_of, too_large_for_a_batch
 from services.storage.ports import Body, Chunk, ChunkPut, ConditionalDelete, LostChunk, PutOutcome
-from services.storage.redis_node import chunk_keys
-from services.storage.redis_node.batcher import GetBatcher, PutBatcher
+from services.storage.redis_node.batcher import PutBatcher
 from services.storage.redis_node.chunk_keys import RecordedChunk
 from services.storage.redis_node.link import RedisLink
 from services.storage.tiered.keyed_locks import KeyedLocks
 from services.storage.tiered.read_cache import ReadCache
 from services.storage.tiered.recovery import Recovery
+from services.storage.tiered.redis_copies import RedisCopies
 from services.storage.tiered.write_behind import BufferedChunk, WriteBehindBuffer
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.chunks import HeldChunk, TierStatus
-from shared.errors import ChunkNotFoundError, DiskFullError, OverloadedError, TrivetError, UnavailableError
+from shared.errors import ChunkNotFoundError, DiskFullError, TrivetError, UnavailableError
 from shared.partitions import SetSum
 from shared.units import MIB, NANOSECONDS_PER_SECOND
 
@@ -40,7 +39,6 @@ logger = structlog.get_logger(__name__)
 
 _FLUSH_BATCH_BYTES: Final = 4 * MIB
 _FLUSH_RETRY_S: Final = 1.0
-_MAX_PROMOTIONS: Final = 16
 _BUFFERED: Final = PutOutcome("redis", created=False)
 
 
@@ -72,6 +70,9 @@ class TieredTier:
         self._read_cache = ReadCache(read_cache_bytes)
         self._recovery = Recovery(disk, link, self._buffer, self._read_cache, metrics)
         self._changes = KeyedLocks()
+        self._copies = RedisCopies(
+            disk, link, self._recovery, read_cache=self._read_cache, changes=self._changes, metrics=metrics
+        )
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -82,10 +83,9 @@ class TieredTier:
         self._metrics.flush_lag_s.set_function(self._lag_s)
         await self._stack.enter_async_context(self._disk)
         await self._stack.enter_async_context(self._link)
-        self._promotions = await self._stack.enter_async_context(BackgroundTasks(_MAX_PROMOTIONS))
+        await self._stack.enter_async_context(self._copies)
         tasks = await self._stack.enter_async_context(BackgroundTasks())
         self._batcher = PutBatcher(self._link, tasks)
-        self._reads = GetBatcher(self._link, tasks)
         await self._link.start(self._recovery.run)
         tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
         tasks.start("flush", self._flush_for_ever())
@@ -123,7 +123,7 @@ class TieredTier:
         if (buffered := self._buffer.get(digest)) is not None and buffered.is_acknowledged:
             self._metrics.reads_by_place.labels(place="memory").inc()
             return buffered.body
-        if (copy := await self._get_copy(digest)) is not None:
+        if (copy := await self._copies.get(digest)) is not None:
             self._metrics.reads_by_place.labels(place="redis").inc()
             return copy
         # Before the disk is asked: what a recovery moves there meanwhile may be missed.
@@ -145,10 +145,7 @@ class TieredTier:
                 is_too_large = len(buffered.body) > max_bytes
                 found[digest] = too_large_for_a_batch(max_bytes) if is_too_large else buffered.body
         self._metrics.reads_by_place.labels(place="memory").inc(len(found))
-        sizes_bytes = {
-            d: size for d in digests if d not in found and (size := self._read_cache.size_bytes(d)) is not None
-        }
-        copies = await self._read_copies({digest: size for digest, size in sizes_bytes.items() if size <= max_bytes})
+        copies = await self._copies.get_many([digest for digest in digests if digest not in found], max_bytes)
         self._metrics.reads_by_place.labels(place="redis").inc(len(copies))
         found.update(copies)
         on_disk = [digest for digest in digests if digest not in found]
@@ -169,8 +166,7 @@ class TieredTier:
 
     def _count_disk_read(self, digest: str, body: Body) -> None:
         self._metrics.reads_by_place.labels(place="disk").inc()
-        if self._disk.is_small(len(body)) and self._link.is_usable and self._read_cache.should_promote(digest):
-            self._start_promotion(digest, bytes(body))
+        self._copies.missed(digest, body)
 
     def is_verified(self, digest: str) -> bool:
         """See `ports.Tier`. What is in the write-behind buffer was written by this process."""
@@ -287,7 +283,7 @@ class TieredTier:
     async def list_lost(self, after: str, limit: int) -> list[LostChunk]:
         """See `ports.Tier`. What a copy in Redis can replace is restored from it first, and not listed."""
         while page := await self._disk.list_lost(after, limit):
-            if left := [lost for lost in page if not await self._restore_from_copy(lost.digest)]:
+            if left := [lost for lost in page if not await self._copies.restore(lost.digest)]:
                 return left
             after = page[-1].digest
         return []
@@ -371,7 +367,7 @@ class TieredTier:
             is_buffered = buffered[digest] is not None and not isinstance(outcome, TrivetError)
             outcomes[digest] = _BUFFERED if is_buffered else outcome
         if is_redis_full:
-            await self._evict(reserved_bytes=MIB)
+            await self._copies.evict(reserved_bytes=MIB)
         return outcomes
 
     async def _put_on_disk(
@@ -437,63 +433,6 @@ class TieredTier:
         buffered = self._buffer.get(digest)
         return buffered is not None and buffered.is_acknowledged
 
-    async def _get_copy(self, digest: str) -> bytes | None:
-        """A whole copy from Redis, or None; every kind of trouble there is a miss."""
-        return await self._read_copy(digest) if digest in self._read_cache else None
-
-    async def _read_copy(self, digest: str) -> bytes | None:
-        size_bytes = self._read_cache.size_bytes(digest)
-        return (await self._read_copies({digest: MIB if size_bytes is None else size_bytes})).get(digest)
-
-    async def _read_copies(self, sizes_bytes: Mapping[str, int]) -> dict[str, bytes]:
-        """Those of the digests in `sizes_bytes` that are whole; every kind of trouble is a miss."""
-        if not sizes_bytes or not self._link.is_usable:
-            return {}
-        try:
-            bodies = await self._reads.get(list(sizes_bytes), sum(sizes_bytes.values()))
-        except (UnavailableError, DiskFullError):
-            return {}
-        whole: dict[str, bytes] = {}
-        for digest, body in zip(sizes_bytes, bodies, strict=True):
-            if body is not None and is_whole(body, digest):
-                self._read_cache.touch(digest)
-                whole[digest] = body
-            else:
-                self._record_bad_copy(digest, is_corrupt=body is not None)
-        return whole
-
-    def _record_bad_copy(self, digest: str, *, is_corrupt: bool) -> None:
-        self._read_cache.remove(digest)
-        if is_corrupt:
-            self._metrics.corrupt.labels(tier="redis").inc()
-            logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
-
-    async def _restore_from_copy(self, digest: str) -> bool:
-        """Put a chunk that the disk has lost back from Redis; whether it is not lost any more."""
-        body = await self._read_copy(digest)
-        return body is not None and await self._recovery.restore(digest, body)
-
-    def _start_promotion(self, digest: str, body: bytes) -> None:
-        try:
-            self._promotions.start("promote", self._promote(digest, body))
-        except OverloadedError:
-            return  # a copy only saves time
-
-    async def _promote(self, digest: str, body: bytes) -> None:
-        async with self._changes.hold(digest):
-            # It may have been deleted since it was read.
-            if digest in self._read_cache or await self._disk.find(digest) is None:
-                return
-            try:
-                await self._link.call(lambda client: chunk_keys.put_copy(client, digest, body), changes=True)
-            except DiskFullError:
-                await self._evict(reserved_bytes=MIB)
-                return
-            except UnavailableError:
-                return
-            self._read_cache.add(digest, len(body))
-        await self._evict()
-
     async def _flush_for_ever(self) -> None:
         while True:
             try:
@@ -537,19 +476,7 @@ class TieredTier:
             self._buffer.remove(chunk.digest)
             if released:
                 self._read_cache.add(chunk.digest, len(chunk.body))
-        await self._evict()
-
-    async def _evict(self, reserved_bytes: int = 0) -> None:
-        if evicted := self._read_cache.evict(reserved_bytes):
-            await self._recovery.drop_copies(await self._restore_before_eviction(evicted))
-
-    async def _restore_before_eviction(self, evicted: Sequence[str]) -> list[str]:
-        """Restore chunks whose only good replica is the copy about to be evicted; the digests that may be evicted.
-
-        The others stay in Redis until the next recovery.
-        """
-        held = await self._disk.has(evicted, None)
-        return [digest for digest in evicted if digest in held or await self._restore_from_copy(digest)]
+        await self._copies.evict()
 
     def _lag_s(self) -> float:
         return self._buffer.lag_ns(time.monotonic_ns()) / NANOSECONDS_PER_SECOND
