@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import InvalidRequestError
 from shared.units import KIB, MIB
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 
 OCTETS: Final = (b"content-type", b"application/octet-stream")
 

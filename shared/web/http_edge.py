@@ -1,7 +1,5 @@
 """How many connections there are and what one may cost and say: head, URL, time, body rate, framing, a reader that reads (X-16).
 
-It also ends connections in the ways that ASGI has no words for; a route finds them in its scope (`exchange_of`).
-
 uvicorn with httptools accepts an 8 MiB header and never times out a half-sent request (docs/security.md, "The HTTP edge"),
 so its protocol class is subclassed here. That leans on uvicorn's internals: the minor version is pinned, and
 tests/integration/test_http_edge.py and test_http_framing.py probe every rule over a raw socket.
@@ -16,19 +14,19 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.peer_calls.loopback import send_unpaced
 from shared.units import KIB, MIB
 from shared.web.answer_writer import AnswerCycle
+from shared.web.body_receiver import BodyReceiver
 from shared.web.descriptors import max_connections
+from shared.web.http_exchange import EXCHANGE, HttpExchange
 from shared.web.request_metrics import problem_counts
 
 MAX_HEADER_BYTES: Final = 32 * KIB
@@ -57,9 +55,7 @@ _LOOKED_AT: Final = 1024
 """Among so many connections an idle one is looked for: the look must not cost more than a request."""
 
 _CHECK_INTERVAL_S: Final = 1.0
-_EXCHANGE: Final = "trivet.exchange"
 _RESET: Final = struct.pack("ii", 1, 0)
-_NO_ROOM: Final = memoryview(bytearray())
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _MAX_LENGTH_DIGITS: Final = 20
 """Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
@@ -78,120 +74,6 @@ class _RefusedError(Exception):
     """Ends the parser's callback after the answer was written; uvicorn turns it into a closed connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpExchange:
-    """One request and its answer, seen from below ASGI. `has_empty_query`: a `?` with nothing behind it, which ASGI hides."""
-
-    has_empty_query: bool
-    _protocol: GuardedHttpProtocol
-    _cycle: AnswerCycle
-
-    def linger_after_answer(self) -> None:
-        """End the connection after this answer without losing it. Call it once the head with `Connection: close` is sent."""
-        self._cycle.keep_alive = True  # or uvicorn would close at once
-        self._cycle.on_response = self._protocol.linger
-
-    @property
-    def is_write_paused(self) -> bool:
-        """Whether the client has to read before more can be sent: some of what was sent lies here still."""
-        return self._protocol.flow.write_paused
-
-    @property
-    def is_body_received(self) -> bool:
-        """Whether `receive_into` has received the last of the body."""
-        return self._cycle.is_body_received
-
-    async def receive_into(
-        self, buffer: memoryview, take: Callable[[memoryview], object], *, is_last: bool = True
-    ) -> None:
-        """Fill `buffer` with the next bytes of the body, from the socket and without a copy.
-
-        For bodies with a Content-Length, after ASGI's `receive` has given the first piece; it is not called again then.
-        Between two calls nothing is read from the client.
-
-        Args:
-            take: called with each part of `buffer` that was filled, in order.
-            is_last: the body ends with `buffer`.
-
-        Raises:
-            ConnectionError: the body broke off. What follows it on this connection is dropped, and the connection ends with
-                the answer; so it does when the caller is cancelled.
-        """
-        await self._protocol.receive_into(self._cycle, buffer, take, is_last=is_last)
-
-    def break_off(self) -> None:
-        """End the connection in mid-answer, so that the client cannot take the part for the whole.
-
-        The application returns after it; raising instead would log the traceback of a defect.
-        """
-        self._cycle.disconnected = True
-        self._protocol.transport.close()
-
-
-def exchange_of(scope: Scope) -> HttpExchange | None:
-    """The exchange behind an ASGI scope; None under another server, as in tests without a socket."""
-    exchange: HttpExchange | None = scope.get(_EXCHANGE)
-    return exchange
-
-
-class _BodyReceiver(asyncio.BufferedProtocol):
-    """Stands in for the guard while the rest of one body arrives: the loop and the parser would make a copy of it each.
-
-    Invariant: it never takes a byte behind the body.
-    Invariant: reading is paused while there is no room in `_rest`.
-    """
-
-    def __init__(self, guard: GuardedHttpProtocol) -> None:
-        self._guard = guard
-
-    def expect(
-        self, buffer: memoryview, take: Callable[[memoryview], object], *, is_last: bool
-    ) -> asyncio.Future[None]:
-        """Fill `buffer`; the future is done when it is full."""
-        self._rest = buffer
-        self._take = take
-        self._is_last = is_last
-        self.done: asyncio.Future[None] = self._guard.loop.create_future()
-        return self.done
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - of asyncio
-        """Where the next bytes go."""
-        return self._rest
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Some of them came."""
-        piece, self._rest = self._rest[:nbytes], self._rest[nbytes:]
-        self._guard.count_body(nbytes)
-        self._take(piece)
-        if self._rest:
-            return
-        self._rest = _NO_ROOM  # or it would keep the buffer from being used again
-        if self._is_last:
-            self._guard.end_body()
-        else:
-            self._guard.flow.pause_reading()
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def break_off(self) -> None:
-        """No more of the body is heard."""
-        if not self.done.done():
-            self.done.set_exception(ConnectionResetError("The body broke off."))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        self.break_off()
-        self._guard.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """As for the guard, of an answer before."""
-        self._guard.pause_writing()
-
-    def resume_writing(self) -> None:
-        """As for the guard."""
-        self._guard.resume_writing()
-
-
 class GuardedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
@@ -204,7 +86,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     cycle: AnswerCycle
     _timer: asyncio.TimerHandle | None = None
     _armed_s: float | None = None
-    _receiver: _BodyReceiver | None = None
+    _receiver: BodyReceiver | None = None
     _is_adrift = False
     _stall_timer: asyncio.TimerHandle | None = None
     _is_refused = False
@@ -404,7 +286,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        scope[_EXCHANGE] = HttpExchange(self.url.endswith(b"?"), self, self.cycle)  # type: ignore[typeddict-unknown-key]
+        scope[EXCHANGE] = HttpExchange(self.url.endswith(b"?"), self, self.cycle)  # type: ignore[typeddict-unknown-key]
         if is_next:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -463,7 +345,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 cycle.is_body_received = is_last
                 return
         if self._receiver is None:
-            self._receiver = _BodyReceiver(self)
+            self._receiver = BodyReceiver(self)
             self.transport.set_protocol(self._receiver)
         done = self._receiver.expect(buffer, take, is_last=is_last)
         self.flow.resume_reading()

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.early_refusal import EarlyRefusal
 from shared.units import KIB, MIB
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 from tests.integration.raw_edge import Edge, receive_all, send_what_is_taken, status
 
 LATE_S = 0.05

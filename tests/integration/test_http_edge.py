@@ -14,7 +14,8 @@ from starlette.responses import StreamingResponse
 
 from shared.units import KIB, MIB
 from shared.web import http_edge
-from shared.web.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES, exchange_of
+from shared.web.http_edge import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from shared.web.http_exchange import exchange_of
 from tests.integration.raw_edge import THINKING_S, Edge, get, make_edge, receive_all, status
 
 TIMEOUT_S = THINKING_S / 3

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 
 from services.gateway.transfers.chunking import DirectBody
 from shared.errors import RequestTimeoutError
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 
 
 class _ClientGoneError(Exception):

@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 
 _CLOSE: Final = (b"connection", b"close")
 

@@ -37,7 +37,7 @@ from services.gateway.transfers.uploads import UploadRequest, UploadResult
 from shared.contracts.files import FileVersion, Preconditions
 from shared.contracts.metadata import DeleteFile
 from shared.errors import InvalidRequestError, TrivetError
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 
 logger = structlog.get_logger(__name__)
 

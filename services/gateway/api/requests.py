@@ -28,7 +28,7 @@ from services.gateway.transfers.admission import Admission, Client
 from services.gateway.transfers.chunking import PacedBody
 from shared.errors import InvalidRequestError, PayloadTooLargeError
 from shared.units import KIB
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 
 MAX_JSON_BYTES: Final = 256 * KIB
 """Two keys, user metadata and tags, as long as they may be and each character written as an escape."""

@@ -40,7 +40,7 @@ from services.gateway.s3.xml_errors import s3_error_of, send_error
 from shared.contracts.access import ANONYMOUS
 from shared.errors import TrivetError
 from shared.request_trace import current_trace
-from shared.web.http_edge import exchange_of
+from shared.web.http_exchange import exchange_of
 from shared.web.request_metrics import RequestMetrics
 from shared.web.tracing import active_tracing, trace_of_client
 
