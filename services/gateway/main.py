@@ -77,13 +77,14 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.transfers.admission import Admission, AdmissionLimits
 from services.gateway.transfers.chunk_cache import ChunkCache
 from services.gateway.transfers.chunking import ReservationWaits
-from services.gateway.transfers.downloads import DownloadLimits, Downloads
+from services.gateway.transfers.downloads import Downloads
 from services.gateway.transfers.idempotency import IdempotencyStore
 from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUploads
 from services.gateway.transfers.multipart import PartUploads
 from services.gateway.transfers.piece_pages import PiecePages
 from services.gateway.transfers.publishing import Publisher, PublisherLimits
 from services.gateway.transfers.quota_checks import QuotaChecks
+from services.gateway.transfers.read_ahead import DownloadLimits
 from services.gateway.transfers.recent_log import RecentLog
 from services.gateway.transfers.record_cache import RecordCache
 from services.gateway.transfers.records import Records

@@ -8,19 +8,16 @@ it is being sent it may be evicted.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.check import ReplicaCheck, ReplicaChecker
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, replicas_confirmed, require_read_quorum
-from services.gateway.replicas.reader import FetchedChunk, ReplicaReader
+from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.refresh import ConfirmationRefresh
 from services.gateway.replicas.repair import ReadRepair, Repair
 from services.gateway.semantics.byte_ranges import ByteSpan
@@ -36,14 +33,14 @@ from services.gateway.transfers.chunk_lists import (
     is_counted,
     whole,
 )
-from services.gateway.transfers.chunking import ReservationWaits
+from services.gateway.transfers.download_source import DownloadSource, EarlyFetch
 from services.gateway.transfers.piece_pages import HELD_BYTES, PAGE_CHUNKS, PagedChunks, PiecePages
+from services.gateway.transfers.read_ahead import DownloadLimits, ReadAhead
 from services.gateway.transfers.records import Records
-from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
 from shared.contracts.names import DIGEST_BYTES
-from shared.errors import RequestTimeoutError, TrivetError
+from shared.errors import TrivetError
 from shared.placement import read_order
 from shared.units import KIB
 
@@ -61,16 +58,6 @@ _SLICE_BYTES: Final = 256 * KIB
 
 Start = Callable[["ConfirmedReplicas"], Awaitable[None]]
 Sink = Callable[[memoryview], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class DownloadLimits:
-    """See `GatewaySettings`."""
-
-    read_ahead_chunks: int
-    waits: ReservationWaits
-    lookup_wait_s: float
-    max_age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +83,7 @@ class FoundFile:
     node_map: NodeMap
     log_index: int
     transfer: Transfer
-    early: _EarlyFetch | None = None
+    early: EarlyFetch | None = None
 
     def cursor(self, spans: Sequence[ByteSpan] | None = None) -> SliceCursor:
         """At the first chunk of `spans`, or of the file."""
@@ -123,7 +110,7 @@ class Downloads:
     ) -> None:
         self._records = records
         self._directory = directory
-        self._source = _ChunkSource(reader, chunk_cache)
+        self._source = DownloadSource(reader, chunk_cache)
         self._pages = pages
         self._reader = reader
         self._checker = checker
@@ -176,7 +163,7 @@ class Downloads:
         """An upload made `version` the current one: it is likely to be read."""
         self._records.published(version)
 
-    def _begin_early(self, name: FileName, transfer: Transfer) -> _EarlyFetch | None:
+    def _begin_early(self, name: FileName, transfer: Transfer) -> EarlyFetch | None:
         version, node_map = self._records.known(name), self._directory.latest
         if version is None or node_map is None or len(version.content.chunk_digests) != DIGEST_BYTES:
             return None
@@ -188,10 +175,10 @@ class Downloads:
         lease = transfer.lease()
         if not lease.try_grow(chunk.size_bytes):
             return None
-        return _EarlyFetch(chunk.digest, node_map, lease, asyncio.ensure_future(self._source.fetch(chunk, node_map)))
+        return EarlyFetch(chunk.digest, node_map, lease, asyncio.ensure_future(self._source.fetch(chunk, node_map)))
 
     async def _look_up(
-        self, name: FileName, number: int | None, transfer: Transfer, early: _EarlyFetch | None
+        self, name: FileName, number: int | None, transfer: Transfer, early: EarlyFetch | None
     ) -> FoundFile:
         async with self._lookups:
             version, context = await self._records.read(name, number)
@@ -240,7 +227,15 @@ class Downloads:
             OverloadedError: no budget.
             RequestTimeoutError: it takes longer than its chunks are kept for it.
         """
-        read_ahead = _ReadAhead(found, spans, source=self._source, limits=self._limits, group=group)
+        read_ahead = ReadAhead(
+            found.cursor(spans),
+            found.node_map,
+            found.transfer,
+            early=found.early,
+            source=self._source,
+            limits=self._limits,
+            group=group,
+        )
         try:
             await read_ahead.require_next()
             await start(await self._check_first(found, found.cursor(spans), quorums, read_ahead))
@@ -253,7 +248,7 @@ class Downloads:
         found: FoundFile,
         cursor: SliceCursor,
         quorums: Quorums,
-        read_ahead: _ReadAhead,
+        read_ahead: ReadAhead,
     ) -> ConfirmedReplicas:
         """The confirmed replicas, weakest chunk, of the first window, or of everything when R is a condition."""
         window = await cursor.take(CHECK_WINDOW_CHUNKS)
@@ -319,7 +314,7 @@ class Downloads:
         return check
 
     async def _pump(
-        self, found: FoundFile, quorums: Quorums, read_ahead: _ReadAhead, sink: Sink, group: asyncio.TaskGroup
+        self, found: FoundFile, quorums: Quorums, read_ahead: ReadAhead, sink: Sink, group: asyncio.TaskGroup
     ) -> None:
         """Send what is fetched. Each further window is checked as it is reached, for the sake of repair."""
         sent_count = 0
@@ -338,7 +333,7 @@ class Downloads:
             return  # the download meets it as well, when it is there
         await self._check(found, window, quorums.read_quorum, {})
 
-    async def _send_next(self, found: FoundFile, read_ahead: _ReadAhead, sink: Sink) -> bool:
+    async def _send_next(self, found: FoundFile, read_ahead: ReadAhead, sink: Sink) -> bool:
         """Send one chunk; False after the last one. On return nothing here holds its bytes, which no lease covers then."""
         fetched_slice = await read_ahead.next()
         if fetched_slice is None:
@@ -360,164 +355,3 @@ class Downloads:
                 await sink(view[:0])  # until the connection has taken all of it: the lease covers what is unsent
         lease.release()
         return True
-
-
-class _ChunkSource:
-    """Where chunks come from: the cache, else the storage nodes; what these send goes into the cache once it is verified."""
-
-    def __init__(self, reader: ReplicaReader, cache: ChunkCache) -> None:
-        self._reader = reader
-        self._cache = cache
-
-    def has(self, chunk: ChunkSlice) -> bool:
-        """Whether the chunk is here."""
-        return chunk.digest in self._cache
-
-    def find(self, chunk: ChunkSlice) -> FetchedChunk | None:
-        """The chunk, if it is here."""
-        data = self._cache.get(chunk.digest) if chunk.size_bytes <= MAX_CHUNK_BYTES else None
-        return None if data is None else FetchedChunk(data, None, ())
-
-    async def fetch(self, chunk: ChunkSlice, node_map: NodeMap) -> FetchedChunk | TrivetError:
-        """The chunk from a storage node. An error is a value: it belongs to its place in the file, not to a group of tasks."""
-        try:
-            fetched = await self._reader.fetch(chunk.digest, chunk.size_bytes, read_order(chunk.digest, node_map))
-        except TrivetError as error:
-            return error
-        self._cache.put(chunk.digest, fetched.data)
-        return fetched
-
-
-@dataclass(slots=True)
-class _EarlyFetch:
-    """A chunk being fetched on the word of a record that is not known to be current. `lease` covers it until it is taken."""
-
-    digest: str
-    node_map: NodeMap
-    lease: ByteLease
-    task: asyncio.Future[FetchedChunk | TrivetError]
-    is_taken: bool = False
-
-    def take(self, chunk: ChunkSlice, node_map: NodeMap) -> asyncio.Future[FetchedChunk | TrivetError] | None:
-        """The fetch, once, if it is of `chunk`, in the order of the node map in force; another lease covers it from here on."""
-        if self.is_taken or chunk.digest != self.digest or node_map is not self.node_map:
-            return None
-        self.is_taken = True
-        self.lease.release()
-        return self.task
-
-    async def end(self) -> None:
-        """Stop fetching; give the budget back."""
-        if not self.task.done():
-            await abandon([self.task])
-        self.lease.release()
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A chunk under way, or at hand, and the lease that covers it."""
-
-    chunk: ChunkSlice
-    lease: ByteLease
-    outcome: FetchedChunk | asyncio.Future[FetchedChunk | TrivetError]
-
-    async def fetched(self) -> FetchedChunk:
-        """Raises the error of the fetch."""
-        if isinstance(self.outcome, FetchedChunk):
-            return self.outcome
-        fetched = await self.outcome
-        if isinstance(fetched, TrivetError):
-            raise fetched
-        return fetched
-
-
-class _ReadAhead:
-    """Chunks being fetched ahead, in file order.
-
-    Invariant: each is covered by a lease. Only the next one waits for budget; others are fetched when it is plentiful,
-    so downloads cannot wait for each other in a circle.
-    """
-
-    def __init__(
-        self,
-        found: FoundFile,
-        spans: Sequence[ByteSpan] | None,
-        *,
-        source: _ChunkSource,
-        limits: DownloadLimits,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        self._found = found
-        self._cursor = found.cursor(spans)
-        self._source = source
-        self._limits = limits
-        self._group = group
-        self._ahead: deque[_Begun] = deque()
-        self._leases: set[ByteLease] = set()
-        self._wait_s = limits.waits.first_s
-        self._ends_at_s = time.monotonic() + limits.max_age_s
-
-    async def require_next(self) -> None:
-        """Have the next chunk under way, if there is one, waiting for its budget; and more while there is plenty."""
-        transfer, cursor = self._found.transfer, self._cursor
-        if not cursor.is_at_end and time.monotonic() >= self._ends_at_s:
-            # The version may be replaced or deleted, and its chunks collected: they would be missing one by one.
-            raise RequestTimeoutError("The download takes longer than the chunks of a replaced file are kept.")
-        if not self._ahead and (following := await cursor.load()) is not None:
-            lease = self._new_lease()
-            await transfer.grow(lease, following.size_bytes, wait_s=self._wait_s)
-            self._wait_s = self._limits.waits.next_s
-            self._begin(following, lease)
-        while (
-            len(self._ahead) < self._limits.read_ahead_chunks
-            and (following := cursor.peek()) is not None
-            and transfer.budget.is_plentiful
-        ):
-            lease = self._new_lease()
-            if not lease.try_grow(following.size_bytes):
-                return
-            self._begin(following, lease)
-
-    @property
-    def is_first_cached(self) -> bool:
-        """Whether the next chunk needs no storage node."""
-        return isinstance(self._ahead[0].outcome, FetchedChunk)
-
-    async def first(self) -> FetchedChunk:
-        """The next chunk, which stays the next."""
-        return await self._ahead[0].fetched()
-
-    async def next(self) -> tuple[ChunkSlice, FetchedChunk, ByteLease] | None:
-        """The next chunk, which the caller releases; None after the last one."""
-        if not self._ahead:
-            return None
-        fetched = await self._ahead[0].fetched()
-        begun = self._ahead.popleft()
-        return begun.chunk, fetched, begun.lease
-
-    def unsent(self) -> tuple[list[ChunkSlice], SliceCursor]:
-        """The chunks under way, and where those behind them begin."""
-        return [begun.chunk for begun in self._ahead], self._cursor.fork()
-
-    def close(self) -> None:
-        """Stop fetching and give all budget back."""
-        for begun in self._ahead:
-            if not isinstance(begun.outcome, FetchedChunk):
-                begun.outcome.cancel()
-        for lease in self._leases:
-            lease.release()
-
-    def _new_lease(self) -> ByteLease:
-        self._leases = {lease for lease in self._leases if lease.size_bytes}
-        lease = self._found.transfer.lease()
-        self._leases.add(lease)
-        return lease
-
-    def _begin(self, chunk: ChunkSlice, lease: ByteLease) -> None:
-        self._cursor.advance()
-        outcome: FetchedChunk | asyncio.Future[FetchedChunk | TrivetError] | None = self._source.find(chunk)
-        if outcome is None and self._found.early is not None:
-            outcome = self._found.early.take(chunk, self._found.node_map)
-        if outcome is None:
-            outcome = self._group.create_task(self._source.fetch(chunk, self._found.node_map))
-        self._ahead.append(_Begun(chunk, lease, outcome))

@@ -10,13 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from services.gateway.ports import ReadChunk
-from services.gateway.transfers import downloads
-from services.gateway.transfers.downloads import (
-    _ReadAhead,
-)
-from shared.errors import (
-    RequestTimeoutError,
-)
+from services.gateway.transfers import read_ahead
+from services.gateway.transfers.read_ahead import ReadAhead
+from shared.errors import RequestTimeoutError
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES
 from tests.unit.gateway.transfers.transfer_calls import Body, Received, get, is_idle, only, put
 
@@ -63,7 +59,7 @@ async def test_a_chunk_that_was_sent_is_gone_before_the_next_is_waited_for(world
     await put(world, random.Random(seed).randbytes(40 * CHUNK_SIZE_BYTES))
     await is_idle(world)
     bodies: list[weakref.ref[Body]] = []
-    get_chunk, require_next = world.nodes.get_chunk, _ReadAhead.require_next
+    get_chunk, require_next = world.nodes.get_chunk, ReadAhead.require_next
     surplus: list[int] = []
 
     async def fetch(*args: object) -> ReadChunk:
@@ -71,14 +67,14 @@ async def test_a_chunk_that_was_sent_is_gone_before_the_next_is_waited_for(world
         bodies.append(weakref.ref(body))
         return ReadChunk(body)
 
-    async def wait(self: _ReadAhead) -> None:
+    async def wait(self: ReadAhead) -> None:
         for _ in range(5):  # callbacks of what has ended
             await asyncio.sleep(0)
         surplus.append(sum(body() is not None for body in bodies) - len(self._ahead))
         await require_next(self)
 
     monkeypatch.setattr(world.nodes, "get_chunk", fetch)
-    monkeypatch.setattr(_ReadAhead, "require_next", wait)
+    monkeypatch.setattr(ReadAhead, "require_next", wait)
     await get(world)
     assert len(surplus) >= 40
     assert max(surplus) <= 0
@@ -117,7 +113,7 @@ async def test_a_download_past_its_age_is_broken_off(world, seed, monkeypatch) -
     await put(world, body)
     await is_idle(world)
     now_s = 0.0
-    monkeypatch.setattr(downloads, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now_s))
 
     class Ageing(Received):
         async def sink(self, view: memoryview) -> None:
