@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from shared.contracts.files import Durability, FileContent
-from shared.contracts.metadata import PassTime
+from shared.contracts.metadata import DeleteFile, FileAnswer, GetFile, PassTime
 from shared.contracts.uploads import (
     AbortUpload,
     BeginUpload,
@@ -19,12 +21,15 @@ from shared.contracts.uploads import (
     UploadAnswer,
     UploadPart,
 )
+from shared.errors import TrivetError
 from shared.units import MIB
 from tests.unit.consensus.metadata.builders import Log, stamp
 
 CHUNK = MIB
 NONCE = "0123456789abcdef" * 2
 DAY_S = 86_400
+OBJECT_TABLES = ("uploads", "parts", "manifests", "manifest_refs", "compositions", "composition_refs")
+LEFTOVERS = (*OBJECT_TABLES, "versions", "chunk_refs", "released", "doomed", "kept", "past")
 
 
 def large_content(chunks: int, *, fill: int = 1, short_bytes: int = 0) -> FileContent:
@@ -160,3 +165,27 @@ def count(log: Log, table: str) -> int:
     row = log.store._reader.database.one(f"SELECT count(*) FROM {table}")
     assert row is not None
     return int(row[0])
+
+
+def get(log: Log, key: str = "a") -> FileAnswer:
+    answer = log.ask(GetFile(bucket="default", key=key))
+    assert isinstance(answer, FileAnswer)
+    return answer
+
+
+def delete(log: Log, key: str = "a", bucket: str = "default") -> None:
+    log.apply(DeleteFile(bucket=bucket, key=key, stamp=stamp()), retain_s=0)
+
+
+def rows(log: Log) -> dict[str, int]:
+    return {table: count(log, table) for table in LEFTOVERS}
+
+
+def refused(log: Log, kind: type[TrivetError], call: Any, *arguments: Any, **options: Any) -> TrivetError:
+    """The call is refused, and nothing but the log index has changed."""
+    before = log.store.summary().content_sum
+    with pytest.raises(kind) as caught:
+        call(*arguments, **options)
+    assert log.store.summary().content_sum == before
+    assert caught.value.definite
+    return caught.value
