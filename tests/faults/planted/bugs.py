@@ -119,12 +119,12 @@ def _cache_without_asking() -> None:
     original = Downloads._look_up
     known: dict[Any, tuple[float, Any]] = {}
 
-    async def look_up(self: Downloads, name: Any, transfer: Any) -> Any:
-        found_at, found = known.get(name, (0.0, None))
+    async def look_up(self: Downloads, name: Any, number: Any, transfer: Any, early: Any) -> Any:
+        found_at, found = known.get((name, number), (0.0, None))
         if found is None or time.monotonic() - found_at > 2.0:
-            found = await original(self, name, transfer)
-            known[name] = time.monotonic(), found
-        return replace(found, transfer=transfer)
+            found = await original(self, name, number, transfer, early)
+            known[name, number] = time.monotonic(), found
+        return replace(found, transfer=transfer, early=early)
 
     Downloads._look_up = look_up  # type: ignore[method-assign]
 
