@@ -142,7 +142,7 @@ async def running_cluster(
 ) -> AsyncIterator[tuple[FaultCluster, Network]]:
     """Proxies and processes, all ready; everything ends with the block."""
     cluster = FaultCluster(folder, overrides, patches, wrappers)
-    async with Network(Callers(cluster.pids), seed) as network:
+    async with Network(Callers(cluster.pids), seed, front=GATEWAYS) as network:
         front = Cluster.plan.fget(cluster)  # type: ignore[attr-defined]
         for spec in front.processes:
             for port in spec.ports:

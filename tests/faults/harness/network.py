@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from tests.faults.harness.callers import Callers
+from tests.faults.harness.callers import OUTSIDE, Callers
 
 _PIECE_BYTES = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
@@ -55,10 +55,15 @@ CUT = Weather(holds_requests=True, holds_answers=True)
 
 
 class Network:
-    """All proxies. Links are named by processes: (`gateway-1`, `storage-2`); the test itself is `outside`."""
+    """All proxies. Links are named by processes: (`gateway-1`, `storage-2`); the test itself is `outside`.
 
-    def __init__(self, callers: Callers, seed: int) -> None:
+    `front` are the processes that are called from outside only, by hundreds of clients at once. Whose connection it is, is not
+    asked there: the kernel's answer takes milliseconds, for which this loop, and with it every link of the cluster, stands still.
+    """
+
+    def __init__(self, callers: Callers, seed: int, *, front: Collection[str] = ()) -> None:
         self._callers = callers
+        self._front = front
         self.draw = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self._weather: dict[tuple[str, str], Weather] = {}
@@ -163,7 +168,7 @@ class Network:
         self, called: str, port: int, target_port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         peer = writer.get_extra_info("peername")
-        caller = self._callers.name_of(peer[1], port) if peer else "outside"
+        caller = self._callers.name_of(peer[1], port) if peer and called not in self._front else OUTSIDE
         connection = _Connection(self, caller, called, reader, writer)
         self._connections.add(connection)
         try:

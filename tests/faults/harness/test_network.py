@@ -19,7 +19,7 @@ DEADLINE_S = 20.0
 
 
 @asynccontextmanager
-async def echo_behind_a_proxy() -> AsyncIterator[tuple[Network, int]]:
+async def echo_behind_a_proxy(*, front: tuple[str, ...] = ()) -> AsyncIterator[tuple[Network, int]]:
     """An echo server; this process is known as `gateway-1`."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ async def echo_behind_a_proxy() -> AsyncIterator[tuple[Network, int]]:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     target = server.sockets[0].getsockname()[1]
     port = 8101 + free_port_offset()
-    async with Network(Callers(lambda: {"gateway-1": os.getpid()}), seed=1) as network:
+    async with Network(Callers(lambda: {"gateway-1": os.getpid()}), seed=1, front=front) as network:
         await network.listen(CALLED, port, target)
         yield network, port
     server.close()
@@ -52,6 +52,15 @@ async def test_a_clear_link_carries_everything_and_knows_its_caller() -> None:
         assert await say(reader, writer, b"x" * 300_000) == b"x" * 300_000
         assert network.open_connections("gateway-1", CALLED) == 1
         assert network.open_connections(OUTSIDE, CALLED) == 0
+        writer.close()
+
+
+async def test_who_calls_the_front_is_outside_without_a_look() -> None:
+    """A look takes milliseconds, and hundreds of clients at once would hold the links of all others up."""
+    async with echo_behind_a_proxy(front=(CALLED,)) as (network, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await say(reader, writer, b"x") == b"x"
+        assert network.open_connections(OUTSIDE, CALLED) == 1
         writer.close()
 
 
