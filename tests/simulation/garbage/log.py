@@ -7,19 +7,21 @@ by the network in between.
 
 from __future__ import annotations
 
-import tempfile
+import sqlite3
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 from unittest.mock import patch
 
 from services.consensus.metadata import retention
+from services.consensus.metadata.database import Database
 from services.consensus.metadata.entries import (
     KNOWN_ENTRY_VERSION,
     CommittedEntry,
     encode_proposal,
 )
 from services.consensus.metadata.store import MetadataStore
+from services.consensus.metadata.tables import WRITER_CACHE_BYTES, Tables
 from shared.contracts.cluster import NodeMap
 from shared.contracts.metadata import (
     AnnounceMember,
@@ -72,28 +74,34 @@ _LEAKS: Final = {
 }
 """By what it is: those that cannot be reached."""
 
+_MEMORY: Final = Path(":memory:")
+
 STAMP: Final = Stamp(hlc=1 << 32, state=ClockState.LOGICAL)
-
-
-def scratch_folder() -> Path | None:
-    """Where files live in memory, if there is such a place: nothing of a schedule has to survive a power cut."""
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else None
 
 
 @cache
 def _template(cluster_id: str) -> bytes:
-    """The file of a cluster that has just been initialised: schedules begin with a copy of it."""
-    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
-        path = Path(folder) / "metadata.sqlite"
-        log = Log(MetadataStore.open(path), "first")
-        log.propose(InitCluster(cluster_id=cluster_id, admitted_nodes=[], stamp=STAMP))
-        log.propose(AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
-        log.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
-        for bucket in BUCKETS:
-            log.propose(CreateBucket(bucket=bucket, stamp=STAMP))
-        log.close()
-        return path.read_bytes()
+    """A cluster that has just been initialised: schedules begin with a copy of it."""
+    log = Log(_store(None), "first")
+    log.propose(InitCluster(cluster_id=cluster_id, admitted_nodes=[], stamp=STAMP))
+    log.propose(AnnounceMember(member_id="consensus-1", entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
+    log.propose(RaiseEntryVersion(entry_version=KNOWN_ENTRY_VERSION, stamp=STAMP))
+    for bucket in BUCKETS:
+        log.propose(CreateBucket(bucket=bucket, stamp=STAMP))
+    content = log.connection.serialize()
+    log.close()
+    return content
+
+
+def _store(content: bytes | None) -> MetadataStore:
+    """Tables in memory, over one connection: nothing of a schedule outlives it, and nobody asks while something is applied."""
+    if content is None:
+        tables = Tables.open(_MEMORY, cache_bytes=WRITER_CACHE_BYTES)
+    else:
+        connection = sqlite3.connect(_MEMORY, isolation_level=None, cached_statements=256)
+        connection.deserialize(content)
+        tables = Tables(Database(connection))
+    return MetadataStore(_MEMORY, tables, tables)
 
 
 class Log:
@@ -106,26 +114,29 @@ class Log:
         self._name = name
         self._requests = 0
         self.proposals: list[Proposal] = []
-        """Of every entry since the first file, which `create` wrote."""
+        """Of every entry since the first ones, which `create` brings."""
 
     @classmethod
-    def create(cls, folder: Path, cluster_id: str = "simulated") -> Self:
+    def create(cls, cluster_id: str = "simulated") -> Self:
         """The log of a new cluster, which has its buckets."""
-        path = folder / f"{cluster_id}.sqlite"
-        path.write_bytes(_template(cluster_id))
-        return cls(MetadataStore.open(path), f"{cluster_id} request")
+        return cls(_store(_template(cluster_id)), f"{cluster_id} request")
 
-    def restored(self, folder: Path, cluster_id: str, entries: int) -> Self:
+    def restored(self, cluster_id: str, entries: int) -> Self:
         """A cluster with another id that begins as this one was after so many entries."""
-        log = self.create(folder, cluster_id)
+        log = self.create(cluster_id)
         log.rows_per_entry = self.rows_per_entry
         for proposal in self.proposals[:entries]:
             log.commit(proposal)
         return log
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the memory back."""
         self.store.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the tables."""
+        return self.store._reader.database.connection
 
     @property
     def index(self) -> int:
@@ -183,8 +194,8 @@ class Log:
 
     def leaked_rows(self) -> list[str]:
         """Chunk lists that nothing leads to any more, and that nothing is about to forget."""
-        connection = self.store._reader.database.connection
-        return [f"{what} {number}" for what, query in _LEAKS.items() for (number,) in connection.execute(query)]
+        execute = self.connection.execute
+        return [f"{what} {number}" for what, query in _LEAKS.items() for (number,) in execute(query)]
 
 
 def pass_time(elapsed_s: float, *, reference_retention_s: int = REFERENCE_RETENTION_S) -> PassTime:

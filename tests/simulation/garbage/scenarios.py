@@ -5,11 +5,9 @@ Each goes well with the product's rules, step by step under the eyes of the orac
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
@@ -21,7 +19,7 @@ from shared.contracts.objects import BucketSettings, PutBucketSettings
 from shared.contracts.uploads import AbortUpload, BeginUpload, CopyPart
 from shared.placement import expected_holders, live_nodes
 from tests.simulation.garbage.gateway import UploadHandle
-from tests.simulation.garbage.log import BUCKET, REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log, scratch_folder
+from tests.simulation.garbage.log import BUCKET, REFERENCE_RETENTION_S, REPLICA_COUNT, STAMP, Log
 from tests.simulation.garbage.node import Node
 from tests.simulation.garbage.objects import CHUNK_BYTES, Name, Objects
 from tests.simulation.garbage.oracle import ViolationError
@@ -45,9 +43,8 @@ class Backup:
 class Stage:
     """A cluster of four nodes on which nothing happens by chance. `holders` should hold the one chunk, `other` should not."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.world = World(0, folder, nodes=4)
+    def __init__(self) -> None:
+        self.world = World(0, nodes=4)
         self._logs: list[Log] = []
         self.world.kernel.loss = 0.0
         self.world.log.rows_per_entry = _ROWS_PER_ENTRY
@@ -171,14 +168,14 @@ class Stage:
         """Another cluster begins with the backup, at the same addresses; no gateway is started anew."""
         world, old = self.world, self.world.log
         self._logs.append(old)
-        world.log = old.restored(self.folder, "restored", backup.entries)
+        world.log = old.restored("restored", backup.entries)
         world.oracle.follow(world.log, deepcopy(backup.objects))
         for node in world.nodes.values():
             node.hand_over()
         self.idle()
 
     def close(self) -> None:
-        """Give the files back."""
+        """Give the memory back."""
         for log in (*self._logs, self.world.log):
             log.close()
 
@@ -437,12 +434,11 @@ def pieces_after_a_restore(stage: Stage) -> None:
 
 def violation_of(scenario: Callable[[Stage], None]) -> str | None:
     """What a scenario complains about, or None when it goes well."""
-    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
-        stage = Stage(Path(folder))
-        try:
-            scenario(stage)
-        except ViolationError as violation:
-            return str(violation)
-        finally:
-            stage.close()
+    stage = Stage()
+    try:
+        scenario(stage)
+    except ViolationError as violation:
+        return str(violation)
+    finally:
+        stage.close()
     return None

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
@@ -48,7 +46,6 @@ from tests.simulation.garbage.log import (
     STAMP,
     Log,
     pass_time,
-    scratch_folder,
 )
 from tests.simulation.garbage.node import Node
 from tests.simulation.garbage.objects import Bucket, Name
@@ -66,12 +63,12 @@ class World:
     reference_retention_s = REFERENCE_RETENTION_S
     """What the leader tells the log."""
 
-    def __init__(self, seed: int, folder: Path, *, nodes: int | None = None) -> None:
+    def __init__(self, seed: int, *, nodes: int | None = None) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.kernel = Kernel(self.chance)
-        self.log = Log.create(folder)
+        self.log = Log.create()
         self.log_party = Party("log")
         self.leader = Leader(self)
         self.nodes: dict[str, Node] = {}
@@ -553,14 +550,13 @@ def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[s
     Raises:
         ViolationError: with the step at which a promise was broken.
     """
-    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
-        world = World(seed, Path(folder))
-        if prepare is not None:
-            prepare(world)
-        try:
-            world.live()
-        except (AssertionError, TrivetError, RowDamagedError, sqlite3.Error) as error:
-            raise ViolationError(f"seed {seed}, step {world.kernel.step_count}: {error}") from error
-        finally:
-            world.log.close()
-        return world.counts + world.oracle.objects.counts
+    world = World(seed)
+    if prepare is not None:
+        prepare(world)
+    try:
+        world.live()
+    except (AssertionError, TrivetError, RowDamagedError, sqlite3.Error) as error:
+        raise ViolationError(f"seed {seed}, step {world.kernel.step_count}: {error}") from error
+    finally:
+        world.log.close()
+    return world.counts + world.oracle.objects.counts
