@@ -197,6 +197,9 @@ class VerifyProgress:
 def show_verification(found: Mapping[str, Any]) -> None:
     """What verify found, and which nodes it could not ask."""
     console.print(f"Verify {found['state']}: {found['checked_chunks']:,} replicas read; {_counts(found)}.")
+    if (objects := found["objects"]) is not None:
+        numbers = ", ".join(f"{number:,} {what}" for what, number in objects.items())
+        console.print(f"By the log there are now: {numbers}.")
     for node in found["nodes"]:
         if node["problem"] is not None:
             console.print(f"[yellow]not verified:[/] {node['id']}: {escape(node['problem'])}")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.api.models import ClusterVerification
+from services.consensus.metadata import counting
+from services.gateway.api.models import ClusterVerification, CountedObjects
+from shared.contracts.metadata import DeleteFile
+from shared.contracts.objects import BucketSettings, PutBucketSettings
 from shared.contracts.reconcile import VerifyReport, VerifyState
 from shared.errors import NotReadyError, VerifyInProgressError
 from tests.unit.gateway.conftest import NODES
 from tests.unit.gateway.fakes import unreachable
+from tests.unit.gateway.transfers.test_multipart import begin, put_part
+from tests.unit.gateway.transfers.transfer_calls import NAME, put
 
 FINISHED = VerifyReport(
     state=VerifyState.FINISHED, expected_chunks=10, checked_chunks=10, checked_bytes=100, progress=1.0
@@ -108,3 +113,23 @@ async def test_a_cancelled_pass_is_cancelled_everywhere_and_may_begin_anew(world
     for _ in range(2):
         assert (await verify.cancel()).state is VerifyState.CANCELLED
     assert (await verify.start()).state is VerifyState.RUNNING
+
+
+async def test_versions_and_parts_are_counted_once_all_nodes_are_done(world, monkeypatch) -> None:
+    """By the log, however many pages that takes; not while somebody asks again and again how far the nodes are."""
+    monkeypatch.setattr(counting, "ROWS_PER_PAGE", 2)
+    metadata, stamp = world.metadata, world.clock.stamp()
+    await metadata.upgrade(world.clock)
+    settings = BucketSettings(versioning="enabled")
+    await metadata.propose(PutBucketSettings(bucket=NAME.bucket, settings=settings, stamp=stamp))
+    for body in (b"a", b"b", b"c"):
+        await put(world, body)
+    await metadata.propose(DeleteFile(bucket=NAME.bucket, key=NAME.key, stamp=stamp))
+    upload = await begin(world.services)
+    for number in (1, 2, 3, 5):
+        await put_part(world, upload, number, b"part")
+    world.nodes.verifies = dict.fromkeys(NODES, FINISHED) | {"storage-1": running()}
+    assert ClusterVerification.of(await world.services.verify.report()).objects is None
+    world.nodes.verifies = dict.fromkeys(NODES, FINISHED)
+    found = ClusterVerification.of(await world.services.verify.report()).objects
+    assert found == CountedObjects(versions=3, markers=1, uploads=1, parts=4, manifests=4)

@@ -49,6 +49,7 @@ def verification(**changes: Any) -> dict[str, Any]:
         "bad_chunks": 0,
         "surplus_chunks": 0,
         "orphaned_chunks": 0,
+        "objects": None,
         "nodes": [],
     } | changes
 
@@ -116,8 +117,11 @@ def test_verify_ends_with_what_it_found_and_whom_it_could_not_ask(console: Conso
     assert "2 bad" in text
     assert "being restored" in text
     assert "Clean" not in text
-    show_verification(verification(state="finished", is_clean=True))
-    assert "Clean" in console.export_text()
+    objects = {"versions": 1200, "markers": 3, "uploads": 2, "parts": 17, "manifests": 30}
+    show_verification(verification(state="finished", is_clean=True, objects=objects))
+    text = console.export_text()
+    assert "1,200 versions, 3 markers, 2 uploads, 17 parts, 30 manifests" in text
+    assert "Clean" in text
 
 
 def test_a_long_word_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,9 @@ def test_a_verify_reads_everything(trivet, bucket) -> None:
     found = trivet("cluster", "verify", "--wait", "--json").document
     assert (found["state"], found["is_clean"]) == ("finished", True)
     assert found["checked_chunks"] >= 3
-    assert "clean" in trivet("cluster", "verify", "--show").out
+    shown = trivet("cluster", "verify", "--show").out
+    assert "clean" in shown
+    assert f"the log has {found['objects']['versions']} version" in shown
 
 
 def findings(answer) -> dict[str, str]:

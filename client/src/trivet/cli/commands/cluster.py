@@ -299,6 +299,11 @@ def _show_verification(output: Output, found: models.Verification) -> None:
         f"{found.state}, {found.progress:.0%}, {verdict}: {words.count(found.checked_chunks, 'chunk')} "
         f"({words.size(found.checked_bytes)}) read, {found.missing_chunks} missing, {found.bad_chunks} bad"
     )
+    if (objects := found.objects) is not None:
+        output.fields(
+            f"  the log has {words.count(objects.versions, 'version')}, {words.count(objects.markers, 'delete marker')}, "
+            f"{words.count(objects.parts, 'part')} of {words.count(objects.uploads, 'upload')} under way"
+        )
     for node in found.nodes:
         report = node.report
         said = (
