@@ -16,7 +16,7 @@ from services.storage.digests import is_whole
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
-from services.storage.redis_node import chunk_keys
+from services.storage.redis_node import chunk_keys, inspection
 from services.storage.redis_node import link as link_module
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.server_config import USERNAME
@@ -198,6 +198,27 @@ async def test_a_client_that_reads_no_answers_is_cut_off(redis):
     with BlockingRedis.from_url(redis.url, password=REDIS_PASSWORD) as other:
         await poll(lambda: other.info("stats")["client_output_buffer_limit_disconnections"] > 0)
     writer.transport.abort()
+
+
+@pytest.fixture
+def weakness(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is said of the server's version."""
+    monkeypatch.setattr(inspection, "weakness", lambda info: f"{info['tcp_port']} has known security holes")
+    return "has known security holes"
+
+
+async def test_a_server_with_known_holes_is_used_and_named(weakness, store):
+    """Distributions mend under old numbers: it is a word to the operator and no refusal."""
+    assert (await store.put(make_chunk(SIZE_BYTES), 1)).tier == "redis"
+    (found,) = store.degradations()
+    assert weakness in found
+
+
+async def test_a_server_with_known_holes_is_named_where_it_is_all_there_is(weakness, record):
+    """In mode `redis`, too."""
+    assert (await record.put(make_chunk(SIZE_BYTES), 1)).created
+    (found,) = record.degradations()
+    assert weakness in found
 
 
 async def test_that_a_server_was_claimed_is_durable_before_the_server_knows(tmp_path, link, monkeypatch):

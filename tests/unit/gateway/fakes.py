@@ -79,7 +79,7 @@ class FakeClock:
 
 class FakeNodes:
     """Chunks in dictionaries. By node id: `errors` are raised, `hanging` never answers, `spoiled` sends other bytes,
-    `rotten` lists its chunks until it is asked for their bytes or to verify them."""
+    `rotten` lists its chunks until it is asked for their bytes or to verify them, `unread` verifies none until it is asked to."""
 
     def __init__(self) -> None:
         self.chunks: dict[str, dict[str, bytes]] = {}
@@ -87,6 +87,7 @@ class FakeNodes:
         self.hanging: set[str] = set()
         self.spoiled: set[str] = set()
         self.rotten: set[str] = set()
+        self.unread: set[str] = set()
         self.verifies: dict[str, VerifyReport] = {}
         self.fences: dict[str, int] = {}
         """Of the answers about chunks; a node that is not in it gives none."""
@@ -140,10 +141,11 @@ class FakeNodes:
     async def has_chunks(self, target: StorageNode, digests: Sequence[str], *, verify: bool = False) -> HeldChunks:
         chunks = await self._enter("has", target)
         present = {digest for digest in digests if digest in chunks}
-        is_rotten = target.id in self.rotten
+        is_rotten, is_unread = target.id in self.rotten, target.id in self.unread
         if verify and is_rotten:
             return HeldChunks(set(), set(), self.fences.get(target.id))
-        return HeldChunks(present, set() if is_rotten else present, self.fences.get(target.id))
+        is_verified = not is_rotten and (verify or not is_unread)
+        return HeldChunks(present, present if is_verified else set(), self.fences.get(target.id))
 
     async def start_verify(self, target: StorageNode) -> VerifyReport:
         await self._enter("verify", target)

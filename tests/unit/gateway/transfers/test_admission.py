@@ -142,6 +142,19 @@ async def test_once_half_is_used_an_address_holds_its_share_at_most(benches) -> 
     assert bench.ended == []
 
 
+async def test_until_half_is_used_nobody_is_held_to_a_share(benches) -> None:
+    """Of three addresses one may have more than a third then."""
+    bench = Bench(slots=24)
+    benches.append(bench)
+    for address in ("b", "c"):
+        await bench.start("other", address)
+    for number in range(10):
+        await bench.start(f"a{number}", "a")
+    with pytest.raises(OverloadedError):
+        await bench.start("half is used", "a")
+    assert bench.ended == []
+
+
 async def test_an_address_above_its_share_ends_before_a_slower_one(benches) -> None:
     """Twenty slow connections of one address do not push out a single slow one of another."""
     bench = Bench(slots=4)

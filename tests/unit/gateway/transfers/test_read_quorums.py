@@ -137,6 +137,16 @@ async def test_chunks_behind_the_first_window_are_checked_when_they_are_reached(
     await is_idle(world)
 
 
+async def test_replicas_that_were_not_read_lately_are_read_where_r_is_a_condition(world) -> None:
+    """After a restart a node has verified nothing: it is asked to, and the read is not refused."""
+    await put(world, b"x" * CHUNK_SIZE_BYTES)
+    await is_idle(world)
+    world.nodes.unread |= {"storage-1", "storage-2", "storage-3"}
+    quorums = world.services.quorums.for_request(None, "3")
+    assert (await get(world, quorums=quorums)).confirmed == 3
+    await confirm(world, quorums)
+
+
 async def test_a_strict_read_checks_every_chunk_before_the_first_byte(world, seed) -> None:
     """Also behind the first window: what falls short of R there must not be found out in mid-stream."""
     published = await put(world, random.Random(seed).randbytes((CHECK_WINDOW_CHUNKS + 1) * CHUNK_SIZE_BYTES))
