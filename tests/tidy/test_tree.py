@@ -59,6 +59,16 @@ TOOLS = {
 }
 """Declared, and not imported by our code."""
 
+NOT_IN_CI = {
+    "curl": "a test fails without it",
+    "chronyc": "comes with chronyd",
+    "prometheus": "comes with promtool",
+    "ip": "slow tests, as root, of several machines",
+    "systemd-analyze": "there where systemd is",
+    "fusermount": "needs /dev/fuse as well",
+}
+"""Programs that tests look for, and why `.ci/debian_packages` does not."""
+
 
 def _report(findings: list[str]) -> None:
     if findings:
@@ -130,6 +140,22 @@ def test_what_is_installed_is_pinned_by_digest() -> None:
     for path in (ROOT / "Makefile", *ROOT.glob("services/*/Dockerfile")):
         installs = [line for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
         _report([f"{path}: {line}" for line in installs if "--require-hashes" not in line])
+
+
+def test_ci_installs_the_programs_without_which_tests_are_skipped() -> None:
+    """Whatever an integration test looks for: a browser, chronyd, faketime, strace, clients of S3."""
+    looks_for = re.compile(r'(?:which|require_program|need_commands)\(((?:"[\w.-]+"(?:, )?)+)')
+    tests = sorted((ROOT / "tests" / "integration").rglob("*.py"))
+    found = {
+        program
+        for path in tests
+        for names in looks_for.findall(path.read_text(encoding="utf-8"))
+        for program in re.findall(r'"([\w.-]+)"', names)
+    }
+    installed = re.search(r"^PROGRAMS=\((.*)\)$", (ROOT / ".ci" / "debian_packages").read_text(), re.MULTILINE)
+    assert installed is not None
+    assert {"chromium", "chronyd", "faketime", "rclone", "strace"} <= found
+    assert found - NOT_IN_CI.keys() == {*installed[1].split()}
 
 
 def test_make_help_says_where_to_start_and_lists_every_target() -> None:
