@@ -42,7 +42,7 @@ from shared.peer_calls.request_signing import (
     RequestVerifier,
     VerifiedRequest,
 )
-from shared.request_trace import TRACE_HEADER, TRACE_MAX, current_trace
+from shared.request_trace import TRACE_HEADER, TRACE_MAX
 from shared.roles import Role
 from shared.units import MIB
 from shared.web.http_edge import problem_of_status
@@ -50,7 +50,7 @@ from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
 from shared.web.request_metrics import problem_counts, request_metrics
-from shared.web.tracing import active_tracing
+from shared.web.tracing import working_for
 
 logger = structlog.get_logger(__name__)
 
@@ -331,20 +331,9 @@ class _InternalOnly:
             return
         send = _AuthenticatedAnswer(send, request, is_head=scope["method"] == "HEAD").send
         scope[CALLER] = request.caller
-        if (trace := headers.get(_TRACE)) is None:
-            current_trace.set("")  # a pipelined request begins in the context of the one before
+        trace = headers.get(_TRACE, b"").decode("latin-1")[:TRACE_MAX]
+        with working_for(trace, scope["method"]):
             await self._answer(scope, receive, send, headers)
-            return
-        # Of this task alone: it ends with the request.
-        current_trace.set(text := trace.decode("latin-1")[:TRACE_MAX])
-        if (tracing := active_tracing()) is None:
-            await self._answer(scope, receive, send, headers)
-            return
-        span = tracing.begin(scope["method"], text)
-        try:
-            await self._answer(scope, receive, send, headers)
-        finally:
-            span.end()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
         """A request whose sender is known."""

@@ -7,8 +7,9 @@ Sampling is OpenTelemetry's own (`OTEL_TRACES_SAMPLER`); what the gateway does n
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from shared.request_trace import current_trace, parents, request_ids
 
@@ -46,8 +47,8 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self._trace = trace
 
-    def begin(self, method: str, trace: str) -> RequestSpan:
-        """A span of a request that came with `trace`; what is done until `end` is done under it."""
+    def begin(self, method: str, trace: str) -> AbstractContextManager[object]:
+        """A span of a request that came with `trace`; what is done in its block is done under it."""
         contexts = [self._propagator.extract({"traceparent": parent}) for parent in parents(trace)[:_LINKS_MAX]]
         links = [self._trace.Link(self._trace.get_current_span(context).get_span_context()) for context in contexts[1:]]
         ids = request_ids(trace)
@@ -63,7 +64,7 @@ class Tracing:
         own = f"{ids[0] if ids else ''};{carrier['traceparent']}"
         current_trace.set(",".join([own, *ids[1:]]))
         _span.set(span)
-        return RequestSpan(span)
+        return _RequestSpan(span)
 
     def answered(
         self, method: str, handler: str, status: int, *, duration_s: float, received_bytes: int, sent_bytes: int
@@ -91,26 +92,42 @@ class Tracing:
         self._provider.shutdown()
 
 
-class RequestSpan(NamedTuple):
-    """One span under way."""
+class _RequestSpan:
+    """One span, until its block ends."""
 
-    span: Span
+    def __init__(self, span: Span) -> None:
+        self._span = span
 
-    def end(self) -> None:
-        """The request was answered."""
-        self.span.end()
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._span.end()
 
 
 _span: ContextVar[Span | None] = ContextVar("span", default=None)
+_NO_SPAN: Final = nullcontext()
 
 
 class _Active:
     tracing: Tracing | None = None
 
 
-def active_tracing() -> Tracing | None:
-    """That of this process; None where no collector is named."""
-    return _Active.tracing
+def working_for(
+    trace: str, method: str, client_headers: Iterable[tuple[bytes, bytes]] = ()
+) -> AbstractContextManager[object]:
+    """The running task, which is a request's alone, works for `trace` from here on, and in the block under a span of its own.
+
+    Without a trace, or where no collector is named, there is no span.
+
+    Args:
+        client_headers: of a client's request, which may name a span of the client.
+    """
+    # Also where it is empty: a pipelined request begins in the context of the one before.
+    current_trace.set(trace)
+    if _Active.tracing is None or not trace:
+        return _NO_SPAN
+    return _Active.tracing.begin(method, trace_of_client(trace, client_headers))
 
 
 def start_tracing(endpoint: str, service: str, node_id: str) -> Tracing:

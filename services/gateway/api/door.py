@@ -31,8 +31,7 @@ from services.gateway.api.problems import problem_answer
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import FileName
 from shared.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, TrivetError
-from shared.request_trace import current_trace
-from shared.web.tracing import active_tracing, trace_of_client
+from shared.web.tracing import working_for
 
 Marks = Callable[[Scope], RawHeaders]
 """What every answer of the listener carries, refusals included."""
@@ -88,21 +87,10 @@ class Door:
             scope = {**scope, "query_string": head.link.rest}
         token = access.access_context.set(context)
         try:
-            await self._answer(context, scope, receive, send)
+            with working_for(context.request_id, scope["method"], scope["headers"]):
+                await self._app(scope, receive, send)
         finally:
             access.access_context.reset(token)
-
-    async def _answer(self, context: AccessContext, scope: Scope, receive: Receive, send: Send) -> None:
-        # Of this task alone, which is the request's.
-        current_trace.set(context.request_id)
-        if (tracing := active_tracing()) is None:
-            await self._app(scope, receive, send)
-            return
-        span = tracing.begin(scope["method"], trace_of_client(context.request_id, scope["headers"]))
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            span.end()
 
     async def _admitted(self, scope: Scope, head: _Head, rule: Rule | None) -> AccessContext:
         """Whom the request is made by.

@@ -39,10 +39,9 @@ from services.gateway.s3.targets import target_of
 from services.gateway.s3.xml_errors import s3_error_of, send_error
 from shared.contracts.access import ANONYMOUS
 from shared.errors import TrivetError
-from shared.request_trace import current_trace
 from shared.web.http_exchange import exchange_of
 from shared.web.request_metrics import RequestMetrics
-from shared.web.tracing import active_tracing, trace_of_client
+from shared.web.tracing import working_for
 
 logger = structlog.get_logger(__name__)
 
@@ -87,25 +86,19 @@ class S3App:
             receive, send = body.receive, body.send
         answer = _Answer(send)
         call = _Incoming(scope, receive, answer.send, fields_of(scope), self._answer_headers())
-        current_trace.set(call.answer_headers["x-amz-request-id"])
-        tracing = active_tracing()
-        span = None
-        if tracing is not None:
-            span = tracing.begin(scope["method"], trace_of_client(current_trace.get(), scope["headers"]))
-        began_s = time.perf_counter()
-        try:
-            await self._answer(call, answer)
-        finally:
-            self._metrics.record(
-                scope["method"],
-                NO_OPERATION if call.operation is None else f"s3:{call.operation.name}",
-                answer.status,
-                time.perf_counter() - began_s,
-                received_bytes=int(call.headers.get("content-length", 0)),
-                sent_bytes=answer.content_length_bytes,
-            )
-            if span is not None:
-                span.end()
+        with working_for(call.answer_headers["x-amz-request-id"], scope["method"], scope["headers"]):
+            began_s = time.perf_counter()
+            try:
+                await self._answer(call, answer)
+            finally:
+                self._metrics.record(
+                    scope["method"],
+                    NO_OPERATION if call.operation is None else f"s3:{call.operation.name}",
+                    answer.status,
+                    time.perf_counter() - began_s,
+                    received_bytes=int(call.headers.get("content-length", 0)),
+                    sent_bytes=answer.content_length_bytes,
+                )
 
     def _answer_headers(self) -> dict[str, str]:
         self._last_id = (self._last_id + 1) & _ID_MASK

@@ -8,7 +8,7 @@ import sys
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from shared.request_trace import current_trace, parents, request_ids
-from shared.web.tracing import Tracing, active_tracing, trace_of_client
+from shared.web.tracing import Tracing, trace_of_client, working_for
 
 
 def test_without_a_collector_nothing_is_imported() -> None:
@@ -16,7 +16,16 @@ def test_without_a_collector_nothing_is_imported() -> None:
     look = "import services.gateway.main, sys; print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])"
     found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout == "[]\n"
-    assert active_tracing() is None
+
+
+def test_without_a_collector_a_request_has_its_trace_and_no_span() -> None:
+    """A request without one has none either, whatever the one before it in the same context had."""
+    token = current_trace.set("")
+    with working_for("a", "GET", [(b"traceparent", b"00-1-2-01")]):
+        assert current_trace.get() == "a"
+    with working_for("", "GET"):
+        assert current_trace.get() == ""
+    current_trace.reset(token)
 
 
 def test_a_call_shared_by_two_requests_is_below_the_first_and_linked_to_the_other() -> None:
@@ -25,10 +34,9 @@ def test_a_call_shared_by_two_requests_is_below_the_first_and_linked_to_the_othe
     tracing = Tracing("storage", "s", exporter)
     first, second = f"00-{'1' * 32}-{'2' * 16}-01", f"00-{'3' * 32}-{'4' * 16}-01"
     token = current_trace.set("")
-    span = tracing.begin("POST", f"a;{first},b;{second}")
-    further = current_trace.get()
-    tracing.answered("POST", "/v1/chunks/batch", 503, duration_s=0.1, received_bytes=1, sent_bytes=2)
-    span.end()
+    with tracing.begin("POST", f"a;{first},b;{second}"):
+        further = current_trace.get()
+        tracing.answered("POST", "/v1/chunks/batch", 503, duration_s=0.1, received_bytes=1, sent_bytes=2)
     current_trace.reset(token)
     tracing.close()
     (done,) = exporter.get_finished_spans()
