@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +17,45 @@ from services.gateway.cursors import (
     VersionCursor,
 )
 from services.gateway.ports import Metadata
+from services.gateway.semantics.parameters import Parameter, QueryParameters, flag, number, string
 from shared.contracts.access import Identity, ListIdentities
-from shared.contracts.metadata import LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
-from shared.contracts.names import MAX_KEY_BYTES, check_object_key
+from shared.contracts.metadata import DETAILS_LIMIT_MAX, LIST_LIMIT_MAX, Bucket, FilePage, ListBuckets, ListFiles
+from shared.contracts.names import MAX_KEY_BYTES, check_bucket_name, check_object_key
 from shared.contracts.objects import ListVersions, VersionPage
 from shared.contracts.uploads import ListUploads, UploadPage
 from shared.errors import BucketNotFoundError, InvalidRequestError
 
-_LIMIT: Final = re.compile(r"[0-9]{1,4}")
 _MAX_DELIMITER_BYTES: Final = 64
+
+
+def _limit(rows: str) -> Parameter[int, int]:
+    return number("limit", f"Most {rows} of one page.", 1, LIST_LIMIT_MAX, default=LIST_LIMIT_MAX)
+
+
+_LIMIT: Final = _limit("rows")
+_CURSOR: Final = Parameter("cursor", "From the page before.", {"type": "string"}, str, default=None)
+_PREFIX: Final = string("prefix", "Only keys that begin with this.", max_bytes=MAX_KEY_BYTES)
+_DELIMITER: Final = string(
+    "delimiter",
+    "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
+    max_bytes=_MAX_DELIMITER_BYTES,
+    is_filled=True,
+)
+_DETAILS: Final = flag(
+    "details",
+    f"Rows say `digest` and `user_metadata`; a page has at most {DETAILS_LIMIT_MAX}. Needs the right to read all files.",
+)
+_KEY: Final = Parameter(
+    "key", "Only versions of this key.", {"type": "string", "minLength": 1}, check_object_key, default=None
+)
+_UPLOADS_BUCKET: Final = Parameter(
+    "bucket", "Whose uploads.", {"type": "string"}, check_bucket_name, default="", is_required=True
+)
+FILES_QUERY: Final = QueryParameters(_PREFIX, _DELIMITER, _limit("files and prefixes"), _CURSOR, _DETAILS)
+VERSIONS_QUERY: Final = QueryParameters(_PREFIX, _KEY, _DELIMITER, _limit("versions and prefixes"), _CURSOR)
+UPLOADS_QUERY: Final = QueryParameters(_UPLOADS_BUCKET, _PREFIX, _DELIMITER, _limit("uploads and prefixes"), _CURSOR)
+BUCKETS_QUERY: Final = QueryParameters(_limit("buckets"), _CURSOR)
+IDENTITIES_QUERY: Final = QueryParameters(_limit("identities"), _CURSOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +137,7 @@ class Listings:
             CursorExpiredError: the cursor is from another cluster.
         """
         after = self._opened(values["cursor"], BucketCursor).after if "cursor" in values else None
-        answer, context = await self._metadata.read(ListBuckets(limit=_limit(values.get("limit")), after=after))
+        answer, context = await self._metadata.read(ListBuckets(limit=_LIMIT.of(values), after=after))
         cursor = self._sealed(BucketCursor(answer.buckets[-1].name)) if answer.has_more else None
         return BucketPage(answer.buckets, cursor, context.log_index)
 
@@ -132,8 +161,8 @@ class Listings:
             cursor = self._sealed(VersionCursor(bucket, *place))
         return VersionListPage(answer, cursor, context.log_index)
 
-    async def uploads(self, bucket: str, values: dict[str, str]) -> UploadListPage:
-        """One page of the uploads under way in `bucket`: keys in UTF-8 byte order, those of a key as they began.
+    async def uploads(self, values: dict[str, str]) -> UploadListPage:
+        """One page of the uploads under way in a bucket: keys in UTF-8 byte order, those of a key as they began.
 
         Later pages show the bucket as it is by then.
 
@@ -142,7 +171,8 @@ class Listings:
             BucketNotFoundError: there is no such bucket.
             CursorExpiredError: the cursor is from another cluster.
         """
-        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
+        bucket, limit = _UPLOADS_BUCKET.of(values), _LIMIT.of(values)
+        prefix, delimiter = _PREFIX.of(values), _DELIMITER.of(values)
         query = ListUploads(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit)
         if "cursor" in values:
             after = self._opened(values["cursor"], UploadCursor)
@@ -167,7 +197,7 @@ class Listings:
             CursorExpiredError: the cursor is from another cluster.
         """
         after = self._opened(values["cursor"], IdentityCursor).after if "cursor" in values else None
-        answer, _ = await self._metadata.read(ListIdentities(limit=_limit(values.get("limit")), after=after))
+        answer, _ = await self._metadata.read(ListIdentities(limit=_LIMIT.of(values), after=after))
         cursor = self._sealed(IdentityCursor(answer.identities[-1].id)) if answer.has_more else None
         return IdentityListPage(answer.identities, cursor)
 
@@ -178,8 +208,8 @@ class Listings:
         return self._sealer.open(text, kind, acting_principal())
 
     def _versions_query(self, bucket: str, values: dict[str, str]) -> ListVersions:
-        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
-        key = None if "key" not in values else check_object_key(values["key"])
+        prefix, delimiter = _PREFIX.of(values), _DELIMITER.of(values)
+        key, limit = _KEY.of(values), _LIMIT.of(values)
         if key is not None and (prefix is not None or delimiter is not None):
             raise InvalidRequestError("A list of one key has no prefix and no delimiter.", parameter="key")
         if "cursor" not in values:
@@ -199,8 +229,9 @@ class Listings:
         )
 
     def _query(self, bucket: str, values: dict[str, str]) -> ListFiles:
-        limit, (prefix, delimiter) = _limit(values.get("limit")), _prefix_and_delimiter(values)
-        details = _flag(values, "details")
+        prefix, delimiter, limit = _PREFIX.of(values), _DELIMITER.of(values), _LIMIT.of(values)
+        # True or None: members before entries of version 4 know no such field.
+        details = _DETAILS.of(values) or None
         if "cursor" not in values:
             return ListFiles(bucket=bucket, prefix=prefix or "", delimiter=delimiter, limit=limit, details=details)
         cursor = self._opened(values["cursor"], Cursor)
@@ -217,28 +248,6 @@ class Listings:
         )
 
 
-def _flag(values: dict[str, str], name: str) -> bool | None:
-    """True or None, for members before entries of version 4 know no such field."""
-    value = values.get(name, "false")
-    if value not in {"true", "false"}:
-        raise InvalidRequestError(f"{name} is true or false.", parameter=name)
-    return True if value == "true" else None
-
-
-def _limit(value: str | None) -> int:
-    if value is None:
-        return LIST_LIMIT_MAX
-    if not _LIMIT.fullmatch(value) or not 1 <= int(value) <= LIST_LIMIT_MAX:
-        raise InvalidRequestError(f"limit is a number from 1 to {LIST_LIMIT_MAX}.", parameter="limit")
-    return int(value)
-
-
-def _prefix_and_delimiter(values: dict[str, str]) -> tuple[str | None, str | None]:
-    if values.get("delimiter") == "":
-        raise InvalidRequestError("The delimiter is not empty.", parameter="delimiter")
-    return _text(values, "prefix", MAX_KEY_BYTES), _text(values, "delimiter", _MAX_DELIMITER_BYTES)
-
-
 def _check_cursor(
     cursor: Cursor | VersionCursor | UploadCursor, bucket: str, prefix: str | None, delimiter: str | None
 ) -> None:
@@ -249,10 +258,3 @@ def _check_cursor(
 
 def _other_list() -> InvalidRequestError:
     return InvalidRequestError("The cursor belongs to another list.", parameter="cursor")
-
-
-def _text(values: dict[str, str], name: str, limit_bytes: int) -> str | None:
-    value = values.get(name)
-    if value is not None and (len(value.encode()) > limit_bytes or "\0" in value):
-        raise InvalidRequestError(f"{name} has at most {limit_bytes} bytes of UTF-8 without NUL.", parameter=name)
-    return value

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.api.models import BackupBegin, BackupInfo, BackupList, BackupRenewal
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import NO_QUERY, json_body
+from services.gateway.api.requests import NO_QUERY, described_body, json_body
 from services.gateway.api.services import RunningGateway
-
-_BEGIN_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": BackupBegin.model_json_schema()}},
-    }
-}
-_RENEWAL_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": BackupRenewal.model_json_schema()}},
-    }
-}
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -35,7 +20,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         status_code=201,
         responses=problems(400, 401, 403, 409, 413, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=_BEGIN_BODY,
+        openapi_extra=described_body(BackupBegin),
     )
     async def begin_backup(request: Request) -> BackupInfo:
         """Keeps every chunk that is referenced now until the backup ends or its lease runs out; copies nothing.
@@ -61,7 +46,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         summary="Renew the lease of a backup",
         responses=problems(400, 401, 403, 404, 413, 503, about="backups"),
         dependencies=[NO_QUERY],
-        openapi_extra=_RENEWAL_BODY,
+        openapi_extra=described_body(BackupRenewal),
     )
     async def renew_backup(request: Request, backup_id: str) -> BackupInfo:
         """404 when it ran out: what is copied from then on may lack chunks. Needs `cluster-admin`."""

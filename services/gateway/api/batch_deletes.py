@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from services.gateway.api.file_descriptions import header_parameters
 from services.gateway.api.object_models import BATCH_MAX_BYTES, BatchDeleted, BatchDeleteRequest
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import NO_QUERY, described_body, fields_of, large_json_body, refuse_conditions
 from services.gateway.api.services import RunningGateway
-from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.semantics.parameters import described
+from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -20,7 +20,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         "/batch-delete",
         summary="Delete many files",
         responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="batches"),
-        openapi_extra={"parameters": header_parameters(("Idempotency-Key",))} | described_body(BatchDeleteRequest),
+        openapi_extra=described(IDEMPOTENCY_KEY) | described_body(BatchDeleteRequest),
     )
     async def batch_delete(request: Request) -> BatchDeleted:
         """At most 1,000, each of which is deleted or says why not; a file that is absent counts as deleted.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request
 
-from services.gateway.api.buckets import BUCKET_PARAMETER, CURSOR_PARAMETER, limit_parameter, query_parameter
-from services.gateway.api.file_descriptions import header_parameters
 from services.gateway.api.object_models import SettingsAnswer, SettingsRequest, VersionList
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import described_body, fields_of, json_body, refuse_conditions, refuse_query
 from services.gateway.api.services import RunningGateway
-from services.gateway.semantics.raw_names import VERSIONS_PREFIX, bucket_name, query_values, settings_bucket_name
-from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.listings import VERSIONS_QUERY
+from services.gateway.semantics.parameters import described
+from services.gateway.semantics.raw_names import BUCKET, VERSIONS_PREFIX, bucket_name, settings_bucket_name
+from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
 from shared.contracts.objects import BucketSettings
 
 _SETTINGS: Final = "/buckets/{bucket}/settings"
 _VERSIONS: Final = "/versions/{bucket}"
-_LIST_PARAMETERS: Final = frozenset({"prefix", "key", "delimiter", "limit", "cursor"})
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -29,7 +28,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         _SETTINGS,
         summary="Read the settings of a bucket",
         responses=problems(400, 404, 503, about="buckets"),
-        openapi_extra={"parameters": [BUCKET_PARAMETER]},
+        openapi_extra=described(BUCKET),
     )
     async def get_settings(request: Request) -> SettingsAnswer:
         """Those that were never set are shown as they are by default; `usage` says how much there is in the bucket."""
@@ -41,8 +40,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         _SETTINGS,
         summary="Replace the settings of a bucket",
         responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="settings"),
-        openapi_extra={"parameters": [BUCKET_PARAMETER, *header_parameters(("Idempotency-Key",))]}
-        | described_body(SettingsRequest),
+        openapi_extra=described(BUCKET, IDEMPOTENCY_KEY) | described_body(SettingsRequest),
     )
     async def put_settings(request: Request) -> SettingsAnswer:
         """All of them at once. Versions that were once switched on can be suspended, and never switched off.
@@ -65,7 +63,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         _VERSIONS,
         summary="List versions",
         responses=problems(400, 404, 410, 503, about="buckets"),
-        openapi_extra=_LIST,
+        openapi_extra=described(BUCKET, VERSIONS_QUERY),
     )
     async def list_versions(request: Request) -> VersionList:
         """One page, keys in UTF-8 byte order and the newest version of a key first, delete markers with them.
@@ -73,23 +71,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         Of a bucket that keeps no versions these are the files. Each page shows the bucket as it is by then.
         """
         bucket = bucket_name(request.scope["raw_path"], VERSIONS_PREFIX)
-        values = query_values(request.scope["query_string"], _LIST_PARAMETERS)
+        values = VERSIONS_QUERY.values(request.scope["query_string"])
         return VersionList.of(await gateway.services.listings.versions(bucket, values))
 
     return router
-
-
-_LIST: Final[dict[str, Any]] = {
-    "parameters": [
-        BUCKET_PARAMETER,
-        query_parameter("prefix", "Only keys that begin with this.", {"type": "string"}),
-        query_parameter("key", "Only versions of this key.", {"type": "string", "minLength": 1}),
-        query_parameter(
-            "delimiter",
-            "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
-            {"type": "string", "minLength": 1},
-        ),
-        limit_parameter("versions and prefixes"),
-        CURSOR_PARAMETER,
-    ]
-}

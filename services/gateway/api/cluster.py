@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -16,11 +16,17 @@ from services.gateway.api.models import (
     TimeNow,
 )
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import NO_QUERY, json_body, refuse_query
+from services.gateway.api.requests import NO_QUERY, described_body, json_body, refuse_query
 from services.gateway.api.services import RunningGateway
-from services.gateway.semantics.raw_names import query_values
+from services.gateway.semantics.parameters import QueryParameters, described, flag
 from shared.contracts.cluster import NodeState
-from shared.errors import InvalidRequestError
+
+_LOST: Final = flag(
+    "lost",
+    "The node will never come back: remove it at once and restore its chunks from the others. Refused while it is heard of, "
+    "and while no other node is live.",
+)
+_REMOVAL_QUERY: Final = QueryParameters(_LOST)
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -52,7 +58,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             **problems(400, 401, 403, 413, 503, about="cluster"),
         },
         dependencies=[NO_QUERY],
-        openapi_extra=_ADMISSION_BODY,
+        openapi_extra=described_body(NodeAdmission),
     )
     async def admit_node(request: Request, response: Response) -> NodeAdmitted:
         """By id; the node dials in by itself. Needs `cluster-admin`."""
@@ -72,7 +78,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
             200: {"model": NodeRemoved, "description": "Removed: it is lost, or it never dialled in."},
             **problems(400, 401, 403, 404, 409, 503, about="nodes"),
         },
-        openapi_extra=_REMOVAL,
+        openapi_extra=described(_REMOVAL_QUERY),
     )
     async def remove_node(request: Request, response: Response, node_id: str) -> NodeRemoved | NodeDraining:
         """Drains it: the others take over its chunks, then it leaves the cluster by itself, and a call is 404.
@@ -80,11 +86,9 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         Repeating the call says how far it is. Refused when fewer nodes would be left than a chunk has replicas, and while
         another node drains. Needs `cluster-admin`.
         """
-        lost = query_values(request.scope["query_string"], frozenset({"lost"})).get("lost", "false")
-        if lost not in {"true", "false"}:
-            raise InvalidRequestError("lost is true or false.", parameter="lost")
+        is_lost = _LOST.of(_REMOVAL_QUERY.values(request.scope["query_string"]))
         admin = gateway.services.admin
-        removal = await (admin.remove_lost(node_id) if lost == "true" else admin.drain(node_id))
+        removal = await (admin.remove_lost(node_id) if is_lost else admin.drain(node_id))
         if removal.draining_since is None:
             response.status_code = 200
             return NodeRemoved(id=node_id, chunks_at_risk=removal.chunks_at_risk)
@@ -100,7 +104,7 @@ def create_admin_router(gateway: RunningGateway) -> APIRouter:
         summary="Replace a lost storage node by another one",
         responses=problems(400, 401, 403, 404, 409, 413, 503, about="nodes"),
         dependencies=[NO_QUERY],
-        openapi_extra=_ADMISSION_BODY,
+        openapi_extra=described_body(NodeAdmission),
     )
     async def replace_node(request: Request, node_id: str) -> NodeRemoved:
         """Admits the node of the body, which dials in by itself, and removes the one of the path, which never comes back.
@@ -172,22 +176,3 @@ def create_time_router(gateway: RunningGateway) -> APIRouter:
         return TimeNow.of(gateway.services.clock.stamp())
 
     return router
-
-
-_ADMISSION_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": NodeAdmission.model_json_schema()}},
-    }
-}
-_REMOVAL: Final[dict[str, Any]] = {
-    "parameters": [
-        {
-            "name": "lost",
-            "in": "query",
-            "description": "The node will never come back: remove it at once and restore its chunks from the others. Refused "
-            "while it is heard of, and while no other node is live.",
-            "schema": {"type": "boolean", "default": False},
-        }
-    ]
-}

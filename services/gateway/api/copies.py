@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.file_descriptions import CHANGE_PARAMETERS, VERSION_HEADERS, header_parameters
 from services.gateway.api.object_models import CopyReceipt, CopyRequest, RenameRequest, RestoreRequest
 from services.gateway.api.problems import Responses, problems
 from services.gateway.api.requests import NO_QUERY, described_body, fields_of, json_body
 from services.gateway.api.services import RunningGateway
 from services.gateway.objects.copies import Copied, CopySource, CopyTarget
-from services.gateway.semantics.conditions import write_preconditions
-from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.semantics.conditions import WRITE_CONDITIONS, write_preconditions
+from services.gateway.semantics.file_headers import PUBLISHED
+from services.gateway.semantics.parameters import described
+from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
 from shared.contracts.base import WireModel
 
-_PARAMETERS: dict[str, Any] = {"parameters": header_parameters(CHANGE_PARAMETERS)}
+_PARAMETERS: Final[dict[str, Any]] = described(*WRITE_CONDITIONS, IDEMPOTENCY_KEY)
 _ANSWERS: Responses = {
-    201: {"description": "Created; the same bytes, under another name.", "headers": VERSION_HEADERS},
-    200: {"model": CopyReceipt, "description": "Replaced what was there.", "headers": VERSION_HEADERS},
+    201: {"description": "Created; the same bytes, under another name.", "headers": PUBLISHED},
+    200: {"model": CopyReceipt, "description": "Replaced what was there.", "headers": PUBLISHED},
     **problems(400, 403, 404, 408, 409, 412, 413, 422, 503, about="copies"),
 }
 

@@ -25,12 +25,13 @@ from services.gateway.api.requests import (
     requested_version,
 )
 from services.gateway.api.services import RunningGateway, Services
+from services.gateway.listings import FILES_QUERY
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import requested_spans
 from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
 from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
-from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, file_name, query_values
+from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, file_name
 from services.gateway.transfers.admission import SMALL_BYTES, Client
 from services.gateway.transfers.idempotency import IdempotencyKey
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
@@ -41,11 +42,9 @@ from shared.web.http_exchange import exchange_of
 
 logger = structlog.get_logger(__name__)
 
-# The names come from the raw path (`raw_names`), so the routes do not declare them; `file_descriptions` tells OpenAPI.
+# The names come from the raw path (`raw_names`), so the routes do not declare them.
 FILE_PATH: Final = "/files/{bucket}/{key:any}"
 BUCKET_PATH: Final = "/files/{bucket}"
-
-_LIST_PARAMETERS: Final = frozenset({"prefix", "delimiter", "limit", "cursor", "details"})
 
 
 class FileCalls:
@@ -154,7 +153,7 @@ class FileCalls:
     async def list_files(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:  # noqa: ARG002 ASGI
         """One page of a bucket."""
         bucket = bucket_name(scope["raw_path"], FILES_PREFIX)
-        values = query_values(scope["query_string"], _LIST_PARAMETERS)
+        values = FILES_QUERY.values(scope["query_string"])
         page = await self._gateway.services.listings.page(bucket, values)
         await send_json(send, 200, file_list_json(page))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.types import Receive, Send
 
@@ -14,7 +15,26 @@ from services.gateway.api.client_connection import while_connected
 from services.gateway.api.range_parts import RangeParts, content_range
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.byte_ranges import ByteSpan
+from services.gateway.semantics.parameters import answer_header
 from services.gateway.transfers.downloads import ConfirmedReplicas, Downloads, FoundFile
+
+CONFIRMED: Final = {
+    "X-Trivet-Replicas-Confirmed": answer_header(
+        "Proved replicas of the weakest chunk looked at. Of HEAD: only where the request has X-Trivet-Read-Quorum.", "3"
+    )
+}
+STREAM: Final = CONFIRMED | {
+    "X-Trivet-Confirmation-Age": answer_header(
+        (
+            "Of GET: the age in seconds, rounded up, of the oldest confirmation that counts in X-Trivet-Replicas-Confirmed; "
+            "0 when every replica was asked for this answer, as with X-Trivet-Read-Quorum."
+        ),
+        "41",
+    ),
+}
+RANGE: Final = {
+    "Content-Range": answer_header("Of a single range: which bytes, of how many.", "bytes 0-99/1048576"),
+}
 
 
 class FileStream:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from services.gateway.access.context import current_access
-from services.gateway.api.buckets import CURSOR_PARAMETER, limit_parameter
 from services.gateway.api.identity_models import (
     CallerInfo,
     IdentityChange,
@@ -25,13 +24,12 @@ from services.gateway.api.identity_models import (
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import NO_QUERY, described_body, json_body, refuse_query
 from services.gateway.api.services import RunningGateway
-from services.gateway.semantics.raw_names import query_values
+from services.gateway.listings import IDENTITIES_QUERY
+from services.gateway.semantics.parameters import described
 
 _IDENTITY: Final = "/identities/{identity}"
 _KEYS: Final = "/identities/{identity}/keys"
 _KEY: Final = "/keys/{key}"
-_LIST_PARAMETERS: Final = frozenset({"limit", "cursor"})
-_LIST: Final[dict[str, Any]] = {"parameters": [limit_parameter("identities"), CURSOR_PARAMETER]}
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -79,11 +77,11 @@ def _add_identities(router: APIRouter, gateway: RunningGateway) -> None:
         "/identities",
         summary="List identities",
         responses=problems(400, 401, 403, 410, 503, about="identities"),
-        openapi_extra=_LIST,
+        openapi_extra=described(IDENTITIES_QUERY),
     )
     async def list_identities(request: Request) -> IdentityList:
         """One page, by id. Later pages show the identities as they are by then."""
-        values = query_values(request.scope["query_string"], _LIST_PARAMETERS)
+        values = IDENTITIES_QUERY.values(request.scope["query_string"])
         return IdentityList.of(await gateway.services.listings.identities(values))
 
     @router.get(

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Scope
 
 from services.gateway.api.requests import recorded_version
+from services.gateway.semantics.parameters import answer_header
 from shared.errors import (
     AccessDeniedError,
     BackupNotFoundError,
@@ -240,29 +241,27 @@ _SUBJECTS: Final[dict[type[TrivetError], set[Subject]]] = {
 }
 """Where only some routes raise an error."""
 
-
-def header(description: str, example: str) -> dict[str, Any]:
-    """A header of an answer."""
-    return {"description": description, "schema": {"type": "string"}, "example": example}
-
-
-_RETRY_AFTER: Final = {"Retry-After": header("Seconds after which a retry makes sense.", "1")}
-_VERSION: Final = {"X-Trivet-Version": header("Of an answer about a file: log index that last changed this key.", "17")}
-_MARKER: Final = {"X-Trivet-Delete-Marker": header("`true` where a delete marker is the answer.", "true")}
+_RETRY_AFTER: Final = {"Retry-After": answer_header("Seconds after which a retry makes sense.", "1")}
+_VERSION: Final = {
+    "X-Trivet-Version": answer_header("Of an answer about a file: log index that last changed this key.", "17")
+}
+_MARKER: Final = {"X-Trivet-Delete-Marker": answer_header("`true` where a delete marker is the answer.", "true")}
 _HEADERS: Final = {
-    401: {"WWW-Authenticate": header("How to authenticate.", 'Bearer realm="trivet"')},
+    401: {"WWW-Authenticate": answer_header("How to authenticate.", 'Bearer realm="trivet"')},
     404: _VERSION
     | _MARKER
     | {
-        "X-Trivet-Horizon": header(
+        "X-Trivet-Horizon": answer_header(
             "Of a file that is absent: deletions at or below this log index are forgotten, and X-Trivet-Version is then 0.",
             "900",
         )
     },
-    405: {"Allow": header("What can be done with it.", "DELETE"), **_MARKER} | _VERSION,
-    409: {"Retry-After": header("Of `request_in_progress`: seconds until the first request may have ended.", "1")},
+    405: {"Allow": answer_header("What can be done with it.", "DELETE"), **_MARKER} | _VERSION,
+    409: {
+        "Retry-After": answer_header("Of `request_in_progress`: seconds until the first request may have ended.", "1")
+    },
     412: _VERSION,
-    416: _VERSION | {"Content-Range": header("The size of the file.", "bytes */10")},
+    416: _VERSION | {"Content-Range": answer_header("The size of the file.", "bytes */10")},
     503: _RETRY_AFTER,
 }
 

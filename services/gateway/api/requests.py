@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -16,14 +15,8 @@ from services.gateway.access.context import known_access
 from services.gateway.api.client_connection import body_of
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.conditions import WRITE_CONDITIONS
-from services.gateway.semantics.raw_names import (
-    BUCKETS_PREFIX,
-    FILES_PREFIX,
-    FileName,
-    bucket_name,
-    file_name,
-    query_values,
-)
+from services.gateway.semantics.parameters import QueryParameters, number
+from services.gateway.semantics.raw_names import BUCKETS_PREFIX, FILES_PREFIX, FileName, bucket_name, file_name
 from services.gateway.transfers.admission import Admission, Client
 from services.gateway.transfers.chunking import PacedBody
 from shared.errors import InvalidRequestError, PayloadTooLargeError
@@ -39,17 +32,14 @@ _WHERE_MAX: Final = 200
 
 _BUDGET_WAIT_S: Final = 1.0
 _FILE_VERSION: Final = "file_version"
-_VERSION: Final = re.compile(r"[0-9]{1,19}")
-_VERSION_LIMIT: Final = 1 << 63
-_VERSION_PARAMETERS: Final = frozenset({"version"})
+_VERSION_MAX: Final = (1 << 63) - 1
 _NO_QUERY: Final = "This path takes no query; a '?' in a key is written as %3F."
 
-IDEMPOTENCY_KEY_DESCRIPTION: Final = (
-    "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once: once the change succeeded, or "
-    "the log refused it for good (404, 409, 412), the repeat gets that answer again. What was refused before it reached "
-    "the log, or may succeed at the next try, is tried again. A repeat that asks for something else is 422, and one while "
-    "the first is still running is 409."
+_VERSION: Final = number(
+    "version", "Of the version that is meant; without it the current one.", 1, _VERSION_MAX, default=None
 )
+VERSION_QUERY: Final = QueryParameters(_VERSION)
+"""What `requested_version` reads."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -90,12 +80,7 @@ def requested_version(scope: Scope) -> int | None:
         raise InvalidRequestError(_NO_QUERY)
     if not scope["query_string"]:
         return None
-    value = query_values(scope["query_string"], _VERSION_PARAMETERS).get("version")
-    if value is None:
-        return None
-    if not _VERSION.fullmatch(value) or not 1 <= int(value) < _VERSION_LIMIT:
-        raise InvalidRequestError("version is the number of a version.", parameter="version")
-    return int(value)
+    return _VERSION.of(VERSION_QUERY.values(scope["query_string"]))
 
 
 def requested_bucket(scope: Scope) -> str:
@@ -126,9 +111,9 @@ def refuse_conditions(fields: Fields) -> None:
     Raises:
         InvalidRequestError: there is one.
     """
-    for name in WRITE_CONDITIONS:
-        if name in fields:
-            raise InvalidRequestError("This call takes no conditions.", header=name)
+    for condition in WRITE_CONDITIONS:
+        if condition.field in fields:
+            raise InvalidRequestError("This call takes no conditions.", header=condition.field)
 
 
 def client_of(scope: Scope) -> Client:
@@ -149,9 +134,14 @@ def recorded_version(scope: Scope) -> int | None:
     return version
 
 
-def quorums_of(fields: Fields, defaults: Quorums) -> Quorums:
-    """The quorums that a request asks for."""
-    return defaults.for_request(fields.get("x-trivet-write-quorum"), fields.get("x-trivet-read-quorum"))
+def write_quorums(fields: Fields, defaults: Quorums) -> Quorums:
+    """With the W that a change asks for. Raises InvalidRequestError."""
+    return defaults.for_request(fields.get("x-trivet-write-quorum"), None)
+
+
+def read_quorums(fields: Fields, defaults: Quorums) -> Quorums:
+    """With the R that a read asks for. Raises InvalidRequestError."""
+    return defaults.for_request(None, fields.get("x-trivet-read-quorum"))
 
 
 async def json_body(request: Request, model: type[ModelT]) -> ModelT:
@@ -211,6 +201,17 @@ async def _bounded_body(pieces: AsyncIterable[bytes], max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
     return bytes(body)
+
+
+BINARY: Final = {"type": "string", "format": "binary"}
+BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "description": "The bytes of the file, as they are; they are kept as they come, whatever Content-Encoding says.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": BINARY}},
+    }
+}
+"""What OpenAPI says of a route that stores its body."""
 
 
 def described_body(model: type[BaseModel]) -> dict[str, Any]:

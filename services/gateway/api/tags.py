@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Scope
 
-from services.gateway.api.file_descriptions import NAME_PARAMETERS, VERSION_PARAMETER, header_parameters
 from services.gateway.api.object_models import TagsAnswer, TagsRequest
 from services.gateway.api.problems import problems
-from services.gateway.api.requests import described_body, fields_of, json_body, refuse_conditions, requested_version
+from services.gateway.api.requests import (
+    VERSION_QUERY,
+    described_body,
+    fields_of,
+    json_body,
+    refuse_conditions,
+    requested_version,
+)
 from services.gateway.api.services import RunningGateway
-from services.gateway.semantics.raw_names import TAGS_PREFIX, FileName, file_name
-from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.semantics.parameters import described
+from services.gateway.semantics.raw_names import BUCKET, KEY, TAGS_PREFIX, FileName, file_name
+from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
 
-# The names come from the raw path (`raw_names`), so the routes do not declare them; OpenAPI is told below.
+# The names come from the raw path (`raw_names`), so the routes do not declare them.
 _PATH: Final = "/tags/{bucket}/{key:any}"
-_READ: Final[dict[str, Any]] = {"parameters": [*NAME_PARAMETERS, VERSION_PARAMETER]}
-_CHANGE: Final[dict[str, Any]] = {"parameters": [*_READ["parameters"], *header_parameters(("Idempotency-Key",))]}
+_READ: Final = (BUCKET, KEY, VERSION_QUERY)
+_CHANGE: Final = (*_READ, IDEMPOTENCY_KEY)
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -29,7 +36,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         _PATH,
         summary="Read the tags of a file",
         responses=problems(400, 404, 503, about="tags"),
-        openapi_extra=_READ,
+        openapi_extra=described(*_READ),
     )
     async def get_tags(request: Request) -> TagsAnswer:
         """Of the current version, or of the one that `version` names."""
@@ -40,7 +47,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         _PATH,
         summary="Replace the tags of a file",
         responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="tags"),
-        openapi_extra=_CHANGE | described_body(TagsRequest),
+        openapi_extra=described(*_CHANGE) | described_body(TagsRequest),
     )
     async def put_tags(request: Request) -> TagsAnswer:
         """All of them at once. The file keeps its version, entity tag and date."""
@@ -55,7 +62,7 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         status_code=204,
         response_class=Response,
         responses=problems(400, 403, 404, 409, 422, 503, about="tags"),
-        openapi_extra=_CHANGE,
+        openapi_extra=described(*_CHANGE),
     )
     async def delete_tags(request: Request) -> Response:
         """All of them. Of a file without tags there is nothing to remove, and the answer is the same."""

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.api.answers import CallResponse, send_json
 from services.gateway.api.client_connection import ClientBody
-from services.gateway.api.file_descriptions import (
-    BODY,
-    CHANGE_PARAMETERS,
-    VERSION_HEADERS,
-    header_parameters,
-)
 from services.gateway.api.models import Receipt, receipt_json
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import (
+    BODY,
     Fields,
     client_of,
     described_body,
     fields_of,
     json_body,
     large_json_body,
-    quorums_of,
     refuse_conditions,
     refuse_query,
+    write_quorums,
 )
 from services.gateway.api.services import RunningGateway
 from services.gateway.api.upload_models import (
@@ -40,61 +34,39 @@ from services.gateway.api.upload_models import (
     UploadToBegin,
     UploadWithParts,
 )
-from services.gateway.semantics.body_digests import BodyDigests
-from services.gateway.semantics.conditions import write_preconditions
-from services.gateway.semantics.raw_names import query_values
-from services.gateway.transfers.idempotency import IdempotencyKey
+from services.gateway.listings import UPLOADS_QUERY
+from services.gateway.replicas.quorum import WRITE_QUORUM
+from services.gateway.semantics.body_digests import DIGESTS, BodyDigests
+from services.gateway.semantics.conditions import WRITE_CONDITIONS, write_preconditions
+from services.gateway.semantics.file_headers import PUBLISHED
+from services.gateway.semantics.parameters import Parameter, QueryParameters, described, number
+from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
 from services.gateway.transfers.multipart import PartRequest
 from services.gateway.transfers.part_publication import UploadId
-from shared.contracts.names import check_bucket_name
 from shared.contracts.uploads import PART_NUMBER_MAX, PARTS_LIMIT_MAX
 from shared.errors import InvalidRequestError
 
 _UPLOAD: Final = "/uploads/{upload_id}"
 _PART: Final = "/uploads/{upload_id}/parts/{number}"
-_NUMBER: Final = re.compile(r"[0-9]{1,5}")
-_PART_HEADERS: Final = ("X-Trivet-Write-Quorum", "Content-Digest", "Content-MD5")
-_PARTS_QUERY: Final = frozenset({"after", "limit"})
-_LIST_QUERY: Final = frozenset({"bucket", "prefix", "delimiter", "limit", "cursor"})
-
-
-def _parameter(
-    name: str, place: str, description: str, schema: dict[str, Any], *, required: bool = False
-) -> dict[str, Any]:
-    required = required or place == "path"
-    return {"name": name, "in": place, "required": required, "description": description, "schema": schema}
-
-
-_UPLOAD_ID: Final = _parameter("upload_id", "path", "From the answer that began the upload.", {"type": "string"})
-_PART_NUMBER: Final = _parameter(
+_UPLOAD_ID: Final = Parameter(
+    "upload_id",
+    "From the answer that began the upload.",
+    {"type": "string"},
+    UploadId.parse,
+    default=None,
+    place="path",
+)
+_NUMBER: Final = number(
     "number",
-    "path",
     "The place of the part among those of the file; numbers may be left out.",
-    {"type": "integer", "minimum": 1, "maximum": PART_NUMBER_MAX},
+    1,
+    PART_NUMBER_MAX,
+    default=None,
+    place="path",
 )
-_PAGE_OF_PARTS: Final = (
-    _parameter("after", "query", "Only parts with a higher number.", {"type": "integer", "minimum": 0, "default": 0}),
-    _parameter(
-        "limit",
-        "query",
-        "Most parts of one page.",
-        {"type": "integer", "minimum": 1, "maximum": PARTS_LIMIT_MAX, "default": PARTS_LIMIT_MAX},
-    ),
-)
-_LIST_PARAMETERS: Final = (
-    _parameter("bucket", "query", "Whose uploads.", {"type": "string"}, required=True),
-    _parameter("prefix", "query", "Only keys that begin with this.", {"type": "string"}),
-    _parameter(
-        "delimiter",
-        "query",
-        "Keys that share everything up to the first delimiter after the prefix are shown as one prefix.",
-        {"type": "string", "minLength": 1},
-    ),
-    _parameter(
-        "limit", "query", "Most uploads and prefixes of one page.", {"type": "integer", "minimum": 1, "maximum": 1000}
-    ),
-    _parameter("cursor", "query", "From the page before.", {"type": "string"}),
-)
+_AFTER: Final = number("after", "Only parts with a higher number.", 0, PART_NUMBER_MAX, default=0)
+_LIMIT: Final = number("limit", "Most parts of one page.", 1, PARTS_LIMIT_MAX, default=PARTS_LIMIT_MAX)
+_PARTS_QUERY: Final = QueryParameters(_AFTER, _LIMIT)
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -112,7 +84,7 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         summary="Begin an upload by parts",
         status_code=201,
         responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="uploads"),
-        openapi_extra={"parameters": header_parameters(("Idempotency-Key",))} | described_body(UploadToBegin),
+        openapi_extra=described(IDEMPOTENCY_KEY) | described_body(UploadToBegin),
     )
     async def begin_upload(request: Request) -> UploadBegun:
         """Parts may then be sent in any order, in parallel, through any gateway. Nothing is visible before it is completed."""
@@ -137,11 +109,11 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         status_code=201,
         response_model=Receipt,
         responses={
-            201: {"description": "Created.", "headers": VERSION_HEADERS},
-            200: {"model": Receipt, "description": "Replaced.", "headers": VERSION_HEADERS},
+            201: {"description": "Created.", "headers": PUBLISHED},
+            200: {"model": Receipt, "description": "Replaced.", "headers": PUBLISHED},
             **problems(400, 403, 404, 408, 409, 412, 413, 422, 503, about="uploads"),
         },
-        openapi_extra={"parameters": [_UPLOAD_ID, *header_parameters(CHANGE_PARAMETERS)]} | described_body(Completion),
+        openapi_extra=described(_UPLOAD_ID, *WRITE_CONDITIONS, IDEMPOTENCY_KEY) | described_body(Completion),
     )
     async def complete_upload(request: Request) -> Response:
         """Joins parts into the file's new version, in one entry and without moving a byte.
@@ -149,7 +121,7 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         The same again gets the same receipt for 7 days.
         """
         refuse_query(request.scope)
-        upload = UploadId.parse(request.path_params["upload_id"])
+        upload = _UPLOAD_ID.read(request.path_params["upload_id"])
         fields = fields_of(request.scope)
         services = gateway.services
         asked = await large_json_body(request, Completion, services.admission, max_bytes=COMPLETION_MAX_BYTES)
@@ -175,14 +147,14 @@ def _add_upload(router: APIRouter, gateway: RunningGateway) -> None:
         status_code=204,
         response_class=Response,
         responses=problems(400, 403, 404, 409, 422, 503, about="uploads"),
-        openapi_extra={"parameters": [_UPLOAD_ID, *header_parameters(("Idempotency-Key",))]},
+        openapi_extra=described(_UPLOAD_ID, IDEMPOTENCY_KEY),
     )
     async def abort_upload(request: Request) -> Response:
         """Its parts are gone, and collected later."""
         refuse_query(request.scope)
         fields = fields_of(request.scope)
         refuse_conditions(fields)
-        upload = UploadId.parse(request.path_params["upload_id"])
+        upload = _UPLOAD_ID.read(request.path_params["upload_id"])
         key = IdempotencyKey.of(fields, method="DELETE", bucket="", key=str(upload))
         await gateway.services.multipart.abort(upload, key)
         return Response(status_code=204)
@@ -194,7 +166,7 @@ def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
         summary="Store a part",
         response_model=PartReceipt,
         responses=problems(400, 403, 404, 408, 409, 413, 503, 507, about="uploads"),
-        openapi_extra={"parameters": [_UPLOAD_ID, _PART_NUMBER, *header_parameters(_PART_HEADERS)]} | BODY,
+        openapi_extra=described(_UPLOAD_ID, _NUMBER, WRITE_QUORUM, *DIGESTS) | BODY,
     )
     async def put_part() -> Response:
         """As a file is stored, durable before the answer. Of several under one number the last one counts.
@@ -209,35 +181,35 @@ def _add_parts(router: APIRouter, gateway: RunningGateway) -> None:
         refuse_conditions(fields)
         if "content-range" in fields:
             raise InvalidRequestError("A part is sent as a whole.", header="Content-Range")
-        number = _part_number(scope["path_params"]["number"])
+        part_number = _NUMBER.read(scope["path_params"]["number"])
         announced_bytes = None if (announced := fields.get("content-length")) is None else int(announced)
         request = PartRequest(
-            upload=UploadId.parse(scope["path_params"]["upload_id"]),
-            number=number,
-            quorums=quorums_of(fields, services.quorums),
+            upload=_UPLOAD_ID.read(scope["path_params"]["upload_id"]),
+            number=part_number,
+            quorums=write_quorums(fields, services.quorums),
             digests=BodyDigests.announced(fields),
             announced_bytes=announced_bytes,
             client=client_of(scope),
         )
         part = await services.multipart.put(request, ClientBody(scope, receive, announced_bytes))
-        stored = PartReceipt.of(number, part)
+        stored = PartReceipt.of(part_number, part)
         await send_json(send, 200, stored.model_dump_json().encode(), {"etag": f'"{stored.etag}"'})
 
     @router.post(
         f"{_PART}/copy",
         summary="Make a part of bytes of a file",
         responses=problems(400, 403, 404, 408, 409, 412, 413, 416, 503, about="uploads"),
-        openapi_extra={"parameters": [_UPLOAD_ID, _PART_NUMBER]} | described_body(PartCopy),
+        openapi_extra=described(_UPLOAD_ID, _NUMBER) | described_body(PartCopy),
     )
     async def copy_part(request: Request) -> PartReceipt:
         """No bytes are moved: the part refers to those of the file, whatever becomes of it later."""
         refuse_query(request.scope)
         refuse_conditions(fields_of(request.scope))
-        upload = UploadId.parse(request.path_params["upload_id"])
-        number = _part_number(request.path_params["number"])
+        upload = _UPLOAD_ID.read(request.path_params["upload_id"])
+        part_number = _NUMBER.read(request.path_params["number"])
         asked = await json_body(request, PartCopy)
-        part = await gateway.services.multipart.copy(upload, number, asked.of_source())
-        return PartReceipt.of(number, part)
+        part = await gateway.services.multipart.copy(upload, part_number, asked.of_source())
+        return PartReceipt.of(part_number, part)
 
 
 def _add_lists(router: APIRouter, gateway: RunningGateway) -> None:
@@ -245,40 +217,22 @@ def _add_lists(router: APIRouter, gateway: RunningGateway) -> None:
         _UPLOAD,
         summary="Show an upload and its parts",
         responses=problems(400, 404, 503, about="uploads"),
-        openapi_extra={"parameters": [_UPLOAD_ID, *_PAGE_OF_PARTS]},
+        openapi_extra=described(_UPLOAD_ID, _PARTS_QUERY),
     )
     async def get_upload(request: Request) -> UploadWithParts:
         """While it is under way. The parts as they are now, a page at a time."""
-        values = query_values(request.scope["query_string"], _PARTS_QUERY)
-        upload = UploadId.parse(request.path_params["upload_id"])
-        after = _number(values, "after", 0, range(PART_NUMBER_MAX + 1))
-        limit = _number(values, "limit", PARTS_LIMIT_MAX, range(1, PARTS_LIMIT_MAX + 1))
-        return UploadWithParts.of_answer(*await gateway.services.multipart.page(upload, after_part=after, limit=limit))
+        values = _PARTS_QUERY.values(request.scope["query_string"])
+        upload = _UPLOAD_ID.read(request.path_params["upload_id"])
+        page = await gateway.services.multipart.page(upload, after_part=_AFTER.of(values), limit=_LIMIT.of(values))
+        return UploadWithParts.of_answer(*page)
 
     @router.get(
         "/uploads",
         summary="List uploads under way",
         responses=problems(400, 404, 410, 503, about="uploads"),
-        openapi_extra={"parameters": _LIST_PARAMETERS},
+        openapi_extra=described(UPLOADS_QUERY),
     )
     async def list_uploads(request: Request) -> UploadList:
         """One page of a bucket, by key and in the order in which they began. Later pages show them as they are by then."""
-        values = query_values(request.scope["query_string"], _LIST_QUERY)
-        if "bucket" not in values:
-            raise InvalidRequestError("A list of uploads is that of a bucket.", parameter="bucket")
-        return UploadList.of(await gateway.services.listings.uploads(check_bucket_name(values["bucket"]), values))
-
-
-def _part_number(text: str) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) not in range(1, PART_NUMBER_MAX + 1):
-        raise InvalidRequestError(f"Parts have numbers from 1 to {PART_NUMBER_MAX}.", number=text[:20])
-    return int(text)
-
-
-def _number(values: dict[str, str], name: str, default: int, allowed: range) -> int:
-    value = values.get(name)
-    if value is None:
-        return default
-    if not _NUMBER.fullmatch(value) or int(value) not in allowed:
-        raise InvalidRequestError(f"{name} is a number from {allowed[0]} to {allowed[-1]}.", parameter=name)
-    return int(value)
+        values = UPLOADS_QUERY.values(request.scope["query_string"])
+        return UploadList.of(await gateway.services.listings.uploads(values))

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
+from services.gateway.semantics.parameters import Header
 from shared.contracts.files import Durability
 from shared.errors import DiskFullError, InvalidRequestError, QuorumNotReachedError, TrivetError
+
+WRITE_QUORUM: Final = Header(
+    "X-Trivet-Write-Quorum", "Replicas of every chunk that must be durable before the answer, 1 to N.", "2"
+)
+READ_QUORUM: Final = Header(
+    "X-Trivet-Read-Quorum",
+    "Replicas of every chunk that must be proved; fewer are answered 503. HEAD counts them only with this.",
+    "2",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +44,16 @@ class Quorums:
         """
         chosen = self
         if write_quorum is not None:
-            chosen = replace(chosen, write_quorum=self._parse("X-Trivet-Write-Quorum", write_quorum))
+            chosen = replace(chosen, write_quorum=self._parse(WRITE_QUORUM, write_quorum))
         if read_quorum is not None:
-            asked = self._parse("X-Trivet-Read-Quorum", read_quorum)
+            asked = self._parse(READ_QUORUM, read_quorum)
             chosen = replace(chosen, read_quorum=asked, is_read_strict=True)
         return chosen
 
-    def _parse(self, header: str, value: str) -> int:
+    def _parse(self, header: Header, value: str) -> int:
         # int() would also take "+2", "1_0" and digits of other scripts.
         if not (value.isascii() and value.isdigit() and len(value) <= 2 and 1 <= int(value) <= self.replica_count):
-            raise InvalidRequestError(f"{header} is a number from 1 to {self.replica_count}.", header=header)
+            raise InvalidRequestError(f"{header.name} is a number from 1 to {self.replica_count}.", header=header.name)
         return int(value)
 
 

@@ -10,7 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from services.gateway.semantics.parameters import Header
 from shared.errors import DigestMismatchError, InvalidRequestError
+
+DIGESTS: Final = (
+    Header(
+        "Content-Digest",
+        (
+            "Checked before publishing: `sha-256=:<base64>:` or `sha-512=:<base64>:` or both. Other algorithms are left "
+            "out; a list without one of these two is 400."
+        ),
+        "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:",
+    ),
+    Header("Content-MD5", "Checked before publishing: base64.", "XUFAKrxLKna5cZ2REBfFkg=="),
+)
+"""What `BodyDigests.announced` reads."""
 
 _ALGORITHMS: Final = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 _MAX_MEMBERS: Final = 8
@@ -75,7 +89,8 @@ class BodyDigests:
         expected: list[_Expected] = []
         if (value := headers.get("content-md5")) is not None:
             # The client's choice of algorithm, against accidents only; our own digests are BLAKE3.
-            expected.append(_Expected("Content-MD5", hashlib.md5(usedforsecurity=False), _decoded(value.strip(), 16)))
+            digest = _decoded("Content-MD5", value.strip(), 16)
+            expected.append(_Expected("Content-MD5", hashlib.md5(usedforsecurity=False), digest))
         if (value := headers.get("content-digest")) is not None:
             expected += _members(value)
         return cls(expected)
@@ -113,7 +128,8 @@ def _members(value: str) -> list[_Expected]:
         hasher = make()
         # Padding may be missing (section 4.2.7).
         text = item.strip(":").rstrip("=")
-        found.append(_Expected("Content-Digest", hasher, _decoded(text + "=" * (-len(text) % 4), hasher.digest_size)))
+        digest = _decoded("Content-Digest", text + "=" * (-len(text) % 4), hasher.digest_size)
+        found.append(_Expected("Content-Digest", hasher, digest))
     if not found:
         raise InvalidRequestError(
             "Content-Digest has none of the algorithms that are checked here.",
@@ -147,11 +163,13 @@ def _malformed() -> InvalidRequestError:
     )
 
 
-def _decoded(text: str, size_bytes: int) -> bytes:
+def _decoded(header: str, text: str, size_bytes: int) -> bytes:
     try:
         digest = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError("A digest header is not valid base64.") from error
+        raise InvalidRequestError(f"{header} is not valid base64.", header=header) from error
     if len(digest) != size_bytes:
-        raise InvalidRequestError(f"A digest header has {len(digest)} bytes; its algorithm has {size_bytes}.")
+        raise InvalidRequestError(
+            f"A digest of {header} has {len(digest)} bytes; its algorithm has {size_bytes}.", header=header
+        )
     return digest

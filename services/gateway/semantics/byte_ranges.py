@@ -11,9 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from services.gateway.semantics.parameters import EXAMPLE_ETAG, Header
 from shared.errors import RangeNotSatisfiableError
 
 MAX_RANGES: Final = 16
+RANGES: Final = (
+    Header(
+        "Range",
+        f"Ranges of bytes, e.g. `bytes=0-99` or `bytes=0-0,-1`: at most {MAX_RANGES}, together not more than the file.",
+        "bytes=0-99",
+    ),
+    Header("If-Range", "The range only if this is the current entity tag, else the whole file.", EXAMPLE_ETAG),
+)
+"""What `requested_spans` reads."""
 
 _UNIT: Final = re.compile(r"bytes=", re.IGNORECASE)
 _SPEC: Final = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")

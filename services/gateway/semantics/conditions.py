@@ -10,14 +10,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from services.gateway.semantics.http_dates import unix_seconds, whole_s
+from services.gateway.semantics.http_dates import EXAMPLE_DATE, unix_seconds, whole_s
+from services.gateway.semantics.parameters import EXAMPLE_ETAG, Header
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import FileAnswer
 from shared.contracts.s3 import shown_etag
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
-WRITE_CONDITIONS: Final = ("if-match", "if-none-match", "if-unmodified-since")
+
+IF_MATCH: Final = Header(
+    "If-Match", "Only if the current entity tag is one of these, or `*`: if there is a file.", EXAMPLE_ETAG
+)
+IF_NONE_MATCH: Final = Header(
+    "If-None-Match", "Only if the current entity tag is none of these; `*`: only if there is no file.", EXAMPLE_ETAG
+)
+IF_MODIFIED_SINCE: Final = Header(
+    "If-Modified-Since", "Only if it was published later. Ignored beside If-None-Match.", EXAMPLE_DATE
+)
+IF_UNMODIFIED_SINCE: Final = Header(
+    "If-Unmodified-Since", "Only if it was not published later. Ignored beside If-Match.", EXAMPLE_DATE
+)
+WRITE_CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
+"""What `write_preconditions` reads."""
+
+READ_CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE)
+"""What `ReadConditions.of` reads."""
+
+_WRITE_FIELDS: Final = frozenset(condition.field for condition in WRITE_CONDITIONS)
 _SEPARATORS: Final = " \t,"
 _MAX_TAGS: Final = 64
 _ANY: Final = "*"
@@ -90,7 +110,7 @@ def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
     Raises:
         InvalidRequestError: a list of entity tags is malformed; definite.
     """
-    if headers.keys().isdisjoint(WRITE_CONDITIONS):
+    if headers.keys().isdisjoint(_WRITE_FIELDS):
         return UNCONDITIONAL
     unmodified_since = None if "if-match" in headers else headers.get("if-unmodified-since")
     return Preconditions(

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from services.gateway.semantics.http_dates import http_date, whole_s
+from services.gateway.semantics.http_dates import EXAMPLE_DATE, http_date, whole_s
+from services.gateway.semantics.parameters import EXAMPLE_ETAG, Header, answer_header
 from shared.contracts.files import FileVersion
 from shared.contracts.time import rfc3339
 from shared.errors import InvalidRequestError
@@ -18,6 +19,57 @@ DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
 MAX_METADATA_VALUE_BYTES: Final = 2 * KIB
 MAX_METADATA_BYTES: Final = 8 * KIB
 _MAX_CONTENT_TYPE_BYTES: Final = 255
+
+USER_METADATA: Final = Header(
+    "X-Trivet-Meta-Place",
+    (
+        "Any header that begins with `X-Trivet-Meta-` is kept with the file and given back with it: names of 1-128 "
+        "token characters, printable ASCII values of at most 2 KiB, 8 KiB in all."
+    ),
+    "Rome",
+)
+"""What `user_metadata` reads."""
+
+CHANGED: Final = {"X-Trivet-Version": answer_header("Log index that last changed this key.", "17")}
+"""The header of every answer about a key."""
+
+DELETED: Final = CHANGED | {
+    "X-Trivet-Delete-Marker": answer_header("`true` where a delete marker is the current version now.", "true")
+}
+"""Those of the answer to a deletion."""
+
+PUBLISHED: Final = {"ETag": answer_header("Strong entity tag of this version.", EXAMPLE_ETAG)} | CHANGED
+"""Those of a receipt."""
+
+VERSION: Final = PUBLISHED | {
+    "Last-Modified": answer_header(
+        (
+            "When this version was published, in a later second than the version before. Left out while that second is "
+            "still to come, as it is when a file is replaced several times in a second."
+        ),
+        EXAMPLE_DATE,
+    ),
+    "X-Trivet-Version-Id": answer_header(
+        "The version that it is known by, where that is not X-Trivet-Version: it is one that was current before.", "9"
+    ),
+    "Accept-Ranges": answer_header("Ranges of bytes may be asked for.", "bytes"),
+}
+"""What `version_headers` gives."""
+
+CONTENT: Final = VERSION | {
+    "X-Trivet-Digest": answer_header(
+        "BLAKE3-256 of the whole file, hex.", "53b63a6fc8605d0c0ce559317a00177d72adb24d669235e4c914f443a8831ca1"
+    ),
+    "X-Trivet-Content-Id": answer_header(
+        "Of a file that was joined out of parts, in place of X-Trivet-Digest: what stands for its bytes, hex.",
+        "2c1b8fd1f2d2f9b7a1c0e55d0be4f9a6c7f1b5f9e0a4e3f7b0d9c6a8f2e1d4b3",
+    ),
+    "X-Trivet-Modified": answer_header(
+        "When this version was published, as lists show it.", "2026-11-25T16:35:12.106710Z"
+    ),
+    "X-Trivet-Meta-Place": answer_header("And every other header of user metadata, as it was stored.", "Rome"),
+}
+"""What `content_headers` gives."""
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")

@@ -14,6 +14,8 @@ from typing import Final
 
 from shared.units import NANOSECONDS_PER_SECOND
 
+EXAMPLE_DATE: Final = "Wed, 25 Nov 2026 16:35:12 GMT"
+
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _LONG_DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

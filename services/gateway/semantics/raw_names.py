@@ -7,14 +7,14 @@ out is opaque from then on.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
+from services.gateway.semantics.parameters import MALFORMED_ESCAPE, Parameter
 from shared.contracts.names import check_bucket_name, check_key
-from shared.errors import InvalidNameError, InvalidRequestError
+from shared.errors import InvalidNameError
 
 FILES_PREFIX: Final = b"/v1/files/"
 BUCKETS_PREFIX: Final = b"/v1/buckets/"
@@ -25,7 +25,27 @@ NAMED_BELOW: Final = (FILES_PREFIX, BUCKETS_PREFIX, VERSIONS_PREFIX, TAGS_PREFIX
 
 _SETTINGS: Final = b"/settings"
 
-_MALFORMED_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+BUCKET: Final = Parameter(
+    "bucket",
+    "3-63 characters of a-z, 0-9, `-` and `.`.",
+    {"type": "string", "minLength": 3, "maxLength": 63},
+    check_bucket_name,
+    default=None,
+    place="path",
+    example="default",
+)
+KEY: Final = Parameter(
+    "key",
+    (
+        "1-1024 bytes of UTF-8 without control characters and without `.` or `..` between slashes. `/` may be written as "
+        "it is or as `%2F`, `?` only as `%3F`."
+    ),
+    {"type": "string"},
+    check_key,
+    default=None,
+    place="path",
+    example="hello.txt",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +64,10 @@ def file_name(raw_path: bytes, prefix: bytes = FILES_PREFIX) -> FileName:
         InvalidNameError: the path is malformed or breaks a rule for names; definite.
     """
     bucket, slash, key = _decode(raw_path, prefix).partition("/")
-    check_bucket_name(bucket)
+    BUCKET.read(bucket)
     if not slash:
         raise InvalidNameError("The path names no key.")
-    return FileName(bucket, check_key(key))
+    return FileName(bucket, KEY.read(key))
 
 
 def bucket_name(raw_path: bytes, prefix: bytes) -> str:
@@ -56,7 +76,7 @@ def bucket_name(raw_path: bytes, prefix: bytes) -> str:
     Raises:
         InvalidNameError: as `file_name`.
     """
-    return check_bucket_name(_decode(raw_path, prefix))
+    return BUCKET.read(_decode(raw_path, prefix))
 
 
 def settings_bucket_name(raw_path: bytes) -> str:
@@ -71,34 +91,12 @@ def settings_bucket_name(raw_path: bytes) -> str:
     return bucket_name(raw_path.removesuffix(_SETTINGS), BUCKETS_PREFIX)
 
 
-def query_values(query_string: bytes, known: frozenset[str]) -> dict[str, str]:
-    """The parameters of a query, each at most once, as strict UTF-8.
-
-    Raises:
-        InvalidRequestError: a parameter is unknown, repeated or not UTF-8; definite.
-    """
-    if _MALFORMED_ESCAPE.search(query_string):
-        raise InvalidRequestError("The query has a '%' that is not followed by two hex digits.")
-    try:
-        pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
-    except ValueError as error:
-        raise InvalidRequestError("The query is not valid UTF-8, or has too many fields.") from error
-    values: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in known:
-            raise InvalidRequestError("The query has an unknown parameter.", parameter=name[:64], known=sorted(known))
-        if name in values:
-            raise InvalidRequestError("A query parameter is given twice.", parameter=name)
-        values[name] = value
-    return values
-
-
 def _decode(raw_path: bytes, prefix: bytes) -> str:
     # The router has matched the decoded path; `/v1/files%2Fdefault/key` must not pass for the route itself.
     if not raw_path.startswith(prefix):
         raise InvalidNameError("The path is malformed: only a name may be percent-encoded.")
     name = raw_path.removeprefix(prefix)
-    if _MALFORMED_ESCAPE.search(name):
+    if MALFORMED_ESCAPE.search(name):
         raise InvalidNameError("The path has a '%' that is not followed by two hex digits.")
     try:
         return unquote_to_bytes(name).decode("utf-8", errors="strict")

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from services.gateway.access.context import acting_principal
 from services.gateway.ports import Metadata
+from services.gateway.semantics.parameters import Header
 from shared.contracts.access import ANONYMOUS
 from shared.contracts.calls import Command, Proposed, ResultT
 from shared.contracts.files import Preconditions
@@ -34,6 +35,18 @@ RETENTION_S: Final = 24 * 3600
 ANYBODY: Final = "public"
 """Stands for the anonymous principal. Logs written before there were others have it; with another word a duplicate across an
 upgrade would not be seen."""
+
+IDEMPOTENCY_KEY: Final = Header(
+    "Idempotency-Key",
+    (
+        "1-255 visible ASCII characters. For 24 hours, a repeat with the same key happens once: once the change succeeded, or "
+        "the log refused it for good (404, 409, 412), the repeat gets that answer again. What was refused before it reached "
+        "the log, or may succeed at the next try, is tried again. A repeat that asks for something else is 422, and one while "
+        "the first is still running is 409."
+    ),
+    "order-17",
+)
+"""What `IdempotencyKey.of` reads."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _LATER_PRECONDITIONS: Final = frozenset({"size_bytes", "stored_s"})

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.semantics.file_headers import user_metadata
-from services.gateway.semantics.raw_names import file_name, query_values
+from services.gateway.semantics.parameters import query_values
+from services.gateway.semantics.raw_names import file_name
 from shared.errors import InvalidNameError
 from trivet import headers, models
 from trivet.targets import bucket_target, file_target, named_target, with_query

@@ -9,10 +9,9 @@ from services.gateway.semantics.raw_names import (
     FileName,
     bucket_name,
     file_name,
-    query_values,
     settings_bucket_name,
 )
-from shared.errors import InvalidNameError, InvalidRequestError
+from shared.errors import InvalidNameError
 
 
 @pytest.mark.parametrize(
@@ -75,23 +74,6 @@ def test_a_bucket_may_not_have_a_slash_in_any_spelling() -> None:
     for raw in (b"/v1/buckets/a%2Fb", b"/v1/buckets/abc/", b"/v1/buckets/ab", b"/v1/buckets/"):
         with pytest.raises(InvalidNameError):
             bucket_name(raw, b"/v1/buckets/")
-
-
-def test_a_query_is_strict_utf_8_and_each_parameter_comes_once() -> None:
-    """A `+` is a blank there, as forms write it."""
-    known = frozenset({"prefix", "limit"})
-    assert query_values(b"prefix=a%2Fb+%C3%A4&limit=", known) == {"prefix": "a/b ä", "limit": ""}
-    assert query_values(b"", known) == {}
-    for bad in (
-        b"prefix=%ff",
-        b"prefix=a&prefix=b",
-        b"unknown=1",
-        b"prefix=%4",
-        b"prefix=\xff",
-        b"&".join([b"a=1"] * 99),
-    ):
-        with pytest.raises(InvalidRequestError):
-            query_values(bad, known)
 
 
 def test_the_settings_of_a_bucket_have_a_path_of_their_own() -> None:
