@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
@@ -21,6 +23,9 @@ logger = structlog.get_logger(__name__)
 
 FAILURE_PAUSE_MAX_S: Final = 30.0
 """What is periodic and fails is tried again after that at the latest, or after its interval where that is longer."""
+
+_FAILURE_PAUSE_S: Final = 1.0
+"""Up to that after the first failure of what has no interval."""
 
 _FAILURES = Counter(
     "trivet_background_failures", "Periodic work that ended with an unexpected error and is tried again.", ["task"]
@@ -74,7 +79,15 @@ class BackgroundTasks:
         return task
 
     def every(
-        self, name: str, interval_s: float, step: Step, *, first_after_s: float | None = None, on_ticks: bool = False
+        self,
+        name: str,
+        interval_s: float | None,
+        step: Step,
+        *,
+        first_after_s: float | None = None,
+        on_ticks: bool = False,
+        wake: asyncio.Event | None = None,
+        failure_pause_max_s: float = FAILURE_PAUSE_MAX_S,
     ) -> asyncio.Task[NoReturn]:
         """Take `step` again and again, with about `interval_s` between two, until the owner closes.
 
@@ -82,25 +95,25 @@ class BackgroundTasks:
         succeeds, and is tried again after pauses that grow: nothing that it raises ends the work.
 
         Args:
+            interval_s: None: whenever it is woken, and as long after a step as that said.
             first_after_s: until the first step; None: the interval.
             on_ticks: wakes the process up together with what else is on ticks; not for what all processes of a host would then
                 do in one instant.
+            wake: ends a pause, but none after a failure; cleared before each step.
 
         Raises:
             OverloadedError: as `start`.
         """
-        return self.start(name, self._repeat(name, interval_s, step, first_after_s, on_ticks=on_ticks))
+        pauses = _Pauses(interval_s, wake, on_ticks=on_ticks)
+        backoff = Backoff(interval_s or _FAILURE_PAUSE_S, max(interval_s or 0.0, failure_pause_max_s), random.random)
+        return self.start(name, self._repeat(name, step, first_after_s, pauses, backoff))
 
     async def _repeat(
-        self, name: str, interval_s: float, step: Step, first_after_s: float | None, *, on_ticks: bool
+        self, name: str, step: Step, first_after_s: float | None, pauses: _Pauses, backoff: Backoff
     ) -> NoReturn:
-        backoff = Backoff(interval_s, max(interval_s, FAILURE_PAUSE_MAX_S), random.random)
         pause_s = first_after_s
         while True:
-            if pause_s is None and on_ticks:
-                await sleep_to_tick(interval_s)
-            else:
-                await asyncio.sleep(interval_s if pause_s is None else pause_s)
+            await pauses.take(pause_s, is_failing=backoff.failures > 0)
             try:
                 pause_s = await step()
             except Exception as error:
@@ -126,6 +139,28 @@ class BackgroundTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("background task failed", task=task.get_name(), exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pauses:
+    """Those between the steps of what is periodic; see `BackgroundTasks.every`."""
+
+    interval_s: float | None
+    wake: asyncio.Event | None
+    on_ticks: bool
+
+    async def take(self, asked_s: float | None, *, is_failing: bool) -> None:
+        """One of `asked_s`, or of an interval."""
+        pause_s = self.interval_s if asked_s is None else asked_s
+        if self.wake is not None and not is_failing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self.wake.wait()
+        else:
+            assert pause_s is not None, "what has no interval is woken"
+            await (sleep_to_tick(pause_s) if asked_s is None and self.on_ticks else asyncio.sleep(pause_s))
+        if self.wake is not None:
+            self.wake.clear()
 
 
 def next_tick_s(now_s: float, interval_s: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -137,13 +137,20 @@ class StorageService:
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Open everything, serve, close in the opposite order."""
         await self._incarnation.start()
-        async with self._client, self._consensus, self._time, self._tier, BackgroundTasks() as tasks:
+        async with (
+            self._client,
+            self._consensus,
+            self._time,
+            self._tier,
+            aclosing(self._reconciler),
+            BackgroundTasks() as tasks,
+        ):
             self._tasks = tasks
             self._incarnation.keep_raising(tasks)
             self._heartbeat.start(tasks)
             self._scrubber.start(tasks)
             self._refetcher.start(tasks)
-            tasks.start("reconcile", self._reconciler.run())
+            self._reconciler.start(tasks)
             yield
 
     def degradations(self) -> list[str]:

@@ -6,7 +6,6 @@ the metadata is copied, because the chunks are copied afterwards; it ends by com
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -59,8 +58,13 @@ async def pinned(log: Log, owner: str, lease_s: int) -> AsyncIterator[Pin]:
     outcome = await log.propose(command)
     pin = Pin(backup_id, outcome.result.log_index, lease_s)
     try:
+
+        async def step() -> None:
+            # That the lease ran out meanwhile shows at the end.
+            await renew(log, pin.backup_id, lease_s)
+
         async with BackgroundTasks() as tasks:
-            tasks.start("renewal", _keep_renewing(log, pin))
+            tasks.every("renewal of a backup", lease_s / RENEWALS_PER_LEASE, step)
             yield pin
         await renew(log, pin.backup_id, lease_s)
     except BaseException:
@@ -80,14 +84,6 @@ async def end(log: Log, backup_id: str) -> bool:
     """Keep nothing more for it; false when it was not under way."""
     outcome = await log.propose(EndBackup(backup_id=backup_id, stamp=await _stamp(log)))
     return outcome.result.ended
-
-
-async def _keep_renewing(log: Log, pin: Pin) -> None:
-    while True:
-        await asyncio.sleep(pin.lease_s / RENEWALS_PER_LEASE)
-        # A failure is tried again; that the lease ran out meanwhile shows at the end.
-        with contextlib.suppress(TrivetError):
-            await renew(log, pin.backup_id, pin.lease_s)
 
 
 async def _stamp(log: Log) -> Stamp:

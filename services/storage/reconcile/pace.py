@@ -140,7 +140,3 @@ class Complaints:
         if (event, about) not in self._said_s:
             self._said_s[event, about] = now_s
             self._say(event, about=about, **facts)
-
-    def defect(self, event: str, error: Exception) -> None:
-        """As `warn`, with the traceback."""
-        self.warn(event, type(error).__name__, exc_info=error)

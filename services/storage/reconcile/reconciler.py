@@ -28,6 +28,7 @@ from services.storage.reconcile.pulls import Puller
 from services.storage.reconcile.references import References
 from services.storage.reconcile.signals import Signals
 from services.storage.reconcile.verify import DifferenceCount, Verifier
+from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
 from shared.contracts.reconcile import ReconcileReport
 from shared.errors import TrivetError
@@ -74,7 +75,11 @@ class Reconciler:
         self._interval_s = interval_s
         self._complaints = Complaints()
         self._signals = parts.signals
+        self._pull_retry = Backoff(_RETRY_BASE_S, _RETRY_CAP_S, random.random)
         self._drop_retry = Backoff(interval_s, interval_s * _ROUNDS_PER_COMPARISON, random.random)
+        self._is_loaded = False
+        self._rounds = 0
+        """Since everything was compared, in the circle of `_ROUNDS_PER_COMPARISON`."""
         self._has_compared = False
         self._has_walked = False
         self._compared_epoch: int | None = None
@@ -86,27 +91,20 @@ class Reconciler:
         self._drained: tuple[int, int] | None = None
         """Epoch and log index at which this node held nothing that a file referred to."""
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            try:
-                await self._database.open()
-                await self._expected.load()
-                await self._verifier.load()
-                break
-            except (TrivetError, DatabaseDamagedError) as error:
-                logger.warning("reconcile cannot begin yet", error=str(error))
-                await self._database.close()
-                await asyncio.sleep(self._interval_s)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_following())
-                group.create_task(self._keep_pulling())
-                group.create_task(self._keep_dropping())
-                group.create_task(self._keep_counting())
-                group.create_task(self._verifier.run())
-        finally:
-            await self._database.close()
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Run the loops among `tasks`; `aclose` comes after those."""
+        tasks.every(
+            "reconcile: follow", self._interval_s, self._follow_step, first_after_s=0, wake=self._signals.round_wanted
+        )
+        tasks.every("reconcile: pull", None, self._pull_step, wake=self._signals.has_missing)
+        tasks.every("reconcile: drop", None, self._drop_step, wake=self._signals.has_extra)
+        # Beside the rounds: nodes that do not answer must not keep this one from following the log.
+        tasks.every("reconcile: count", None, self._count_step, wake=self._counted)
+        self._verifier.run(tasks)
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await self._database.close()
 
     def report(self) -> ReconcileReport | None:
         """How far this node is; None until everything was listed once, or while the node map is not known."""
@@ -151,15 +149,24 @@ class Reconciler:
             return None
         return self._drained[1]
 
-    async def _keep_following(self) -> None:
-        rounds = 0
-        while True:
-            if await self._guarded("the log was not followed", self._follow_once(rounds)):
-                rounds = (rounds + 1) % _ROUNDS_PER_COMPARISON
-            self._publish()
-            pause_s = self._interval_s if self._view.is_settled else min(_UNSETTLED_S, self._interval_s)
-            await self._wait_for(self._signals.round_wanted, pause_s)
-            self._signals.round_wanted.clear()
+    async def _follow_step(self) -> float:
+        if not self._is_loaded and not await self._guarded("reconcile cannot begin yet", self._load()):
+            return self._interval_s
+        if await self._guarded("the log was not followed", self._follow_once(self._rounds)):
+            self._rounds = (self._rounds + 1) % _ROUNDS_PER_COMPARISON
+        self._publish()
+        return self._interval_s if self._view.is_settled else min(_UNSETTLED_S, self._interval_s)
+
+    async def _load(self) -> bool:
+        try:
+            await self._database.open()
+            await self._expected.load()
+            await self._verifier.load()
+        except BaseException:
+            await self._database.close()
+            raise
+        self._is_loaded = True
+        return True
 
     async def _follow_once(self, rounds: int) -> bool:
         """One round; False when it decided nothing."""
@@ -196,17 +203,12 @@ class Reconciler:
         self._signals.has_extra.set()
         return found
 
-    async def _keep_counting(self) -> None:
-        """Beside the rounds: nodes that do not answer must not keep this one from following the log."""
-        while True:
-            await self._counted.wait()
-            self._counted.clear()
-            await self._count()
-
-    async def _count(self) -> None:
-        await self._guarded("nothing was counted for verify", self._count_differences())
-        self._found = None
-        self._signals.has_extra.set()
+    async def _count_step(self) -> None:
+        try:
+            await self._guarded("nothing was counted for verify", self._count_differences())
+        finally:
+            self._found = None
+            self._signals.has_extra.set()
 
     async def _count_differences(self) -> bool:
         """Count everything that differs, for `verify`; False when a later round has to begin again."""
@@ -229,16 +231,11 @@ class Reconciler:
         )
         return True
 
-    async def _keep_pulling(self) -> None:
-        retry = Backoff(_RETRY_BASE_S, _RETRY_CAP_S, random.random)
-        while True:
-            await self._signals.has_missing.wait()
-            self._signals.has_missing.clear()
-            if await self._guarded("chunks were not fetched", self._pull()):
-                retry.succeeded()
-            else:
-                await self._wait_for(self._signals.has_missing, retry.failed())
-                self._signals.has_missing.set()
+    async def _pull_step(self) -> float | None:
+        if await self._guarded("chunks were not fetched", self._pull()):
+            self._pull_retry.succeeded()
+            return None
+        return self._pull_retry.failed()
 
     async def _pull(self) -> bool:
         """One walk; False when something is left."""
@@ -251,15 +248,11 @@ class Reconciler:
                 self._complaints.warn("no node holds a chunk that files refer to", "all", chunks=len(outcome.absent))
         return self._expected.count("missing").chunks == 0
 
-    async def _keep_dropping(self) -> None:
-        while True:
-            await self._signals.has_extra.wait()
-            self._signals.has_extra.clear()
-            if await self._guarded("extra chunks were not dropped", self._drop()):
-                self._drop_retry.succeeded()
-            else:
-                await self._wait_for(self._signals.has_extra, self._interval_s + self._drop_retry.failed())
-                self._signals.has_extra.set()
+    async def _drop_step(self) -> float | None:
+        if await self._guarded("extra chunks were not dropped", self._drop()):
+            self._drop_retry.succeeded()
+            return None
+        return self._interval_s + self._drop_retry.failed()
 
     async def _drop(self) -> bool:
         """One walk; False when surplus is left that may be dropped later."""
@@ -288,13 +281,8 @@ class Reconciler:
             self._drained = (epoch, index) if is_drained else None
         return outcome
 
-    async def _wait_for(self, event: asyncio.Event, pause_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await event.wait()
-
     async def _guarded(self, trouble: str, work: Awaitable[bool]) -> bool:
-        """The result of `work`; False when it failed. A loop outlives every failure."""
+        """The result of `work`; False when something that it needs failed. A defect is left to `BackgroundTasks.every`."""
         try:
             return await work
         except TrivetError as error:
@@ -302,8 +290,6 @@ class Reconciler:
         except DatabaseDamagedError as error:
             logger.warning(trouble, error=str(error))
             await self._begin_anew()
-        except Exception as error:  # noqa: BLE001 - a defect, in this code or in what a peer sent; without this loop nothing heals
-            self._complaints.defect(trouble, error)
         return False
 
     async def _begin_anew(self) -> None:

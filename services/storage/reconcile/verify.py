@@ -21,6 +21,7 @@ from services.storage.reconcile.database import DatabaseDamagedError
 from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingChunk, Sized
 from services.storage.reconcile.pace import Pace
 from services.storage.reconcile.signals import Signals
+from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget
 from shared.contracts.base import WireModel
 from shared.contracts.reconcile import VerifyReport, VerifyState
@@ -158,20 +159,18 @@ class Verifier:
             self._wanted.set()
             await self._keep()
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while self._is_running and self._note.partition is not None:
-                try:
-                    await self._read_partition(self._note.partition)
-                except (TrivetError, DatabaseDamagedError) as error:
-                    logger.warning("verify interrupted", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
-                except Exception:
-                    logger.exception("defect in verify")
-                    await asyncio.sleep(_RETRY_S)
+    def run(self, tasks: BackgroundTasks) -> None:
+        """Take the second part of passes among `tasks`."""
+        tasks.every("verify", None, self._step, wake=self._wanted)
+
+    async def _step(self) -> float | None:
+        while self._is_running and self._note.partition is not None:
+            try:
+                await self._read_partition(self._note.partition)
+            except (TrivetError, DatabaseDamagedError) as error:
+                logger.warning("verify interrupted", error=str(error))
+                return _RETRY_S
+        return None
 
     @property
     def _is_running(self) -> bool:

@@ -24,6 +24,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from services.storage.metrics import StorageMetrics
 from services.storage.redis_node.direct import DirectConnection
 from services.storage.redis_node.inspection import claim, inspect
+from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
 from shared.disk.durable_files import replace_file
 from shared.errors import DiskFullError, TrivetError, UnavailableError
@@ -33,6 +34,8 @@ logger = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
 Work = Callable[[Redis], Awaitable[ResultT]]
+Recover = Callable[[], Awaitable[None]]
+"""Brings what the server holds into use again."""
 
 _FAILURES_TO_OPEN: Final = 3
 _PROBE_DEADLINE_S: Final = 1.0
@@ -159,21 +162,11 @@ class RedisLink:
         """Let no call through until the server was inspected and recovered."""
         if self.objection is None:
             logger.warning("redis is not used", objection=objection)
+            self._circuit_opened.set()
         self.objection = objection
         self._metrics.redis_is_usable.set(0)
-        self._circuit_opened.set()
 
-    async def supervise(self, recover: Callable[[], Awaitable[None]]) -> None:
-        """Inspect, recover, let calls through, watch; for ever. Cancelled by the owner."""
-        retry = Backoff(_PROBE_BASE_S, _PROBE_CAP_S, random.random)
-        while True:
-            if self.objection is None:
-                retry.succeeded()
-                await self._watch()
-            elif not await self.try_to_close_circuit(recover):
-                await asyncio.sleep(retry.failed())
-
-    async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
+    async def start(self, recover: Recover) -> None:
         """Try to close the circuit before the first request; go on without Redis when it does not answer.
 
         A server that we have used before may hold what only it has acknowledged: it gets a moment to start, too.
@@ -187,7 +180,21 @@ class RedisLink:
                 return
             await asyncio.sleep(_PROBE_BASE_S)
 
-    async def try_to_close_circuit(self, recover: Callable[[], Awaitable[None]]) -> bool:
+    def supervise(self, recover: Recover, tasks: BackgroundTasks) -> None:
+        """Inspect the server, recover and let calls through, as long as `tasks` live."""
+        retry = Backoff(_PROBE_BASE_S, _PROBE_CAP_S, random.random)
+
+        async def step() -> float | None:
+            if self.objection is None:
+                await self._inspect()
+            elif not await self.try_to_close_circuit(recover):
+                return retry.failed()
+            retry.succeeded()
+            return None
+
+        tasks.every("redis supervisor", _WATCH_INTERVAL_S, step, first_after_s=0, wake=self._circuit_opened)
+
+    async def try_to_close_circuit(self, recover: Recover) -> bool:
         """One inspection and recovery; whether calls are let through now."""
         try:
             found = await self.probe(lambda client: inspect(client, self._address.owner))
@@ -210,32 +217,27 @@ class RedisLink:
             return False
         self._failures = 0
         self.redis_id = redis_id
-        self._circuit_opened.clear()
         self.objection = None
         self._metrics.redis_is_usable.set(1)
         logger.info("redis is used")
         return True
 
-    async def _watch(self) -> None:
-        """Wait until the circuit opens, for one interval at most; then inspect the server again.
+    async def _inspect(self) -> None:
+        """Open the circuit unless the server is as it was.
 
         Its settings may be changed while it runs: for up to one interval, acknowledgements may be less durable than promised.
         """
         try:
-            async with asyncio.timeout(_WATCH_INTERVAL_S):
-                await self._circuit_opened.wait()
-        except TimeoutError:
-            try:
-                found = await self.probe(lambda client: inspect(client, self._address.owner))
-            except UnavailableError as error:
-                self.open_circuit(error.message)
-                return
-            if found.objection is not None or found.is_unclaimed:
-                self.open_circuit(found.objection or "it was emptied")
-            elif found.redis_id != self.redis_id:
-                self.open_circuit("another one took its place")
-            else:
-                await self._record_limit(found.limit_bytes)
+            found = await self.probe(lambda client: inspect(client, self._address.owner))
+        except UnavailableError as error:
+            self.open_circuit(error.message)
+            return
+        if found.objection is not None or found.is_unclaimed:
+            self.open_circuit(found.objection or "it was emptied")
+        elif found.redis_id != self.redis_id:
+            self.open_circuit("another one took its place")
+        else:
+            await self._record_limit(found.limit_bytes)
 
     def _record_weakness(self, weakness: str | None) -> None:
         if weakness is not None and weakness != self.weakness:

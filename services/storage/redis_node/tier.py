@@ -55,10 +55,10 @@ class RedisTier:
     async def __aenter__(self) -> Self:
         """Connect; when Redis does not answer, go on and let /readyz say so."""
         await self._stack.enter_async_context(self._link)
-        tasks = await self._stack.enter_async_context(BackgroundTasks())
-        self._batcher = PutBatcher(self._link, tasks, is_sole_record=True)
+        self._tasks = await self._stack.enter_async_context(BackgroundTasks())
+        self._batcher = PutBatcher(self._link, self._tasks, is_sole_record=True)
         await self._link.start(self._recover)
-        tasks.start("redis supervisor", self._link.supervise(self._recover))
+        self._link.supervise(self._recover, self._tasks)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -246,7 +246,7 @@ class RedisTier:
 
     def degradations(self) -> list[str]:
         """See `ports.Tier`."""
-        return [] if self._link.weakness is None else [self._link.weakness]
+        return self._tasks.degradations() + ([] if self._link.weakness is None else [self._link.weakness])
 
     async def _lose(self, digest: str, *, is_absent: bool) -> bool:
         """Take a bad chunk out of service; whether it was recorded as held.

@@ -38,7 +38,7 @@ from shared.units import MIB, NANOSECONDS_PER_SECOND
 logger = structlog.get_logger(__name__)
 
 _FLUSH_BATCH_BYTES: Final = 4 * MIB
-_FLUSH_RETRY_S: Final = 1.0
+_FLUSH_RETRY_MAX_S: Final = 4.0
 _BUFFERED: Final = PutOutcome("redis", created=False)
 
 
@@ -84,11 +84,13 @@ class TieredTier:
         await self._stack.enter_async_context(self._disk)
         await self._stack.enter_async_context(self._link)
         await self._stack.enter_async_context(self._copies)
-        tasks = await self._stack.enter_async_context(BackgroundTasks())
-        self._batcher = PutBatcher(self._link, tasks)
+        self._tasks = await self._stack.enter_async_context(BackgroundTasks())
+        self._batcher = PutBatcher(self._link, self._tasks)
         await self._link.start(self._recovery.run)
-        tasks.start("redis supervisor", self._link.supervise(self._recovery.run))
-        tasks.start("flush", self._flush_for_ever())
+        self._link.supervise(self._recovery.run, self._tasks)
+        self._tasks.every(
+            "flush", self._flush_interval_s, self._flush_step, wake=self._wake, failure_pause_max_s=_FLUSH_RETRY_MAX_S
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -325,7 +327,7 @@ class TieredTier:
             without.append("what redis has acknowledged is not known yet: only what is on disk can be read")
         if self._link.weakness is not None:
             without.append(self._link.weakness)
-        return without + self._disk.degradations()
+        return without + self._tasks.degradations() + self._disk.degradations()
 
     def _check_record_is_known(self) -> None:
         if self._recovery.is_record_unknown:
@@ -433,22 +435,10 @@ class TieredTier:
         buffered = self._buffer.get(digest)
         return buffered is not None and buffered.is_acknowledged
 
-    async def _flush_for_ever(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._flush_interval_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self._flush_all()
-                self._recovery.request_reconciliation()
-            except Exception as error:
-                # The chunks stay in memory and in Redis; once the buffer is full, puts go to the disk and get its error.
-                # Whatever it was, this loop must not end: without it nothing leaves memory.
-                logger.exception("flush failed", error=str(error), chunks=len(self._buffer))
-                await asyncio.sleep(_FLUSH_RETRY_S)
+    async def _flush_step(self) -> None:
+        # After a failure the chunks stay in memory and in Redis; once the buffer is full, puts go to the disk and get its error.
+        await self._flush_all()
+        self._recovery.request_reconciliation()
 
     async def _flush_if_buffered(self, digests: Iterable[str]) -> None:
         if any(self._is_acknowledged(digest) for digest in digests):

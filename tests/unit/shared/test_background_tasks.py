@@ -88,3 +88,56 @@ async def test_what_is_periodic_outlives_every_error_and_shows_it(monkeypatch) -
     assert pauses[12] == 5, "as the step said"
     assert shown == [[]] * 2 + [["work: fails again and again (ValueError)"]] * 10 + [[]] * 2
     assert REGISTRY.get_sample_value("trivet_background_failures_total", {"task": "work"}) == before + 10
+
+
+def test_what_can_be_woken_goes_on_at_once_but_not_after_a_failure(monkeypatch) -> None:
+    """Without an interval it waits until it is woken, or as long as its step said; after a failure it backs off all the same."""
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    outcomes = iter([None, ValueError("broken"), 2.0, None])
+
+    async def life() -> None:
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+        times: list[float] = []
+
+        async def step() -> float | None:
+            assert not wake.is_set()
+            times.append(loop.time())
+            outcome = next(outcomes)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        async with BackgroundTasks() as tasks:
+            tasks.every("work", None, step, wake=wake)
+            await asyncio.sleep(5)
+            assert times == []
+            wake.set()
+            await asyncio.sleep(1)
+            wake.set()
+            await asyncio.sleep(0.25)
+            wake.set()
+            await asyncio.sleep(20)
+            assert times == [5, 6, 7, 9]
+            assert tasks.degradations() == []
+
+    run_simulation(1, life())
+
+
+def test_a_pause_of_an_interval_is_cut_short_by_waking() -> None:
+    """The next interval begins there."""
+
+    async def life() -> None:
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+        times: list[float] = []
+
+        async def step() -> None:
+            times.append(loop.time())
+
+        async with BackgroundTasks() as tasks:
+            tasks.every("work", 4.0, step, first_after_s=0, wake=wake)
+            await asyncio.sleep(5)
+            wake.set()
+            await asyncio.sleep(5)
+            assert times == [0, 4, 5, 9]
+
+    run_simulation(1, life())

@@ -85,7 +85,7 @@ async def test_it_is_renewed_while_the_copy_takes_long(log: FakeLog, monkeypatch
 
     async with pinned(log, "to tape", LEASE_S):
         log.refusals = [LeaderUnavailableError("an election")] * 3
-        monkeypatch.setattr(backup_pin.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
         await wait_until(lambda: log.count(RenewBackup) >= 6, "renewals")
         monkeypatch.undo()
     assert LEASE_S / backup_pin.RENEWALS_PER_LEASE in pauses

@@ -110,10 +110,10 @@ async def test_verify_counts_no_differences_by_an_old_node_map(world):
 
     node.confirm = change_first
     assert await node.reconciler._follow_once(0)
-    await node.reconciler._count()
+    await node.reconciler._count_step()
     assert node.verifier.wants_count
     assert await node.reconciler._follow_once(1)
-    await node.reconciler._count()
+    await node.reconciler._count_step()
     assert not node.verifier.wants_count
     assert node.verifier.report().surplus_chunks == len(surplus)
 

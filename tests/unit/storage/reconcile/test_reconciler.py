@@ -6,11 +6,14 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
 from services.storage.reconcile import extra_chunks, reconciler
 from services.storage.reconcile.expected_chunks import Position
+from shared import background_tasks
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeState
 from shared.contracts.reconcile import ReconcileReport
 from shared.errors import InternalError
@@ -36,16 +39,20 @@ async def run(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[Node],
     """Starts the loops of nodes."""
     monkeypatch.setattr(reconciler, "_RETRY_BASE_S", 0.01)
     monkeypatch.setattr(reconciler, "_RETRY_CAP_S", 0.02)
-    tasks = []
+    monkeypatch.setattr(background_tasks, "_FAILURE_PAUSE_S", 0.01)
+    async with AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(BackgroundTasks())
+        count = 0
 
-    def start(node: Node) -> None:
-        tasks.append(asyncio.ensure_future(node.reconciler.run()))
+        def start(node: Node) -> None:
+            nonlocal count
+            stack.push_async_callback(node.reconciler.aclose)
+            node.reconciler.start(tasks)
+            count += 5
 
-    yield start
-    assert not any(task.done() for task in tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        yield start
+        assert len(tasks) == count
+        await tasks.aclose()
 
 
 def report_of(node: Node) -> ReconcileReport:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
 from services.storage.reconcile import verify
 from services.storage.reconcile.database import DatabaseDamagedError
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.reconcile import VerifyState
 from shared.errors import ChunkCorruptError, ConflictError, TrivetError, UnavailableError
 from tests.integration.storage.support import poll
@@ -34,23 +36,21 @@ async def damaged(world) -> tuple[Node, Bodies]:
     return node, chunks
 
 
-async def running(node: Node) -> asyncio.Task[None]:
+async def running(node: Node) -> AsyncExitStack:
+    """The loops of the node, until they are ended."""
     await node.close()
-    task = asyncio.ensure_future(node.reconciler.run())
+    loops = AsyncExitStack()
+    loops.push_async_callback(node.reconciler.aclose)
+    node.reconciler.start(await loops.enter_async_context(BackgroundTasks()))
     await poll(lambda: node.reconciler.report() is not None)
-    return task
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    return loops
 
 
 async def test_everything_is_counted_and_then_repaired(world):
     """Each of the four kinds; what is missing and bad comes back from the others."""
     node, _ = await damaged(world)
     await node.verifier.start()
-    task = await running(node)
+    loops = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     report = node.verifier.report()
     counts = (report.missing_chunks, report.bad_chunks, report.surplus_chunks, report.orphaned_chunks)
@@ -59,7 +59,7 @@ async def test_everything_is_counted_and_then_repaired(world):
     assert report.checked_bytes == 100 * len(node.wants())
     assert (report.progress, report.eta_s, report.epoch) == (1.0, None, world.log.epoch)
     await poll(lambda: node.holds() >= node.wants())
-    await end(task)
+    await loops.aclose()
 
 
 async def test_a_count_beside_a_hung_peer_does_not_keep_the_node_from_following_the_log(world):
@@ -75,7 +75,7 @@ async def test_a_count_beside_a_hung_peer_does_not_keep_the_node_from_following_
 
     node.confirm = hang
     await node.verifier.start()
-    task = await running(node)
+    loops = await running(node)
     await asyncio.wait_for(is_asked.wait(), 10)
     more = make_chunks(20)
     for name in ("n2", "n3", "n4"):
@@ -87,7 +87,7 @@ async def test_a_count_beside_a_hung_peer_does_not_keep_the_node_from_following_
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     report = node.verifier.report()
     assert (report.missing_chunks, report.surplus_chunks, report.orphaned_chunks) == (2, 1, 1)
-    await end(task)
+    await loops.aclose()
 
 
 async def test_one_pass_at_a_time(world):
@@ -118,14 +118,14 @@ async def test_a_restart_in_the_middle_goes_on(world):
         return await reread(digest)
 
     node.tier.get = count
-    task = await running(node)
+    loops = await running(node)
     await stopped.wait()
     before = node.verifier.report()
     assert 0 < before.progress < 1
-    await end(task)
+    await loops.aclose()
     stop_after = 10_000
     node.make()
-    task = await running(node)
+    loops = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     report = node.verifier.report()
     assert report.checked_chunks == len(node.wants())
@@ -139,7 +139,7 @@ async def test_a_restart_in_the_middle_goes_on(world):
 
     # The end is told before it is on disk; what is ended in between goes on with the last partition.
     await poll(is_kept)
-    await end(task)
+    await loops.aclose()
     await node.open()
     assert node.verifier.report() == report
 
@@ -156,11 +156,11 @@ async def test_a_pass_that_is_ended_stays_ended(world):
         return b""
 
     node.tier.get = wait
-    task = await running(node)
+    loops = await running(node)
     await stopped.wait()
     report = await node.verifier.cancel()
     assert (report.state, report.missing_chunks) == (VerifyState.CANCELLED, 2)
-    await end(task)
+    await loops.aclose()
     node.make()
     await node.open()
     assert node.verifier.report().state == VerifyState.CANCELLED
@@ -181,10 +181,10 @@ async def test_trouble_interrupts_a_pass_and_does_not_end_it(monkeypatch, world)
 
     node.tier.get = fail
     await node.verifier.start()
-    task = await running(node)
+    loops = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     assert node.verifier.report().checked_chunks == len(node.wants())
-    await end(task)
+    await loops.aclose()
 
 
 @pytest.mark.parametrize("trouble", ["list", "disk"])
@@ -222,13 +222,13 @@ async def test_a_part_that_fails_is_counted_once(trouble, monkeypatch, world):
     if trouble == "list":
         node.expected.apply = fail_list
     node.tier.get = quarantine
-    task = await running(node)
+    loops = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     report = node.verifier.report()
     assert (report.checked_chunks, report.bad_chunks) == (len(node.wants()), 3)
     assert failures < 2
     await poll(lambda: node.holds() >= node.wants())
-    await end(task)
+    await loops.aclose()
 
 
 @pytest.mark.parametrize("trouble", [UnavailableError("the disk is full"), DatabaseDamagedError("torn")])
@@ -266,10 +266,10 @@ async def test_a_count_that_cannot_be_written_down_does_not_stop_the_pass(world)
         await set_note(name, value)
 
     node.expected.set_note = fail
-    task = await running(node)
+    loops = await running(node)
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     assert failures < 0
-    await end(task)
+    await loops.aclose()
 
 
 async def test_a_pass_begins_again_when_what_reconcile_knows_is_damaged(monkeypatch, world):
@@ -290,10 +290,9 @@ async def test_a_pass_begins_again_when_what_reconcile_knows_is_damaged(monkeypa
 
     tear = asyncio.Event()
     node.expected.list_prefix = fail
-    task = await running(node)
+    loops = await running(node)
     await tear.wait()
     await node.reconciler._begin_anew()
     await poll(lambda: node.verifier.report().state == VerifyState.FINISHED)
     assert node.verifier.report().checked_chunks == len(node.wants())
-    assert not task.done()
-    await end(task)
+    await loops.aclose()
