@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from services.consensus.metadata.listing import common_prefix, end_of_prefix
 from services.consensus.metadata.manifests import Manifests
+from services.consensus.metadata.page_rows import PageRows, end_of_prefix
 from services.consensus.metadata.pieces import ChunkList, PieceList, extent_of
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables
@@ -129,73 +128,29 @@ def get_upload(tables: Tables, state: State, query: GetUpload) -> UploadAnswer:
     )
 
 
-@dataclass(slots=True)
-class _UploadList:
-    """What is collected so far. Invariant: at most `limit` uploads and prefixes together."""
-
-    limit: int
-    uploads: list[Upload] = field(default_factory=list)
-    prefixes: list[str] = field(default_factory=list)
-    has_more: bool = False
-    last_key: str | None = None
-    last_upload: int | None = None
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.uploads) + len(self.prefixes) == self.limit
-
-
 def list_uploads(tables: Tables, state: State, query: ListUploads) -> UploadPage:
     """Uploads under way, by key and then in the order in which they began."""
     bucket = tables.bucket(query.bucket)
     if bucket is None:
         return UploadPage(has_bucket=False)
-    page, records = _UploadList(query.limit), UploadRecords(tables)
-    prefix = query.prefix.encode()
-    upper, (lower, after) = end_of_prefix(prefix), max((prefix, -1), _start(query))
-    while lower < upper:
-        common = _collect(page, records.scan(bucket.incarnation, lower, upper, after), state, query)
-        if common is None:
-            break
-        lower, after = end_of_prefix(common), -1
+    page, records = PageRows[Upload].of(query.limit, query.prefix, query.delimiter), UploadRecords(tables)
+    lower, after = page.prefix, -1
+    if query.after_key is not None:
+        number = -1 if query.after_upload is None else query.after_upload
+        lower, after = max((lower, after), (page.start_behind(query.after_key, query.after_upload), number))
+    upper = end_of_prefix(page.prefix)
+    going_on: bytes | None = lower
+    while going_on is not None and going_on < upper:
+        going_on = page.collect(records.scan(bucket.incarnation, going_on, upper, after), partial(_upload, state))
+        after = -1
     return UploadPage(
         has_bucket=True,
-        uploads=page.uploads,
+        uploads=page.entries,
         prefixes=page.prefixes,
         has_more=page.has_more,
-        last_key=page.last_key,
-        last_upload=page.last_upload,
+        last_key=page.last_prefix if page.last is None else page.last.key,
+        last_upload=None if page.last is None else page.last.upload,
     )
-
-
-def _collect(page: _UploadList, rows: Iterator[UploadRow], state: State, query: ListUploads) -> bytes | None:
-    """Take rows until the page is full, the rows end (None), or a common prefix ends the scan: which one then."""
-    prefix = query.prefix.encode()
-    delimiter = query.delimiter.encode() if query.delimiter else None
-    for row in rows:
-        if page.is_full:
-            page.has_more = True
-            return None
-        common = None if delimiter is None else common_prefix(row.key, prefix, delimiter)
-        if common is not None:
-            page.prefixes.append(common.decode())
-            page.last_key, page.last_upload = page.prefixes[-1], None
-            return common
-        page.uploads.append(_upload(state, row))
-        page.last_key, page.last_upload = page.uploads[-1].key, row.upload
-    return None
-
-
-def _start(query: ListUploads) -> tuple[bytes, int]:
-    """The first key that the page may contain, and the upload of that key after which it begins."""
-    if query.after_key is None:
-        return b"", -1
-    key = query.after_key.encode()
-    if query.after_upload is not None:
-        return key, query.after_upload
-    delimiter, prefix = (query.delimiter or "").encode(), query.prefix.encode()
-    is_prefix = bool(delimiter) and key.startswith(prefix) and common_prefix(key, prefix, delimiter) == key
-    return (end_of_prefix(key) if is_prefix else key + b"\x00"), -1
 
 
 def _upload(state: State, row: UploadRow) -> Upload:

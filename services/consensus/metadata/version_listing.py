@@ -8,11 +8,10 @@ they are among the versions of their key; a page ends early where these are long
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
-from services.consensus.metadata.listing import common_prefix, end_of_prefix
 from services.consensus.metadata.older_versions import OlderRow, OlderVersions
+from services.consensus.metadata.page_rows import PageRows, end_of_prefix
 from services.consensus.metadata.rows import FileRow, decode_identity
 from services.consensus.metadata.tables import Tables
 from shared.contracts.objects import ListVersions, VersionEntry, VersionPage
@@ -24,69 +23,45 @@ BODY_BYTES_MAX: Final = 8 * MIB
 _NO_LIMIT: Final = (1 << 63) - 1
 
 
-@dataclass(slots=True)
-class _VersionRows:
-    """What is collected so far. Invariant: at most `limit` versions and prefixes together."""
+class _VersionRows(PageRows[VersionEntry]):
+    """Full, too, when long bodies were read for it."""
 
-    limit: int
-    versions: list[VersionEntry] = field(default_factory=list)
-    prefixes: list[str] = field(default_factory=list)
-    body_bytes: int = 0
-    last_key: str | None = None
-    last_version: int | None = None
+    body_bytes = 0
 
     @property
     def room(self) -> int:
-        """How many it still takes."""
-        if self.body_bytes > BODY_BYTES_MAX:
-            return 0
-        return self.limit - len(self.versions) - len(self.prefixes)
-
-    def add(self, entry: VersionEntry) -> None:
-        self.versions.append(entry)
-        self.last_key, self.last_version = entry.key, entry.version
-
-    def add_prefix(self, prefix: bytes) -> None:
-        self.prefixes.append(prefix.decode())
-        self.last_key, self.last_version = self.prefixes[-1], None
+        """See `PageRows`."""
+        return 0 if self.body_bytes > BODY_BYTES_MAX else super().room
 
 
 def version_page(tables: Tables, incarnation: int, query: ListVersions) -> VersionPage:
     """The page that `query` asks for, of a bucket that exists."""
-    page, walk = _VersionRows(query.limit), _Walk(tables, incarnation)
+    page, walk = _VersionRows.of(query.limit, query.prefix, query.delimiter), _Walk(tables, incarnation)
     has_more = _fill(page, walk, query)
+    last = page.last if has_more else None
     return VersionPage(
         has_bucket=True,
-        versions=page.versions,
+        versions=page.entries,
         prefixes=page.prefixes,
         has_more=has_more,
-        last_key=page.last_key if has_more else None,
-        last_version=page.last_version if has_more else None,
+        last_key=(page.last_prefix if has_more else None) if last is None else last.key,
+        last_version=None if last is None else last.version,
     )
 
 
 def _fill(page: _VersionRows, walk: _Walk, query: ListVersions) -> bool:
     """Collect rows; whether there are more."""
-    prefix, delimiter = query.prefix.encode(), (query.delimiter or "").encode() or None
-    lower, upper = prefix, end_of_prefix(prefix)
+    lower, upper = page.prefix, end_of_prefix(page.prefix)
     if query.key is not None:
-        lower, upper, delimiter = query.key.encode(), query.key.encode() + b"\x00", None
+        lower, upper, page.delimiter = query.key.encode(), query.key.encode() + b"\x00", None
     below = _NO_LIMIT
     if query.after_key is not None:
-        after = query.after_key.encode()
-        below = _NO_LIMIT if query.after_version is None else query.after_version
-        if query.after_version is not None:
-            start = after
-        elif delimiter is not None and common_prefix(after, prefix, delimiter) == after:
-            start = end_of_prefix(after)
-        else:
-            start = after + b"\x00"
-        if start > lower:
+        start = page.start_behind(query.after_key, query.after_version)
+        if start >= lower:
             lower = start
-        elif start < lower:
-            below = _NO_LIMIT
+            below = _NO_LIMIT if query.after_version is None else query.after_version
     while (key := walk.next_key(lower, upper)) is not None:
-        common = None if delimiter is None else common_prefix(key, prefix, delimiter)
+        common = page.common_prefix(key)
         if page.room <= 0:
             return True
         if common is not None:
