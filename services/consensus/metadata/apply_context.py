@@ -7,7 +7,6 @@ from typing import Final
 
 from services.consensus.metadata.audit import Trail
 from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
-from services.consensus.metadata.decisions import check_preconditions
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.metadata.garbage import Garbage
 from services.consensus.metadata.history import History
@@ -15,6 +14,7 @@ from services.consensus.metadata.older_versions import OlderVersions
 from services.consensus.metadata.rows import BucketRow, FileRow, NodeRow, RunRow, State, TombstoneRow
 from services.consensus.metadata.tables import Tables
 from shared.contracts.access import ANONYMOUS, SYSTEM, IdentityLimits, Requester
+from shared.contracts.conditions import check_preconditions
 from shared.contracts.files import Preconditions
 from shared.contracts.names import check_bucket_name, check_key, check_object_key
 from shared.contracts.objects import BucketSettings
@@ -78,8 +78,9 @@ class ApplyContext:
     def check_preconditions(
         self, preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None
     ) -> None:
-        """As `decisions.check_preconditions`, by the rules that every member knows."""
-        check_preconditions(preconditions, file, tombstone, knows_s3=self.knows_objects)
+        """As `shared.contracts.conditions.check_preconditions`, by the rules that every member knows."""
+        deleted_index = 0 if tombstone is None else tombstone.deleted_index
+        check_preconditions(preconditions, file, deleted_index, knows_s3=self.knows_objects)
 
     @property
     def knows_objects(self) -> bool:

@@ -11,10 +11,9 @@ from typing import Final
 
 from services.consensus.metadata.rows import FileRow, NodeRow, RunRow, TombstoneRow
 from shared.contracts.cluster import NodeRun, NodeState
-from shared.contracts.files import FileContent, Preconditions
+from shared.contracts.files import FileContent
 from shared.contracts.metadata import PublishFile, RemovalProof
 from shared.contracts.names import DIGEST_BYTES, check_digest
-from shared.contracts.s3 import shown_etag
 from shared.contracts.time import Stamp
 from shared.contracts.uploads import PutPart
 from shared.errors import (
@@ -23,7 +22,6 @@ from shared.errors import (
     NodeDrainingError,
     NodeRemovedError,
     NodeReplacedError,
-    PreconditionFailedError,
     RemovalNotProvedError,
     TooFewNodesError,
 )
@@ -59,39 +57,6 @@ def next_modified_ns(before: FileRow | TombstoneRow | None, stamp: Stamp) -> int
         return stamp.approximate_ns
     next_second_ns = (before.modified_ns // NANOSECONDS_PER_SECOND + 1) * NANOSECONDS_PER_SECOND
     return min(max(next_second_ns, stamp.approximate_ns), STORED_INTEGER_MAX)
-
-
-def check_preconditions(
-    preconditions: Preconditions, file: FileRow | None, tombstone: TombstoneRow | None, *, knows_s3: bool = True
-) -> None:
-    """Hold If-Match, If-Unmodified-Since and If-None-Match (RFC 9110 section 13.1), and those of S3, against what exists.
-
-    `knows_s3`: the etag that S3 shows counts beside the native one, as every member knows by now.
-
-    Raises:
-        PreconditionFailedError: with the facts `version`, the index that last changed the key, and the present `etag`.
-    """
-    if_match, if_none_match = preconditions.if_match, preconditions.if_none_match
-    limit_s = preconditions.unmodified_since_s
-    if if_match is not None and not _matches(if_match, file, knows_s3=knows_s3):
-        failed = "If-Match"
-    elif limit_s is not None and file is not None and file.modified_ns // NANOSECONDS_PER_SECOND > limit_s:
-        failed = "If-Unmodified-Since"
-    elif if_none_match is not None and _matches(if_none_match, file, knows_s3=knows_s3):
-        failed = "If-None-Match"
-    elif preconditions.size_bytes is not None and (file is None or file.size_bytes != preconditions.size_bytes):
-        failed = "x-amz-if-match-size"
-    elif preconditions.stored_s is not None and (file is None or _stored_s(file) != preconditions.stored_s):
-        failed = "x-amz-if-match-last-modified-time"
-    else:
-        return
-    deleted_index = 0 if tombstone is None else tombstone.deleted_index
-    raise PreconditionFailedError(
-        f"{failed} did not hold.",
-        precondition=failed,
-        version=deleted_index if file is None else file.version,
-        etag=None if file is None else file.etag,
-    )
 
 
 def check_acknowledging_nodes(command: StoredContent, nodes: Mapping[str, NodeRow], runs: Mapping[str, RunRow]) -> None:
@@ -258,13 +223,3 @@ def check_stored_integer(name: str, value: int) -> None:
     """
     if not 0 <= value <= STORED_INTEGER_MAX:
         raise InvalidRequestError(f"{name} is out of range.", name=name)
-
-
-def _stored_s(file: FileRow) -> int:
-    return (file.modified_ns if file.stored_ns is None else file.stored_ns) // NANOSECONDS_PER_SECOND
-
-
-def _matches(etags: list[str], file: FileRow | None, *, knows_s3: bool) -> bool:
-    if file is None:
-        return False
-    return "*" in etags or file.etag in etags or (knows_s3 and shown_etag(file.etag, file.s3_etag) in etags)

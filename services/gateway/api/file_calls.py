@@ -19,17 +19,18 @@ from services.gateway.api.models import file_list_json, receipt_json
 from services.gateway.api.requests import (
     Fields,
     client_of,
-    quorums_of,
+    read_quorums,
     record_version,
     requested_file,
     requested_version,
+    write_quorums,
 )
 from services.gateway.api.services import RunningGateway, Services
 from services.gateway.listings import FILES_QUERY
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.semantics.body_digests import BodyDigests
 from services.gateway.semantics.byte_ranges import requested_spans
-from services.gateway.semantics.conditions import Present, ReadConditions, write_preconditions
+from services.gateway.semantics.conditions import ConditionTarget, ReadConditions, write_preconditions
 from services.gateway.semantics.file_headers import content_headers, content_type, user_metadata, version_headers
 from services.gateway.semantics.raw_names import FILES_PREFIX, FileName, bucket_name, file_name
 from services.gateway.transfers.admission import SMALL_BYTES, Client
@@ -191,7 +192,7 @@ class UploadHeaders:
             fields=fields,
             metadata=user_metadata(scope["headers"]),
             preconditions=write_preconditions(fields),
-            quorums=quorums_of(fields, services.quorums),
+            quorums=write_quorums(fields, services.quorums),
         )
         IdempotencyKey.of(fields, method=scope["method"], bucket="")
         return parsed
@@ -233,9 +234,9 @@ class _ReadRequest:
     def of(cls, scope: Scope, fields: Fields, services: Services) -> Self:
         """Raises InvalidRequestError when one of them is malformed."""
         version, conditions = requested_version(scope), ReadConditions.of(fields)
-        return cls(file_name(scope["raw_path"]), version, conditions, quorums_of(fields, services.quorums))
+        return cls(file_name(scope["raw_path"]), version, conditions, read_quorums(fields, services.quorums))
 
     def is_not_modified(self, scope: Scope, version: FileVersion) -> bool:
         """Whether the answer is 304. Raises PreconditionFailedError."""
         record_version(scope, version.version)
-        return self.conditions.is_not_modified(Present(version.etag, version.version, version.modified_ns))
+        return self.conditions.is_not_modified(ConditionTarget(version.version, version.etag, version.modified_ns))

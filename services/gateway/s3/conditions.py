@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.gateway.s3.errors import S3Error
-from services.gateway.semantics.conditions import UNCONDITIONAL, ReadConditions
+from services.gateway.s3.object_headers import s3_etag_of
+from services.gateway.semantics.conditions import UNCONDITIONAL, ConditionTarget, ReadConditions
 from services.gateway.semantics.http_dates import unix_seconds
-from shared.contracts.files import Preconditions
+from shared.contracts.files import FileVersion, Preconditions
 
 COPY_SOURCE: Final = "x-amz-copy-source-"
 """Before the names of the conditions that the source of a copy has to meet."""
@@ -45,6 +46,11 @@ def read_conditions(headers: Mapping[str, str], prefix: str = "") -> ReadConditi
         unmodified_since_s=unix_seconds(unmodified_since),
     )
     return ReadConditions(preconditions, unix_seconds(modified_since))
+
+
+def as_shown(version: FileVersion) -> ConditionTarget:
+    """What conditions of a read are held against."""
+    return ConditionTarget(version.version, s3_etag_of(version), version.stored_ns)
 
 
 def plain_etag(text: str) -> str:

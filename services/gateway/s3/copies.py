@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from services.gateway.objects.copies import Copied, CopySource, CopyTarget
 from services.gateway.s3.answers import send_xml
-from services.gateway.s3.conditions import COPY_SOURCE, read_conditions, write_conditions
+from services.gateway.s3.conditions import COPY_SOURCE, as_shown, read_conditions, write_conditions
 from services.gateway.s3.decisions import require, require_sight
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.lists import checksum_elements
@@ -27,7 +27,6 @@ from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
 from services.gateway.s3.version_ids import version_ids
 from services.gateway.s3.xml_documents import document, element, iso_time
-from services.gateway.semantics.conditions import Present
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.multipart import PartSource
 from shared.contracts.access import Action
@@ -259,8 +258,7 @@ async def _look_up(request: S3Request, source: NamedSource) -> FileVersion:
         await require(request, Action.LIST, name)
         raise _no_source(answer, source)
     conditions = read_conditions(request.headers, COPY_SOURCE)
-    present = Present(s3_etag_of(answer.file), answer.file.version, answer.file.stored_ns)
-    if conditions.is_not_modified(present):
+    if conditions.is_not_modified(as_shown(answer.file)):
         raise S3Error("PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
     return answer.file
 

@@ -18,7 +18,7 @@ from services.gateway.api.requests import client_of
 from services.gateway.s3.answers import send_empty
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.checksums import checksum_headers
-from services.gateway.s3.conditions import read_conditions, write_conditions
+from services.gateway.s3.conditions import as_shown, read_conditions, write_conditions
 from services.gateway.s3.decisions import require_sight
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.object_headers import (
@@ -34,7 +34,7 @@ from services.gateway.s3.object_versions import asked_version, name_of, refuse, 
 from services.gateway.s3.requests import S3Body, S3Request
 from services.gateway.s3.retries import retry_key
 from services.gateway.semantics.byte_ranges import ByteSpan, requested_spans
-from services.gateway.semantics.conditions import Present, ReadConditions
+from services.gateway.semantics.conditions import ReadConditions
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import SMALL_BYTES
 from services.gateway.transfers.uploads import UploadRequest, UploadResult
@@ -218,7 +218,7 @@ class _Read:
     def is_not_modified(self, version: FileVersion) -> bool:
         """Whether the answer is 304. Raises S3Error, PreconditionFailed."""
         try:
-            return self.conditions.is_not_modified(Present(s3_etag_of(version), version.version, version.stored_ns))
+            return self.conditions.is_not_modified(as_shown(version))
         except PreconditionFailedError as error:
             raise condition_failed(error, version.key) from error
 

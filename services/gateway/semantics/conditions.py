@@ -6,16 +6,15 @@ Conditions of a write are decided again in the log, at the instant of the change
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from services.gateway.semantics.http_dates import EXAMPLE_DATE, unix_seconds, whole_s
 from services.gateway.semantics.parameters import EXAMPLE_ETAG, Header
-from shared.contracts.files import Preconditions
-from shared.contracts.metadata import FileAnswer
-from shared.contracts.s3 import shown_etag
-from shared.errors import InvalidRequestError, PreconditionFailedError
+from shared.contracts.conditions import precondition_failed, unmet_condition
+from shared.contracts.files import FileVersion, Preconditions
+from shared.errors import InvalidRequestError
 
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
@@ -45,26 +44,23 @@ UNCONDITIONAL: Final = Preconditions()
 """What most requests ask for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
-    """What conditions are held against. Without a file there is no `etag`, and `version` is the index of its deletion.
+class ConditionTarget(NamedTuple):
+    """A version that conditions are held against; see `shared.contracts.conditions.Present`. Of a read: as its door shows it."""
 
-    `s3_etag`: the one that S3 shows of it, which a condition of a change may name as well.
-    """
-
-    etag: str | None
     version: int
+    etag: str
     modified_ns: int
     s3_etag: str | None = None
+    size_bytes: int = 0
+    stored_ns: int | None = None
 
     @classmethod
-    def of(cls, answer: FileAnswer) -> Self:
-        """What the log says about a key."""
-        if answer.file is None:
-            return cls(None, answer.version, 0)
-        file = answer.file
-        s3_etag = shown_etag(file.etag, None if file.s3 is None else file.s3.etag)
-        return cls(file.etag, file.version, file.modified_ns, s3_etag)
+    def of(cls, file: FileVersion | None) -> Self | None:
+        """As the log has it."""
+        if file is None:
+            return None
+        s3_etag = None if file.s3 is None else file.s3.etag
+        return cls(file.version, file.etag, file.modified_ns, s3_etag, file.content.size_bytes, file.stored_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +85,20 @@ class ReadConditions:
         """The answer is the file, whatever version is current."""
         return self.preconditions == UNCONDITIONAL and self.modified_since_s is None
 
-    def is_not_modified(self, present: Present) -> bool:
+    def is_not_modified(self, found: ConditionTarget) -> bool:
         """Whether the answer is 304 (RFC 9110 section 13.2.2).
 
         Raises:
             PreconditionFailedError: If-Match or If-Unmodified-Since does not hold.
         """
-        preconditions = self.preconditions
-        _check_before(preconditions, present)
-        if preconditions.if_none_match is not None:
-            return _matches(preconditions.if_none_match, present)
-        return self.modified_since_s is not None and whole_s(present.modified_ns) <= self.modified_since_s
+        # Of most requests nothing is asked.
+        is_asked = self.preconditions is not UNCONDITIONAL
+        unmet = unmet_condition(self.preconditions, found, knows_s3=False) if is_asked else None
+        if unmet is None:
+            return self.modified_since_s is not None and whole_s(found.modified_ns) <= self.modified_since_s
+        if unmet == IF_NONE_MATCH.name:
+            return True
+        raise precondition_failed(unmet, found)
 
 
 def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
@@ -118,36 +117,6 @@ def write_preconditions(headers: Mapping[str, str]) -> Preconditions:
         if_none_match=_tags("If-None-Match", headers.get("if-none-match"), keep_weak=True),
         unmodified_since_s=unix_seconds(unmodified_since),
     )
-
-
-def check_write(preconditions: Preconditions, present: Present) -> None:
-    """Refuse early what the log would refuse.
-
-    Raises:
-        PreconditionFailedError: a condition does not hold; definite. With the facts that the log gives.
-    """
-    _check_before(preconditions, present)
-    if preconditions.if_none_match is not None and _matches(preconditions.if_none_match, present):
-        raise _failed("If-None-Match", present)
-
-
-def _check_before(preconditions: Preconditions, present: Present) -> None:
-    """Steps 1 and 2 of section 13.2.2."""
-    if preconditions.if_match is not None and not _matches(preconditions.if_match, present):
-        raise _failed("If-Match", present)
-    limit_s = preconditions.unmodified_since_s
-    if limit_s is not None and present.etag is not None and whole_s(present.modified_ns) > limit_s:
-        raise _failed("If-Unmodified-Since", present)
-
-
-def _failed(name: str, present: Present) -> PreconditionFailedError:
-    return PreconditionFailedError(
-        f"{name} did not hold.", precondition=name, version=present.version, etag=present.etag
-    )
-
-
-def _matches(tags: Sequence[str], present: Present) -> bool:
-    return present.etag is not None and (_ANY in tags or present.etag in tags or present.s3_etag in tags)
 
 
 def _tags(name: str, value: str | None, *, keep_weak: bool) -> list[str] | None:

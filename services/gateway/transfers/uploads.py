@@ -20,7 +20,7 @@ from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.semantics.body_digests import Digests
-from services.gateway.semantics.conditions import UNCONDITIONAL, Present, check_write
+from services.gateway.semantics.conditions import UNCONDITIONAL, Found
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.settings import MAX_CHUNKS_PER_LOG_ENTRY
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, Transfer
@@ -34,6 +34,7 @@ from services.gateway.transfers.recent_log import RecentLog
 from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.calls import Proposed
+from shared.contracts.conditions import check_preconditions
 from shared.contracts.etags import etag_of
 from shared.contracts.files import FileVersion, Preconditions, Published
 from shared.contracts.metadata import GetBucket, GetFile, PublishFile
@@ -359,7 +360,7 @@ class _FilePublication(Publication[UploadResult]):
         answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
-        check_write(preconditions, Present.of(answer))
+        check_preconditions(preconditions, Found.of(answer.file), answer.version)
         return answer.incarnation, context
 
     async def propose(self, sender: ChunkSender) -> UploadResult:

@@ -6,7 +6,7 @@ import pytest
 
 from services.gateway.s3.conditions import COPY_SOURCE, plain_etag, read_conditions, write_conditions
 from services.gateway.s3.errors import S3Error
-from services.gateway.semantics.conditions import UNCONDITIONAL, Present
+from services.gateway.semantics.conditions import UNCONDITIONAL, ConditionTarget
 from shared.errors import PreconditionFailedError
 
 ETAG = "0123456789abcdef" * 2
@@ -47,7 +47,7 @@ def test_without_conditions_there_is_none() -> None:
 def holds(headers: dict[str, str], prefix: str = "") -> int:
     """The status of the answer to a GET."""
     try:
-        return 304 if read_conditions(headers, prefix).is_not_modified(Present(ETAG, 1, DATE_NS)) else 200
+        return 304 if read_conditions(headers, prefix).is_not_modified(ConditionTarget(1, ETAG, DATE_NS)) else 200
     except PreconditionFailedError:
         return 412
 

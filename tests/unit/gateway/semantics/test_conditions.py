@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from services.consensus.metadata.decisions import check_preconditions
-from services.consensus.metadata.rows import FileRow, TombstoneRow
-from services.gateway.semantics.conditions import Present, ReadConditions, check_write, write_preconditions
+from services.consensus.metadata.rows import FileRow
+from services.gateway.semantics.conditions import ConditionTarget, ReadConditions, write_preconditions
+from shared.contracts.conditions import check_preconditions
 from shared.errors import InvalidRequestError, PreconditionFailedError
 
 SECOND_NS = 1_000_000_000
 MODIFIED_NS = 1_795_000_000 * SECOND_NS + 999_999_999
 DATE = "Wed, 18 Nov 2026 11:06:40 GMT"
 BEFORE = "Wed, 18 Nov 2026 11:06:39 GMT"
-PRESENT = Present("e", 7, MODIFIED_NS)
+PRESENT = ConditionTarget(7, "e", MODIFIED_NS)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +92,16 @@ def test_a_hostile_list_costs_little() -> None:
 def test_a_write_is_refused_early_exactly_when_its_condition_fails(headers, etag, holds) -> None:
     """And the log decides by the same table, with the same facts."""
     conditions = write_preconditions(headers)
-    present = Present(None, 5, 0) if etag is None else PRESENT
+    found = None if etag is None else PRESENT
     row = None if etag is None else FileRow(b"k", 7, 1, etag, "text/plain", MODIFIED_NS)
     if holds:
-        check_write(conditions, present)
-        check_preconditions(conditions, row, TombstoneRow("default", b"k", 5, 0))
+        check_preconditions(conditions, found, 5)
+        check_preconditions(conditions, row, 5)
         return
     with pytest.raises(PreconditionFailedError) as early:
-        check_write(conditions, present)
+        check_preconditions(conditions, found, 5)
     with pytest.raises(PreconditionFailedError) as late:
-        check_preconditions(conditions, row, TombstoneRow("default", b"k", 5, 0))
+        check_preconditions(conditions, row, 5)
     assert early.value.to_problem() == late.value.to_problem()
     assert early.value.facts["version"] == (5 if etag is None else 7)
 
