@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from services.gateway.ports import ChunkNodes, FileChunk
+from services.gateway.ports import ChunkNodes, FileChunk, LeasedChunk
 from services.gateway.replicas.attempts import abandon
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
@@ -128,29 +128,25 @@ class ReplicaWriter:
         self.outcomes = WriteOutcomes()
 
     async def start(
-        self, chunk: FileChunk, lease: ByteLease, order: Sequence[StorageNode], quorums: Quorums, start_index: int
+        self, held: LeasedChunk, order: Sequence[StorageNode], quorums: Quorums, start_index: int
     ) -> ChunkWrite:
-        """Begin to send `chunk` along `order`; takes over `lease`. Waits while `max_parallel_chunks` are being written.
+        """Begin to send a chunk along `order`, and take over its lease. Waits while `max_parallel_chunks` are being written.
 
         Raises:
             OverloadedError: they were still being written after `slot_wait_s`.
         """
-        try:
-            await self._acquire_slot()
-        except BaseException:
-            lease.release()
-            raise
+        await self._acquire_slot()
         write = ChunkWrite(WriteTally(target=quorums.replica_count, needed=quorums.write_quorum))
         preferred, avoided = self._health.split_for_write(order)
         fan_out = _FanOut(
-            write, chunk, start_index, deque(preferred), deque(avoided), time.monotonic() + self._limits.timeout_s
+            write, held.chunk, start_index, deque(preferred), deque(avoided), time.monotonic() + self._limits.timeout_s
         )
         try:
             write.task = self._tasks.start("write chunk", self._fan_out(fan_out))
         except OverloadedError:
             self._parallel.release()
-            lease.release()
             raise
+        lease = held.take_over()
         # A callback and not a `finally` in the task: a task cancelled before its first step runs none of its code.
         write.task.add_done_callback(lambda _: self._on_end(write, lease))
         return write

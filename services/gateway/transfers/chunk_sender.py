@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from services.gateway.ports import FileChunk
+from services.gateway.ports import FileChunk, LeasedChunk
 from services.gateway.replicas.quorum import Quorums, WriteTally
 from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter
 from services.gateway.settings import FIRST_RESERVATION_BYTES
-from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
 from shared.contracts.names import DIGEST_BYTES
 from shared.placement import can_take_chunks, write_order
@@ -66,29 +65,25 @@ class ChunkSender:
         """Who acknowledged each chunk of this attempt."""
         return [write.tally for write in self.writes.values()]
 
-    async def add(self, chunk: FileChunk, lease: ByteLease, *, is_whole_file: bool = False) -> None:
-        """Send `chunk`, after waiting for room in the window. Raises when an earlier chunk missed its quorum."""
+    async def add(self, held: LeasedChunk, *, is_whole_file: bool = False) -> None:
+        """Send it, after waiting for room in the window. Raises when an earlier chunk missed its quorum."""
+        chunk = held.chunk
         self.chunk_digests += bytes.fromhex(chunk.digest)
         self.size_bytes += len(chunk.data)
         if is_whole_file and self.start.is_remembered and len(chunk.data) <= FIRST_RESERVATION_BYTES:
             self.kept = chunk
-        if chunk.digest in self.writes:
-            lease.release()
-            return
-        await self.send(chunk, lease)
+        if chunk.digest not in self.writes:
+            await self.send(held)
 
-    async def send(self, chunk: FileChunk, lease: ByteLease) -> None:
-        """Send `chunk`, which is in the list already; takes over `lease`. Raises as `add`."""
-        try:
-            while len(self._pending) >= self._window:
-                await self._pending[0].wait_until_quorum()
-                self._pending.popleft()
-        except BaseException:
-            lease.release()
-            raise
-        order = write_order(chunk.digest, self.start.node_map)
-        write = await self._writer.start(chunk, lease, order, self._quorums, self.start.log_index)
-        self.writes[chunk.digest] = write
+    async def send(self, held: LeasedChunk) -> None:
+        """Send a chunk that is in the list already. Raises as `add`."""
+        while len(self._pending) >= self._window:
+            await self._pending[0].wait_until_quorum()
+            self._pending.popleft()
+        digest = held.chunk.digest
+        order = write_order(digest, self.start.node_map)
+        write = await self._writer.start(held, order, self._quorums, self.start.log_index)
+        self.writes[digest] = write
         self._pending.append(write)
 
     def begin_anew(self, start: Start) -> Self:

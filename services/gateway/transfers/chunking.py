@@ -7,10 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from dataclasses import dataclass
 from typing import Self
 
-from services.gateway.ports import ChunkBytes, FileChunk
+from services.gateway.ports import ChunkBytes, FileChunk, LeasedChunk
 from services.gateway.settings import FIRST_RESERVATION_BYTES
 from services.gateway.transfers.admission import Transfer
-from shared.byte_budget import ByteLease
 from shared.reused_buffers import ReusedBuffers
 from shared.units import MIB
 
@@ -71,8 +70,8 @@ class ReservationWaits:
 
 async def cut(
     body: AsyncIterable[bytes], *, buffers: ReusedBuffers[bytearray], transfer: Transfer, waits: ReservationWaits
-) -> AsyncGenerator[tuple[FileChunk, ByteLease], None]:
-    """The chunks of `body` in order; all are as long as `buffers` are but the last. The taker releases each lease.
+) -> AsyncGenerator[LeasedChunk, None]:
+    """The chunks of `body` in order; all are as long as `buffers` are but the last. The taker enters each.
 
     The next piece is not read while the last one waits for its reservation. What a `PacedBody` can receive directly comes
     into the chunk itself; other pieces are joined once.
@@ -174,13 +173,13 @@ class _Buffer:
         self._pieces.append(part)
         self.size_bytes += len(part)
 
-    def take(self) -> tuple[FileChunk, ByteLease]:
-        """The chunk as it stands, with its lease; begins the next one."""
+    def take(self) -> LeasedChunk:
+        """The chunk as it stands; begins the next one."""
         chunk, lease = FileChunk.of(self._join()), self.lease
         lease.shrink_to(len(chunk.data))
         self._pieces, self._whole, self.size_bytes, self.lease = [], None, 0, self._transfer.lease()
         self._is_first = False
-        return chunk, lease
+        return LeasedChunk(chunk, lease)
 
     def _join(self) -> ChunkBytes:
         return b"".join(self._pieces) if self._whole is None else self._whole

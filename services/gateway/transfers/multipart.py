@@ -159,10 +159,11 @@ class PartUploads:
         chunks = self._publisher.cut(body, transfer)
         try:
             async with aclosing(chunks):
-                async for chunk, lease in chunks:
-                    await received.catch_up(lease)
-                    is_whole = received.add(chunk)
-                    await sender.add(chunk, lease, is_whole_file=is_whole)
+                async for held in chunks:
+                    with held as chunk:
+                        await received.catch_up()
+                        is_whole = received.add(chunk)
+                        await sender.add(held, is_whole_file=is_whole)
                     self._check_size(sender.size_bytes)
                     _check_time(ends_at_s)
             await received.catch_up()

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 from blake3 import blake3
 
-from services.gateway.ports import FileChunk
+from services.gateway.ports import FileChunk, LeasedChunk
 from services.gateway.replicas.quorum import Quorums
 from services.gateway.replicas.reader import ReplicaReader
 from services.gateway.replicas.writer import ReplicaWriter
@@ -23,7 +23,6 @@ from services.gateway.transfers.admission import Transfer
 from services.gateway.transfers.chunk_sender import ChunkSender, Start
 from services.gateway.transfers.chunking import ReservationWaits, cut
 from services.gateway.transfers.recent_log import RecentLog
-from shared.byte_budget import ByteLease
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileContent
 from shared.errors import (
@@ -66,16 +65,10 @@ class ReceivedBody:
         self._only_digest: str | None = None
         self.size_bytes = 0
 
-    async def catch_up(self, lease: ByteLease | None = None) -> None:
-        """Wait until a thread that hashes is done, before the next chunk, whose `lease` it is, or `check`."""
-        if not self._digests.is_behind:
-            return
-        try:
+    async def catch_up(self) -> None:
+        """Wait until a thread that hashes is done, before the next chunk or `check`."""
+        if self._digests.is_behind:
             await self._digests.catch_up()
-        except BaseException:
-            if lease is not None:
-                lease.release()
-            raise
 
     def add(self, chunk: FileChunk) -> bool:
         """The next chunk; says whether it is all of the body."""
@@ -143,7 +136,7 @@ class Publisher:
         """Of every chunk but a last one."""
         return self._limits.chunk_size_bytes
 
-    def cut(self, body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerator[tuple[FileChunk, ByteLease], None]:
+    def cut(self, body: AsyncIterable[bytes], transfer: Transfer) -> AsyncGenerator[LeasedChunk, None]:
         """The chunks of `body`; see `chunking.cut`."""
         return cut(body, buffers=self._buffers, transfer=transfer, waits=self._limits.waits)
 
@@ -202,20 +195,26 @@ class Publisher:
         again = sender.begin_anew(start)
         try:
             for digest, size_bytes in sender.distinct_chunks(self._limits.chunk_size_bytes):
-                lease = transfer.lease()
-                try:
-                    await transfer.grow(lease, size_bytes, wait_s=self._limits.waits.next_s)
-                    chunk = sender.kept or await self._fetch(digest, size_bytes, start.node_map)
-                except BaseException:
-                    lease.release()
-                    raise
-                await again.send(chunk, lease)
+                held = await self._hold(digest, size_bytes, sender.kept, start.node_map, transfer)
+                with held:
+                    await again.send(held)
             await again.finish()
         except BaseException:
             again.abandon()
             raise
         return again
 
-    async def _fetch(self, digest: str, size_bytes: int, node_map: NodeMap) -> FileChunk:
-        found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
-        return FileChunk(digest, found.data)
+    async def _hold(
+        self, digest: str, size_bytes: int, kept: FileChunk | None, node_map: NodeMap, transfer: Transfer
+    ) -> LeasedChunk:
+        """The chunk that was `kept`, or from a replica."""
+        lease = transfer.lease()
+        try:
+            await transfer.grow(lease, size_bytes, wait_s=self._limits.waits.next_s)
+            if kept is None:
+                found = await self._reader.fetch(digest, size_bytes, read_order(digest, node_map))
+                kept = FileChunk(digest, found.data)
+        except BaseException:
+            lease.release()
+            raise
+        return LeasedChunk(kept, lease)

@@ -20,7 +20,7 @@ from services.gateway.ports import Clock, Metadata
 from services.gateway.replicas.node_directory import NodeDirectory
 from services.gateway.replicas.quorum import Quorums, durability, fences, require_enough_nodes
 from services.gateway.semantics.body_digests import Digests
-from services.gateway.semantics.conditions import UNCONDITIONAL, Found
+from services.gateway.semantics.conditions import UNCONDITIONAL, ConditionTarget
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.settings import MAX_CHUNKS_PER_LOG_ENTRY
 from services.gateway.transfers.admission import SMALL_BYTES, Admission, Client, Transfer
@@ -31,7 +31,6 @@ from services.gateway.transfers.large_uploads import SEAL_CHUNKS, LargeUpload, L
 from services.gateway.transfers.publishing import Publication, Publisher, ReceivedBody
 from services.gateway.transfers.quota_checks import QuotaChecks
 from services.gateway.transfers.recent_log import RecentLog
-from shared.byte_budget import ByteLease
 from shared.consensus_calls.client import ReadContext
 from shared.contracts.calls import Proposed
 from shared.contracts.conditions import check_preconditions
@@ -221,12 +220,13 @@ class Uploads:
         chunks = self._publisher.cut(body, transfer)
         try:
             async with aclosing(chunks):
-                async for chunk, lease in chunks:
-                    if self._is_due(sending):
-                        await self._seal(sending, lease, transfer)
-                    await received.catch_up(lease)
-                    is_whole_file = received.add(chunk)
-                    await sending.sender.add(chunk, lease, is_whole_file=is_whole_file)
+                async for held in chunks:
+                    with held as chunk:
+                        if self._is_due(sending):
+                            await self._seal(sending, transfer)
+                        await received.catch_up()
+                        is_whole_file = received.add(chunk)
+                        await sending.sender.add(held, is_whole_file=is_whole_file)
                     self._check_size(received.size_bytes)
                     _check_list(sending)
             await received.catch_up()
@@ -243,19 +243,15 @@ class Uploads:
         is_old = sender.chunk_count > 0 and time.monotonic() - sender.began_s >= self._limits.seal_age_s
         return (is_full or is_old) and not sending.is_one_list
 
-    async def _seal(self, sending: _Sending, lease: ByteLease, transfer: Transfer) -> None:
-        """Go on with a part of its own. `lease` is of the chunk that comes next."""
-        try:
-            if sending.large is None:
-                sending.large = await self._begin_large(sending)
-            if sending.large is None:
-                sending.is_one_list = True
-                return
-            await sending.large.seal(sending.sender, transfer)
-            sending.sender = await sending.large.next_sender(sending.sender)
-        except BaseException:
-            lease.release()
-            raise
+    async def _seal(self, sending: _Sending, transfer: Transfer) -> None:
+        """Go on with a part of its own."""
+        if sending.large is None:
+            sending.large = await self._begin_large(sending)
+        if sending.large is None:
+            sending.is_one_list = True
+            return
+        await sending.large.seal(sending.sender, transfer)
+        sending.sender = await sending.large.next_sender(sending.sender)
 
     async def _begin_large(self, sending: _Sending) -> LargeUpload | None:
         """None while some consensus member is of an older version, which knows no parts."""
@@ -360,7 +356,7 @@ class _FilePublication(Publication[UploadResult]):
         answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
         if not answer.has_bucket:
             raise BucketNotFoundError("There is no such bucket.", bucket=name.bucket, version=answer.version)
-        check_preconditions(preconditions, Found.of(answer.file), answer.version)
+        check_preconditions(preconditions, ConditionTarget.of(answer.file), answer.version)
         return answer.incarnation, context
 
     async def propose(self, sender: ChunkSender) -> UploadResult:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.gateway.ports import FileChunk
+from services.gateway.ports import FileChunk, LeasedChunk
 from services.gateway.replicas import writer as replica_writer
 from services.gateway.replicas.confirmations import Confirmations
 from services.gateway.replicas.health import NodeHealth
@@ -43,7 +43,9 @@ class Bench:
         return lease
 
     async def start(self, *node_ids: str, quorums: Quorums = QUORUMS) -> ChunkWrite:
-        return await self.writer.start(CHUNK, self.lease(), [node(node_id) for node_id in node_ids], quorums, 7)
+        held = LeasedChunk(CHUNK, self.lease())
+        with held:
+            return await self.writer.start(held, [node(node_id) for node_id in node_ids], quorums, 7)
 
     async def settled(self, write: ChunkWrite) -> None:
         """The background part has ended, and with it the reservation."""

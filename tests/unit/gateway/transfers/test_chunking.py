@@ -56,8 +56,8 @@ class FakeDirectBody(DirectBody):
 
 async def take_all(body: AsyncIterator[bytes], admission: Admission, take: Callable[[ByteLease], None]) -> None:
     async with admission.transfer(Client("client")) as transfer:
-        async for _, lease in cut(body, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
-            take(lease)
+        async for held in cut(body, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
+            take(held.take_over())
 
 
 def admission_of(large_bytes: int) -> Admission:
@@ -78,11 +78,11 @@ async def test_chunks_are_the_body_in_order_and_all_full_but_the_last(sizes, chu
     admission = admission_of(64 * MIB)
     chunks = []
     async with admission.transfer(Client("client")) as transfer:
-        async for chunk, lease in cut(
+        async for held in cut(
             pieces_of(pieces), buffers=ReusedBuffers(bytearray, chunk_size_bytes), transfer=transfer, waits=WAITS
         ):
-            assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
-            lease.release()
+            with held as chunk:
+                assert transfer.held_bytes == len(chunk.data), "what is held is what is reserved"
             chunks.append(chunk)
     assert b"".join(chunk.data for chunk in chunks) == body
     assert all(len(chunk.data) == chunk_size_bytes for chunk in chunks[:-1])
@@ -168,9 +168,9 @@ async def test_what_is_received_directly_is_cut_in_the_same_way(body_bytes, firs
     async with admission.transfer(Client("client")) as transfer:
         paced = PacedBody(body, transfer)
         buffers = ReusedBuffers(bytearray, chunk_size_bytes)
-        async for chunk, lease in cut(paced, buffers=buffers, transfer=transfer, waits=WAITS):
-            assert lease.size_bytes == len(chunk.data), "what is held is what is reserved"
-            lease.release()
+        async for held in cut(paced, buffers=buffers, transfer=transfer, waits=WAITS):
+            with held as chunk:
+                assert transfer.held_bytes == len(chunk.data), "what is held is what is reserved"
             chunks.append(chunk)
     assert b"".join(chunk.data for chunk in chunks) == body.body
     assert all(len(chunk.data) == chunk_size_bytes for chunk in chunks[:-1])
@@ -183,8 +183,9 @@ async def direct_steps(body_bytes: int, first_bytes: int, admission: Admission) 
     body = FakeDirectBody(bytes(body_bytes), first_bytes)
     async with admission.transfer(Client("client")) as transfer:
         paced = PacedBody(body, transfer)
-        async for _, lease in cut(paced, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
-            lease.release()
+        async for held in cut(paced, buffers=ReusedBuffers(bytearray), transfer=transfer, waits=WAITS):
+            with held:
+                pass
     return body.asked
 
 

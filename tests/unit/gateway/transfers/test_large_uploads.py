@@ -198,9 +198,9 @@ async def test_what_is_held_of_a_body_does_not_grow(world, monkeypatch) -> None:
     most = 0
     add = uploads.ChunkSender.add
 
-    async def watched(self, chunk, lease, **options):
+    async def watched(self, held, **options):
         nonlocal most
-        await add(self, chunk, lease, **options)
+        await add(self, held, **options)
         most = max(most, len(self.writes), self.chunk_count)
 
     monkeypatch.setattr(uploads.ChunkSender, "add", watched)
