@@ -75,28 +75,28 @@ class FileStream:
     async def send(self, receive: Receive | None, send: Send) -> None:
         """Send it; stops all fetching when `receive` says that the client has gone.
 
-        Raises what `Downloads.send` and `StandingAccess.check` raise. Once `has_started`, the connection must be broken off
+        Raises what `Downloads.read` and `StandingAccess.check` raise. Once `has_started`, the connection must be broken off
         then: before Content-Length is reached, so that the client cannot take the part for the whole.
         """
         parts, access = self._parts, self._access
 
-        async def start(confirmed: ConfirmedReplicas) -> None:
-            self._headers["x-trivet-replicas-confirmed"] = str(confirmed.count)
-            self._headers["x-trivet-confirmation-age"] = str(math.ceil(confirmed.age_s))
-            self.has_started = True
-            headers = raw_headers(self._headers)
-            await send({"type": "http.response.start", "status": self._status, "headers": headers})
-
-        async def sink(view: memoryview) -> None:
-            if access is not None:
-                await access.check()
-            if parts is not None and view and (opening := parts.before(len(view))):
-                await send({"type": "http.response.body", "body": opening, "more_body": True})
-            await send({"type": "http.response.body", "body": view, "more_body": True})
-
         async def work(group: asyncio.TaskGroup) -> None:
-            await self._downloads.send(self._found, self._spans, self._quorums, start=start, sink=sink, group=group)
+            async with self._downloads.read(self._found, self._spans, self._quorums, group) as reading:
+                await self._start(reading.confirmed, send)
+                async for view in reading.pieces:
+                    if access is not None:
+                        await access.check()
+                    if parts is not None and view and (opening := parts.before(len(view))):
+                        await send({"type": "http.response.body", "body": opening, "more_body": True})
+                    await send({"type": "http.response.body", "body": view, "more_body": True})
             closing = b"" if parts is None else parts.closing
             await send({"type": "http.response.body", "body": closing, "more_body": False})
 
         await while_connected(receive, work)
+
+    async def _start(self, confirmed: ConfirmedReplicas, send: Send) -> None:
+        self._headers["x-trivet-replicas-confirmed"] = str(confirmed.count)
+        self._headers["x-trivet-confirmation-age"] = str(math.ceil(confirmed.age_s))
+        self.has_started = True
+        headers = raw_headers(self._headers)
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})

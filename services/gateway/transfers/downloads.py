@@ -8,8 +8,8 @@ it is being sent it may be evicted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,7 +35,7 @@ from services.gateway.transfers.chunk_lists import (
 )
 from services.gateway.transfers.download_source import DownloadSource, EarlyFetch
 from services.gateway.transfers.piece_pages import HELD_BYTES, PAGE_CHUNKS, PagedChunks, PiecePages
-from services.gateway.transfers.read_ahead import DownloadLimits, ReadAhead
+from services.gateway.transfers.read_ahead import DownloadLimits, FetchedSlice, ReadAhead
 from services.gateway.transfers.records import Records
 from shared.contracts.cluster import NodeMap
 from shared.contracts.files import FileVersion
@@ -56,8 +56,7 @@ MAX_LOOKUPS: Final = 16
 _SLICE_BYTES: Final = 256 * KIB
 """What goes to the server at once: as much as its socket takes, so that little lies between budget and client."""
 
-Start = Callable[["ConfirmedReplicas"], Awaitable[None]]
-Sink = Callable[[memoryview], Awaitable[None]]
+_NOTHING: Final = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,19 @@ class ConfirmedReplicas:
 
     count: int
     age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FileReading:
+    """A file that is being sent, its first bytes at hand and verified.
+
+    Attributes:
+        pieces: of the bytes, none across two spans. The next one is asked for when the connection has taken what was sent
+            before; an empty one only waits for that.
+    """
+
+    confirmed: ConfirmedReplicas
+    pieces: AsyncIterator[memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,23 +215,13 @@ class Downloads:
         require_read_quorum(confirmed, quorums)
         return confirmed
 
-    async def send(
-        self,
-        found: FoundFile,
-        spans: Sequence[ByteSpan] | None,
-        quorums: Quorums,
-        *,
-        start: Start,
-        sink: Sink,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        """Send the file, or `spans` of it one after the other.
+    @asynccontextmanager
+    async def read(
+        self, found: FoundFile, spans: Sequence[ByteSpan] | None, quorums: Quorums, group: asyncio.TaskGroup
+    ) -> AsyncIterator[FileReading]:
+        """The file, or `spans` of it one after the other; fetching stops when the block is left.
 
-        Calls `start` once with the confirmed replicas, then `sink` for the bytes, no piece across two spans. Each call
-        waits until the connection has taken what was sent before; an empty piece only waits.
-
-        `start` is only called once the first bytes are at hand and verified, so what fails before is a clean error; what
-        fails after it must break the connection off.
+        What fails before the block begins is a clean error; what fails in it must break the connection off.
 
         Raises:
             DataUnavailableError: no good replica of a chunk is left.
@@ -238,8 +240,9 @@ class Downloads:
         )
         try:
             await read_ahead.require_next()
-            await start(await self._check_first(found, found.cursor(spans), quorums, read_ahead))
-            await self._pump(found, quorums, read_ahead, sink, group)
+            confirmed = await self._check_first(found, found.cursor(spans), quorums, read_ahead)
+            async with aclosing(self._pieces(found, quorums, read_ahead, group)) as pieces:
+                yield FileReading(confirmed, pieces)
         finally:
             read_ahead.close()
 
@@ -313,16 +316,35 @@ class Downloads:
                 self._refresh.ask(replica)
         return check
 
-    async def _pump(
-        self, found: FoundFile, quorums: Quorums, read_ahead: ReadAhead, sink: Sink, group: asyncio.TaskGroup
-    ) -> None:
-        """Send what is fetched. Each further window is checked as it is reached, for the sake of repair."""
-        sent_count = 0
-        while await self._send_next(found, read_ahead, sink):
+    async def _pieces(
+        self, found: FoundFile, quorums: Quorums, read_ahead: ReadAhead, group: asyncio.TaskGroup
+    ) -> AsyncGenerator[memoryview, None]:
+        """What is fetched. Each further window is checked as it is reached, for the sake of repair."""
+        transfer, sent_count = found.transfer, 0
+        step = min(_SLICE_BYTES, transfer.piece_bytes or _SLICE_BYTES)
+        while (fetched := await read_ahead.next()) is not None:
+            with fetched:
+                self._repair_faulty(found, fetched)
+                view = fetched.view()
+                for offset in range(0, len(view), step):
+                    size_bytes = min(step, len(view) - offset)
+                    await transfer.take_turn(size_bytes)
+                    with transfer.waiting_for_client():
+                        yield view[offset : offset + size_bytes]
+                    transfer.moved(size_bytes)
+                del view, fetched  # nothing here holds its bytes, which no lease covers from here on
+                if found.version.content.size_bytes > SMALL_BYTES:
+                    with transfer.waiting_for_client():
+                        yield _NOTHING  # until the connection has taken all of it: the lease covers what is unsent
             await read_ahead.require_next()
             sent_count += 1
             if sent_count % CHECK_WINDOW_CHUNKS == 0 and not quorums.is_read_strict:
                 group.create_task(self._check_window(found, *read_ahead.unsent(), quorums))
+
+    def _repair_faulty(self, found: FoundFile, fetched: FetchedSlice) -> None:
+        chunk = fetched.chunk
+        for node in fetched.found.faulty_nodes:
+            self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
 
     async def _check_window(
         self, found: FoundFile, window: list[ChunkSlice], rest: SliceCursor, quorums: Quorums
@@ -332,26 +354,3 @@ class Downloads:
         except TrivetError:
             return  # the download meets it as well, when it is there
         await self._check(found, window, quorums.read_quorum, {})
-
-    async def _send_next(self, found: FoundFile, read_ahead: ReadAhead, sink: Sink) -> bool:
-        """Send one chunk; False after the last one. On return nothing here holds its bytes, which no lease covers then."""
-        fetched_slice = await read_ahead.next()
-        if fetched_slice is None:
-            return False
-        chunk, fetched, lease = fetched_slice
-        for node in fetched.faulty_nodes:
-            self._repair.ask(Repair(chunk.digest, chunk.size_bytes, node, found.node_map, found.log_index))
-        transfer = found.transfer
-        view = memoryview(fetched.data)[chunk.start : chunk.stop]
-        step = min(_SLICE_BYTES, transfer.piece_bytes or _SLICE_BYTES)
-        for offset in range(0, len(view), step):
-            piece = view[offset : offset + step]
-            await transfer.take_turn(len(piece))
-            with transfer.waiting_for_client():
-                await sink(piece)
-            transfer.moved(len(piece))
-        if found.version.content.size_bytes > SMALL_BYTES:
-            with transfer.waiting_for_client():
-                await sink(view[:0])  # until the connection has taken all of it: the lease covers what is unsent
-        lease.release()
-        return True

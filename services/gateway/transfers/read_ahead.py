@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.gateway.replicas.reader import FetchedChunk
 from services.gateway.transfers.admission import Transfer
@@ -43,6 +44,24 @@ class _Begun:
         if isinstance(fetched, TrivetError):
             raise fetched
         return fetched
+
+
+class FetchedSlice(NamedTuple):
+    """A chunk at hand; the lease that covers it is given back when its block is left."""
+
+    chunk: ChunkSlice
+    found: FetchedChunk
+    lease: ByteLease
+
+    def __enter__(self) -> None:
+        """The owner works on it."""
+
+    def __exit__(self, *_: object) -> None:
+        self.lease.release()
+
+    def view(self) -> memoryview:
+        """The bytes that are wanted of it."""
+        return memoryview(self.found.data)[self.chunk.start : self.chunk.stop]
 
 
 class ReadAhead:
@@ -105,13 +124,13 @@ class ReadAhead:
         """The next chunk, which stays the next."""
         return await self._ahead[0].fetched()
 
-    async def next(self) -> tuple[ChunkSlice, FetchedChunk, ByteLease] | None:
-        """The next chunk, which the caller releases; None after the last one."""
+    async def next(self) -> FetchedSlice | None:
+        """The next chunk, which the caller enters; None after the last one."""
         if not self._ahead:
             return None
         fetched = await self._ahead[0].fetched()
         begun = self._ahead.popleft()
-        return begun.chunk, fetched, begun.lease
+        return FetchedSlice(begun.chunk, fetched, begun.lease)
 
     def unsent(self) -> tuple[list[ChunkSlice], SliceCursor]:
         """The chunks under way, and where those behind them begin."""

@@ -16,7 +16,7 @@ from services.gateway.transfers.admission import GRACE_S, SMALL_BYTES, Admission
 from shared.byte_budget import ByteLease
 from shared.errors import OverloadedError, TooManyRequestsError
 from shared.units import KIB, MIB
-from tests.unit.gateway.transfers.transfer_calls import CLIENT, put
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, put, send_file
 from tests.unit.gateway.transfers.transfer_calls import order_for as upload_request
 
 pytestmark = pytest.mark.virtual_time
@@ -348,9 +348,7 @@ async def test_slow_uploads_and_slow_readers_do_not_refuse_an_innocent_client(ma
     async def read() -> None:
         name = FileName("default", "a/key")
         async with world.services.downloads.open(name, CLIENT) as found, asyncio.TaskGroup() as group:
-            await world.services.downloads.send(
-                found, None, world.services.quorums, start=nothing, sink=stalled, group=group
-            )
+            await send_file(world, found, None, world.services.quorums, start=nothing, sink=stalled, group=group)
 
     async with AsyncExitStack() as stack:
         attackers = [asyncio.ensure_future(upload()) for _ in range(64)]
@@ -368,9 +366,7 @@ async def test_slow_uploads_and_slow_readers_do_not_refuse_an_innocent_client(ma
                     got += view
 
                 async with asyncio.TaskGroup() as group:
-                    await world.services.downloads.send(
-                        found, None, world.services.quorums, start=nothing, sink=sink, group=group
-                    )
+                    await send_file(world, found, None, world.services.quorums, start=nothing, sink=sink, group=group)
             assert got == small
         assert world.metric("trivet_gateway_inflight_bytes") <= 64 * MIB
     await asyncio.gather(*attackers, return_exceptions=True)

@@ -28,7 +28,7 @@ from shared.contracts.metadata import PublishFile
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import OverloadedError
 from shared.units import KIB, MIB
-from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, put
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, put, send_file
 
 pytestmark = pytest.mark.virtual_time
 
@@ -192,9 +192,7 @@ async def test_the_first_bytes_of_the_longest_file_cost_as_little_as_those_of_a_
 
     async def read() -> None:
         async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
-            await world.services.downloads.send(
-                found, None, world.services.quorums, start=start, sink=sink, group=group
-            )
+            await send_file(world, found, None, world.services.quorums, start=start, sink=sink, group=group)
 
     reading = asyncio.ensure_future(read())
     await world.wait_until(lambda: bool(before_first_byte), "the first byte")

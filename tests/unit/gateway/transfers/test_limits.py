@@ -17,7 +17,7 @@ from shared.errors import InvalidRequestError, QuotaExceededError
 from shared.units import KIB, MIB
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.transfers.test_multipart import begin, part_request, put_part
-from tests.unit.gateway.transfers.transfer_calls import NAME, Received, order_for, pieces_of, put
+from tests.unit.gateway.transfers.transfer_calls import NAME, Received, order_for, pieces_of, put, send_file
 
 pytestmark = pytest.mark.virtual_time
 
@@ -165,8 +165,8 @@ async def test_downloads_of_one_principal_share_its_pace(world) -> None:
     async def get() -> None:
         received = Timed()
         async with world.services.downloads.open(NAME, client) as found, asyncio.TaskGroup() as group:
-            await world.services.downloads.send(
-                found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
+            await send_file(
+                world, found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
             )
         assert bytes(received.body) == bytes(40_000)
 

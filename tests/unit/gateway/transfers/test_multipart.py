@@ -36,7 +36,7 @@ from shared.errors import (
 )
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
-from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, is_idle, pieces_of
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, is_idle, pieces_of, send_file
 
 pytestmark = pytest.mark.virtual_time
 
@@ -89,7 +89,8 @@ async def complete(
 async def read(world: World, span: ByteSpan | None = None) -> bytes:
     received = Received()
     async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
-        await world.services.downloads.send(
+        await send_file(
+            world,
             found,
             None if span is None else [span],
             world.services.quorums,
@@ -356,8 +357,8 @@ async def test_a_small_file_of_parts_is_read_again_and_again(world) -> None:
         received = Received()
         opened = world.services.downloads.open(NAME, CLIENT, is_body_wanted=True)
         async with opened as found, asyncio.TaskGroup() as group:
-            await world.services.downloads.send(
-                found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
+            await send_file(
+                world, found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
             )
         assert received.body == b"small"
     await is_idle(world)
@@ -380,8 +381,8 @@ async def test_a_version_that_goes_away_breaks_its_download_off(world, parted, m
     received = Received()
     with pytest.raises(ExceptionGroup) as broken:
         async with world.services.downloads.open(NAME, CLIENT) as found, asyncio.TaskGroup() as group:
-            await world.services.downloads.send(
-                found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
+            await send_file(
+                world, found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
             )
     assert broken.group_contains(VersionGoneError)
     assert received.confirmed is not None

@@ -28,7 +28,7 @@ from shared.errors import (
 from shared.placement import read_order
 from shared.units import MIB
 from tests.unit.gateway.conftest import World
-from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, find, get, is_idle, put
+from tests.unit.gateway.transfers.transfer_calls import CLIENT, NAME, Received, find, get, is_idle, put, send_file
 
 Change = Callable[[AnyQuery, Answer, ReadContext], tuple[Answer, ReadContext]]
 
@@ -259,8 +259,8 @@ async def get_wanting_body(world: World) -> Received:
         world.services.downloads.open(NAME, CLIENT, is_body_wanted=True) as found,
         asyncio.TaskGroup() as group,
     ):
-        await world.services.downloads.send(
-            found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
+        await send_file(
+            world, found, None, world.services.quorums, start=received.start, sink=received.sink, group=group
         )
     return received
 

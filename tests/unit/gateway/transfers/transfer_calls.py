@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from services.gateway.replicas.quorum import Quorums
@@ -68,6 +68,23 @@ class Received:
         self.body += view
 
 
+async def send_file(
+    world: World,
+    found: FoundFile,
+    spans: Sequence[ByteSpan] | None,
+    quorums: Quorums,
+    *,
+    start: Callable[[ConfirmedReplicas], Awaitable[None]],
+    sink: Callable[[memoryview], Awaitable[None]],
+    group: asyncio.TaskGroup,
+) -> None:
+    """As a route does: what was confirmed first, then the bytes."""
+    async with world.services.downloads.read(found, spans, quorums, group) as reading:
+        await start(reading.confirmed)
+        async for view in reading.pieces:
+            await sink(view)
+
+
 async def get(
     world: World,
     received: Received | None = None,
@@ -78,7 +95,8 @@ async def get(
 ) -> Received:
     received = received or Received()
     async with world.services.downloads.open(name, CLIENT) as found, asyncio.TaskGroup() as group:
-        await world.services.downloads.send(
+        await send_file(
+            world,
             found,
             None if span is None else [span],
             quorums or world.services.quorums,
