@@ -11,19 +11,16 @@ stay, so that a transfer goes on where it ended.
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 from typing import Final
 
-import msgpack
-
+from services.consensus.persistence.checked_file import read_checked, write_checked
 from services.consensus.persistence.file_digest import hash_file
-from services.consensus.raft.ports import LogDamagedError, SnapshotDamagedError, SnapshotFields, SnapshotMeta
-from shared.disk.durable_files import replace_file, sync_directory, sync_file
+from services.consensus.raft.ports import SnapshotDamagedError, SnapshotFields, SnapshotMeta
+from shared.disk.durable_files import sync_directory, sync_file
 
 FIRST_NAME: Final = "metadata.sqlite"
 _POINTER: Final = "current_metadata"
-_FORMAT_VERSION: Final = 1
 
 
 class StateFiles:
@@ -87,8 +84,7 @@ class StateFiles:
 
     def put_in_force(self, tables: Path, meta: SnapshotMeta | None) -> None:
         """From now on, durably, `tables` are the state machine."""
-        body = bytes(msgpack.packb([_FORMAT_VERSION, tables.name, None if meta is None else meta.to_wire()]))
-        replace_file(self._folder / _POINTER, zlib.crc32(body).to_bytes(4, "little") + body)
+        write_checked(self._folder / _POINTER, tables.name, None if meta is None else meta.to_wire())
         self._name, self._installed = tables.name, meta
 
     def set_aside(self) -> Path:
@@ -126,16 +122,9 @@ class StateFiles:
             raise SnapshotDamagedError(f"{part.name} does not have the digest that the leader announced")
 
     def _read_pointer(self) -> tuple[str, SnapshotMeta | None]:
-        path = self._folder / _POINTER
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
+        fields = read_checked(self._folder / _POINTER)
+        if fields is None:
             return FIRST_NAME, None
-        if len(raw) < 5 or zlib.crc32(raw[4:]) != int.from_bytes(raw[:4], "little"):
-            raise LogDamagedError(f"{path} does not fit its checksum")
-        version, *fields = msgpack.unpackb(raw[4:])
-        if version != _FORMAT_VERSION:
-            raise LogDamagedError(f"{path} has format {version}; this member knows {_FORMAT_VERSION}")
         name, meta = fields
         return name, None if meta is None else SnapshotMeta.from_wire(SnapshotFields(*meta))
 

@@ -72,14 +72,14 @@ def _believe_bytes() -> None:
 
 
 def _forget_votes() -> None:
-    from services.consensus.persistence import hard_state
+    from services.consensus.persistence import checked_file
 
     def write(path: Any, body: bytes) -> None:
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_bytes(body)
         temporary.rename(path)
 
-    hard_state.replace_file = write
+    checked_file.replace_file = write
 
 
 def _ignore_idempotency_keys() -> None:
