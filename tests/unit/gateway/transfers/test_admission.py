@@ -18,6 +18,7 @@ from shared.errors import OverloadedError, TooManyRequestsError
 from shared.units import KIB, MIB
 from tests.unit.gateway.transfers.transfer_calls import CLIENT, put, send_file
 from tests.unit.gateway.transfers.transfer_calls import order_for as upload_request
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.virtual_time
 
@@ -93,11 +94,9 @@ async def test_the_slowest_transfer_ends_for_a_new_one_and_a_fast_one_never_does
     await bench.start("fast", "c", moved_bytes=10 * MIB)
     bench.clock.now_s = GRACE_S
     await bench.start("new", "d", moved_bytes=10 * MIB)
-    await asyncio.sleep(0.01)
-    assert bench.ended == ["slowest"]
+    await wait_until(lambda: bench.ended == ["slowest"], "the slowest ended")
     await bench.start("newer", "e", moved_bytes=10 * MIB)
-    await asyncio.sleep(0.01)
-    assert bench.ended == ["slowest", "slow"]
+    await wait_until(lambda: bench.ended == ["slowest", "slow"], "the next slowest ended")
     with pytest.raises(OverloadedError) as caught:
         await bench.start("one too many", "f")
     assert caught.value.definite
@@ -164,8 +163,7 @@ async def test_an_address_above_its_share_ends_before_a_slower_one(benches) -> N
     await bench.start("single", "b", moved_bytes=0)
     bench.clock.now_s = GRACE_S
     await bench.start("new", "c")
-    await asyncio.sleep(0.01)
-    assert bench.ended == ["many0"]
+    await wait_until(lambda: bench.ended == ["many0"], "one of many ended")
 
 
 async def test_once_half_is_used_a_principal_holds_its_share_at_most(benches) -> None:
@@ -202,8 +200,7 @@ async def test_a_principal_above_its_share_ends_before_a_slower_one(benches) -> 
     await bench.start("single", Client("b", "bert"), moved_bytes=0)
     bench.clock.now_s = GRACE_S
     await bench.start("new", Client("c", "carl"))
-    await asyncio.sleep(0.01)
-    assert bench.ended == ["many0"]
+    await wait_until(lambda: bench.ended == ["many0"], "one of many ended")
 
 
 async def test_bytes_that_become_free_go_to_whoever_holds_least(benches) -> None:

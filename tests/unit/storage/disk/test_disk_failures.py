@@ -15,6 +15,7 @@ from services.storage.disk import group_commit
 from services.storage.disk.chunk_files import ChunkFiles
 from shared.errors import ChunkNotFoundError, DiskFullError, UnavailableError
 from tests.unit.storage.disk.tiers import failing, make_chunk
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
@@ -141,7 +142,7 @@ async def test_a_rollback_leaves_the_file_of_a_row_that_comes_back(disk, monkeyp
 
     monkeypatch.setattr(disk._committer, "_on_commit", hold)
     held_up = asyncio.ensure_future(disk.put(make_chunk(1000), 1))
-    await asyncio.sleep(0.1)
+    await wait_until(lambda: not wait_once, "the first commit is held up")
     with monkeypatch.context() as short:
         short.setattr(group_commit, "sync_directory", failing(errno.EMFILE))
         deletion = asyncio.ensure_future(disk.delete(chunk.digest))

@@ -84,17 +84,18 @@ async def test_operations_share_a_transaction_and_fail_alone(disk, monkeypatch):
 
 async def test_a_put_that_nobody_waits_for_any_more_leaves_no_file(disk, tmp_path, monkeypatch):
     """Given up while its file is written, it is stored all the same; given up before that, nothing happens."""
-    may_write = threading.Event()
+    may_write, begun = threading.Event(), []
     write = disk._files.write_temporary
 
     def write_later(chunk):
+        begun.append(chunk)
         may_write.wait(20)
         return write(chunk)
 
     monkeypatch.setattr(disk._files, "write_temporary", write_later)
     chunks = [make_chunk(200_000) for _ in range(7)]
     puts = [asyncio.ensure_future(disk.put(chunk, 1)) for chunk in chunks]
-    await asyncio.sleep(0.1)  # four are being written, three wait
+    await wait_until(lambda: len(begun) == 4, "four are being written, three wait")
     for put in puts:
         put.cancel()
     may_write.set()
