@@ -53,7 +53,8 @@ from shared.contracts.read_results import (
     encode_read_results,
 )
 from shared.contracts.references import CheckedReferences, ReferenceChanges, ReferencePage
-from shared.contracts.uploads import PiecePage, UploadAnswer, UploadPage
+from shared.contracts.s3 import S3UploadAttributes
+from shared.contracts.uploads import PiecePage, Upload, UploadAnswer, UploadPage, UploadPart
 from shared.contracts.usage import UsageAnswer, UsageOf
 from shared.errors import CursorExpiredError
 from tests.unit.consensus.metadata.builders import content, publish, stamp
@@ -175,7 +176,26 @@ ANSWERS: dict[str, Answer] = {
         identities={"1a" * 32: UsageOf(size_bytes=0, files=0, quota_files=5)},
     ),
     "pieces": PiecePage(size_bytes=0, pieces=[], next_offset=None),
-    "upload": UploadAnswer(upload=None),
+    "no upload": UploadAnswer(upload=None),
+    "upload": UploadAnswer(
+        upload=Upload(
+            upload=1 << 60,
+            nonce="0" * 32,
+            bucket="b",
+            key="é/k",
+            content_type="text/plain",
+            user_metadata={"é": "1"},
+            tags={},
+            created_ns=1 << 60,
+            expires_in_s=None,
+            s3=S3UploadAttributes(checksum="crc32"),
+        ),
+        parts=[
+            UploadPart(1, 1 << 60, 1 << 40, "e", 1 << 60),
+            UploadPart(10_000, 2, 0, "e", 0, "0" * 32, {"crc32": "AAAAAA=="}),
+        ],
+        has_more=True,
+    ),
     "uploads": UploadPage(has_bucket=True, prefixes=["é/"], has_more=True, last_key="é/"),
     "request": RequestAnswer(result=ProposalResult(log_index=1, term=1, result={"n": [1, None]}), fingerprint="f"),
 }
