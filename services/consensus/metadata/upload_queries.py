@@ -11,7 +11,14 @@ from services.consensus.metadata.page_rows import PageRows, end_of_prefix
 from services.consensus.metadata.pieces import ChunkList, PieceList, extent_of
 from services.consensus.metadata.rows import State
 from services.consensus.metadata.tables import Tables
-from services.consensus.metadata.upload_records import OPEN, PartBody, PartRow, UploadBody, UploadRecords, UploadRow
+from services.consensus.metadata.upload_records import (
+    OPEN,
+    PartRow,
+    UploadBody,
+    UploadRecords,
+    UploadRow,
+    modified_ns_of,
+)
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.uploads import (
     GetUpload,
@@ -178,7 +185,7 @@ def _part(row: PartRow) -> UploadPart:
         part=row.part,
         size_bytes=row.size_bytes,
         etag=row.etag,
-        modified_ns=PartBody.decode(row.body).modified_ns,
+        modified_ns=modified_ns_of(row.body),
         s3_etag=s3_etag,
         checksums=checksums,
     )

@@ -23,6 +23,7 @@ from services.consensus.metadata.decisions import (
 from services.consensus.metadata.manifests import Manifests
 from services.consensus.metadata.pieces import PLACE_BYTES, ChunkList, Piece, PieceList, covering
 from services.consensus.metadata.rows import BucketRow, decode_version, encode_version
+from services.consensus.metadata.schema import Row
 from services.consensus.metadata.stored_content import check_stored
 from services.consensus.metadata.upload_records import (
     ABORTED,
@@ -34,6 +35,8 @@ from services.consensus.metadata.upload_records import (
     UploadBody,
     UploadRecords,
     UploadRow,
+    decode_part_body,
+    decode_s3,
     decode_stored,
     encode_s3,
     encode_stored,
@@ -323,32 +326,35 @@ class _Joined:
     stored: list[PartStorage]
 
 
-def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[PartRow]) -> _Joined:
-    """The parts that are asked for, which must all be there and not too small. `rows` of them are taken one at a time."""
+def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[Row]) -> _Joined:
+    """The parts that are asked for, which must all be there and not too small.
+
+    `rows` of them (`UploadRecords.named_parts`) are taken one at a time: there may be ten thousand in one entry.
+    """
     sizes: list[tuple[int, int]] = []
     identities: list[bytes] = []
     places: list[bytes] = []
     stored: set[bytes] = set()
     chunk_count = pieces_bytes = 0
-    for row in rows:
-        _, number, _, size_bytes, etag, body, _ = row
-        if etags[number] != etag and etags[number] != shown_part_etag(etag, row.s3_etag_and_checksums[0]):
+    for _, number, _, size_bytes, etag, body, s3 in rows:
+        if etags[number] != etag and etags[number] != shown_part_etag(etag, decode_s3(s3)[0]):
             raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
-        part = PartBody.decode(body)
+        part_identities, part_places, part_chunks, part_stored, _ = decode_part_body(body)
         sizes.append((number, size_bytes))
-        identities.append(part.identities)
-        places.append(part.places)
-        stored.add(part.stored)
-        chunk_count += part.chunk_count
-        pieces_bytes += len(part.places)
-        # At once: ten thousand parts may have forty million pieces.
-        _check_piece_count(pieces_bytes // PLACE_BYTES)
+        identities.append(part_identities)
+        places.append(part_places)
+        stored.add(part_stored)
+        chunk_count += part_chunks
+        pieces_bytes += len(part_places)
+        if (pieces := pieces_bytes // PLACE_BYTES) > PIECES_MAX:
+            # At once: ten thousand parts may have forty million pieces.
+            raise PayloadTooLargeError("The file has too many pieces.", pieces=pieces, limit_pieces=PIECES_MAX)
     if missing := etags.keys() - dict(sizes).keys():
         raise InvalidPartError("The upload has no such part.", number=min(missing), has_number=False)
-    pieces = PieceList(b"".join(identities), b"".join(places))
     _check_sizes(upload, sizes)
+    joined = PieceList(b"".join(identities), b"".join(places))
     size_bytes = sum(size_bytes for _, size_bytes in sizes)
-    return _Joined(pieces, size_bytes, chunk_count, [decode_stored(each) for each in sorted(stored)])
+    return _Joined(joined, size_bytes, chunk_count, [decode_stored(each) for each in sorted(stored)])
 
 
 def _etags(command: CompleteUpload) -> dict[int, str]:
@@ -358,11 +364,6 @@ def _etags(command: CompleteUpload) -> dict[int, str]:
             raise InvalidPartOrderError("Name the parts in the order of their numbers, each once.", number=number)
         before = number
     return dict(command.parts)
-
-
-def _check_piece_count(count: int) -> None:
-    if count > PIECES_MAX:
-        raise PayloadTooLargeError("The file has too many pieces.", pieces=count, limit_pieces=PIECES_MAX)
 
 
 def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]]) -> None:
