@@ -284,7 +284,7 @@ class VersionEntry(WireRow, frozen=True, gc=False, omit_defaults=True):
 class VersionPage(WireModel):
     """One page: keys in UTF-8 byte order, the versions of a key from the latest on.
 
-    The next page begins after (`last_key`, `last_version`); a `last_key` without `last_version` is a common prefix.
+    The next page begins after (`last_key`, `last_version`), the latter a version id; a `last_key` without one is a common prefix.
     """
 
     kind: Literal["versions"] = "versions"

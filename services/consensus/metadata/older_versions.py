@@ -7,6 +7,7 @@ removes it (`versions`). Tags change beside their version (C-143).
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 import msgpack
@@ -22,6 +23,9 @@ _COLUMNS: Final = (
 _SELECT: Final = f"SELECT {_COLUMNS} FROM older_versions WHERE incarnation=? AND "  # noqa: S608 (our own constants)
 # Named, because the planner would rather walk over all versions of the key.
 _BY_ID: Final = _SELECT.replace("WHERE", "INDEXED BY older_by_id WHERE") + "key=? AND version_id=?"
+_PROMOTED: Final = (
+    _SELECT.replace("WHERE", "INDEXED BY older_by_id WHERE") + "key=? AND version_id<? ORDER BY version_id DESC LIMIT ?"
+)
 _NULL: Final = _SELECT.replace("WHERE", "INDEXED BY older_nulls WHERE") + "key=? AND is_null=1"
 
 
@@ -129,8 +133,22 @@ class OlderVersions:
         """Whether the bucket keeps anything here."""
         return self._one("SELECT 1 FROM older_versions WHERE incarnation=? LIMIT 1", (incarnation,)) is not None
 
+    def known_below(self, incarnation: int, key: bytes, below: int, limit: int) -> list[OlderRow]:
+        """Those of a key that are known by an id below `below`, the latest first.
+
+        That is the order of their ids, too: what is promoted is the latest of those that are left. So those that got a number
+        from `below` on are the first of all that were promoted.
+        """
+        rows = self._execute(_PROMOTED, (incarnation, key, below, limit))
+        try:
+            known = (OlderRow(*checked("older_versions", row)) for row in rows)
+            promoted = list(takewhile(lambda row: row.version >= below, known))
+        finally:
+            rows.close()
+        return promoted + self.of_key(incarnation, key, below, limit - len(promoted))
+
     def of_key(self, incarnation: int, key: bytes, below: int, limit: int) -> list[OlderRow]:
-        """Those of a key below `below`, the latest first."""
+        """Those of a key with numbers below `below`, the latest first."""
         rows = self._execute(
             f"{_SELECT} key=? AND version<? ORDER BY version DESC LIMIT ?", (incarnation, key, below, limit)
         )

@@ -45,7 +45,8 @@ def version_page(tables: Tables, incarnation: int, query: ListVersions) -> Versi
         prefixes=page.prefixes,
         has_more=has_more,
         last_key=(page.last_prefix if has_more else None) if last is None else last.key,
-        last_version=None if last is None else last.version,
+        # By its id: meanwhile it may get another number, and others numbers above its own.
+        last_version=None if last is None else last.version_id or last.version,
     )
 
 
@@ -76,12 +77,12 @@ def _fill(page: _VersionRows, walk: _Walk, query: ListVersions) -> bool:
 
 
 def _add_key(page: _VersionRows, walk: _Walk, key: bytes, below: int) -> bool:
-    """Add the versions of a key below `below`, as many as there is room for; whether some are left."""
+    """Add the versions of a key that are known by ids below `below`, as many as there is room for; whether some are left."""
     file = walk.file(key)
-    if file is not None and file.version < below:
+    if file is not None and (file.version < below or walk.id_of(file) < below):
         page.add(walk.current(page, file))
     room = page.room
-    rows = walk.older.of_key(walk.incarnation, key, below, max(room, 0) + 1)
+    rows = walk.older.known_below(walk.incarnation, key, below, max(room, 0) + 1)
     for row in rows[: max(room, 0)]:
         page.add(_entry(row))
     return len(rows) > max(room, 0)
@@ -108,6 +109,10 @@ class _Walk:
     def file(self, key: bytes) -> FileRow | None:
         """The current version of the key that `next_key` gave last."""
         return self._file if self._file is not None and self._file.key == key else None
+
+    def id_of(self, file: FileRow) -> int:
+        """Version id of a current version."""
+        return self._tables.identity(file.version).version_id or file.version
 
     def current(self, page: _VersionRows, file: FileRow) -> VersionEntry:
         """The entry of a current version."""

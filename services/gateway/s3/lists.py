@@ -279,7 +279,7 @@ async def list_object_versions(request: S3Request) -> None:
 class _Versions:
     """One page. The next one begins after `last_key` and `last_version`, None on the last page; see `VersionPage`.
 
-    The marker that the next page is asked for with is made of the row's number even where its version is called `null`.
+    The marker that the next page is asked for with is made of the row's id in the log even where its version is called `null`.
     """
 
     rows: list[VersionEntry] = field(default_factory=list)
@@ -333,10 +333,10 @@ async def _version_place(request: S3Request, asked: _AskedList, key: str, versio
 
 
 async def _place_of_null(request: S3Request, bucket: str, key: str) -> int:
-    """The number of the row; where there is none, before all others: better shown twice than not at all."""
+    """The id behind the word; where there is none, before all others: better shown twice than not at all."""
     versions = _Versions()
     await _read(request, ListVersions(bucket=bucket, key=key), versions.take)
-    return next((row.version for row in versions.rows if row.is_null), _BEFORE_ALL)
+    return next((row.version_id or row.version for row in versions.rows if row.is_null), _BEFORE_ALL)
 
 
 # --- uploads --------------------------------------------------------------------------------------------------------

@@ -326,7 +326,6 @@ class World:
             for at, each in enumerate(versions)
         ]
         assert self._listed(limit) == shown
-        assert self._listed(limit, goes_on_by_id=True) == shown
         assert self._listed(limit, key="a") == [row for row in shown if row[0] == "a"]
         present = [key for key in sorted(KEYS, key=str.encode) if self.model.current(key) is not None]
         files = self.log.ask(ListFiles(bucket=BUCKET)).files
@@ -359,8 +358,8 @@ class World:
         assert (found.version if is_found else None) == (None if null is None else null.number)
         assert self.log.ask(GetFile(bucket=BUCKET, key=key, version=1)).file is None
 
-    def _listed(self, limit: int, *, goes_on_by_id: bool = False, **changes: Any) -> list[tuple[object, ...]]:
-        """Page by page. S3 goes on after the version id of the last row, which names the same place."""
+    def _listed(self, limit: int, **changes: Any) -> list[tuple[object, ...]]:
+        """Page by page. Clients go on after the version id of the last row."""
         found: list[tuple[object, ...]] = []
         after: dict[str, Any] = {}
         while True:
@@ -376,8 +375,8 @@ class World:
                 return found
             assert page.versions, "a page that says that there is more brings one further"
             last = page.versions[-1]
-            number = (last.version_id or last.version) if goes_on_by_id else page.last_version
-            after = {"after_key": page.last_key, "after_version": number}
+            assert page.last_version == (last.version_id or last.version)
+            after = {"after_key": page.last_key, "after_version": page.last_version}
 
     def _check_counts(self, shown: list[tuple[object, ...]]) -> None:
         versions, markers, position = 0, 0, None
