@@ -253,6 +253,10 @@ bench-storage: install ## Measure puts and reads of one storage node in its thre
 bench-client: install ## Measure the client against curl and a bare load generator, and a list of 100,000 keys
 	@$(BIN)/python -m benchmarks.client --rounds "$(or $(ROUNDS),5)"
 
+.PHONY: bench-s3
+bench-s3: install ## Measure calls of S3 that do much at once: complete 10,000 parts, delete 1,000 keys, list among a million
+	@$(BIN)/python -m benchmarks.s3_calls --rounds "$(ROUNDS)"
+
 .PHONY: bench-crowd
 bench-crowd: install ## Measure what a crowd of slow clients, and one of greedy ones, costs the others
 	@$(BIN)/python -m benchmarks.crowd

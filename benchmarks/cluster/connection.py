@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, cast
 
@@ -68,9 +68,15 @@ class Connection(asyncio.Protocol):
             self._answered.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
     async def request(
-        self, method: str, target: str, body: Sequence[bytes | memoryview] = (), *, is_kept: bool = False
+        self,
+        method: str,
+        target: str,
+        body: Sequence[bytes | memoryview] = (),
+        *,
+        headers: Mapping[str, str] | None = None,
+        is_kept: bool = False,
     ) -> Answer:
-        """Send one request and wait for the whole answer, whatever its status.
+        """Send one request, with further headers, and wait for the whole answer, whatever its status.
 
         Raises:
             OSError: the connection ended.
@@ -80,7 +86,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._pieces, self._size_bytes = [], 0
         self._is_head, self._is_kept = method == "HEAD", is_kept
-        self._transport.writelines([f"{method} {target}{self._headers}{length}\r\n".encode(), *body])
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self._transport.writelines([f"{method} {target}{self._headers}{more}{length}\r\n".encode(), *body])
         return await self._answered
 
     def data_received(self, data: bytes) -> None:
