@@ -473,7 +473,8 @@ class FileAnswer(WireModel):
 
     `has_bucket` is false when the bucket does not exist. `horizon` is the index below which deletions are forgotten.
     `is_unchanged`: `known_version` of the question is the current version, and `file` is left out. `is_marker`: what was asked
-    for, the key or the version, is a delete marker, and `version` its number; `file` is None.
+    for, the key or the version, is a delete marker; `file` is None. `marker_id` is its version id then, and `is_null` says that
+    it is the null version; None from a member of an earlier version. `keeps_versions`: the bucket does or did.
     """
 
     kind: Literal["file"] = "file"
@@ -484,6 +485,9 @@ class FileAnswer(WireModel):
     horizon: int = 0
     is_unchanged: bool = False
     is_marker: bool = False
+    marker_id: int | None = None
+    is_null: bool = False
+    keeps_versions: bool = False
 
 
 class FileEntry(WireRow, frozen=True, gc=False, omit_defaults=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from services.consensus.metadata.bucket_records import DEFAULT_SETTINGS, BucketRecords
 from services.consensus.metadata.counting import count_objects
 from services.consensus.metadata.history import History
@@ -25,7 +27,20 @@ from shared.contracts.objects import (
 )
 from shared.contracts.uploads import INLINE_CHUNKS_MAX
 
-Buckets = dict[str, BucketRow | None]
+
+class FoundBucket(NamedTuple):
+    """A bucket. `keeps_versions`: it does now, or did before."""
+
+    row: BucketRow
+    keeps_versions: bool
+
+    @property
+    def incarnation(self) -> int:
+        """Of the bucket."""
+        return self.row.incarnation
+
+
+Buckets = dict[str, FoundBucket | None]
 """Those that were looked up in this transaction: the files of a batch are mostly in one."""
 
 
@@ -50,7 +65,7 @@ def answer_about_objects(
 def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) -> FileAnswer:
     key = query.key.encode()
     if query.bucket not in buckets:
-        buckets[query.bucket] = tables.bucket(query.bucket)
+        buckets[query.bucket] = _find_bucket(tables, query.bucket)
     bucket = buckets[query.bucket]
     if bucket is not None and query.version is not None:
         return _get_version(tables, state, query, bucket, query.version)
@@ -66,6 +81,7 @@ def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) ->
                 version=file.version,
                 horizon=state.tombstone_horizon,
                 is_unchanged=True,
+                keeps_versions=bucket.keeps_versions,
             )
         return FileAnswer(
             has_bucket=True,
@@ -73,11 +89,21 @@ def _get_file(tables: Tables, state: State, query: GetFile, buckets: Buckets) ->
             file=_version(tables, file.version, patch, query),
             version=file.version,
             horizon=state.tombstone_horizon,
+            keeps_versions=bucket.keeps_versions,
         )
     return _absent(tables, state, query, bucket)
 
 
-def _absent(tables: Tables, state: State, query: GetFile, bucket: BucketRow | None) -> FileAnswer:
+def _find_bucket(tables: Tables, name: str) -> FoundBucket | None:
+    row = tables.bucket(name)
+    if row is None:
+        return None
+    settings = BucketRecords(tables).settings(row.incarnation)
+    # It is never off again.
+    return FoundBucket(row, keeps_versions=settings is not None and settings.settings.versioning != "off")
+
+
+def _absent(tables: Tables, state: State, query: GetFile, bucket: FoundBucket | None) -> FileAnswer:
     tombstone = History(tables).tombstone(query.bucket, query.key.encode())
     marker = None if bucket is None else OlderVersions(tables).marker(bucket.incarnation, query.key.encode())
     deleted_index = 0 if marker is None else marker.version
@@ -87,10 +113,12 @@ def _absent(tables: Tables, state: State, query: GetFile, bucket: BucketRow | No
         version=deleted_index if tombstone is None else tombstone.deleted_index,
         horizon=state.tombstone_horizon,
         is_marker=marker is not None,
+        marker_id=None if marker is None else marker.known_as,
+        is_null=marker is not None and bool(marker.is_null),
     )
 
 
-def _get_version(tables: Tables, state: State, query: GetFile, bucket: BucketRow, number: int) -> FileAnswer:
+def _get_version(tables: Tables, state: State, query: GetFile, bucket: FoundBucket, number: int) -> FileAnswer:
     """Of a version that is not there the answer says the last change of the key, as of an absent file."""
     older, key = OlderVersions(tables), query.key.encode()
     found = find_version(tables, older, bucket.incarnation, key, number)
@@ -98,7 +126,7 @@ def _get_version(tables: Tables, state: State, query: GetFile, bucket: BucketRow
         file = tables.file(bucket.incarnation, key)
         absent = _absent(tables, state, query, bucket)
         version = absent.version if file is None else file.version
-        return absent.model_copy(update={"version": version, "is_marker": False})
+        return absent.model_copy(update={"version": version, "is_marker": False, "marker_id": None, "is_null": False})
     patch = None if found.is_marker else older.patch(found.file.version)
     return FileAnswer(
         has_bucket=True,
@@ -107,6 +135,9 @@ def _get_version(tables: Tables, state: State, query: GetFile, bucket: BucketRow
         version=found.file.version,
         horizon=state.tombstone_horizon,
         is_marker=found.is_marker,
+        marker_id=found.known_as if found.is_marker else None,
+        is_null=found.is_null_marker,
+        keeps_versions=bucket.keeps_versions,
     )
 
 

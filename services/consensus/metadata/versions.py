@@ -298,6 +298,11 @@ class FoundVersion:
         return self.older is not None and bool(self.older.is_marker)
 
     @property
+    def is_null_marker(self) -> bool:
+        """It is the null version of its key, too."""
+        return self.older is not None and bool(self.older.is_marker and self.older.is_null)
+
+    @property
     def is_current(self) -> bool:
         """It decides whether the key exists."""
         return self.older is None or self.older.superseded_index is None

@@ -31,18 +31,10 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         refuse_conditions(fields)
         admission = gateway.services.admission
         asked = await large_json_body(request, BatchDeleteRequest, admission, max_bytes=BATCH_MAX_BYTES)
-        content = asked.model_dump(mode="json")
-
-        def key_of_entry(number: int) -> IdempotencyKey | None:
-            return IdempotencyKey.of(
-                fields,
-                method="POST /v1/batch-delete",
-                bucket=asked.bucket,
-                key=str(number),
-                content=content,
-            )
-
-        deleted = await gateway.services.batch_deletes.delete(asked.bucket, asked.to_delete(), key_of_entry)
+        key = IdempotencyKey.of(
+            fields, method="POST /v1/batch-delete", bucket=asked.bucket, key="0", content=asked.model_dump(mode="json")
+        )
+        deleted = await gateway.services.batch_deletes.delete(asked.bucket, asked.to_delete(), key)
         return BatchDeleted.of(deleted)
 
     return router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
@@ -14,9 +14,6 @@ from shared.errors import PromotionDeferredError, TrivetError
 
 _Asked = tuple[int, FileToDelete]
 """A file and its place in the request."""
-
-KeyOfEntry = Callable[[int], IdempotencyKey | None]
-"""The Idempotency-Key of the nth entry of a request: each happens once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class BatchDeletes:
         self._idempotency = idempotency
         self._clock = clock
 
-    async def delete(self, bucket: str, files: Sequence[FileToDelete], key_of_entry: KeyOfEntry) -> DeletedBatch:
+    async def delete(self, bucket: str, files: Sequence[FileToDelete], key: IdempotencyKey | None) -> DeletedBatch:
         """Delete `files` in their order. One that is absent is deleted.
 
         Raises:
@@ -46,7 +43,7 @@ class BatchDeletes:
         asked = list(enumerate(files))
         left = deque(asked[first : first + DELETE_FILES_MAX] for first in range(0, len(asked), DELETE_FILES_MAX))
         log_index, incarnation = 0, None
-        with self._idempotency.running(key_of_entry(0)):
+        with self._idempotency.running(key):
             for number in itertools.count():
                 entry = left.popleft()
                 command = DeleteFiles(
@@ -56,7 +53,7 @@ class BatchDeletes:
                     stamp=self._clock.stamp(),
                 )
                 try:
-                    outcome = await self._idempotency.propose(command, key_of_entry(number))
+                    outcome = await self._idempotency.propose(command, None if key is None else key.of_entry(number))
                 except TrivetError as error:
                     error.definite = error.definite and number == 0
                     raise

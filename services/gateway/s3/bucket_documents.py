@@ -12,6 +12,7 @@ from services.gateway.s3.buckets import DEFAULT_REGION, require_bucket
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import Handler, S3Request
+from services.gateway.s3.retries import propose_once, retry_key
 from services.gateway.s3.tag_sets import bucket_tags_of, tag_pairs, tagging_document
 from services.gateway.s3.xml_documents import document, element, malformed, text_of
 from shared.contracts.objects import DOCUMENT_BYTES_MAX, DeleteBucketDocument, GetBucketDocument, PutBucketDocument
@@ -51,7 +52,7 @@ async def put_versioning(request: S3Request) -> None:
     else:
         raise malformed()
     if after != before:
-        await settings.put(request.bucket, after, None)
+        await settings.put(request.bucket, after, retry_key(request, status))
     await send_empty(request)
 
 
@@ -70,17 +71,16 @@ async def put_tagging(request: S3Request) -> None:
     body = tagging_document(bucket_tags_of(tag_pairs(await read_document(request, "Tagging"))))
     if len(body) > DOCUMENT_BYTES_MAX:
         raise S3Error("InvalidTag", f"The tags of a bucket have at most {DOCUMENT_BYTES_MAX} bytes as XML.")
-    services = request.services
-    command = PutBucketDocument(bucket=request.bucket, kind_name=_TAGGING, body=body, stamp=services.clock.stamp())
-    await services.metadata.propose(command)
+    stamp = request.services.clock.stamp()
+    command = PutBucketDocument(bucket=request.bucket, kind_name=_TAGGING, body=body, stamp=stamp)
+    await propose_once(request, command, retry_key(request, body.decode()))
     await send_empty(request, 204)
 
 
 async def delete_tagging(request: S3Request) -> None:
     """Also where there are none."""
-    services = request.services
-    command = DeleteBucketDocument(bucket=request.bucket, kind_name=_TAGGING, stamp=services.clock.stamp())
-    await services.metadata.propose(command)
+    command = DeleteBucketDocument(bucket=request.bucket, kind_name=_TAGGING, stamp=request.services.clock.stamp())
+    await propose_once(request, command, retry_key(request))
     await send_empty(request, 204)
 
 

@@ -14,6 +14,7 @@ from services.gateway.s3.errors import S3Error
 from services.gateway.s3.owners import owner_of_all
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import S3Request
+from services.gateway.s3.retries import propose_once, retry_key
 from services.gateway.s3.xml_documents import document, element, group, iso_time, text_of
 from services.gateway.semantics.raw_names import FileName
 from shared.contracts.access import ANONYMOUS, Action
@@ -113,10 +114,8 @@ async def create_bucket(request: S3Request) -> None:
     if _RESERVED.fullmatch(request.bucket):
         raise S3Error("InvalidBucketName", "The specified bucket is not valid.", BucketName=request.bucket)
     await _check_configuration(request)
-    services = request.services
-    command = CreateBucket(bucket=request.bucket, stamp=services.clock.stamp())
-    created = (await services.metadata.propose(command)).result.created
-    if not created:
+    command = CreateBucket(bucket=request.bucket, stamp=request.services.clock.stamp())
+    if not (await propose_once(request, command, retry_key(request))).created:
         raise S3Error(
             "BucketAlreadyOwnedByYou",
             "Your previous request to create the named bucket succeeded and you already own it.",
@@ -161,7 +160,6 @@ async def require_bucket(request: S3Request) -> Bucket:
 
 async def delete_bucket(request: S3Request) -> None:
     """409 while any version or delete marker is in it. Uploads under way do not count: they are aborted with it."""
-    services = request.services
-    command = DeleteBucket(bucket=request.bucket, aborts_uploads=True, stamp=services.clock.stamp())
-    await services.metadata.propose(command)
+    command = DeleteBucket(bucket=request.bucket, aborts_uploads=True, stamp=request.services.clock.stamp())
+    await propose_once(request, command, retry_key(request))
     await send_empty(request, 204)

@@ -115,6 +115,7 @@ async def copy_object(request: S3Request) -> None:
         asked.storage_class,
         tags,
     ]
+    key = retry_key(request, content, preconditions=preconditions)
 
     async def copy(found: FileVersion, attempt: int) -> Copied:
         _check_size(found.content.size_bytes)
@@ -126,17 +127,17 @@ async def copy_object(request: S3Request) -> None:
             tags=tags,
             s3=_replaced(asked) if replaces else _kept(request, asked, found, source),
         )
-        key = retry_key(request, content, preconditions=preconditions, entry=attempt)
+        key_of_attempt = None if key is None else key.of_entry(attempt)
         try:
-            return await request.services.copies.copy(CopySource(source.name, found.version), target, key)
+            return await request.services.copies.copy(CopySource(source.name, found.version), target, key_of_attempt)
         except PreconditionFailedError as error:
             raise condition_failed(error, request.key) from error
 
-    found, copied = await _of_source(request, source, copy)
+    source_id, copied = await _of_source(request, source, copy)
     version = copied.published.version
     request.services.downloads.published(version)
     children = _result(version.stored_ns, s3_etag_of(version), version.s3)
-    answer_headers = _source_header(request, found, source)
+    answer_headers = _source_header(source_id)
     if (version_id := shown_id(request, version)) is not None:
         answer_headers["x-amz-version-id"] = version_id
     await send_xml(request, document("CopyObjectResult", children), 200, answer_headers)
@@ -203,10 +204,10 @@ async def upload_part_copy(request: S3Request) -> None:
         part_source = PartSource(source.name, found.version, range_start=start, range_end=end)
         return await services.multipart.copy(upload, number, part_source)
 
-    found, part = await _of_source(request, source, copy)
+    source_id, part = await _of_source(request, source, copy)
     now_ns = services.clock.stamp().approximate_ns
     children = _result(now_ns, shown_part_etag(part.etag, None if part.s3 is None else part.s3.etag), part.s3)
-    await send_xml(request, document("CopyPartResult", children), 200, _source_header(request, found, source))
+    await send_xml(request, document("CopyPartResult", children), 200, _source_header(source_id))
 
 
 def _range_of(header: str | None) -> tuple[int, int] | None:
@@ -230,12 +231,13 @@ def _range_of(header: str | None) -> tuple[int, int] | None:
 
 async def _of_source(
     request: S3Request, source: NamedSource, copy: Callable[[FileVersion, int], Awaitable[ResultT]]
-) -> tuple[FileVersion, ResultT]:
-    """The version that `source` names, and what `copy` made of it: of a version that is still there."""
+) -> tuple[str | None, ResultT]:
+    """The id of the version that `source` names, if it shows one, and what `copy` made of it: of one that is still there."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
-        found = await _look_up(request, source)
+        found, keeps_versions = await _look_up(request, source)
+        is_shown = keeps_versions or source.version is not None or not found.is_null
         try:
-            return found, await copy(found, attempt)
+            return version_ids(request.services).of(found) if is_shown else None, await copy(found, attempt)
         except VersionNotFoundError:
             # Replaced meanwhile, in a bucket that keeps no versions.
             if source.version is not None or attempt == _ATTEMPTS_MAX:
@@ -243,8 +245,8 @@ async def _of_source(
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _look_up(request: S3Request, source: NamedSource) -> FileVersion:
-    """The version that `source` names, which meets the conditions of the request about it."""
+async def _look_up(request: S3Request, source: NamedSource) -> tuple[FileVersion, bool]:
+    """The version that `source` names, which meets the conditions of the request about it; whether its bucket keeps versions."""
     name, version = source.name, None
     if source.version is not None:
         version = number_of(request, source.version)
@@ -260,7 +262,7 @@ async def _look_up(request: S3Request, source: NamedSource) -> FileVersion:
     conditions = read_conditions(request.headers, COPY_SOURCE)
     if conditions.is_not_modified(as_shown(answer.file)):
         raise S3Error("PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
-    return answer.file
+    return answer.file, answer.keeps_versions
 
 
 def _no_source(answer: FileAnswer, source: NamedSource) -> S3Error:
@@ -278,7 +280,5 @@ def _no_source(answer: FileAnswer, source: NamedSource) -> S3Error:
     return S3Error("NoSuchVersion", message, Key=source.name.key, VersionId=source.version)
 
 
-def _source_header(request: S3Request, found: FileVersion, source: NamedSource) -> dict[str, str]:
-    if found.is_null and source.version is None:
-        return {}
-    return {"x-amz-copy-source-version-id": version_ids(request.services).of(found)}
+def _source_header(version_id: str | None) -> dict[str, str]:
+    return {} if version_id is None else {"x-amz-copy-source-version-id": version_id}

@@ -19,6 +19,7 @@ from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.errors import S3Error
 from services.gateway.s3.request_documents import read_document
 from services.gateway.s3.requests import S3Request
+from services.gateway.s3.retries import propose_once, retry_key
 from services.gateway.s3.xml_documents import Element, document, element, group, malformed
 from shared.contracts.base import WireModel
 from shared.contracts.objects import DeleteBucketDocument, GetBucketDocument, PutBucketDocument
@@ -76,10 +77,9 @@ async def put_bucket_cors(request: S3Request) -> None:
     body = _RULES.dump_json(rules, exclude_defaults=True)
     if len(body) > LIMIT_BYTES:
         raise malformed()
-    services = request.services
-    await services.metadata.propose(
-        PutBucketDocument(bucket=request.bucket, kind_name=KIND, body=body, stamp=services.clock.stamp())
-    )
+    stamp = request.services.clock.stamp()
+    command = PutBucketDocument(bucket=request.bucket, kind_name=KIND, body=body, stamp=stamp)
+    await propose_once(request, command, retry_key(request, body.decode()))
     await send_empty(request)
 
 
@@ -95,10 +95,8 @@ async def get_bucket_cors(request: S3Request) -> None:
 
 async def delete_bucket_cors(request: S3Request) -> None:
     """Also where there is none."""
-    services = request.services
-    await services.metadata.propose(
-        DeleteBucketDocument(bucket=request.bucket, kind_name=KIND, stamp=services.clock.stamp())
-    )
+    command = DeleteBucketDocument(bucket=request.bucket, kind_name=KIND, stamp=request.services.clock.stamp())
+    await propose_once(request, command, retry_key(request))
     await send_empty(request, 204)
 
 

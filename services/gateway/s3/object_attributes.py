@@ -33,11 +33,11 @@ async def get_object_attributes(request: S3Request) -> None:
         async with request.services.downloads.open(
             name_of(request), client_of(request.scope), version=asked_version(request)
         ) as found:
-            version = found.version
+            version, keeps_versions = found.version, found.keeps_versions
     except TrivetError as error:
         await refuse(request, error)
     headers = {"last-modified": http_date(version.stored_ns)}
-    if (shown := shown_id(request, version)) is not None:
+    if (shown := shown_id(request, version, keeps_versions=keeps_versions)) is not None:
         headers["x-amz-version-id"] = shown
     children = [text for name in _NAMES if name in wanted for text in _attribute(name, version)]
     await send_xml(request, document("GetObjectAttributesResponse", children), headers=headers)

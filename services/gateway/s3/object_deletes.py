@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from services.gateway.access.context import AccessContext, current_access
+from services.gateway.access.context import AccessContext, as_system, current_access
 from services.gateway.s3.answers import send_empty, send_xml
 from services.gateway.s3.body_hashing import BodyHashes
 from services.gateway.s3.conditions import write_conditions
@@ -19,19 +19,18 @@ from services.gateway.s3.errors import S3Error
 from services.gateway.s3.object_versions import DELETE_MARKER, asked_id, name_of, number_of
 from services.gateway.s3.request_documents import read_body, room_for_body
 from services.gateway.s3.requests import S3Request
-from services.gateway.s3.retries import retry_key
+from services.gateway.s3.retries import propose_once, retry_key
 from services.gateway.s3.version_ids import version_ids
 from services.gateway.s3.xml_documents import Element, document, element, group, malformed, parse, text_of
 from services.gateway.s3.xml_errors import s3_error_of
 from services.gateway.semantics.conditions import UNCONDITIONAL
 from services.gateway.semantics.http_dates import unix_seconds
 from services.gateway.semantics.raw_names import FileName
-from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.access import Action
 from shared.contracts.files import Preconditions
-from shared.contracts.metadata import DeleteFile
+from shared.contracts.metadata import DeleteFile, GetFile
 from shared.contracts.names import check_object_key
-from shared.contracts.objects import DeletedFile, FileToDelete
+from shared.contracts.objects import DeletedFile, FileToDelete, GetBucketSettings
 from shared.errors import (
     AccessDeniedError,
     FileNotFoundInBucketError,
@@ -91,7 +90,7 @@ def _invalid(name: str, text: str) -> S3Error:
 
 async def delete_object(request: S3Request) -> None:
     """DeleteObject."""
-    services, text = request.services, asked_id(request)
+    text = asked_id(request)
     number = None if text is None else _number(request, text)
     conditions = delete_conditions(request.headers)
     await require_sight(request, name_of(request), conditions)
@@ -100,14 +99,19 @@ async def delete_object(request: S3Request) -> None:
         key=request.key,
         version=number,
         preconditions=conditions,
-        stamp=services.clock.stamp(),
+        stamp=request.services.clock.stamp(),
     )
     key = retry_key(request, number, preconditions=conditions)
     deleted: DeletedFile | None = None
     # Gone is what was asked for, whatever it was to look like.
-    with suppress(FileNotFoundInBucketError, VersionNotFoundError), services.idempotency.running(key):
-        deleted = (await services.idempotency.propose(deletion, key)).result
-    await send_empty(request, 204, _deleted_headers(request, text, deleted))
+    with suppress(FileNotFoundInBucketError, VersionNotFoundError):
+        deleted = await propose_once(request, deletion, key)
+    headers = {} if text is None else {"x-amz-version-id": text}
+    if deleted is not None and deleted.is_marker:
+        headers[DELETE_MARKER] = "true"
+        if text is None:
+            headers["x-amz-version-id"] = (await _marker_ids(request, {request.key: deleted.version}))[request.key]
+    await send_empty(request, 204, headers)
 
 
 def _number(request: S3Request, text: str) -> int:
@@ -124,16 +128,23 @@ _ABSENT: Final = 2**63 - 1
 """No log becomes as long."""
 
 
-def _deleted_headers(request: S3Request, text: str | None, deleted: DeletedFile | None) -> dict[str, str]:
-    headers = {} if text is None else {"x-amz-version-id": text}
-    if deleted is not None and deleted.is_marker:
-        headers[DELETE_MARKER] = "true"
-        headers.setdefault("x-amz-version-id", _marker_id(request, deleted))
-    return headers
+async def _marker_ids(request: S3Request, markers: Mapping[str, int]) -> dict[str, str]:
+    """The ids of delete markers that were just written, by key; `markers`: their numbers. A null marker is called so.
 
-
-def _marker_id(request: S3Request, deleted: DeletedFile) -> str:
-    return version_ids(request.services).seal(deleted.version, is_null=False)
+    What was written does not say which of them are: settings that are older than all of them do. Where others were put meanwhile,
+    each marker is asked for.
+    """
+    ids, metadata = version_ids(request.services), request.services.metadata
+    with as_system():
+        answer, _ = await metadata.read(GetBucketSettings(bucket=request.bucket))
+        if answer.settings is not None and answer.log_index < min(markers.values()):
+            is_suspended = answer.settings.versioning == "suspended"
+            return {key: ids.seal(number, is_null=is_suspended) for key, number in markers.items()}
+        shown: dict[str, str] = {}
+        for key, number in markers.items():
+            found, _ = await metadata.read(GetFile(bucket=request.bucket, key=key, version=number, pages=True))
+            shown[key] = ids.seal(number, is_null=found.is_null)
+    return shown
 
 
 # --- many ---------------------------------------------------------------------------------------------------------
@@ -166,8 +177,10 @@ async def delete_objects(request: S3Request) -> None:
         asked = _asked(request, root)
         is_quiet = (text_of(root, "Quiet") or "").strip().lower() == "true"
     outcomes = await _delete_all(request, asked)
+    markers = {} if is_quiet else _markers_of(asked, outcomes)
+    marker_ids = await _marker_ids(request, markers) if markers else {}
     children = (
-        _shown(request, each, outcome, is_quiet=is_quiet) for each, outcome in zip(asked, outcomes, strict=True)
+        _shown(each, outcome, marker_ids, is_quiet=is_quiet) for each, outcome in zip(asked, outcomes, strict=True)
     )
     await send_xml(request, document("DeleteResult", children))
 
@@ -241,12 +254,8 @@ def _require(context: AccessContext, *, bucket: str, file: FileToDelete) -> None
 
 
 async def _delete_batch(request: S3Request, files: _Files) -> dict[int, _Outcome]:
-    content = [file.model_dump() for file in files.values()]
-
-    def key_of_entry(number: int) -> IdempotencyKey | None:
-        return retry_key(request, content, entry=number)
-
-    deleted = await request.services.batch_deletes.delete(request.bucket, list(files.values()), key_of_entry)
+    key = retry_key(request, [file.model_dump() for file in files.values()])
+    deleted = await request.services.batch_deletes.delete(request.bucket, list(files.values()), key)
     outcomes: dict[int, _Outcome] = {}
     for place, (_, outcome) in zip(files, deleted.files, strict=True):
         problem = outcome.problem
@@ -258,7 +267,16 @@ def _error_of(request: S3Request, error: TrivetError) -> S3Error:
     return s3_error_of(error, request.target)
 
 
-def _shown(request: S3Request, asked: _AskedDeletion, outcome: _Outcome, *, is_quiet: bool) -> str:
+def _markers_of(asked: Sequence[_AskedDeletion], outcomes: Sequence[_Outcome]) -> dict[str, int]:
+    """The numbers of the markers that were written, by key: each has one at most."""
+    return {
+        each.key: outcome.version
+        for each, outcome in zip(asked, outcomes, strict=True)
+        if isinstance(outcome, DeletedFile) and outcome.is_marker and each.version is None
+    }
+
+
+def _shown(asked: _AskedDeletion, outcome: _Outcome, marker_ids: Mapping[str, str], *, is_quiet: bool) -> str:
     """The element of one object; empty where none is asked for."""
     children = [element("Key", asked.key)]
     if asked.version is not None:
@@ -270,5 +288,5 @@ def _shown(request: S3Request, asked: _AskedDeletion, outcome: _Outcome, *, is_q
         return ""
     if outcome.is_marker:
         children.append(element("DeleteMarker", value=True))
-        children.append(element("DeleteMarkerVersionId", asked.version or _marker_id(request, outcome)))
+        children.append(element("DeleteMarkerVersionId", asked.version or marker_ids[asked.key]))
     return group("Deleted", children)

@@ -46,11 +46,15 @@ def number_of(request: S3Request, text: str) -> int:
     return NULL_VERSION if number == NULL else number
 
 
-def shown_id(request: S3Request, version: FileVersion) -> str | None:
-    """The id of a version in an answer; the null version is shown as one to those alone who ask for it by that name."""
+def shown_id(request: S3Request, version: FileVersion, *, keeps_versions: bool = False) -> str | None:
+    """The id of a version in an answer.
+
+    A null version has one where it is asked for by that name, and in answers that read it from a bucket which keeps versions, or
+    did. What writes a null version does not say so, as S3 does not.
+    """
     if not version.is_null:
         return version_ids(request.services).of(version)
-    return NULL if asked_id(request) == NULL else None
+    return NULL if keeps_versions or asked_id(request) == NULL else None
 
 
 async def refuse(request: S3Request, error: TrivetError) -> NoReturn:
@@ -85,6 +89,8 @@ async def refuse(request: S3Request, error: TrivetError) -> NoReturn:
 def _no_such_key(request: S3Request, error: FileNotFoundInBucketError) -> S3Error:
     headers: dict[str, str] = {}
     if error.facts.get("is_marker"):
-        marker = version_ids(request.services).seal(int(error.facts["version"]), is_null=False)
+        # A leader of an earlier version says neither.
+        number, is_null = error.facts.get("marker_id", error.facts["version"]), error.facts.get("is_null", False)
+        marker = version_ids(request.services).seal(int(number), is_null=bool(is_null))
         headers = {DELETE_MARKER: "true", "x-amz-version-id": marker}
     return S3Error("NoSuchKey", "The specified key does not exist.", headers=headers, Key=request.key)

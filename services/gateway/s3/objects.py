@@ -141,8 +141,9 @@ async def get_object(request: S3Request) -> None:
             name_of(request), client_of(scope), version=asked.version, is_body_wanted=asked.conditions.is_unconditional
         ) as found:
             version = found.version
+            version_id = shown_id(request, version, keeps_versions=found.keeps_versions)
             if asked.is_not_modified(version):
-                await _send_not_modified(request, version)
+                await send_empty(request, 304, not_modified_headers(version, version_id))
                 return
             spans = asked.spans(request, version)
             stream = FileStream(
@@ -150,7 +151,7 @@ async def get_object(request: S3Request) -> None:
                 found,
                 spans,
                 services.quorums,
-                headers={**request.answer_headers, **asked.headers(request, version, spans)},
+                headers={**request.answer_headers, **asked.headers(request, version, version_id, spans)},
                 access=services.access.standing(current_access()),
             )
             # Of a small object without a body to take nothing is worth watching for.
@@ -168,11 +169,12 @@ async def head_object(request: S3Request) -> None:
             name_of(request), client_of(request.scope), version=asked.version
         ) as found:
             version = found.version
+            version_id = shown_id(request, version, keeps_versions=found.keeps_versions)
             if asked.is_not_modified(version):
-                await _send_not_modified(request, version)
+                await send_empty(request, 304, not_modified_headers(version, version_id))
                 return
             spans = asked.spans(request, version)
-            headers = asked.headers(request, version, spans)
+            headers = asked.headers(request, version, version_id, spans)
             size_bytes = version.content.size_bytes
             if spans is None:
                 headers["content-length"] = str(size_bytes)
@@ -182,10 +184,6 @@ async def head_object(request: S3Request) -> None:
             await send_empty(request, 200 if spans is None else 206, headers)
     except TrivetError as error:
         await refuse(request, error)
-
-
-async def _send_not_modified(request: S3Request, version: FileVersion) -> None:
-    await send_empty(request, 304, not_modified_headers(version, shown_id(request, version)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +240,11 @@ class _Read:
                 ActualObjectSize=str(size_bytes),
             ) from error
 
-    def headers(self, request: S3Request, version: FileVersion, spans: list[ByteSpan] | None) -> dict[str, str]:
+    def headers(
+        self, request: S3Request, version: FileVersion, version_id: str | None, spans: list[ByteSpan] | None
+    ) -> dict[str, str]:
         """What the answer says of `version`."""
-        headers = object_headers(version, shown_id(request, version))
+        headers = object_headers(version, version_id)
         if spans is None and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
             headers.update(checksum_headers(version.s3))
         if self.part is not None and (count := part_count(version)) is not None:

@@ -87,7 +87,7 @@ class FileReading:
 class FoundFile:
     """A version, where its chunks should be, and the log index at which this was so; held by `transfer`.
 
-    `early`: its only chunk, which was fetched beside the read that found the version.
+    `early`: its only chunk, which was fetched beside the read that found the version. `keeps_versions`: the bucket does or did.
     """
 
     version: FileVersion
@@ -96,6 +96,7 @@ class FoundFile:
     log_index: int
     transfer: Transfer
     early: EarlyFetch | None = None
+    keeps_versions: bool = False
 
     def cursor(self, spans: Sequence[ByteSpan] | None = None) -> SliceCursor:
         """At the first chunk of `spans`, or of the file."""
@@ -193,10 +194,10 @@ class Downloads:
         self, name: FileName, number: int | None, transfer: Transfer, early: EarlyFetch | None
     ) -> FoundFile:
         async with self._lookups:
-            version, context = await self._records.read(name, number)
+            version, context, keeps_versions = await self._records.read(name, number)
         node_map = await self._directory.at(context.epoch)
         chunks = self._chunks_of(version, context.cluster_id)
-        return FoundFile(version, chunks, node_map, context.log_index, transfer, early)
+        return FoundFile(version, chunks, node_map, context.log_index, transfer, early, keeps_versions)
 
     def _chunks_of(self, version: FileVersion, cluster_id: str | None) -> ChunkMap:
         content = version.content

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from blake3 import blake3
@@ -93,6 +93,10 @@ class IdempotencyKey:
         owner = ANYBODY if principal == ANONYMOUS else principal
         # The prefix stands in logs written before; with another one a duplicate across an upgrade would not be seen.
         return cls(f"once-{_digest([owner, method, bucket, key, value])}", _digest(parameters)[:32])
+
+    def of_entry(self, number: int) -> IdempotencyKey:
+        """Of one entry of a request that takes several, the first of which is 0: each happens once."""
+        return self if number == 0 else replace(self, request_id=f"{self.request_id}-{number}")
 
     def fingerprint(self, body_digest: str = "") -> str:
         """What the log compares; `body_digest` is 64 hex digits, or nothing where there is no body."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.ports import Metadata
@@ -24,6 +24,14 @@ PLAIN_QUESTIONS_S: Final = 10.0
 """For so long a leader that refused a question is asked as those of older versions are."""
 
 
+class CurrentRecord(NamedTuple):
+    """A version, where in the log it was read, and whether its bucket keeps versions or did."""
+
+    version: FileVersion
+    context: ReadContext
+    keeps_versions: bool
+
+
 class Records:
     """The records of all files, through `cache`."""
 
@@ -42,7 +50,7 @@ class Records:
         """Remember `version`, which a publish in the cluster that answers now made the current one."""
         self._cache.put(FileName(version.bucket, version.key), self._caches.cluster_id, version)
 
-    async def read(self, name: FileName, version: int | None = None) -> tuple[FileVersion, ReadContext]:
+    async def read(self, name: FileName, version: int | None = None) -> CurrentRecord:
         """The current version, or the one that `version` names.
 
         Raises:
@@ -56,7 +64,7 @@ class Records:
             answer, context = await self._metadata.read(
                 GetFile(bucket=name.bucket, key=name.key, version=version, pages=True)
             )
-            return _version_in(name, answer, version), context
+            return CurrentRecord(_version_in(name, answer, version), context, answer.keeps_versions)
         if time.monotonic() >= self._plain_until_s:
             try:
                 return await self._read_current(name)
@@ -65,9 +73,9 @@ class Records:
                 self._cache.forget()
                 self._plain_until_s = time.monotonic() + PLAIN_QUESTIONS_S
         answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key))
-        return self._take(name, answer, context), context
+        return self._take(name, answer, context)
 
-    async def _read_current(self, name: FileName) -> tuple[FileVersion, ReadContext]:
+    async def _read_current(self, name: FileName) -> CurrentRecord:
         if (known := self._cache.find(name)) is not None:
             answer, context = await self._metadata.read(
                 GetFile(
@@ -80,21 +88,23 @@ class Records:
             )
             if _is_unchanged(known, answer, context):
                 self._cache.confirmed()
-                return known.version, context
+                return CurrentRecord(known.version, context, answer.keeps_versions)
             if not answer.is_unchanged:
-                return self._take(name, answer, context), context
+                return self._take(name, answer, context)
             # The number is that of an entry in the log of another cluster.
         answer, context = await self._metadata.read(GetFile(bucket=name.bucket, key=name.key, pages=True))
-        return self._take(name, answer, context), context
+        return self._take(name, answer, context)
 
-    def _take(self, name: FileName, answer: FileAnswer, context: ReadContext) -> FileVersion:
+    def _take(self, name: FileName, answer: FileAnswer, context: ReadContext) -> CurrentRecord:
         """The version in `answer`, remembered. Raises BucketNotFoundError, FileNotFoundInBucketError."""
         if answer.file is not None:
             self._cache.put(name, context.cluster_id, answer.file)
-            return answer.file
+            return CurrentRecord(answer.file, context, answer.keeps_versions)
         self._cache.drop(name)
         _require_bucket(name, answer)
-        facts = {"is_marker": True} if answer.is_marker else {}
+        facts: dict[str, object] = {"is_marker": True} if answer.is_marker else {}
+        if answer.marker_id is not None:
+            facts |= {"marker_id": answer.marker_id, "is_null": answer.is_null}
         raise FileNotFoundInBucketError(
             "There is no such file.", bucket=name.bucket, version=answer.version, horizon=answer.horizon, **facts
         )

@@ -31,6 +31,8 @@ NO_MEASUREMENTS = {
     ("BackupBegin", "lease_s"): "a choice of the caller",
     ("BackupRenewal", "lease_s"): "a choice of the caller",
     ("FileAnswer", "is_marker"): "the file stands in the answer, or there is none",
+    ("FileAnswer", "is_null"): "of what is no marker",
+    ("FileAnswer", "keeps_versions"): "of an absent bucket, or of a member of an earlier version",
     ("FileVersion", "is_null"): "of a bucket that keeps no versions, as all were before",
     ("FileVersion", "patch_index"): "never patched; no log entry has this index",
     ("DeletedFile", "is_marker"): "of a bucket that keeps no versions",

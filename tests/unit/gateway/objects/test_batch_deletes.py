@@ -31,11 +31,9 @@ def entries(world) -> list[int]:
 
 
 async def delete(world, files=ASKED, *, key: str | None = None, bucket: str = "default") -> DeletedBatch:
-    def key_of_entry(number: int) -> IdempotencyKey | None:
-        fields = {} if key is None else {"idempotency-key": key}
-        return IdempotencyKey.of(fields, method="POST /v1/batch-delete", bucket=bucket, key=str(number))
-
-    return await world.services.batch_deletes.delete(bucket, files, key_of_entry)
+    fields = {} if key is None else {"idempotency-key": key}
+    idempotency_key = IdempotencyKey.of(fields, method="POST /v1/batch-delete", bucket=bucket)
+    return await world.services.batch_deletes.delete(bucket, files, idempotency_key)
 
 
 async def test_a_long_batch_is_several_entries_in_their_order(world) -> None:

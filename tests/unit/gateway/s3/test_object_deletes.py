@@ -111,6 +111,15 @@ async def test_versions_and_markers_are_told(s3: S3Client, scene: Scene) -> None
     assert answer.texts("Error/Code") == ["InvalidArgument"]
 
 
+async def test_a_null_marker_is_told_as_null(s3: S3Client, scene: Scene) -> None:
+    """In a bucket that keeps no further versions."""
+    for state in ("enabled", "suspended"):
+        settings = BucketSettings.model_validate({"versioning": state})
+        await scene.metadata.propose(PutBucketSettings(bucket=BUCKET, settings=settings, stamp=scene.clock.stamp()))
+        await s3("PUT", BUCKET, "a", body=b"x")
+    assert (await delete(s3, "a")).texts("Deleted/DeleteMarkerVersionId") == ["null"]
+
+
 async def test_each_object_has_conditions_of_its_own(s3: S3Client) -> None:
     etag = (await s3("PUT", BUCKET, "a", body=b"x")).headers["etag"]
     await s3("PUT", BUCKET, "b", body=b"x")

@@ -396,6 +396,55 @@ async def test_versions_are_kept_read_and_deleted_for_good(s3: S3Client, scene: 
     assert (await s3("DELETE", BUCKET, KEY, query={"versionId": "null"})).status == 204
 
 
+async def test_a_null_version_is_shown_as_one_where_versions_are_kept(s3: S3Client, scene: Scene) -> None:
+    """By what reads it, and in a bucket that keeps none any more as well; a put never names it."""
+    assert "x-amz-version-id" not in (await put(s3, b"null")).headers
+    assert "x-amz-version-id" not in (await s3("HEAD", BUCKET, KEY)).headers
+    for state in ("enabled", "suspended"):
+        await version_bucket(scene, state)
+        attributes = await s3(
+            "GET", BUCKET, KEY, query={"attributes": ""}, headers={"x-amz-object-attributes": "ObjectSize"}
+        )
+        etag = (await s3("GET", BUCKET, KEY)).headers["etag"]
+        answers = [
+            await s3("GET", BUCKET, KEY),
+            await s3("HEAD", BUCKET, KEY),
+            await s3("GET", BUCKET, KEY, headers={"if-none-match": etag}),
+            attributes,
+        ]
+        assert [answer.status for answer in answers] == [200, 200, 304, 200]
+        assert [answer.headers["x-amz-version-id"] for answer in answers] == ["null"] * 4
+        copied = await s3("PUT", BUCKET, f"copy {state}", headers={"x-amz-copy-source": f"{BUCKET}/{KEY}"})
+        assert (copied.status, copied.headers["x-amz-copy-source-version-id"]) == (200, "null")
+    assert "x-amz-version-id" not in (await put(s3, b"null again")).headers
+
+
+async def test_a_null_marker_is_called_null(s3: S3Client, scene: Scene) -> None:
+    """As a list calls it, in every answer; and by that name it is removed."""
+    await version_bucket(scene)
+    version = (await put(s3, b"1")).headers["x-amz-version-id"]
+    await version_bucket(scene, "suspended")
+    deleted, gone = await s3("DELETE", BUCKET, KEY), await s3("GET", BUCKET, KEY)
+    listed = await s3("GET", BUCKET, query={"versions": ""})
+    assert [deleted.headers["x-amz-version-id"], gone.headers["x-amz-version-id"]] == ["null", "null"]
+    assert listed.texts("DeleteMarker/VersionId") == ["null"]
+    assert (await s3("DELETE", BUCKET, KEY, query={"versionId": "null"})).status == 204
+    assert (await s3("GET", BUCKET, KEY)).headers["x-amz-version-id"] == version
+
+
+async def test_a_marker_that_is_current_again_keeps_its_id(s3: S3Client, scene: Scene) -> None:
+    """What an absent object is answered with names the marker, by which it comes back."""
+    await version_bucket(scene)
+    await put(s3, b"1")
+    marker = (await s3("DELETE", BUCKET, KEY)).headers["x-amz-version-id"]
+    over = (await put(s3, b"2")).headers["x-amz-version-id"]
+    await s3("DELETE", BUCKET, KEY, query={"versionId": over})
+    gone = await s3("GET", BUCKET, KEY)
+    assert (gone.status, gone.headers["x-amz-version-id"]) == (404, marker)
+    assert (await s3("DELETE", BUCKET, KEY, query={"versionId": marker})).headers["x-amz-delete-marker"] == "true"
+    assert (await s3("GET", BUCKET, KEY)).body == b"1"
+
+
 async def test_a_version_that_is_none_is_told_from_one_that_cannot_be(s3: S3Client, scene: Scene) -> None:
     await version_bucket(scene)
     stored = await put(s3)
