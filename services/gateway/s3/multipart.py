@@ -38,7 +38,7 @@ from services.gateway.s3.request_documents import read_body, room_for_body
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import retry_key
 from services.gateway.s3.upload_ids import open_upload_id, seal_upload_id
-from services.gateway.s3.xml_documents import Element, document, element, malformed, parse
+from services.gateway.s3.xml_documents import Element, document, element, malformed, parse, texts_of
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.admission import Transfer
 from services.gateway.transfers.multipart import PartRequest, UploadBegin
@@ -232,15 +232,15 @@ def _asked_parts(root: Element) -> list[_AskedPart]:
 
 
 def _asked_part(part: Element) -> _AskedPart:
-    values = {child.tag: (child.text or "").strip() for child in part}
-    number, etag = values.get("PartNumber", ""), values.get("ETag", "")
-    # One with children has no text, and of a child that comes twice nobody knows which is meant.
-    if part.tag != "Part" or len(values) < len(part) or not _is_part_number(number) or not etag:
+    values = {name: text.strip() for name, text in texts_of(part).items()}
+    number, sent = values.get("PartNumber", ""), values.get("ETag", "")
+    if part.tag != "Part" or not _is_part_number(number) or not sent:
         raise malformed()
-    if not 1 <= len(plain_etag(etag)) <= _ETAG_MAX:
+    etag = plain_etag(sent)
+    if not 1 <= len(etag) <= _ETAG_MAX:
         raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", PartNumber=number)
-    checksums = {_CHECKSUM_ELEMENTS[tag]: value for tag, value in values.items() if tag in _CHECKSUM_ELEMENTS}
-    return _AskedPart(int(number), plain_etag(etag), checksums)
+    checksums = {_CHECKSUM_ELEMENTS[name]: text for name, text in values.items() if name in _CHECKSUM_ELEMENTS}
+    return _AskedPart(int(number), etag, checksums)
 
 
 async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_AskedPart]) -> S3Attributes | None:

@@ -21,7 +21,7 @@ from services.gateway.s3.request_documents import read_body, room_for_body
 from services.gateway.s3.requests import S3Request
 from services.gateway.s3.retries import propose_once, retry_key
 from services.gateway.s3.version_ids import version_ids
-from services.gateway.s3.xml_documents import Element, document, element, group, malformed, parse, text_of
+from services.gateway.s3.xml_documents import Element, document, element, group, malformed, parse, text_of, texts_of
 from services.gateway.s3.xml_errors import s3_error_of
 from services.gateway.semantics.conditions import UNCONDITIONAL
 from services.gateway.semantics.http_dates import unix_seconds
@@ -193,10 +193,11 @@ def _asked(request: S3Request, root: Element) -> list[_AskedDeletion]:
 
 
 def _asked_object(request: S3Request, each: Element) -> _AskedDeletion:
-    key, version = text_of(each, "Key"), text_of(each, "VersionId") or None
+    values = texts_of(each)
+    key, version = values.get("Key"), values.get("VersionId") or None
     if not key:
         raise malformed()
-    conditions = {header: text for name, header in _OF_ELEMENTS.items() if (text := text_of(each, name))}
+    conditions = {header: text for name, header in _OF_ELEMENTS.items() if (text := values.get(name))}
     try:
         file = FileToDelete(
             key=check_object_key(key),

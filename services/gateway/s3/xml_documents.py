@@ -138,6 +138,20 @@ def text_of(parent: Element, name: str) -> str | None:
     return found[0].text or ""
 
 
+def texts_of(parent: Element) -> dict[str, str]:
+    """The texts of its children by name, in one pass: of one row among thousands.
+
+    Raises:
+        S3Error: MalformedXML: there are two of a name, or one has elements or an entity.
+    """
+    texts: dict[str, str] = {}
+    for child in parent:
+        if child.tag in texts or len(child):
+            raise malformed()
+        texts[child.tag] = child.text or ""
+    return texts
+
+
 def malformed(message: str = _MALFORMED) -> S3Error:
     """The error for a document that is not what it should be."""
     return S3Error("MalformedXML", message)
