@@ -331,7 +331,7 @@ def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[Row]) -> _Joi
 
     `rows` of them (`UploadRecords.named_parts`) are taken one at a time: there may be ten thousand in one entry.
     """
-    sizes: list[tuple[int, int]] = []
+    sizes: dict[int, int] = {}
     identities: list[bytes] = []
     places: list[bytes] = []
     stored: set[bytes] = set()
@@ -340,7 +340,7 @@ def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[Row]) -> _Joi
         if etags[number] != etag and etags[number] != shown_part_etag(etag, decode_s3(s3)[0]):
             raise InvalidPartError("The upload has another part of that number.", number=number, has_number=True)
         part_identities, part_places, part_chunks, part_stored, _ = decode_part_body(body)
-        sizes.append((number, size_bytes))
+        sizes[number] = size_bytes
         identities.append(part_identities)
         places.append(part_places)
         stored.add(part_stored)
@@ -349,12 +349,11 @@ def _join(etags: dict[int, str], upload: UploadRow, rows: Iterable[Row]) -> _Joi
         if (pieces := pieces_bytes // PLACE_BYTES) > PIECES_MAX:
             # At once: ten thousand parts may have forty million pieces.
             raise PayloadTooLargeError("The file has too many pieces.", pieces=pieces, limit_pieces=PIECES_MAX)
-    if missing := etags.keys() - dict(sizes).keys():
+    if missing := etags.keys() - sizes.keys():
         raise InvalidPartError("The upload has no such part.", number=min(missing), has_number=False)
     _check_sizes(upload, sizes)
     joined = PieceList(b"".join(identities), b"".join(places))
-    size_bytes = sum(size_bytes for _, size_bytes in sizes)
-    return _Joined(joined, size_bytes, chunk_count, [decode_stored(each) for each in sorted(stored)])
+    return _Joined(joined, sum(sizes.values()), chunk_count, [decode_stored(each) for each in sorted(stored)])
 
 
 def _etags(command: CompleteUpload) -> dict[int, str]:
@@ -366,18 +365,19 @@ def _etags(command: CompleteUpload) -> dict[int, str]:
     return dict(command.parts)
 
 
-def _check_sizes(upload: UploadRow, sizes: list[tuple[int, int]]) -> None:
-    """Of parts, by number, and of the file."""
+def _check_sizes(upload: UploadRow, sizes: dict[int, int]) -> None:
+    """Of parts, by number in their order, and of the file."""
     if not upload.is_internal:
-        for number, size_bytes in sizes[:-1]:
-            if size_bytes < PART_BYTES_MIN:
+        last = next(reversed(sizes))
+        for number, size_bytes in sizes.items():
+            if size_bytes < PART_BYTES_MIN and number != last:
                 raise PartTooSmallError(
                     "Only the last part of a file may be so small.",
                     number=number,
                     size_bytes=size_bytes,
                     minimum_bytes=PART_BYTES_MIN,
                 )
-    file_bytes = sum(size_bytes for _, size_bytes in sizes)
+    file_bytes = sum(sizes.values())
     if file_bytes > FILE_BYTES_MAX:
         raise PayloadTooLargeError("The file is too large.", size_bytes=file_bytes, limit_bytes=FILE_BYTES_MAX)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from services.gateway.cluster_caches import ClusterCaches
 from services.gateway.ports import Metadata
@@ -102,7 +102,7 @@ class Records:
             return CurrentRecord(answer.file, context, answer.keeps_versions)
         self._cache.drop(name)
         _require_bucket(name, answer)
-        facts: dict[str, object] = {"is_marker": True} if answer.is_marker else {}
+        facts: dict[str, Any] = {"is_marker": True} if answer.is_marker else {}
         if answer.marker_id is not None:
             facts |= {"marker_id": answer.marker_id, "is_null": answer.is_null}
         raise FileNotFoundInBucketError(
