@@ -7,6 +7,7 @@ object integrity"). A completion that is repeated gets the first answer again, f
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,9 @@ async def abort_multipart_upload(request: S3Request) -> None:
     await send_empty(request, 204)
 
 
+_PAGES_AHEAD: Final = 2
+"""Pages of parts that are read at a time: one is understood here while the leader makes the next."""
+
 _ETAG_MAX: Final = 128
 """Characters; those of a part are 32 or 64."""
 
@@ -250,7 +254,7 @@ async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_
         S3Error: InvalidPart, InvalidRequest, BadDigest.
     """
     try:
-        upload, stored = await _stored_parts(request, upload_id, {part.number for part in asked})
+        upload, stored = await _stored_parts(request, upload_id, [part.number for part in asked])
     except UploadNotFoundError:
         return None
     parts = [_named(part, stored) for part in asked]
@@ -270,17 +274,28 @@ async def _attributes(request: S3Request, upload_id: UploadId, asked: Sequence[_
 
 
 async def _stored_parts(
-    request: S3Request, upload_id: UploadId, numbers: set[int]
+    request: S3Request, upload_id: UploadId, numbers: Sequence[int]
 ) -> tuple[Upload, dict[int, UploadPart]]:
-    """Those of `numbers`, which are not none: of the other rows no more than a page is held."""
-    parts: dict[int, UploadPart] = {}
-    after, last = min(numbers) - 1, max(numbers)
-    while True:
-        upload, answer = await request.services.multipart.page(upload_id, after_part=after, limit=PARTS_LIMIT_MAX)
-        parts.update((part.number, part) for part in answer.parts if part.number in numbers)
-        if not answer.has_more or answer.parts[-1].number >= last:
-            return upload, parts
-        after = answer.parts[-1].number
+    """Those of `numbers`, which are ascending and not none: of the other rows no more than `_PAGES_AHEAD` pages are held."""
+    turns = asyncio.Semaphore(_PAGES_AHEAD)
+
+    async def between(first: int, last: int) -> tuple[Upload, list[UploadPart]]:
+        parts: list[UploadPart] = []
+        after = first - 1
+        while True:
+            async with turns:
+                upload, answer = await request.services.multipart.page(
+                    upload_id, after_part=after, limit=min(PARTS_LIMIT_MAX, last - after)
+                )
+            parts += [part for part in answer.parts if part.number in wanted]
+            if not answer.has_more or answer.parts[-1].number >= last:
+                return upload, parts
+            after = answer.parts[-1].number
+
+    wanted = set(numbers)
+    runs = [numbers[at : at + PARTS_LIMIT_MAX] for at in range(0, len(numbers), PARTS_LIMIT_MAX)]
+    pages = await asyncio.gather(*[between(run[0], run[-1]) for run in runs])
+    return pages[0][0], {part.number: part for _, parts in pages for part in parts}
 
 
 def _named(asked: _AskedPart, stored: Mapping[int, UploadPart]) -> UploadPart:

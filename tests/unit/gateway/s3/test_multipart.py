@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import zlib
@@ -260,6 +261,31 @@ async def test_a_completion_has_its_room_until_the_log_has_answered(
     assert pages == [1, 2, 3]
     assert held == [(1, True)] * 4
     assert (admission.used_slots, admission.used_bytes) == (0, 0)
+
+
+async def test_a_page_of_parts_is_read_while_the_one_before_is_understood(
+    s3: S3Client, bucket: str, here: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more than those two: the rows of all others would be held, too."""
+    monkeypatch.setattr("services.gateway.s3.multipart.PARTS_LIMIT_MAX", 1)
+    upload = await begin(s3)
+    parts = await parts_put(s3, upload, FIRST, FIRST, FIRST, b"last")
+    uploads = here.gateway.services.multipart
+    page, under_way, most = uploads.page, 0, 0
+
+    async def slow_page(upload: UploadId, *, after_part: int, limit: int) -> tuple[Upload, UploadAnswer]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        answer = await page(upload, after_part=after_part, limit=limit)
+        under_way -= 1
+        return answer
+
+    monkeypatch.setattr(uploads, "page", slow_page)
+    assert (await complete(s3, upload, completion(parts))).status == 200
+    assert most == 2
+    assert (await s3("HEAD", bucket, KEY)).headers["etag"] == f'"{etag_of(FIRST, FIRST, FIRST, b"last")}"'
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------
