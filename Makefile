@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: help
 help: ## List the targets
 	@echo "Start with: make run"
-	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nVariables\n'
 	@printf '  %-24s %s\n' \
 	    'PYTHON=python3' 'which Python makes .venv; 3.11 or newer' \
