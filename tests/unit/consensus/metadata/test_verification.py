@@ -36,7 +36,7 @@ from tests.unit.consensus.metadata.builders import Log, content, publish, run, s
 TABLES_WITH_CHECKSUMS = CHECKED_TABLES | {USAGE: USAGE_COLUMNS}
 OBJECT_ROWS = {
     "older_versions": (1, b"a", 5, 4, 1, "etag", "text/plain", 1, 2, "md5", "COLD", 0, 1, 9, 1000, b"o" * 32),
-    "bucket_settings": (1, 5, b"b"),
+    "bucket_settings": (1, 5, b"{}"),
     "bucket_documents": (1, "policy", 5, b"b"),
     "patches": (5, 6, b"b"),
     "manifests": (5, 1, 1, b"d"),

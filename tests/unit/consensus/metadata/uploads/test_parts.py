@@ -284,8 +284,8 @@ def test_no_more_parts_are_read_than_a_file_may_consist_of(log, monkeypatch):
     upload, read = UploadOf.begin(log), []
     for number in range(1, 11):
         upload.put(number, large_content(5, fill=number))
-    right = uploads.PartBody.decode
-    monkeypatch.setattr(uploads.PartBody, "decode", lambda body: read.append(body) or right(body))
+    right = uploads.decode_part_body
+    monkeypatch.setattr(uploads, "decode_part_body", lambda body: read.append(body) or right(body))
     monkeypatch.setattr(uploads, "PIECES_MAX", 2)
     refused(log, PayloadTooLargeError, upload.complete)
     assert len(read) == 3
