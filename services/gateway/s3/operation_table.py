@@ -202,8 +202,21 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     _row("GetObject", "GET /bucket/key", Action.READ, objects.get_object),
     _row("HeadObject", "HEAD /bucket/key", Action.READ, objects.head_object, iam="s3:GetObject"),
-    _row("DeleteObject", "DELETE /bucket/key", Action.DELETE, object_deletes.delete_object),
-    _row("DeleteObjects", "POST /bucket?delete", Action.DELETE, object_deletes.delete_objects, iam="s3:DeleteObject"),
+    _row(
+        "DeleteObject",
+        "DELETE /bucket/key",
+        Action.DELETE,
+        object_deletes.delete_object,
+        note="without a marker over a key that is absent",
+    ),
+    _row(
+        "DeleteObjects",
+        "POST /bucket?delete",
+        Action.DELETE,
+        object_deletes.delete_objects,
+        iam="s3:DeleteObject",
+        note="without markers over keys that are absent",
+    ),
     _row("GetObjectAttributes", "GET /bucket/key?attributes", Action.READ, object_attributes.get_object_attributes),
     _row("PostObject", "POST /bucket", Action.WRITE, post_forms.post_object, iam="s3:PutObject", has_form=True),
     # --- multipart uploads ---
