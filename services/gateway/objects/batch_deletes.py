@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
-from shared.contracts.objects import DELETE_FILES_MAX, DeleteFiles, DeleteOutcome, FileToDelete
+from shared.contracts.calls import Proposed
+from shared.contracts.objects import DELETE_FILES_MAX, DeletedFiles, DeleteFiles, DeleteOutcome, FileToDelete
 from shared.contracts.time import TimeSource
 from shared.errors import PromotionDeferredError, TrivetError
+
+_AT_ONCE: Final = 8
+"""Entries of one request under way."""
 
 _Asked = tuple[int, FileToDelete]
 """A file and its place in the request."""
@@ -42,29 +48,51 @@ class BatchDeletes:
         outcomes: dict[int, DeleteOutcome] = {}
         asked = list(enumerate(files))
         left = deque(asked[first : first + DELETE_FILES_MAX] for first in range(0, len(asked), DELETE_FILES_MAX))
-        log_index, incarnation = 0, None
+        log_index, numbers = 0, itertools.count()
+        incarnation: int | None = None
         with self._idempotency.running(key):
-            for number in itertools.count():
-                entry = left.popleft()
-                command = DeleteFiles(
-                    bucket=bucket,
-                    incarnation=incarnation,
-                    files=[file for _, file in entry],
-                    stamp=self._clock.stamp(),
-                )
-                try:
-                    outcome = await self._idempotency.propose(command, None if key is None else key.of_entry(number))
-                except TrivetError as error:
-                    error.definite = error.definite and number == 0
-                    raise
-                log_index, incarnation = outcome.log_index, outcome.result.incarnation
-                decided = list(zip(entry, outcome.result.results, strict=True))
-                outcomes |= {position: result for (position, _), result in decided if not _is_deferred(result)}
-                # Each key in an entry of its own, which decides it: sent together again, all but one would wait again.
-                left.extendleft(reversed(_by_key(asked for asked, result in decided if _is_deferred(result))))
-                if not left:
-                    break
+            while left:
+                # The first one says which bucket is meant.
+                entries = [left.popleft() for _ in range(1 if incarnation is None else _apart(left))]
+                proposals = []
+                for entry in entries:
+                    command, number = self._command(bucket, incarnation, entry), next(numbers)
+                    key_of_entry = None if key is None else key.of_entry(number)
+                    proposals.append(self._propose(command, key_of_entry, is_first=number == 0))
+                found = await asyncio.gather(*proposals, return_exceptions=True)
+                for entry, outcome in zip(entries, found, strict=True):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    log_index, incarnation = max(log_index, outcome.log_index), outcome.result.incarnation
+                    decided = list(zip(entry, outcome.result.results, strict=True))
+                    outcomes |= {position: result for (position, _), result in decided if not _is_deferred(result)}
+                    # Each key in an entry of its own, which decides it: sent together again, all but one would wait again.
+                    left.extendleft(reversed(_by_key(asked for asked, result in decided if _is_deferred(result))))
         return DeletedBatch([(file.key, outcomes[position]) for position, file in enumerate(files)], log_index)
+
+    def _command(self, bucket: str, incarnation: int | None, entry: Iterable[_Asked]) -> DeleteFiles:
+        files = [file for _, file in entry]
+        return DeleteFiles(bucket=bucket, incarnation=incarnation, files=files, stamp=self._clock.stamp())
+
+    async def _propose(
+        self, command: DeleteFiles, key: IdempotencyKey | None, *, is_first: bool
+    ) -> Proposed[DeletedFiles]:
+        try:
+            return await self._idempotency.propose(command, key)
+        except TrivetError as error:
+            error.definite = error.definite and is_first
+            raise
+
+
+def _apart(left: Iterable[list[_Asked]]) -> int:
+    """How many of the next entries may be under way at once: none of their keys is in two of them."""
+    keys: set[str] = set()
+    for count, entry in enumerate(left):
+        named = {file.key for _, file in entry}
+        if count == _AT_ONCE or not keys.isdisjoint(named):
+            return count
+        keys |= named
+    return count + 1
 
 
 def _by_key(deferred: Iterable[_Asked]) -> list[list[_Asked]]:

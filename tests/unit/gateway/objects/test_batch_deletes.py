@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from services.gateway.objects.batch_deletes import DeletedBatch
 from services.gateway.semantics.raw_names import FileName
 from services.gateway.transfers.idempotency import IdempotencyKey
 from shared.contracts.metadata import CreateBucket, DeleteBucket
-from shared.contracts.objects import DELETE_FILES_MAX, BucketSettings, DeleteFiles, FileToDelete
+from shared.contracts.objects import DELETE_FILES_MAX, BucketSettings, DeleteFiles, FileToDelete, PutBucketSettings
 from shared.errors import BucketNotFoundError, BucketRecreatedError, LeaderUnavailableError, OutcomeUnknownError
 from tests.unit.gateway.transfers.transfer_calls import get, put
 
@@ -46,6 +48,33 @@ async def test_a_long_batch_is_several_entries_in_their_order(world) -> None:
     assert all(outcome.problem is None for _, outcome in deleted.files)
     assert deleted.files[-1][1].version == deleted.log_index == world.metadata.store.last_applied
     assert not (await world.services.listings.page("default", {})).rows.files
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+async def test_entries_are_under_way_at_once_where_no_key_is_in_two_of_them(world, monkeypatch, is_apart) -> None:
+    """Behind the first one, which says which bucket is meant; else each waits for the one before, and order is kept."""
+    await world.metadata.propose(
+        PutBucketSettings(bucket="default", settings=BucketSettings(versioning="enabled"), stamp=world.clock.stamp())
+    )
+    last = ASKED[-1] if is_apart else ASKED[DELETE_FILES_MAX]
+    for asked in (ASKED[DELETE_FILES_MAX], last):
+        await put(world, b"x", name=FileName("default", asked.key))
+    proposed, under_way, most = world.metadata.propose, 0, []
+
+    async def propose(command, **facts):
+        nonlocal under_way
+        under_way += 1
+        most.append(under_way)
+        await asyncio.sleep(0)
+        outcome = await proposed(command, **facts)
+        under_way -= 1
+        return outcome
+
+    monkeypatch.setattr(world.metadata, "propose", propose)
+    deleted = await delete(world, [*ASKED[:-1], last])
+    assert most == ([1, 1, 2] if is_apart else [1, 1, 1])
+    assert [key for key, _ in deleted.files] == [asked.key for asked in [*ASKED[:-1], last]]
+    assert [outcome.is_marker for _, outcome in deleted.files[DELETE_FILES_MAX::DELETE_FILES_MAX]] == [True, is_apart]
 
 
 async def test_a_bucket_made_again_in_mid_batch_keeps_its_files(world, monkeypatch) -> None:
