@@ -32,11 +32,14 @@ from services.consensus.persistence.compaction import LogLimits
 from shared.contracts.files import Durability, FileContent
 from shared.contracts.metadata import (
     AnyCommand,
+    BucketAnswer,
     DeleteFile,
+    GetBucket,
     InitCluster,
     ListFiles,
     PassTime,
     Proposal,
+    ProposalResult,
     PublishFile,
 )
 from shared.contracts.time import ClockState, Stamp
@@ -98,6 +101,12 @@ def publish_files(store: MetadataStore, last: int, chance: random.Random, durati
     if store.last_applied == 0:
         init = InitCluster(cluster_id="benchmark", admitted_nodes=NODES, stamp=_stamp(1))
         store.apply_batch([_entry(1, init)])
+    # In a cluster that was initialised by its members the bucket is not of the first entry.
+    bucket = store.answer([GetBucket(bucket="default")], term=1).results[0].answer
+    assert isinstance(bucket, BucketAnswer)
+    assert bucket.bucket is not None
+    _COMMAND["incarnation"] = bucket.bucket.incarnation
+    results: list[ProposalResult | None] = []
     checkpoint: threading.Thread | None = None
     while (first := store.last_applied + 1) <= last:
         if first % CHECKPOINT_ENTRIES < BATCH and (checkpoint is None or not checkpoint.is_alive()):
@@ -105,7 +114,9 @@ def publish_files(store: MetadataStore, last: int, chance: random.Random, durati
             checkpoint = threading.Thread(target=store.checkpoint)
             checkpoint.start()
         batch = [_publish_entry(index, chance) for index in range(first, first + BATCH)]
-        durations_s.append(seconds(lambda batch=batch: store.apply_batch(batch)))  # type: ignore[misc]
+        durations_s.append(seconds(lambda batch=batch: results.extend(store.apply_batch(batch))))  # type: ignore[misc]
+        assert all(result is not None and result.problem is None for result in results), results[0]
+        results.clear()
     if checkpoint is not None:
         checkpoint.join()
 
