@@ -63,7 +63,7 @@ class World:
     reference_retention_s = REFERENCE_RETENTION_S
     """What the leader tells the log."""
 
-    def __init__(self, seed: int, *, nodes: int | None = None) -> None:
+    def __init__(self, seed: int, *, nodes: int | None = None, profile: Profile | None = None) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class World:
         self.oracle.objects.buckets = {bucket: Bucket() for bucket in BUCKETS}
         self.gateways = [Gateway(self, f"gateway-{number}") for number in (1, 2)]
         self._names = 0
-        self._profile = self.chance.choices(_PROFILES, _SHARES)[0]
+        self._profile = profile or self.chance.choices(_PROFILES, _SHARES)[0]
         self.log.rows_per_entry = self.chance.choice(_ROWS_PER_ENTRY)
         chunks = range(self._profile.chunks)
         self.digests = [blake3(f"{seed}/{number}".encode()).hexdigest() for number in chunks]
@@ -181,7 +181,7 @@ class World:
 
     def _disturb(self) -> None:
         """Begin something, or break something, or neither."""
-        if self.chance.random() < 0.45:
+        if self.chance.random() >= self._profile.share_acts:
             return
         act = self.chance.choices(_ACTS, self._profile.weights)[0]
         act(self)
@@ -270,14 +270,15 @@ class World:
         node.party.is_paused = not node.party.is_paused
 
     def _cut(self) -> None:
-        if self.kernel.cuts and self.chance.random() < 0.5:
-            self.kernel.cuts.pop(0)
+        """A link is down; or a node hears of other nodes only, and goes on deciding by what it knows."""
+        cuts = self.kernel.cuts
+        if cuts and self.chance.random() < 0.5:
+            cuts[:] = [cut for cut in cuts if cut[0] != cuts[0][0]]
             return
         node = self._node()
-        others = ["leader", *(gateway.party.name for gateway in self.gateways), *self.nodes]
-        # A node that cannot follow the log goes on deciding by what it knows.
-        other = "log" if self.chance.random() < 0.6 else self.chance.choice(others)
-        self.kernel.cuts.append((node.id, other))
+        services = ["log", "leader", *(gateway.party.name for gateway in self.gateways)]
+        others = self.chance.choice([["log"], ["log"], services, [self.chance.choice([*services, *self.nodes])]])
+        cuts += [(node.id, other) for other in others]
 
     def _wipe(self) -> None:
         node = self._node()
@@ -471,7 +472,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class _Profile:
+class Profile:
     """What happens how often in a schedule.
 
     Attributes:
@@ -480,6 +481,8 @@ class _Profile:
         buckets: in which clients write.
         elapsed_s: by how much the log's clock goes on at once.
         copies, share_patient: see `draw_copies` and `draw_patience`.
+        share_acts: of the steps, at which something begins. With few of them what is under way ends soon, and one thing comes
+            after the other; with many everything is under way at once.
     """
 
     steps: tuple[int, int]
@@ -489,70 +492,73 @@ class _Profile:
     weights: tuple[float, ...]
     copies: tuple[int, ...] = (WRITE_QUORUM, REPLICA_COUNT)
     share_patient: float = 0.2
+    share_acts: float = 0.55
     buckets: tuple[str, ...] = BUCKETS
 
 
 _CHOICES: Final[dict[Callable[[World], None], tuple[float, ...]]] = {
     # (everything may happen, few chunks that come and go, replicas that are too many while nodes come and go,
-    # versions and parts of few chunks)
-    World._upload: (12, 4, 4, 6),
-    World._delete: (4, 5, 3, 2),
-    client_acts.read: (6, 1, 1, 9),
-    client_acts.begin_upload: (1.2, 0.8, 0.2, 2),
-    client_acts.put_part: (6, 4, 0.5, 10),
-    client_acts.copy_part: (2.5, 0.5, 0.2, 5),
-    client_acts.complete_upload: (2.5, 1, 0.4, 5),
-    client_acts.abort_upload: (0.3, 0.6, 0.1, 0.4),
-    client_acts.set_versioning: (0.7, 0, 0, 1.2),
-    client_acts.delete_version: (2.5, 1, 0, 5),
-    client_acts.delete_many: (1.5, 0.5, 0, 2),
-    client_acts.copy: (1.5, 0.3, 0, 3),
-    client_acts.move: (0.7, 0.1, 0, 1.2),
-    client_acts.restore: (0.7, 0, 0, 1.2),
-    client_acts.tag: (1, 0, 0, 2),
-    client_acts.make_bucket_again: (0.3, 0.1, 0.1, 0.3),
-    World._back_up: (1, 0, 0, 1),
-    World._pass_time: (4, 5, 4, 5),
-    World._heartbeat: (10, 6, 12, 5),
-    World._follow: (16, 24, 24, 20),
-    World._compare: (14, 10, 3, 10),
-    World._check_candidates: (14, 24, 30, 14),
-    World._refetch: (2, 0.5, 0, 0.5),
-    World._scrub: (1, 0.5, 0, 0.3),
-    World._suspect: (8, 4, 12, 3),
-    World._drain: (1, 0.5, 0.2, 0.3),
-    World._cancel_drain: (0.5, 0.5, 0.5, 0.2),
-    World._admit: (1, 0.5, 0, 0.3),
-    World._restart: (2, 0.5, 0.3, 0.5),
-    World._pause: (1, 1, 2, 0.5),
-    World._cut: (2, 4, 2, 2),
-    World._wipe: (1, 0.3, 0.1, 0.3),
-    World._roll_back: (0.7, 0, 0, 0),
-    World._rot: (2, 0.3, 0, 0.3),
-    World._remove_dead: (0.5, 0.1, 0, 0),
-    World._new_leader: (0.5, 0.2, 0.2, 0.2),
-    World._restart_gateway: (0.5, 0.2, 0.2, 0.2),
+    # versions and parts of few chunks, a node that misses what the others are told)
+    World._upload: (12, 4, 4, 6, 3),
+    World._delete: (4, 5, 3, 2, 3),
+    client_acts.read: (6, 1, 1, 9, 0),
+    client_acts.begin_upload: (1.2, 0.8, 0.2, 2, 0),
+    client_acts.put_part: (6, 4, 0.5, 10, 0),
+    client_acts.copy_part: (2.5, 0.5, 0.2, 5, 0),
+    client_acts.complete_upload: (2.5, 1, 0.4, 5, 0),
+    client_acts.abort_upload: (0.3, 0.6, 0.1, 0.4, 0),
+    client_acts.set_versioning: (0.7, 0, 0, 1.2, 0),
+    client_acts.delete_version: (2.5, 1, 0, 5, 0),
+    client_acts.delete_many: (1.5, 0.5, 0, 2, 0),
+    client_acts.copy: (1.5, 0.3, 0, 3, 0),
+    client_acts.move: (0.7, 0.1, 0, 1.2, 0),
+    client_acts.restore: (0.7, 0, 0, 1.2, 0),
+    client_acts.tag: (1, 0, 0, 2, 0),
+    client_acts.make_bucket_again: (0.3, 0.1, 0.1, 0.3, 0),
+    World._back_up: (1, 0, 0, 1, 0),
+    World._pass_time: (4, 5, 4, 5, 8),
+    World._heartbeat: (10, 6, 12, 5, 0.3),
+    World._follow: (16, 24, 24, 20, 14),
+    World._compare: (14, 10, 3, 10, 0.3),
+    World._check_candidates: (14, 24, 30, 14, 24),
+    World._refetch: (2, 0.5, 0, 0.5, 0),
+    World._scrub: (1, 0.5, 0, 0.3, 0),
+    World._suspect: (8, 4, 12, 3, 0),
+    World._drain: (1, 0.5, 0.2, 0.3, 0),
+    World._cancel_drain: (0.5, 0.5, 0.5, 0.2, 0),
+    World._admit: (1, 0.5, 0, 0.3, 0),
+    World._restart: (2, 0.5, 0.3, 0.5, 0),
+    World._pause: (1, 1, 2, 0.5, 0),
+    World._cut: (2, 4, 2, 2, 2),
+    World._wipe: (1, 0.3, 0.1, 0.3, 0),
+    World._roll_back: (0.7, 0, 0, 0, 0),
+    World._rot: (2, 0.3, 0, 0.3, 0),
+    World._remove_dead: (0.5, 0.1, 0, 0, 0),
+    World._new_leader: (0.5, 0.2, 0.2, 0.2, 0),
+    World._restart_gateway: (0.5, 0.2, 0.2, 0.2, 0),
 }
 _ACTS: Final = tuple(_CHOICES)
 _WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
-_PROFILES: Final = (
-    _Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0]),
-    _Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1], buckets=(BUCKET,)),
-    _Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8, buckets=(BUCKET,)),
-    _Profile((600, 400), 3, 2, (5, 40), _WEIGHTS[3]),
+ISOLATED_NODE: Final = Profile(
+    (1000, 1000), 1, 1, (30, 90), _WEIGHTS[4], copies=(4,), share_patient=0.9, share_acts=0.1, buckets=(BUCKET,)
 )
-_SHARES: Final = (2, 2, 1, 3)
+_PROFILES: Final = (
+    Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0]),
+    Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1], buckets=(BUCKET,)),
+    Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8, buckets=(BUCKET,)),
+    Profile((600, 400), 3, 2, (5, 40), _WEIGHTS[3]),
+    ISOLATED_NODE,
+)
+_SHARES: Final = (2, 2, 1, 3, 1)
 
 
-def live(seed: int, prepare: Callable[[World], None] | None = None) -> Counter[str]:
-    """Live the schedule of `seed`; how often everything happened.
+def live(seed: int, profile: Profile | None = None) -> Counter[str]:
+    """Live the schedule of `seed`, or the one that it has by a profile; how often everything happened.
 
     Raises:
         ViolationError: with the step at which a promise was broken.
     """
-    world = World(seed)
-    if prepare is not None:
-        prepare(world)
+    world = World(seed, profile=profile)
     try:
         world.live()
     except (AssertionError, TrivetError, RowDamagedError, sqlite3.Error) as error:
