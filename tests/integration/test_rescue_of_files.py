@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,8 @@ from local_cluster.cluster import Cluster
 from local_cluster.plan import Kind
 from services.consensus.rescue.__main__ import ACCEPT_LOSS
 from services.consensus.rescue.new_cluster import first_index
+from shared.access_keys import bearer_of
+from shared.links import make_link
 from tests.free_ports import free_port_offset
 from tests.integration.conftest import OVERRIDES
 from tests.integration.second_gateway import SecondGateway
@@ -46,6 +49,32 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> None:
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as found:
         yield found
+
+
+class Reader:
+    """A key that a gateway of the lost cluster drew for an identity that may read."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        with httpx.Client(
+            base_url=cluster.operations_url("gateway-1"), headers=cluster.bearer, timeout=30, trust_env=False
+        ) as operations:
+            scope = {"actions": ["read"], "bucket": "default"}
+            made = operations.post("/v1/identities", json={"name": "reader", "scopes": [scope]})
+            assert made.status_code == 201, made.text
+            key = operations.post(f"/v1/identities/{made.json()['id']}/keys", json={})
+            assert key.status_code == 201, key.text
+        self._key, self._secret = key.json()["id"], key.json()["secret"]
+
+    def check_that_it_opens(self, cluster: Cluster, name: str, body: bytes) -> None:
+        """By itself and by a link, for which a gateway unseals its secret; and it may do no more than before."""
+        path = f"/v1/files/default/{name}"
+        expires_s = int(datetime.now(UTC).timestamp()) + 600
+        link = make_link(self._key, self._secret, method="GET", bucket="default", key=name, expires_s=expires_s)
+        bearer = {"authorization": bearer_of(f"{self._key}.{self._secret}")}
+        with httpx.Client(base_url=cluster.gateway_url, timeout=30, trust_env=False) as gateway:
+            assert gateway.get(path, headers=bearer).content == body
+            assert gateway.get(link).content == body
+            assert gateway.delete(path, headers=bearer).status_code == 403
 
 
 def is_not_misled_by_the_old_cluster(kept: SecondGateway, new: Cluster) -> None:
@@ -77,6 +106,7 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
             assert gateway.put("/v1/files/photos/x", content=b"old").status_code == 201
         with httpx.Client(base_url=old.gateway_url, headers=old.bearer, timeout=30, trust_env=False) as gateway:
             versions = [gateway.put(path, content=body).json()["version"] for path, body in files.items()]
+        reader = Reader(old)
         for spec in old.plan.of_kind(Kind.CONSENSUS):
             old.kill(spec.name)
         asyncio.run(old.stop())
@@ -102,6 +132,7 @@ def test_files_are_served_again_after_a_majority_was_lost(tmp_path: Path, seed: 
     try:
         asyncio.run(new.start())
         is_not_misled_by_the_old_cluster(kept, new)
+        reader.check_that_it_opens(new, "file-1000", files["/v1/files/default/file-1000"])
         with httpx.Client(base_url=new.gateway_url, headers=new.bearer, timeout=30, trust_env=False) as gateway:
             for (path, body), version in zip(files.items(), versions, strict=True):
                 answer = gateway.get(path)
