@@ -48,6 +48,14 @@ def test_containers_start_redis_with_the_same_settings(file):
     assert re.search(re.escape(f"user trivet on {ACL_RULES} >$"), text)
 
 
+def test_a_client_that_reads_nothing_has_a_limit_in_every_class():
+    """Those that subscribe, too; replicas are none here."""
+    limited = {line.split()[1] for line in config_lines("secret") if line.startswith("client-output-buffer-limit ")}
+    assert limited == {"normal", "pubsub"}
+    assert any(line.startswith("maxmemory ") for line in config_lines("secret"))
+    assert any(line.startswith("maxclients ") for line in config_lines("secret"))
+
+
 def test_the_rules_leave_nothing_but_the_commands_in_use():
     """No wildcard gives more, and the password is the last word of the line."""
     (line,) = [line for line in config_lines("secret") if line.startswith("user trivet")]
