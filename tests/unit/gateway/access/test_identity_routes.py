@@ -12,7 +12,9 @@ from services.gateway.access.sealing import Sealer
 from services.gateway.api import fast_path
 from services.gateway.api.requests import fields_of
 from shared.contracts.access import Action, ListAccessChanges, Scope
+from shared.contracts.time import ClockState
 from shared.links import LIFETIME_MAX_S
+from shared.units import NANOSECONDS_PER_SECOND
 from tests.unit.gateway.access.scene import SEALING_KEY, Holder, Running, Scene
 
 READ = {"actions": ["read"], "bucket": "photos", "prefix": "2026/"}
@@ -147,6 +149,23 @@ async def test_a_key_expires(here: Running, scene: Scene) -> None:
     changed = await call(here, scene, "PATCH", path, {"expires": None}, status=200)
     assert (changed["state"], changed["expires"]) == ("active", None)
     assert (await here.public.get("/v1/identity", headers=key.headers)).status_code == 200
+
+
+@pytest.mark.parametrize(("earliest_s", "latest_s", "status"), [(98, 99, 200), (98, 100, 401), (100, 101, 401)])
+async def test_a_key_has_expired_when_it_may_have(
+    here: Running, scene: Scene, monkeypatch: pytest.MonkeyPatch, earliest_s: int, latest_s: int, status: int
+) -> None:
+    """By the upper bound of true time, as a link."""
+    holder = await scene.holder(expires_ns=100 * NANOSECONDS_PER_SECOND)
+    stamp = scene.clock.stamp().model_copy(
+        update={
+            "earliest_ns": earliest_s * NANOSECONDS_PER_SECOND,
+            "latest_ns": latest_s * NANOSECONDS_PER_SECOND,
+            "state": ClockState.SYNCED,
+        }
+    )
+    monkeypatch.setattr(scene.clock, "stamp", lambda: stamp)
+    assert (await here.public.get("/v1/identity", headers=holder.headers)).status_code == status
 
 
 @pytest.mark.parametrize("expires", ["8797-10-02T10:10:57-06:43", "2262-04-12T00:00:00Z", "1969-12-31T23:59:59Z"])
