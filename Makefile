@@ -133,7 +133,7 @@ test-unit: install ## The quick tests: no process is started, within a minute; `
 WORKERS ?=
 .PHONY: test
 test: install ## Unit, contract, simulation and integration tests against real processes
-	$(BIN)/python -m pytest -m "not slow and not faults and not containers" -n $(or $(WORKERS),3) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not faults and not containers and not kubernetes" -n $(or $(WORKERS),3) --dist loadfile
 
 .PHONY: test-slow
 test-slow: install ## The tests that take minutes, those of the containers last
@@ -154,6 +154,11 @@ test-faults: install ## Break disks, processes and system calls on purpose; need
 test-containers: install ## Build the images, run docker-compose.yml under an engine of its own (root; from Debian packages), break it
 	@test "$$(id -u)" -eq 0 || { echo "NOT TESTED: containers: an engine of its own needs root." >&2; exit 0; }
 	$(BIN)/python -m pytest tests/containers -m containers --durations=15
+
+.PHONY: test-kubernetes
+test-kubernetes: install ## Deploy k8s/ on a Kubernetes of its own, built from its Go modules the first time (an hour), and break it (root)
+	@test "$$(id -u)" -eq 0 || { echo "NOT TESTED: Kubernetes: machines of its own need root." >&2; exit 0; }
+	$(BIN)/python -m pytest tests/kubernetes -m kubernetes --durations=15 -s
 
 SEEDS ?= 50000
 .PHONY: simulate

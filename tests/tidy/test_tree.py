@@ -30,7 +30,7 @@ OLD_WORDS = {
     r"(?i)upkeep": "log compaction, log clock",
     r"(?i)(?<![a-z])applier|LogApplier": "state machine adapter",
     r"(?i)(?<!un)known_?disks?(?!s?\.json)|known disks": "disk identity",
-    r"(?i)call_lane|chunk_lane|(?<![a-z])lanes?(?![a-z])|Lane\b": "fast path, batcher",
+    r"(?i)call_lane|chunk_lane|(?<![a-z])lanes?(?![a-z])|(?-i:Lane)\b": "fast path, batcher",
 }
 """Words that were used here and nowhere else, and what the field says. The name of a file in old folders may stay."""
 
