@@ -216,6 +216,10 @@ class Kubernetes:
         for machine in [*self.nodes.values(), self._control]:
             machine.kill()
         self._network.close()
+        for machine in self.nodes.values():
+            # Logs are kept.
+            for each in ("containerd", "lib", "volumes"):
+                shutil.rmtree(machine.folder / each, ignore_errors=True)
         for name, text in self._kernel.items():
             Path("/proc/sys", name).write_text(text)
         for group in _CGROUPS.glob(f"*/{self._network.name}-*"):

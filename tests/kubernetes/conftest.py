@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,9 +62,12 @@ def kubernetes(archive: Path) -> Iterator[Kubernetes]:
 def deploy(kubernetes: Kubernetes, request) -> Iterator[Callable[[str], Deployment]]:
     """Deploys an overlay; at the end it says how long everything took."""
     made: list[Deployment] = []
+    secrets = Path("k8s", "secrets", "kustomization.yaml")
 
     def deployment(overlay: str) -> Deployment:
-        made.append(Deployment(kubernetes, request.getfixturevalue("checkout"), overlay, {}))
+        folder = request.getfixturevalue("checkout")
+        shutil.copy(PROJECT_ROOT / secrets, folder / secrets)
+        made.append(Deployment(kubernetes, folder, overlay, {}))
         return made[-1]
 
     yield deployment

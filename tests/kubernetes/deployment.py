@@ -21,7 +21,8 @@ from tests.kubernetes.network import NODES, PODS
 from tests.waiting import block_until
 
 PAGE: Final = (PROJECT_ROOT / "docs" / "deploy-kubernetes.md").read_text(encoding="utf-8")
-WORKLOADS: Final = ("deployment/clock", "statefulset/consensus", "statefulset/storage", "deployment/gateway")
+_WORKLOADS: Final = ("deployment/clock", "statefulset/consensus", "statefulset/storage", "deployment/gateway")
+_WAIT: Final = "\n".join(f"kubectl -n trivet rollout status {name} --timeout 10m" for name in _WORKLOADS)
 
 
 def blocks_of(heading: str, language: str = "sh") -> list[str]:
@@ -79,8 +80,11 @@ class Deployment:
 
     def apply(self, what: str) -> None:
         """Apply the overlay, and wait until all of it is rolled out."""
-        waits = "\n".join(f"kubectl -n trivet rollout status {name} --timeout 10m" for name in WORKLOADS)
-        self.run(f"kubectl apply -k k8s/overlays/{self.overlay}\n{waits}", what)
+        self.run(f"kubectl apply -k k8s/overlays/{self.overlay}\n{_WAIT}", what)
+
+    def roll_out(self, what: str) -> None:
+        """Wait until all of what was applied is rolled out."""
+        self.run(_WAIT, what)
 
     def pods(self, app: str | None = None) -> dict[str, Any]:
         """By name; those that are not being deleted."""
