@@ -95,7 +95,9 @@ async def initialise(client: PeerClient, settings: InitialiseSettings) -> InitRe
             await asyncio.sleep(PAUSE_S)
 
 
-async def _where_to_begin(client: PeerClient, members: list[ConsensusMember], waiting: _WaitingLog) -> PeerAddress | None:
+async def _where_to_begin(
+    client: PeerClient, members: list[ConsensusMember], waiting: _WaitingLog
+) -> PeerAddress | None:
     """A member that knows of a cluster; the first member, when every one says that it knows of none; None until then."""
 
     async def has_cluster(member: PeerAddress) -> bool | None:
