@@ -24,7 +24,7 @@ from services.consensus.metadata.verification import verify
 from shared.audit_chain import NO_LINK, ChainBrokenError, ChainPoint, follow
 from shared.contracts.access import Requester
 from shared.contracts.audit import AuditPage, AuditRow, ListAudit
-from shared.contracts.metadata import AnyCommand, CreateBucket, DeleteFile, PassTime
+from shared.contracts.metadata import AnyCommand, CreateBucket, DeleteBucket, DeleteFile, PassTime
 from shared.contracts.objects import (
     BucketSettings,
     CopyFile,
@@ -286,14 +286,15 @@ def test_marks_in_the_middle_of_a_batch_see_the_trail(tmp_path):
 
 
 def test_the_state_hash_sees_who_changed_what(tmp_path):
-    """Two members with the same files and another trail differ."""
-    hashes = set()
+    """Two members with the same rows and another trail differ: a refusal leaves nothing else."""
+    sums, hashes = set(), set()
     for name, requester in (("none", None), ("ann", ANN), ("bob", ANN.model_copy(update={"principal": "b" * 64}))):
         log = Log(tmp_path / name, entry_version=4)
-        log.propose(publish("a"), requester=requester)
+        log.propose(DeleteBucket(bucket="absent", stamp=stamp()), requester=requester)
+        sums.add(log.store.summary().content_sum)
         hashes.add(log.store.state_hash())
         log.store.close()
-    assert len(hashes) == 3
+    assert (len(sums), len(hashes)) == (1, 3)
 
 
 def test_a_batch_that_fails_leaves_no_row(audited):
