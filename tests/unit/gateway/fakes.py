@@ -15,7 +15,6 @@ from typing import Any
 from blake3 import blake3
 
 from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, CommittedEntry, encode_proposal
-from services.consensus.metadata.store import MetadataStore
 from services.gateway.ports import HeldChunks, ReadChunk
 from shared.consensus_calls.client import DEFAULT_RETAIN_S, ReadContext
 from shared.contracts.access import Requester
@@ -45,6 +44,7 @@ from shared.errors import (
     error_from_problem,
 )
 from shared.units import GIB
+from tests.fresh_metadata import open_store
 
 
 def node(node_id: str, *, state: NodeState = NodeState.ACTIVE) -> StorageNode:
@@ -180,7 +180,7 @@ class LocalMetadata:
     """`services.gateway.ports.Metadata` on the real state machine: every command is committed the moment it is proposed."""
 
     def __init__(self, path: Path) -> None:
-        self.store = MetadataStore.open(path)
+        self.store = open_store(path)
         self.errors: list[TrivetError] = []
         self.lost_answers: list[TrivetError] = []
         """Raised instead of an answer, after the command was applied."""

@@ -22,6 +22,7 @@ from shared.contracts.metadata import (
 from shared.contracts.names import DIGEST_BYTES
 from shared.contracts.time import ClockState, Stamp
 from shared.errors import error_from_problem
+from tests.fresh_metadata import open_store
 
 CHUNK_SIZE_BYTES = 1000
 
@@ -94,7 +95,7 @@ class Log:
 
     def __init__(self, path: Path, *, is_initialised: bool = True, entry_version: int | None = None) -> None:
         self.path = path
-        self.store = MetadataStore.open(path)
+        self.store = open_store(path)
         if is_initialised:
             nodes = ["storage-1", "storage-2", "storage-3"]
             self.apply(InitCluster(cluster_id="trivet-test", admitted_nodes=nodes, stamp=stamp()))

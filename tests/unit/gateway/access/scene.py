@@ -23,11 +23,10 @@ from shared.background_tasks import BackgroundTasks
 from shared.contracts.access import Action, CreateIdentity, CreateKey, InitAccess, Scope, UpdateIdentity, UpdateKey
 from shared.timekeeping.host_clock import SystemHostClock
 from shared.web.service_app import ServiceApp
-from tests.unit.gateway.conftest import NODES, make_settings
+from tests.unit.gateway.conftest import NODES, SEALING_KEY, make_settings
 from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
 
 REALM = "5e" * 16
-SEALING_KEY = "k" * 64
 LOOPBACK = "127.0.0.1"
 
 Client = httpx.AsyncClient  # noqa: TID251 - in this process
@@ -127,12 +126,9 @@ class Scene:
         self._identities = itertools.count(1)
         self._keys = itertools.count(1)
         self._slots: dict[str, int] = {}
-        self._sealing_key_file = folder / "sealing-key"
         self.root: Holder
 
     async def open(self) -> None:
-        self._sealing_key_file.write_text(SEALING_KEY)
-        self._sealing_key_file.chmod(0o600)
         await self.metadata.make_cluster(self.clock, *NODES)
         await self.metadata.upgrade(self.clock)
         await self.metadata.propose(InitAccess(realm=REALM, stamp=self.clock.stamp()))
@@ -178,7 +174,7 @@ class Scene:
     @asynccontextmanager
     async def gateway(self, **changes: object) -> AsyncIterator[Running]:
         """One more, which knows nothing yet."""
-        settings = make_settings(sealing_key_file=self._sealing_key_file, **changes)
+        settings = make_settings(**changes)
         gateway = SharedGateway(settings, self)
         async with gateway.running(FastAPI()):
             yield Running(gateway, settings)
