@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -49,6 +50,15 @@ def pytest_configure() -> None:
     # An example has no wall-clock window: on a busy machine any of them may take long.
     hypothesis.settings.register_profile("trivet", deadline=None)
     hypothesis.settings.load_profile("trivet")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all that they import stay until the end: a full collection takes a second to look through them.
+
+    There were dozens of those in a run of the unit tests, a fifth of its time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
