@@ -60,7 +60,7 @@ from tests.simulation.garbage.scenarios import (
     version_that_is_current_again,
     violation_of,
 )
-from tests.simulation.garbage.world import ISOLATED_NODE, Profile, World, live
+from tests.simulation.garbage.world import FLAPPING_NODES, ISOLATED_NODE, Profile, World, live
 
 SEEDS: Final = range(300)
 """As many as every test run lives."""
@@ -326,6 +326,7 @@ BUGS: Final = (
         "rules: whoever holds a chunk confirms it, and a confirmation outlives the epoch of the decision",
         _confirmation_of_another_epoch,
         two_epochs_in_flight,
+        FLAPPING_NODES,
     ),
     PlantedBug(
         "incarnation ignored", "stored_content.check_acknowledging_nodes compares no fences", _incarnation_ignored

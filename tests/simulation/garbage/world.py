@@ -498,49 +498,53 @@ class Profile:
 
 _CHOICES: Final[dict[Callable[[World], None], tuple[float, ...]]] = {
     # (everything may happen, few chunks that come and go, replicas that are too many while nodes come and go,
-    # versions and parts of few chunks, a node that misses what the others are told)
-    World._upload: (12, 4, 4, 6, 3),
-    World._delete: (4, 5, 3, 2, 3),
-    client_acts.read: (6, 1, 1, 9, 0),
-    client_acts.begin_upload: (1.2, 0.8, 0.2, 2, 0),
-    client_acts.put_part: (6, 4, 0.5, 10, 0),
-    client_acts.copy_part: (2.5, 0.5, 0.2, 5, 0),
-    client_acts.complete_upload: (2.5, 1, 0.4, 5, 0),
-    client_acts.abort_upload: (0.3, 0.6, 0.1, 0.4, 0),
-    client_acts.set_versioning: (0.7, 0, 0, 1.2, 0),
-    client_acts.delete_version: (2.5, 1, 0, 5, 0),
-    client_acts.delete_many: (1.5, 0.5, 0, 2, 0),
-    client_acts.copy: (1.5, 0.3, 0, 3, 0),
-    client_acts.move: (0.7, 0.1, 0, 1.2, 0),
-    client_acts.restore: (0.7, 0, 0, 1.2, 0),
-    client_acts.tag: (1, 0, 0, 2, 0),
-    client_acts.make_bucket_again: (0.3, 0.1, 0.1, 0.3, 0),
-    World._back_up: (1, 0, 0, 1, 0),
-    World._pass_time: (4, 5, 4, 5, 8),
-    World._heartbeat: (10, 6, 12, 5, 0.3),
-    World._follow: (16, 24, 24, 20, 14),
-    World._compare: (14, 10, 3, 10, 0.3),
-    World._check_candidates: (14, 24, 30, 14, 24),
-    World._refetch: (2, 0.5, 0, 0.5, 0),
-    World._scrub: (1, 0.5, 0, 0.3, 0),
-    World._suspect: (8, 4, 12, 3, 0),
-    World._drain: (1, 0.5, 0.2, 0.3, 0),
-    World._cancel_drain: (0.5, 0.5, 0.5, 0.2, 0),
-    World._admit: (1, 0.5, 0, 0.3, 0),
-    World._restart: (2, 0.5, 0.3, 0.5, 0),
-    World._pause: (1, 1, 2, 0.5, 0),
-    World._cut: (2, 4, 2, 2, 2),
-    World._wipe: (1, 0.3, 0.1, 0.3, 0),
-    World._roll_back: (0.7, 0, 0, 0, 0),
-    World._rot: (2, 0.3, 0, 0.3, 0),
-    World._remove_dead: (0.5, 0.1, 0, 0, 0),
-    World._new_leader: (0.5, 0.2, 0.2, 0.2, 0),
-    World._restart_gateway: (0.5, 0.2, 0.2, 0.2, 0),
+    # versions and parts of few chunks, a node that misses what the others are told, nodes that are
+    # taken for dead and come back)
+    World._upload: (12, 4, 4, 6, 3, 1),
+    World._delete: (4, 5, 3, 2, 3, 0.1),
+    client_acts.read: (6, 1, 1, 9, 0, 0),
+    client_acts.begin_upload: (1.2, 0.8, 0.2, 2, 0, 0),
+    client_acts.put_part: (6, 4, 0.5, 10, 0, 0),
+    client_acts.copy_part: (2.5, 0.5, 0.2, 5, 0, 0),
+    client_acts.complete_upload: (2.5, 1, 0.4, 5, 0, 0),
+    client_acts.abort_upload: (0.3, 0.6, 0.1, 0.4, 0, 0),
+    client_acts.set_versioning: (0.7, 0, 0, 1.2, 0, 0),
+    client_acts.delete_version: (2.5, 1, 0, 5, 0, 0),
+    client_acts.delete_many: (1.5, 0.5, 0, 2, 0, 0),
+    client_acts.copy: (1.5, 0.3, 0, 3, 0, 0),
+    client_acts.move: (0.7, 0.1, 0, 1.2, 0, 0),
+    client_acts.restore: (0.7, 0, 0, 1.2, 0, 0),
+    client_acts.tag: (1, 0, 0, 2, 0, 0),
+    client_acts.make_bucket_again: (0.3, 0.1, 0.1, 0.3, 0, 0),
+    World._back_up: (1, 0, 0, 1, 0, 0),
+    World._pass_time: (4, 5, 4, 5, 8, 0),
+    World._heartbeat: (10, 6, 12, 5, 0.3, 5),
+    World._follow: (16, 24, 24, 20, 14, 20),
+    World._compare: (14, 10, 3, 10, 0.3, 15),
+    World._check_candidates: (14, 24, 30, 14, 24, 30),
+    World._refetch: (2, 0.5, 0, 0.5, 0, 0),
+    World._scrub: (1, 0.5, 0, 0.3, 0, 0),
+    World._suspect: (8, 4, 12, 3, 0, 2),
+    World._drain: (1, 0.5, 0.2, 0.3, 0, 0),
+    World._cancel_drain: (0.5, 0.5, 0.5, 0.2, 0, 0),
+    World._admit: (1, 0.5, 0, 0.3, 0, 0),
+    World._restart: (2, 0.5, 0.3, 0.5, 0, 0),
+    World._pause: (1, 1, 2, 0.5, 0, 0),
+    World._cut: (2, 4, 2, 2, 2, 0),
+    World._wipe: (1, 0.3, 0.1, 0.3, 0, 0),
+    World._roll_back: (0.7, 0, 0, 0, 0, 0),
+    World._rot: (2, 0.3, 0, 0.3, 0, 0),
+    World._remove_dead: (0.5, 0.1, 0, 0, 0, 0),
+    World._new_leader: (0.5, 0.2, 0.2, 0.2, 0, 0),
+    World._restart_gateway: (0.5, 0.2, 0.2, 0.2, 0, 0),
 }
 _ACTS: Final = tuple(_CHOICES)
 _WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
 ISOLATED_NODE: Final = Profile(
     (1000, 1000), 1, 1, (30, 90), _WEIGHTS[4], copies=(4,), share_patient=0.9, share_acts=0.1, buckets=(BUCKET,)
+)
+FLAPPING_NODES: Final = Profile(
+    (1000, 1000), 1, 1, (30, 90), _WEIGHTS[5], copies=(3, 4, 4), share_patient=0.8, share_acts=0.5, buckets=(BUCKET,)
 )
 _PROFILES: Final = (
     Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0]),
@@ -548,8 +552,9 @@ _PROFILES: Final = (
     Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8, buckets=(BUCKET,)),
     Profile((600, 400), 3, 2, (5, 40), _WEIGHTS[3]),
     ISOLATED_NODE,
+    FLAPPING_NODES,
 )
-_SHARES: Final = (2, 2, 1, 3, 1)
+_SHARES: Final = (2, 2, 1, 3, 1, 1)
 
 
 def live(seed: int, profile: Profile | None = None) -> Counter[str]:
