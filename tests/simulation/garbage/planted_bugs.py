@@ -60,7 +60,7 @@ from tests.simulation.garbage.scenarios import (
     version_that_is_current_again,
     violation_of,
 )
-from tests.simulation.garbage.world import FLAPPING_NODES, ISOLATED_NODE, Profile, World, live
+from tests.simulation.garbage.world import EVERYTHING, FLAPPING_NODES, ISOLATED_NODE, Profile, World, live
 
 SEEDS: Final = range(300)
 """As many as every test run lives."""
@@ -77,7 +77,7 @@ class PlantedBug:
         how: it is patched in, for the table.
         plant: patches it in.
         scenario: the written schedule that catches it, where random ones are not relied on.
-        profile: random schedules of this one catch it, too.
+        profile: random schedules of this one catch it, too, or sooner.
     """
 
     name: str
@@ -331,7 +331,7 @@ BUGS: Final = (
     PlantedBug(
         "incarnation ignored", "stored_content.check_acknowledging_nodes compares no fences", _incarnation_ignored
     ),
-    PlantedBug("hit not verified", "the node takes every replica for verified", _hit_not_verified),
+    PlantedBug("hit not verified", "the node takes every replica for verified", _hit_not_verified, profile=EVERYTHING),
     PlantedBug(
         "removal without proof",
         "nodes.check_removal checks nothing, and the leader removes whatever drains",

@@ -540,6 +540,7 @@ _CHOICES: Final[dict[Callable[[World], None], tuple[float, ...]]] = {
 }
 _ACTS: Final = tuple(_CHOICES)
 _WEIGHTS: Final = tuple(zip(*_CHOICES.values(), strict=True))
+EVERYTHING: Final = Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0])
 ISOLATED_NODE: Final = Profile(
     (1000, 1000), 1, 1, (30, 90), _WEIGHTS[4], copies=(4,), share_patient=0.9, share_acts=0.1, buckets=(BUCKET,)
 )
@@ -547,7 +548,7 @@ FLAPPING_NODES: Final = Profile(
     (1000, 1000), 1, 1, (30, 90), _WEIGHTS[5], copies=(3, 4, 4), share_patient=0.8, share_acts=0.5, buckets=(BUCKET,)
 )
 _PROFILES: Final = (
-    Profile((500, 350), 5, 2, (1, 25), _WEIGHTS[0]),
+    EVERYTHING,
     Profile((700, 500), 2, 1, (15, 60), _WEIGHTS[1], buckets=(BUCKET,)),
     Profile((600, 400), 1, 1, (15, 60), _WEIGHTS[2], copies=(3, 4, 4), share_patient=0.8, buckets=(BUCKET,)),
     Profile((600, 400), 3, 2, (5, 40), _WEIGHTS[3]),
