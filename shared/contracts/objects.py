@@ -32,6 +32,7 @@ NULL_VERSION: Final = 0
 
 VersionNumber = Annotated[int, Field(ge=0, lt=2**63)]
 DocumentKind = Annotated[str, Field(pattern=r"^[a-z-]{1,64}$")]
+SettingName = Literal["versioning", "superseded_retention_s", "quota_bytes", "quota_files"]
 
 
 class BucketSettings(WireModel):
@@ -57,13 +58,17 @@ class BucketSettings(WireModel):
 
 
 class PutSettings(WireModel):
-    """`log_index`: since when the settings are in force. Putting the same again changes nothing."""
+    """`log_index`: since when the settings are in force. Putting the same again changes nothing.
+
+    `settings`: all of them, where the command replaced some; None where it replaced all.
+    """
 
     log_index: int
+    settings: BucketSettings | None = None
 
 
 class PutBucketSettings(Command[PutSettings]):
-    """All settings of a bucket are replaced.
+    """All settings of a bucket are replaced, or those of `names`; the others stay as the entries before left them.
 
     Rejected: bucket_not_found; versioning_cannot_be_off; backup_pins_versions, when the retention is shortened while a backup
     lives.
@@ -72,6 +77,7 @@ class PutBucketSettings(Command[PutSettings]):
     kind: Literal["put_bucket_settings"] = "put_bucket_settings"
     bucket: str
     settings: BucketSettings
+    names: list[SettingName] | None = None
     stamp: Stamp
 
 

@@ -47,14 +47,13 @@ class BucketCalls(Calls):
         quota_files: int | UnsetType | None = UNSET,
         idempotency_key: str | None = None,
     ) -> BucketSettings:
-        """Change what is named; all else stays. The store replaces all settings at once, so they are read before.
+        """Change what is named, in one step; all else stays.
 
         Args:
             versioning: enabled, or suspended once it was enabled.
             superseded_retention_s: how long a version is kept once it is not the current one; None for ever.
             quota_bytes, quota_files: None for no limit.
         """
-        now = await self.bucket_settings(bucket)
         wanted = {
             "versioning": versioning,
             "superseded_retention_s": superseded_retention_s,
@@ -63,10 +62,10 @@ class BucketCalls(Calls):
         }
         return await self._caller.model(
             BucketSettings,
-            "PUT",
+            "PATCH",
             bucket_target(bucket, "buckets", tail="/settings"),
             headers=change_headers(idempotency_key=idempotency_key or new_idempotency_key()),
-            content={name: getattr(now, name) if value is UNSET else value for name, value in wanted.items()},
+            content={name: value for name, value in wanted.items() if value is not UNSET},
         )
 
     async def _bucket_page(self, cursor: str | None) -> BucketPage:

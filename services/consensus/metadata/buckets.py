@@ -96,10 +96,12 @@ def _uploads_to_abort(context: ApplyContext, bucket: BucketRow, *, aborts: bool)
 def put_bucket_settings(context: ApplyContext, command: PutBucketSettings) -> PutSettings:
     """They are in force from this entry on. Raises the rejections of `PutBucketSettings`."""
     bucket = context.existing_bucket(command.bucket)
-    before, new = context.settings_of(bucket.incarnation), command.settings
+    before, new, answered = context.settings_of(bucket.incarnation), command.settings, None
+    if command.names is not None:
+        new = answered = before.model_copy(update={name: getattr(new, name) for name in command.names})
     if new == before:
         row = context.records.settings(bucket.incarnation)
-        return PutSettings(log_index=0 if row is None else row.log_index)
+        return PutSettings(log_index=0 if row is None else row.log_index, settings=answered)
     if new.versioning == "off" and before.versioning != "off":
         raise VersioningCannotBeOffError(
             "This bucket keeps versions; it can stop keeping more of them: suspended.", bucket=bucket.name
@@ -108,7 +110,7 @@ def put_bucket_settings(context: ApplyContext, command: PutBucketSettings) -> Pu
         _check_no_backup_lives(context, bucket)
     context.records.put_settings(SettingsRow(bucket.incarnation, context.index, new.model_dump_json().encode()))
     context.settings[bucket.incarnation] = new
-    return PutSettings(log_index=context.index)
+    return PutSettings(log_index=context.index, settings=answered)
 
 
 def _is_shortened(before: BucketSettings, new: BucketSettings) -> bool:

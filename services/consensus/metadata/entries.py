@@ -82,6 +82,7 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
     "complete_upload": {"s3": OBJECTS_VERSION},
     "delete_bucket": {"aborts_uploads": OBJECTS_VERSION},
     "delete_file": {"version": OBJECTS_VERSION},
+    "put_bucket_settings": {"names": OBJECTS_VERSION},
     "set_node_state": {"seen": GARBAGE_VERSION},
     "remove_node": {"proof": GARBAGE_VERSION, "is_forced": GARBAGE_VERSION},
     "pass_time": {

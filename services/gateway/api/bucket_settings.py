@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast, get_args
 
 from fastapi import APIRouter, Request
 
-from services.gateway.api.object_models import SettingsAnswer, SettingsRequest, VersionList
+from services.gateway.api.object_models import SettingsAnswer, SettingsPatch, SettingsRequest, VersionList
 from services.gateway.api.problems import problems
 from services.gateway.api.requests import described_body, fields_of, json_body, refuse_conditions, refuse_query
 from services.gateway.api.services import RunningGateway
@@ -14,10 +14,11 @@ from services.gateway.listings import VERSIONS_QUERY
 from services.gateway.semantics.parameters import described
 from services.gateway.semantics.raw_names import BUCKET, VERSIONS_PREFIX, bucket_name, settings_bucket_name
 from services.gateway.transfers.idempotency import IDEMPOTENCY_KEY, IdempotencyKey
-from shared.contracts.objects import BucketSettings
+from shared.contracts.objects import BucketSettings, SettingName
 
 _SETTINGS: Final = "/buckets/{bucket}/settings"
 _VERSIONS: Final = "/versions/{bucket}"
+_SETTING_NAMES: Final = cast("tuple[SettingName, ...]", get_args(SettingName))
 
 
 def create_router(gateway: RunningGateway) -> APIRouter:
@@ -58,6 +59,28 @@ def create_router(gateway: RunningGateway) -> APIRouter:
         settings = BucketSettings.model_validate(asked.model_dump())
         key = IdempotencyKey.of(fields, method="PUT settings", bucket=bucket, content=asked.model_dump(mode="json"))
         return SettingsAnswer.of(bucket, await gateway.services.bucket_settings.put(bucket, settings, key))
+
+    @router.patch(
+        _SETTINGS,
+        summary="Change some settings of a bucket",
+        responses=problems(400, 403, 404, 408, 409, 413, 422, 503, about="settings"),
+        openapi_extra=described(BUCKET, IDEMPOTENCY_KEY) | described_body(SettingsPatch),
+    )
+    async def patch_settings(request: Request) -> SettingsAnswer:
+        """Those that the body names, in one entry of the log: what others change at the same time stays changed.
+
+        A JSON merge patch (RFC 7396), whatever Content-Type it comes with: null stands for the default, `off` or no limit.
+        """
+        refuse_query(request.scope)
+        fields = fields_of(request.scope)
+        refuse_conditions(fields)
+        bucket = settings_bucket_name(request.scope["raw_path"])
+        asked = await json_body(request, SettingsPatch)
+        settings = BucketSettings.model_validate(asked.model_dump(exclude_none=True))
+        named = asked.model_dump(mode="json", exclude_unset=True)
+        key = IdempotencyKey.of(fields, method="PATCH settings", bucket=bucket, content=named)
+        names = [name for name in _SETTING_NAMES if name in named]
+        return SettingsAnswer.of(bucket, await gateway.services.bucket_settings.put(bucket, settings, key, names))
 
     @router.get(
         _VERSIONS,

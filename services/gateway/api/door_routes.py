@@ -107,7 +107,7 @@ PUBLIC: Final[Mapping[str, Mapping[str, Rule]]] = {
     "/v1/uploads/{upload_id}/parts/{number}/copy": {"POST": _BY_COMMANDS},
     "/v1/buckets": {"GET": _BY_COMMANDS},
     "/v1/buckets/{bucket}": {"PUT": _BUCKET, "DELETE": _BUCKET},
-    "/v1/buckets/{bucket}/settings": {"GET": _SETTINGS, "PUT": _SETTINGS},
+    "/v1/buckets/{bucket}/settings": {"GET": _SETTINGS, "PUT": _SETTINGS, "PATCH": _SETTINGS},
     "/v1/cluster": {"GET": _CLUSTER},
     "/v1/time": {"GET": _BY_COMMANDS},
     "/v1/links": {"POST": _BY_COMMANDS},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -327,6 +327,17 @@ class SettingsRequest(BucketSettings):
 
     model_config = example(versioning="enabled", superseded_retention_s=2_592_000)
 
+    superseded_retention_s: int | None = Field(default=None, ge=0, le=2**31, strict=True)
+    quota_bytes: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+    quota_files: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+
+
+class SettingsPatch(WireModel):
+    """A JSON merge patch (RFC 7396) of the settings: what is not named stays, null stands for the default."""
+
+    model_config = example(quota_bytes=10_000_000_000, quota_files=None)
+
+    versioning: Literal["off", "enabled", "suspended"] | None = None
     superseded_retention_s: int | None = Field(default=None, ge=0, le=2**31, strict=True)
     quota_bytes: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
     quota_files: int | None = Field(default=None, ge=0, lt=2**63, strict=True)

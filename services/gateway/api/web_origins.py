@@ -26,7 +26,7 @@ _RESOURCE_POLICY: Final = (b"cross-origin-resource-policy", b"same-origin")
 _VARY_ORIGIN: Final = (b"vary", b"Origin")
 
 PREFLIGHT_MAX_AGE_S: Final = 600
-CORS_METHODS: Final = ("DELETE", "GET", "HEAD", "POST", "PUT")
+CORS_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 CORS_HEADERS: Final = frozenset(
     {
         "accept",

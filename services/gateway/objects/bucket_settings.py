@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.gateway.ports import Metadata
 from services.gateway.transfers.idempotency import IdempotencyKey, IdempotencyStore
-from shared.contracts.objects import BucketSettings, GetBucketSettings, PutBucketSettings
+from shared.contracts.objects import BucketSettings, GetBucketSettings, PutBucketSettings, SettingName
 from shared.contracts.time import TimeSource
 from shared.contracts.usage import UsageOf
 from shared.errors import BucketNotFoundError
@@ -40,14 +41,22 @@ class SettingsOfBuckets:
             raise BucketNotFoundError("There is no such bucket.", bucket=bucket)
         return SettingsOfBucket(answer.settings, answer.log_index, answer.usage)
 
-    async def put(self, bucket: str, settings: BucketSettings, key: IdempotencyKey | None) -> SettingsOfBucket:
-        """Replace them.
+    async def put(
+        self,
+        bucket: str,
+        settings: BucketSettings,
+        key: IdempotencyKey | None,
+        names: Sequence[SettingName] | None = None,
+    ) -> SettingsOfBucket:
+        """Replace them: all, or those of `names`, in one entry.
 
         Raises:
             BucketNotFoundError: there is no such bucket; definite.
             ConflictError: versions would be switched off, or a backup needs versions that would go; definite.
         """
-        command = PutBucketSettings(bucket=bucket, settings=settings, stamp=self._clock.stamp())
+        command = PutBucketSettings(
+            bucket=bucket, settings=settings, names=None if names is None else list(names), stamp=self._clock.stamp()
+        )
         with self._idempotency.running(key):
-            outcome = await self._idempotency.propose(command, key)
-        return SettingsOfBucket(settings, outcome.result.log_index)
+            result = (await self._idempotency.propose(command, key)).result
+        return SettingsOfBucket(result.settings or settings, result.log_index)

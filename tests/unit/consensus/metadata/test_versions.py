@@ -111,6 +111,24 @@ def test_a_bucket_has_the_defaults_until_something_is_set(log):
     assert log.ask(GetBucketSettings(bucket="none")).settings is None
 
 
+def test_settings_that_are_not_named_stay_as_entries_before_left_them(log):
+    """So two who change different ones at the same time both keep what they set; the result says what came of it."""
+    log.apply(settings(retention_s=5))
+    index = log.next_index
+    for name, wanted in (
+        ("quota_files", BucketSettings(quota_files=7)),
+        ("quota_bytes", BucketSettings(quota_bytes=9)),
+    ):
+        result = log.apply(PutBucketSettings(bucket=BUCKET, settings=wanted, names=[name], stamp=stamp()))
+    kept = BucketSettings(versioning="enabled", superseded_retention_s=5, quota_files=7, quota_bytes=9)
+    assert BucketSettings.model_validate(result["settings"]) == kept
+    assert log.ask(GetBucketSettings(bucket=BUCKET)).settings == kept
+    unchanged = PutBucketSettings(bucket=BUCKET, settings=BucketSettings(), names=[], stamp=stamp())
+    assert log.apply(unchanged)["log_index"] == index + 1
+    no_more = PutBucketSettings(bucket=BUCKET, settings=BucketSettings(), names=["versioning"], stamp=stamp())
+    assert code_of(log, no_more) == "versioning_cannot_be_off"
+
+
 @pytest.mark.parametrize("state", ["enabled", "suspended"])
 def test_versioning_is_never_off_again(log, state):
     """Whatever it is now; between the other two it may change."""

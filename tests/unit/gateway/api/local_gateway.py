@@ -33,6 +33,8 @@ class LocalGateway(Gateway):
         super().__init__(settings)
         self._path = folder / "metadata.sqlite"
         self.nodes = FakeNodes()
+        self.is_upgraded = False
+        """Whether every kind of entry may be proposed from the start."""
         self.under_way = 0
         """Requests that have not ended, whatever their clients have already got of them."""
 
@@ -42,6 +44,8 @@ class LocalGateway(Gateway):
         clock, metadata = FakeClock(), LocalMetadata(self._path)
         self.metadata = metadata
         await metadata.make_cluster(clock, *NODES)
+        if self.is_upgraded:
+            await metadata.upgrade(clock)
         async with BackgroundTasks() as tasks, BackgroundTasks(MAX_REPAIR_TASKS) as repair_tasks:
             self._services, self._watch, _ = assemble(
                 self._settings, metadata, self.nodes, clock, tasks=tasks, repair_tasks=repair_tasks

@@ -18,6 +18,7 @@ _FILE = {"bucket": "default", "key": "a"}
         ("PUT", "/v1/tags/default/a", {"tags": {}}),
         ("DELETE", "/v1/tags/default/a", None),
         ("PUT", "/v1/buckets/default/settings", {}),
+        ("PATCH", "/v1/buckets/default/settings", {}),
         ("POST", "/v1/uploads", _FILE),
         ("PUT", f"{_UPLOAD}/parts/1", {}),
         ("POST", f"{_UPLOAD}/parts/1/copy", {"source": _FILE}),
