@@ -125,7 +125,8 @@ _DESCRIPTION = """A distributed file store that tells the truth about your data.
 
 Files live in buckets under keys. An answer to a change is a receipt: it comes when every chunk is durable on the write quorum
 of storage nodes and the change stands in the log of a majority of the consensus members. Reads are linearizable. Every answer
-about a file, 404 included, carries `X-Trivet-Version`: the log index that last changed its key.
+about a file, 404 included, carries `X-Trivet-Version`: the log index that last changed its key. `X-Trivet-Request-Id` of every
+answer names the request in the logs of all services and in the audit trail.
 
 Errors are problem documents (RFC 9457). Decide by `code` and `definite`: true means that the change certainly did not happen;
 false, that only a repeat under the same `Idempotency-Key` is safe. Caches must ask again before they answer for this store.

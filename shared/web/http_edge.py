@@ -60,6 +60,9 @@ _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _MAX_LENGTH_DIGITS: Final = 20
 """Zeros in front never overflow the parser, and Python reads no number of more than 4,300 digits."""
 
+ERROR_CODE_HEADER: Final = "x-trivet-error-code"
+"""Of every answer that is a problem document: its `code`. An answer to HEAD has no body that could say it."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 HEAD_TOO_LARGE: Final = (
@@ -483,7 +486,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         fields = [(b"connection", b"close"), *described]
         if status == 503:
             fields.append((b"retry-after", b"1"))
-        fields += [(b"content-length", b"%d" % len(body)), *self.server_state.default_headers]
+        marks = self.server_state.default_headers if cycle is None or cycle.response_complete else cycle.default_headers
+        fields += [(b"content-length", b"%d" % len(body)), *marks]
         lines = [name + b": " + value for name, value in fields]
         self.transport.write(b"\r\n".join([f"HTTP/1.1 {status} {reason}".encode(), *lines, b"", body]))
         if cycle is not None and not cycle.response_complete:
@@ -495,8 +499,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self, status: int, reason: str, detail: str | None
     ) -> tuple[int, str, list[tuple[bytes, bytes]], bytes]:
         """Status, reason, header fields and body of the answer to what never becomes a request: a problem document."""
-        body = json.dumps(problem_of_status(status, reason, detail)).encode()
-        return status, reason, [(b"content-type", b"application/problem+json")], body
+        problem = problem_of_status(status, reason, detail)
+        fields = [
+            (b"content-type", b"application/problem+json"),
+            (ERROR_CODE_HEADER.encode(), str(problem["code"]).encode()),
+        ]
+        return status, reason, fields, json.dumps(problem).encode()
 
     def linger(self) -> None:
         """Say no more, drop what still comes, and close when the client is silent or a bound is reached."""

@@ -62,6 +62,10 @@ class HttpExchange:
         """
         await self._protocol.receive_into(self._cycle, buffer, take, is_last=is_last)
 
+    def mark_answer(self, name: bytes, value: bytes) -> None:
+        """Have the answer carry a header field, whoever gives it. Called before it begins; `name` is in lower case."""
+        self._cycle.default_headers = [*self._cycle.default_headers, (name, value)]
+
     def break_off(self) -> None:
         """End the connection in mid-answer, so that the client cannot take the part for the whole.
 

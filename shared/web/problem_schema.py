@@ -35,6 +35,16 @@ _EDGE: Final[Mapping[int, tuple[str, str]]] = {
 """What the HTTP edge may answer to every request, before there is a route: reason and detail."""
 
 
+_HEADERS: Final = {
+    "ErrorCode": {
+        "description": "`code` of the problem document, for an answer to HEAD, too, which has no body.",
+        "schema": {"type": "string"},
+        "example": "file_not_found",
+    }
+}
+_CODE: Final = {"X-Trivet-Error-Code": {"$ref": "#/components/headers/ErrorCode"}}
+
+
 class Problem(BaseModel):
     """RFC 9457 problem document. `definite` is true when the requested change certainly did not happen."""
 
@@ -59,8 +69,7 @@ def described_problem(
         answer["content"][PROBLEM_TYPE]["examples"] = {
             error.code: {"summary": error.to_problem()["title"], "value": error.to_problem()} for error in examples
         }
-    if headers:
-        answer["headers"] = dict(headers)
+    answer["headers"] = {**_CODE, **(headers or {})}
     return answer
 
 
@@ -80,6 +89,7 @@ def describe_problems(
         components = schema.setdefault("components", {})
         if security_schemes is not None:
             components["securitySchemes"] = dict(security_schemes)
+        components["headers"] = _HEADERS
         components["responses"] = _edge_answers()
         models = components.setdefault("schemas", {})
         models["Problem"] = Problem.model_json_schema()
@@ -116,7 +126,7 @@ def _edge_answers() -> dict[str, Any]:
         problem = problem_of_status(status, reason, detail)
         example = {problem["code"]: {"summary": reason, "value": problem}}
         content = {PROBLEM_TYPE: {"schema": PROBLEM_REFERENCE, "examples": example}}
-        answers[f"Edge{status}"] = {"description": problem["detail"], "content": content}
+        answers[f"Edge{status}"] = {"description": problem["detail"], "headers": _CODE, "content": content}
     return answers
 
 

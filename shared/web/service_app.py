@@ -45,7 +45,7 @@ from shared.peer_calls.request_signing import (
 from shared.request_trace import TRACE_HEADER, TRACE_MAX
 from shared.roles import Role
 from shared.units import MIB
-from shared.web.http_edge import problem_of_status
+from shared.web.http_edge import ERROR_CODE_HEADER, problem_of_status
 from shared.web.http_methods import HeadAsGet, allowed_methods
 from shared.web.problem_schema import COMMON_INTERNAL, PROBLEM_TYPE, describe_problems
 from shared.web.raw_paths import RawPaths
@@ -151,9 +151,11 @@ def caller_of(scope: Scope) -> Role:
 
 
 def problem_response(error: TrivetError, instance: str | None = None) -> JSONResponse:
-    """`error` as an HTTP answer, with Retry-After where a retry makes sense."""
+    """`error` as an HTTP answer, with its code in a header, too, and Retry-After where a retry makes sense."""
     problem_counts().labels(error.code).inc()
-    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    headers = {ERROR_CODE_HEADER: error.code}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
     problem = error.to_problem()
     if instance is not None:
         problem["instance"] = instance
@@ -257,7 +259,8 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 400:
             return problem_response(InvalidRequestError(str(error.detail)), path)
         problem = problem_of_status(error.status_code, "HTTP error") | {"detail": str(error.detail), "instance": path}
-        return JSONResponse(problem, error.status_code, headers=dict(error.headers or {}), media_type=PROBLEM_TYPE)
+        headers = {**(error.headers or {}), ERROR_CODE_HEADER: str(problem["code"])}
+        return JSONResponse(problem, error.status_code, headers=headers, media_type=PROBLEM_TYPE)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> Response:

@@ -145,7 +145,7 @@ class Caller:
         if answer.status < 300:
             return answer
         try:
-            raise await _problem(answer)
+            raise await _problem(request, answer)
         finally:
             answer.release()
 
@@ -185,13 +185,27 @@ async def _as_it_is(answer: Answer) -> Answer:
     return answer
 
 
-async def _problem(answer: Answer) -> ProblemError:
+async def _problem(request: Request, answer: Answer) -> ProblemError:
     problem: Any = {}
-    if "json" in answer.headers.get("content-type", ""):
+    if request.method == "HEAD":
+        problem = _problem_of_head(request, answer)
+    elif "json" in answer.headers.get("content-type", ""):
         try:
             problem = msgspec.json.decode(await answer.read(PROBLEM_BYTES_MAX))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TrivetError):
             problem = {}
     if not isinstance(problem, dict):
         problem = {}
+    if (request_id := answer.headers.get("x-trivet-request-id")) is not None:
+        problem["request_id"] = request_id
     return error_of(answer.status, problem, retry_after_s=retry_after_s(answer.headers.get("retry-after")))
+
+
+def _problem_of_head(request: Request, answer: Answer) -> dict[str, Any]:
+    """As the document would be, which an answer to HEAD has no body for: as much of it as a header says."""
+    code = answer.headers.get("x-trivet-error-code")
+    if code is None:
+        return {}
+    title = code.replace("_", " ").capitalize()
+    instance = request.target.partition("?")[0]
+    return {"code": code, "title": title, "detail": f"{title}.", "definite": True, "instance": instance}

@@ -51,7 +51,8 @@ class ProblemError(TrivetError):
         definite: the change certainly did not happen. Where it is false, only a repeat under the same Idempotency-Key is safe;
             the client's own repeats are.
         retry_after_s: seconds after which another try makes sense; None where the answer does not say.
-        problem: the whole document, with the facts of this error, such as `limit` and `used` of `quota_exceeded`.
+        problem: the whole document, with the facts of this error, such as `limit` and `used` of `quota_exceeded`; and
+            `request_id`, by which whoever runs the store finds the request in its logs.
     """
 
     def __init__(
@@ -237,8 +238,8 @@ def error_of(status: int, problem: dict[str, Any], *, retry_after_s: float | Non
     """The typed error behind an answer of `status`.
 
     Args:
-        problem: the problem document, or empty where the answer had none: then something in between answered, or the
-            request was a HEAD, and 5xx are not definite.
+        problem: the problem document, or empty where the answer had none: then something in between answered, and 5xx are
+            not definite.
         retry_after_s: of the header; the document has it, too.
     """
     code = str(problem.get("code", f"http_{status}"))

@@ -10,7 +10,7 @@ from trivet.bodies import Body, Data, OpenedBody
 from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls
 from trivet.download import AsyncDownload
-from trivet.errors import DigestMismatch, ProblemError
+from trivet.errors import DigestMismatch
 from trivet.headers import change_headers, description_headers, file_info, quoted, range_header
 from trivet.models import BatchDeleted, Deleted, FileInfo, Receipt
 from trivet.targets import file_target
@@ -132,14 +132,7 @@ class FileCalls(Calls):
         """
         target = file_target(bucket, key, version=version)
         headers = _read_headers(None, if_match, read_quorum)
-        try:
-            answer = await self._caller.call(Request("HEAD", target, headers), _only_head)
-        except ProblemError as error:
-            if error.problem or error.status >= 500:
-                raise
-            # An answer to HEAD has no body, which would say what is wrong. That to a GET of one byte has.
-            one_byte = Request("GET", target, {**headers, "Range": "bytes=0-0"})
-            answer = await self._caller.call(one_byte, _only_head)
+        answer = await self._caller.call(Request("HEAD", target, headers), _only_head)
         return file_info(bucket, key, answer.headers)
 
     async def delete(

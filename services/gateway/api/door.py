@@ -31,6 +31,7 @@ from services.gateway.api.problems import problem_answer
 from services.gateway.api.services import RunningGateway
 from services.gateway.semantics.raw_names import FileName
 from shared.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, TrivetError
+from shared.web.http_exchange import exchange_of
 from shared.web.tracing import working_for
 
 Marks = Callable[[Scope], RawHeaders]
@@ -41,6 +42,7 @@ Check = Callable[[Scope], None]
 
 SERVER_ERROR: Final = 500
 _READS: Final = frozenset({"GET", "HEAD"})
+REQUEST_ID_HEADER: Final = b"x-trivet-request-id"
 _PREFLIGHT: Final = b"access-control-request-method"
 
 
@@ -102,6 +104,8 @@ class Door:
         services = self._gateway.services
         control = services.access
         context = AccessContext(UNKNOWN, head.address, self._new_request_id())
+        if (exchange := exchange_of(scope)) is not None:
+            exchange.mark_answer(REQUEST_ID_HEADER, context.request_id.encode())
         try:
             head.link = link_in(scope["query_string"]) if scope["query_string"] else None
             if not self._is_known(control, head, context):

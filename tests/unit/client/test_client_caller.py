@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,8 +15,11 @@ from tests.unit.client.scripted import AT_ONCE, ScriptedAnswer, ScriptedTranspor
 from trivet import caller as caller_module
 from trivet import errors
 from trivet.bodies import BytesBody, StreamBody
+from trivet.bucket_calls import BucketCalls
 from trivet.caller import Request, decoded, whole
 from trivet.calls import pages_of
+from trivet.config import Endpoint
+from trivet.file_calls import FileCalls
 from trivet.headers import file_info, retry_after_s
 from trivet.models import TimeNow
 from trivet.retry import RetryPolicy
@@ -120,6 +124,43 @@ async def test_a_stranger_s_answer_is_one_of_our_errors() -> None:
     caller = caller_over(ScriptedTransport(ScriptedAnswer(301, b"", {"Location": "https://elsewhere"})))
     with pytest.raises(errors.ServerError):
         await caller.model(TimeNow, "GET", "/v1/time")
+
+
+async def test_a_head_is_told_what_is_wrong_in_one_request() -> None:
+    """Its answer has no body: the code stands in a header. A read that failed has changed nothing."""
+    said = {"Content-Type": "application/problem+json", "X-Trivet-Error-Code": "file_not_found"}
+    transport = ScriptedTransport(ScriptedAnswer(404, b"", said | {"X-Trivet-Request-Id": "8a1f-2c"}))
+    files = FileCalls(Endpoint("http://store.test", None, None), caller_over(transport))
+    with pytest.raises(errors.FileNotFound) as caught:
+        await files.head("photos", "a b", version=7)
+    assert [request[0] for request in transport.requests] == ["HEAD"]
+    assert (caught.value.code, caught.value.problem["instance"]) == ("file_not_found", "/v1/files/photos/a%20b")
+    assert caught.value.problem["request_id"] == "8a1f-2c"
+    transport = ScriptedTransport(ScriptedAnswer(503, b"", {"X-Trivet-Error-Code": "quorum_not_reached"}))
+    with pytest.raises(errors.Unavailable, match="quorum_not_reached") as caught:
+        await caller_over(transport).call(Request("HEAD", "/x", attempts=1), whole)
+    assert caught.value.definite
+
+
+async def test_an_error_names_its_request() -> None:
+    """Beside what the document says; an answer of something in between has no document, and may have no name."""
+    answer = problem(503, "overloaded")
+    answer.headers = httpx.Headers({**answer.headers, "X-Trivet-Request-Id": "8a1f-2d"})
+    for said, expected in ((answer, "8a1f-2d"), (ScriptedAnswer(502, b"<html>"), None)):
+        with pytest.raises(errors.Unavailable) as caught:
+            await caller_over(ScriptedTransport(said)).call(Request("GET", "/x", attempts=1), whole)
+        assert caught.value.problem.get("request_id") == expected
+
+
+async def test_settings_are_changed_in_one_request() -> None:
+    """Which names what is to change: what somebody else changes at that moment is not written over."""
+    answered = {"bucket": "photos", "log_index": 7, "quota_bytes": 9}
+    transport = ScriptedTransport(ScriptedAnswer(200, json.dumps(answered).encode()))
+    buckets = BucketCalls(Endpoint("http://store.test", None, None), caller_over(transport))
+    assert (await buckets.set_bucket_settings("photos", quota_bytes=9, quota_files=None)).quota_bytes == 9
+    [(method, target, _, body)] = transport.requests
+    assert (method, target) == ("PATCH", "/v1/buckets/photos/settings")
+    assert json.loads(body or b"") == {"quota_bytes": 9, "quota_files": None}
 
 
 async def test_a_cancelled_call_ends_at_once() -> None:

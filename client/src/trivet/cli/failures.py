@@ -41,7 +41,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, Failure):
         return error.format_message()
     if isinstance(error, BucketNotFound):
-        name = error.problem.get("bucket") or "NAME"
+        name = error.problem.get("bucket") or (_file_in(error.problem) or "NAME").partition("/")[0]
         return f"There is no bucket {name}. trivet ls lists those that there are, trivet mb {name} makes it."
     if isinstance(error, FileNotFound) and (name := _file_in(error.problem)):
         return f"{name}: {error.detail} trivet ls shows what there is, trivet versions what there was."
