@@ -92,6 +92,32 @@ def test_a_key_can_be_disabled_and_ends(trivet, bucket, key) -> None:
     )
 
 
+def test_an_identity_has_limits_that_all_of_its_keys_share(trivet, bucket) -> None:
+    """What is not named stays; a quota that is used up is a refusal, and taken away it is none."""
+    allowed = ("--allow", f"read,write,list@{bucket}")
+    made = trivet("keys", "create", "bounded", *allowed, "--quota", "1KiB", "--quota-files", "9", "--json").document
+    (trivet.folder / "bounded.key").write_text(made["line"])
+    for name, size_bytes in (("small", 1000), ("large", 1000)):
+        (trivet.folder / name).write_bytes(bytes(size_bytes))
+    trivet("--key", "bounded.key", "cp", "small", f"{bucket}/small")
+    assert "quota_exceeded" in trivet("--key", "bounded.key", "cp", "large", f"{bucket}/large", ends_with=4).err
+    shown = trivet("keys", "limit", made["key"], "--quota", "none", "--bytes-per-s", "1MiB", "--json").document
+    assert shown == {
+        "name": "bounded",
+        "identity": made["identity"],
+        "used_bytes": 1000,
+        "files": 1,
+        "quota_bytes": None,
+        "quota_files": 9,
+        "requests_per_s": None,
+        "bytes_per_s": 1 << 20,
+    }
+    assert trivet("keys", "limit", made["identity"], "--json").document == shown
+    trivet("--key", "bounded.key", "cp", "large", f"{bucket}/large")
+    assert "SIZE" in trivet("keys", "limit", made["key"], "--quota", "much", ends_with=2).err.upper()
+    trivet("keys", "delete", made["identity"], "--yes")
+
+
 def test_a_profile_says_which_store_it_is(trivet, monkeypatch) -> None:
     """With a key by the path of its file, whatever folder the program is called in; the file of profiles is private."""
     url, key = trivet.environment["TRIVET_URL"], trivet.environment["TRIVET_KEY"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ACTIONS: Final = ("read", "write", "delete", "list", "bucket-admin", "cluster-admin")
 _KEY_PREFIX: Final = "TV"
 _NEVER: Final = "never"
+_NONE: Final = "none"
 KEYS: Final = (
     Column("key"),
     Column("name"),
@@ -27,6 +29,16 @@ KEYS: Final = (
     Column("expires", "time", is_minor=True),
     Column("last_used", "time", is_minor=True),
     Column("identity", is_minor=True),
+)
+LIMITS: Final = (
+    Column("name"),
+    Column("identity"),
+    Column("used_bytes", "bytes", "used"),
+    Column("files", "count"),
+    Column("quota_bytes", "bytes", "quota"),
+    Column("quota_files", "count", "quota of files"),
+    Column("requests_per_s", "count", "requests a second"),
+    Column("bytes_per_s", "bytes", "bytes a second"),
 )
 CALLER: Final = (Column("name"), Column("key"), Column("rights"), Column("identity"), Column("bounds", title="limits"))
 
@@ -65,6 +77,20 @@ def parse_end(text: str) -> datetime:
 SCOPE: Final = Parsed("scope", parse_scope)
 END: Final = Parsed("time", parse_end, none=_NEVER)
 _EXPIRES: Final = click.option("--expires", type=END, metavar="TIME", help="2027-01-01, 90d, or never.")
+_SIZE: Final = Parsed("size", words.parse_size, none=_NONE)
+_NUMBER: Final = Parsed("number", int, none=_NONE)
+_LIMIT_OPTIONS: Final = (
+    click.option("--quota", "quota_bytes", type=_SIZE, metavar="SIZE", help="Bytes of what it wrote: 10GiB, or none."),
+    click.option("--quota-files", type=_NUMBER, metavar="N", help="Versions of what it wrote, or none."),
+    click.option("--requests-per-s", type=_NUMBER, metavar="N", help="At each gateway, or none."),
+    click.option("--bytes-per-s", type=_SIZE, metavar="SIZE", help="At each gateway: 10MiB, or none."),
+)
+
+
+def _with_limits(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_LIMIT_OPTIONS):
+        function = option(function)
+    return function
 
 
 @keys.command("whoami")
@@ -97,8 +123,8 @@ async def whoami(session: Session) -> None:
 async def list_keys(session: Session) -> None:
     """List the keys with what they stand for.
 
-    With --json each line has key, name, identity, state (of the key), identity_state, expires, last_used, created, is_root and
-    scopes.
+    With --json each line has key, name, identity, state (of the key), identity_state, expires, last_used, created, is_root,
+    scopes and limits.
     """
     table = session.output.table(KEYS)
     async with session.client() as client:
@@ -121,6 +147,7 @@ async def list_keys(session: Session) -> None:
 )
 @click.option("--root", is_flag=True, help="It may do everything.")
 @_EXPIRES
+@_with_limits
 @asynchronous
 async def create(
     session: Session,
@@ -130,6 +157,7 @@ async def create(
     deny: tuple[dict[str, Any], ...],
     root: bool,
     expires: datetime | str | None,
+    **limits: Any,
 ) -> None:
     """Make an identity and its first key, which is written to standard output and to nowhere else.
 
@@ -137,11 +165,11 @@ async def create(
     """
     if not root and not allow:
         raise click.UsageError("it could do nothing: give --allow, for example --allow read,list@photos/.")
-    from trivet.models import Scope
+    from trivet.models import Limits, Scope
 
     scopes = [Scope(**scope) for scope in allow] + [Scope(**scope, effect="deny") for scope in deny]
     async with session.client() as client:
-        identity = await client.operations.create_identity(name, scopes, is_root=root)
+        identity = await client.operations.create_identity(name, scopes, is_root=root, limits=Limits(**_chosen(limits)))
         await _make_key(session, client, identity.id, name, expires)
 
 
@@ -171,6 +199,35 @@ async def expire(session: Session, key_id: str, *, time: datetime | str) -> None
     session.output.say(
         f"{key_id} {'never ends' if changed.expires is None else 'ends at ' + words.moment(changed.expires)}."
     )
+
+
+@keys.command("limit")
+@click.argument("name", metavar="KEY|IDENTITY")
+@_with_limits
+@asynchronous
+async def limit(session: Session, name: str, **limits: Any) -> None:
+    """Show or change how much an identity may keep, and how often and how fast its keys may ask.
+
+    All keys of an identity share its limits. With --json: name, identity, used_bytes, files, quota_bytes, quota_files,
+    requests_per_s, bytes_per_s.
+    """
+    import msgspec
+
+    async with session.client() as client:
+        operations = client.operations
+        identity = (await operations.key(name)).identity if name.startswith(_KEY_PREFIX) else name
+        found = await operations.identity(identity)
+        if chosen := _chosen(limits):
+            await operations.change_identity(identity, limits=msgspec.structs.replace(found.limits, **chosen))
+            found = await operations.identity(identity)
+    record = {
+        "name": found.name,
+        "identity": found.id,
+        "used_bytes": found.usage.size_bytes if found.usage else None,
+        "files": found.usage.files if found.usage else None,
+        **_builtins(found.limits),
+    }
+    session.output.record(record, LIMITS)
 
 
 @keys.command("disable")
@@ -215,6 +272,11 @@ def rights(holder: models.Identity | models.Caller) -> str:
     )
 
 
+def _chosen(limits: Mapping[str, Any]) -> dict[str, int | None]:
+    """Those that were given; None is no limit."""
+    return {name: None if value == _NONE else value for name, value in limits.items() if value is not None}
+
+
 async def _make_key(
     session: Session, client: AsyncClient, identity: str, name: str | None, expires: datetime | str | None
 ) -> None:
@@ -249,6 +311,7 @@ def _key_record(identity: models.Identity, key: models.KeyInfo | None) -> dict[s
         "created": key.created if key else identity.created,
         "is_root": identity.is_root,
         "scopes": [_builtins(scope) for scope in identity.scopes],
+        "limits": _builtins(identity.limits),
         "rights": rights(identity),
     }
 
