@@ -19,7 +19,9 @@ from tests.chance import random_bytes
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 PAGE = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS, LINES = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:2]
+COMMANDS, LINES, VERSIONS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:3]
+KILL = re.compile(r"# out, also after: (kill .*)$", re.MULTILINE)
+"""What a comment invites to: the line that it stands behind is tried after it, too."""
 (PROGRAM,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 REPOSITORY = "<this repository>"
 
@@ -37,13 +39,15 @@ def shell(text: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 
 def try_the_lines(folder: Path, environment: Mapping[str, str]) -> None:
-    """Those of the command line, then the program, in one shell."""
-    printed = shell(f"{LINES}\npython - <<'END'\n{PROGRAM}END\n", folder, environment)
-    link = re.search(r"^http://\S+/v1/files/photos/photo\.jpg\?\S+$", printed, re.MULTILINE)
+    """Those of the command line, the last again after a node was killed, then the program, in one shell."""
+    (kill,), last = KILL.findall(LINES), LINES.splitlines()[-1]
+    again = f"rm copy.jpg\n{kill}\n{last}\n{VERSIONS}trivet cp photos/photo.jpg restored.jpg"
+    printed = shell(f"{LINES}\n{again}\npython - <<'END'\n{PROGRAM}END\n", folder, environment)
+    link = re.search(r"^http://\S+/v1/files/default/photo\.jpg\?\S+$", printed, re.MULTILINE)
     assert link is not None, printed
     photo = (folder / "photo.jpg").read_bytes()
-    assert (folder / "copy.jpg").read_bytes() == photo
-    assert httpx.get(link[0], trust_env=False).content == photo  # it was restored, and needs no key
+    assert (folder / "copy.jpg").read_bytes() == (folder / "restored.jpg").read_bytes() == photo
+    assert httpx.get(link[0], trust_env=False).content == photo  # it needs no key
     assert re.search(r"^b'Hello' [0-9a-f]{64}$", printed, re.MULTILINE), printed
 
 
