@@ -6,7 +6,8 @@ ratio is of one round, and the table shows the median of the ratios.
 1. A file of 256 MiB, digests compared: `put` and `upload_file` against `curl -T`, `open` against `curl -o /dev/null`,
    `download_file` against `curl -o FILE`. Goals: PUT 0.85, GET 0.7.
 2. Files of 4 KiB, 16 at a time, by `AsyncClient` against httptools on uvloop. Goal: 0.6.
-3. A list of 100,000 keys by `Client`. Goal: 3 s.
+3. `trivet cp` of 256 MiB and of 4 KiB, each way, as whole processes: against curl, which is one, too. Goals: PUT 0.85, GET 0.7.
+4. A list of 100,000 keys by `Client`. Goal: 3 s.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,8 @@ _PUT_GOAL: Final = 0.85
 _GET_GOAL: Final = 0.7
 _SMALL_GOAL: Final = 0.6
 _LIST_GOAL_S: Final = 3.0
+_CP_SMALL_TIMES: Final = 10
+"""Copies of a small file in one step: a single one takes no longer than what else a machine does for a moment."""
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ def main() -> int:
     rounds, share = (1, 100) if arguments.tiny else (arguments.rounds, 1)
     with running_cluster(this_tree()) as cluster:
         large = _large_files(cluster.address, cluster.local_dir, rounds, LARGE_BYTES // share)
+        large += _whole_processes(cluster.address, cluster.local_dir, rounds, LARGE_BYTES // share)
         small = uvloop.run(_small_files(cluster.address, rounds, _DURATION_S / share))
         uvloop.run(_fill(cluster.address, LISTED // share))
         took_s, grown_bytes = _list(cluster.address, LISTED // share)
@@ -149,6 +154,58 @@ def _large_files(address: Address, folder: Path, rounds: int, size_bytes: int) -
     return [put, upload, stream, download]
 
 
+def _whole_processes(address: Address, folder: Path, rounds: int, size_bytes: int) -> list[Pair]:
+    source, target, small = folder / "source", folder / "target", folder / "small"
+    small.write_bytes(bytes(SMALL_BYTES))
+    write_body(source, BodyMaker(size_bytes).make())
+    program = str(Path(sys.executable).with_name("trivet"))
+    environment = {
+        "TRIVET_URL": address.url,
+        "TRIVET_KEY": address.authorization.removeprefix("Bearer "),
+        "XDG_STATE_HOME": str(folder / "state"),
+    }
+
+    def cp(*places: object) -> Callable[[], None]:
+        command = [program, "cp", "--quiet", *map(str, places)]
+        return lambda: _run(command, environment)
+
+    def repeated(step: Callable[[], None]) -> Callable[[], None]:
+        def all_of_them() -> None:
+            for _ in range(_CP_SMALL_TIMES):
+                step()
+
+        return all_of_them
+
+    up, down = Pair("trivet cp FILE 256 MiB", "MiB/s", _PUT_GOAL), Pair("trivet cp KEY 256 MiB", "MiB/s", _GET_GOAL)
+    small_up, small_down = Pair("trivet cp FILE 4 KiB", "/s", None), Pair("trivet cp KEY 4 KiB", "/s", None)
+    for number in range(rounds):
+        measure = partial(_measure, operations=size_bytes / MIB, number=number)
+        measure(
+            up,
+            cp(source, "trivet://default/large"),
+            lambda: _curl(address, ["-T", str(source)]),
+            before=lambda: restamp(source),
+        )
+        cp(source, "trivet://default/large")()
+        measure(down, cp("trivet://default/large", target), lambda: _curl(address, [], target))
+        measure = partial(_measure, operations=_CP_SMALL_TIMES, number=number)
+        measure(
+            small_up,
+            repeated(cp(small, "trivet://default/small")),
+            repeated(lambda: _curl(address, ["-T", str(small)], key="small")),
+        )
+        measure(
+            small_down,
+            repeated(cp("trivet://default/small", target)),
+            repeated(lambda: _curl(address, [], target, key="small")),
+        )
+    return [up, down, small_up, small_down]
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> None:
+    subprocess.run(command, env=environment, check=True, timeout=600, stdin=subprocess.DEVNULL)
+
+
 def _measure(
     pair: Pair,
     ours: Callable[[], object],
@@ -162,19 +219,25 @@ def _measure(
         if before is not None:
             before()
         time.sleep(SETTLE_S)
-        began_s, cpu_s = time.perf_counter(), time.process_time()
+        began_s, cpu_s = time.perf_counter(), _cpu_s()
         step()
         rate = operations / (time.perf_counter() - began_s)
         if step is ours:
             pair.ours.append(rate)
-            pair.cpu_ms.append((time.process_time() - cpu_s) * 1000 / operations)
+            pair.cpu_ms.append((_cpu_s() - cpu_s) * 1000 / operations)
         else:
             pair.others.append(rate)
 
 
-def _curl(address: Address, arguments: list[str], target: Path = Path("/dev/null")) -> None:
+def _cpu_s() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _curl(address: Address, arguments: list[str], target: Path = Path("/dev/null"), key: str = "large") -> None:
     command = ["curl", "--silent", "--show-error", "--fail", "--header", "Expect:", "--config", "-"]
-    command += ["--output", str(target), *arguments, f"{address.url}/v1/files/default/large"]
+    command += ["--output", str(target), *arguments, f"{address.url}/v1/files/default/{key}"]
     header = f'header = "Authorization: {address.authorization}"\n'
     subprocess.run(command, input=header, text=True, check=True, timeout=600, stdout=subprocess.DEVNULL)
 
