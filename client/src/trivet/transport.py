@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
@@ -76,7 +77,9 @@ class Transport:
         self._headers = dict(headers)
         proxy, self._proxy_headers = _proxy_of(url)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(
+                limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEPALIVE_S, ssl=_trust(url, proxy)
+            ),
             skip_auto_headers=_SKIPPED,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -164,6 +167,15 @@ def _broken(error: BaseException) -> BrokenDownload | ConnectionFailed:
     if isinstance(error, TimeoutError):
         return ConnectionFailed("The answer stopped coming.", definite=False)
     return BrokenDownload(f"The answer broke off before its end: {error or type(error).__name__}.")
+
+
+def _trust(url: str, proxy: URL | None) -> ssl.SSLContext | bool:
+    """Whose certificates are taken: those that this machine trusts now. That of aiohttp is as old as its import."""
+    if not url.startswith("https:") and (proxy is None or proxy.scheme != "https"):
+        return True
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    return context
 
 
 def _proxy_of(url: str) -> tuple[URL | None, Mapping[str, str] | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -19,6 +20,9 @@ from trivet.cli.output import Output
 
 if TYPE_CHECKING:  # imported when a client is opened: `--help` needs none
     from trivet import AsyncClient
+
+_CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables of OpenSSL."""
 
 
 @dataclass(slots=True)
@@ -54,10 +58,8 @@ class Session:
         Raises:
             trivet.errors.ConfigError: the profile or the key cannot be read.
         """
-        from trivet import AsyncClient
-
         chosen = self.options
-        async with AsyncClient(
+        async with _client_class()(
             chosen.url, chosen.key, operations_url=chosen.operations_url, profile=chosen.profile
         ) as client:
             yield client
@@ -78,3 +80,21 @@ class Session:
             signal.signal(signal.SIGINT, handler)
         if not is_confirmed:
             raise Failure("Nothing was done.", ExitCode.REFUSED)
+
+
+def _client_class() -> type[AsyncClient]:
+    """Imported when it is needed.
+
+    aiohttp reads the certificates that this machine trusts when it is imported, twice: a fifth of a short call. It finds none,
+    and `trivet.transport` reads them where an address is one of https.
+    """
+    kept = {name: os.environ.pop(name, None) for name in _CERTIFICATES}
+    os.environ.update(dict.fromkeys(_CERTIFICATES, os.devnull))
+    try:
+        from trivet import AsyncClient
+    finally:
+        for name, value in kept.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+    return AsyncClient
