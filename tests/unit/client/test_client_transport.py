@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from trivet import errors
 from trivet.bodies import BytesBody, StreamBody
@@ -19,7 +26,7 @@ _LARGE = bytes(4 << 20)
 
 
 @asynccontextmanager
-async def _server(answer: bytes, *, reads: int | None = 1, waits: bool = False):
+async def _server(answer: bytes, *, reads: int | None = 1, waits: bool = False, tls: ssl.SSLContext | None = None):
     """Answers every connection with these bytes once `reads` bytes came (None: at once), and closes, or waits."""
     ends = asyncio.Event()
 
@@ -32,9 +39,9 @@ async def _server(answer: bytes, *, reads: int | None = 1, waits: bool = False):
             await ends.wait()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         ends.set()
         server.close()
@@ -151,6 +158,34 @@ async def test_a_server_without_tls_is_not_trusted_as_one_with_it() -> None:
         with pytest.raises(errors.TrivetError) as caught:
             await _call(url.replace("http:", "https:"), Request("GET", "/x"))
         assert not isinstance(caught.value, ssl.SSLError)
+
+
+async def test_https_is_checked_against_what_is_trusted_now(monkeypatch, tmp_path) -> None:
+    """Not against what was trusted when aiohttp was imported: the program has it find nothing, to start sooner."""
+    file = _certificate(tmp_path / "of-127.0.0.1.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    async with _server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHello", tls=context) as url:
+        with pytest.raises(errors.ConfigError, match="trusted"):
+            await _call(url, Request("GET", "/x"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        assert await _call(url, Request("GET", "/x")) == b"Hello"
+
+
+def _certificate(path: Path) -> Path:
+    """Key and certificate of 127.0.0.1, which nobody has signed but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a store")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(key.private_bytes(*plain) + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 async def test_no_more_is_read_than_was_wanted() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 import pytest
 
@@ -89,6 +91,18 @@ def test_whatever_fails_is_one_line_and_no_traceback(monkeypatch, capsys, error,
     failing(monkeypatch, error)
     assert run(Session(), ["fail"]) == code
     assert capsys.readouterr() == ("", f"trivet: {said}\n")
+
+
+@pytest.mark.parametrize("trusted", [{}, {"SSL_CERT_FILE": "/somewhere/ca.pem", "SSL_CERT_DIR": ""}])
+async def test_what_a_person_says_about_certificates_is_there_when_it_is_asked_for(monkeypatch, trusted) -> None:
+    """Also behind the import of the client, which is not to read them."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in trusted.items():
+        monkeypatch.setenv(name, value)
+    async with Session().client():
+        assert [os.getenv(name) for name in names] == [trusted.get(name) for name in names]
 
 
 def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys) -> None:
