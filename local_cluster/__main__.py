@@ -267,7 +267,8 @@ async def _verify(cluster: Cluster) -> int:
 
 async def _bring_up(cluster: Cluster) -> None:
     began = time.monotonic()
-    with progress(f"starting {len(cluster.plan.processes)} processes on 127.0.0.1") as on_progress:
+    count = len(cluster.names())
+    with progress(f"starting {count - len(cluster.running())} of {count} processes on 127.0.0.1") as on_progress:
         await cluster.start(on_progress=on_progress)
         round_trip = await asyncio.to_thread(round_trip_first_file, cluster.gateway_url, cluster.bearer)
     show_ready(cluster, round_trip, time.monotonic() - began)

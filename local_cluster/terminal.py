@@ -68,29 +68,28 @@ def progress(first: str) -> Iterator[ProgressLine]:
 
 def show_ready(cluster: Cluster, round_trip: RoundTrip, seconds: float) -> None:
     """The cluster is ready: what was proved, where it answers, what to try."""
-    gateway = cluster.gateway_url
     console.print(f"[bold green]Ready[/] after {seconds:.1f} s.\n")
     for sentence in describe(round_trip):
         console.print(escape(sentence))
     console.print()
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(overflow="fold")  # nothing that is copied may end in an ellipsis
-    grid.add_row("API", f"{gateway}/v1/files/default/...")
-    grid.add_row("Swagger UI", f"{gateway}/docs")
-    grid.add_row("Your key", escape(str(from_here(cluster.layout.root_key))))
-    grid.add_row("Cluster", f"{gateway}/v1/cluster")
-    grid.add_row("Operations", f"{cluster.operations_url('gateway-1')}/docs (health, metrics, cluster changes)")
-    grid.add_row("S3", cluster.s3_url)
-    for client, command in write_s3_configs(
-        cluster.layout, cluster.s3_url, cluster.s3_region, cluster.root_key
-    ).items():
-        grid.add_row(f"  {client}", escape(command))
-    for title, line in _lines_to_try(cluster):
-        grid.add_row(title, escape(line))
-    grid.add_row("Logs, data", escape(str(cluster.layout.root)))
-    console.print(grid)
+    for title, line in _lines_to_copy(cluster):
+        # A line each, however long: one that we had broken would be two when it is copied.
+        console.print(f"{title:<13} {escape(line)}")
     console.print()
+
+
+def _lines_to_copy(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    gateway = cluster.gateway_url
+    yield "API", f"{gateway}/v1/files/default/..."
+    yield "Swagger UI", f"{gateway}/docs"
+    yield "Your key", str(from_here(cluster.layout.root_key))
+    yield "Cluster", f"{gateway}/v1/cluster"
+    yield "Operations", f"{cluster.operations_url('gateway-1')}/docs (health, metrics, cluster changes)"
+    yield "S3", cluster.s3_url
+    configs = write_s3_configs(cluster.layout, cluster.s3_url, cluster.s3_region, cluster.root_key)
+    yield from ((f"  {client}", command) for client, command in configs.items())
+    yield from _lines_to_try(cluster)
+    yield "Logs, data", str(cluster.layout.root)
 
 
 def _lines_to_try(cluster: Cluster) -> Iterator[tuple[str, str]]:

@@ -164,6 +164,19 @@ def test_a_cluster_that_is_ready_says_how_clients_find_it(tmp_path: Path, consol
     assert cluster.root_key.partition(".")[2] not in shown
 
 
+def test_no_line_that_is_to_be_copied_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 40 columns half of an `export` would be a line of its own."""
+    narrow = Console(highlight=False, soft_wrap=True, width=40, record=True)
+    monkeypatch.setattr(terminal, "console", narrow)
+    cluster = ready_cluster(tmp_path, 1000)
+    show_ready(cluster, RoundTrip("http://127.0.0.1:9080/x", 1, None), 1.0)
+    (line,) = [line for line in narrow.export_text().splitlines() if "export" in line]
+    assert line.endswith(
+        f"export TRIVET_KEY={cluster.layout.root_key} TRIVET_URL=http://127.0.0.1:9080 "
+        "TRIVET_OPERATIONS_URL=http://127.0.0.1:9090"
+    )
+
+
 def test_a_cluster_on_other_ports_says_where_they_are(tmp_path: Path, console: Console) -> None:
     """A client would look at the usual ones."""
     show_ready(ready_cluster(tmp_path, 1000), RoundTrip("http://127.0.0.1:9080/x", 1, None), 1.0)
