@@ -1,4 +1,4 @@
-"""Every reason not to believe an NTP server's answer. Pure.
+"""Every reason not to believe an NTP server's answer, and how far true time can be from one that is believed. Pure.
 
 It exists because ntplib's client believes everything: a kiss-of-death, an unsynchronised server and an answer to a
 question that was never asked all pass. ntplib gives the wire format; the judgement is ours.

@@ -1,4 +1,7 @@
-"""Puts the chunks of a snapshot on the nodes of a running cluster, and has the nodes prove that they are there."""
+"""Puts the chunks of a snapshot on the nodes of a running cluster, and has the nodes prove that they are there.
+
+The metadata comes before: `services.consensus.rescue.new_cluster` makes the cluster that they are for.
+"""
 
 from __future__ import annotations
 

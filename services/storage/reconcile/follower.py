@@ -1,5 +1,6 @@
-"""Keeps the expected set in step with the log: lists all references once, then follows what changes (S-125).
+"""Keeps the expected set in step with the log, and deletes what was condemned (S-125).
 
+All references are listed once, then what changes is followed.
 A page of changes is acted on before its position is recorded: a crash in between does the same again, which changes nothing.
 """
 

@@ -214,7 +214,7 @@ CASES: Final = (
         {'clock_state{service="clock", state="SYNCED"}': "0x30"},
         {'clock_state{service="clock", state="SYNCED"}': "0x10 1x20"},
     ),
-    _one("TrivetClockBoundLarge", "clock_error_bound_seconds", "0.3x30", "0.25x30", 17),
+    _one("TrivetClockBoundLarge", "clock_error_bound_seconds", "0.11x30", "0.1x30", 17),
     _one("TrivetClockJumps", "clock_jumps_total", "0 0 1x9", "1x9", 6),
     _one("TrivetTimestampsRefused", "hlc_rejected_total", "0 0 1x9", "1x9", 6),
 )
