@@ -45,20 +45,21 @@ class KeyUse:
     async def record(self) -> None:
         """Have the log told what it does not know yet. What fails is tried again the next time."""
         stamp = self._clock.stamp()
-        hour = stamp.approximate_ns // _HOUR_NS
+        hour, recorded = stamp.approximate_ns // _HOUR_NS, set[str]()
         try:
             while self._pending:
                 batch = self._pending[:KEY_USES_MAX]
                 if keys := [key_id for key_id in batch if self._is_news(key_id, hour)]:
                     command = RecordKeyUse(keys=keys, hour=hour, stamp=stamp)
                     await self._metadata.propose(command, requester=BY_SYSTEM)
+                recorded.update(batch)
                 del self._pending[: len(batch)]
         except TrivetError as error:
             logger.info("the use of keys was not recorded", code=error.code, keys=len(self._pending))
             return
         if hour != self._hour:
             self._hour = hour
-            self._noted.clear()
+            self._noted = recorded
 
     def _is_news(self, key_id: str, hour: int) -> bool:
         key = self._table.find(key_id)

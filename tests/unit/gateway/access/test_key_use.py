@@ -105,3 +105,19 @@ async def test_what_could_not_be_told_is_told_later(use: KeyUse, around: Surroun
     assert around.told() == [(6, [FIRST, SECOND])]
     await use.record()
     assert around.told() == []
+
+
+async def test_what_was_told_as_the_first_of_an_hour_is_not_told_again_in_it(use: KeyUse, around: Surroundings) -> None:
+    """The copy of the rows does not say that it was used."""
+    for _ in range(2):
+        use.used(THIRD)
+        await use.record()
+        assert around.told() == []
+        around.hour += 1
+        use.used(FIRST)
+        await use.record()
+        told = around.told()
+        use.used(FIRST)
+        use.used(THIRD)
+        await use.record()
+        assert [key_id for _, keys in told + around.told() for key_id in keys] == [FIRST, THIRD]
