@@ -14,7 +14,6 @@ from trivet.config import Endpoint, resolve
 from trivet.copy_calls import CopyCalls
 from trivet.errors import ConfigError
 from trivet.links import LIFETIME_MAX_S, signed_target
-from trivet.list_calls import ListCalls
 from trivet.models import Caller as CallerInfo
 from trivet.models import Cluster, Link, TimeNow
 from trivet.operations import AsyncOperations
@@ -24,7 +23,7 @@ from trivet.transfer_calls import TransferCalls
 DEFAULT_RETRY: Final = RetryPolicy()
 
 
-class AsyncClient(TransferCalls, CopyCalls, ListCalls, BucketCalls):
+class AsyncClient(TransferCalls, CopyCalls, BucketCalls):
     """A store. Any number of calls may be under way at once; all of them in one event loop.
 
     What is not given comes from the environment (`TRIVET_URL`, `TRIVET_OPERATIONS_URL`, `TRIVET_KEY`), then from the profile of

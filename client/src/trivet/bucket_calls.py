@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from msgspec import UNSET, UnsetType
 
 from trivet.caller import Request, new_idempotency_key
@@ -11,6 +13,8 @@ from trivet.headers import change_headers
 from trivet.models import Bucket, BucketCreated, BucketPage, BucketSettings
 from trivet.targets import bucket_target, with_query
 
+VERSIONING: Final = ("off", "enabled", "suspended")
+
 
 class BucketCalls(Calls):
     """See `trivet.AsyncClient`."""
@@ -19,10 +23,24 @@ class BucketCalls(Calls):
         """The buckets in which the key may do something, by name."""
         return Rows(pages_of(self._bucket_page), lambda page: page.buckets)
 
-    async def create_bucket(self, bucket: str, *, idempotency_key: str | None = None) -> BucketCreated:
-        """Make a bucket. One that exists stays as it is."""
+    async def create_bucket(
+        self, bucket: str, *, versioning: str | None = None, idempotency_key: str | None = None
+    ) -> BucketCreated:
+        """Make a bucket. One that exists stays as it is.
+
+        Args:
+            versioning: set by a second request, as `set_bucket_settings` does, also of a bucket that exists; None to leave it.
+
+        Raises:
+            ValueError: there is no such versioning.
+        """
+        if versioning is not None:
+            _check_versioning(versioning)
         headers = change_headers(idempotency_key=idempotency_key or new_idempotency_key())
-        return await self._caller.model(BucketCreated, "PUT", bucket_target(bucket, "buckets"), headers=headers)
+        made = await self._caller.model(BucketCreated, "PUT", bucket_target(bucket, "buckets"), headers=headers)
+        if versioning is not None:
+            await self.set_bucket_settings(bucket, versioning=versioning)
+        return made
 
     async def delete_bucket(self, bucket: str, *, idempotency_key: str | None = None) -> None:
         """Delete a bucket in which there is nothing, no older version either.
@@ -50,10 +68,16 @@ class BucketCalls(Calls):
         """Change what is named, in one step; all else stays.
 
         Args:
-            versioning: enabled, or suspended once it was enabled.
+            versioning: `enabled`; `suspended` once it was enabled; `off` while it never was.
             superseded_retention_s: how long a version is kept once it is not the current one; None for ever.
             quota_bytes, quota_files: None for no limit.
+
+        Raises:
+            ValueError: there is no such versioning.
+            Conflict: versioning was enabled once, and cannot be off.
         """
+        if versioning is not UNSET:
+            _check_versioning(versioning)
         wanted = {
             "versioning": versioning,
             "superseded_retention_s": superseded_retention_s,
@@ -70,3 +94,9 @@ class BucketCalls(Calls):
 
     async def _bucket_page(self, cursor: str | None) -> BucketPage:
         return await self._caller.model(BucketPage, "GET", with_query("/v1/buckets", {"cursor": cursor}))
+
+
+def _check_versioning(versioning: Any) -> None:
+    # True is a likely slip, and the store could only call it malformed.
+    if versioning not in VERSIONING:
+        raise ValueError(f"versioning is one of {', '.join(map(repr, VERSIONING))}, not {versioning!r}")

@@ -7,6 +7,7 @@ that it is repeated as `trivet.retry` decides.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +30,10 @@ ANSWER_BYTES_MAX: Final = 256 << 20
 PROBLEM_BYTES_MAX: Final = 1 << 20
 """No answer of the store that is read as a whole is nearly as long: who sends more is not one."""
 
+SILENCE_S: Final = 2.0
+"""A call that is repeated for longer says so, once, to the logger `trivet`."""
+
+_log: Final = logging.getLogger("trivet")
 _JSON: Final = {"Content-Type": "application/json"}
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -62,6 +67,7 @@ class Caller:
         if key_line is not None:
             self._headers["Authorization"] = f"Bearer {key_line}"
         self._transport: Transport | None = None
+        self._has_warned = False
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 pauses, not secrets
 
     async def close(self) -> None:
@@ -117,7 +123,8 @@ class Caller:
 
     async def _attempts(self, request: Request, take: Callable[[Answer], Awaitable[TakenT]]) -> TakenT:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout_s
+        began = loop.time()
+        deadline = began + self.timeout_s
         attempt = 1
         while True:
             limit = asyncio.timeout_at(deadline)
@@ -133,6 +140,8 @@ class Caller:
                 pause_s = self.pause_s(attempt, error)
                 if not self._goes_on(request, error, attempt) or loop.time() + pause_s >= deadline:
                     raise
+                if loop.time() + pause_s - began >= SILENCE_S:
+                    self._warn(error)
                 await asyncio.sleep(pause_s)
             attempt += 1
 
@@ -143,11 +152,19 @@ class Caller:
             request.method, request.target, request.headers, request.body, ProgressLimit(limit, self.timeout_s)
         )
         if answer.status < 300:
+            self._has_warned = False
             return answer
         try:
             raise await _problem(request, answer)
         finally:
             answer.release()
+
+    def _warn(self, error: TrivetError) -> None:
+        """Once until the store is well again: calls of many tasks meet the same wall."""
+        if not self._has_warned:
+            self._has_warned = True
+            place = "" if self.url in str(error) else f"{self.url}: "
+            _log.warning("%s%s; trying again.", place, str(error).partition(". ")[0].rstrip("."))
 
     def _goes_on(self, request: Request, error: TrivetError, attempt: int) -> bool:
         body = request.body

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from trivet.async_client import DEFAULT_RETRY, AsyncClient
 from trivet.background_loop import BackgroundLoop
 from trivet.bodies import Data
+from trivet.docstrings import document
 from trivet.download import AsyncDownload
 from trivet.list_calls import FileRow, VersionRow
 from trivet.models import (
@@ -286,7 +287,7 @@ class Client:
         self,
         bucket: str,
         key: str,
-        version: int,
+        version: int | None = None,
         *,
         if_match: str | None = None,
         if_none_match: str | None = None,
@@ -325,9 +326,11 @@ class Client:
         """See `AsyncClient.buckets`."""
         return self._loop.rows(self._async.buckets())
 
-    def create_bucket(self, bucket: str, *, idempotency_key: str | None = None) -> BucketCreated:
+    def create_bucket(
+        self, bucket: str, *, versioning: str | None = None, idempotency_key: str | None = None
+    ) -> BucketCreated:
         """See `AsyncClient.create_bucket`."""
-        return self._loop.run(self._async.create_bucket(bucket, idempotency_key=idempotency_key))
+        return self._loop.run(self._async.create_bucket(bucket, versioning=versioning, idempotency_key=idempotency_key))
 
     def delete_bucket(self, bucket: str, *, idempotency_key: str | None = None) -> None:
         """See `AsyncClient.delete_bucket`."""
@@ -544,3 +547,7 @@ class Download:
     def __iter__(self) -> Iterator[bytes]:
         """See `AsyncDownload.__aiter__`."""
         return self._loop.iterate(aiter(self._async))
+
+
+document(Client, AsyncClient)
+document(Download, AsyncDownload)

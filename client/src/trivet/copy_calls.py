@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from trivet.caller import Request, new_idempotency_key, whole
-from trivet.calls import Calls
+from trivet.errors import FileNotFound
 from trivet.headers import change_headers
+from trivet.list_calls import ListCalls
 from trivet.models import CopyReceipt, Tags
 from trivet.targets import file_target
 from trivet.transport import Answer
 
+NO_OLDER_VERSION: Final = "no_older_version"
+"""The code of an error that only this client makes."""
 
-class CopyCalls(Calls):
+
+class CopyCalls(ListCalls):
     """See `trivet.AsyncClient`."""
 
     async def copy(
@@ -66,14 +70,23 @@ class CopyCalls(Calls):
         self,
         bucket: str,
         key: str,
-        version: int,
+        version: int | None = None,
         *,
         if_match: str | None = None,
         if_none_match: str | None = None,
         idempotency_key: str | None = None,
     ) -> CopyReceipt:
-        """Make an older version the current one again, as a new version. A file that was deleted comes back so."""
-        content = {"bucket": bucket, "key": key, "version": version}
+        """Make an older version the current one again, as a new version. A file that was deleted comes back so.
+
+        Args:
+            version: None for the newest one with bytes that is not the current one: a deleted file comes back as it was last,
+                any other as it was before.
+
+        Raises:
+            FileNotFound: there is no such version, or none that is older.
+        """
+        chosen = version if version is not None else await self._last_before(bucket, key)
+        content = {"bucket": bucket, "key": key, "version": chosen}
         return await self._copied("restore", content, if_match, if_none_match, idempotency_key)
 
     async def tags(self, bucket: str, key: str, *, version: int | None = None) -> Tags:
@@ -105,6 +118,19 @@ class CopyCalls(Calls):
         headers = change_headers(idempotency_key=idempotency_key or new_idempotency_key())
         await self._caller.call(
             Request("DELETE", file_target(bucket, key, version=version, below="tags"), headers), nothing
+        )
+
+    async def _last_before(self, bucket: str, key: str) -> int:
+        async for page in self.version_pages(bucket, key=key):
+            for row in page.versions:
+                if not row.is_marker and not row.is_current:
+                    return row.version
+        raise FileNotFound(
+            404,
+            NO_OLDER_VERSION,
+            "No older version",
+            f"{bucket}/{key} has no older version. A bucket whose versioning is enabled keeps what is replaced or deleted.",
+            definite=True,
         )
 
     async def _copied(

@@ -9,6 +9,7 @@ from itertools import islice
 from trivet.bodies import Body, Data, OpenedBody
 from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls
+from trivet.content_types import guessed_type
 from trivet.download import AsyncDownload
 from trivet.errors import DigestMismatch
 from trivet.headers import change_headers, description_headers, file_info, quoted, range_header
@@ -43,6 +44,7 @@ class FileCalls(Calls):
 
         Args:
             data: bytes, a `pathlib.Path`, a binary file, or an iterator or asynchronous iterator of bytes.
+            content_type: None to guess it by the ending of the key, as `photo.jpg` is `image/jpeg`.
             user_metadata: kept with the file: names and values of printable ASCII.
             if_match: an etag; only replaces that version.
             if_none_match: `*`; only creates.
@@ -54,7 +56,7 @@ class FileCalls(Calls):
             DigestMismatch: other bytes were stored than were read: the source changed meanwhile, or memory is bad.
             TrivetError: see `trivet.errors`.
         """
-        headers = description_headers(content_type, user_metadata, write_quorum)
+        headers = description_headers(content_type or guessed_type(key), user_metadata, write_quorum)
         headers |= change_headers(
             if_match=if_match,
             if_none_match=if_none_match,

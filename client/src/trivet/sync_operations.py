@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from trivet.background_loop import BackgroundLoop
+from trivet.docstrings import document
 from trivet.models import (
     Backup,
     Cluster,
@@ -152,3 +153,6 @@ class Operations:
     def verify_audit(self, after: int = 0) -> TrailVerification:
         """See `AsyncOperations.verify_audit`."""
         return self._loop.run(self._async.verify_audit(after))
+
+
+document(Operations, AsyncOperations)

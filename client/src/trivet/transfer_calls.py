@@ -12,6 +12,7 @@ from blake3 import blake3
 from trivet.bodies import Body, FileBody, body_of, section_of
 from trivet.caller import new_idempotency_key
 from trivet.config import state_path
+from trivet.content_types import guessed_type
 from trivet.download import AsyncDownload
 from trivet.file_calls import FileCalls
 from trivet.headers import change_headers, description_headers
@@ -53,6 +54,7 @@ class TransferCalls(FileCalls, UploadCalls):
 
         Args:
             source: a path, or a binary file, which is sent from where it stands.
+            content_type: None to guess it by the ending of the key, as `photo.jpg` is `image/jpeg`.
             part_size_bytes: of each part but the last; a file that is no longer is stored in one request. None to choose.
             parallel: parts at a time.
             resume: remember the upload in the user's state folder, and go on with one of the same file under the same key.
@@ -66,6 +68,7 @@ class TransferCalls(FileCalls, UploadCalls):
             PreconditionFailed: a condition does not hold. With `resume` the parts are kept for another call.
         """
         path = Path(source) if isinstance(source, str | Path) else None
+        content_type = content_type or guessed_type(key)
         description = (content_type, user_metadata, write_quorum)
         with nullcontext(cast("BinaryIO", source)) if path is None else path.open("rb") as file:
             section = section_of(file)

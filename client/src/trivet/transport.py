@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
@@ -113,7 +114,9 @@ class Transport:
             raise ConfigError(f"{self._base} cannot be trusted: {error}") from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ConnectionFailed(
-                f"{self._base} cannot be reached: {error}. Is it running, and is this its address?", definite=True
+                f"{self._base} cannot be reached: {_reason(error)}. Is it running, and is this its address? That comes from an "
+                "argument, TRIVET_URL or a profile; `make run` prints the one of a cluster on this machine.",
+                definite=True,
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             if body is not None and body.error is not None:
@@ -161,6 +164,17 @@ async def _watched(body: Body, limit: ProgressLimit) -> AsyncIterator[bytes | me
     async for piece in body.pieces():
         limit.progressed()
         yield piece
+
+
+def _reason(error: aiohttp.ClientError) -> str:
+    """What the system says of it, without what aiohttp puts around that."""
+    cause = getattr(error, "os_error", None)
+    if not isinstance(cause, OSError):
+        return str(error)
+    # asyncio writes its own words into `strerror`; numbers below zero are those of the resolver.
+    if cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return cause.strerror or str(error)
 
 
 def _broken(error: BaseException) -> BrokenDownload | ConnectionFailed:

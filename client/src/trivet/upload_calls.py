@@ -8,6 +8,7 @@ from typing import Any
 from trivet.bodies import Body, Data, OpenedBody
 from trivet.caller import Request, decoded, new_idempotency_key, whole
 from trivet.calls import Calls, Rows, pages_of
+from trivet.content_types import guessed_type
 from trivet.copy_calls import nothing
 from trivet.errors import answer_invalid
 from trivet.file_calls import check_sent
@@ -33,9 +34,11 @@ class UploadCalls(Calls):
         """Begin an upload by parts: 1 to 10,000 of them, each of 5 MiB at least but for the last.
 
         Args:
+            content_type: None to guess it by the ending of the key, as `photo.jpg` is `image/jpeg`.
             lifetime_s: an upload that is not completed by then is aborted; None for 7 days.
         """
         content: dict[str, Any] = {"bucket": bucket, "key": key}
+        content_type = content_type or guessed_type(key)
         wanted = {"content_type": content_type, "user_metadata": user_metadata, "tags": tags, "lifetime_s": lifetime_s}
         content |= {name: value for name, value in wanted.items() if value is not None}
         headers = change_headers(idempotency_key=idempotency_key or new_idempotency_key())

@@ -163,6 +163,26 @@ async def test_settings_are_changed_in_one_request() -> None:
     assert json.loads(body or b"") == {"quota_bytes": 9, "quota_files": None}
 
 
+async def test_a_long_wait_for_the_store_is_said_once(monkeypatch, caplog) -> None:
+    """However many calls wait; once more after the store was well meanwhile."""
+    refused = errors.ConnectionFailed("http://store.test cannot be reached: refused. Is it running?", definite=True)
+    script = [refused, refused, ScriptedAnswer(200, b"ok"), problem(503, "overloaded"), ScriptedAnswer(200, b"ok")]
+    caller = caller_over(ScriptedTransport(*script))
+    monkeypatch.setattr(caller_module, "SILENCE_S", 0.0)
+    for _ in range(2):
+        await caller.call(Request("GET", "/x"), whole)
+    assert caplog.messages == [
+        "http://store.test cannot be reached: refused; trying again.",
+        "http://store.test: So it is; trying again.",
+    ]
+
+
+async def test_a_short_wait_for_the_store_is_not_said(caplog) -> None:
+    """Most are over before anybody wonders."""
+    await caller_over(ScriptedTransport(_LOST, _LOST, ScriptedAnswer(200, b"ok"))).call(Request("GET", "/x"), whole)
+    assert not caplog.messages
+
+
 async def test_a_cancelled_call_ends_at_once() -> None:
     """And is not taken for a deadline."""
 

@@ -198,3 +198,17 @@ async def test_no_more_is_read_than_was_wanted() -> None:
         caller = Caller(url, None, timeout_s=5.0, retry=_ONCE)
         assert await caller.call(Request("GET", "/x"), some) == bytes(1001)
         await caller.close()
+
+
+async def test_a_refused_connection_says_where_the_address_comes_from() -> None:
+    """In words of the system, and without those of a library."""
+    async with _server(b"") as url:
+        pass
+    caller = Caller(url, None, timeout_s=5.0, retry=_ONCE)
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        await caller.call(Request("GET", "/x"), whole)
+    await caller.close()
+    assert str(caught.value).startswith(f"{url} cannot be reached: Connection refused. Is it running")
+    assert "TRIVET_URL" in str(caught.value)
+    assert "make run" in str(caught.value)
+    assert caught.value.definite

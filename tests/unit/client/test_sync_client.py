@@ -46,6 +46,16 @@ def test_both_have_the_same_calls_with_the_same_parameters(asynchronous, plain) 
         assert inspect.iscoroutinefunction(ours) is False
 
 
+@pytest.mark.parametrize(("asynchronous", "plain"), PAIRS)
+def test_help_says_of_a_call_what_it_does(asynchronous, plain) -> None:
+    """And not where that stands."""
+    for name in _public(plain) - {"close"}:
+        said = inspect.getdoc(getattr(plain, name)) or ""
+        assert said, name
+        assert not said.startswith("See `"), name
+    assert "delete" not in _public(plain) or "stays behind a delete marker" in (plain.delete.__doc__ or "")
+
+
 def test_both_are_made_alike() -> None:
     """By the same arguments."""
     assert inspect.signature(Client) == inspect.signature(trivet.AsyncClient)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import mimetypes
 import os
 import sys
 import threading
@@ -34,7 +33,6 @@ _STREAM_PIECE_BYTES: Final = 1 << 20
 _STREAM_PIECES: Final = 8
 _MTIME_LIMIT_NS: Final = 1 << 62
 """Until the year 2116: more than every file of these days, and less than any system takes."""
-_UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Wishes:
     """What is asked for of every file.
 
     Attributes:
-        content_type: None: guessed by the name.
+        content_type: None: the client guesses it by the key.
         keeps_existing: nothing that is there is replaced.
         resumes: goes on where an earlier call was interrupted.
     """
@@ -95,7 +93,7 @@ async def upload(
             target.bucket,
             target.key,
             source.path,
-            content_type=wishes.content_type or guess_type(target.key),
+            content_type=wishes.content_type,
             user_metadata={MTIME: mtime_text(source.mtime_ns), **wishes.user_metadata},
             if_none_match=wishes.condition,
             on_progress=tell,
@@ -120,7 +118,7 @@ async def upload_stream(
             target.bucket,
             target.key,
             pieces(),
-            content_type=wishes.content_type or guess_type(target.key),
+            content_type=wishes.content_type,
             user_metadata=dict(wishes.user_metadata),
             if_none_match=wishes.condition,
         )
@@ -210,12 +208,6 @@ async def copy(
         if_none_match=wishes.condition,
         **description,
     )
-
-
-def guess_type(name: str) -> str:
-    """By the ending of a name."""
-    kind, encoding = mimetypes.guess_type(name)
-    return _UNKNOWN_TYPE if encoding or not kind else kind
 
 
 async def read_in_thread(source: RawIOBase) -> AsyncIterator[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import mimetypes
 import os
 import weakref
 from collections.abc import Callable, Coroutine
@@ -18,6 +17,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.core import get_compression
 
 from trivet import AsyncClient, errors
+from trivet.content_types import guessed_type
 from trivet.filesystem.clients import ClientsByLoop
 from trivet.filesystem.namespace import Namespace
 from trivet.filesystem.open_files import Reader, Writer, layered
@@ -309,12 +309,6 @@ class TrivetFileSystem(Namespace):
         """Have the loop run `call` some time soon, if it still runs at all."""
         if self.loop is not None and self.loop.is_running():
             asyncio.run_coroutine_threadsafe(call(), self.loop)
-
-
-def guessed_type(key: str) -> str | None:
-    """The media type that the name says; None for one that says nothing, or names a compression."""
-    kind, encoding = mimetypes.guess_type(key)
-    return kind if encoding is None else None
 
 
 def _is_directory(path: str | os.PathLike[str]) -> bool:
