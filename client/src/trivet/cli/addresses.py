@@ -72,6 +72,11 @@ class Local:
         return self.text
 
     @property
+    def may_be_remote(self) -> bool:
+        """Whether the same text would be a file of the store, if there were no such path here."""
+        return "/" in self.text.rstrip("/") and not _is_marked_local(self.text)
+
+    @property
     def path(self) -> Path:
         """With `~` as the home folder."""
         return Path(self.text).expanduser()

@@ -105,6 +105,12 @@ def run(session: Session, arguments: Sequence[str]) -> int:
 
 def _fail_by_click(session: Session, error: click.ClickException) -> int:
     said = error.format_message().rstrip()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # Its message is the whole help. Nothing was asked for, so it is no result.
+        if session.output.is_json:
+            return _fail(session, "Missing command.", ExitCode.USAGE)
+        click.echo(said, err=True)
+        return ExitCode.USAGE
     if isinstance(error, Failure):
         return _fail(session, said, error.code)
     if not isinstance(error, click.UsageError):

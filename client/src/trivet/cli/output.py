@@ -147,6 +147,11 @@ class Output:
         if not self.is_quiet:
             self._complain(words.visible(text))
 
+    def acknowledge(self, text: str) -> None:
+        """As `say`, where a person looks on: what a script has from the code that the program ends with."""
+        if self.is_terminal and not self.is_json:
+            self.say(text)
+
     def warn(self, text: str) -> None:
         """What went wrong and did not stop the rest."""
         shown = words.visible(text)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -62,7 +62,8 @@ class Session:
         async with _client_class()(
             chosen.url, chosen.key, operations_url=chosen.operations_url, profile=chosen.profile
         ) as client:
-            yield client
+            with _remarks(self.output):
+                yield client
 
     def confirm(self, question: str) -> None:
         """Go on after a yes. Nobody is asked where nobody can answer.
@@ -80,6 +81,21 @@ class Session:
             signal.signal(signal.SIGINT, handler)
         if not is_confirmed:
             raise Failure("Nothing was done.", ExitCode.REFUSED)
+
+
+@contextmanager
+def _remarks(output: Output) -> Iterator[None]:
+    """What the client logs, such as that it waits for the store, as remarks of the program."""
+    import logging  # with the client, which imports it: `--help` needs none
+
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: output.say(f"trivet: {record.getMessage()}")  # type: ignore[method-assign] # no class for it
+    logger = logging.getLogger("trivet")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _client_class() -> type[AsyncClient]:

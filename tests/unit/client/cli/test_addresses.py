@@ -65,3 +65,10 @@ def test_an_unmarked_target_of_a_file_of_the_store_is_a_path_if_its_folder_exist
     assert parse_target("new/", is_source_remote=True) == Local("new/")
     assert parse_target("here/new.jpg", is_source_remote=True) == Local("here/new.jpg")
     assert parse_target("photos/b.jpg", is_source_remote=True) == Remote("photos", "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "may_be"), [("default/a.jpg", True), ("./default/a.jpg", False), ("a.jpg", False), ("default/", False)]
+)
+def test_an_unmarked_path_with_a_slash_may_be_meant_as_the_stores(text, may_be) -> None:
+    assert Local(text).may_be_remote is may_be

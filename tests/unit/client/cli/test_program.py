@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 
 import click
@@ -10,7 +12,7 @@ import pytest
 from trivet.cli import main as program_module
 from trivet.cli.lazy import Group
 from trivet.cli.main import ENTRIES, SECTIONS, program, run
-from trivet.cli.session import Session
+from trivet.cli.session import Options, Session
 
 
 def commands(group: click.Group, path: str = "trivet"):
@@ -135,6 +137,29 @@ def test_a_wrong_call_is_found_before_anything_is_asked(capsys, arguments, said)
     session.client = None
     assert run(session, arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["keys"], ["buckets"]])
+def test_a_group_without_a_command_shows_its_help(capsys, arguments) -> None:
+    """As `--help` does, lines and all; nothing was asked for, so it is no result and no success."""
+    assert run(Session(), [*arguments, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert run(Session(), arguments) == 2
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_group_without_a_command_is_one_document_with_json(capsys) -> None:
+    """Of which a program reads every line."""
+    assert run(Session(), ["--json", "keys"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
+
+
+async def test_what_the_client_logs_is_a_remark_of_the_program(capsys) -> None:
+    """Such as that it waits for the store; not with --quiet, and not behind the end of the client."""
+    for options in (Options(), Options(quiet=True)):
+        async with Session(options).client():
+            logging.getLogger("trivet").warning("%s; trying again.", "it refuses")
+    assert capsys.readouterr().err == "trivet: it refuses; trying again.\n"
 
 
 def test_the_reader_of_a_pipe_may_go_away(monkeypatch, capfd) -> None:

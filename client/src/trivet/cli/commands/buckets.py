@@ -47,11 +47,10 @@ async def mb(session: Session, names: tuple[str, ...], *, versioning: bool) -> N
     """
     async with session.client() as client:
         for name in map(_bucket_name, names):
-            made = await client.create_bucket(name)
-            if versioning:
-                await client.set_bucket_settings(name, versioning="enabled")
+            made = await client.create_bucket(name, versioning="enabled" if versioning else None)
             if session.output.is_json:
                 session.output.document({"action": "made", "bucket": made.name, "incarnation": made.incarnation})
+            session.output.acknowledge(f"There is a bucket {name}{', which keeps versions' if versioning else ''}.")
 
 
 @buckets.command("rb")
@@ -73,6 +72,7 @@ async def rb(session: Session, names: tuple[str, ...], *, force: bool, yes: bool
             await client.delete_bucket(name)
             if session.output.is_json:
                 session.output.document({"action": "deleted", "bucket": name})
+            session.output.acknowledge(f"Deleted the bucket {name}.")
 
 
 @buckets.command("settings")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import click
 from trivet.cli import globs, local, remote, transfers
 from trivet.cli.addresses import SCHEME, Address, Local, Remote, Stream, parse_source, parse_target
 from trivet.cli.exit_codes import ExitCode
-from trivet.cli.failures import Failure
+from trivet.cli.failures import Failure, explain
 from trivet.cli.lazy import Command, asynchronous
 from trivet.cli.naming import SAME_TARGET, Targets, name_below, place_below
 from trivet.cli.output import Output
@@ -118,9 +118,11 @@ class _Copying:
         self._chosen = chosen
         self.failures = Failures(output)
         self._targets = Targets(1)
+        self._misreadable: str | None = None
 
     async def run(self, origin: list[Address], goal: Address) -> None:
         self._targets = Targets(len(origin))
+        self._misreadable = next(filter(None, map(_misreading, origin)), None)
         # Pieces are found as workers take them; a bar has to know how many there are long before.
         estimating = asyncio.create_task(self._estimate(origin)) if self._output.shows_progress else None
         try:
@@ -222,7 +224,8 @@ class _Copying:
                 stdin = transfers.standard_input()
                 done = await transfers.upload_stream(client, stdin, piece.target, self._wishes, self._progress)
             elif isinstance(piece.source, local.LocalFile):
-                done = await transfers.upload(client, piece.source, piece.target, self._wishes, self._progress)
+                with self._misread():
+                    done = await transfers.upload(client, piece.source, piece.target, self._wishes, self._progress)
             else:
                 done = await transfers.copy(client, piece.source, piece.target, self._wishes, version=version)
                 self._progress.resume(done.size_bytes)
@@ -239,6 +242,18 @@ class _Copying:
                 is_named=piece.is_named,
             )
         self._tell(piece, "copied", done)
+
+    @contextmanager
+    def _misread(self) -> Iterator[None]:
+        """Where there is no such bucket, a source that is here by chance may have been meant as the store's file."""
+        from trivet.errors import BucketNotFound
+
+        try:
+            yield
+        except BucketNotFound as error:
+            if self._misreadable is None:
+                raise
+            raise Failure(f"{self._misreadable} {explain(error)}", ExitCode.NOT_FOUND) from error
 
     def _tell(self, piece: _Piece, action: str, done: Any) -> None:
         record = {
@@ -342,6 +357,14 @@ def _local_files(
     else:
         file = local.describe(path, path.name)
         yield file, file.name, None
+
+
+def _misreading(place: Address) -> str | None:
+    """What to say of a path here that could be a file of the store; None for any other source."""
+    if isinstance(place, Local) and place.may_be_remote:
+        kind = "folder" if place.path.is_dir() else "file"
+        return f"{place} is a {kind} here; say {SCHEME}{place} for the store's."
+    return None
 
 
 def _matching_files(

@@ -50,6 +50,7 @@ async def rm(session: Session, addresses: tuple[str, ...], **chosen: Any) -> Non
             place = places[0].literal
             await client.delete(place.bucket, place.key, version=chosen["version"])
             _tell(session, place, chosen["version"], is_marker=False)
+            session.output.acknowledge(f"Deleted version {chosen['version']} of {place}, for good.")
             return
         asks = chosen["recursive"] or chosen["versions"] or any(place.has_pattern for place in places)
         if asks and not chosen["yes"] and not chosen["dry_run"]:
@@ -57,7 +58,7 @@ async def rm(session: Session, addresses: tuple[str, ...], **chosen: Any) -> Non
         done = 0
         for place in places:
             rows = _rows(client, place, is_recursive=chosen["recursive"], has_versions=chosen["versions"])
-            done += await _delete(session, client, place, rows, chosen=chosen, failures=failures)
+            done += await _delete(session, client, place, rows, chosen=chosen, failures=failures, counts=asks)
     if asks:
         verb = "Would delete" if chosen["dry_run"] else "Deleted"
         session.output.say(f"{verb} {words.count(done, 'version' if chosen['versions'] else 'file')}.")
@@ -94,7 +95,9 @@ async def _delete(
     *,
     chosen: dict[str, Any],
     failures: Failures,
+    counts: bool,
 ) -> int:
+    """Delete the rows of one place, and say so of each unless the caller counts them. Returns how many were deleted."""
     from trivet.errors import error_of_problem
 
     done = 0
@@ -111,6 +114,9 @@ async def _delete(
             else:
                 good += 1
                 _tell(session, target, row.removed_version, is_marker=row.is_marker)
+                if not counts:
+                    kept = "; trivet restore brings it back" if row.is_marker else ""
+                    session.output.acknowledge(f"Deleted {target}{kept}.")
         return good
 
     try:

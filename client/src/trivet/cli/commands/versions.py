@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from trivet.cli import remote
-from trivet.cli.addresses import Remote, parse_file, parse_remote
+from trivet.cli.addresses import parse_file, parse_remote
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure, not_found
 from trivet.cli.lazy import Command, asynchronous
@@ -16,7 +16,6 @@ from trivet.cli.parameters import REMOTE
 from trivet.cli.session import Session
 
 if TYPE_CHECKING:
-    from trivet import AsyncClient
     from trivet.models import ListedVersion
 
 COLUMNS: Final = (
@@ -62,10 +61,17 @@ async def restore(session: Session, address: str, *, version: int | None) -> Non
     Without --version a deleted file comes back as it was last, and any other as it was before. No bytes move, and the version
     that is current now stays as an older one. With --json: address, version (the new one), source_version, size_bytes.
     """
+    from trivet.copy_calls import NO_OLDER_VERSION
+    from trivet.errors import FileNotFound
+
     place = parse_file(address).literal
     async with session.client() as client:
-        chosen = version if version is not None else await _last_before(client, place)
-        receipt = await client.restore(place.bucket, place.key, chosen)
+        try:
+            receipt = await client.restore(place.bucket, place.key, version)
+        except FileNotFound as error:
+            if error.code != NO_OLDER_VERSION:
+                raise
+            raise Failure(f"{place}: there is no older version. {_cure(place.bucket)}", ExitCode.NOT_FOUND) from error
     if session.output.is_json:
         session.output.document(
             {
@@ -84,13 +90,11 @@ async def restore(session: Session, address: str, *, version: int | None) -> Non
         )
 
 
-async def _last_before(client: AsyncClient, place: Remote) -> int:
-    """The newest version with bytes that is not the current one."""
-    async for row in remote.every_version(client, place, is_one_file=True):
-        if not row.is_marker and not row.is_current:
-            return row.version
-    advice = f"trivet buckets settings {place.bucket} says whether it keeps any."
-    raise Failure(f"{place}: there is no older version. {advice}", ExitCode.NOT_FOUND)
+def _cure(bucket: str) -> str:
+    return (
+        f"If the bucket keeps none: trivet buckets settings {bucket} --versioning enabled makes it keep what is replaced or "
+        "deleted from then on."
+    )
 
 
 def _record(bucket: str, row: ListedVersion) -> dict[str, Any]:
