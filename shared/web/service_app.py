@@ -60,7 +60,7 @@ CallerCheck = Callable[[Role, str, str], None]
 Readiness = Callable[[], list[str]]
 """Says why the service cannot serve now; an empty list means ready."""
 
-VERSION: Final = "0.3.0"
+VERSION: Final = "0.4.0"
 """Of this release; pyproject.toml and the tags of the images in k8s say the same, held equal by tests/tidy."""
 
 OPEN_PATHS: Final = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json", "/docs-assets/")

@@ -177,7 +177,7 @@ def test_the_rules_for_the_prometheus_operator_are_the_alerts() -> None:
         ("base/consensus.yaml", "replicas: 3", "replicas: three"),
         ("base/consensus.yaml", "terminationGracePeriodSeconds", "terminationGraceSeconds"),
         ("base/consensus.yaml", "apps/v1", "apps/v0"),
-        ("base/kustomization.yaml", 'newTag: "0.3.0"', 'newNames: "x"'),
+        ("base/kustomization.yaml", 'newTag: "0.4.0"', 'newNames: "x"'),
         ("overlays/production/kustomization.yaml", "path: /spec/replicas", "path: /spec/replica"),
         ("components/zones-of-nodes/kustomization.yaml", "value: TRIVET_ZONE", "value: TRIVET_ROOM"),
         ("base/kustomization.yaml", "  - clock.yaml\n", ""),
