@@ -100,7 +100,7 @@ def settings_reference() -> str:
     from local_cluster.settings import LocalSettings
     from services.clock.settings import ClockSettings
     from services.consensus.backup.__main__ import FullBackupSettings
-    from services.consensus.rescue.__main__ import BackupSettings
+    from services.consensus.rescue.__main__ import BackupSettings, SealSettings
     from services.consensus.settings import ConsensusSettings
     from services.consensus.tools.change_members import OperatorSettings
     from services.consensus.tools.initialise import InitialiseSettings
@@ -124,6 +124,7 @@ def settings_reference() -> str:
         ("`python -m services.consensus.tools.initialise`", InitialiseSettings),
         ("`python -m services.consensus.tools.change_members`", OperatorSettings),
         ("`python -m services.consensus.rescue`", BackupSettings),
+        ("`python -m services.consensus.rescue check` and `restore`", SealSettings),
         ("`python -m services.consensus.backup`", FullBackupSettings),
     )
     parts += [_settings_section(title, kind, set()) for title, kind in commands]

@@ -23,7 +23,6 @@ from shared.peer_address import PeerAddress
 from shared.peer_calls.request_signing import (
     EMPTY_BODY_DIGEST,
     AnswerFacts,
-    Challenge,
     RequestSigner,
     RequestVerifier,
     SignedRequest,
@@ -44,7 +43,7 @@ class SignedCalls:
     def __init__(self) -> None:
         self._signer = RequestSigner(derive_peer_keys("s" * 64, Role.GATEWAY))
         self._verifier = RequestVerifier(derive_peer_keys("s" * 64, Role.STORAGE), _NODE.id)
-        self._signer.learn(_NODE.id, Challenge(self._verifier.boot_id, knows_pairs=True))
+        self._signer.learn(_NODE.id, self._verifier.boot_id)
         self._authorization = ""
 
     def sign(self) -> None:

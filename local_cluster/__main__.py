@@ -141,9 +141,6 @@ async def _up(cluster: Cluster, names: list[str]) -> int:
 async def _restart(cluster: Cluster, names: list[str]) -> int:
     """One of a kind after the other, each ready before the next; what the cluster promises holds meanwhile."""
     await _restart_in_turn(cluster, [[name] for name in names] or _rounds(cluster))
-    if not names and cluster.finish_upgrade():
-        say("All run this version now. Once more, so that no process has the cluster secret.")
-        await _restart_in_turn(cluster, _rounds(cluster))
     return 0
 
 

@@ -17,7 +17,7 @@ from local_cluster.cluster_init import why_not_initialised
 from local_cluster.errors import LocalClusterError
 from local_cluster.exclusive import exclusive
 from local_cluster.layout import Layout
-from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets, stop_sharing
+from local_cluster.local_secrets import LocalSecrets, load_or_make_secrets
 from local_cluster.plan import (
     DEFAULT_SHAPE,
     ClusterPlan,
@@ -208,13 +208,6 @@ class Cluster:
         await self.stop([name])
         self._start_missing([self.plan.get(name)])
         await self.wait_until_ready([name], timeout_s=timeout_s)
-
-    def finish_upgrade(self) -> bool:
-        """Whether processes had the cluster secret until now; those that start from now on have peer keys only."""
-        had_secret = self._prepare()[1].shares_cluster_secret
-        stop_sharing(self.layout)
-        self._prepared = None
-        return had_secret
 
     def administration(self) -> Administration:
         """Of this cluster, through its first gateway."""

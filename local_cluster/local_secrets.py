@@ -13,7 +13,7 @@ from pathlib import Path
 
 from local_cluster.layout import Layout
 from shared.access_keys import PlainKey, bearer_of, draw_credential
-from shared.cluster_keys import ROLES_WITH_KEYS, KeyRing, PeerKeys, key_file
+from shared.cluster_keys import PeerKeys, key_file
 from shared.roles import Role
 
 
@@ -25,28 +25,22 @@ class LocalSecrets:
         sealing_key_file: of the gateways alone; by it they seal and check the secrets of access keys.
         root_key_file: the access key of whoever runs this cluster, `TV….secret` on one line. A gateway gives it to the first
             identity of a new cluster.
-        shares_cluster_secret: processes get the cluster secret, too, because some may run version 0.2.0.
     """
 
     cluster_id: str
     cluster_secret_file: Path
     peer_keys_files: dict[Role, Path]
-    shares_cluster_secret: bool
     sealing_key_file: Path
     root_key_file: Path
     redis_password_files: dict[str, Path]
 
     def environment(self, role: Role) -> dict[str, str]:
         """What processes of that role are told of keys."""
-        settings = {"TRIVET_PEER_KEYS_FILE": str(self.peer_keys_files[role])}
-        if self.shares_cluster_secret:
-            settings["TRIVET_CLUSTER_SECRET_FILE"] = str(self.cluster_secret_file)
-        return settings
+        return {"TRIVET_PEER_KEYS_FILE": str(self.peer_keys_files[role])}
 
     def keys(self, role: Role) -> PeerKeys:
         """The keys that processes of that role have."""
-        secret = KeyRing.parse(self.cluster_secret_file.read_text()) if self.shares_cluster_secret else None
-        return PeerKeys.parse(self.peer_keys_files[role].read_text(), secret)
+        return PeerKeys.parse(self.peer_keys_files[role].read_text())
 
 
 def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets:
@@ -61,14 +55,11 @@ def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets
     cluster_id_file = ensure_secret(folder / "cluster-id", f"local-{secrets.token_hex(8)}")
     root_key_file = ensure_secret(layout.root_key, draw_credential())
     write_curl_config(layout.curl_config, _root_key_in(root_key_file))
-    if (folder / "cluster-secret").exists() and not _peer_keys_file(folder, Role.OPERATOR).exists():
-        write_private(_upgrade_mark(layout), "")
     cluster_secret_file = ensure_secret(folder / "cluster-secret", secrets.token_hex(32))
     return LocalSecrets(
         cluster_id=cluster_id_file.read_text().strip(),
         cluster_secret_file=cluster_secret_file,
         peer_keys_files=write_peer_keys(folder, cluster_secret_file.read_text(), write_private),
-        shares_cluster_secret=_upgrade_mark(layout).exists(),
         sealing_key_file=ensure_secret(folder / "sealing-key", secrets.token_hex(32)),
         root_key_file=root_key_file,
         redis_password_files={
@@ -79,25 +70,12 @@ def load_or_make_secrets(layout: Layout, redis_names: list[str]) -> LocalSecrets
 
 def write_peer_keys(folder: Path, cluster_secret: str, write: Callable[[Path, str], None]) -> dict[Role, Path]:
     """The file of peer keys of every role, written anew where the cluster secret has another line. Raises ValueError."""
-    files: dict[Role, Path] = {role: _peer_keys_file(folder, role) for role in ROLES_WITH_KEYS}
+    files: dict[Role, Path] = {role: folder / f"peer-keys-{role}" for role in Role}
     for role, path in files.items():
         text = key_file(cluster_secret, role)
         if not path.exists() or path.read_text() != text:
             write(path, text)
     return files
-
-
-def _upgrade_mark(layout: Layout) -> Path:
-    return layout.secrets / "upgrade-from-0.2.0"
-
-
-def _peer_keys_file(folder: Path, role: Role) -> Path:
-    return folder / f"peer-keys-{role}"
-
-
-def stop_sharing(layout: Layout) -> None:
-    """From the next start on no process gets the cluster secret: all of them run a version that knows peer keys."""
-    _upgrade_mark(layout).unlink(missing_ok=True)
 
 
 def write_private(path: Path, text: str) -> None:

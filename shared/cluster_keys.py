@@ -51,8 +51,6 @@ PAIRS: Final[tuple[Pair, ...]] = (
 )
 """Who calls whom. Gateways have no internal port, and a clock calls nobody."""
 
-ROLES_WITH_KEYS: Final = tuple(role for role in Role if role is not Role.ANY)
-
 _KEY: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -61,20 +59,12 @@ class SigningKey:
     """One key and its public id, by which a receiver finds it.
 
     Attributes:
-        sender: whom it proves; `Role.ANY` for the cluster secret itself.
+        sender: whom it proves.
     """
 
     id: str
     secret: bytes = field(repr=False)
-    sender: Role = Role.ANY
-
-    @classmethod
-    def from_secret(cls, secret: str) -> Self:
-        """Raises ValueError when the secret is shorter than `MIN_SECRET_BYTES`."""
-        raw = secret.encode()
-        if len(raw) < MIN_SECRET_BYTES:
-            raise ValueError(f"the cluster secret has {len(raw)} bytes; it needs at least {MIN_SECRET_BYTES}")
-        return cls.of(raw, Role.ANY)
+    sender: Role
 
     @classmethod
     def of(cls, secret: bytes, sender: Role) -> Self:
@@ -87,14 +77,6 @@ class KeyRing:
     """Keys of one use: the first signs, every one verifies."""
 
     keys: tuple[SigningKey, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The cluster secret itself: one or two secrets, one per line. Raises ValueError."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not 1 <= len(lines) <= _MAX_GENERATIONS:
-            raise ValueError("the cluster secret has one line, or two while it is rotated")
-        return cls(tuple(SigningKey.from_secret(line) for line in lines))
 
     @property
     def signing(self) -> SigningKey:
@@ -112,18 +94,16 @@ class PeerKeys:
 
     Attributes:
         pairs: of every pair that has `role` in it.
-        secret: the cluster secret, which version 0.2.0 knows instead of pairs; None once nothing of it runs any more.
     """
 
     role: Role
     pairs: Mapping[Pair, KeyRing]
-    secret: KeyRing | None = None
 
     @classmethod
-    def parse(cls, text: str, secret: KeyRing | None = None) -> Self:
+    def parse(cls, text: str) -> Self:
         """The text of a key file. Raises ValueError, which never says a key."""
         lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        if not lines or len(lines[0]) != 2 or lines[0][0] != "role" or lines[0][1] not in ROLES_WITH_KEYS:
+        if not lines or len(lines[0]) != 2 or lines[0][0] != "role" or lines[0][1] not in list(Role):
             raise ValueError("the file of peer keys begins with a line such as `role storage`")
         role = Role(lines[0][1])
         found: dict[Pair, list[SigningKey]] = {pair: [] for pair in PAIRS if role in pair}
@@ -138,7 +118,7 @@ class PeerKeys:
                     f"the file of peer keys of a {role} has {len(keys)} keys of {sender} to {receiver}; "
                     "it needs one, or two while they are rotated"
                 )
-        return cls(role, {pair: KeyRing(tuple(keys)) for pair, keys in found.items()}, secret)
+        return cls(role, {pair: KeyRing(tuple(keys)) for pair, keys in found.items()})
 
     def to(self, receiver: Role) -> KeyRing | None:
         """By which this process proves itself to `receiver`; None when it never calls one."""
@@ -146,21 +126,20 @@ class PeerKeys:
 
     def accepted(self) -> KeyRing:
         """By which others prove themselves to this process."""
-        of_pairs = tuple(
-            key for (_, receiver), ring in self.pairs.items() if receiver is self.role for key in ring.keys
+        return KeyRing(
+            tuple(key for (_, receiver), ring in self.pairs.items() if receiver is self.role for key in ring.keys)
         )
-        return KeyRing(of_pairs + (() if self.secret is None else self.secret.keys))
 
     def private(self) -> KeyRing:
-        """For what processes of this role keep for themselves. What was sealed with the cluster secret opens with it, too."""
-        return KeyRing(self.pairs[self.role, self.role].keys + (() if self.secret is None else self.secret.keys))
+        """For what processes of this role keep for themselves."""
+        return self.pairs[self.role, self.role]
 
 
 def key_file(cluster_secret: str, role: Role) -> str:
     """The text of the key file of a process, derived from the one or two lines of the cluster secret. Raises ValueError."""
-    secrets = KeyRing.parse(cluster_secret).keys
+    secrets = _secrets_in(cluster_secret)
     keys = [
-        f"{sender} {receiver} {_derive(secret.secret, sender, receiver).hex()}"
+        f"{sender} {receiver} {_derive(secret, sender, receiver).hex()}"
         for sender, receiver in PAIRS
         if role in (sender, receiver)
         for secret in secrets
@@ -171,6 +150,21 @@ def key_file(cluster_secret: str, role: Role) -> str:
 def derive_peer_keys(cluster_secret: str, role: Role) -> PeerKeys:
     """What a process of that role gets. Raises ValueError."""
     return PeerKeys.parse(key_file(cluster_secret, role))
+
+
+def seals_of_0_2_0(cluster_secret: str) -> KeyRing:
+    """By which version 0.2.0, which knew no pairs, sealed backups: the secret itself. Raises ValueError."""
+    return KeyRing(tuple(SigningKey.of(secret, Role.OPERATOR) for secret in _secrets_in(cluster_secret)))
+
+
+def _secrets_in(text: str) -> list[bytes]:
+    lines = [line.strip().encode() for line in text.splitlines() if line.strip()]
+    if not 1 <= len(lines) <= _MAX_GENERATIONS:
+        raise ValueError("the cluster secret has one line, or two while it is rotated")
+    for line in lines:
+        if len(line) < MIN_SECRET_BYTES:
+            raise ValueError(f"the cluster secret has {len(line)} bytes; it needs at least {MIN_SECRET_BYTES}")
+    return lines
 
 
 def _derive(secret: bytes, sender: Role, receiver: Role) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -14,10 +13,3 @@ class Role(StrEnum):
     CONSENSUS = "consensus"
     CLOCK = "clock"
     OPERATOR = "operator"
-    ANY = "any"
-    """A caller that signs with the cluster secret itself, as version 0.2.0 does: it may be each of the others."""
-
-
-def is_among(role: Role, allowed: Collection[Role]) -> bool:
-    """Whether `role` may do what `allowed` may."""
-    return role is Role.ANY or role in allowed

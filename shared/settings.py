@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Final, Literal, NoReturn, Self, TypeVar
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.cluster_keys import KeyRing, PeerKeys
+from shared.cluster_keys import PeerKeys
 from shared.contracts.names import check_member_id
 from shared.errors import InvalidNameError
 from shared.peer_address import PeerAddress
@@ -34,8 +34,6 @@ class PeerKeySettings(BaseSettings):
     Attributes:
         peer_keys: the text of a file of `shared.cluster_keys`: the keys of this process' pairs of roles, each in one or two
             generations. The first of two signs, both are accepted, so that they can be rotated.
-        cluster_secret: for the time in which version 0.2.0 runs beside this one: what it signs with and accepts instead of
-            peer keys. One or two lines of at least 32 bytes.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRIVET_", extra="ignore", frozen=True)
@@ -44,8 +42,6 @@ class PeerKeySettings(BaseSettings):
 
     peer_keys: SecretStr | None = None
     peer_keys_file: Path | None = None
-    cluster_secret: SecretStr | None = None
-    cluster_secret_file: Path | None = None
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
@@ -64,8 +60,7 @@ class PeerKeySettings(BaseSettings):
                 "the peer keys are missing: set TRIVET_PEER_KEYS_FILE to the file of this role that `make secrets` or "
                 "`make run` wrote; they have no default"
             )
-        secret = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-        keys = PeerKeys.parse(text, None if secret is None else KeyRing.parse(secret))
+        keys = PeerKeys.parse(text)
         if keys.role is not self.ROLE:
             raise ValueError(f"TRIVET_PEER_KEYS: the keys are those of a {keys.role}; this is a {self.ROLE}")
         return keys

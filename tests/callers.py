@@ -19,7 +19,7 @@ from shared.web.route_callers import RouteCallers
 from shared.web.service_app import CALLER
 
 
-def as_caller(app: ASGIApp, role: Role = Role.ANY) -> ASGIApp:
+def as_caller(app: ASGIApp, role: Role) -> ASGIApp:
     """`app`, to which every request is one of `role`."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:

@@ -77,7 +77,7 @@ from shared.contracts.uploads import (
 )
 from shared.contracts.usage import GetUsage
 from shared.errors import ForbiddenError, InvalidRequestError
-from shared.roles import Role, is_among
+from shared.roles import Role
 from shared.web.route_callers import RouteCallers
 
 _NOBODY: Final = frozenset[Role]()
@@ -175,7 +175,7 @@ def check_proposals(caller: Role, proposals: Iterable[Proposal]) -> None:
     """
     for proposal in proposals:
         command = proposal.command
-        if not is_among(caller, PROPOSERS.get(type(command), _NOBODY)):
+        if caller not in PROPOSERS.get(type(command), _NOBODY):
             raise ForbiddenError(f"A {caller} may not propose {command.kind}.", kind=command.kind)
         if proposal.requester is not None:
             _check_requester(caller, proposal.requester)
@@ -183,7 +183,7 @@ def check_proposals(caller: Role, proposals: Iterable[Proposal]) -> None:
 
 def _check_requester(caller: Role, requester: Requester) -> None:
     """A gateway alone speaks for others: the audit trail tells what it said, so that no other role may say it."""
-    if not is_among(caller, _GATEWAY):
+    if caller not in _GATEWAY:
         raise ForbiddenError(f"A {caller} may not say whom a change is made for.", name="requester")
     if requester.key is not None and requester.principal in {ANONYMOUS, SYSTEM}:
         raise InvalidRequestError(f"The principal {requester.principal} has no key.", name="requester")
@@ -192,5 +192,5 @@ def _check_requester(caller: Role, requester: Requester) -> None:
 def check_queries(caller: Role, queries: Iterable[AnyQuery]) -> None:
     """Let queries pass that `caller` may ask, each of them. Raises ForbiddenError."""
     for query in queries:
-        if not is_among(caller, ASKERS.get(type(query), _NOBODY)):
+        if caller not in ASKERS.get(type(query), _NOBODY):
             raise ForbiddenError(f"A {caller} may not ask {query.kind}.", kind=query.kind)

@@ -39,7 +39,6 @@ from shared.peer_calls.request_signing import (
     AnswerFacts,
     RequestSigner,
     SignedRequest,
-    has_authentic_answers,
     parse_challenge,
 )
 from shared.request_trace import TRACE_HEADER, current_trace
@@ -78,9 +77,9 @@ class _SignedAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         response = yield self._sign(request)
-        challenge = parse_challenge(response.headers.get("www-authenticate"))
-        if response.status_code == _UNAUTHORIZED and challenge is not None:
-            self._signer.learn(self._peer.id, challenge)
+        boot_id = parse_challenge(response.headers.get("www-authenticate"))
+        if response.status_code == _UNAUTHORIZED and boot_id is not None:
+            self._signer.learn(self._peer.id, boot_id)
             yield self._sign(request)
 
     def _sign(self, request: httpx.Request) -> httpx.Request:
@@ -174,9 +173,9 @@ class PeerClient:
             request = _prepare(method, pool.path_prefix + path, content, headers or {}, is_idempotent=is_idempotent)
             signed, answer = await self._send(pool, peer, request, timeout_s, is_public=is_public)
             if answer.status_code == _UNAUTHORIZED and signed is not None:
-                challenge = parse_challenge(answer.headers.get("www-authenticate"))
-                if challenge is not None:
-                    self._signer.learn(peer.id, challenge)
+                boot_id = parse_challenge(answer.headers.get("www-authenticate"))
+                if boot_id is not None:
+                    self._signer.learn(peer.id, boot_id)
                     signed, answer = await self._send(pool, peer, request, timeout_s, is_public=False)
             if signed is not None and not _is_authentic(signed, answer, covered if answer.is_success else None):
                 raise _unauthenticated(peer, answer)
@@ -313,9 +312,7 @@ def _proved_by_header(answer: PeerAnswer) -> Callable[[Body], str] | None:
 
 
 def _is_authentic(signed: SignedRequest, answer: PeerAnswer, covered: Callable[[Body], str] | None) -> bool:
-    """Whether the service that the request was signed for gave this answer; 0.2.0 proves none. Raises as `covered`."""
-    if not has_authentic_answers(signed.key):
-        return True
+    """Whether the service that the request was signed for gave this answer. Raises as `covered`."""
     if covered is not None:
         digest = covered(answer.content)
     else:

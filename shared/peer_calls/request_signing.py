@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from shared.cluster_keys import KeyRing, PeerKeys, SigningKey
+from shared.cluster_keys import PeerKeys, SigningKey
 from shared.errors import ForbiddenError, SignatureRejectedError
 from shared.peer_address import PeerAddress
 from shared.roles import Role
@@ -42,7 +42,7 @@ EMPTY_BODY_DIGEST: Final = blake3(b"").hexdigest()
 
 _BOOT_ID: Final = re.compile("[0-9a-f]{16}")
 _KNOWS_PAIRS: Final = 'keys="pairs"'
-"""In a challenge: what version 0.2.0 does not say, because it knows the cluster secret only."""
+"""In a challenge, for version 0.3.0: it would sign with the cluster secret, where it still has that, for who does not say it."""
 _WINDOW: Final = 8192
 _WINDOW_MASK: Final = (1 << _WINDOW) - 1
 _MAX_SENDERS: Final = 1024
@@ -72,18 +72,6 @@ def _answer_mac(key: SigningKey, request_mac: str, facts: AnswerFacts) -> str:
     return _mac(key, "answer", request_mac, str(facts.status), facts.body_digest, *said)
 
 
-def has_authentic_answers(key: SigningKey) -> bool:
-    """Whether answers to requests that were signed with `key` have a MAC: version 0.2.0 gives none."""
-    return key.sender is not Role.ANY
-
-
-class Challenge(NamedTuple):
-    """What a 401 says of the service that gave it."""
-
-    boot_id: str
-    knows_pairs: bool
-
-
 class SignedRequest(NamedTuple):
     """A signature that was sent, and by which its answer is known. `authorization` is the header's value."""
 
@@ -104,11 +92,11 @@ class RequestSigner:
         self._keys = keys
         self._instance = secrets.token_hex(8)
         self._counter = itertools.count(1)
-        self._challenges: dict[str, Challenge] = {}
+        self._boots: dict[str, str] = {}
 
-    def learn(self, destination: str, challenge: Challenge) -> None:
+    def learn(self, destination: str, boot_id: str) -> None:
         """Remember what `destination` said in a 401."""
-        self._challenges[destination] = challenge
+        self._boots[destination] = boot_id
 
     def sign(self, method: str, raw_target: str, peer: PeerAddress, body_digest: str) -> SignedRequest:
         """Sign a request for `peer`. `raw_target` is path and query as they go over the wire.
@@ -116,22 +104,14 @@ class RequestSigner:
         Raises:
             ForbiddenError: this process has no key for such a peer; definite.
         """
-        boot, knows_pairs = self._challenges.get(peer.id, _UNKNOWN)
-        key = self._ring(peer, knows_pairs=knows_pairs).signing
-        nonce = f"{self._instance}.{next(self._counter)}"
-        mac = _mac(key, method, raw_target, peer.id, boot, nonce, body_digest)
-        return SignedRequest(f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}", key, mac)
-
-    def _ring(self, peer: PeerAddress, *, knows_pairs: bool) -> KeyRing:
-        if not knows_pairs and self._keys.secret is not None:
-            return self._keys.secret
         ring = self._keys.to(peer.role)
         if ring is None:
             raise ForbiddenError(f"A {self._keys.role} has no key for calls to a {peer.role}.")
-        return ring
-
-
-_UNKNOWN: Final = Challenge("unknown", knows_pairs=True)
+        key = ring.signing
+        boot = self._boots.get(peer.id, "unknown")
+        nonce = f"{self._instance}.{next(self._counter)}"
+        mac = _mac(key, method, raw_target, peer.id, boot, nonce, body_digest)
+        return SignedRequest(f"{SCHEME} key={key.id},boot={boot},nonce={nonce},mac={mac}", key, mac)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +181,7 @@ class RequestVerifier:
                 raise SignatureRejectedError("This port takes requests signed with a key of this cluster only.")
             raise SignatureRejectedError(
                 "The request is signed with a key that this service does not have: the sender is of another role or "
-                "cluster, or in a rotation it signs with a new key before every service accepts that."
+                "cluster, runs version 0.2.0, or in a rotation signs with a new key before every service accepts that."
             )
         expected = _mac(key, method, raw_target, self._node_id, fields.get("boot", ""), nonce, body_digest)
         # As bytes: compare_digest raises on text that is not ASCII, and a header may hold any byte.
@@ -226,13 +206,13 @@ class RequestVerifier:
         return window
 
 
-def parse_challenge(header: str | None) -> Challenge | None:
-    """What a WWW-Authenticate header of ours says, or None."""
+def parse_challenge(header: str | None) -> str | None:
+    """The boot id in a WWW-Authenticate header of ours, or None."""
     if not header or not header.startswith(SCHEME):
         return None
     _, _, rest = header.partition('boot="')
-    boot, quote, rest = rest.partition('"')
-    return Challenge(boot, _KNOWS_PAIRS in rest) if quote and _BOOT_ID.fullmatch(boot) else None
+    boot, quote, _ = rest.partition('"')
+    return boot if quote and _BOOT_ID.fullmatch(boot) else None
 
 
 def _parse(authorization: str | None) -> dict[str, str]:

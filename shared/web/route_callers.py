@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from shared.errors import ForbiddenError, MethodNotAllowedError, NotFoundError
-from shared.roles import Role, is_among
+from shared.roles import Role
 
 _PLACEHOLDER: Final = "{}"
 
@@ -39,7 +39,7 @@ class RouteCallers:
             roles = methods.get("GET")
         if roles is None:
             raise MethodNotAllowedError(f"This path takes {', '.join(sorted(methods))}.", allowed=sorted(methods))
-        if not is_among(caller, roles):
+        if caller not in roles:
             raise ForbiddenError(f"A {caller} may not call this.")
 
     def _methods(self, path: str) -> dict[str, Collection[Role]] | None:

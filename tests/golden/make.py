@@ -29,7 +29,7 @@ from services.consensus.persistence.log_store import SqliteLogStore
 from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.ports import Entry, EntryKind
 from services.consensus.rescue.backup_files import METADATA_NAME, complete_backup
-from shared.cluster_keys import KeyRing
+from shared.cluster_keys import seals_of_0_2_0
 from shared.contracts.access import (
     Action,
     CreateIdentity,
@@ -95,7 +95,7 @@ from tests.unit.consensus.metadata.builders import content, publish, run, stamp
 
 FOLDER = Path(__file__).parent
 CUT_AT = 6
-KEYS = KeyRing.parse("golden" * 6)
+KEYS = seals_of_0_2_0("golden" * 6)
 MEMBERS = tuple(ConsensusMember(id=f"consensus-{n}", url=f"http://h{n}:1", peer_address=f"h{n}:2") for n in (1, 2, 3))
 
 

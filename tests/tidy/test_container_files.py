@@ -22,7 +22,7 @@ from services.gateway.origin_rules import OriginRules
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
 from shared.access_keys import PlainKey, draw_credential
-from shared.cluster_keys import ROLES_WITH_KEYS, key_file
+from shared.cluster_keys import key_file
 from shared.errors import MisdirectedRequestError
 from shared.roles import Role
 from shared.settings import load_settings
@@ -235,7 +235,7 @@ def test_images_set_the_same_allocator_as_the_launcher(service) -> None:
 def test_container_secrets_are_made_once_behind_a_private_folder(tmp_path) -> None:
     """Readable for the containers' group and nobody else, behind a folder that keeps other users out."""
     folder = tmp_path / "secrets"
-    derived = [f"peer-keys-{role}" for role in ROLES_WITH_KEYS]
+    derived = [f"peer-keys-{role}" for role in Role]
     variables = tmp_path / "variables"
     variables.write_text("TRIVET_FILES_PORT=8088\n")
     assert make_container_secrets(folder, variables) == [*NAMES, *derived]
@@ -269,7 +269,7 @@ def test_no_container_has_the_cluster_secret_or_keys_of_another_role(checker) ->
     for name, service in compose["services"].items():
         sources = [entry["source"] for entry in service.get("secrets", []) if isinstance(entry, dict)]
         role = "operator" if name == "initialise" else name.partition("-")[0]
-        assert sources == ([f"peer-keys-{role}"] if role in ROLES_WITH_KEYS else []), name
+        assert sources == ([f"peer-keys-{role}"] if role in list(Role) else []), name
         assert "cluster-secret" not in json.dumps(service)
     resources = checker.render(OVERLAY_FOLDER / "production")
     assert "cluster-secret" not in json.dumps(resources)

@@ -23,7 +23,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import itertools
 import random
 import secrets
 import struct
@@ -47,7 +46,7 @@ from services.consensus.raft.configuration import Configuration
 from services.consensus.raft.messages import MalformedMessageError, Message, Received, decode, encode
 from shared.background_tasks import BackgroundTasks
 from shared.backoff import Backoff
-from shared.cluster_keys import KeyRing, PeerKeys, SigningKey
+from shared.cluster_keys import PeerKeys, SigningKey
 from shared.roles import Role
 from shared.units import KIB
 
@@ -72,21 +71,6 @@ _LENGTH: Final = struct.Struct(">I")
 
 class HandshakeError(Exception):
     """The other side did not prove that it is a member, or it belongs to another cluster."""
-
-
-class _MemberKeys(NamedTuple):
-    """`dialling`: tried in turn, because only an acceptor of version 0.2.0 needs the second, and it does not say its version."""
-
-    dialling: tuple[SigningKey, ...]
-    accepted: KeyRing
-
-
-def _keys_of_members(keys: PeerKeys) -> _MemberKeys:
-    """No key that another role has is among them: gateways and storage nodes cannot vote."""
-    ring = keys.pairs[Role.CONSENSUS, Role.CONSENSUS]
-    if keys.secret is None:
-        return _MemberKeys((ring.signing,), ring)
-    return _MemberKeys((ring.signing, keys.secret.signing), KeyRing(ring.keys + keys.secret.keys))
 
 
 def _proof(key: SigningKey, role: bytes, *parts: bytes) -> bytes:
@@ -136,7 +120,8 @@ class PeerMesh:
         self._id = member_id
         self._disks = disks
         self._cluster_id = cluster_id
-        self._keys = _keys_of_members(keys)
+        # No key that another role has is among them: gateways and storage nodes cannot vote.
+        self._keys = keys.pairs[Role.CONSENSUS, Role.CONSENSUS]
         self._host = host
         self._port = port
         self._beat_interval_s = beat_interval_s
@@ -233,17 +218,15 @@ class PeerMesh:
     async def _keep_connected(self, peer: str, address: str) -> None:
         retry, complaint = Backoff(RECONNECT_S, RECONNECT_MAX_S, random.random), ""
         host, _, port = address.rpartition(":")
-        keys = itertools.cycle(self._keys.dialling)
         while True:
             try:
                 async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection(host, int(port))
                     try:
-                        link = await self._introduce(peer, next(keys), reader, writer)
+                        link = await self._introduce(peer, reader, writer)
                     except BaseException:
                         await _close(writer)
                         raise
-                keys = itertools.cycle(self._keys.dialling)
                 has_carried = await self._hold(peer, link, writer)
             except (LinkError, HandshakeError) as error:
                 if str(error) != complaint:  # once, not at every attempt
@@ -272,9 +255,8 @@ class PeerMesh:
             logger.warning("nothing gets through to a member any more: dialling it again", peer=peer)
         return link.has_carried
 
-    async def _introduce(
-        self, peer: str, key: SigningKey, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> OutgoingLink:
+    async def _introduce(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> OutgoingLink:
+        key = self._keys.signing
         their_nonce = await reader.readexactly(_NONCE_BYTES)
         _check_announcement(peer, their_nonce)
         own_nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -364,9 +346,9 @@ class PeerMesh:
         hello = await reader.readexactly(length)
         proof = await reader.readexactly(_MAC_BYTES)
         caller = _parse_hello(hello)
-        key = self._keys.accepted.find(caller.key_id)
+        key = self._keys.find(caller.key_id)
         if key is None or not hmac.compare_digest(proof, _proof(key, b"hello", own_nonce, hello)):
-            raise HandshakeError("the caller has no key of a member of this cluster")
+            raise HandshakeError("the caller has no key of a member of this cluster, or runs version 0.2.0")
         _check_version(caller.member, caller.version)
         if (caller.cluster_id, caller.destination) != (self._cluster_id, self._id):
             raise HandshakeError(f"a stranger called: {caller}")

@@ -26,7 +26,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError, UnknownTablesError
@@ -53,7 +53,7 @@ from services.consensus.rescue.survivors import (
     what_may_be_missing,
 )
 from services.consensus.tools.initialise import parse_members
-from shared.cluster_keys import PeerKeys
+from shared.cluster_keys import KeyRing, PeerKeys, seals_of_0_2_0
 from shared.consensus_calls.client import ConsensusClient
 from shared.contracts.backups import LEASE_MAX_S, BackupId
 from shared.contracts.cluster import ConsensusMember
@@ -61,7 +61,7 @@ from shared.disk.durable_files import sync_directory
 from shared.errors import InvalidRequestError, LeaderUnavailableError, TrivetError, UpgradeUnfinishedError
 from shared.peer_calls.http_client import PeerClient
 from shared.private_process import make_process_private
-from shared.settings import ConsensusList, PeerKeySettings, load_settings, refuse_to_start
+from shared.settings import ConsensusList, PeerKeySettings, load_settings, read_secret, refuse_to_start
 
 DEFAULT_KEEP_HOURS = 24
 OWNER_MAX = 256
@@ -77,6 +77,23 @@ ResultT = TypeVar("ResultT")
 
 ACCEPT_LOSS = "--i-know-that-acknowledged-files-may-be-lost"
 ACCEPT_UNSEALED = "--i-know-that-this-backup-may-be-forged"
+
+
+class SealSettings(PeerKeySettings):
+    """By which a backup may be sealed.
+
+    Attributes:
+        cluster_secret: for backups of version 0.2.0 alone, which it sealed.
+    """
+
+    cluster_secret: SecretStr | None = None
+    cluster_secret_file: Path | None = None
+
+    def read_seals(self) -> KeyRing:
+        """The operators' key, and what version 0.2.0 had. Raises ValueError."""
+        keys = self.read_peer_keys().private().keys
+        secret = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+        return KeyRing(keys if secret is None else keys + seals_of_0_2_0(secret).keys)
 
 
 class BackupSettings(PeerKeySettings):
@@ -234,7 +251,7 @@ def _keys() -> PeerKeys:
 
 def _checked(folder: Path, arguments: argparse.Namespace) -> Manifest:
     try:
-        return check_backup(folder, None if arguments.accepts_unsealed else _keys().private())
+        return check_backup(folder, None if arguments.accepts_unsealed else load_settings(SealSettings).read_seals())
     except BackupUnsealedError as error:
         refuse_to_start(f"{error}. If you know where it comes from and want it all the same, add {ACCEPT_UNSEALED}")
 

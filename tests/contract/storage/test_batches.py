@@ -47,6 +47,7 @@ from shared.contracts.chunk_batches import (
 )
 from shared.errors import DiskFullError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.roles import Role
 from shared.units import MIB
 from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
@@ -82,7 +83,7 @@ class Calls:
             fast_path=partial(FastPath, store=store, metrics=request_metrics(CollectorRegistry())),
         )
         app.include_router(build_router(store, list))
-        transport = httpx.ASGITransport(as_caller(app), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(as_caller(app, Role.GATEWAY), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")  # noqa: TID251 - in this process
 
     async def one_by_one(self, steps: Sequence[Step]) -> list[object]:

@@ -21,7 +21,7 @@ from blake3 import blake3
 from structlog.testing import capture_logs
 
 from services.consensus.raft.messages import Message, RequestVoteResponse, TimeoutNow
-from shared.cluster_keys import KeyRing, PeerKeys, SigningKey, derive_peer_keys, key_file
+from shared.cluster_keys import SigningKey, derive_peer_keys, seals_of_0_2_0
 from shared.roles import Role
 from tests.integration.consensus.meshes import SECRET, Harness
 from tests.waiting import wait_until
@@ -31,7 +31,7 @@ VOTE = {"type": "request_vote_response", "term": 4, "vote_granted": True}
 DISK = b"d" * 16
 KEYS = derive_peer_keys(SECRET, Role.CONSENSUS)
 KEY = KEYS.pairs[Role.CONSENSUS, Role.CONSENSUS].signing
-SECRET_KEY = KeyRing.parse(SECRET).signing
+SECRET_KEY = seals_of_0_2_0(SECRET).signing
 """With which members of version 0.2.0 prove themselves."""
 
 
@@ -118,28 +118,13 @@ async def test_a_dialler_of_this_version_is_heard(harness: Harness) -> None:
 
 @pytest.mark.parametrize("sender", [Role.GATEWAY, Role.STORAGE, Role.OPERATOR])
 async def test_only_members_are_welcome(harness: Harness, sender: Role) -> None:
-    """A key by which another role calls members over HTTP opens no link: nobody else votes."""
+    """A key by which another role calls members over HTTP opens no link, nor what 0.2.0 has: nobody else votes."""
     mesh = await harness.start("m2", knows_peers=False)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await dial(harness.ports["m2"], key=KEYS.pairs[sender, Role.CONSENSUS].signing)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await dial(harness.ports["m2"], key=SECRET_KEY)
     assert mesh.connected_peers() == []
-
-
-async def test_members_of_0_2_0_are_talked_to_while_the_secret_is_given(harness: Harness) -> None:
-    """As dialler and as acceptor; members of this version use their pair's key all the same."""
-    keys = PeerKeys.parse(key_file(SECRET, Role.CONSENSUS), KeyRing.parse(SECRET))
-    old = Acceptor(announcement(VERSION), SECRET_KEY)
-    async with await asyncio.start_server(old.serve, "127.0.0.1", harness.ports["m2"]):
-        mesh = await harness.start("m1", keys=keys)
-        await wait_until(lambda: mesh.connected_peers() == ["m2"])
-        assert old.versions == [VERSION]
-        await mesh.aclose()
-    await harness.start("m2", keys=keys, knows_peers=False)
-    for key in (SECRET_KEY, KEY):
-        _, writer, _ = await dial(harness.ports["m2"], key=key)
-        writer.close()
 
 
 async def test_a_kind_of_message_that_only_a_later_version_knows_is_passed_over(harness: Harness) -> None:

@@ -18,7 +18,7 @@ from shared.roles import Role
 from tests.callers import routes_of
 
 ANN = Requester(principal="a" * 64, key="TV" + "A" * 18, access_index=7)
-ROLES = set(Role) - {Role.ANY}
+ROLES = set(Role)
 COMMANDS = get_args(get_args(AnyCommand)[0])
 QUERIES = get_args(get_args(AnyQuery)[0])
 
@@ -95,7 +95,7 @@ def test_who_has_no_key_names_none(principal: str) -> None:
 
 def test_a_kind_that_is_in_no_table_is_refused() -> None:
     """Default deny, should the walk above ever miss one."""
-    unknown = cast("Any", SimpleNamespace(command=SimpleNamespace(kind="unknown"), kind="unknown"))
+    unknown = cast("Any", SimpleNamespace(command=SimpleNamespace(kind="unknown"), kind="unknown", requester=None))
     for role in ROLES:
         with pytest.raises(ForbiddenError):
             check_proposals(role, [unknown])

@@ -48,7 +48,6 @@ def test_settings_come_from_the_environment_with_the_common_prefix(monkeypatch) 
         {"peer_keys": None},
         {"peer_keys": "s" * 64},
         {"peer_keys": key_file("s" * 32, Role.STORAGE)},
-        {"cluster_secret": "short"},
         {"sealing_key_file": None},
         {"chunk_size_bytes": 100},
         {"max_file_bytes": 5 * 1024 * 1024 * MIB + 1},

@@ -13,7 +13,7 @@ from redis.connection import parse_url
 from local_cluster.cluster import Cluster
 from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Layout
-from local_cluster.local_secrets import load_or_make_secrets, stop_sharing, write_private
+from local_cluster.local_secrets import load_or_make_secrets, write_private
 from local_cluster.plan import DEFAULT_SHAPE, ClusterPlan, Kind, Shape, all_ports, make_plan, process_names
 from local_cluster.shape_file import load_shape, save_shape
 from services.clock.settings import ClockSettings
@@ -21,9 +21,8 @@ from services.consensus.settings import ConsensusSettings
 from services.gateway.settings import GatewaySettings
 from services.storage.settings import StorageSettings
 from shared.access_keys import draw_credential
-from shared.cluster_keys import PAIRS, KeyRing, PeerKeys, derive_peer_keys
+from shared.cluster_keys import PAIRS, PeerKeys, derive_peer_keys
 from shared.contracts.access import KeyId
-from shared.roles import Role
 from shared.settings import load_settings
 
 SETTINGS = {
@@ -224,21 +223,6 @@ def test_the_keys_follow_the_cluster_secret(tmp_path) -> None:
     for role, path in found.peer_keys_files.items():
         assert path.stat().st_mode & 0o777 == 0o600
         assert found.keys(role) == derive_peer_keys(old + "n" * 64, role)
-
-
-def test_processes_of_a_folder_of_0_2_0_have_the_secret_too_until_all_run_this_version(tmp_path) -> None:
-    """Those that are restarted first talk to those that know nothing else."""
-    layout = Layout(tmp_path)
-    layout.make()
-    write_private(layout.secrets / "cluster-secret", "o" * 64 + "\n")
-    for _ in range(2):
-        made = load_or_make_secrets(layout, [])
-        assert made.environment(Role.STORAGE)["TRIVET_CLUSTER_SECRET_FILE"] == str(made.cluster_secret_file)
-        assert made.keys(Role.OPERATOR).secret == KeyRing.parse("o" * 64)
-    stop_sharing(layout)
-    made = load_or_make_secrets(layout, [])
-    assert made.environment(Role.STORAGE).keys() == {"TRIVET_PEER_KEYS_FILE"}
-    assert made.keys(Role.OPERATOR).secret is None
 
 
 def test_redis_is_durable_at_every_write_bounded_and_closed_to_strangers(tmp_path) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cluster_keys import PAIRS, ROLES_WITH_KEYS, KeyRing, PeerKeys, derive_peer_keys, key_file
-from shared.roles import Role, is_among
+from shared.cluster_keys import PAIRS, PeerKeys, derive_peer_keys, key_file, seals_of_0_2_0
+from shared.roles import Role
 
 OLD, NEW = "old-secret-" + "o" * 32, "new-secret-" + "n" * 32
 KEY = "0123456789abcdef" * 4
-ROLES = st.sampled_from(ROLES_WITH_KEYS)
+ROLES = st.sampled_from(Role)
 
 
 def test_the_derivation_of_a_key_never_changes() -> None:
@@ -33,7 +33,7 @@ def test_two_roles_share_only_the_keys_of_their_pairs(one: Role, other: Role) ->
     assert len(keys[0] & keys[1]) == len(shared_pairs)
 
 
-@pytest.mark.parametrize("role", ROLES_WITH_KEYS)
+@pytest.mark.parametrize("role", Role)
 def test_a_file_has_neither_the_secret_nor_a_key_of_other_roles(role: Role) -> None:
     """Each key once, all of pairs with the role in them."""
     text = key_file(f"{OLD}\n{NEW}", role)
@@ -88,24 +88,11 @@ def test_a_malformed_file_is_refused_without_a_key_in_the_reason(text: str, reas
     assert KEY[:-1] not in str(caught.value)
 
 
-def test_the_cluster_secret_itself_is_accepted_from_anybody_while_it_is_given() -> None:
-    """What version 0.2.0 signs with; once it is not given any more it is worth nothing."""
-    secret = KeyRing.parse(OLD)
-    keys = PeerKeys.parse(key_file(OLD, Role.STORAGE), secret)
-    accepted = keys.accepted().find(secret.signing.id)
-    assert accepted == secret.signing
-    assert accepted.sender is Role.ANY
-    assert derive_peer_keys(OLD, Role.STORAGE).accepted().find(secret.signing.id) is None
-    assert is_among(Role.ANY, {Role.GATEWAY})
-    assert not is_among(Role.CLOCK, {Role.GATEWAY})
-
-
-def test_what_was_sealed_with_the_cluster_secret_opens_while_it_is_given() -> None:
-    """Backups of version 0.2.0; new ones are sealed with the operators' own key."""
-    secret = KeyRing.parse(OLD)
-    private = PeerKeys.parse(key_file(OLD, Role.OPERATOR), secret).private()
-    assert private.find(secret.signing.id) == secret.signing
-    assert private.signing == derive_peer_keys(OLD, Role.OPERATOR).private().signing
+def test_what_0_2_0_sealed_opens_with_the_cluster_secret_alone() -> None:
+    """Of either generation; by none of the pairs, whose keys were derived from it."""
+    seals = seals_of_0_2_0(f"{OLD}\n{NEW}")
+    assert [key.secret for key in seals.keys] == [OLD.encode(), NEW.encode()]
+    assert derive_peer_keys(OLD, Role.OPERATOR).private().find(seals.signing.id) is None
 
 
 def test_keys_are_not_printed() -> None:

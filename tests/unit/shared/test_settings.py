@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr, ValidationError
 
-from shared.cluster_keys import KeyRing, derive_peer_keys, key_file
+from shared.cluster_keys import derive_peer_keys, key_file
 from shared.peer_address import PeerAddress
 from shared.roles import Role
 from shared.settings import (
@@ -81,16 +81,6 @@ def test_the_keys_of_another_role_are_refused(environment, capsys, tmp_path) -> 
     """A gateway's file at a storage node is somebody's mistake."""
     (tmp_path / "keys").write_text(key_file(SECRET, Role.GATEWAY))
     assert "the keys are those of a gateway; this is a storage" in refusal(capsys)
-
-
-def test_the_cluster_secret_is_taken_beside_the_keys_for_an_upgrade(environment, capsys) -> None:
-    """And one byte fewer than the least is refused."""
-    environment.setenv("TRIVET_CLUSTER_SECRET", SECRET)
-    settings = load_settings(PeerSettings)
-    assert settings.read_peer_keys().secret == KeyRing.parse(SECRET)
-    assert SECRET not in repr(settings)
-    environment.setenv("TRIVET_CLUSTER_SECRET", SECRET[:-1])
-    assert "31 bytes; it needs at least 32" in refusal(capsys)
 
 
 def test_an_unreadable_file_of_keys_is_named(environment, capsys, tmp_path) -> None:

@@ -23,6 +23,7 @@ from services.storage.query_admission import QueryAdmission
 from shared.byte_budget import ByteBudget
 from shared.contracts.chunks import MAX_CONFIRM_CHUNKS, ConfirmRequest, SurplusChunk
 from shared.errors import DiskFullError, OverloadedError, UnavailableError
+from shared.roles import Role
 from shared.units import MIB
 from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
@@ -79,7 +80,7 @@ class Node:
             ),
         )
         app.include_router(build_router(self.store, list))
-        transport = httpx.ASGITransport(as_caller(app), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(as_caller(app, Role.STORAGE), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")  # noqa: TID251 - in this process
 
     async def hold(self, number: int, start_index: int = 5, *, is_verified: bool = True) -> str:

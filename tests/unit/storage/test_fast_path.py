@@ -40,6 +40,7 @@ from shared.contracts.chunk_batches import (
 )
 from shared.errors import DiskFullError
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER
+from shared.roles import Role
 from shared.web.request_metrics import request_metrics
 from shared.web.service_app import create_app
 from tests.callers import as_caller
@@ -88,7 +89,8 @@ class Node:
         )
         app.include_router(build_router(store, list))
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
-            transport=httpx.ASGITransport(as_caller(app), raise_app_exceptions=False), base_url="http://node"
+            transport=httpx.ASGITransport(as_caller(app, Role.GATEWAY), raise_app_exceptions=False),
+            base_url="http://node",
         )
 
     def count(self, method: str, status: str, handler: str = ONE_CHUNK) -> float:

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
-from shared.cluster_keys import KeyRing, PeerKeys, derive_peer_keys, key_file
+from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import InitRequest, InitResponse
 from shared.errors import (
     ChunkNotFoundError,
@@ -405,34 +405,6 @@ async def test_an_answer_that_was_changed_on_its_way_is_none(peer, path: str, ch
             await ask_for_bytes(client, between, path, timeout_s=PATIENCE_S)
     assert change(answers[1]) != answers[1]
     assert not caught.value.definite
-
-
-@pytest.mark.parametrize("has_secret", [True, False])
-async def test_a_service_of_0_2_0_is_talked_to_by_those_that_have_the_secret(*, has_secret: bool) -> None:
-    """It does not know pairs, which its 401 shows, and authenticates no answer."""
-    secret = KeyRing.parse("k" * 32)
-    boot = "0" * 16
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b"key=%b,boot=%b," % (secret.signing.id.encode(), boot.encode()) in head:
-            writer.write(whole(b"200 OK", b"connection: close", body=b"an answer"))
-        else:
-            challenge = f'www-authenticate: Trivet-HMAC destination="storage-1", boot="{boot}"'.encode()
-            kind = b"content-type: application/problem+json"
-            problem = b'{"code": "signature_rejected"}'
-            writer.write(whole(b"401 No", challenge, kind, b"connection: close", body=problem))
-        writer.close()
-
-    keys = PeerKeys.parse(key_file("k" * 32, Role.GATEWAY), secret if has_secret else None)
-    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(keys) as client:
-        old = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Role.STORAGE)
-        if has_secret:
-            assert (await client.request(old, "GET", "/v1/status", timeout_s=5)).content == b"an answer"
-        else:
-            with pytest.raises(SignatureRejectedError) as caught:
-                await client.request(old, "GET", "/v1/status", timeout_s=5)
-            assert not caught.value.definite
 
 
 async def test_a_chunk_is_not_hashed_for_its_answer(peer) -> None:

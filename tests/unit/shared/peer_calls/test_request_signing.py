@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cluster_keys import PAIRS, ROLES_WITH_KEYS, KeyRing, PeerKeys, SigningKey, derive_peer_keys, key_file
+from shared.cluster_keys import PAIRS, KeyRing, PeerKeys, SigningKey, derive_peer_keys, seals_of_0_2_0
 from shared.errors import ForbiddenError, SignatureRejectedError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.request_signing import (
     _MAX_SENDERS,
     _WINDOW,
     EMPTY_BODY_DIGEST,
-    Challenge,
     RequestSigner,
     RequestVerifier,
     parse_challenge,
@@ -33,7 +33,7 @@ def pair(
     """A signer that knows the verifier's boot id."""
     verifier = RequestVerifier(derive_peer_keys(verifying, Role.STORAGE), "storage-2")
     signer = RequestSigner(derive_peer_keys(signing, Role.GATEWAY))
-    signer.learn(destination, Challenge(verifier.boot_id, knows_pairs=True))
+    signer.learn(destination, verifier.boot_id)
     return signer, verifier
 
 
@@ -125,13 +125,13 @@ CALLS = [
 ]
 
 
-@given(st.sampled_from(CALLS), st.sampled_from(ROLES_WITH_KEYS))
+@given(st.sampled_from(CALLS), st.sampled_from(Role))
 def test_a_request_signed_for_one_pair_is_refused_by_every_other_role(pair: tuple[Role, Role], other: Role) -> None:
     """The receiver takes it, and knows by the key who sent it."""
     sender, receiver = pair
     signer = RequestSigner(derive_peer_keys(OLD, sender))
     verifier = RequestVerifier(derive_peer_keys(OLD, other), "node-1")
-    signer.learn("node-1", Challenge(verifier.boot_id, knows_pairs=True))
+    signer.learn("node-1", verifier.boot_id)
     header = signer.sign("GET", TARGET, PeerAddress("node-1", "", receiver), EMPTY_BODY_DIGEST).authorization
     if other is receiver:
         assert verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST).caller is sender
@@ -140,16 +140,16 @@ def test_a_request_signed_for_one_pair_is_refused_by_every_other_role(pair: tupl
             verifier.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
 
 
-@pytest.mark.parametrize("thief", ROLES_WITH_KEYS)
+@pytest.mark.parametrize("thief", Role)
 def test_what_a_role_has_proves_that_role_and_no_other(thief: Role) -> None:
     """With every key of its file, presented as any sender's: the receiver takes it for what it is, or refuses it."""
     stolen = {key for ring in derive_peer_keys(OLD, thief).pairs.values() for key in ring.keys}
-    for receiver in set(ROLES_WITH_KEYS) - {thief}:
+    for receiver in set(Role) - {thief}:
         verifier = RequestVerifier(derive_peer_keys(OLD, receiver), "node-1")
         proved = set()
         for key in stolen:
             forger = RequestSigner(PeerKeys(Role.GATEWAY, {(Role.GATEWAY, receiver): KeyRing((key,))}))
-            forger.learn("node-1", Challenge(verifier.boot_id, knows_pairs=True))
+            forger.learn("node-1", verifier.boot_id)
             header = signed(forger, "POST", "/v1/proposals", "node-1", "d", receiver)
             with suppress(SignatureRejectedError):
                 proved.add(verifier.verify("POST", "/v1/proposals", header, "d").caller)
@@ -161,7 +161,7 @@ def test_a_storage_node_cannot_sign_a_proposal_of_a_gateway() -> None:
     stolen = derive_peer_keys(OLD, Role.STORAGE).pairs[Role.GATEWAY, Role.STORAGE]
     forger = RequestSigner(PeerKeys(Role.GATEWAY, {(Role.GATEWAY, Role.CONSENSUS): stolen}))
     verifier = RequestVerifier(derive_peer_keys(OLD, Role.CONSENSUS), "consensus-1")
-    forger.learn("consensus-1", Challenge(verifier.boot_id, knows_pairs=True))
+    forger.learn("consensus-1", verifier.boot_id)
     header = signed(forger, "POST", "/v1/proposals", "consensus-1", "d", Role.CONSENSUS)
     with pytest.raises(SignatureRejectedError, match="a key that this service does not have"):
         verifier.verify("POST", "/v1/proposals", header, "d")
@@ -174,41 +174,18 @@ def test_a_process_signs_nothing_for_a_role_that_it_never_calls() -> None:
         signed(signer, "POST", "/v1/proposals", "consensus-1", "d", Role.CONSENSUS)
 
 
-@pytest.mark.parametrize("has_secret", [True, False])
-@pytest.mark.parametrize("challenge", ["pairs", "0.2.0"])
-def test_a_process_of_an_upgrade_signs_with_what_the_other_side_knows(challenge: str, *, has_secret: bool) -> None:
-    """Version 0.2.0 says nothing of pairs in its 401, and gets the cluster secret from those that have it; nobody else does."""
-    keys = PeerKeys.parse(key_file(OLD, Role.GATEWAY), KeyRing.parse(OLD) if has_secret else None)
-    signer = RequestSigner(keys)
-    assert signed(signer, "GET", TARGET, "storage-2", "").startswith(f"Trivet-HMAC key={pair_key().id},boot=unknown")
-    says = ', keys="pairs"' if challenge == "pairs" else ""
-    learnt = parse_challenge(f'Trivet-HMAC destination="storage-2", boot="{"0" * 16}"{says}')
-    assert learnt is not None
-    signer.learn("storage-2", learnt)
-    expected = KeyRing.parse(OLD).signing if has_secret and challenge == "0.2.0" else pair_key()
-    assert f"key={expected.id}," in signed(signer, "GET", TARGET, "storage-2", "")
+def test_the_cluster_secret_itself_proves_nobody() -> None:
+    """Version 0.2.0 signs with it: a version that is skipped is refused, with a sentence that names it."""
+    verifier = RequestVerifier(derive_peer_keys(OLD, Role.STORAGE), "storage-2")
+    old = RequestSigner(PeerKeys(Role.GATEWAY, {(Role.GATEWAY, Role.STORAGE): seals_of_0_2_0(OLD)}))
+    old.learn("storage-2", verifier.boot_id)
+    with pytest.raises(SignatureRejectedError, match=re.escape("0.2.0")):
+        verifier.verify("GET", TARGET, signed(old, "GET", TARGET, "storage-2", ""), "")
 
 
-def pair_key() -> SigningKey:
-    """Of gateways to storage nodes."""
-    return derive_peer_keys(OLD, Role.GATEWAY).pairs[Role.GATEWAY, Role.STORAGE].signing
-
-
-@pytest.mark.parametrize("has_secret", [True, False])
-def test_a_request_of_0_2_0_is_accepted_by_those_that_have_the_secret(*, has_secret: bool) -> None:
-    """It is signed with the secret itself, and its sender may be anybody."""
-    verifier = RequestVerifier(
-        PeerKeys.parse(key_file(OLD, Role.STORAGE), KeyRing.parse(OLD) if has_secret else None), "storage-2"
-    )
-    # As version 0.2.0 signs.
-    old = RequestSigner(PeerKeys(Role.ANY, {}, KeyRing.parse(OLD)))
-    old.learn("storage-2", Challenge(verifier.boot_id, knows_pairs=False))
-    header = signed(old, "GET", TARGET, "storage-2", "")
-    if has_secret:
-        assert verifier.verify("GET", TARGET, header, "").caller is Role.ANY
-    else:
-        with pytest.raises(SignatureRejectedError):
-            verifier.verify("GET", TARGET, header, "")
+def test_a_challenge_tells_0_3_0_that_pairs_are_known() -> None:
+    """Without that it signs with the cluster secret where it still has one, from its own upgrade."""
+    assert 'keys="pairs"' in RequestVerifier(derive_peer_keys(OLD, Role.STORAGE), "storage-2").challenge()
 
 
 def test_a_request_for_another_destination_is_refused() -> None:
@@ -228,7 +205,7 @@ def test_a_request_from_before_a_restart_is_refused_and_the_challenge_says_how_t
     with pytest.raises(SignatureRejectedError):
         after.verify("GET", TARGET, header, EMPTY_BODY_DIGEST)
     challenge = parse_challenge(after.challenge())
-    assert challenge == Challenge(after.boot_id, knows_pairs=True)
+    assert challenge == after.boot_id
     signer.learn("storage-2", challenge)
     after.verify("GET", TARGET, signed(signer, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
 
@@ -290,10 +267,10 @@ def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_rep
     boot = verifier.boot_id
     for _ in range(_MAX_SENDERS - 1):
         other = RequestSigner(derive_peer_keys(OLD, Role.GATEWAY))
-        other.learn("storage-2", Challenge(boot, knows_pairs=True))
+        other.learn("storage-2", boot)
         verifier.verify("GET", TARGET, signed(other, "GET", TARGET, "storage-2", ""), "")
     one_too_many = RequestSigner(derive_peer_keys(OLD, Role.GATEWAY))
-    one_too_many.learn("storage-2", Challenge(boot, knows_pairs=True))
+    one_too_many.learn("storage-2", boot)
     with pytest.raises(SignatureRejectedError):
         verifier.verify("GET", TARGET, signed(one_too_many, "GET", TARGET, "storage-2", ""), "")
     assert verifier.boot_id != boot
@@ -304,10 +281,10 @@ def test_more_senders_than_are_remembered_change_the_boot_instead_of_letting_rep
 def test_a_sender_cannot_use_up_the_counters_of_one_with_another_key() -> None:
     """A storage node sees what a gateway calls itself, and may call other storage nodes."""
     gateway, verifier = pair()
-    gateway.learn("storage-1", Challenge("0" * 16, knows_pairs=True))
+    gateway.learn("storage-1", "0" * 16)
     seen = signed(gateway, "GET", TARGET, "storage-1", EMPTY_BODY_DIGEST)
     node = RequestSigner(derive_peer_keys(OLD, Role.STORAGE))
-    node.learn("storage-2", Challenge(verifier.boot_id, knows_pairs=True))
+    node.learn("storage-2", verifier.boot_id)
     node._instance = seen.partition("nonce=")[2].partition(".")[0]
     node._counter = itertools.count(10**19)
     verifier.verify("GET", TARGET, signed(node, "GET", TARGET, "storage-2", EMPTY_BODY_DIGEST), EMPTY_BODY_DIGEST)
@@ -358,27 +335,29 @@ def test_a_nonce_that_is_no_small_number_is_refused(nonce_counter: str) -> None:
 def test_a_weak_or_missing_secret_is_refused(text: str) -> None:
     """There is no default secret, and no line of it may be short."""
     with pytest.raises(ValueError, match="cluster secret"):
-        KeyRing.parse(text)
+        derive_peer_keys(text, Role.CLOCK)
 
 
 def test_a_secret_of_the_shortest_permitted_length_is_taken() -> None:
     """The other side of the edge."""
-    assert KeyRing.parse("x" * 32).signing.secret == b"x" * 32
+    assert derive_peer_keys("x" * 32, Role.CLOCK).role is Role.CLOCK
 
 
 def test_a_key_does_not_print_its_secret() -> None:
     """Logs and tracebacks show the key's id only."""
-    key = SigningKey.from_secret(OLD)
+    key = SigningKey.of(OLD.encode(), Role.GATEWAY)
     assert OLD not in repr(key)
     assert key.id in repr(key)
-    assert OLD not in repr(KeyRing.parse(OLD))
+    assert OLD not in repr(KeyRing((key,)))
 
 
 def test_a_secret_that_the_receiver_does_not_have_is_told_from_no_secret() -> None:
     """In a rotation in the wrong order the sentence names the order; a stranger without a signature learns nothing of it."""
     receiver = RequestVerifier(derive_peer_keys("old " * 10, Role.STORAGE), "storage-1")
     sender = RequestSigner(derive_peer_keys("new " * 10 + "\n" + "old " * 10, Role.GATEWAY))
-    with pytest.raises(SignatureRejectedError, match="it signs with a new key before every service accepts that"):
+    with pytest.raises(
+        SignatureRejectedError, match="in a rotation signs with a new key before every service accepts that"
+    ):
         receiver.verify("GET", "/v1/x", signed(sender, "GET", "/v1/x", "storage-1", "d"), "d")
     for nothing in (None, "", "Bearer x", "Trivet-HMAC"):
         with pytest.raises(SignatureRejectedError, match="with a key of this cluster only"):

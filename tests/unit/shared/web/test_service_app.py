@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from shared.cluster_keys import derive_peer_keys
 from shared.errors import QuorumNotReachedError
 from shared.peer_address import PeerAddress
-from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, Challenge, RequestSigner, RequestVerifier
+from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier
 from shared.roles import Role
 from shared.web.operations import add_operations
 from shared.web.service_app import ServiceApp, create_app
@@ -92,7 +92,7 @@ def signed(
     with httpx.Client(trust_env=False, timeout=30) as client:
         boot = re.search('boot="([0-9a-f]*)"', client.get(url + "/v1/x").headers["www-authenticate"])
         assert boot is not None
-        signer.learn("test-1", Challenge(boot[1], knows_pairs=True))
+        signer.learn("test-1", boot[1])
         authorization = signer.sign(method, path, PeerAddress("test-1", url, Role.STORAGE), digest).authorization
         return client.request(
             method,
