@@ -48,7 +48,9 @@ def try_the_lines(folder: Path, environment: Mapping[str, str]) -> None:
     photo = (folder / "photo.jpg").read_bytes()
     assert (folder / "copy.jpg").read_bytes() == (folder / "restored.jpg").read_bytes() == photo
     assert httpx.get(link[0], trust_env=False).content == photo  # it needs no key
-    assert re.search(r"^b'Hello' [0-9a-f]{64} http://\S+/v1/files/photos/hello\.txt\?\S+$", printed, re.MULTILINE), printed
+    assert re.search(r"^b'Hello' [0-9a-f]{64} http://\S+/v1/files/photos/hello\.txt\?\S+$", printed, re.MULTILINE), (
+        printed
+    )
 
 
 @contextmanager

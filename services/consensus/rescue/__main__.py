@@ -89,12 +89,6 @@ class SealSettings(PeerKeySettings):
     cluster_secret: SecretStr | None = None
     cluster_secret_file: Path | None = None
 
-    def read_seals(self) -> KeyRing:
-        """The operators' key, and what version 0.2.0 had. Raises ValueError."""
-        keys = self.read_peer_keys().private().keys
-        secret = read_secret(self.cluster_secret, self.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
-        return KeyRing(keys if secret is None else keys + seals_of_0_2_0(secret).keys)
-
 
 class BackupSettings(PeerKeySettings):
     """Whom to ask for a copy.
@@ -249,9 +243,17 @@ def _keys() -> PeerKeys:
     return load_settings(PeerKeySettings).read_peer_keys()
 
 
+def read_seals() -> KeyRing:
+    """By which a backup may be sealed: the operators' key, and what version 0.2.0 had, where it is given. Raises ValueError."""
+    settings = load_settings(SealSettings)
+    keys = settings.read_peer_keys().private().keys
+    secret = read_secret(settings.cluster_secret, settings.cluster_secret_file, "TRIVET_CLUSTER_SECRET")
+    return KeyRing(keys if secret is None else keys + seals_of_0_2_0(secret).keys)
+
+
 def _checked(folder: Path, arguments: argparse.Namespace) -> Manifest:
     try:
-        return check_backup(folder, None if arguments.accepts_unsealed else load_settings(SealSettings).read_seals())
+        return check_backup(folder, None if arguments.accepts_unsealed else read_seals())
     except BackupUnsealedError as error:
         refuse_to_start(f"{error}. If you know where it comes from and want it all the same, add {ACCEPT_UNSEALED}")
 

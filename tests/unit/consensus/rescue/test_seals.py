@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.consensus.rescue.__main__ import SealSettings
+from services.consensus.rescue.__main__ import read_seals
 from shared.cluster_keys import derive_peer_keys, key_file, seals_of_0_2_0
 from shared.roles import Role
-from shared.settings import load_settings
 
 SECRET = "s" * 32
 
@@ -17,7 +16,7 @@ def test_a_backup_of_0_2_0_needs_the_cluster_secret(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRIVET_PEER_KEYS", key_file(SECRET, Role.OPERATOR))
     own = derive_peer_keys(SECRET, Role.OPERATOR).private()
     old = seals_of_0_2_0(SECRET).signing
-    assert load_settings(SealSettings).read_seals() == own
+    assert read_seals() == own
     monkeypatch.setenv("TRIVET_CLUSTER_SECRET", SECRET)
-    seals = load_settings(SealSettings).read_seals()
+    seals = read_seals()
     assert (seals.signing, seals.find(old.id)) == (own.signing, old)
