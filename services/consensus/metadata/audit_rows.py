@@ -7,7 +7,7 @@ stay provable. So a field that is added here counts only from a new version of e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict, cast
 
 from shared.audit_chain import encode_row
 from shared.contracts.access import Requester
@@ -75,6 +75,24 @@ SUBJECTS: Final[Mapping[str, Mapping[str, str]]] = {
 """By kind of command: which fields of a row are taken from which of its own. What has none is about the whole cluster."""
 
 
+class _Fields(TypedDict, total=False):
+    """What a row says beyond what every row says, by the names of `AuditRow`."""
+
+    bucket: str
+    key: str
+    version: int | None
+    upload: int
+    part: int
+    source: AuditedSource
+    is_move: bool
+    files: tuple[AuditedFile, ...]
+    identity: str
+    identity_key: str
+    node: str
+    backup: str
+    document: str
+
+
 def encode_audit_row(
     index: int, stamp: Stamp, requester: Requester, command: AnyCommand, outcome: WireModel | TrivetError
 ) -> bytes:
@@ -101,9 +119,9 @@ def encode_audit_row(
     )
 
 
-def _fields_of(command: AnyCommand, outcome: WireModel | TrivetError) -> tuple[dict[str, Any], str]:
+def _fields_of(command: AnyCommand, outcome: WireModel | TrivetError) -> tuple[_Fields, str]:
     """What the row says beyond what every row says, and the outcome."""
-    fields: dict[str, Any] = {field: getattr(command, name) for field, name in SUBJECTS[command.kind].items()}
+    fields = cast("_Fields", {field: getattr(command, name) for field, name in SUBJECTS[command.kind].items()})
     if (detail := _DETAILS.get(type(command))) is not None:
         fields |= detail(command, outcome)
     if isinstance(outcome, TrivetError):
@@ -113,21 +131,22 @@ def _fields_of(command: AnyCommand, outcome: WireModel | TrivetError) -> tuple[d
     return fields, OUTCOME_OK
 
 
-def _shortened(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _shortened(fields: _Fields) -> _Fields:
     """What was refused may be refused for its length."""
-    return {name: value[:MAX_KEY_BYTES] if isinstance(value, str) else value for name, value in fields.items()}
+    short = {name: value[:MAX_KEY_BYTES] if isinstance(value, str) else value for name, value in fields.items()}
+    return cast("_Fields", short)
 
 
-def _made(outcome: Published | CopiedFile) -> dict[str, Any]:
+def _made(outcome: Published | CopiedFile) -> _Fields:
     version = outcome.version
     return {"bucket": version.bucket, "key": version.key, "version": version.version}
 
 
-def _begun(outcome: BegunUpload) -> dict[str, Any]:
+def _begun(outcome: BegunUpload) -> _Fields:
     return {"upload": outcome.upload}
 
 
-_RESULTS: Final[Mapping[type[WireModel], Callable[[Any], dict[str, Any]]]] = {
+_RESULTS: Final[Mapping[type[WireModel], Callable[[Any], _Fields]]] = {
     Published: _made,
     CopiedFile: _made,
     BegunUpload: _begun,
@@ -135,16 +154,16 @@ _RESULTS: Final[Mapping[type[WireModel], Callable[[Any], dict[str, Any]]]] = {
 """What was not known before it was applied."""
 
 
-def _source(command: CopyFile | CopyPart, _outcome: WireModel | TrivetError) -> dict[str, Any]:
+def _source(command: CopyFile | CopyPart, _outcome: WireModel | TrivetError) -> _Fields:
     bucket, key = command.source_bucket[:MAX_KEY_BYTES], command.source_key[:MAX_KEY_BYTES]
     return {"source": AuditedSource(bucket, key, command.source_version)}
 
 
-def _copied(command: CopyFile, outcome: WireModel | TrivetError) -> dict[str, Any]:
-    return _source(command, outcome) | {"is_move": command.is_move}
+def _copied(command: CopyFile, outcome: WireModel | TrivetError) -> _Fields:
+    return {**_source(command, outcome), "is_move": command.is_move}
 
 
-def _files(command: DeleteFiles, outcome: WireModel | TrivetError) -> dict[str, Any]:
+def _files(command: DeleteFiles, outcome: WireModel | TrivetError) -> _Fields:
     """All of them: what could be left out of a list could be hidden by a long one."""
     outcomes = [OUTCOME_OK] * len(command.files)
     if isinstance(outcome, DeletedFiles):
@@ -156,7 +175,7 @@ def _files(command: DeleteFiles, outcome: WireModel | TrivetError) -> dict[str, 
     return {"files": tuple(files)}
 
 
-_DETAILS: Final[Mapping[type[Command[Any]], Callable[[Any, WireModel | TrivetError], dict[str, Any]]]] = {
+_DETAILS: Final[Mapping[type[Command[Any]], Callable[[Any, WireModel | TrivetError], _Fields]]] = {
     CopyFile: _copied,
     CopyPart: _source,
     DeleteFiles: _files,

@@ -21,10 +21,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 
@@ -316,13 +316,12 @@ def _print_manifest(manifest: Manifest) -> None:
 
 def _restore(arguments: argparse.Namespace) -> None:
     manifest = _checked(arguments.source, arguments)
-    record: dict[str, Any] = {
+    missing = [f"Everything that the old cluster did after log index {manifest.log_index} ({manifest.as_of})."]
+    record: dict[str, object] = {
         "made_from": "a backup",
         "old_cluster_id": manifest.cluster_id,
         "old_log_index": manifest.log_index,
-        "what_is_missing": [
-            f"Everything that the old cluster did after log index {manifest.log_index} ({manifest.as_of})."
-        ],
+        "what_is_missing": missing,
     }
     with _unpacked(arguments.source, arguments.to) as tables:
         # Again, because it is this copy that is restored: the one that was checked may have been exchanged since.
@@ -336,7 +335,7 @@ def _restore(arguments: argparse.Namespace) -> None:
             record=record,
             generation=arguments.generation,
         )
-    _print_record(record, state, arguments)
+    _print_record(record, missing, state, arguments)
 
 
 @contextmanager
@@ -365,7 +364,7 @@ def _new_cluster(arguments: argparse.Namespace) -> None:
         if not arguments.accepts_loss:
             refuse_to_start(f"nothing was done. Read the above; to go on all the same, add {ACCEPT_LOSS}")
         copy = stack.enter_context(copied(best.folder, Path(work)))
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "made_from": f"the data folder of {best.member_id}",
             "old_cluster_id": best.cluster_id,
             "old_log_index": best.last_index,
@@ -392,7 +391,7 @@ def _new_cluster(arguments: argparse.Namespace) -> None:
             above_term=max(survivor.term for survivor in found),
             generation=arguments.generation,
         )
-    _print_record(record, state, arguments)
+    _print_record(record, missing, state, arguments)
 
 
 def _inspect_all(folders: list[Path], work: Path) -> list[Survivor]:
@@ -425,14 +424,16 @@ def _print_survivors(found: list[Survivor]) -> Survivor:
     return best
 
 
-def _print_record(record: dict[str, Any], state: State, arguments: argparse.Namespace) -> None:
+def _print_record(
+    record: Mapping[str, object], missing: Sequence[str], state: State, arguments: argparse.Namespace
+) -> None:
     first, generation = arguments.members[0].id, state.last_applied >> GENERATION_SHIFT
     sys.stdout.write(
         f"made {arguments.to}, the data folder of {first} in the new cluster {arguments.cluster_id}, from "
         f"{record['made_from']}; its log begins after index {state.last_applied}, generation {generation}. "
         f"Start {first} with it, and the other members with empty folders.\n"
     )
-    for line in record["what_is_missing"]:
+    for line in missing:
         sys.stdout.write(f"MAY BE MISSING: {line}\n")
 
 

@@ -15,7 +15,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.consensus.metadata.copy import write_copy
 from services.consensus.metadata.database import RowDamagedError
@@ -61,7 +61,7 @@ def make_folder(
     *,
     cluster_id: str,
     members: tuple[ConsensusMember, ...],
-    record: dict[str, Any],
+    record: dict[str, object],
     above_term: int = 0,
     generation: int | None = None,
 ) -> State:
