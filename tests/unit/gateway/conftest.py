@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from fastapi.dependencies import models as fastapi_models
 
 from services.gateway.access import context, transport
 from services.gateway.access.principal import ITSELF, Principal
@@ -102,6 +103,14 @@ def virtual_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
             return real()
 
     monkeypatch.setattr(time, "monotonic", now_s)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_routes() -> Iterator[None]:
+    """FastAPI remembers 4,096 routes, and so the last 64 applications of tests, which every full collection looks through."""
+    yield
+    for name in ("_is_gen_callable_cached", "_is_async_gen_callable_cached", "_is_coroutine_callable_cached"):
+        getattr(fastapi_models, name).cache_clear()
 
 
 @pytest.fixture(autouse=True)
