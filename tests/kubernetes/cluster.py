@@ -146,6 +146,10 @@ class Kubernetes:
     def start_node(self, number: int) -> None:
         """Switch it on; it finds the disk that it had."""
         machine, folder = self.nodes[number], self.folder / f"node-{number}"
+        self._remove_groups(number)
+        for controller in _CGROUPS.iterdir():
+            if (controller / "cgroup.procs").exists():
+                (controller / f"{self._network.name}-{number}").mkdir()
         machine.start()
         machine.spawn("containerd", "--config", str(folder / "containerd.toml"))
         machine.spawn(
@@ -222,7 +226,11 @@ class Kubernetes:
                 shutil.rmtree(machine.folder / each, ignore_errors=True)
         for name, text in self._kernel.items():
             Path("/proc/sys", name).write_text(text)
-        for group in _CGROUPS.glob(f"*/{self._network.name}-*"):
+        self._remove_groups("*")
+
+    def _remove_groups(self, number: int | str) -> None:
+        """Those of a node that is off: a machine that starts has none of the containers that it had."""
+        for group in _CGROUPS.glob(f"*/{self._network.name}-{number}"):
             for each in sorted([group, *(path for path in group.rglob("*") if path.is_dir())], reverse=True):
                 each.rmdir()
 
@@ -320,9 +328,6 @@ class Kubernetes:
         (folder / "kubelet.json").write_text(json.dumps(kubelet))
         self._write_kubeconfig(folder / "kubeconfig", f"node-{number}")
         self._write_kubeconfig(folder / "proxy.kubeconfig", "proxy")
-        for controller in _CGROUPS.iterdir():
-            if (controller / "cgroup.procs").exists():
-                (controller / f"{self._network.name}-{number}").mkdir(exist_ok=True)
 
     @staticmethod
     def _write_kubeconfig(path: Path, token: str) -> None:

@@ -56,11 +56,12 @@ class Machine:
         return ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net", *words]
 
     def spawn(self, *words: str) -> None:
-        """Start a program that stays; what it writes is in a file of its name in the folder."""
+        """Start a program that stays, again when it ends; what it writes is in a file of its name in the folder."""
+        again = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *words]
         with (self.folder / f"{Path(words[0]).name}.log").open("ab") as log:
             self._spawned.append(
                 subprocess.Popen(
-                    self.command(words), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    self.command(again), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             )
 
