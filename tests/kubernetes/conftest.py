@@ -17,7 +17,9 @@ from tests.kubernetes.cluster import PAUSE_IMAGE, Kubernetes
 from tests.kubernetes.deployment import Deployment
 from tests.kubernetes.programs import CACHE, require_programs
 
-VERSIONS = ("0.3.0", "0.3.1")
+NAMED = yaml.safe_load((PROJECT_ROOT / "k8s" / "base" / "kustomization.yaml").read_text())["images"]
+VERSION = next(each["newTag"] for each in NAMED if each["name"] == "trivet-gateway")
+VERSIONS = (VERSION, f"{VERSION}-again")
 """The one that the manifests name, and another tag of the same images to upgrade to."""
 
 
@@ -26,8 +28,7 @@ def archive(request) -> Path:
     """The images, of both versions, as a registry would give them."""
     require_programs()
     names = list(request.getfixturevalue("images").values())
-    base = yaml.safe_load((PROJECT_ROOT / "k8s" / "base" / "kustomization.yaml").read_text())
-    (redis,) = [f"{each['name']}:{each['newTag']}" for each in base["images"] if each["name"] == "redis"]
+    (redis,) = [f"{each['name']}:{each['newTag']}" for each in NAMED if each["name"] == "redis"]
     saved = [*names, redis, PAUSE_IMAGE]
     with Engine(CONTAINERS / "docker", request.getfixturevalue("plugins")) as engine:
         for name in names:
