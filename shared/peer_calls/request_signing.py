@@ -181,7 +181,7 @@ class RequestVerifier:
                 raise SignatureRejectedError("This port takes requests signed with a key of this cluster only.")
             raise SignatureRejectedError(
                 "The request is signed with a key that this service does not have: the sender is of another role or "
-                "cluster, runs version 0.2.0, or in a rotation signs with a new key before every service accepts that."
+                "cluster, runs version 0.2.0, or in a rotation it signs with a new key before every service accepts that."
             )
         expected = _mac(key, method, raw_target, self._node_id, fields.get("boot", ""), nonce, body_digest)
         # As bytes: compare_digest raises on text that is not ASCII, and a header may hold any byte.

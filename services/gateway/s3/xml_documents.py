@@ -121,7 +121,10 @@ class _Bounds:
             self._elements += 1
             if self._depth > MAX_DEPTH or self._elements > self._limit_elements:
                 raise malformed()
-            node.tag = node.tag.removeprefix(_QUALIFIED)
+            if node.tag.startswith(_QUALIFIED):
+                node.tag = node.tag.removeprefix(_QUALIFIED)
+            elif ":" in node.tag and not node.tag.startswith("{"):
+                raise malformed()  # its prefix is declared nowhere, which the parser lets pass
 
 
 def text_of(parent: Element, name: str) -> str | None:

@@ -54,6 +54,9 @@ _BILLION = "<!DOCTYPE Root [<!ENTITY a 'x'><!ENTITY b '&a;&a;'>]><Root>&b;</Root
         "<Root/><Root/>",
         "<Other/>",
         '<Root xmlns="urn:other"/>',
+        "<x:Root/>",
+        "<Root><x:y/></Root>",
+        "<x:y xm10001='urn:x'/><Root/>",
         "<!DOCTYPE Root><Root/>",
         '<!DOCTYPE Root SYSTEM "file:///etc/passwd"><Root/>',
         '<!DOCTYPE Root [<!ENTITY a SYSTEM "file:///etc/passwd">]><Root>&a;</Root>',
@@ -63,7 +66,7 @@ _BILLION = "<!DOCTYPE Root [<!ENTITY a 'x'><!ENTITY b '&a;&a;'>]><Root>&b;</Root
         "<Root>" + "<a/>" * MAX_ELEMENTS + "</Root>",
         "<Root>" + " " * LIMIT_BYTES + "</Root>",
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_a_document_that_is_no_document_is_refused(text: str) -> None:
     """In whatever coding it comes."""

@@ -356,7 +356,7 @@ def test_a_secret_that_the_receiver_does_not_have_is_told_from_no_secret() -> No
     receiver = RequestVerifier(derive_peer_keys("old " * 10, Role.STORAGE), "storage-1")
     sender = RequestSigner(derive_peer_keys("new " * 10 + "\n" + "old " * 10, Role.GATEWAY))
     with pytest.raises(
-        SignatureRejectedError, match="in a rotation signs with a new key before every service accepts that"
+        SignatureRejectedError, match="in a rotation it signs with a new key before every service accepts that"
     ):
         receiver.verify("GET", "/v1/x", signed(sender, "GET", "/v1/x", "storage-1", "d"), "d")
     for nothing in (None, "", "Bearer x", "Trivet-HMAC"):
