@@ -172,6 +172,21 @@ class Bench:
             lambda: self.counts(digests, nodes) == wanted, what or f"{replicas} replicas of each chunk", DEADLINE_S
         )
 
+    def settle(self) -> float:
+        """Seconds until every node holds exactly what it should by the log of now: no stand-in is left, nothing missing."""
+        index = self.http.get("/v1/cluster").raise_for_status().json()["log_index"]
+        return block_until(
+            lambda: all(self._holds_exactly(node, index) for node in self.nodes),
+            "all is where it should be",
+            DEADLINE_S,
+        )
+
+    def _holds_exactly(self, node: str, index: int) -> bool:
+        report = self.report(node)
+        if report is None or report.log_index < index or report.missing_chunks != 0:
+            return False
+        return len(self.held(node)) == report.expected_chunks
+
     def state(self, node: str) -> str:
         nodes = self.http.get("/v1/cluster").raise_for_status().json()["nodes"]
         return next(str(found["state"]) for found in nodes if found["id"] == node)
@@ -239,6 +254,7 @@ def test_a_replica_missed_by_a_write_is_back_soon_after_the_node(bench: Bench) -
     asyncio.run(bench.cluster.start([victim]))
     ready_s = time.monotonic() - began_s
     bench.until_on(set(stored), N)
+    bench.settle()
     print(
         f"back {time.monotonic() - began_s - ready_s:.1f} s after the node was ready, {ready_s:.1f} s after its start"
     )
@@ -247,10 +263,12 @@ def test_a_replica_missed_by_a_write_is_back_soon_after_the_node(bench: Bench) -
 def test_a_wiped_node_is_refilled_from_the_others(bench: Bench) -> None:
     """With a spare node: exactly what it should hold."""
     digests = files_of(bench, "wiped")
+    bench.settle()
     before = bench.held("storage-3")
     bench.wipe("storage-3")
     print(f"refilled in {bench.until_on(digests, N):.1f} s")
-    block_until(lambda: before <= bench.held("storage-3"), "everything is back", DEADLINE_S)
+    bench.settle()
+    assert bench.held("storage-3") == before
 
 
 def test_a_wiped_node_is_refilled_without_a_spare_one(tmp_path: Path) -> None:
