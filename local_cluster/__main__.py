@@ -66,7 +66,7 @@ def main() -> int:
         parser.error(f"{command} takes no names of processes")
     try:
         if command == "demo":
-            return asyncio.run(_demo())
+            return asyncio.run(_until_told(_demo()))
         settings = LocalSettings()
         cluster = Cluster(settings.local_dir, settings.port_offset)
         if command in _COMMANDS_FOR_SOME:
@@ -74,15 +74,15 @@ def main() -> int:
         if command in {*_COMMANDS_FOR_ONE, "node-add", "verify"}:
             _check_running(cluster)
         if command in _COMMANDS:
-            return asyncio.run(_COMMANDS[command](cluster))
+            return asyncio.run(_until_told(_COMMANDS[command](cluster)))
         if command in _COMMANDS_FOR_ONE:
-            return asyncio.run(_COMMANDS_FOR_ONE[command](cluster, names[0], arguments))
-        return asyncio.run(_COMMANDS_FOR_SOME[command](cluster, names))
+            return asyncio.run(_until_told(_COMMANDS_FOR_ONE[command](cluster, names[0], arguments)))
+        return asyncio.run(_until_told(_COMMANDS_FOR_SOME[command](cluster, names)))
     except ValidationError as error:
         complain("; ".join(f"TRIVET_{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors()))
     except LocalClusterError as error:
         complain(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         complain("Interrupted. What was started keeps running: `make status` shows it, `make down` stops it.")
     return 1
 
@@ -99,10 +99,18 @@ def _check_running(cluster: Cluster) -> None:
         raise LocalClusterError("Nothing is running: `make up` starts a cluster.")
 
 
+async def _until_told(work: Coroutine[Any, Any, int]) -> int:
+    """Raises CancelledError at a signal to end, and never between the start of a process and the note of who it is."""
+    _on_signals(_task().cancel)
+    return await work
+
+
+def _task() -> asyncio.Task[object]:
+    return cast("asyncio.Task[object]", asyncio.current_task())  # a coroutine always runs in one
+
+
 async def _run(cluster: Cluster) -> int:
     """Start, show, watch until a signal, stop what was started here."""
-    task = cast("asyncio.Task[object]", asyncio.current_task())  # a coroutine always runs in one
-    _on_signals(task.cancel)
     try:
         await _bring_up(cluster)
         if cluster.started:
@@ -112,7 +120,7 @@ async def _run(cluster: Cluster) -> int:
         await _watch(cluster)
     except asyncio.CancelledError:
         # This task is the root and the cancellation is ours, from the signal handler: it ends here.
-        task.uncancel()
+        _task().uncancel()
     finally:
         await _stop_what_was_started(cluster)
     return 0
@@ -239,12 +247,10 @@ async def _follow_drain(administration: Administration, name: str) -> None:
 
 async def _demo() -> int:
     """Nothing of it is left, whatever ends it."""
-    task = cast("asyncio.Task[object]", asyncio.current_task())  # a coroutine always runs in one
-    _on_signals(task.cancel)
     try:
         return await run_demo()
     except asyncio.CancelledError:
-        task.uncancel()
+        _task().uncancel()
         say("Stopped, and cleared away.")
         return 1
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from local_cluster import __main__ as commands
@@ -15,6 +16,8 @@ from local_cluster.administration import Administration
 from local_cluster.cluster import Cluster
 from local_cluster.plan import Shape, all_ports
 from local_cluster.settings import PROJECT_ROOT, LocalSettings
+from tests.free_ports import free_port_offset
+from tests.waiting import block_until
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -94,6 +97,36 @@ def test_the_settings_of_one_process_can_be_evaluated_by_a_shell(tmp_path: Path)
     )
     assert shown.stdout == f"storage-2 {folder}/data/storage-2\n"
     assert (folder / "secrets" / "cluster-secret").read_text().strip() not in ended.stdout
+
+
+def test_a_start_that_is_told_to_end_leaves_no_process_that_it_does_not_know(tmp_path: Path) -> None:
+    """In the moment in which one is being started: `down` finds all of them."""
+    folder = tmp_path / "local"
+    environment = {"TRIVET_LOCAL_DIR": str(folder), "TRIVET_PORT_OFFSET": str(free_port_offset())}
+    command = [sys.executable, "-m", "local_cluster", "up"]
+    with subprocess.Popen(
+        command,
+        cwd=PROJECT_ROOT,
+        env=os.environ | environment,  # noqa: TID251 - as a shell would
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as start:
+        block_until((folder / "log" / "consensus-2.log").exists, "a process is being started", within_s=60)
+        start.terminate()
+        _, said = start.communicate(timeout=60)
+    assert (start.returncode, "Interrupted" in said) == (1, True), said
+    assert launch(folder, "down").returncode == 0
+    assert processes_of(folder) == []
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those whose settings name the folder, whoever knows them."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get("TRIVET_LOCAL_DIR") == str(folder)
+    ]
 
 
 def test_a_restart_of_all_services_takes_one_of_a_kind_at_a_time(tmp_path: Path) -> None:
