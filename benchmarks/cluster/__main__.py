@@ -23,10 +23,11 @@ from benchmarks.cluster.floors import serve_floor
 from benchmarks.cluster.output import OUT_DIR, RESULT, new_folder, point_latest_to
 from benchmarks.cluster.plots import draw_plots
 from benchmarks.cluster.report import make_tables, show, to_markdown
-from benchmarks.cluster.rounds import IDLE_S, Measured, Plan, run_rounds
+from benchmarks.cluster.rounds import IDLE_S, Beside, Measured, Plan, run_rounds
 from benchmarks.cluster.rows import ROW_NAMES, choose
 from benchmarks.cluster.running_cluster import RunningCluster, running_cluster
 from benchmarks.cluster.samples import Result
+from benchmarks.cluster.speed_gauge import speed_gauge
 from benchmarks.cluster.trees import Tree, base_tree, check_room, this_tree
 from benchmarks.measuring import describe_machine
 from local_cluster.terminal import complain
@@ -115,13 +116,17 @@ def measure(plan: Plan, base: str | None, console: Console) -> Result:
 def _run(plan: Plan, clusters: list[RunningCluster], scratch: Path, console: Console) -> Measured:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Drawn between rows only: a thread that draws would take CPU from what is measured.
-    with serve_floor(scratch) as server, Progress(*columns, console=console, auto_refresh=False) as progress:
+    with (
+        serve_floor(scratch) as server,
+        speed_gauge(scratch) as gauge,
+        Progress(*columns, console=console, auto_refresh=False) as progress,
+    ):
         task = progress.add_task("", total=plan.steps(len(clusters)))
 
         def on_step(what: str) -> None:
             progress.update(task, advance=1, description=f"{what:<28}", refresh=console.is_terminal)
 
-        return uvloop.run(run_rounds(plan, clusters, server, scratch, on_step))
+        return uvloop.run(run_rounds(plan, clusters, Beside(server, gauge), scratch, on_step))
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def _draw_cost(
         axes.axhline(budget.aim_ms, color="#cc2222", linewidth=0.8, linestyle=":", label=f"aim {budget.aim_ms:g}")
     axes.set_xticks(range(len(by_tree)), [result.revisions[tree] for tree in by_tree])
     axes.set_xlim(-0.6, len(by_tree) - 0.3)
-    axes.set_title(f"CPU of the cluster, ms per {row.unit} (less is better)", fontsize=9)
+    axes.set_title(f"CPU at normal speed, ms per {row.unit} (less is better)", fontsize=9)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, reverse=True)
     _tidy(axes)
 

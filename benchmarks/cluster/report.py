@@ -112,14 +112,17 @@ def _cost(result: Result, tree: str, budgets: Budgets) -> Table:
                 with_spread(total),
                 "" if budget is None else digits(budget.at_most_ms),
                 "" if budget is None else budget.mark(total.median),
+                _speed_of_machine(samples),
+                digits(Spread.of([sample.measured_cpu_ms for sample in samples]).median),
             ]
         )
-    columns = ["row", *groups, "sum", "at most", "budget"]
-    return Table(f"CPU of {result.revisions[tree]}, ms per operation", columns, table_rows)
+    columns = ["row", *groups, "sum", "at most", "budget", "speed", "as measured"]
+    return Table(f"CPU of {result.revisions[tree]}, ms per operation at normal speed", columns, table_rows)
 
 
 _RATIO_FIGURES: dict[str, Figure] = {
     "CPU per operation": lambda sample: sample.total_cpu_ms,
+    "as measured": lambda sample: sample.measured_cpu_ms,
     "throughput": lambda sample: sample.per_second,
     "p50": lambda sample: sample.p50_ms,
     "p99": lambda sample: sample.p99_ms,
@@ -135,7 +138,7 @@ def _ratios(result: Result) -> Table:
         groups = [_group_ratio(this, base, group) for group in groups_of(result)]
         cells = [_ratio_cell(ratio) for ratio in ratios.values()]
         table_rows.append([row.name, cells[0], f"{cpu.difference:+.3f}", cpu.verdict, *cells[1:], *groups])
-    columns = ["row", "CPU per operation", "ms", "verdict", "throughput", "p50", "p99"]
+    columns = ["row", "CPU per operation", "ms", "verdict", "as measured", "throughput", "p50", "p99"]
     columns += [f"{group} CPU" for group in groups_of(result)]
     title = f"Ratios of {result.revisions[THIS]} to {result.revisions[BASE]}, paired by round, median (lowest-highest)"
     note = "Above 1 this tree has more of it: worse for CPU and latency, better for throughput."
@@ -156,7 +159,7 @@ def _s3_ratios(result: Result, tree: str) -> Table:
 
 def _group_ratio(this: Sequence[RowSample], base: Sequence[RowSample], group: str) -> str:
     try:
-        ratio = paired_ratio(this, base, lambda sample: sample.cpu_ms.get(group, 0.0))
+        ratio = paired_ratio(this, base, lambda sample: sample.normalized_cpu_ms.get(group, 0.0))
     except ValueError:
         return ""
     return f"{ratio.spread.median:.2f}"
@@ -218,6 +221,11 @@ def groups_of(result: Result) -> list[str]:
 def _median_floor(result: Result, row: Row) -> float | None:
     speeds = [floor.per_second for floor in result.floors if floor.floor == row.floor]
     return Spread.of(speeds).median if speeds else None
+
+
+def _speed_of_machine(samples: Sequence[RowSample]) -> str:
+    speeds = [sample.speed for sample in samples if sample.speed is not None]
+    return f"{Spread.of(speeds).median:.0%}" if speeds else ""
 
 
 def _other_load(samples: Sequence[RowSample]) -> str:

@@ -14,10 +14,11 @@ from typing import Final, TypeVar
 
 from benchmarks.cluster.disk_floor import REPLICAS
 from benchmarks.cluster.floors import ServeFloor, disk_bodies, floors_of, measure_floor
-from benchmarks.cluster.measure import measure_idle, measure_memory, measure_row
+from benchmarks.cluster.measure import Watched, measure_idle, measure_memory, measure_row
 from benchmarks.cluster.rows import LISTED_KEYS, Operation, Row
 from benchmarks.cluster.running_cluster import RunningCluster
 from benchmarks.cluster.samples import FloorSample, GroupMemory, IdleSample, RowSample
+from benchmarks.cluster.speed_gauge import SpeedGauge
 from benchmarks.cluster.trees import WORK_DIR
 from benchmarks.cluster.workload import SETTLE_S, Stock, Workload
 from shared.units import MIB
@@ -75,8 +76,16 @@ OnStep = Callable[[str], object]
 """Told what comes next; it may take its time, for nothing is measured then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What runs beside the clusters: the server of the floors, and the gauge of the machine's speed."""
+
+    server: ServeFloor
+    gauge: SpeedGauge
+
+
 async def run_rounds(
-    plan: Plan, clusters: Sequence[RunningCluster], server: ServeFloor, scratch: Path, on_step: OnStep
+    plan: Plan, clusters: Sequence[RunningCluster], beside: Beside, scratch: Path, on_step: OnStep
 ) -> Measured:
     """Measure everything. `scratch` is a folder in memory for bodies.
 
@@ -90,7 +99,7 @@ async def run_rounds(
         for cluster in clusters
         for is_s3 in sorted({row.is_s3 for row in plan.rows})
     }
-    run = _Run(plan, workloads, server, on_step)
+    run = _Run(plan, workloads, beside, on_step)
     for cluster in clusters:
         on_step(f"warm-up {cluster.tree.name}")
         for (tree, is_s3), workload in workloads.items():
@@ -99,7 +108,9 @@ async def run_rounds(
                 await warm_up([row for row in plan.rows if row.is_s3 is is_s3], workload)
     if plan.idle_s is not None:
         await asyncio.sleep(min(_SETTLE_BEFORE_IDLE_S, plan.idle_s))
-        run.measured.idle.extend(await measure_idle(clusters, plan.idle_s, lambda: on_step("idle")))
+        run.measured.idle.extend(
+            await measure_idle(Watched(clusters, beside.gauge), plan.idle_s, lambda: on_step("idle"))
+        )
     for number in range(1, plan.rounds + 1):
         await run.measure_round(number, order_of_round(clusters, number))
     run.measured.memory.extend(group for cluster in clusters for group in measure_memory(cluster))
@@ -112,7 +123,7 @@ class _Run:
 
     plan: Plan
     workloads: Mapping[tuple[str, bool], Workload]
-    server: ServeFloor
+    beside: Beside
     on_step: OnStep
     measured: Measured = field(default_factory=lambda: Measured([], [], [], []))
 
@@ -125,11 +136,12 @@ class _Run:
                 name = cluster.tree.name, row.is_s3
                 self.on_step(f"round {number}: {row.name} {cluster.tree.name if len(clusters) > 1 else ''}")
                 in_order = [cluster, *(other for other in clusters if other is not cluster)]
-                sample = await measure_row(row, number, stocks[name], self.workloads[name], in_order)
+                watched = Watched(in_order, self.beside.gauge)
+                sample = await measure_row(row, number, stocks[name], self.workloads[name], watched)
                 self.measured.rows.append(sample)
             if row in floors:
                 self.on_step(f"round {number}: {row.floor}")
-                self.measured.floors.append(await measure_floor(row, number, self.server, WORK_DIR))
+                self.measured.floors.append(await measure_floor(row, number, self.beside.server, WORK_DIR))
 
 
 _T = TypeVar("_T")

@@ -6,7 +6,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT_VERSION: Final = 1
+from benchmarks.cluster.speed_gauge import REFERENCE_US
+
+FORMAT_VERSION: Final = 2
 
 
 class _Kept(BaseModel):
@@ -21,6 +23,7 @@ class RowSample(_Kept):
         cpu_ms: per operation, by process group of the cluster.
         client_cpu_ms: of the load, per operation.
         other_cores: what else ran on the machine, without the cluster of the other tree.
+        gauge_us: CPU that the work of `speed_gauge` cost meanwhile; None in a row that was too short for it.
         failed: requests with another answer than the row asks for.
         is_leader_stable: the same member led before and after.
     """
@@ -35,6 +38,7 @@ class RowSample(_Kept):
     cpu_ms: dict[str, float]
     client_cpu_ms: float
     other_cores: float
+    gauge_us: float | None
     failed: int
     first_failure: str
     is_leader_stable: bool
@@ -45,9 +49,25 @@ class RowSample(_Kept):
         return self.operations / self.duration_s
 
     @property
-    def total_cpu_ms(self) -> float:
-        """CPU per operation, over all processes of the cluster."""
+    def measured_cpu_ms(self) -> float:
+        """CPU per operation, over all processes of the cluster, as the machine was."""
         return sum(self.cpu_ms.values())
+
+    @property
+    def speed(self) -> float | None:
+        """How fast the machine was, as a share of the speed that figures are normalized to; None if it is not known."""
+        return None if self.gauge_us is None else REFERENCE_US / self.gauge_us
+
+    @property
+    def normalized_cpu_ms(self) -> dict[str, float]:
+        """`cpu_ms` as it would have been at that speed; as it is where the speed is not known."""
+        factor = 1.0 if self.speed is None else self.speed
+        return {group: value * factor for group, value in self.cpu_ms.items()}
+
+    @property
+    def total_cpu_ms(self) -> float:
+        """CPU per operation, over all processes of the cluster, normalized."""
+        return sum(self.normalized_cpu_ms.values())
 
 
 class FloorSample(_Kept):

@@ -68,6 +68,7 @@ def paired_ratio(this: Sequence[RowSample], base: Sequence[RowSample], figure: F
 
 
 def median_cpu_ms(samples: Sequence[RowSample]) -> dict[str, float]:
-    """Median CPU per operation of each process group."""
-    groups = {group: None for sample in samples for group in sample.cpu_ms}
-    return {group: statistics.median(sample.cpu_ms.get(group, 0.0) for sample in samples) for group in groups}
+    """Median CPU per operation of each process group, normalized."""
+    normalized = [sample.normalized_cpu_ms for sample in samples]
+    groups = {group: None for cpu_ms in normalized for group in cpu_ms}
+    return {group: statistics.median(cpu_ms.get(group, 0.0) for cpu_ms in normalized) for group in groups}

@@ -12,6 +12,7 @@ from benchmarks.cluster.commands import clean_environment
 from benchmarks.cluster.output import LATEST, RESULT, read_result
 from benchmarks.cluster.process_groups import GROUPS
 from benchmarks.cluster.rows import ALL_ROWS, ROWS
+from benchmarks.cluster.samples import FORMAT_VERSION
 from benchmarks.cluster.trees import WORK_DIR
 from local_cluster.settings import PROJECT_ROOT
 from tests.waiting import block_until
@@ -53,12 +54,13 @@ def test_every_row_is_measured_on_a_real_cluster(tmp_path: Path) -> None:
         assert sample.cpu_ms["gateway"] > 0, sample
         assert 0 < sample.p50_ms <= sample.p99_ms, sample
         assert sample.per_second > 0, sample
+        assert sample.duration_s < 0.1 or sample.gauge_us, sample
     assert [set(idle.cores) for idle in result.idle] == [set(GROUPS)]
     assert {memory.group for memory in result.memory} == set(GROUPS)
     assert all(memory.rss_mib > 1 for memory in result.memory)
     assert (folder / "report.md").read_text().count("**") >= 8
     assert {file.stem for file in (folder / "plots").iterdir()} == {row.name for row in ROWS}
-    assert json.loads((folder / RESULT).read_text())["version"] == 1
+    assert json.loads((folder / RESULT).read_text())["version"] == FORMAT_VERSION
     assert "Speed of" in printed
 
 

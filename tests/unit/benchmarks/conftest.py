@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cluster.samples import FloorSample, GroupMemory, IdleSample, Result, RowSample
+from benchmarks.cluster.speed_gauge import REFERENCE_US
 
 MakeSample = Callable[..., RowSample]
 
@@ -28,6 +29,7 @@ def make_sample() -> MakeSample:
             "cpu_ms": {"gateway": 1.0, "storage": 0.5},
             "client_cpu_ms": 0.04,
             "other_cores": 0.01,
+            "gauge_us": REFERENCE_US,
             "failed": 0,
             "first_failure": "",
             "is_leader_stable": True,

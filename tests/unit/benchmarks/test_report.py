@@ -10,6 +10,7 @@ from benchmarks.cluster.plots import draw_plots
 from benchmarks.cluster.publish import BEGIN, END, replace_between_markers
 from benchmarks.cluster.report import digits, make_tables, to_markdown, warnings_of
 from benchmarks.cluster.samples import Result
+from benchmarks.cluster.speed_gauge import REFERENCE_US
 
 BUDGETS = {"get-4k-x16": Budget(at_most_ms=1.0, aim_ms=0.5, state="kept")}
 
@@ -35,6 +36,15 @@ def test_cost_is_shown_by_group_and_held_to_the_budget(make_sample, make_result)
     cost = table(make_result([make_sample()]), "CPU")
     assert (cell(cost, "gateway"), cell(cost, "storage")) == ("1.00", "0.50")
     assert (cell(cost, "sum"), cell(cost, "at most"), cell(cost, "budget")) == ("1.50 (1.50-1.50)", "1.00", "OVER")
+
+
+def test_cost_is_told_at_normal_speed_beside_what_was_measured(make_sample, make_result) -> None:
+    """A machine at half of its speed: the budget is held to what it would have cost otherwise."""
+    cost = table(make_result([make_sample(gauge_us=2 * REFERENCE_US)]), "CPU")
+    assert (cell(cost, "gateway"), cell(cost, "sum"), cell(cost, "budget")) == ("0.50", "0.75 (0.75-0.75)", "within")
+    assert (cell(cost, "speed"), cell(cost, "as measured")) == ("50%", "1.50")
+    unknown = table(make_result([make_sample(gauge_us=None)]), "CPU")
+    assert (cell(unknown, "speed"), cell(unknown, "as measured")) == ("", "1.50")
 
 
 def test_a_comparison_has_ratios_and_both_trees(make_sample, make_result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.cluster.speed_gauge import REFERENCE_US
 from benchmarks.cluster.summary import Spread, median_cpu_ms, paired_ratio, samples_of
 
 
@@ -25,6 +26,17 @@ def test_a_ratio_pairs_rounds_and_not_medians(make_sample) -> None:
     assert (ratio.spread.low, ratio.spread.high) == (pytest.approx(1.1), pytest.approx(1.1))
     assert ratio.difference == pytest.approx(0.25)
     assert ratio.verdict == "more"
+
+
+def test_figures_are_told_at_one_speed_of_the_machine(make_sample) -> None:
+    """Where the gauge's work costs twice as much, the same requests do, too; where it was not done, nothing is changed."""
+    fast = make_sample(cpu_ms={"gateway": 1.0, "storage": 0.5})
+    slow = make_sample(cpu_ms={"gateway": 2.0, "storage": 1.0}, gauge_us=2 * REFERENCE_US)
+    assert slow.normalized_cpu_ms == fast.normalized_cpu_ms == fast.cpu_ms
+    assert (slow.speed, slow.measured_cpu_ms, slow.total_cpu_ms) == (0.5, 3.0, 1.5)
+    unknown = make_sample(cpu_ms={"gateway": 2.0}, gauge_us=None)
+    assert (unknown.speed, unknown.total_cpu_ms) == (None, 2.0)
+    assert median_cpu_ms([fast, slow]) == {"gateway": 1.0, "storage": 0.5}
 
 
 def test_a_round_that_only_one_tree_has_is_left_out(make_sample) -> None:
