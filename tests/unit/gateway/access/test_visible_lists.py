@@ -97,6 +97,13 @@ async def test_a_list_is_that_of_a_bucket_without_anything_else(keys, allow, den
     assert found == expected({key for key in keys if names.covers(key)}, prefix, delimiter)
 
 
+@pytest.mark.parametrize(("keys", "shown"), [({"a/b/1"}, []), ({"a/b/1", "a/c/1"}, ["a/"])])
+async def test_a_common_prefix_is_shown_for_a_name_that_may_be_listed(keys, shown) -> None:
+    """`a/` stands for names of both kinds: hidden ones alone do not show it."""
+    found = await walk(Bucket(keys), ListFiles(bucket="one", delimiter="/"), Prefixes(("a/c/",), ()))
+    assert found == ([], shown)
+
+
 @given(allow=prefixes, deny=prefixes, lower=st.text("ab/0", max_size=5), name=names_of_files)
 def test_nothing_that_is_covered_is_skipped(allow, deny, lower, name) -> None:
     """The next scope is never too far ahead."""
