@@ -60,7 +60,7 @@ def build_app(
         callers=ROUTE_CALLERS.check,
         fast_path=partial(TimeFastPath, report=clock.report, metrics=request_metrics()),
     )
-    app.include_router(create_router(clock))
+    app.add_routes(create_router(clock))
     add_operations(app, readiness=list, degradations=clock.reasons, metrics_token=settings.read_metrics_token())
     return app
 

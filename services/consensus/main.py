@@ -356,7 +356,7 @@ def build_app(settings: ConsensusSettings) -> ServiceApp:
         callers=ROUTE_CALLERS.check,
         fast_path=partial(MemberFastPath, service=lambda: process.service, metrics=request_metrics()),
     )
-    app.include_router(create_router(process))
+    app.add_routes(create_router(process))
     add_operations(
         app,
         readiness=process.readiness,

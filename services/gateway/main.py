@@ -382,7 +382,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
     # A redirect would answer for a path that nobody asked for; names are taken as they are.
     app.router.redirect_slashes = False
     for make in _PUBLIC_ROUTERS:
-        app.include_router(make(gateway))
+        app.add_routes(make(gateway))
     app.openapi_tags = [{"name": name} for name in _TAGS]
     install_problems(app)
     app.add_middleware(WebOrigins, rules=rules)
@@ -403,7 +403,7 @@ def build_app(settings: GatewaySettings, gateway: Gateway | None = None) -> Serv
         identities.create_caller_router,
         identities.create_router,
     ):
-        operations.include_router(make(gateway))
+        operations.add_routes(make(gateway))
     install_problems(operations)
     operations.add_middleware(NoCache)
     operations.add_middleware(EarlyRefusal)

@@ -68,8 +68,8 @@ def build_app(settings: StorageSettings) -> ServiceApp:
             foreground=node.foreground,
         ),
     )
-    app.include_router(build_router(node.store, node.describe))
-    app.include_router(build_verify_router(node.verifier))
+    app.add_routes(build_router(node.store, node.describe))
+    app.add_routes(build_verify_router(node.verifier))
     add_operations(
         app,
         readiness=node.rollout_readiness,

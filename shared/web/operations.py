@@ -40,7 +40,7 @@ def add_operations(
     degradations: Readiness = list,
     metrics_token: str | None,
     door: Callable[[ASGIApp], ASGIApp] | None = None,
-) -> FastAPI:
+) -> ServiceApp:
     """Give `app` its operations listener; routes of the service's own may be added to what is returned.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 from blake3 import blake3
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -274,6 +274,14 @@ class ServiceApp(FastAPI):
     front: ASGIApp | None = None
     operations: FastAPI | None = None
     """What the operations listener serves; see `shared.web.operations`."""
+
+    def add_routes(self, router: APIRouter) -> None:
+        """Take over the routes of `router`, as they are.
+
+        `include_router` makes each of them a second time, with all its models, at the first request, and has them all looked
+        through for every request that is counted.
+        """
+        self.router.routes.extend(router.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI."""

@@ -82,7 +82,7 @@ class Calls:
             verifier=None,
             fast_path=partial(FastPath, store=store, metrics=request_metrics(CollectorRegistry())),
         )
-        app.include_router(build_router(store, list))
+        app.add_routes(build_router(store, list))
         transport = httpx.ASGITransport(as_caller(app, Role.GATEWAY), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")  # noqa: TID251 - in this process
 

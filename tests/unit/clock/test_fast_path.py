@@ -55,7 +55,7 @@ class Clock:
             if has_fast_path
             else None,
         )
-        app.include_router(create_router(self))  # type: ignore[arg-type]
+        app.add_routes(create_router(self))  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
             transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://clock"
         )

@@ -78,7 +78,7 @@ class Member:
             verifier=None,
             fast_path=(lambda behind: fast_path(self.counting(behind))) if has_fast_path else None,
         )
-        app.include_router(create_router(self))  # type: ignore[arg-type]
+        app.add_routes(create_router(self))  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
             transport=httpx.ASGITransport(as_caller(app, Role.GATEWAY), raise_app_exceptions=False),
             base_url="http://member",

@@ -79,7 +79,7 @@ class Node:
                 QueryAdmission(app, store=self.store), store=self.store, metrics=request_metrics(CollectorRegistry())
             ),
         )
-        app.include_router(build_router(self.store, list))
+        app.add_routes(build_router(self.store, list))
         transport = httpx.ASGITransport(as_caller(app, Role.STORAGE), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")  # noqa: TID251 - in this process
 

@@ -87,7 +87,7 @@ class Node:
             if has_fast_path
             else None,
         )
-        app.include_router(build_router(store, list))
+        app.add_routes(build_router(store, list))
         self.http = httpx.AsyncClient(  # noqa: TID251 - in this process
             transport=httpx.ASGITransport(as_caller(app, Role.GATEWAY), raise_app_exceptions=False),
             base_url="http://node",
