@@ -54,15 +54,22 @@ from services.gateway.api.object_models import (
     VersionList,
 )
 from services.gateway.main import build_app
+from shared.web.service_app import ServiceApp
 from tests.unit.gateway.conftest import make_settings
 
 REPOSITORY = Path(__file__).parents[3]
 BINARY = {"type": "string", "format": "binary"}
 
 
-def test_every_operation_says_what_it_does_and_how_it_ends() -> None:
+@pytest.fixture(scope="module")
+def app() -> ServiceApp:
+    """Nothing is asked of it but its description, which it makes once."""
+    return build_app(make_settings())
+
+
+def test_every_operation_says_what_it_does_and_how_it_ends(app: ServiceApp) -> None:
     """Summary, description, a success and at least one error each, and no answer that never comes."""
-    schema = build_app(make_settings()).openapi()
+    schema = app.openapi()
     for path, operations in schema["paths"].items():
         if not path.startswith("/v1/"):
             continue
@@ -80,16 +87,15 @@ def test_every_operation_says_what_it_does_and_how_it_ends() -> None:
                     assert any(parameter["name"] == name for parameter in operation["parameters"]), where
 
 
-def test_swagger_ui_offers_a_file_to_choose_and_one_to_download() -> None:
+def test_swagger_ui_offers_a_file_to_choose_and_one_to_download(app: ServiceApp) -> None:
     """A binary body in, binary content out."""
-    file_path = build_app(make_settings()).openapi()["paths"]["/v1/files/{bucket}/{key}"]
+    file_path = app.openapi()["paths"]["/v1/files/{bucket}/{key}"]
     assert file_path["put"]["requestBody"]["content"]["application/octet-stream"]["schema"] == BINARY
     assert file_path["get"]["responses"]["200"]["content"]["application/octet-stream"]["schema"] == BINARY
 
 
-def test_problems_are_described_once() -> None:
+def test_problems_are_described_once(app: ServiceApp) -> None:
     """References resolve."""
-    app = build_app(make_settings())
     assert app.operations is not None
     schema = app.operations.openapi()
     assert {"type", "title", "status", "detail", "code", "definite"} <= schema["components"]["schemas"]["Problem"][
@@ -97,9 +103,8 @@ def test_problems_are_described_once() -> None:
     ].keys()
 
 
-def test_every_call_of_both_listeners_names_the_access_key() -> None:
+def test_every_call_of_both_listeners_names_the_access_key(app: ServiceApp) -> None:
     """So Swagger UI has a button Authorize, and sends the key with every request; probes need none."""
-    app = build_app(make_settings())
     assert app.operations is not None
     for schema in (app.openapi(), app.operations.openapi()):
         assert schema["components"]["securitySchemes"]["AccessKey"]["scheme"] == "bearer"
@@ -109,9 +114,9 @@ def test_every_call_of_both_listeners_names_the_access_key() -> None:
                 assert {"401", "403"} <= operation["responses"].keys() or not path.startswith("/v1/"), (method, path)
 
 
-def test_the_text_stands_alone_and_every_json_document_has_an_example() -> None:
+def test_the_text_stands_alone_and_every_json_document_has_an_example(app: ServiceApp) -> None:
     """Who reads it has no other page of ours. Parameters that are optional have none: Swagger UI would send them."""
-    schema = build_app(make_settings()).openapi()
+    schema = app.openapi()
     assert not re.search(r"\w\.md\b|section \d", json.dumps(schema))
     models = schema["components"]["schemas"]
     for path, operations in schema["paths"].items():

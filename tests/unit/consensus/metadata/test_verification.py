@@ -1,7 +1,9 @@
 """Whatever a disk does to the tables is noticed: by the sum, by a row's checksum when it is read, by the scrub."""
 
 import sqlite3
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,10 +114,19 @@ def pass_time(log: Log, elapsed_ms: int) -> None:
     log.apply(PassTime(elapsed_ms=elapsed_ms, **retentions, stamp=stamp()))
 
 
+@cache
+def filled_file() -> bytes:
+    """Made once: it takes forty commands."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m"
+        fill(path)
+        verify(path)
+        return path.read_bytes()
+
+
 @pytest.fixture
 def filled(tmp_path) -> Path:
-    fill(tmp_path / "m")
-    verify(tmp_path / "m")
+    (tmp_path / "m").write_bytes(filled_file())
     return tmp_path / "m"
 
 

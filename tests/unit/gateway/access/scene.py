@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 
 from services.gateway.access.sealing import Sealer
 from services.gateway.access_log import AccessLog
+from services.gateway.api.services import Services
 from services.gateway.main import Gateway, assemble, build_app, build_s3_app
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.replicas.repair import MAX_REPAIR_TASKS
@@ -28,6 +30,8 @@ from tests.unit.gateway.fakes import FakeClock, FakeNodes, LocalMetadata
 
 REALM = "5e" * 16
 LOOPBACK = "127.0.0.1"
+_NO_APP = FastAPI()
+"""What a gateway is given where it runs for no app of its own."""
 
 Client = httpx.AsyncClient  # noqa: TID251 - in this process
 
@@ -83,20 +87,60 @@ class SharedGateway(Gateway):
             yield
 
 
-class Running:
-    """A gateway and ways to ask it. The app of `/v1` is built when it is asked for: that takes longer than most tests."""
+class Stand(Gateway):
+    """Where an app of `/v1` finds the gateway of its test. To build one takes longer than most tests, so it serves many."""
 
-    def __init__(self, gateway: SharedGateway, settings: GatewaySettings) -> None:
+    _free: ClassVar[list[Stand]] = []
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        super().__init__(settings)
+        self._gateway: SharedGateway | None = None
+        self.app = build_app(settings, self)
+        self.app.state.is_started = True
+
+    @classmethod
+    @contextmanager
+    def over(cls, gateway: SharedGateway, settings: GatewaySettings) -> Iterator[ServiceApp]:
+        """An app that nobody else has meanwhile."""
+        stand = next((each for each in cls._free if each._settings == settings), None)
+        if stand is None:
+            stand = cls(settings)
+        else:
+            cls._free.remove(stand)
+        stand._gateway = gateway
+        yield stand.app
+        stand._gateway = None
+        cls._free.append(stand)
+
+    @property
+    def gateway(self) -> SharedGateway:
+        assert self._gateway is not None, "an app was asked after its test"
+        return self._gateway
+
+    @property
+    def services(self) -> Services:
+        return self.gateway.services
+
+    def readiness(self) -> list[str]:
+        return self.gateway.readiness()
+
+    def degradations(self) -> list[str]:
+        return self.gateway.degradations()
+
+
+class Running:
+    """A gateway and ways to ask it. `stack`: what ends with it."""
+
+    def __init__(self, gateway: SharedGateway, settings: GatewaySettings, stack: ExitStack) -> None:
         self.gateway = gateway
         self.s3: ASGIApp = build_s3_app(settings, gateway)
         """As it comes; `tests.unit.gateway.s3` asks it."""
         self._settings = settings
+        self._stack = stack
 
     @cached_property
     def app(self) -> ServiceApp:
-        app = build_app(self._settings, self.gateway)
-        app.state.is_started = True
-        return app
+        return self._stack.enter_context(Stand.over(self.gateway, self._settings))
 
     @cached_property
     def public(self) -> Client:
@@ -129,6 +173,9 @@ class Scene:
         self.root: Holder
 
     async def open(self) -> None:
+        await self.metadata.begin((type(self.clock), "scene"), self._begin)
+
+    async def _begin(self) -> None:
         await self.metadata.make_cluster(self.clock, *NODES)
         await self.metadata.upgrade(self.clock)
         await self.metadata.propose(InitAccess(realm=REALM, stamp=self.clock.stamp()))
@@ -176,8 +223,9 @@ class Scene:
         """One more, which knows nothing yet."""
         settings = make_settings(**changes)
         gateway = SharedGateway(settings, self)
-        async with gateway.running(FastAPI()):
-            yield Running(gateway, settings)
+        async with gateway.running(_NO_APP):
+            with ExitStack() as stack:
+                yield Running(gateway, settings, stack)
 
 
 def may(bucket: str, *actions: Action, prefix: str = "") -> Scope:
