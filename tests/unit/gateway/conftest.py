@@ -17,6 +17,7 @@ import pytest
 from fastapi.dependencies import models as fastapi_models
 
 from services.gateway.access import context, transport
+from services.gateway.access.key_table import KeyTable
 from services.gateway.access.principal import ITSELF, Principal
 from services.gateway.api.services import Services
 from services.gateway.main import assemble
@@ -103,6 +104,8 @@ def virtual_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
             return real()
 
     monkeypatch.setattr(time, "monotonic", now_s)
+    # It took the clock when it was imported.
+    monkeypatch.setitem(KeyTable.__init__.__kwdefaults__, "monotonic_s", now_s)
 
 
 @pytest.fixture(autouse=True)

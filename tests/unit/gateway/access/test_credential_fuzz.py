@@ -11,6 +11,8 @@ from shared.contracts.access import Action, Scope
 from shared.links import make_link
 from tests.unit.gateway.access.scene import Holder, Running, Scene
 
+pytestmark = pytest.mark.virtual_time
+
 ROUNDS = 120
 PATH = "/v1/files/default/mine/a"
 REFUSED = {400, 401, 403}

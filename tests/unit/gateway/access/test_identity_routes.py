@@ -17,6 +17,8 @@ from shared.links import LIFETIME_MAX_S
 from shared.units import NANOSECONDS_PER_SECOND
 from tests.unit.gateway.access.scene import SEALING_KEY, Holder, Running, Scene
 
+pytestmark = pytest.mark.virtual_time
+
 READ = {"actions": ["read"], "bucket": "photos", "prefix": "2026/"}
 
 

@@ -19,6 +19,8 @@ from shared.errors import CredentialInvalidError, LeaderUnavailableError
 from tests.unit.gateway.access.scene import LOOPBACK, Client, Holder, Running, Scene, may
 from tests.unit.gateway.conftest import CHUNK_SIZE_BYTES
 
+pytestmark = pytest.mark.virtual_time
+
 FILES = "/v1/files/default"
 EVERYTHING = may("default", Action.READ, Action.WRITE, Action.DELETE, Action.LIST)
 SMALL = b"x" * 100
@@ -153,7 +155,7 @@ async def test_an_open_download_ends_when_its_principal_may_not_read_any_more(
     scene: Scene, there: Running, holder: Holder, monkeypatch: pytest.MonkeyPatch, is_revoked: bool
 ) -> None:
     """It is looked at again and again, and broken off before its end; another change of rights leaves it alone."""
-    monkeypatch.setattr(control, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(control, "CHECK_INTERVAL_S", -1.0)
     body = bytes(40 * CHUNK_SIZE_BYTES)
     await there.public.put(f"{FILES}/long", content=body, headers=holder.headers)
     received = bytearray()

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import unquote
 
 from services.consensus.metadata.entries import CommittedEntry, encode_proposal
@@ -77,11 +78,12 @@ def common_prefix(key: str, prefix: str, delimiter: str | None) -> str | None:
 def expected(keys: Sequence[str], prefix: str, delimiter: str | None, after: str = "") -> list[Item]:
     """What a list shows, as S3 says: names behind `after`, and each common prefix that is behind it once."""
     items: dict[Item, None] = {}
+    behind = after.encode()
     for key in keys:
         if key.startswith(prefix):
             common = common_prefix(key, prefix, delimiter)
             item = ("key", key) if common is None else ("prefix", common)
-            if item[1].encode() > after.encode():
+            if item[1].encode() > behind:
                 items[item] = None
     return list(items)
 
@@ -113,7 +115,7 @@ class Page:
     def is_truncated(self) -> bool:
         return {"true": True, "false": False}[self.value("IsTruncated") or ""]
 
-    @property
+    @cached_property
     def _head(self) -> str:
         return re.sub("<(Contents|CommonPrefixes|Version|DeleteMarker)>.*</\\1>", "", self.text, flags=re.DOTALL)
 
