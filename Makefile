@@ -124,9 +124,12 @@ tidy: install ## Maps, links, words, class names, settings and dependencies; no 
 audit: install ## Ask the OSV database for known vulnerabilities of what is locked; skipped, with a word, where it is out of reach
 	@$(BIN)/python .ci/audit.py
 
+# pytest compiles every assert of every test anew unless it may keep what it made (`__pycache__`), and so does each process of ours.
+test-unit test: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test-unit
 test-unit: install ## The quick tests: no process is started, within a minute; `make tidy` has those of the tree
-	$(BIN)/python -m pytest -q tests/unit -n $(or $(WORKERS),2) --dist loadfile
+	$(BIN)/python -m pytest -q tests/unit -n $(or $(WORKERS),2) --dist worksteal
 
 # Most tests wait for other processes, so `make test` has a worker more than a small machine has processors. What keeps them
 # busy, or breaks things on purpose, has two.
