@@ -22,6 +22,8 @@ from shared.web.http_edge import GuardedHttpProtocol
 from tests.chance import start_from
 
 START_DEADLINE_S = 10.0
+GARBAGE_OBJECTS = 10_000
+"""How many more objects than at the last collection there may be before the next."""
 
 ServeApp = Callable[[FastAPI], str]
 
@@ -66,10 +68,16 @@ def pytest_collection() -> Generator[None, object, object]:
     collected = yield
     gc.collect()
     gc.freeze()
-    # Little of what a test leaves is in cycles, and what is may wait: to look every 700 objects took a tenth of the time.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(20 * GARBAGE_OBJECTS, 20, 20)
     gc.enable()
     return collected
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Collect between tests rather than in them: a finalizer may fail where a test has come to the end of the stack."""
+    if gc.get_count()[0] > GARBAGE_OBJECTS:
+        gc.collect(1)
 
 
 @pytest.hookimpl(tryfirst=True)

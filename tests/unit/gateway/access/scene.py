@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -97,6 +98,7 @@ class Stand(Gateway):
         self._gateway: SharedGateway | None = None
         self.app = build_app(settings, self)
         self.app.state.is_started = True
+        gc.freeze()  # tens of thousands of objects that stay until the end, and would be looked through again and again
 
     @classmethod
     @contextmanager
