@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ DEADLINE_S = 60
 def make_chunk() -> Chunk:
     body = random_bytes(SIZE_BYTES)
     return Chunk(blake3(body).hexdigest(), SIZE_BYTES, (body,))
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: a file system in memory does not say whether a read would have to wait."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
