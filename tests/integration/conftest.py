@@ -12,11 +12,21 @@ import pytest
 from local_cluster.cluster import Cluster
 from tests.free_ports import free_port_offset as find_free_port_offset
 from tests.integration.second_gateway import EITHER_GATEWAY, EitherGateway, SecondGateway
+from tests.waiting import block_until
 
 OVERRIDES = {
     # Tests reach no time server: nobody answers on the discard port, and LOGICAL is what a closed network has.
     "clock": {"TRIVET_NTP_SERVERS": "127.0.0.1:9"},
 }
+
+WELL_WITHIN_S = 60.0
+
+
+def is_well(cluster: Cluster) -> bool:
+    """Whether it lacks nothing, as far as it knows: every node is there, and no replica is missing."""
+    url = f"{cluster.operations_url('gateway-1')}/v1/cluster"
+    answer = httpx.get(url, headers=cluster.bearer, timeout=30, trust_env=False)
+    return answer.is_success and answer.json()["degraded"] == []
 
 
 @pytest.fixture
@@ -43,12 +53,20 @@ def shared_second(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFact
         yield second
 
 
-@pytest.fixture
-def cluster(shared_cluster: Cluster) -> Cluster:
-    """The shared cluster, with everything that an earlier test killed brought back."""
+@pytest.fixture(scope="module")
+def well_cluster(shared_cluster: Cluster) -> Cluster:
+    """The shared cluster as each file of tests may expect it, whatever the file before did to it: all of it runs, and it is well."""
     asyncio.run(shared_cluster.start())
-    print(f"cluster in {shared_cluster.layout.root}, gateway {shared_cluster.gateway_url}")  # shown when a test fails
+    block_until(lambda: is_well(shared_cluster), "the shared cluster is well", WELL_WITHIN_S)
     return shared_cluster
+
+
+@pytest.fixture
+def cluster(well_cluster: Cluster) -> Cluster:
+    """The shared cluster, with everything that an earlier test killed brought back."""
+    asyncio.run(well_cluster.start())
+    print(f"cluster in {well_cluster.layout.root}, gateway {well_cluster.gateway_url}")  # shown when a test fails
+    return well_cluster
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def environment(cluster: Cluster, shared_cluster: Cluster) -> dict[str, str]:
+def environment(cluster: Cluster, well_cluster: Cluster) -> dict[str, str]:
     """Of the shell. The bucket is one of another cluster."""
     outer = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TRIVET_"))}  # noqa: TID251
     return {
@@ -55,8 +55,8 @@ def environment(cluster: Cluster, shared_cluster: Cluster) -> dict[str, str]:
         **FORGETFUL,
         "TRIVET_LOCAL_DIR": str(cluster.layout.root),
         "TRIVET_PORT_OFFSET": str(cluster.port_offset),
-        "S3_ENDPOINT": shared_cluster.s3_url,
-        "S3_KEY": str(shared_cluster.layout.root_key),
+        "S3_ENDPOINT": well_cluster.s3_url,
+        "S3_KEY": str(well_cluster.layout.root_key),
     }
 
 
@@ -144,7 +144,7 @@ def back_up_and_be_killed(cluster: Cluster, target: Path, environment: dict[str,
 
 
 def test_everything_comes_back(
-    cluster: Cluster, shell: Shell, environment: dict[str, str], shared_cluster: Cluster, seed: int
+    cluster: Cluster, shell: Shell, environment: dict[str, str], well_cluster: Cluster, seed: int
 ) -> None:
     """What was there when the backup began, what was deleted while it was copied included, in a cluster of empty disks."""
     draw = random.Random(seed)
@@ -168,7 +168,7 @@ def test_everything_comes_back(
         # Once nothing keeps them, this cluster does delete such chunks within seconds.
         block_until(lambda: is_gone(cluster, digests[deleted[0]]), "its chunks are deleted", within_s=60)
 
-    with httpx.Client(base_url=shared_cluster.gateway_url, headers=shared_cluster.bearer, trust_env=False) as other:
+    with httpx.Client(base_url=well_cluster.gateway_url, headers=well_cluster.bearer, trust_env=False) as other:
         assert other.put("/v1/buckets/backups").is_success
     snapshot = min(path.name for path in (target / "snapshots").iterdir())
     printed = ""

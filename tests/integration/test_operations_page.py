@@ -173,10 +173,10 @@ class GatewayThatSignsTooEarly(SecondGateway):
             return ""
 
 
-def test_a_gateway_that_signs_with_the_new_secret_too_early_says_so(shared_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_gateway_that_signs_with_the_new_secret_too_early_says_so(well_cluster: Cluster, tmp_path: Path) -> None:
     """Lines NEW, OLD at one service while the others have OLD alone: the reason names the right order."""
     both = tmp_path / "peer-keys"
-    old = (shared_cluster.layout.secrets / "cluster-secret").read_text()
+    old = (well_cluster.layout.secrets / "cluster-secret").read_text()
     both.write_text(key_file(random_bytes(32).hex() + "\n" + old, Role.GATEWAY))
-    with GatewayThatSignsTooEarly(shared_cluster, tmp_path / "log", {"TRIVET_PEER_KEYS_FILE": str(both)}):
+    with GatewayThatSignsTooEarly(well_cluster, tmp_path / "log", {"TRIVET_PEER_KEYS_FILE": str(both)}):
         pass

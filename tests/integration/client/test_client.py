@@ -20,12 +20,12 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def store(shared_cluster) -> Iterator[trivet.Client]:
+def store(well_cluster) -> Iterator[trivet.Client]:
     """A client with the root key."""
     client = trivet.Client(
-        shared_cluster.gateway_url,
-        str(shared_cluster.layout.root_key),
-        operations_url=shared_cluster.operations_url("gateway-1"),
+        well_cluster.gateway_url,
+        str(well_cluster.layout.root_key),
+        operations_url=well_cluster.operations_url("gateway-1"),
     )
     with client:
         yield client
@@ -236,9 +236,9 @@ def test_operations(store, bucket) -> None:
         operations.remove_lost_node("storage-1")
 
 
-async def test_many_calls_at_once(shared_cluster, bucket) -> None:
+async def test_many_calls_at_once(cluster, bucket) -> None:
     """In one event loop, over connections that are used again."""
-    async with trivet.AsyncClient(shared_cluster.gateway_url, str(shared_cluster.layout.root_key)) as store:
+    async with trivet.AsyncClient(cluster.gateway_url, str(cluster.layout.root_key)) as store:
         keys = [f"{number:02}" for number in range(20)]
         await asyncio.gather(*(store.put(bucket, key, key.encode()) for key in keys))
         assert [row.key async for row in store.list(bucket)] == keys

@@ -103,19 +103,19 @@ def _ordinary(cluster: Cluster, bucket: str, outcome: Outcome, stop: threading.E
 
 
 @pytest.fixture(scope="module")
-def outcome(shared_cluster) -> Outcome:
+def outcome(well_cluster) -> Outcome:
     """All attacks against one gateway, once."""
-    bucket, url = "slow-clients", shared_cluster.gateway_url
-    with httpx.Client(base_url=url, headers=shared_cluster.bearer, timeout=30, trust_env=False) as client:
+    bucket, url = "slow-clients", well_cluster.gateway_url
+    with httpx.Client(base_url=url, headers=well_cluster.bearer, timeout=30, trust_env=False) as client:
         assert client.put(f"/v1/buckets/{bucket}").status_code in {200, 201}
         assert client.put(f"/v1/files/{bucket}/large", content=bytes(64 * MIB)).is_success
     found, stop = Outcome(), threading.Event()
     attacks = [
-        threading.Thread(target=_half_heads, args=(_address(shared_cluster), found)),
-        threading.Thread(target=_trickle, args=(shared_cluster, f"/v1/files/{bucket}/trickled", found)),
-        threading.Thread(target=_read_nothing, args=(shared_cluster, f"/v1/files/{bucket}/large", found)),
+        threading.Thread(target=_half_heads, args=(_address(well_cluster), found)),
+        threading.Thread(target=_trickle, args=(well_cluster, f"/v1/files/{bucket}/trickled", found)),
+        threading.Thread(target=_read_nothing, args=(well_cluster, f"/v1/files/{bucket}/large", found)),
     ]
-    ordinary = threading.Thread(target=_ordinary, args=(shared_cluster, bucket, found, stop))
+    ordinary = threading.Thread(target=_ordinary, args=(well_cluster, bucket, found, stop))
     for thread in (*attacks, ordinary):
         thread.start()
     for thread in attacks:

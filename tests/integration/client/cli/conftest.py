@@ -9,15 +9,14 @@ import pytest
 
 from local_cluster.cluster import Cluster
 from tests.integration.client.cli.command_line import CommandLine
+from tests.integration.conftest import WELL_WITHIN_S, is_well
 from tests.waiting import block_until
-
-DEADLINE_S = 60.0
 
 
 @pytest.fixture
-def trivet(cluster: Cluster, operations: httpx.Client, tmp_path, capsys, monkeypatch) -> CommandLine:
-    """The program `trivet`, called in an empty folder. The cluster, which other tests share, lacks nothing."""
-    block_until(lambda: not operations.get("/v1/cluster").json()["degraded"], "the cluster is well", DEADLINE_S)
+def trivet(cluster: Cluster, tmp_path, capsys, monkeypatch) -> CommandLine:
+    """The program `trivet`, called in an empty folder. The cluster lacks nothing, also after a test that let a node join."""
+    block_until(lambda: is_well(cluster), "the cluster is well", WELL_WITHIN_S)
     folder = tmp_path / "work"
     folder.mkdir()
     return CommandLine(cluster, folder, capsys, monkeypatch)

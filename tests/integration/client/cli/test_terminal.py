@@ -35,9 +35,9 @@ ODD_KEY = "odd\nname\x1b[31m.txt"
 
 
 @pytest.fixture(scope="module")
-def filled(shared_cluster) -> None:
+def filled(well_cluster) -> None:
     """A bucket `pictures` whose files are the same in every run; one has a name that would steer a terminal."""
-    url, headers = shared_cluster.gateway_url, shared_cluster.bearer
+    url, headers = well_cluster.gateway_url, well_cluster.bearer
     with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as gateway:
         gateway.put("/v1/buckets/pictures").raise_for_status()
         for key, size in FILES.items():
