@@ -55,7 +55,7 @@ def shared_second(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def well_cluster(shared_cluster: Cluster) -> Cluster:
-    """The shared cluster as each file of tests may expect it, whatever the file before did to it: all of it runs, and it is well."""
+    """The shared cluster as each file of tests may expect it, whatever the file before did to it: all of it runs, and well."""
     asyncio.run(shared_cluster.start())
     block_until(lambda: is_well(shared_cluster), "the shared cluster is well", WELL_WITHIN_S)
     return shared_cluster

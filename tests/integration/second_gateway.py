@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Self
 import httpx
 
 from local_cluster.cluster import Cluster
+from tests.free_ports import free_port
 
 READY_TIMEOUT_S = 60
 REPOSITORY = Path(__file__).parents[2]
@@ -49,11 +49,11 @@ class SecondGateway:
     ) -> None:
         spec = cluster.plan.get("gateway-1")
         self.bearer = cluster.bearer
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.address = ("127.0.0.1", port)
-        self.operations_port = _free_port()
-        s3_port = _free_port()
+        self.operations_port = free_port()
+        s3_port = free_port()
         self.s3_url = f"http://127.0.0.1:{s3_port}"
         self._command = [sys.executable, *program] if program else spec.command
         own = {
@@ -114,8 +114,3 @@ class SecondGateway:
         raise AssertionError(f"not ready: {self._log_file.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

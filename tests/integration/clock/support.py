@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,17 +21,12 @@ from shared.peer_address import PeerAddress
 from shared.peer_calls.http_client import PeerClient
 from shared.roles import Role
 from shared.timekeeping.time_client import TIME_PATH
+from tests.free_ports import free_port
 
 SECRET = "clock tests: thirty-two bytes or more"
 KEYS = derive_peer_keys(SECRET, Role.GATEWAY)
 DEADLINE_S = 20.0
 PROJECT_ROOT = Path(__file__).parents[3]
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ClockProcess:
@@ -134,8 +128,8 @@ class Chronyd:
     """
 
     def __init__(self, folder: Path, faketime: str | None = None, source: Chronyd | None = None) -> None:
-        self.command_port = free_port(socket.SOCK_DGRAM)
-        self.port = free_port(socket.SOCK_DGRAM)
+        self.command_port = free_port()
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         name = f"chrony-{self.port}"
         configuration = folder / f"{name}.conf"

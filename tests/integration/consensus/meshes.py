@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Self
 
@@ -17,16 +16,11 @@ from shared.cluster_keys import PeerKeys, derive_peer_keys
 from shared.contracts.cluster import ConsensusMember
 from shared.roles import Role
 from shared.units import KIB
+from tests.free_ports import free_port
 
 PIECE_BYTES = 8 * KIB
 SECRET = "a" * 32
 OTHER_SECRET = "b" * 32
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def message(name: str, *, number: int = 0, body: bytes = b"") -> InstallSnapshot:

@@ -19,7 +19,8 @@ from services.consensus.raft.configuration import Configuration
 from shared.cluster_keys import derive_peer_keys
 from shared.contracts.cluster import ConsensusMember
 from shared.roles import Role
-from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, free_port, message
+from tests.free_ports import free_port
+from tests.integration.consensus.meshes import OTHER_SECRET, SECRET, Harness, message
 from tests.waiting import wait_until
 
 BEAT_BYTES = 8 + 16

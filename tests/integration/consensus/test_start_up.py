@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,9 @@ from services.consensus.raft.ports import Entry, EntryKind
 from shared.cluster_keys import key_file
 from shared.roles import Role
 from shared.settings import EXIT_CONFIGURATION
+from tests.free_ports import free_port
 
 SECRET = "s" * 40
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(folder: Path, **changes: str | None) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,11 @@ import httpx
 import yaml
 
 from local_cluster.settings import PROJECT_ROOT
+from tests.free_ports import free_port
 from tests.waiting import block_until
 
 FOLDER = PROJECT_ROOT / "observability"
+READY_WITHIN_S = 40.0
 
 
 class Answer(NamedTuple):
@@ -36,9 +37,7 @@ class Prometheus:
         self._folder = folder
         self._config = folder / "prometheus.yaml"
         folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._config.write_text(yaml.safe_dump(_moved(port_offset)))
         self.targets = [
             target
@@ -61,8 +60,10 @@ class Prometheus:
         )
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}/api/v1", trust_env=False, timeout=30)
         try:
-            block_until(self._is_ready, "Prometheus is ready")
-            block_until(lambda: len(self.now('up{job="trivet"} == 1')) == len(self.targets), "all are scraped")
+            block_until(self._is_ready, "Prometheus is ready", READY_WITHIN_S)
+            block_until(
+                lambda: len(self.now('up{job="trivet"} == 1')) == len(self.targets), "all are scraped", READY_WITHIN_S
+            )
         except BaseException:
             self.__exit__()
             raise

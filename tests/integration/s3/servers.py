@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from botocore.config import Config
 
 from local_cluster.cluster import Cluster
+from tests.free_ports import free_port
 from tests.waiting import block_until
 
 READY_TIMEOUT_S = 60
@@ -97,7 +97,7 @@ def trivet_s3(cluster: Cluster, attempts: int = 1) -> S3Server:
 @contextmanager
 def seaweedfs_s3(folder: Path) -> Iterator[S3Server]:
     """A server of SeaweedFS with all its parts in one process; killed at the end."""
-    server = S3Server("seaweedfs", f"http://127.0.0.1:{_free_port()}", "TVSEAWEEDFS000000001", "s" * 40)
+    server = S3Server("seaweedfs", f"http://127.0.0.1:{free_port()}", "TVSEAWEEDFS000000001", "s" * 40)
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     credentials = [{"accessKey": server.key, "secretKey": server.secret}]
     rights = {"identities": [{"name": "root", "credentials": credentials, "actions": actions}]}
@@ -115,7 +115,7 @@ def seaweedfs_s3(folder: Path) -> Iterator[S3Server]:
 
 
 def _weed_command(folder: Path, server: S3Server) -> list[str]:
-    ports = {f"{part}.port{kind}": _free_port() for part in ("master", "volume", "filer") for kind in ("", ".grpc")}
+    ports = {f"{part}.port{kind}": free_port() for part in ("master", "volume", "filer") for kind in ("", ".grpc")}
     options = {
         "dir": folder / "data",
         "ip": "127.0.0.1",
@@ -126,7 +126,7 @@ def _weed_command(folder: Path, server: S3Server) -> list[str]:
         "volume.max": 0,
         "s3": "true",
         "s3.port": urlsplit(server.endpoint).port,
-        "s3.port.grpc": _free_port(),
+        "s3.port.grpc": free_port(),
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.allowDeleteBucketNotEmpty": "false",
@@ -154,13 +154,6 @@ def _lists_buckets(client: Any) -> bool:
     except client.exceptions.ClientError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def require_trivet(server: S3Server, why: str) -> None:

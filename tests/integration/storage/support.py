@@ -29,17 +29,12 @@ from shared.peer_calls.http_client import proved_by_name
 from shared.roles import Role
 from tests.callers import ClientOfEveryRole
 from tests.chance import random_bytes
+from tests.free_ports import free_port
 
 ROOT = Path(__file__).parents[3]
 SECRET = "storage-test-secret-" + "x" * 20
 CLUSTER_ID = "storage-test-cluster"
 REDIS_PASSWORD = "redis-test-password"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
