@@ -112,5 +112,3 @@ class SecondGateway:
                     continue
                 raise AssertionError(f"the gateway ended with {code}: {self._log_file.read_text()[-2000:]}")
         raise AssertionError(f"not ready: {self._log_file.read_text()[-2000:]}")
-
-

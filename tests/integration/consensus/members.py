@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import signal
 import struct
@@ -36,6 +35,7 @@ from shared.peer_calls.http_client import PeerClient
 from shared.roles import Role
 from tests.callers import ClientOfEveryRole
 from tests.free_ports import free_port_offset
+from tests.log_lines import records
 
 CLUSTER_ID = "test-cluster"
 READY_DEADLINE_S = 60.0
@@ -305,8 +305,8 @@ class Members:
 
     def log_events(self, number: int, event: str) -> list[dict[str, Any]]:
         """What the member logged under that name, over all its lives."""
-        lines = (self._folder / f"consensus-{number + 1}.log").read_text().splitlines()
-        return [record for record in map(json.loads, lines) if record.get("event") == event]
+        found = records(self._folder / f"consensus-{number + 1}.log")
+        return [record for record in found if record.get("event") == event]
 
     def has_ended(self, number: int) -> bool:
         return self._processes[number].poll() is not None

@@ -10,6 +10,7 @@ import random
 import socket
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
@@ -18,12 +19,12 @@ from blake3 import blake3
 
 from local_cluster.cluster import Cluster
 from services.gateway.ports import FileChunk
-from shared.peer_address import PeerAddress
+from shared.contracts.chunks import HasRequest, HasResponse
 from shared.peer_calls.http_client import PeerClient
-from shared.roles import Role
 from shared.units import MIB
 from tests.credentials import bearer_line
-from tests.waiting import block_until
+from tests.log_lines import records, whole_lines
+from tests.waiting import block_until, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -86,21 +87,34 @@ async def test_bytes_lost_in_mid_stream_break_the_connection_off(cluster, bucket
     assert gateway.put(f"/v1/files/{bucket}/k", content=b"".join(chunks)).status_code == 201
     lost = FileChunk.of(chunks[10]).digest
     async with PeerClient(cluster.keys) as client:
-        for number in (1, 2, 3):
-            peer = PeerAddress(f"storage-{number}", cluster.url(f"storage-{number}"), Role.STORAGE)
+        peers = [cluster.peer(f"storage-{number}") for number in (1, 2, 3)]
+
+        async def is_everywhere() -> bool:
+            question = HasRequest(digests=[lost])
+            path = "/v1/chunks/has"
+            found = [await client.call(peer, "POST", path, HasResponse, body=question, timeout_s=10) for peer in peers]
+            return all(answer.present for answer in found)
+
+        # The last replica comes after the answer, and may come after a deletion.
+        await wait_until(is_everywhere, "each node has the chunk", 30)
+        for peer in peers:
             await client.request(peer, "DELETE", f"/v1/chunks/{lost}", timeout_s=10)
     received, log = bytearray(), cluster.layout.log_file("gateway-1")
     logged_bytes = log.stat().st_size
     url = f"{cluster.gateway_url}/v1/files/{bucket}/k"
-    with httpx.stream("GET", url, headers=cluster.bearer, trust_env=False) as answer:
+    with httpx.stream("GET", url, headers=cluster.bearer, trust_env=False, timeout=30) as answer:
         assert answer.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             collect(answer, received)
     assert bytes(received) == b"".join(chunks[:10])
-    lines = [json.loads(line) for line in log.read_bytes()[logged_bytes:].splitlines()]
-    broken_off = [line for line in lines if line.get("path") == f"/v1/files/{bucket}/k"]
-    assert [line["code"] for line in broken_off] == ["data_unavailable"], "no defect of ours, so one line"
-    assert not any("exception" in line for line in lines)
+
+    def broken_off() -> list[str]:
+        found = records(log, from_byte=logged_bytes)
+        return [line["code"] for line in found if line.get("path") == f"/v1/files/{bucket}/k"]
+
+    await wait_until(broken_off, "the line is written")
+    assert broken_off() == ["data_unavailable"], "no defect of ours, so one line"
+    assert not any("exception" in line for line in records(log, from_byte=logged_bytes))
     problem = gateway.get(f"/v1/files/{bucket}/k", headers={"range": f"bytes={10 * MIB}-"})
     assert problem.status_code == 503
     assert problem.json()["code"] == "data_unavailable"
@@ -285,8 +299,11 @@ def test_a_refused_cluster_change_is_logged(cluster) -> None:
     answer = httpx.delete(url, headers={"authorization": f"Bearer {guess}"}, trust_env=False, timeout=30)
     assert answer.status_code == 401
     log = cluster.layout.log_file("gateway-1")
-    block_until(lambda: f'"{path}"' in log.read_text(), "the refusal is written", 10)
-    lines = [json.loads(line) for line in log.read_text().splitlines() if f'"{path}"' in line]
-    denied = [line["row"] for line in lines if line.get("row", {}).get("event") == "denied"]
-    assert [(line["address"], line["code"]) for line in denied] == [("127.0.0.1", answer.json()["code"])], lines
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in whole_lines(log) if f'"{path}"' in line]
+
+    block_until(lines, "the refusal is written")
+    denied = [line["row"] for line in lines() if line.get("row", {}).get("event") == "denied"]
+    assert [(line["address"], line["code"]) for line in denied] == [("127.0.0.1", answer.json()["code"])], lines()
     assert guess not in log.read_text()

@@ -27,6 +27,7 @@ from tests.integration.clock.fake_ntp import FakeNtpServer
 from tests.integration.observability.collector import Collector
 from tests.integration.observability.drawing import draw
 from tests.integration.observability.prometheus import FOLDER, Prometheus
+from tests.log_lines import records
 from tests.waiting import block_until
 
 pytestmark = [
@@ -190,9 +191,7 @@ def gateway(cluster: Cluster) -> Iterator[httpx.Client]:
 
 def request_lines(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     """What a process wrote of its requests."""
-    text = (cluster.layout.root / "log" / f"{name}.log").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return [line for line in lines if line.get("event") == "request"]
+    return [line for line in records(cluster.layout.log_file(name)) if line.get("event") == "request"]
 
 
 PUTS = {
