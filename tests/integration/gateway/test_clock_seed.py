@@ -39,7 +39,7 @@ def first_time(url: str, bearer: dict[str, str]) -> str:
 
 def test_time_never_goes_back_when_a_gateway_restarts_on_a_late_host(cluster, gateway, bucket, tmp_path) -> None:
     """It serves nothing before it has heard from the leader where the cluster's time stands; receipts go on growing, too."""
-    asked = httpx.get(f"{cluster.gateway_url}/v1/time", headers=cluster.bearer, trust_env=False)
+    asked = httpx.get(f"{cluster.gateway_url}/v1/time", headers=cluster.bearer, trust_env=False, timeout=30)
     before = asked.json()["timestamp"]["hlc"]
     program = ["-m", "tests.integration.gateway.late_gateway", str(LATE_S)]
     # Without a clock service, which would put it right before anybody asks.
@@ -48,5 +48,5 @@ def test_time_never_goes_back_when_a_gateway_restarts_on_a_late_host(cluster, ga
         after = first_time(late.url, cluster.bearer)
         assert after > before, f"went back by {(int(before, 16) - int(after, 16)) / (1 << 32):.0f} s"
         url = f"{late.url}/v1/files/{bucket}/k"
-        stored = httpx.put(url, content=b"x", headers=cluster.bearer, trust_env=False, timeout=10)
+        stored = httpx.put(url, content=b"x", headers=cluster.bearer, trust_env=False, timeout=30)
         assert stored.json()["timestamp"]["hlc"] > after

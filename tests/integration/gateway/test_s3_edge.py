@@ -18,7 +18,7 @@ def asked(cluster: Cluster, request: bytes) -> tuple[bytes, bytes]:
     """Head and body of everything that is answered until the connection ends."""
     url = httpx.URL(cluster.s3_url)
     received = bytearray()
-    with socket.create_connection((url.host, url.port), timeout=10) as connection:
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(request)
         while piece := connection.recv(65536):
             received += piece
@@ -73,16 +73,16 @@ def test_a_refused_upload_that_was_sent_is_answered_whole(cluster: Cluster) -> N
 def test_the_doors_do_not_lead_into_each_other(cluster: Cluster) -> None:
     """No route of `/v1`, no page and no probe on one, no bucket at the root of the other."""
     for path in ("/v1/files/default/first", "/docs", "/healthz", "/metrics", "/openapi.json"):
-        answer = httpx.get(f"{cluster.s3_url}{path}", headers=cluster.bearer, trust_env=False)
+        answer = httpx.get(f"{cluster.s3_url}{path}", headers=cluster.bearer, trust_env=False, timeout=30)
         assert answer.status_code in {400, 403}
         assert answer.headers["content-type"] == "application/xml"
-    answer = httpx.get(f"{cluster.gateway_url}/default", headers=cluster.bearer, trust_env=False)
+    answer = httpx.get(f"{cluster.gateway_url}/default", headers=cluster.bearer, trust_env=False, timeout=30)
     assert answer.status_code == 404
 
 
 def test_a_connection_serves_one_request_after_the_other(cluster: Cluster) -> None:
     """Refusals without a body included, also those of a HEAD, which have none."""
-    with httpx.Client(base_url=cluster.s3_url, trust_env=False) as client:
+    with httpx.Client(base_url=cluster.s3_url, trust_env=False, timeout=30) as client:
         ids = set()
         for method in ("GET", "HEAD", "GET", "HEAD", "GET"):
             answer = client.request(method, "/photos/k")

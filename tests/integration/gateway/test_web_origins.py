@@ -108,6 +108,7 @@ def test_a_preflight_of_a_named_origin_is_answered(cors_url) -> None:
         f"{cors_url}/v1/files/default/k",
         headers={"origin": APP, "access-control-request-method": "PUT", "access-control-request-headers": asked},
         trust_env=False,
+        timeout=30,
     )
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == APP
@@ -122,7 +123,7 @@ def test_a_preflight_of_another_origin_is_refused(cors_url) -> None:
     """403, and no header that a browser would take for leave."""
     for origin in ("https://attacker.example", "http://app.example.org", "null"):
         asked = {"origin": origin, "access-control-request-method": "PUT"}
-        answer = httpx.options(f"{cors_url}/v1/files/default/k", headers=asked, trust_env=False)
+        answer = httpx.options(f"{cors_url}/v1/files/default/k", headers=asked, trust_env=False, timeout=30)
         assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
         assert "access-control-allow-origin" not in answer.headers
         assert answer.headers["vary"] == "Origin"
@@ -130,15 +131,18 @@ def test_a_preflight_of_another_origin_is_refused(cors_url) -> None:
 
 def test_answers_can_be_read_by_the_named_origin_alone(cors_url) -> None:
     """Problems included: this gateway has no cluster, and a page must be told. Caches must keep the answers apart."""
-    read = httpx.get(f"{cors_url}/v1/time", headers={"origin": APP}, trust_env=False)
+    read = httpx.get(f"{cors_url}/v1/time", headers={"origin": APP}, trust_env=False, timeout=30)
     assert read.headers["access-control-allow-origin"] == APP
     assert read.headers["access-control-expose-headers"] == "*"
     change = httpx.put(
-        f"{cors_url}/v1/buckets/Bad", headers={"origin": APP, "sec-fetch-site": "cross-site"}, trust_env=False
+        f"{cors_url}/v1/buckets/Bad",
+        headers={"origin": APP, "sec-fetch-site": "cross-site"},
+        trust_env=False,
+        timeout=30,
     )
     assert change.status_code not in {403, 421}
     assert change.headers["access-control-allow-origin"] == APP
     for headers in ({"origin": "https://attacker.example"}, {}):
-        other = httpx.get(f"{cors_url}/v1/time", headers=headers, trust_env=False)
+        other = httpx.get(f"{cors_url}/v1/time", headers=headers, trust_env=False, timeout=30)
         assert "access-control-allow-origin" not in other.headers
         assert other.headers["vary"] == "Origin"

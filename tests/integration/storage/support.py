@@ -212,13 +212,13 @@ class StorageProcess:
 
     def reasons(self) -> list[str]:
         """What /readyz complains of."""
-        return httpx.get(f"http://127.0.0.1:{self.operations_port}/readyz").json().get("reasons", [])
+        return httpx.get(f"http://127.0.0.1:{self.operations_port}/readyz", timeout=20).json().get("reasons", [])
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the node ended: {self.log.read_text()[-2000:]}"
         try:
-            return httpx.get(f"{self.peer.url}/healthz", timeout=1).status_code == 200
+            return httpx.get(f"{self.peer.url}/healthz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -217,7 +217,7 @@ async def test_a_batch_is_signed_by_its_head_and_proved_by_its_digests(node) -> 
     put = PutItem(bytes.fromhex(digest_of(SMALL)), len(SMALL), 5)
     other = PutItem(bytes.fromhex(digest_of(b"other")), 5, 5)
     get = GetItem(bytes.fromhex(digest_of(SMALL)))
-    async with httpx.AsyncClient(base_url=node.peer.url) as client:  # noqa: TID251 - what the wire sees
+    async with httpx.AsyncClient(base_url=node.peer.url, timeout=30) as client:  # noqa: TID251 - what the wire sees
 
         async def send(head: bytes, body: bytes, signed: bytes) -> tuple[SignedRequest, httpx.Response]:
             digest = digest_of(signed)
@@ -254,7 +254,7 @@ async def test_without_a_right_signature_nothing_is_said(start_node):
     node = start_node(mode="disk")
     digest = digest_of(SMALL)
     forged = {"authorization": "Trivet-HMAC key=00000000,boot=x,nonce=a.1,mac=00", "x-trivet-body-digest": digest}
-    async with httpx.AsyncClient(base_url=node.peer.url) as client:  # noqa: TID251 - a stranger
+    async with httpx.AsyncClient(base_url=node.peer.url, timeout=30) as client:  # noqa: TID251 - a stranger
         description = (await client.get("/openapi.json")).json()
         client.headers.update(forged)
         tried = 0
@@ -274,7 +274,7 @@ async def test_without_a_right_signature_nothing_is_said(start_node):
 def test_the_description_documents_every_answer(start_node):
     """The OpenAPI document names the refusals of every route and the body of a put."""
     node = start_node(mode="disk")
-    paths = httpx.get(f"{node.peer.url}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{node.peer.url}/openapi.json", timeout=30).json()["paths"]
     chunk = paths["/v1/chunks/{digest}"]
     assert {"200", "201", "400", "401", "413", "503", "507"} <= chunk["put"]["responses"].keys()
     assert {"200", "206", "400", "401", "404", "416", "503"} <= chunk["get"]["responses"].keys()

@@ -465,7 +465,7 @@ def peak_rss_bytes(node: StorageProcess) -> int:
 def ask_and_never_read(node: StorageProcess, digest: str) -> list[socket.socket]:
     """Readers that sign a request for 1 MiB and take nothing of the answer."""
     signer = RequestSigner(derive_peer_keys(SECRET, Role.GATEWAY))
-    boot = parse_challenge(httpx.get(f"{node.peer.url}/v1/status").headers["www-authenticate"])
+    boot = parse_challenge(httpx.get(f"{node.peer.url}/v1/status", timeout=30).headers["www-authenticate"])
     signer.learn(node.node_id, boot)
     connections = []
     for _ in range(SLOW_READERS):

@@ -233,11 +233,11 @@ def test_a_link_works_without_a_key(trivet, bucket, cluster) -> None:
     (trivet.folder / "note").write_text("shared")
     trivet("cp", "note", f"{bucket}/a note?.txt")
     shared = trivet("share", f"{bucket}/a note?.txt", "--for", "10m")
-    assert httpx.get(shared.out.strip()).text == "shared"
+    assert httpx.get(shared.out.strip(), timeout=30).text == "shared"
     assert "Good for 10 min" in shared.err
     link = trivet("share", "--upload", "--only-new", f"{bucket}/new", "--json").document
-    assert httpx.put(link["url"], content=b"x", headers=link["headers"]).status_code == 201
-    assert httpx.put(link["url"], content=b"y", headers=link["headers"]).status_code == 412
+    assert httpx.put(link["url"], content=b"x", headers=link["headers"], timeout=30).status_code == 201
+    assert httpx.put(link["url"], content=b"y", headers=link["headers"], timeout=30).status_code == 412
 
 
 def test_the_reader_of_a_list_may_stop_early(trivet, bucket, tree) -> None:
