@@ -279,6 +279,7 @@ def test_a_wiped_node_is_refilled_without_a_spare_one(tmp_path: Path) -> None:
         digests = files_of(bench, "wiped")
         bench.wipe("storage-1")
         print(f"refilled in {bench.until_on(digests, N):.1f} s")
+        bench.settle()
         report = bench.report("storage-1")
         assert report is not None
         assert report.expected_chunks == len(digests)

@@ -193,7 +193,7 @@ def test_a_node_wiped_at_rest_is_named_by_another_incarnation(own: Cluster, http
         node: before[node] for node in (SURVIVOR, ABSENT)
     }
     assert http.put("/v1/files/default/wiped-at-rest", content=b"x" * MIB).status_code == 201
-    assert consensus_logs(own).count(ANOTHER_DISK) > logged
+    block_until(lambda: consensus_logs(own).count(ANOTHER_DISK) > logged, "a log says so")
 
 
 def test_a_run_that_another_one_has_superseded_acknowledges_nothing(own: Cluster, http: httpx.Client) -> None:

@@ -70,7 +70,12 @@ async def test_true_time_is_in_every_published_interval(
         assert report.utc_ns >= last_ns
         assert report.hlc > last_hlc
         last_ns, last_hlc = report.utc_ns, report.hlc
-    assert (report.sources.ok, report.sources.false, report.sources.unreachable) == (4, 0, 0)
+
+    def is_heard_by_all(report: TimeReport) -> bool:
+        return (report.sources.ok, report.sources.false, report.sources.unreachable) == (4, 0, 0)
+
+    # On a busy machine a poll may be late.
+    report = await clock.wait_for(client, lambda report: is_synced(report) and is_heard_by_all(report))
     assert report.error_ns < 100_000_000, "more than SYNCED allows"
     assert report.reasons == []
     assert clock.get("/readyz").json() == {"status": "ready"}
@@ -82,8 +87,7 @@ async def test_one_liar_of_four_is_named_and_not_followed(
     """C4: 600 s of lie change nothing."""
     ntp_servers[1].behaviour = Behaviour(offset_ns=600 * SECOND_NS)
     clock = start_clock(*ntp_servers)
-    report = await clock.wait_for(client, lambda report: report.sources.false == 1)
-    assert report.state is ClockState.SYNCED
+    report = await clock.wait_for(client, lambda report: is_synced(report) and report.sources.false == 1)
     assert abs(report.utc_ns - WALL()) < SECOND_NS
     assert [each.verdict for each in report.source_reports].count(SourceVerdict.FALSETICKER) == 1
     metrics = clock.operations("/metrics").text

@@ -12,7 +12,7 @@ from shared.timekeeping.host_clock import SystemHostClock
 from tests.integration.clock.fake_ntp import SECOND_NS, Behaviour, FakeNtpServer, ntp_timestamp
 
 HOST = SystemHostClock()
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.0
 
 
 def replaced(packet: bytes, offset: int, value: bytes) -> bytes:
@@ -103,7 +103,7 @@ def test_an_honest_answer_contains_the_servers_time(offset_ns: int) -> None:
     assert abs(outcome.sample.utc_ns - truth_ns) <= outcome.sample.error_ns + 1_000_000
 
 
-@pytest.mark.parametrize(("before_s", "after_s"), [(0.08, 0.0), (0.0, 0.08)])
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.4, 0.0), (0.0, 0.4)])
 def test_an_asymmetric_delay_is_within_the_bound(before_s: float, after_s: float) -> None:
     """When all the delay is on one way, the midpoint is wrong by half of it, and the bound says so."""
     with FakeNtpServer(Behaviour(delay_before_s=before_s, delay_after_s=after_s)) as server:

@@ -102,7 +102,7 @@ async def test_a_call_that_was_told_that_nothing_was_sent_is_not_sent_later():
         first = asyncio.ensure_future(client.propose(command("warm")))
         await wait_until(lambda: len(member.requests) == 1)
         slow = asyncio.ensure_future(client.propose(command("slow")))
-        late = asyncio.ensure_future(client.propose(command("late"), deadline_s=0.5))
+        late = asyncio.ensure_future(client.propose(command("late"), deadline_s=2.0))
         await asyncio.sleep(0)
         warm.set()
         with pytest.raises(LeaderUnavailableError) as told:

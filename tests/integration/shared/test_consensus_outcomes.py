@@ -88,7 +88,7 @@ def long_pauses(monkeypatch) -> None:
 async def test_nothing_sent_is_definite(long_pauses):
     """When no member takes a connection, the proposal certainly did not happen."""
     addresses = [closed_address("consensus-1"), closed_address("consensus-2")]
-    async with peers() as peer_client, ConsensusClient(addresses, peer_client, deadline_s=0.4) as client:
+    async with peers() as peer_client, ConsensusClient(addresses, peer_client, deadline_s=1.0) as client:
         with pytest.raises(LeaderUnavailableError) as failed:
             await client.propose(command())
         assert failed.value.definite
@@ -102,7 +102,7 @@ async def test_who_has_to_find_out_why_no_leader_answered_finds_the_last_refusal
     async def refuses(path: str, batch: list[dict]) -> Reply:
         return problem(SignatureRejectedError("not with this secret"))
 
-    async with cluster(refuses, refuses, deadline_s=0.4) as (client, _):
+    async with cluster(refuses, refuses, deadline_s=1.0) as (client, _):
         with pytest.raises(LeaderUnavailableError) as failed:
             await client.propose(command())
         assert isinstance(failed.value.__cause__, SignatureRejectedError)
@@ -112,7 +112,7 @@ async def test_who_has_to_find_out_why_no_leader_answered_finds_the_last_refusal
 
 async def test_only_refusals_are_definite(long_pauses):
     """Members that all say that they do not lead have appended nothing."""
-    async with cluster(follows(), follows(), deadline_s=0.4) as (client, members):
+    async with cluster(follows(), follows(), deadline_s=1.0) as (client, members):
         with pytest.raises(LeaderUnavailableError) as failed:
             await client.propose(command())
         assert failed.value.definite
@@ -122,7 +122,7 @@ async def test_only_refusals_are_definite(long_pauses):
 @pytest.mark.parametrize("misbehaviour", [hangs, hangs_up], ids=["hangs", "hangs up"])
 async def test_one_attempt_that_may_have_been_appended_makes_the_outcome_unknown(misbehaviour):
     """Refusals after a lost answer do not make it certain again."""
-    async with cluster(misbehaviour, follows(), deadline_s=0.8) as (client, members):
+    async with cluster(misbehaviour, follows(), deadline_s=2.0) as (client, members):
         with pytest.raises(OutcomeUnknownError) as failed:
             await client.propose(command(), request_id="once")
         assert not failed.value.definite
@@ -153,7 +153,7 @@ async def test_a_deadline_in_mid_attempt_leaves_the_outcome_unknown():
     """The caller's deadline does not wait for the attempt's."""
     async with cluster(hangs, attempt_timeout_s=5) as (client, _):
         with pytest.raises(OutcomeUnknownError):
-            await client.propose(command(), deadline_s=0.1)
+            await client.propose(command(), deadline_s=0.5)
 
 
 async def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown():
@@ -162,7 +162,7 @@ async def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown():
     async def behaviour(path: str, batch: list[dict]) -> Reply:
         return 200, {"results": []}
 
-    async with cluster(behaviour, deadline_s=0.4) as (client, [member]):
+    async with cluster(behaviour, deadline_s=1.0) as (client, [member]):
         with pytest.raises(OutcomeUnknownError) as failed:
             await client.propose(command())
         assert failed.value.facts == {"last_error": "internal_error"}
@@ -171,7 +171,7 @@ async def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown():
 
 async def test_a_read_that_fails_is_definite():
     """A read changes nothing, whatever became of its requests."""
-    async with cluster(hangs, deadline_s=0.4) as (client, _):
+    async with cluster(hangs, deadline_s=1.0) as (client, _):
         with pytest.raises(LeaderUnavailableError) as failed:
             await client.read(ListBuckets())
         assert failed.value.definite
