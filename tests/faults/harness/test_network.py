@@ -13,6 +13,7 @@ import pytest
 from tests.faults.harness.callers import OUTSIDE, Callers
 from tests.faults.harness.network import CUT, Network, Weather
 from tests.free_ports import free_port_offset
+from tests.waiting import wait_until
 
 CALLED = "storage-1"
 DEADLINE_S = 20.0
@@ -87,7 +88,7 @@ async def test_a_link_that_loses_answers_is_broken_afterwards() -> None:
         writer.write(b"during")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.2)
-        assert network.counts["lost"] >= 1
+        await wait_until(lambda: network.counts["lost"] >= 1, "the answer is lost", DEADLINE_S)
         network.heal()
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(1), DEADLINE_S)

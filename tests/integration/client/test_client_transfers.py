@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import trivet
@@ -23,10 +24,11 @@ _PART_BYTES = 5 * MIB
 
 _TRANSFER = """
 import sys, time, trivet
-direction, url, key_file, path, pause_s = sys.argv[1:]
+direction, url, key_file, path, stop_at_bytes = sys.argv[1:]
 def told(progress):
-    print(progress.done_bytes, progress.resumed_bytes, flush=True)
-    time.sleep(float(pause_s))
+    if progress.done_bytes >= int(stop_at_bytes):
+        print("stopped", flush=True)
+        time.sleep(3600)
 with trivet.Client(url, key_file) as store:
     if direction == "up":
         print(store.upload_file("default", "killed", path, part_size_bytes=5 << 20, parallel=2, on_progress=told).etag)
@@ -43,26 +45,27 @@ def store(cluster, tmp_path, monkeypatch) -> Iterator[trivet.Client]:
         yield client
 
 
-def _start(cluster, direction: str, path: Path, pause_s: float = 0.0) -> subprocess.Popen[str]:
-    arguments = [direction, cluster.gateway_url, str(cluster.layout.root_key), str(path), str(pause_s)]
-    return subprocess.Popen([sys.executable, "-c", _TRANSFER, *arguments], stdout=subprocess.PIPE, text=True)
+def _start_and_kill(cluster, direction: str, path: Path, stop_at_bytes: int) -> None:
+    """A program that stands still once it has so many bytes, and is killed there. The gateway has done what it was sent."""
+    arguments = [direction, cluster.gateway_url, str(cluster.layout.root_key), str(path), str(stop_at_bytes)]
+    with subprocess.Popen([sys.executable, "-c", _TRANSFER, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stopped\n"
+        process.send_signal(signal.SIGKILL)
+    block_until(lambda: _transfers_under_way(cluster) == 0, "the gateway has done what it was sent")
 
 
-def _kill_when(process: subprocess.Popen[str], done_bytes: int) -> None:
-    """Kill the program once it has said that it has so many bytes."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line.split()[0]) >= done_bytes:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+def _transfers_under_way(cluster) -> float:
+    metrics = httpx.get(f"{cluster.operations_url('gateway-1')}/metrics", trust_env=False, timeout=30).text
+    (value,) = [line.split()[1] for line in metrics.splitlines() if line.startswith("trivet_gateway_transfers ")]
+    return float(value)
 
 
 def test_a_killed_upload_goes_on(cluster, store, tmp_path) -> None:
     """The next program sends what is missing, and no part twice."""
     source = tmp_path / "source"
     source.write_bytes(random_bytes(5 * _PART_BYTES + 17))
-    _kill_when(_start(cluster, "up", source, 0.02), 3 * _PART_BYTES)
+    _start_and_kill(cluster, "up", source, 3 * _PART_BYTES)
     (journal,) = (tmp_path / "state").rglob("*.journal")
     (begun,) = [each for each in store.uploads("default") if each.key == "killed"]
     durable = {part.number: part.part for part in store.upload(begun.upload_id).parts}
@@ -82,7 +85,7 @@ def test_a_killed_download_goes_on(cluster, store, tmp_path) -> None:
     data = random_bytes(40 * MIB)
     store.put("default", "large", data)
     target = tmp_path / "target"
-    _kill_when(_start(cluster, "down", target, 0.002), 33 * MIB)
+    _start_and_kill(cluster, "down", target, 33 * MIB)
     assert not target.exists()
 
     told = []
@@ -155,7 +158,7 @@ def test_a_gibibyte_outlives_a_storage_node_and_a_killed_program(cluster, store,
     """Both, at the size that people have."""
     _outlive_a_node(cluster, store, tmp_path, 1 << 30)
     source = tmp_path / "source"
-    _kill_when(_start(cluster, "up", source), 400 * MIB)
+    _start_and_kill(cluster, "up", source, 400 * MIB)
     store.upload_file("default", "killed", source, part_size_bytes=_PART_BYTES)
     store.download_file("default", "killed", tmp_path / "target")
     assert subprocess.run(["cmp", source, tmp_path / "target"], check=False).returncode == 0

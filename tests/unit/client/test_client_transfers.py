@@ -500,7 +500,7 @@ async def test_no_write_comes_after_the_end(places, monkeypatch, ending) -> None
 
     def slow_write(*arguments) -> None:
         begun.set()
-        assert goes_on.wait(3)
+        assert goes_on.wait(30)
         write(*arguments)
         written.append(arguments[0])
 

@@ -153,7 +153,7 @@ class World:
 
     async def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Poll until `condition` holds."""
-        await wait_until(condition, what, within_s=5.0)
+        await wait_until(condition, what, within_s=20.0)
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ async def test_a_large_body_to_a_peer_that_does_not_read_ends_in_time() -> None:
     async with await asyncio.start_server(handle, "127.0.0.1", 0, limit=1024) as server, PeerClient(KEYS) as client:
         peer = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Role.STORAGE)
         with pytest.raises(PeerUnreachableError) as caught:
-            await client.request(peer, "PUT", "/", content=b"x" * 32_000_000, timeout_s=0.05)
+            await client.request(peer, "PUT", "/", content=b"x" * 32_000_000, timeout_s=0.3)
         release.set()
         await ended.wait()
     assert not caught.value.definite

@@ -42,15 +42,17 @@ from tests.callers import anybody
 KEYS = derive_peer_keys("k" * 32, Role.GATEWAY)
 
 
-Ask = Callable[[PeerClient, PeerAddress, str], Awaitable[object]]
+Ask = Callable[..., Awaitable[object]]
+PATIENCE_S = 20.0
+"""Where nothing is about time: what a busy machine may take."""
 
 
 async def ask_for_bytes(client: PeerClient, peer: PeerAddress, path: str, timeout_s: float = 0.5) -> object:
     return await client.request(peer, "GET", path, timeout_s=timeout_s)
 
 
-async def ask_for_a_model(client: PeerClient, peer: PeerAddress, path: str) -> object:
-    return await client.call(peer, "GET", path, InitResponse, timeout_s=0.5)
+async def ask_for_a_model(client: PeerClient, peer: PeerAddress, path: str, timeout_s: float = 0.5) -> object:
+    return await client.call(peer, "GET", path, InitResponse, timeout_s=timeout_s)
 
 
 both_ways = pytest.mark.parametrize("ask", [ask_for_bytes, ask_for_a_model])
@@ -150,7 +152,7 @@ async def test_a_status_that_is_neither_success_nor_problem_is_an_invalid_answer
     """A proxy in between may answer anything, and no peer may send us elsewhere; it is not definite."""
     async with PeerClient(KEYS) as client:
         with pytest.raises(PeerAnswerInvalidError) as caught:
-            await ask(client, peer, path)
+            await ask(client, peer, path, timeout_s=PATIENCE_S)
     assert not caught.value.definite
     assert caught.value.facts["peer"] == "storage-1"
 
@@ -179,7 +181,7 @@ async def test_a_wrong_secret_is_refused_and_not_tried_for_ever(peer, ask: Ask) 
     """One challenge, one more try, then the error."""
     async with PeerClient(derive_peer_keys("w" * 32, Role.GATEWAY)) as client:
         with pytest.raises(SignatureRejectedError):
-            await ask(client, peer, "/v1/model")
+            await ask(client, peer, "/v1/model", timeout_s=PATIENCE_S)
 
 
 async def test_a_signature_for_another_id_is_refused(peer) -> None:
@@ -204,7 +206,12 @@ async def test_a_refused_connection_is_definite(ask: Ask) -> None:
         port = closed.getsockname()[1]
     async with PeerClient(KEYS) as client:
         with pytest.raises(PeerUnreachableError) as caught:
-            await ask(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
+            await ask(
+                client,
+                PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE),
+                "/",
+                timeout_s=PATIENCE_S,
+            )
     assert caught.value.definite
     assert caught.value.facts["peer"] == "storage-1"
 
@@ -352,10 +359,6 @@ def test_an_answer_does_not_authenticate_another_request() -> None:
     assert not SignedRequest("", ring.keys[1], "a" * 64).is_answered_by(FACTS, mac)
 
 
-PATIENCE_S = 20.0
-"""Where nothing is about time: what a busy machine may take."""
-
-
 class Tampering:
     """Stands between a client and the service at `port`, and changes what passes."""
 
@@ -429,7 +432,12 @@ async def test_a_refusal_from_before_the_signature_is_believed_and_not_definite(
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(OverloadedError) as caught:
-            await ask_for_bytes(client, PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE), "/")
+            await ask_for_bytes(
+                client,
+                PeerAddress("storage-1", f"http://127.0.0.1:{port}", Role.STORAGE),
+                "/",
+                timeout_s=PATIENCE_S,
+            )
     assert not caught.value.definite
 
 
@@ -452,7 +460,7 @@ async def test_flipped_bits_are_a_typed_failure_or_do_not_matter(peer, ask: Ask)
         back.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server, PeerClient(KEYS) as client:
-        await ask(client, peer, "/v1/model")  # learns the boot id
+        await ask(client, peer, "/v1/model", timeout_s=PATIENCE_S)  # learns the boot id
         flipped = PeerAddress("storage-1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Role.STORAGE)
         for _ in range(300):
             with suppress(TrivetError):

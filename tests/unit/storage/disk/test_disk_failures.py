@@ -146,10 +146,10 @@ async def test_a_rollback_leaves_the_file_of_a_row_that_comes_back(disk, monkeyp
     with monkeypatch.context() as short:
         short.setattr(group_commit, "sync_directory", failing(errno.EMFILE))
         deletion = asyncio.ensure_future(disk.delete(chunk.digest))
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: disk._committer._queue.qsize() == 1, "the deletion waits for the next commit")
         # Its look-up still finds the row, so it is written as one that was found and then missed.
         put = asyncio.ensure_future(disk._writes.hand_on(lambda _, answer: disk._store(chunk, 2, answer)))
-        await asyncio.sleep(0.2)
+        await wait_until(lambda: disk._committer._queue.qsize() == 2, "the put waits for it, too")
         first_commit.set()
         outcomes = await asyncio.gather(held_up, deletion, put, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes[1:]] == [UnavailableError, UnavailableError]
