@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -175,20 +175,26 @@ class Database:
         self.connection.executemany(_INSERTS[table], with_checksums)
         self.content_sum += sum(row[-1] for row in with_checksums)
 
-    def matching(self, select: str, values: Iterable[bytes]) -> Iterator[Row]:
-        """The rows of `select`, which says `{values}` where a list of some of the values is to stand.
+    def matching(self, select: str, values: Iterable[bytes], *others: object) -> Iterator[Row]:
+        """The rows of `select`, which says `{values}` where a list of some of the values is to stand, before any of the `others`.
 
         Sorted and by the hundred: a statement for each costs twice as much.
         """
         ordered = sorted(values)
         for at in range(0, len(ordered), _VALUES_MAX):
             some = ordered[at : at + _VALUES_MAX]
-            yield from self.execute(select.format(values=", ".join(["(?)"] * len(some))), some)
+            yield from self.execute(select.format(values=", ".join(["(?)"] * len(some))), (*some, *others))
 
     def remove(self, table: str, *columns: object) -> None:
         """Take a row out that was read and checked before."""
         self.execute(_DELETES[table], columns[: KEY_LENGTHS.get(table, 1)])
         self.content_sum -= row_checksum(table, columns)
+
+    def remove_many(self, table: str, rows: Sequence[Row]) -> None:
+        """The same of many, at less than half of what it costs one by one."""
+        length = KEY_LENGTHS.get(table, 1)
+        self.connection.executemany(_DELETES[table], [columns[:length] for columns in rows])
+        self.content_sum -= sum(row_checksum(table, columns) for columns in rows)
 
     def signed_sum(self) -> int:
         """`content_sum` as it fits into a column."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from services.consensus.metadata.database import checked
@@ -37,6 +37,11 @@ class History:
     def add(self, incarnation: int, file: FileRow, deleted_index: int) -> None:
         """`file` was superseded or deleted by `deleted_index`; its chunks stay referenced."""
         self._database.insert("past", incarnation, file.key, file.version, deleted_index, *file[2:])
+
+    def add_each(self, incarnation: int, files: Iterable[FileRow], deleted_index: int) -> None:
+        """`add` of many."""
+        rows = ((incarnation, file.key, file.version, deleted_index, *file[2:]) for file in files)
+        self._database.insert_many("past", rows)
 
     def oldest(self, up_to_index: int, limit: int) -> list[PastRow]:
         """The first rows that were superseded or deleted, none after `up_to_index`."""
@@ -86,6 +91,10 @@ class History:
     def insert_tombstone(self, row: TombstoneRow) -> None:
         """A key is absent from now on."""
         self._database.insert("tombstones", *row)
+
+    def insert_tombstones(self, rows: Iterable[TombstoneRow]) -> None:
+        """Many keys are."""
+        self._database.insert_many("tombstones", rows)
 
     def remove_tombstone(self, row: TombstoneRow) -> None:
         """The key is there again, or its deletion is forgotten."""

@@ -7,6 +7,7 @@ removes it (`versions`). Tags change beside their version (C-143).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple
 
@@ -104,6 +105,11 @@ class OlderVersions:
         self._database.insert("older_versions", *row)
         if not row.is_marker:
             self._usage.add_version(row.incarnation, row.owner, row.size_bytes)
+
+    def insert_each(self, incarnation: int, rows: Sequence[OlderRow]) -> None:
+        """Many of one bucket."""
+        self._database.insert_many("older_versions", rows)
+        self._usage.add_versions(incarnation, ((row.owner, row.size_bytes) for row in rows if not row.is_marker))
 
     def remove(self, row: OlderRow) -> None:
         """It is not kept any more."""

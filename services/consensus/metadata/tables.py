@@ -7,7 +7,7 @@ changed what and what files are made of have modules of their own (`history`, `g
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -59,6 +59,14 @@ _STATE_CHECKSUM: Final = 11
 _FILES: Final = (
     "SELECT incarnation, key, version, size_bytes, etag, content_type, modified_ns, stored_ns, s3_etag, storage_class, "
     "checksum FROM files WHERE incarnation=?"
+)
+# Bodies that have a page of their own, or many, are read by themselves where they are needed. The order of the joins is that of
+# the text: without statistics the planner might walk over the bucket.
+_IDENTIFIED_FILES: Final = (
+    "WITH asked(key) AS (VALUES {values}) SELECT incarnation, files.key, version, size_bytes, etag, content_type, "
+    "modified_ns, stored_ns, s3_etag, storage_class, files.checksum, CASE WHEN length(body)<=2048 THEN body END, "
+    "versions.checksum FROM asked CROSS JOIN files ON incarnation=? AND files.key=asked.key "
+    "LEFT JOIN versions USING (version)"
 )
 # Here and below one seek for each digest, however many versions refer to it.
 _REFERENCED: Final = (
@@ -181,6 +189,24 @@ class Tables:
         row = self._one(f"{_FILES} AND key=?", (incarnation, key))
         return None if row is None else FileRow(*checked("files", row)[1:])
 
+    def identified_files(
+        self, incarnation: int, keys: Iterable[bytes], *, is_owner_enough: bool
+    ) -> dict[bytes, tuple[FileRow, VersionIdentity]]:
+        """`file` of many keys, with `identity`, or with `owner` alone; by key, and without those that are absent."""
+        rows = list(self.database.matching(_IDENTIFIED_FILES, keys, incarnation))
+        found: dict[bytes, tuple[FileRow, VersionIdentity]] = {}
+        for columns, (*_, body, checksum) in zip(checked_all("files", [row[:-2] for row in rows]), rows, strict=True):
+            file = FileRow._make(columns[1:])
+            if is_owner_enough:
+                owner = self.owner(file.version) if body is None else decode_owner(body)
+                identity = VersionIdentity(None, True, None, owner)
+            elif body is None:
+                identity = self.identity(file.version)
+            else:
+                identity = decode_identity(checked("versions", (file.version, body, checksum))[1])
+            found[file.key] = file, identity
+        return found
+
     def scan_files(self, incarnation: int, lower: bytes, upper: bytes) -> Iterator[FileRow]:
         """Files with lower <= key < upper by key; rows are fetched as they are taken."""
         rows = self._execute(f"{_FILES} AND key>=? AND key<? ORDER BY key", (incarnation, lower, upper))
@@ -264,6 +290,11 @@ class Tables:
         """The present row of a key, whose version belongs to `owner`; `history` keeps it."""
         self._remove("files", incarnation, *file)
         self.usage.remove_version(incarnation, owner, file.size_bytes)
+
+    def remove_files(self, incarnation: int, owned: Sequence[tuple[FileRow, bytes | None]]) -> None:
+        """`remove_file` of many, each with the owner of its version."""
+        self.database.remove_many("files", [(incarnation, *file) for file, _ in owned])
+        self.usage.remove_versions(incarnation, ((owner, file.size_bytes) for file, owner in owned))
 
     def chunks(self) -> Iterator[tuple[bytes, int]]:
         """(digest, size in bytes) of every reference, in the order of the digests; rows are fetched as they are taken."""

@@ -14,7 +14,7 @@ one of its owner per batch. They are not part of the state's sum, and `recount` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -80,6 +80,16 @@ class UsageCounters:
     def remove_version(self, incarnation: int, owner: bytes | None, size_bytes: int) -> None:
         """It is not any more."""
         self._change(incarnation, owner, -size_bytes, -1)
+
+    def add_versions(self, incarnation: int, owned: Iterable[tuple[bytes | None, int]]) -> None:
+        """`add_version` of many, by owner and size in bytes."""
+        for owner, (size_bytes, files) in _sums(owned).items():
+            self._change(incarnation, owner, size_bytes, files)
+
+    def remove_versions(self, incarnation: int, owned: Iterable[tuple[bytes | None, int]]) -> None:
+        """`remove_version` of many, by owner and size in bytes."""
+        for owner, (size_bytes, files) in _sums(owned).items():
+            self._change(incarnation, owner, -size_bytes, -files)
 
     def change_parts(self, upload: int, incarnation: int, owner: bytes | None, size_bytes: int) -> None:
         """The parts of an upload under way have so many bytes more; fewer if it is negative."""
@@ -148,6 +158,14 @@ class UsageCounters:
             self._before.clear()
             self._unwritten.clear()
             raise
+
+
+def _sums(owned: Iterable[tuple[bytes | None, int]]) -> dict[bytes | None, Usage]:
+    """How much there is of each owner."""
+    sizes: dict[bytes | None, list[int]] = {}
+    for owner, size_bytes in owned:
+        sizes.setdefault(owner, []).append(size_bytes)
+    return {owner: Usage(sum(found), len(found)) for owner, found in sizes.items()}
 
 
 def read_usage(database: Database, holder: Holder) -> Usage:

@@ -139,7 +139,9 @@ async def _marker_ids(request: S3Request, markers: Mapping[str, int]) -> dict[st
         answer, _ = await metadata.read(GetBucketSettings(bucket=request.bucket))
         if answer.settings is not None and answer.log_index < min(markers.values()):
             is_suspended = answer.settings.versioning == "suspended"
-            return {key: ids.seal(number, is_null=is_suspended) for key, number in markers.items()}
+            # All markers of an entry have its number.
+            sealed = {number: ids.seal(number, is_null=is_suspended) for number in set(markers.values())}
+            return {key: sealed[number] for key, number in markers.items()}
         shown: dict[str, str] = {}
         for key, number in markers.items():
             found, _ = await metadata.read(GetFile(bucket=request.bucket, key=key, version=number, pages=True))

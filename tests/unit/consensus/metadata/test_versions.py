@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.consensus.metadata import older_versions, retention
+from services.consensus.metadata import batch_deletes, older_versions, retention
 from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
 from services.consensus.metadata.tables import Tables
+from services.consensus.metadata.usage import check_usage
+from services.consensus.metadata.verification import verify
+from shared.contracts.access import Requester
 from shared.contracts.backups import BeginBackup, EndBackup
 from shared.contracts.files import Preconditions
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, ListFiles, PassTime
@@ -476,6 +479,47 @@ def test_a_deletion_where_no_versions_are_kept_reads_none(log, monkeypatch):
     assert delete(log, "c")["version"] == log.store.last_applied
     log.apply(DeleteFiles(bucket=BUCKET, files=[FileToDelete(key="a"), FileToDelete(key="b")], stamp=stamp()))
     assert not log.ask(ListFiles(bucket=BUCKET)).files
+
+
+@pytest.mark.parametrize("versioning", ["off", "enabled", "forgetful", "suspended"])
+@pytest.mark.parametrize("is_enabled_before", [False, True])
+def test_a_batch_leaves_what_it_leaves_key_by_key(tmp_path, monkeypatch, versioning, is_enabled_before):
+    """Members that have both ways come to the same state: owners, large bodies, markers, tombstones and conditions included."""
+    last = settings("enabled", retention_s=0) if versioning == "forgetful" else settings(versioning)
+    found = []
+    for is_plain in (True, False):
+        if not is_plain:
+            monkeypatch.setattr(batch_deletes, "_plain_deletions", lambda *_: {})
+        log = Log(tmp_path / f"{is_plain}.sqlite", entry_version=OBJECTS_VERSION)
+        if is_enabled_before and versioning != "off":
+            log.apply(settings())
+        for number, key in enumerate(["small", "large", "twice", "met", "unmet", "both", "marked", "gone", "again"]):
+            log.requester = None if number % 2 else Requester(principal="1a" * 32)
+            put(log, key, content=content(300_000 if key == "large" else 2500, fill=number + 1))
+        log.requester = None
+        for key in ("marked", "gone", "again"):
+            delete(log, key)
+        log.apply(last)
+        if versioning in {"off", "enabled"}:
+            put(log, "again")
+        file = log.ask(GetFile(bucket=BUCKET, key="met")).file
+        asked = [
+            *(FileToDelete(key=key) for key in ("twice", "small", "large", "none", "twice", "marked", "gone", "again")),
+            FileToDelete(key="unmet", preconditions=Preconditions(if_match=["other"])),
+            FileToDelete(key="none", preconditions=Preconditions(if_match=["other"])),
+            FileToDelete(key="both", preconditions=Preconditions(if_match=["other"])),
+            FileToDelete(key="met", preconditions=Preconditions(if_match=[file.etag])),
+            FileToDelete(key="both"),
+            FileToDelete(key="both", preconditions=Preconditions(if_match=["other"])),
+        ]
+        result = log.apply(DeleteFiles(bucket=BUCKET, files=asked, stamp=stamp()))
+        check_usage(log.store._reader.database)
+        verify(log.path)
+        found.append((result, log.store.state_hash(), versions(log), log.ask(ListFiles(bucket=BUCKET)).files))
+    assert found[0] == found[1]
+    codes = [result.get("problem", {}).get("code") for result in found[0][0]["results"]]
+    assert codes == [*[None] * 8, "precondition_failed", None, "precondition_failed", *[None] * 3]
+    assert [file.key for file in found[0][3]] == ["unmet"]
 
 
 def test_one_entry_brings_one_older_version_back(log):
