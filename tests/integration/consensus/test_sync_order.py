@@ -45,7 +45,8 @@ async def test_what_a_member_acknowledges_is_synced_in_its_log(tmp_path: Path) -
     # Whole pages of the log, and whole batches of frames.
     members.wrappers = {number: recorder(trace, CALLS, max_text_bytes=1 << 18) for number, trace in enumerate(traces)}
     async with members.running() as (client, consensus):
-        members.kill(next(number for number in range(3) if number != await members.leader(client)))
+        first = await members.leader(client)
+        members.kill(next(number for number in range(3) if number != first))
         async with asyncio.timeout(ALONE_WITHIN_S):
             leader, proposed = await proposed_to_one_leader(members, client, consensus)
         follower = next(number for number in range(3) if number != leader and members.is_running(number))
