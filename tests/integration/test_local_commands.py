@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,9 +116,13 @@ def test_a_start_that_is_told_to_end_leaves_no_process_that_it_does_not_know(tmp
         block_until((folder / "log" / "consensus-2.log").exists, "a process is being started", within_s=60)
         start.terminate()
         _, said = start.communicate(timeout=60)
-    assert (start.returncode, "Interrupted" in said) == (1, True), said
-    assert launch(folder, "down").returncode == 0
-    assert processes_of(folder) == []
+    try:
+        assert (start.returncode, "Interrupted" in said) == (1, True), said
+        assert launch(folder, "down").returncode == 0
+        assert processes_of(folder) == []
+    finally:
+        for pid in processes_of(folder):
+            os.kill(pid, signal.SIGKILL)
 
 
 def processes_of(folder: Path) -> list[int]:
