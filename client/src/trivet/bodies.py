@@ -23,8 +23,8 @@ from trivet.errors import SourceChanged, TrivetError
 Data: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]"
 """What can be stored. A binary file is sent from where it stands."""
 
-PIECE_BYTES: Final = 1 << 19
-"""So much goes to the connection at once. More would be copied by the event loop, less costs more calls."""
+PIECE_BYTES: Final = 1 << 20
+"""So much goes to the connection at once. Half of it costs a sixth more CPU, in threads and event loop; more gains nothing."""
 
 _GATHER_S: Final = 0.02
 """How long what a stream gave waits for more of it."""
@@ -102,7 +102,10 @@ class BytesBody(Body):
 
 
 class FileBody(Body):
-    """A section of a file on disk. It is read ahead in a thread, by one piece; the place of the file does not move."""
+    """A section of a file on disk. It is read ahead in a thread, by one piece; the place of the file does not move.
+
+    A piece is a view of memory that is used again when the view is gone: keep the view, or a copy of it.
+    """
 
     def __init__(self, descriptor: int, start: int, size_bytes: int) -> None:
         super().__init__()
@@ -114,26 +117,48 @@ class FileBody(Body):
         loop = asyncio.get_running_loop()
         place, end = self._start, self._start + self.size_bytes
         # Of this pass: what an earlier one still reads must not come into it.
-        digest = self._hash
-        ahead = loop.run_in_executor(None, self._read, place, end, digest)
+        digest, buffers = self._hash, _Buffers(min(PIECE_BYTES, self.size_bytes))
+        ahead = loop.run_in_executor(None, self._read, buffers, place, end, digest)
         try:
             while place < end:
                 piece = await ahead
                 place += len(piece)
                 if place < end:
-                    ahead = loop.run_in_executor(None, self._read, place, end, digest)
+                    ahead = loop.run_in_executor(None, self._read, buffers, place, end, digest)
                 yield piece
         finally:
             # The descriptor may be closed as soon as this ends.
             with suppress(Exception):
                 await ahead
 
-    def _read(self, place: int, end: int, digest: blake3) -> bytes:
-        piece = os.pread(self._descriptor, min(PIECE_BYTES, end - place), place)
+    def _read(self, buffers: _Buffers, place: int, end: int, digest: blake3) -> memoryview:
+        room = buffers.take()[: end - place]
+        piece = room[: os.preadv(self._descriptor, [room], place)]
         if not piece and place < end:
             raise SourceChanged("The file became shorter while it was sent.")
         digest.update(piece)
         return piece
+
+
+class _Buffers:
+    """Memory that is used again: what is new costs a page fault for every page, as much as the bytes that go in.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._all: list[bytearray] = []
+
+    def take(self) -> memoryview:
+        """All of a buffer of which no view is left: a transport may hold the end of a piece when it asks for the next."""
+        for buffer in self._all:
+            # Python refuses to resize what is viewed. Nothing is moved by this.
+            with suppress(BufferError, IndexError):
+                buffer.append(buffer.pop())
+                return memoryview(buffer)
+        self._all.append(bytearray(self._size_bytes))
+        return memoryview(self._all[-1])
 
 
 class StreamBody(Body):

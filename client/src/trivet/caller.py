@@ -11,7 +11,6 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -38,8 +37,7 @@ _JSON: Final = {"Content-Type": "application/json"}
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """One call.
 
     Attributes:
@@ -50,7 +48,7 @@ class Request:
 
     method: str
     target: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: Body | None = None
     is_repeatable: bool = True
     attempts: int | None = None

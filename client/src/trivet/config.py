@@ -17,13 +17,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from trivet.access_key import AccessKey
 from trivet.errors import ConfigError
@@ -35,8 +36,7 @@ DEFAULT_OPERATIONS_URL: Final = "http://127.0.0.1:8090"
 _PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """What the config file says under one name; None for what it leaves out."""
 
     url: str | None = None
@@ -44,16 +44,14 @@ class Profile:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(Struct, frozen=True):
     """The whole file; `default_profile` is taken where nothing else is chosen."""
 
     profiles: dict[str, Profile]
     default_profile: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """What a client needs to know. `operations_url` is None where nothing names it."""
 
     url: str
@@ -84,7 +82,10 @@ def read_config(path: Path) -> ConfigFile:
         ConfigError: it cannot be read, or says what it may not.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # takes a third of this module's time, and many have no such file
+
+        document = tomllib.loads(text)
     except FileNotFoundError:
         return ConfigFile({})
     except (OSError, ValueError) as error:

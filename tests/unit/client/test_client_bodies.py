@@ -96,6 +96,28 @@ async def test_a_file_that_becomes_shorter_is_an_error(data, tmp_path) -> None:
         assert isinstance(body.error, SourceChanged)
 
 
+async def test_a_piece_of_a_file_stays_as_it_is_while_it_is_held(tmp_path) -> None:
+    """A transport may hold the end of one while it asks for the next ones."""
+    data = random_bytes(6 * PIECE_BYTES)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        held = [piece async for piece in body_of(file).pieces()]
+    assert b"".join(held) == data
+
+
+async def test_the_memory_of_pieces_is_used_again(tmp_path) -> None:
+    """What is sent, the piece before, and the one that is read: a body takes no more, however long it is."""
+    path = tmp_path / "file"
+    path.write_bytes(random_bytes(10 * PIECE_BYTES))
+    used: list[object] = []
+    with path.open("rb") as file:
+        async for piece in body_of(file).pieces():
+            if not any(piece.obj is memory for memory in used):
+                used.append(piece.obj)
+    assert len(used) <= 3
+
+
 async def test_progress_is_told_piece_by_piece(data) -> None:
     """And from the start again when the body is."""
     body = BytesBody(data)

@@ -13,11 +13,11 @@ Nothing in a key is unescaped: what stands behind the bucket's slash is the key.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
 from trivet.cli import globs
 
@@ -27,8 +27,7 @@ _LOCAL_MARKS: Final = ("/", "./", "../", "~")
 _LOCAL_NAMES: Final = frozenset({".", "..", "~"})
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(msgspec.Struct, frozen=True):
     """A place in the store. `key` is empty for a whole bucket, ends with `/` for a folder, and may be a pattern."""
 
     bucket: str
@@ -62,8 +61,7 @@ class Remote:
         return Remote(self.bucket, self.key + name)
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(msgspec.Struct, frozen=True):
     """A path of this machine, as it was written: `text` keeps a slash at its end, which `Path` drops."""
 
     text: str
@@ -92,8 +90,7 @@ class Local:
         return self.ends_with_slash or self.path.is_dir()
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """Standard input as a source, standard output as a target."""
 
     def __str__(self) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
@@ -27,8 +28,7 @@ class UnsafeNameError(Exception):
     """A key that would be written outside of the folder, or cannot be written at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(msgspec.Struct, frozen=True):
     """A file below a folder: `name` is its path there with slashes, as the store would call it."""
 
     path: Path

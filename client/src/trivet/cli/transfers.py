@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+import msgspec
 
 from trivet.cli.addresses import Remote
 from trivet.cli.exit_codes import ExitCode
@@ -35,8 +36,7 @@ _MTIME_LIMIT_NS: Final = 1 << 62
 """Until the year 2116: more than every file of these days, and less than any system takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(msgspec.Struct, frozen=True):
     """What is asked for of every file.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wishes:
     """
 
     content_type: str | None = None
-    user_metadata: Mapping[str, str] = field(default_factory=dict)
+    user_metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     keeps_existing: bool = False
     resumes: bool = True
     part_size_bytes: int | None = None

@@ -12,15 +12,16 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
 from blake3 import blake3
 
 from trivet.download import AsyncDownload
 from trivet.errors import BrokenDownload, DigestMismatch, PreconditionFailed, RangeNotSatisfiable
 from trivet.models import FileInfo, Progress
+from trivet.transfers.hashing import hash_section
 from trivet.transfers.journal import Journal, boot_id
 from trivet.transfers.own_files import open_own
 from trivet.transfers.parallel import in_parallel
@@ -44,8 +45,7 @@ class FileSource(Protocol):
         """What the file is now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """Where a download puts things: the target, and beside it the bytes and the journal."""
 
     target: Path
@@ -254,7 +254,7 @@ class Downloading:
         digest = blake3()
         for piece in plan:
             await arrived[piece.number].wait()
-            await asyncio.shield(self._in_thread(_hash_piece, digest, self._descriptor, piece))
+            await asyncio.shield(self._in_thread(hash_section, digest, self._descriptor, piece.start, piece.end))
         return digest.hexdigest()
 
 
@@ -265,10 +265,3 @@ def _write_all(descriptor: int, chunks: list[bytes], place: int) -> None:
         place += written
         written = os.pwrite(descriptor, rest, place)
         rest = rest[written:]
-
-
-def _hash_piece(digest: blake3, descriptor: int, piece: Piece) -> None:
-    place = piece.start
-    while place < piece.end and (data := os.pread(descriptor, min(_WRITE_BYTES, piece.end - place), place)):
-        digest.update(data)
-        place += len(data)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 MIB: Final = 1 << 20
 PART_BYTES_MIN: Final = 5 * MIB
@@ -18,8 +19,7 @@ SINGLE_BYTES_MAX: Final = 4 * PART_BYTES
 """A file that is no longer is sent in one request, and then has a digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Bytes from `start` up to `end`; `number` counts from 1."""
 
     number: int

@@ -11,19 +11,18 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+import msgspec
 from blake3 import blake3
 
 from trivet.bodies import FileBody
 from trivet.errors import Forbidden, NotFound, SourceChanged, TrivetError, UploadNotFound
 from trivet.models import FileInfo, PartReceipt, Progress, Receipt, Upload
+from trivet.transfers.hashing import hash_section
 from trivet.transfers.journal import Journal
 from trivet.transfers.parallel import in_parallel
 from trivet.transfers.plan import Piece, pieces
-
-_READ_BYTES: Final = 1 << 20
 
 
 class PartStore(Protocol):
@@ -36,8 +35,7 @@ class PartStore(Protocol):
         """See `trivet.AsyncClient`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A section of an open file."""
 
     descriptor: int
@@ -50,8 +48,7 @@ class Source:
         return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """How the caller makes each call of one upload."""
 
     begin: Callable[[], Awaitable[str]]
@@ -200,8 +197,6 @@ class Uploading:
 
     def _digest(self, piece: Piece) -> str:
         digest = blake3()
-        place, end = self._source.start + piece.start, self._source.start + piece.end
-        while place < end and (data := os.pread(self._source.descriptor, min(_READ_BYTES, end - place), place)):
-            digest.update(data)
-            place += len(data)
+        start = self._source.start
+        hash_section(digest, self._source.descriptor, start + piece.start, start + piece.end)
         return digest.hexdigest()

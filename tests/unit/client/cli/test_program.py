@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sys
+from typing import NoReturn
 
 import click
 import pytest
@@ -105,6 +108,30 @@ async def test_what_a_person_says_about_certificates_is_there_when_it_is_asked_f
         monkeypatch.setenv(name, value)
     async with Session().client():
         assert [os.getenv(name) for name in names] == [trusted.get(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "code"),
+    [(None, 0, 0), (None, 3, 3), (BrokenPipeError(), 0, 141), (OSError(28, "full"), 0, 1), (OSError(28, "full"), 6, 6)],
+)
+def test_the_process_ends_when_all_is_written(monkeypatch, error, found, code) -> None:
+    """And at once, with a code that tells where something could not be written."""
+
+    class Stream(io.StringIO):
+        def flush(self) -> None:
+            if error is not None:
+                raise error
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(program_module, "run", lambda session, arguments: found)
+    monkeypatch.setattr(program_module.gc, "set_threshold", lambda count: None)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "stdout", Stream())
+    with pytest.raises(SystemExit) as ended:
+        program_module.main()
+    assert ended.value.code == code
 
 
 def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys) -> None:

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from trivet.cli import globs, local, remote, transfers
 from trivet.cli.addresses import SCHEME, Address, Local, Remote, Stream, parse_source, parse_target
@@ -81,8 +81,7 @@ async def cp(session: Session, sources: tuple[str, ...], target: str, **chosen: 
     copying.failures.raise_if_any(progress.done_files)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """One file to copy: what it is, and where it goes. `name` is for people; `is_named`: the target itself was."""
 
     name: str
@@ -92,8 +91,7 @@ class _Piece:
     is_named: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Farewell:
+class _Farewell(msgspec.Struct, frozen=True):
     """What to say at Ctrl-C."""
 
     progress: Progress

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 import click
+from msgspec.structs import replace
 
 from trivet.cli.exit_codes import ExitCode
 from trivet.cli.failures import Failure
