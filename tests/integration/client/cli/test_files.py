@@ -235,6 +235,9 @@ def test_a_link_works_without_a_key(trivet, bucket, cluster) -> None:
     shared = trivet("share", f"{bucket}/a note?.txt", "--for", "10m")
     assert httpx.get(shared.out.strip(), timeout=30).text == "shared"
     assert "Good for 10 min" in shared.err
+    missing = trivet("share", f"{bucket}/a note.txt", ends_with=3)
+    assert missing.out == "", "a link to nothing is of no use to anybody"
+    assert f"{bucket}/a note.txt: " in missing.err
     link = trivet("share", "--upload", "--only-new", f"{bucket}/new", "--json").document
     assert httpx.put(link["url"], content=b"x", headers=link["headers"], timeout=30).status_code == 201
     assert httpx.put(link["url"], content=b"y", headers=link["headers"], timeout=30).status_code == 412

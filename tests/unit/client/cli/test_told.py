@@ -35,6 +35,10 @@ class Store:
     async def delete_bucket(self, bucket):
         return None
 
+    async def head(self, bucket, key, *, version):
+        place = f"/v1/files/{bucket}/{key}"
+        raise errors.FileNotFound(404, "file_not_found", "", "There is no such file.", problem={"instance": place})
+
     async def restore(self, bucket, key, version):
         raise errors.FileNotFound(404, NO_OLDER_VERSION, "", "There is none.")
 
@@ -106,3 +110,10 @@ def test_a_file_without_older_versions_has_a_cure_for_the_next_time(capsys) -> N
     """The bucket has to keep them first."""
     assert run(Session(), ["restore", "plain/cat.jpg"]) == 3
     assert "trivet buckets settings plain --versioning enabled" in capsys.readouterr().err
+
+
+def test_a_link_to_a_file_that_is_not_there_is_not_made(capsys) -> None:
+    """Else somebody who was sent it is the first to see that the name was mistyped."""
+    assert run(Session(), ["share", "photos/dog.jpg"]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.partition(". ")[0]) == ("", "trivet: photos/dog.jpg: There is no such file")

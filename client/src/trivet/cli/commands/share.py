@@ -29,8 +29,8 @@ async def share(
 ) -> None:
     """Make a link that works without a key until it expires.
 
-    The link is signed here, with your key, and nothing is asked of the store: a link to a file that is not there is made as well.
-    It may do no more than the key may, and ends with it; seven days are the most. With --json: url, method, headers, expires.
+    The link is signed here, with your key; the store is only asked whether there is such a file. It may do no more than the key
+    may, and ends with it; seven days are the most. With --json: url, method, headers, expires.
     """
     place = parse_file(address).literal
     if not 0 < lifetime_s <= _LONGEST_S:
@@ -42,6 +42,9 @@ async def share(
     headers = {"if-none-match": "*"} if only_new else {}
     query = {} if version is None else {"version": str(version)}
     async with session.client() as client:
+        if not upload:
+            # A mistyped name is found here, and not by somebody who was sent the link.
+            await client.head(place.bucket, place.key, version=version)
         link = client.link("PUT" if upload else "GET", place.bucket, place.key, lifetime_s, headers, **query)
     if session.output.is_json:
         session.output.document(
