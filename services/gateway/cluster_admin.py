@@ -7,7 +7,9 @@ the answer says how much may be gone with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from services.gateway.ports import Metadata
 from shared.cluster_summary import ClusterSummary, chunks_at_risk, summarise
@@ -47,21 +49,39 @@ class Removal:
         return self.draining_since is None
 
 
+class StorageHealth(Protocol):
+    """What this gateway knows of storage nodes by itself."""
+
+    async def unserved_s(self, nodes: Sequence[StorageNode]) -> dict[str, float]:
+        """Those that are not ready now, and for how many seconds this gateway has had to do without them."""
+
+
 class ClusterAdmin:
     """Reads are linearizable; changes are log entries."""
 
-    def __init__(self, metadata: Metadata, clock: TimeSource, *, replica_count: int) -> None:
+    def __init__(self, metadata: Metadata, clock: TimeSource, health: StorageHealth, *, replica_count: int) -> None:
         self._metadata = metadata
         self._clock = clock
+        self._health = health
         self._replica_count = replica_count
 
     async def cluster(self) -> tuple[ClusterAnswer, ReadContext]:
         """Members, nodes and who leads."""
         return await self._metadata.read(GetCluster())
 
-    def summary(self, answer: ClusterAnswer) -> ClusterSummary:
-        """How the cluster of `answer` is."""
-        return summarise(answer.node_map, self._replica_count, is_low_on_disk=answer.is_low_on_disk)
+    async def summary(self, answer: ClusterAnswer) -> ClusterSummary:
+        """How the cluster of `answer` is, and which live nodes this gateway misses already: the leader waits for longer."""
+        found = summarise(answer.node_map, self._replica_count, is_low_on_disk=answer.is_low_on_disk)
+        # What is said of a suspect by the leader is enough.
+        live = [node for node in live_nodes(answer.node_map) if node.state != NodeState.SUSPECT]
+        unserved_s = await self._health.unserved_s(live)
+        missed = [
+            f"{node_id} has not served this gateway for {int(for_s)} s"
+            if for_s >= 1
+            else f"{node_id} does not serve this gateway"
+            for node_id, for_s in sorted(unserved_s.items())
+        ]
+        return replace(found, degraded=[*missed, *found.degraded])
 
     async def admit(self, node_id: str) -> bool:
         """Let a storage node in; false when it had been admitted before.

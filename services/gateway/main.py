@@ -324,7 +324,7 @@ def assemble(
         listings=Listings(metadata, cursors),
         cursors=cursors,
         identities=Identities(metadata, clock, sealer),
-        admin=ClusterAdmin(metadata, clock, replica_count=settings.replica_count),
+        admin=ClusterAdmin(metadata, clock, health, replica_count=settings.replica_count),
         verify=ClusterVerify(metadata, nodes),
         backups=Backups(metadata, clock),
         audit=AuditTrail(metadata),

@@ -35,11 +35,14 @@ def create_router(gateway: RunningGateway) -> APIRouter:
 
     @router.get("/cluster", summary="Describe the cluster", responses=problems(400, 503, about="cluster"))
     async def get_cluster(request: Request) -> ClusterInfo:
-        """Members, leader and storage nodes at one log index, and what the nodes said last of what they still lack."""
+        """Members, leader and storage nodes at one log index, and what the nodes said last of what they still lack.
+
+        `degraded` also names nodes that count as live and do not serve the gateway that answers.
+        """
         refuse_query(request.scope)
         admin = gateway.services.admin
         answer, context = await admin.cluster()
-        return ClusterInfo.of(answer, context, admin.summary(answer))
+        return ClusterInfo.of(answer, context, await admin.summary(answer))
 
     return router
 

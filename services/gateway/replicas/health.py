@@ -46,6 +46,7 @@ class _Record:
     lacking_until_s: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     probing: asyncio.Task[object] | None = None
+    opened_s: float = 0.0
     last_error: weakref.ref[TrivetError] | None = None
 
     def is_probed(self) -> bool:
@@ -67,6 +68,20 @@ class NodeHealth:
     def statistics(self) -> dict[str, bool]:
         """Whether the circuit of a node is open, by node id."""
         return {node_id: record.breaker.is_open for node_id, record in self._records.items()}
+
+    async def unserved_s(self, nodes: Sequence[StorageNode]) -> dict[str, float]:
+        """Those of `nodes` that are not ready when they are asked now, all at once, by id.
+
+        Each with the seconds for which requests have avoided it, 0 where they do not yet. Nothing is changed by that: a node that
+        has much to do may be late for a probe.
+        """
+        are_ready = await asyncio.gather(*map(self._is_ready, nodes))
+        unready = [node.id for node, is_ready in zip(nodes, are_ready, strict=True) if not is_ready]
+        return {node_id: self._avoided_s(node_id) for node_id in unready}
+
+    def _avoided_s(self, node_id: str) -> float:
+        record = self._records.get(node_id)
+        return time.monotonic() - record.opened_s if record is not None and record.breaker.is_open else 0.0
 
     def is_circuit_closed(self, node_id: str) -> bool:
         """Whether the last request to the node did not fail; a probe that was answered since does not count."""
@@ -117,6 +132,7 @@ class NodeHealth:
         if isinstance(error, ChunkNotFoundError):
             record.lacking_until_s = time.monotonic() + LACKING_NODE_PAUSE_S
         if record.breaker.failed(error):
+            record.opened_s = time.monotonic()
             logger.warning("circuit of a storage node opened", storage_node=node.id, reason=error.code)
         self._probe_while_open(record)
 
@@ -166,13 +182,14 @@ class NodeHealth:
             record.breaker.half_open()
 
     async def _check(self, record: _Record) -> None:
-        if not await self._is_ready(record):
+        if not await self._is_ready(record.node):
             self._open(record, "slow, and not ready when asked")
         # Even when it is ready: a request that failed meanwhile opened the circuit and left the probing to this task.
         await self._probe_until_answered(record)
 
     def _open(self, record: _Record, reason: str) -> None:
         if record.breaker.open():
+            record.opened_s = time.monotonic()
             logger.warning("circuit of a storage node opened", storage_node=record.node.id, reason=reason)
 
     async def _probe_until_answered(self, record: _Record) -> None:
@@ -185,13 +202,13 @@ class NodeHealth:
             except TimeoutError:
                 pass
             record.wake.clear()
-            if record.breaker.is_open and await self._is_ready(record):
+            if record.breaker.is_open and await self._is_ready(record.node):
                 record.breaker.half_open()
                 logger.info("circuit of a storage node half-open", storage_node=record.node.id)
 
-    async def _is_ready(self, record: _Record) -> bool:
+    async def _is_ready(self, node: StorageNode) -> bool:
         try:
-            await self._probe.probe(record.node, timeout_s=PROBE_TIMEOUT_S)
+            await self._probe.probe(node, timeout_s=PROBE_TIMEOUT_S)
         except TrivetError:
             return False
         return True

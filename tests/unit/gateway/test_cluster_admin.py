@@ -19,6 +19,7 @@ from shared.errors import (
     TooFewNodesError,
     TrivetError,
 )
+from tests.unit.gateway.fakes import unreachable
 from tests.unit.reconcile_reports import report
 
 FIVE = tuple(f"storage-{number}" for number in range(1, 6))
@@ -54,6 +55,21 @@ async def test_a_drain_begins_once_and_says_how_far_it_is(five) -> None:
     five.metadata.known["storage-3"] = {"reconcile": report(epoch=epoch - 1, surplus_chunks=7)}
     assert (await admin.drain("storage-3")).chunks_left is None, "it spoke of another placement"
     assert (await admin.cluster())[0].node_map.epoch == epoch
+
+
+async def test_a_live_node_that_does_not_answer_is_missed_before_the_leader_misses_it(five) -> None:
+    """Which waits for heartbeats for half a minute or more; what it says of a suspect is not said twice."""
+    admin = five.services.admin
+
+    async def degraded() -> list[str]:
+        answer, _ = await admin.cluster()
+        return (await admin.summary(answer)).degraded
+
+    assert await degraded() == []
+    five.nodes.errors["storage-2"] = unreachable("storage-2")
+    assert await degraded() == ["storage-2 does not serve this gateway"]
+    await set_state(five, "storage-2", NodeState.SUSPECT)
+    assert await degraded() == ["storage-2 is suspect"]
 
 
 async def test_a_drain_below_the_number_of_replicas_is_refused(world) -> None:

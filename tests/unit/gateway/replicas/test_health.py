@@ -108,6 +108,23 @@ async def test_news_in_the_node_map_are_probed_at_once(bench) -> None:
     await wait_until(lambda: bench.preferred() == ["a", "b"])
 
 
+async def test_nodes_that_do_not_answer_are_told_and_nothing_changes_by_that(bench) -> None:
+    """Asked when somebody wants to know, with how long requests have avoided them."""
+    nodes = [node("a"), node("b"), node("c")]
+    assert await bench.health.unserved_s(nodes) == {}
+    bench.nodes.errors["a"] = unreachable("a")
+    bench.nodes.hanging.add("b")
+    began_s = time.monotonic()
+    assert await bench.health.unserved_s(nodes) == {"a": 0.0, "b": 0.0}
+    assert time.monotonic() - began_s == pytest.approx(health.PROBE_TIMEOUT_S)
+    assert bench.preferred() == ["a", "b"], "a probe that is late is no reason to avoid a node"
+    bench.health.failed(node("a"), unreachable("a"))
+    await asyncio.sleep(6)
+    assert await bench.health.unserved_s([node("a")]) == {"a": pytest.approx(6.0)}
+    bench.nodes.errors.clear()
+    assert await bench.health.unserved_s([node("a")]) == {}, "it answers, whatever its circuit"
+
+
 async def test_a_real_answer_ends_the_probing(bench) -> None:
     """A request that had to use the node and succeeded is the best proof."""
     bench.health.failed(node("a"), unreachable("a"))
