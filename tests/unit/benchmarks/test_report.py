@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.cluster.budgets import Budget
 from benchmarks.cluster.errors import BenchmarkError
-from benchmarks.cluster.plots import draw_plots
 from benchmarks.cluster.publish import BEGIN, END, replace_between_markers
 from benchmarks.cluster.report import digits, make_tables, to_markdown, warnings_of
 from benchmarks.cluster.samples import Result
@@ -118,6 +117,9 @@ def test_figures_have_the_digits_that_matter(value, text) -> None:
 
 def test_every_row_has_a_picture(make_sample, make_result, tmp_path) -> None:
     """A PNG, with one tree or two and any number of rounds."""
+    # Here, or each worker would import matplotlib.
+    from benchmarks.cluster.plots import draw_plots
+
     result = make_result([make_sample(), make_sample(tree="base"), make_sample(row="list-1000")])
     files = draw_plots(result.model_copy(update={"revisions": {"this": "x"}}), BUDGETS, tmp_path)
     assert [file.name for file in files] == ["get-4k-x16.png", "list-1000.png"]
