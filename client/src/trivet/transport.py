@@ -58,11 +58,14 @@ class Answer:
             raise _broken(error) from error
 
     def release(self) -> None:
-        """Give the connection back, or close it when bytes are left."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+        """Give the connection back, or end it when bytes are left: of the answer, or of a request that was answered meanwhile.
+
+        At once: a server that has refused a body need not take the rest of it, and `close` would wait for that.
+        """
+        connection = self._response.connection  # None when it is free again
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        self._response.close()
 
 
 class Transport:

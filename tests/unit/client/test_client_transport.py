@@ -109,6 +109,25 @@ async def test_a_refusal_before_the_body_was_taken_is_heard() -> None:
             await _call(url, Request("PUT", "/x", {}, BytesBody(_LARGE)))
 
 
+async def test_what_a_server_never_takes_is_not_waited_for() -> None:
+    """Its refusal ends while the client cannot send on; the client ends all the same."""
+    ends = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{")
+        await asyncio.sleep(0.3)  # what lies on the way is all that fits
+        writer.write(b"}")
+        await ends.wait()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server, asyncio.timeout(20):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(errors.Forbidden):
+            await _call(url, Request("PUT", "/x", {}, BytesBody(bytes(64 << 20))))
+        ends.set()
+
+
 async def test_what_a_source_raises_gets_out_as_it_is() -> None:
     """Not as a lost connection, which would be repeated."""
 
