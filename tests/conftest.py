@@ -24,6 +24,8 @@ from tests.chance import start_from
 START_DEADLINE_S = 10.0
 GARBAGE_OBJECTS = 10_000
 """How many more objects than at the last collection there may be before the next."""
+OLD_COLLECTIONS = 10
+"""How many collections of what is young there may be before one of everything."""
 
 ServeApp = Callable[[FastAPI], str]
 
@@ -75,9 +77,13 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Collect between tests rather than in them: a finalizer may fail where a test has come to the end of the stack."""
-    if gc.get_count()[0] > GARBAGE_OBJECTS:
-        gc.collect(1)
+    """Collect between tests rather than in them: a finalizer may fail where a test has come to the end of the stack.
+
+    Now and then all of it: databases that tests leave to the collector are open files, hundreds of them by the end of a run.
+    """
+    young, _, old = gc.get_count()
+    if young > GARBAGE_OBJECTS:
+        gc.collect(2 if old >= OLD_COLLECTIONS else 1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import select
+import selectors
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpx
 import pytest
@@ -46,6 +48,14 @@ def _address(cluster: Cluster) -> tuple[str, int]:
     return url.host, url.port or 80
 
 
+def _readable(connections: set[socket.socket]) -> list[socket.socket]:
+    """Those from which there is something to read within a second. Not by select(2), which ends at the 1,024th open file."""
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection, selectors.EVENT_READ)
+        return [cast("socket.socket", key.fileobj) for key, _ in selector.select(1.0)]
+
+
 def _half_heads(address: tuple[str, int], outcome: Outcome) -> None:
     """500 connections that never finish their head, each sending another byte now and then."""
     began: dict[socket.socket, float] = {}
@@ -57,7 +67,7 @@ def _half_heads(address: tuple[str, int], outcome: Outcome) -> None:
         waiting = set(began)
         deadline = time.monotonic() + DEADLINE_S
         while waiting and time.monotonic() < deadline:
-            answered, _, _ = select.select(list(waiting), [], [], 1.0)
+            answered = _readable(waiting)
             for connection in answered:
                 outcome.half_heads.append((time.monotonic() - began[connection], _drain(connection)))
                 waiting.discard(connection)
@@ -75,7 +85,7 @@ def _trickle(cluster: Cluster, path: str, outcome: Outcome) -> None:
     with socket.create_connection(_address(cluster), timeout=DEADLINE_S) as connection:
         fields = f"host: 127.0.0.1\r\n{bearer_line(cluster)}content-length: 1000000"
         connection.sendall(f"PUT {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
-        while not select.select([connection], [], [], 1.0)[0] and time.monotonic() - began < DEADLINE_S:
+        while not _readable({connection}) and time.monotonic() - began < DEADLINE_S:
             connection.sendall(b"x")
         outcome.trickled = time.monotonic() - began, _drain(connection)
 
