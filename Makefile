@@ -131,7 +131,7 @@ test-unit test: export PYTHONDONTWRITEBYTECODE :=
 UNIT_FOLDER = $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 1000000 {print "TMPDIR=/dev/shm"}')
 
 .PHONY: test-unit
-test-unit: install ## The quick tests: no process is started, within a minute; `make tidy` has those of the tree
+test-unit: install ## The quick tests: no process is started, a minute and a half; `make tidy` has those of the tree
 	$(or $(TMPDIR:%=TMPDIR=%),$(UNIT_FOLDER)) $(BIN)/python -m pytest -q tests/unit -n $(or $(WORKERS),2) --dist worksteal
 
 # Most tests wait for other processes, so `make test` has a worker more than a small machine has processors. What keeps them

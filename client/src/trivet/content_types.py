@@ -11,7 +11,7 @@ def guessed_type(key: str) -> str | None:
     ending = splitext(key)[1].lower()
     if not ending or ending in mimetypes.encodings_map:
         return None
-    # Python's own table goes first: that of the machine is another one on each, and reading it takes a tenth of a short call.
+    # Python's own table goes first: that of the machine is another one on each, and takes longer to read than the guess.
     if (known := mimetypes.types_map.get(ending)) is not None:
         return known
     kind, encoding = mimetypes.guess_type(key)

@@ -65,8 +65,7 @@ def program(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Entry point of the program."""
-    # Nearly all that a call makes, modules first, lives until its end: looking through it for garbage again and again takes a
-    # tenth of a short call.
+    # Nearly all that a call makes, modules first, lives until its end: it need not be looked through for garbage again and again.
     gc.set_threshold(_GARBAGE_OBJECTS)
     for stream in (sys.stdout, sys.stderr):
         # A name of this machine need not be UTF-8, and a terminal need not show every character.
@@ -144,7 +143,7 @@ def _fail(session: Session, message: str, code: ExitCode, problem: Mapping[str, 
 
 
 def _end(code: int) -> NoReturn:
-    """End the process at once: an interpreter that takes itself apart, object by object, makes a short call a tenth longer.
+    """End the process at once: an interpreter that takes itself apart, object by object, makes a short call longer.
 
     Nothing waits for that: loops and their threads ended with the command, and the client registers nothing for the end.
     """
