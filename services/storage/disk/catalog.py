@@ -81,7 +81,8 @@ def prepare(database: Path) -> None:
 
 
 def _prepare(sql: sqlite3.Connection, database: Path) -> None:
-    if find_unchecked(database) is not None:
+    is_salvaged = find_unchecked(database) is not None
+    if is_salvaged:
         # Pages of a damaged write-ahead file were taken in: bodies are checked by their digests, the structure here.
         check_structure(sql)
     (version,) = sql.execute("PRAGMA user_version").fetchone()
@@ -91,7 +92,7 @@ def _prepare(sql: sqlite3.Connection, database: Path) -> None:
         step, version = _UPGRADES[version]
         # One transaction per step: a crash in between leaves a catalog of one format or of another.
         sql.executescript(f"BEGIN; {step} PRAGMA user_version={version}; COMMIT;")
-    mend(sql)
+    mend(sql, is_salvaged=is_salvaged)
     make_incremental(sql, database)
 
 

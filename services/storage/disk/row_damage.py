@@ -36,9 +36,10 @@ _SMALL_TABLES: Final = (
 PACKED_ID: Final = "CASE typeof(packed_id) WHEN 'integer' THEN packed_id END"
 
 
-def mend(sql: sqlite3.Connection) -> None:
+def mend(sql: sqlite3.Connection, *, is_salvaged: bool = False) -> None:
     """Take damaged rows out, durably; at start. Their chunks are restored, or recorded as lost, or unknown.
 
+    In a catalog that `is_salvaged`, rows may be gone that nothing shows to have been there but their packed bodies.
     A chunk that is packed is restored under the digest of its body. Otherwise, where its digest can be read, it is lost and
     comes back from the peers, or by its file, which has no row now and is adopted. What is left over is known by its absence
     only: the comparison of nodes finds it.
@@ -51,13 +52,13 @@ def mend(sql: sqlite3.Connection) -> None:
     for statement in _SMALL_TABLES:
         sql.execute(statement)
     start_indexes, rows = _take_out(sql)
-    restored = _restore_packed(sql, start_indexes) if rows else 0
+    restored = _restore_packed(sql, start_indexes) if rows or is_salvaged else 0
     lost = sum(_lose(sql, key, start_index) for key, start_index in start_indexes.items())
     if sql.total_changes != changes:
         # A wrong length of a whole record overlaps with its neighbour, which must not be overwritten.
         check_structure(sql)
     sql.execute("COMMIT")
-    if rows:
+    if rows or restored:
         logger.error("rows of the catalog were damaged", rows=rows, restored=restored, lost=lost)
 
 

@@ -5,8 +5,9 @@ rest: right after a torn write, wrong after a changed bit in the middle, because
 things tell the cases apart: a mark, written without fsync after each commit, of how many frames were acknowledged (it may
 lag after a power cut and is never ahead); and that a transaction begins only once the one before it is synced.
 
-Frames are kept as they are and get checksums that fit. A changed body is then found by its digest, at once (`DiskTier`), and
-fetched from a peer. Source: "WAL-mode File Format", sqlite.org/walformat.html. Everything here blocks.
+Every acknowledged frame is kept as it is and gets a checksum that fits. A changed body is then found by its digest, at once
+(`DiskTier`), and fetched from a peer; a packed body whose row is missing gets one (`row_damage`).
+Source: "WAL-mode File Format", sqlite.org/walformat.html. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import shutil
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -150,21 +151,24 @@ def _repair(database: Path, quarantine: Path) -> Salvage | None:
     file = _WalFile.parse(raw, marked.salts, database) if len(raw) >= _HEADER.size else None
     if file is None:
         return _record(database, Salvage(0, marked.frames, len(raw))) if marked.frames else None
-    bad = file.bad_frames()
-    commits = file.commits()
+    acknowledged = marked.frames if file.salts == marked.salts else 0
+    used = file.used_frames(acknowledged)
+    bad, changed = file.check(used)
+    commits = [number for number, frame in enumerate(file.frames[:used], 1) if frame.size_after_commit]
     # A transaction begins only once the one before it is synced, so all but the last were acknowledged, mark or not.
-    durable = max(marked.frames if file.salts == marked.salts else 0, commits[-2] if len(commits) >= 2 else 0)
+    durable = max(acknowledged, commits[-2] if len(commits) >= 2 else 0)
     if file.first_refused(bad) > durable:
         return None
     # Whole transactions only: what follows those that were acknowledged is taken as far as it is good.
     until = min((number for number in bad if number > durable), default=len(file.frames) + 1)
-    kept = max((number for number in commits if number < until), default=0)
+    whole = durable if durable <= len(file.frames) else 0
+    kept = max([whole, *(number for number in commits if number < until)])
     quarantine.mkdir(exist_ok=True)
     shutil.copyfile(wal, quarantine / f"{wal.name}.{os.getpid()}")
     # The findings first: a crash in between repairs again, or checks once too often.
     damaged = sum(number <= durable for number in bad)
     found = _record(database, Salvage(damaged, max(0, durable - len(file.frames)), len(raw)))
-    replace_file(wal, file.write(kept, bad))
+    replace_file(wal, file.write(kept, changed))
     database.with_name(database.name + "-shm").unlink(missing_ok=True)
     return found
 
@@ -203,51 +207,59 @@ class _WalFile:
         frames = [_parse_frame(raw[at : at + step]) for at in range(_HEADER.size, len(raw) - step + 1, step)]
         return cls(page_bytes, order, salts, (first, second), sequence, frames)
 
-    def bad_frames(self) -> set[int]:
-        """Those, counted from 1, that do not fit the checksum of the one before them."""
-        found = set()
-        written = expected = self.checksum
-        for number, frame in enumerate(self.frames, 1):
-            # Where only the checksum before was hit, this frame fits what that should have been. What an earlier use of the
-            # file left is not worth the sums.
-            befores = {written, expected} if frame.salts == self.salts else set()
-            candidates = [
-                _frame_checksum(frame.page, frame.size_after_commit, frame.body, self.order, before)
-                for before in befores
-            ]
-            written = expected = frame.checksum
-            if frame.checksum not in candidates:
-                found.add(number)
-                expected = candidates[0] if candidates else frame.checksum
-        return found
+    def used_frames(self, acknowledged: int) -> int:
+        """How many frames this use of the file has written, of which `acknowledged` are known; an earlier one left the rest.
+
+        The salts tell, and one that was hit stands before another that was not, or before what was acknowledged.
+        """
+        own = (number for number, frame in enumerate(self.frames, 1) if frame.salts == self.salts)
+        return min(max([acknowledged, *own]), len(self.frames))
+
+    def check(self, used: int) -> tuple[set[int], set[int]]:
+        """Of all frames, counted from 1, those that SQLite refuses; and those of the used ones whose page was changed."""
+        refused = set(range(used + 1, len(self.frames) + 1))
+        changed: set[int] = set()
+        written = computed = self.checksum
+        for number, frame in enumerate(self.frames[:used], 1):
+            expected = self._checksum_after(written, frame)
+            is_changed = frame.checksum != expected
+            if is_changed and computed != written:
+                # Where only the checksum before was hit, this frame fits what that should have been.
+                expected = self._checksum_after(computed, frame)
+                is_changed = frame.checksum != expected
+                changed -= set() if is_changed else {number - 1}
+            if is_changed:
+                changed.add(number)
+            if is_changed or frame.salts != self.salts:
+                refused.add(number)
+            written, computed = frame.checksum, expected
+        return refused, changed
+
+    def _checksum_after(self, before: tuple[int, int], frame: _Frame) -> tuple[int, int]:
+        head = struct.pack(">II", frame.page, frame.size_after_commit)
+        return _checksum(frame.body, self.order, _checksum(head, self.order, before))
 
     def first_refused(self, bad: set[int]) -> int:
         """The first frame that SQLite would not take; one past the last if it takes all."""
         return min(bad, default=len(self.frames) + 1)
 
-    def commits(self) -> list[int]:
-        """The last frames of transactions; frames that an earlier use of the file left have other salts."""
-        return [
-            number
-            for number, frame in enumerate(self.frames, 1)
-            if frame.salts == self.salts and frame.size_after_commit
-        ]
-
-    def write(self, count: int, bad: set[int]) -> bytes:
+    def write(self, count: int, changed: set[int]) -> bytes:
         """A file with the first `count` frames that SQLite takes to the end."""
-        good = [frame for number, frame in enumerate(self.frames, 1) if number not in bad]
-        largest = max((max(frame.page, frame.size_after_commit) for frame in good), default=0)
-        # A frame whose header was hit may name any page: one that cannot be is left out, the rest is for the digests to find.
-        kept = [(number, frame) for number, frame in enumerate(self.frames[:count], 1) if 0 < frame.page <= largest]
+        sound = [frame for number, frame in enumerate(self.frames, 1) if number not in changed]
+        largest = max((max(frame.page, frame.size_after_commit) for frame in sound), default=0)
+        # A changed frame may name any page: one that cannot be is left out, the rest is for the digests to find.
+        limit = largest + sum(number <= count for number in changed)
+        kept = [(number, frame) for number, frame in enumerate(self.frames[:count], 1) if 0 < frame.page <= limit]
         magic = _MAGIC | (self.order == ">")
         head = struct.pack(">IIII", magic, _VERSION, self.page_bytes, self.sequence) + self.salts
         checksum = _checksum(head, self.order, (0, 0))
         out = bytearray(head + struct.pack(">II", *checksum))
         for number, frame in kept:
-            size_after_commit = frame.size_after_commit if number not in bad else 0
+            size_after_commit = frame.size_after_commit if number not in changed else 0
             if number == kept[-1][0] and not size_after_commit:
-                size_after_commit = largest
-            checksum = _frame_checksum(frame.page, size_after_commit, frame.body, self.order, checksum)
+                size_after_commit = max(largest, *(frame.page for _, frame in kept))
+            written = replace(frame, size_after_commit=size_after_commit)
+            checksum = self._checksum_after(checksum, written)
             out += struct.pack(">II", frame.page, size_after_commit) + self.salts + struct.pack(">II", *checksum)
             out += frame.body
         return bytes(out)
@@ -256,12 +268,6 @@ class _WalFile:
 def _parse_frame(raw: bytes) -> _Frame:
     page, size_after_commit, _, _, first, second = _FRAME_HEADER.unpack_from(raw)
     return _Frame(page, size_after_commit, raw[8:16], (first, second), raw[_FRAME_HEADER.size :])
-
-
-def _frame_checksum(
-    page: int, size_after_commit: int, body: bytes, order: str, before: tuple[int, int]
-) -> tuple[int, int]:
-    return _checksum(body, order, _checksum(struct.pack(">II", page, size_after_commit), order, before))
 
 
 def _checksum(data: bytes, order: str, before: tuple[int, int]) -> tuple[int, int]:

@@ -26,6 +26,8 @@ from tests.synced import Synced
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 4 * KIB
 FLIPS = 16
+FRAMES_OF_ONE_CHUNK = 5
+"""Written by one commit: the schema's page, a map of pages, two leaves and the body's own."""
 
 
 @dataclass
@@ -140,6 +142,25 @@ async def test_a_changed_bit_loses_nothing_silently(has_mark, crashed):
     print(outcomes)
     assert outcomes["lost"] > 0  # the body, at least
     assert outcomes["refused"] < FLIPS // 2
+
+
+async def test_every_word_of_the_last_transactions_headers_may_be_hit(crashed):
+    """Pages, sizes, salts and checksums: it was acknowledged, and no frame comes after it that would tell."""
+    outcomes = {"whole": 0, "lost": 0, "refused": 0}
+    for frame in range(crashed.frames() - FRAMES_OF_ONE_CHUNK, crashed.frames()):
+        for word in range(0, 24, 4):
+            damaged = copy_of(crashed, "damaged")
+            damaged.flip(HEADER_BYTES + frame * FRAME_BYTES + word)
+            try:
+                whole, lost = await reopen(damaged)
+            except SystemExit:
+                outcomes["refused"] += 1
+                continue
+            assert whole | lost == set(crashed.chunks), f"frame {frame}, byte {word}"
+            outcomes["lost" if lost else "whole"] += 1
+    print(outcomes)
+    # Neither a salt nor a checksum takes anything away; a page number may be one that is needed.
+    assert outcomes["whole"] >= 4 * FRAMES_OF_ONE_CHUNK
 
 
 async def test_a_torn_tail_is_cut_off_as_ever(crashed):
