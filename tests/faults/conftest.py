@@ -11,8 +11,11 @@ from tests.faults.tools.needs import require
 
 
 @pytest.fixture
-def mounts() -> Iterator[Mounts]:
-    """Loop disks and memory file systems; everything is unmounted at the end, after a failure too."""
+def mounts(tmp_path) -> Iterator[Mounts]:
+    """Loop disks and memory file systems; everything is unmounted at the end, after a failure too.
+
+    Behind `tmp_path`, so before it at the end: clusters that are ended then have there who their processes are.
+    """
     require("loop disks", "tmpfs")
     with Mounts() as made:
         yield made
