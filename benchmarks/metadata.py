@@ -93,7 +93,7 @@ def measure(path: Path, file_count: int, small: MetadataStore) -> None:
     print(f"every row checked and summed: {seconds(lambda: verify(path)):.1f} s")
     measure_parts(path.with_name("parts.sqlite"))
     measure_versions(path.with_name("versions.sqlite"), file_count)
-    measure_member(path, [_publish(number, chance) for number in range(LOAD_FILES)])
+    measure_member(path, [example_publish(number, chance) for number in range(LOAD_FILES)])
 
 
 def publish_files(store: MetadataStore, last: int, chance: random.Random, durations_s: list[float]) -> None:
@@ -153,14 +153,14 @@ def deleted_keys(small: MetadataStore, large: MetadataStore) -> None:
                     [
                         _entry(
                             at + offset,
-                            _publish(at + offset, random.Random(at + offset)).model_copy(update={"key": key})
+                            example_publish(at + offset, random.Random(at + offset)).model_copy(update={"key": key})
                             if kind
                             else DeleteFile(bucket="default", key=key, stamp=_stamp(at + offset)),
                         )
                         for offset, key in enumerate(keys)
                     ]
                 )
-        store.apply_batch([_entry(store.last_applied + 1, _publish(1, random.Random(7)))])
+        store.apply_batch([_entry(store.last_applied + 1, example_publish(1, random.Random(7)))])
     for name, is_pinned in (("after 50,000 deleted keys", False), ("the same, pinned after they went", True)):
         costs_s = []
         for store in (small, large):
@@ -251,7 +251,8 @@ def _publish_entry(index: int, chance: random.Random) -> CommittedEntry:
     return CommittedEntry(index, 1, _HEAD + msgpack.packb(_FIELDS))
 
 
-def _publish(index: int, chance: random.Random) -> PublishFile:
+def example_publish(index: int, chance: random.Random) -> PublishFile:
+    """A photo of 100 kB that nobody else has."""
     digest = chance.randbytes(32)
     return PublishFile(
         bucket="default",
@@ -273,7 +274,7 @@ def _stamp(seconds: int) -> Stamp:
     return Stamp(hlc=seconds << 32, state=ClockState.LOGICAL)
 
 
-_TEMPLATE: Final = _entry(1, _publish(1, random.Random(1))).payload or b""
+_TEMPLATE: Final = _entry(1, example_publish(1, random.Random(1))).payload or b""
 _HEAD: Final = _TEMPLATE[:1]
 _FIELDS: Final[dict[str, Any]] = msgpack.unpackb(_TEMPLATE[1:])
 _COMMAND: Final[dict[str, Any]] = _FIELDS["command"]

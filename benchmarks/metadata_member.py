@@ -1,6 +1,7 @@
 """A whole consensus member over tables of a given size: how soon it serves after `kill -9`, and its memory under load.
 
-Used by `benchmarks.metadata`; the member is alone in its cluster, so what is measured is its own work and not an election.
+Used by `benchmarks.metadata` and `benchmarks.audit`; the member is alone in its cluster, so what is measured is its own work and
+not an election.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,7 +21,7 @@ import psutil
 from services.consensus.rescue.new_cluster import make_folder
 from shared.cluster_keys import derive_peer_keys, key_file
 from shared.consensus_calls.client import ConsensusClient
-from shared.contracts.access import BY_SYSTEM
+from shared.contracts.access import BY_SYSTEM, Requester
 from shared.contracts.cluster import ConsensusMember
 from shared.contracts.metadata import FileAnswer, GetFile, ListFiles, PublishFile
 from shared.errors import TrivetError
@@ -35,27 +38,40 @@ READERS = 8
 
 def measure_member(tables: Path, publishes: list[PublishFile]) -> None:
     """Print the figures of a member over a copy of `tables`; `publishes` is the load."""
+    with member_folder(tables) as data_dir:
+        asyncio.run(_measure(data_dir, publishes))
+
+
+@contextmanager
+def member_folder(tables: Path) -> Iterator[Path]:
+    """A folder of a member with a copy of `tables`, beside them; removed at the end."""
     with tempfile.TemporaryDirectory(dir=tables.parent) as folder:
         data_dir = Path(folder) / "consensus-1"
         member = ConsensusMember(
             id="consensus-1", url=f"http://127.0.0.1:{HTTP_PORT}", peer_address=f"127.0.0.1:{PEER_PORT}"
         )
         make_folder(tables, data_dir, cluster_id=CLUSTER_ID, members=(member,), record={})
-        asyncio.run(_measure(data_dir, publishes))
+        yield data_dir
+
+
+@asynccontextmanager
+async def to_member(secret: str) -> AsyncIterator[ConsensusClient]:
+    """Asks the member whose cluster secret that is."""
+    address = PeerAddress("consensus-1", f"http://127.0.0.1:{HTTP_PORT}", Role.CONSENSUS)
+    async with PeerClient(derive_peer_keys(secret, Role.GATEWAY)) as client:
+        yield ConsensusClient([address], client, max_waiting=4096)
 
 
 async def _measure(data_dir: Path, publishes: list[PublishFile]) -> None:
     secret = secrets.token_hex(32)
-    address = PeerAddress("consensus-1", f"http://127.0.0.1:{HTTP_PORT}", Role.CONSENSUS)
-    async with PeerClient(derive_peer_keys(secret, Role.GATEWAY)) as client:
-        consensus = ConsensusClient([address], client, max_waiting=4096)
-        process, first_s = await _start(data_dir, secret, consensus)
-        rate = await _load(consensus, publishes)
+    async with to_member(secret) as consensus:
+        process, first_s = await start_member(data_dir, secret, consensus)
+        rate = await publish_all(consensus, publishes, BY_SYSTEM)
         await asyncio.gather(*(_read_all(consensus) for _ in range(READERS)))
         rss_bytes = psutil.Process(process.pid).memory_info().rss
         process.kill()
         process.wait()
-        process, again_s = await _start(data_dir, secret, consensus)
+        process, again_s = await start_member(data_dir, secret, consensus)
         process.kill()
         process.wait()
     print(
@@ -65,7 +81,10 @@ async def _measure(data_dir: Path, publishes: list[PublishFile]) -> None:
     )
 
 
-async def _start(data_dir: Path, secret: str, consensus: ConsensusClient) -> tuple[subprocess.Popen[bytes], float]:
+async def start_member(
+    data_dir: Path, secret: str, consensus: ConsensusClient
+) -> tuple[subprocess.Popen[bytes], float]:
+    """Its process, to be ended by the caller, and the seconds until it served."""
     began_at_s = time.perf_counter()
     process = _spawn(data_dir, secret)
     while True:
@@ -101,7 +120,8 @@ def _spawn(data_dir: Path, secret: str) -> subprocess.Popen[bytes]:
     )
 
 
-async def _load(consensus: ConsensusClient, publishes: list[PublishFile]) -> float:
+async def publish_all(consensus: ConsensusClient, publishes: list[PublishFile], requester: Requester | None) -> float:
+    """As many at a time as a busy gateway has; how many per second."""
     answer, context = await consensus.read(GetFile(bucket="default", key="none"), deadline_s=10)
     assert isinstance(answer, FileAnswer)
     began_at_s = time.perf_counter()
@@ -110,7 +130,7 @@ async def _load(consensus: ConsensusClient, publishes: list[PublishFile]) -> flo
     async def publish(command: PublishFile) -> None:
         async with waiting:
             fresh = {"incarnation": answer.incarnation, "epoch": context.epoch}
-            await consensus.propose(command.model_copy(update=fresh), requester=BY_SYSTEM, deadline_s=30)
+            await consensus.propose(command.model_copy(update=fresh), requester=requester, deadline_s=30)
 
     await asyncio.gather(*(publish(command) for command in publishes))
     return len(publishes) / (time.perf_counter() - began_at_s)
