@@ -62,6 +62,15 @@ async def conclusive(attempt: Callable[[], Awaitable[None]]) -> None:
             return
 
 
+def require_p99(trial: Trial, p99_s: float, base_s: float, times: float) -> None:
+    """It is at most so many times that of a quiet cluster, beside what the driver itself was late.
+
+    Below a floor of half a second the share of a busy machine in a p99 is larger than what is measured.
+    """
+    limit_s = max(times * base_s, 0.5) + trial.canary.worst_s
+    assert p99_s <= limit_s, f"p99 {p99_s:.3f} s, limit {limit_s:.3f} s"
+
+
 def steady_of(trial: Trial) -> Steady:
     """The measuring workload of a trial."""
     return next(one for one in trial.workloads if isinstance(one, Steady))
