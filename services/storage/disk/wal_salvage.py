@@ -245,7 +245,7 @@ class _WalFile:
 
     def write(self, count: int, changed: set[int]) -> bytes:
         """A file with the first `count` frames that SQLite takes to the end."""
-        sound = [frame for number, frame in enumerate(self.frames, 1) if number not in changed]
+        sound = [frame for number, frame in enumerate(self.frames[:count], 1) if number not in changed]
         largest = max((max(frame.page, frame.size_after_commit) for frame in sound), default=0)
         # A changed frame may name any page: one that cannot be is left out, the rest is for the digests to find.
         limit = largest + sum(number <= count for number in changed)
