@@ -227,7 +227,8 @@ class _WalFile:
                 # Where only the checksum before was hit, this frame fits what that should have been.
                 expected = self._checksum_after(computed, frame)
                 is_changed = frame.checksum != expected
-                changed -= set() if is_changed else {number - 1}
+                if not is_changed:
+                    changed.discard(number - 1)
             if is_changed:
                 changed.add(number)
             if is_changed or frame.salts != self.salts:
