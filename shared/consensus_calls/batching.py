@@ -33,6 +33,7 @@ from shared.errors import (
 )
 from shared.peer_address import PeerAddress
 from shared.request_trace import current_trace, joined
+from shared.stalls import put_off_s
 from shared.units import KIB, MIB
 
 MAX_WAITING_BYTES: Final = 32 * MIB
@@ -47,14 +48,20 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[T]):
-    """One waiting caller. Invariant: `is_uncertain` is true while and after any attempt may have been appended."""
+    """One waiting caller, with monotonic seconds.
+
+    Invariant: `is_uncertain` is true while and after any attempt may have been appended.
+    Invariant: `timer` is armed for `due_at_s`, never after `ends_at_s`, until the future is done.
+    """
 
     body: bytes
     future: asyncio.Future[T]
     began_at_s: float
+    ends_at_s: float
+    due_at_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
     is_uncertain: bool = False
     last_error: TrivetError | None = None
-    majority_timer: asyncio.TimerHandle | None = None
     trace: str = field(default_factory=current_trace.get)
 
 
@@ -172,25 +179,27 @@ class CallBatcher(Generic[T]):
         return len(self._waiting)
 
     async def call(self, body: bytes, deadline_s: float) -> T:
-        """The outcome of one call, or the honest error of a passed deadline or of a majority that is not there."""
+        """The outcome of one call, or the honest error of a passed deadline or of a majority that is not there.
+
+        Time in which this process stood still is not counted: nobody was given a chance to answer in it.
+        """
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
             raise OverloadedError(
                 f"Too many {self._kind.name}s wait for the consensus leader.", limit=self._max_waiting
             )
         loop = asyncio.get_running_loop()
-        call = _Call[T](body, loop.create_future(), time.monotonic())
+        now_s = time.monotonic()
+        call = _Call[T](body, loop.create_future(), now_s, now_s + deadline_s)
         self._waiting.append(call)
         self._waiting_bytes += len(body)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(f"consensus {self._kind.name}s", self._drain())
-        call.majority_timer = loop.call_later(CHECK_AFTER_S, self._check_majority, call)
+        self._look_after(call, now_s, CHECK_AFTER_S)
         try:
-            async with asyncio.timeout(deadline_s):
-                return await call.future
-        except TimeoutError:
-            raise self._too_late(call) from call.last_error
+            return await call.future
         finally:
-            call.majority_timer.cancel()
+            if call.timer is not None:
+                call.timer.cancel()
 
     def close(self) -> None:
         """Fail what still waits. The drain has been cancelled before."""
@@ -199,18 +208,28 @@ class CallBatcher(Generic[T]):
             _fail(call, self._too_late(call))
         self._waiting_bytes = 0
 
-    def _check_majority(self, call: _Call[T]) -> None:
-        """`call` takes long: find out whether waiting is in vain, again and again while it waits."""
+    def _look_after(self, call: _Call[T], now_s: float, pause_s: float) -> None:
+        call.due_at_s = min(now_s + pause_s, call.ends_at_s)
+        call.timer = asyncio.get_running_loop().call_later(call.due_at_s - now_s, self._look_at, call)
+
+    def _look_at(self, call: _Call[T]) -> None:
+        """`call` takes long: end it when its time is over; else find out whether waiting is in vain, again and again."""
         if call.future.done():
             return
-        waited_s = time.monotonic() - call.began_at_s
+        now_s = time.monotonic()
+        call.ends_at_s += put_off_s(call.due_at_s, now_s)
+        waited_s = now_s - call.began_at_s
         # A leader that answers others is not lost, however long members take to say who they are.
-        if waited_s >= PATIENCE_S and self._majority.was_lost_since(max(call.began_at_s, self._sender.answered_at_s)):
+        is_lost = waited_s >= PATIENCE_S and self._majority.was_lost_since(
+            max(call.began_at_s, self._sender.answered_at_s)
+        )
+        if is_lost or now_s >= call.ends_at_s:
             _fail(call, self._too_late(call))
             return
         self._majority.check()
-        pause_s = CHECK_AGAIN_S if waited_s >= PATIENCE_S else min(CHECK_AGAIN_S, PATIENCE_S - waited_s)
-        call.majority_timer = asyncio.get_running_loop().call_later(pause_s, self._check_majority, call)
+        self._look_after(
+            call, now_s, CHECK_AGAIN_S if waited_s >= PATIENCE_S else min(CHECK_AGAIN_S, PATIENCE_S - waited_s)
+        )
 
     async def _drain(self) -> None:
         batch: list[_Call[T]] = []
@@ -306,14 +325,16 @@ class CallBatcher(Generic[T]):
         return outcomes
 
     def _too_late(self, call: _Call[T]) -> TrivetError:
+        late: TrivetError
         if self._kind.has_effect and call.is_uncertain:
-            return OutcomeUnknownError(
+            late = OutcomeUnknownError(
                 "The proposal was sent and its outcome was not learnt in time; a retry with the same id is safe.",
                 last_error=_code(call.last_error),
             )
-        late = LeaderUnavailableError(
-            "No consensus leader answered in time; nothing was changed.", last_error=_code(call.last_error)
-        )
+        else:
+            late = LeaderUnavailableError(
+                "No consensus leader answered in time; nothing was changed.", last_error=_code(call.last_error)
+            )
         # For whoever has to find out why; clients are told the code.
         late.__cause__ = call.last_error
         return late

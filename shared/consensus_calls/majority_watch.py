@@ -15,6 +15,7 @@ from shared.background_tasks import BackgroundTasks
 from shared.consensus_calls.peer_requester import PeerRequester
 from shared.errors import PeerUnreachableError, TrivetError
 from shared.peer_address import PeerAddress
+from shared.stalls import STALL_S
 
 STATUS_PATH: Final = "/v1/status"
 CHECK_AFTER_S: Final = 0.5
@@ -25,7 +26,6 @@ PATIENCE_S: Final = 1.75
 
 CHECK_AGAIN_S: Final = 0.25
 ANSWER_WITHIN_S: Final = 1.0
-_STALL_S: Final = 0.5
 
 
 class MajorityWatch:
@@ -59,7 +59,7 @@ class MajorityWatch:
         began_at_s = time.monotonic()
         answers = await asyncio.gather(*(self._may_be_in_a_majority(member) for member in self._members()))
         # Had this process itself stood still, answers could be waiting unread.
-        is_conclusive = time.monotonic() - began_at_s < ANSWER_WITHIN_S + _STALL_S
+        is_conclusive = time.monotonic() - began_at_s < ANSWER_WITHIN_S + STALL_S
         self._lost_as_of_s = began_at_s if is_conclusive and not any(answers) else None
 
     async def _may_be_in_a_majority(self, member: PeerAddress) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from shared.reused_buffers import ReusedBuffers
+from shared.stalls import put_off_s
 from shared.units import KIB, MIB
 
 KEEPALIVE_EXPIRY_S: Final = 30.0
@@ -93,6 +94,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
         self._waiter: asyncio.Future[PeerAnswer] | None = None
         self._wait_s = 0.0
         self._moved_at_s = self._loop.time()
@@ -174,7 +176,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             else:
                 error = ConnectionError("it closed the connection in the middle of an answer")
             error.__cause__ = exc
-            self._waiter.set_exception(error)
+            self._end_with(self._waiter, error)
         self.abort()
         self._transport = None
         self._on_lost(self)
@@ -295,8 +297,14 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _fail(self, error: Exception) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+            self._end_with(self._waiter, error)
         self.abort()
+
+    @staticmethod
+    def _end_with(waiter: asyncio.Future[PeerAnswer], error: Exception) -> None:
+        waiter.set_exception(error)
+        # A caller that was cancelled in this very turn never fetches it.
+        waiter.exception()
 
     # Time.
 
@@ -308,15 +316,18 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _wake_at(self, at_s: float) -> None:
         # A timer of an earlier exchange that fires too soon looks again: cheaper than a new one for each exchange.
         if self._timer is not None:
-            if self._timer.when() <= at_s:
+            if self._timer_at_s <= at_s:
                 return
             self._timer.cancel()
+        self._timer_at_s = at_s  # uvloop's handles do not all know it
         self._timer = self._loop.call_at(at_s, self._look_at_the_time)
 
     def _look_at_the_time(self) -> None:
-        self._timer = None
         now_s = self._loop.time()
+        self._timer = None
         is_waiting = self._waiter is not None
+        if is_waiting:
+            self._moved_at_s = min(now_s, self._moved_at_s + put_off_s(self._timer_at_s, now_s))
         if is_waiting and self._transport is not None:
             unsent_bytes = self._transport.get_write_buffer_size()
             if unsent_bytes < self._unsent_bytes:

@@ -11,6 +11,7 @@ import pytest
 
 from local_cluster.cluster import Cluster
 from tests.free_ports import free_port_offset as find_free_port_offset
+from tests.integration.process_logs import troubles_shown
 from tests.integration.second_gateway import EITHER_GATEWAY, EitherGateway, SecondGateway
 from tests.waiting import block_until
 
@@ -62,11 +63,13 @@ def well_cluster(shared_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def cluster(well_cluster: Cluster) -> Cluster:
+def cluster(well_cluster: Cluster) -> Iterator[Cluster]:
     """The shared cluster, with everything that an earlier test killed brought back."""
     asyncio.run(well_cluster.start())
-    print(f"cluster in {well_cluster.layout.root}, gateway {well_cluster.gateway_url}")  # shown when a test fails
-    return well_cluster
+    # What is printed is shown when a test fails.
+    print(f"cluster in {well_cluster.layout.root}, gateway {well_cluster.gateway_url}")
+    with troubles_shown(well_cluster):
+        yield well_cluster
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now_s
 
+    def stand_still(self, seconds: float) -> None:
+        """Run nothing for so long: every timer that is due until then comes late."""
+        self._now_s += seconds
+
     def _run_once(self) -> None:
         if not self._ready:
             while self._scheduled and self._scheduled[0]._cancelled:

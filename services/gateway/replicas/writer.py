@@ -34,6 +34,7 @@ from shared.errors import (
     PeerUnreachableError,
     TrivetError,
 )
+from shared.stalls import put_off_s
 
 SLOW_FLOOR_S: Final = 1.0
 _SLOW_FACTOR: Final = 4.0
@@ -336,11 +337,22 @@ class _FanOut:
         loop = asyncio.get_running_loop()
         self.event = loop.create_future()
         marks = [attempt.slow_at_s for attempt in self.attempts.values() if not attempt.is_slow]
-        timer = loop.call_later(max(0.0, min([*marks, self.deadline_s]) - time.monotonic()), self.wake)
+        began_s = time.monotonic()
+        due_s = max(began_s, min([*marks, self.deadline_s]))
+        timer = loop.call_later(due_s - began_s, self.wake)
         try:
             await self.event
         finally:
             timer.cancel()
+        self._leave_out(put_off_s(due_s, time.monotonic()))
+
+    def _leave_out(self, pause_s: float) -> None:
+        """The nodes had no chance to be heard for so long."""
+        if pause_s > 0:
+            self.deadline_s += pause_s
+            for attempt in self.attempts.values():
+                attempt.began_s += pause_s
+                attempt.slow_at_s += pause_s
 
     def wake(self, defect: BaseException | None = None) -> None:
         """There is something to decide, or a defect of ours to end with."""

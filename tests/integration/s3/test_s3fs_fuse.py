@@ -51,6 +51,7 @@ def mounted(s3, bucket, tmp_path) -> Iterator[Path]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+        print((tmp_path / "s3fs.log").read_text())  # its errors, shown when a test fails
 
 
 def test_a_folder_is_copied_in_renamed_read_and_removed(s3, mounted, client, bucket, tree, tmp_path) -> None:

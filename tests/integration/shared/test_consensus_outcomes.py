@@ -1,6 +1,7 @@
 """What the client of consensus says became of a call: done, certainly not done, or unknown."""
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -154,6 +155,20 @@ async def test_a_deadline_in_mid_attempt_leaves_the_outcome_unknown():
     async with cluster(hangs, attempt_timeout_s=5) as (client, _):
         with pytest.raises(OutcomeUnknownError):
             await client.propose(command(), deadline_s=0.5)
+
+
+async def test_time_in_which_we_stood_still_is_not_counted():
+    """A machine that was paused answers when it runs again, and not with an error at once."""
+    seen: list[str] = []
+
+    async def stands_still_once(path: str, batch: list[dict]) -> Reply:
+        seen.append(path)
+        if len(seen) == 1:
+            time.sleep(2.0)  # noqa: ASYNC251  # all of this process
+        return decided(len(batch))
+
+    async with cluster(stands_still_once, deadline_s=1.0) as (client, _):
+        assert (await client.propose(command())).log_index == 7
 
 
 async def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown():

@@ -17,6 +17,7 @@ from services.gateway.replicas.writer import ChunkWrite, ReplicaWriter, ReplicaW
 from shared.background_tasks import BackgroundTasks
 from shared.byte_budget import ByteBudget, ByteLease
 from shared.errors import DiskFullError, InternalError, OverloadedError, QuorumNotReachedError
+from tests.simulation.virtual_loop import VirtualLoop
 from tests.unit.gateway.fakes import FakeNodes, node, unreachable
 from tests.waiting import wait_until
 
@@ -206,6 +207,21 @@ async def test_hung_nodes_miss_the_quorum_within_the_timeout(bench) -> None:
     with pytest.raises(QuorumNotReachedError):
         await write.wait_until_quorum()
     assert 0.4 < time.monotonic() - began < 1.5
+    await bench.settled(write)
+
+
+async def test_time_in_which_we_stood_still_is_no_fault_of_the_nodes(bench) -> None:
+    """Their answers are there soon after, and none of them is taken for hung."""
+    bench.nodes.hanging |= {"a", "b", "c"}
+    write = await bench.start("a", "b", "c")
+    await asyncio.sleep(0.3)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.stand_still(60)
+    await asyncio.sleep(0.1)
+    bench.nodes.released.set()
+    await write.wait_until_quorum()
+    assert write.tally.acknowledged >= {"a", "b"}
     await bench.settled(write)
 
 

@@ -52,9 +52,6 @@ class FakeTimer:
     def __init__(self, due_s: float, call: Callable[[], None]) -> None:
         self.due_s, self.call, self.is_cancelled = due_s, call, False
 
-    def when(self) -> float:
-        return self.due_s
-
     def cancel(self) -> None:
         self.is_cancelled = True
 
@@ -79,11 +76,19 @@ class FakeLoop:
     def advance(self, seconds: float) -> None:
         end_s = self.now_s + seconds
         while due := [timer for timer in self.timers if not timer.is_cancelled and timer.due_s <= end_s]:
-            timer = min(due, key=FakeTimer.when)
-            self.timers.remove(timer)
-            self.now_s = max(self.now_s, timer.due_s)
-            timer.call()
+            self._fire(min(due, key=lambda timer: timer.due_s))
         self.now_s = end_s
+
+    def stand_still(self, seconds: float) -> None:
+        """Run nothing for so long; then what is due, once."""
+        self.now_s += seconds
+        for timer in [timer for timer in self.timers if not timer.is_cancelled and timer.due_s <= self.now_s]:
+            self._fire(timer)
+
+    def _fire(self, timer: FakeTimer) -> None:
+        self.timers.remove(timer)
+        self.now_s = max(self.now_s, timer.due_s)
+        timer.call()
 
 
 class Bench:
@@ -323,6 +328,18 @@ async def test_every_wait_for_bytes_is_bounded_and_not_their_sum(bench: Bench) -
     with pytest.raises(TimeoutError):
         await exchange
     assert bench.transport.is_aborted
+
+
+async def test_time_in_which_we_stood_still_is_not_the_peers_silence(bench: Bench) -> None:
+    """When we run again, what has come meanwhile is heard out; it is bounded all the same."""
+    exchange = await bench.ask(timeout_s=5.0)
+    bench.clock.advance(1.0)
+    bench.clock.stand_still(60.0)
+    bench.clock.advance(0.9)
+    assert not bench.transport.is_aborted
+    bench.clock.advance(0.2)
+    with pytest.raises(TimeoutError):
+        await exchange
 
 
 async def test_a_request_that_is_being_taken_is_waited_for(bench: Bench) -> None:
