@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
+from tests.faults.harness.ended_by_signals import INTERRUPTED, run_until_told
 from tests.faults.harness.fault_cluster import running_cluster
 from tests.faults.harness.nemesis import Nemesis, compose
 from tests.faults.harness.trial import InconclusiveError, Trial
@@ -73,7 +74,10 @@ def main() -> int:
             folder = Path(tempfile.mkdtemp(prefix=f"trivet-chaos-{seed}-"))
             print(f"run {done + 1}: seed {seed}, {arguments.seconds:.0f} s", flush=True)
             try:
-                asyncio.run(one_run(folder, seed, run_s=arguments.seconds))
+                run_until_told(one_run(folder, seed, run_s=arguments.seconds))
+            except KeyboardInterrupt:
+                print(f"interrupted; the cluster has ended. Logs and data: {folder}", file=sys.stderr)
+                return INTERRUPTED
             except InconclusiveError as error:
                 inconclusive += 1
                 print(f"inconclusive, try {attempt} of {MAX_TRIES}: {error}", flush=True)

@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import signal
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tests.faults.harness.ended_by_signals import INTERRUPTED, run_until_told
 from tests.faults.harness.fault_cluster import STORAGE, running_cluster
 from tests.faults.harness.operator import QUICK, Operator
 from tests.faults.harness.trial import Trial
@@ -46,6 +49,7 @@ class Membership:
         self._cluster = trial.cluster
         self._operator = operator
         self._draw = random.Random(f"membership {seed}")
+        self._events = 0
         self.counts: Counter[str] = Counter()
 
     async def run(self, events: int) -> None:
@@ -61,6 +65,7 @@ class Membership:
             "kill the leader": self._kill_leader,
             "pause the leader": self._pause_leader,
         }
+        self._events = events
         while self.counts.total() < events:
             name = self._draw.choices(list(EVENTS), list(EVENTS.values()))[0]
             if await acts[name]():
@@ -154,7 +159,7 @@ class Membership:
         return self._draw.choice(sorted(await self._operator.admitted()))
 
     def _note(self, text: str) -> None:
-        self._trial.note(text)
+        self._trial.note(f"event {self.counts.total() + 1} of {self._events}: {text}")
 
 
 async def one_run(folder: Path, seed: int, events: int) -> str:
@@ -164,7 +169,7 @@ async def one_run(folder: Path, seed: int, events: int) -> str:
         AssertionError: something was lost, or does not come to rest.
     """
     async with running_cluster(folder, seed=seed, overrides=QUICK) as (cluster, network):
-        trial = Trial(cluster, network, seed, workloads=[Archive])
+        trial = Trial(cluster, network, seed, workloads=[Archive], say=partial(print, flush=True))
         operator = Operator(cluster)
         membership = Membership(trial, operator, seed)
         try:
@@ -173,7 +178,6 @@ async def one_run(folder: Path, seed: int, events: int) -> str:
                 await membership.run(events)
             await finish(trial, operator)
         finally:
-            print("\n".join([f"seed {seed}", *trial.log]))
             await trial.aclose()
         return f"{dict(membership.counts)}; {trial.summary()}"
 
@@ -210,7 +214,12 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     folder = Path(tempfile.mkdtemp(prefix=f"trivet-membership-{seed}-"))
     print(f"seed {seed}, {arguments.events} events; logs and data: {folder}", flush=True)
-    print(asyncio.run(one_run(folder, seed, arguments.events)))
+    try:
+        print(run_until_told(one_run(folder, seed, arguments.events)))
+    except KeyboardInterrupt:
+        print(f"interrupted; the cluster has ended. Logs and data: {folder}", file=sys.stderr)
+        return INTERRUPTED
+    shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

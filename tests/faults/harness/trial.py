@@ -60,7 +60,10 @@ class ViolationError(AssertionError):
 
 
 class Trial:
-    """One run of load and faults on a running cluster; several may follow each other, each in a bucket of its own."""
+    """One run of load and faults on a running cluster; several may follow each other, each in a bucket of its own.
+
+    `say` is given each line of the log as it is written.
+    """
 
     def __init__(
         self,
@@ -69,7 +72,9 @@ class Trial:
         seed: int,
         *,
         workloads: Sequence[Callable[[Client, int], Workload]] | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
+        self._say = say
         self.cluster = cluster
         self.network = network
         self.seed = seed
@@ -116,6 +121,7 @@ class Trial:
     def note(self, text: str) -> None:
         """Remember what was done, and when; printed when the trial fails."""
         self.log.append(f"{time.monotonic() - self.began:7.2f} s  {text}")
+        self._say(self.log[-1])
 
     async def heal(self) -> None:
         """Undo everything: links clear, nothing stopped, everything running and ready."""
