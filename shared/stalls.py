@@ -14,7 +14,14 @@ _HEAR_OUT_S: Final = 1.0
 """For what had not come yet when we stood still, and for peers that stood still with us."""
 
 
-def put_off_s(due_s: float, now_s: float) -> float:
-    """By how many seconds to put off a deadline, told by a timer that was due at `due_s` (monotonic): 0 as a rule."""
+MAX_STALLS: Final = 3
+"""Of one deadline. More of them are no accident: this process has too much to do."""
+
+
+def put_off_s(due_s: float, now_s: float, stalls: int) -> float:
+    """By how many seconds to put off a deadline, told by a timer that was due at `due_s` (monotonic): 0 as a rule.
+
+    `stalls`: how often this deadline was put off before.
+    """
     late_s = now_s - due_s
-    return late_s + _HEAR_OUT_S if late_s > STALL_S else 0.0
+    return late_s + _HEAR_OUT_S if late_s > STALL_S and stalls < MAX_STALLS else 0.0

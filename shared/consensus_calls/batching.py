@@ -59,6 +59,7 @@ class _Call(Generic[T]):
     began_at_s: float
     ends_at_s: float
     due_at_s: float = 0.0
+    stalls: int = 0
     timer: asyncio.TimerHandle | None = None
     is_uncertain: bool = False
     last_error: TrivetError | None = None
@@ -217,7 +218,9 @@ class CallBatcher(Generic[T]):
         if call.future.done():
             return
         now_s = time.monotonic()
-        call.ends_at_s += put_off_s(call.due_at_s, now_s)
+        if late_s := put_off_s(call.due_at_s, now_s, call.stalls):
+            call.ends_at_s += late_s
+            call.stalls += 1
         waited_s = now_s - call.began_at_s
         # A leader that answers others is not lost, however long members take to say who they are.
         is_lost = waited_s >= PATIENCE_S and self._majority.was_lost_since(

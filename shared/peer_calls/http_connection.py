@@ -95,6 +95,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
+        self._stalls = 0
         self._waiter: asyncio.Future[PeerAnswer] | None = None
         self._wait_s = 0.0
         self._moved_at_s = self._loop.time()
@@ -140,6 +141,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._reset()
         self._is_head = head.startswith(b"HEAD ")
         self._wait_s = timeout_s
+        self._stalls = 0
         self._moved_at_s = self._loop.time()
         self._wake_at(self._moved_at_s + timeout_s)
         # One after the other: joining them would copy the body.
@@ -326,8 +328,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         now_s = self._loop.time()
         self._timer = None
         is_waiting = self._waiter is not None
-        if is_waiting:
-            self._moved_at_s = min(now_s, self._moved_at_s + put_off_s(self._timer_at_s, now_s))
+        if is_waiting and (late_s := put_off_s(self._timer_at_s, now_s, self._stalls)):
+            self._moved_at_s = min(now_s, self._moved_at_s + late_s)
+            self._stalls += 1
         if is_waiting and self._transport is not None:
             unsent_bytes = self._transport.get_write_buffer_size()
             if unsent_bytes < self._unsent_bytes:

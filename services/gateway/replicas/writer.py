@@ -296,6 +296,7 @@ class _FanOut:
     cancelled: list[asyncio.Future[int | None]] = field(default_factory=list)
     asked: dict[str, StorageNode] = field(default_factory=dict)
     is_over: bool = False
+    stalls: int = 0
     event: asyncio.Future[None] | None = None
 
     @property
@@ -344,11 +345,12 @@ class _FanOut:
             await self.event
         finally:
             timer.cancel()
-        self._leave_out(put_off_s(due_s, time.monotonic()))
+        self._leave_out(put_off_s(due_s, time.monotonic(), self.stalls))
 
     def _leave_out(self, pause_s: float) -> None:
         """The nodes had no chance to be heard for so long."""
         if pause_s > 0:
+            self.stalls += 1
             self.deadline_s += pause_s
             for attempt in self.attempts.values():
                 attempt.began_s += pause_s

@@ -18,6 +18,7 @@ from shared.peer_calls.http_connection import (
     StaleConnectionError,
 )
 from shared.reused_buffers import ReusedBuffers
+from shared.stalls import MAX_STALLS
 
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 WITH_LENGTH = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\nX-Some: a\r\nx-some: b\r\n\r\n0123456789"
@@ -338,6 +339,17 @@ async def test_time_in_which_we_stood_still_is_not_the_peers_silence(bench: Benc
     bench.clock.advance(0.9)
     assert not bench.transport.is_aborted
     bench.clock.advance(0.2)
+    with pytest.raises(TimeoutError):
+        await exchange
+
+
+async def test_who_stands_still_all_the_time_has_too_much_to_do(bench: Bench) -> None:
+    """A peer's silence ends all the same."""
+    exchange = await bench.ask(timeout_s=5.0)
+    for _ in range(MAX_STALLS):
+        bench.clock.stand_still(6.0)
+        assert not bench.transport.is_aborted
+    bench.clock.stand_still(6.0)
     with pytest.raises(TimeoutError):
         await exchange
 
