@@ -15,6 +15,8 @@ from tests.faults.checkers.history import Outcome
 from tests.faults.harness.client import Client
 
 SIZES: Final = (1 * KIB, 4 * KIB, 100 * KIB, 1 * MIB, 2 * MIB + 5)
+_SHARE_DELETED: Final = 0.15
+_SHARE_READ: Final = 0.25
 _READ_TRIES: Final = 5
 
 
@@ -37,18 +39,21 @@ class _File:
 
 
 class Archive:
-    """New files all the time; `share_deleted` of them go again."""
+    """New files all the time, and old ones go again: each client keeps `most_files` at most.
+
+    Bounded, or what each later event has to restore would grow with the length of a run.
+    """
 
     name = "archive"
 
     def __init__(
-        self, client: Client, seed: int, *, clients: int = 3, pause_s: float = 0.1, share_deleted: float = 0.3
+        self, client: Client, seed: int, *, clients: int = 3, pause_s: float = 0.1, most_files: int = 150
     ) -> None:
         self._client = client
         self._seed = seed
         self._clients = clients
         self._pause_s = pause_s
-        self._share_deleted = share_deleted
+        self._most_files = most_files
         self._files: dict[str, _File] = {}
         self._wrong: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -80,9 +85,9 @@ class Archive:
                 return
             gateway = draw.choice(self._client.gateways)
             chance = draw.random()
-            if chance < self._share_deleted / 2 and mine:
+            if mine and (chance < _SHARE_DELETED or len(mine) >= self._most_files):
                 await self._delete(gateway, mine.pop(draw.randrange(len(mine))))
-            elif chance < 0.4 and mine:
+            elif mine and chance < _SHARE_DELETED + _SHARE_READ:
                 await self._read(gateway, draw.choice(mine))
             else:
                 file = await self._write(gateway, f"archive/{self._seed}-{number}-{count:06d}", draw.choice(SIZES))
