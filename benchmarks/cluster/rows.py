@@ -44,6 +44,7 @@ class Row:
         is_s3: it goes to the S3 port and not to `/v1`.
         file_count: how many files a GET reads again and again, all of them once before the row; None for all of the size.
         floor: the name of the floor that bounds it, see `floors`.
+        sensitivity: where the gauge's work costs x times as much, the row's requests cost x to this power; see `sensitivity`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     is_read_once: bool = False
     file_count: int | None = None
     is_s3: bool = False
+    sensitivity: float = 1.5
 
     @property
     def unit(self) -> str:
@@ -72,16 +74,16 @@ _SMALL: Final = 4 * KIB
 _LARGE: Final = 256 * MIB
 
 ROWS: Final = (
-    Row("put-256m", Operation.PUT, _LARGE, 1, 0, 1, "disk-256m", is_curl=True),
-    Row("get-256m", Operation.GET, _LARGE, 1, 0, 1, "serve-256m", is_curl=True),
-    Row("put-1m-x8", Operation.PUT, MIB, 8, 1.25, 120, "disk-1m"),
+    Row("put-256m", Operation.PUT, _LARGE, 1, 0, 1, "disk-256m", is_curl=True, sensitivity=1.0),
+    Row("get-256m", Operation.GET, _LARGE, 1, 0, 1, "serve-256m", is_curl=True, sensitivity=1.25),
+    Row("put-1m-x8", Operation.PUT, MIB, 8, 1.25, 120, "disk-1m", sensitivity=1.25),
     Row("get-1m-x8", Operation.GET, MIB, 8, 1.25, 10**6, "serve-1m-x8"),
     Row("put-4k-x16", Operation.PUT, _SMALL, 16, 1.5, 10**6, "disk-4k"),
     Row("get-4k-x16", Operation.GET, _SMALL, 16, 1.5, 1250, "serve-4k-x16", is_read_once=True),
     Row("get-4k-x16-hot", Operation.GET, _SMALL, 16, 1.5, 10**6, file_count=256),
     Row("head-4k-x16", Operation.HEAD, _SMALL, 16, 1.25, 10**6),
-    Row("put-4k-x1", Operation.PUT, _SMALL, 1, 1.25, 10**6, "disk-4k"),
-    Row("get-4k-x1", Operation.GET, _SMALL, 1, 1.25, 400, "serve-4k-x1", is_read_once=True),
+    Row("put-4k-x1", Operation.PUT, _SMALL, 1, 1.25, 10**6, "disk-4k", sensitivity=1.75),
+    Row("get-4k-x1", Operation.GET, _SMALL, 1, 1.25, 400, "serve-4k-x1", is_read_once=True, sensitivity=1.75),
     Row("list-1000", Operation.LIST, _SMALL, 1, 1.0, 10**6),
     Row("delete-4k-x16", Operation.DELETE, _SMALL, 16, 1.0, 600),
 )
@@ -117,6 +119,14 @@ ALL_ROWS: Final = tuple(each for row in ROWS for each in _with_s3(row))
 """`ROWS`, and behind each the same row of the S3 port. These run only by name: a run of all of `ROWS` is long enough."""
 
 ROW_NAMES: Final = (*(row.name for row in ALL_ROWS), IDLE)
+
+
+_SENSITIVITIES: Final = {row.name: row.sensitivity for row in ALL_ROWS}
+
+
+def sensitivity_of(name: str) -> float:
+    """`Row.sensitivity` of the row of that name; 1 of one that this version does not have."""
+    return _SENSITIVITIES.get(name, 1.0)
 
 
 def counterpart_of(row: Row) -> str | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.cluster.rows import sensitivity_of
 from benchmarks.cluster.speed_gauge import REFERENCE_US
 
 FORMAT_VERSION: Final = 2
@@ -61,7 +62,7 @@ class RowSample(_Kept):
     @property
     def normalized_cpu_ms(self) -> dict[str, float]:
         """`cpu_ms` as it would have been at that speed; as it is where the speed is not known."""
-        factor = 1.0 if self.speed is None else self.speed
+        factor = 1.0 if self.speed is None else self.speed ** sensitivity_of(self.row)
         return {group: value * factor for group, value in self.cpu_ms.items()}
 
     @property

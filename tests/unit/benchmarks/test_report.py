@@ -38,10 +38,10 @@ def test_cost_is_shown_by_group_and_held_to_the_budget(make_sample, make_result)
 
 
 def test_cost_is_told_at_normal_speed_beside_what_was_measured(make_sample, make_result) -> None:
-    """A machine at half of its speed: the budget is held to what it would have cost otherwise."""
-    cost = table(make_result([make_sample(gauge_us=2 * REFERENCE_US)]), "CPU")
+    """A machine at a quarter of its speed: the budget is held to what it would have cost otherwise."""
+    cost = table(make_result([make_sample(cpu_ms={"gateway": 4.0, "storage": 2.0}, gauge_us=4 * REFERENCE_US)]), "CPU")
     assert (cell(cost, "gateway"), cell(cost, "sum"), cell(cost, "budget")) == ("0.50", "0.75 (0.75-0.75)", "within")
-    assert (cell(cost, "speed"), cell(cost, "as measured")) == ("50%", "1.50")
+    assert (cell(cost, "speed"), cell(cost, "as measured")) == ("25%", "6.00")
     unknown = table(make_result([make_sample(gauge_us=None)]), "CPU")
     assert (cell(unknown, "speed"), cell(unknown, "as measured")) == ("", "1.50")
 

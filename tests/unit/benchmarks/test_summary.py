@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.cluster.rows import sensitivity_of
+from benchmarks.cluster.sensitivity import slope
 from benchmarks.cluster.speed_gauge import REFERENCE_US
 from benchmarks.cluster.summary import Spread, median_cpu_ms, paired_ratio, samples_of
 
@@ -29,14 +31,28 @@ def test_a_ratio_pairs_rounds_and_not_medians(make_sample) -> None:
 
 
 def test_figures_are_told_at_one_speed_of_the_machine(make_sample) -> None:
-    """Where the gauge's work costs twice as much, the same requests do, too; where it was not done, nothing is changed."""
+    """Where the gauge's work costs more, the same requests do, by more than it; where it was not done, nothing is changed."""
     fast = make_sample(cpu_ms={"gateway": 1.0, "storage": 0.5})
-    slow = make_sample(cpu_ms={"gateway": 2.0, "storage": 1.0}, gauge_us=2 * REFERENCE_US)
+    slow = make_sample(cpu_ms={"gateway": 8.0, "storage": 4.0}, gauge_us=4 * REFERENCE_US)
+    assert sensitivity_of(slow.row) == 1.5
     assert slow.normalized_cpu_ms == fast.normalized_cpu_ms == fast.cpu_ms
-    assert (slow.speed, slow.measured_cpu_ms, slow.total_cpu_ms) == (0.5, 3.0, 1.5)
+    assert (slow.speed, slow.measured_cpu_ms, slow.total_cpu_ms) == (0.25, 12.0, 1.5)
     unknown = make_sample(cpu_ms={"gateway": 2.0}, gauge_us=None)
     assert (unknown.speed, unknown.total_cpu_ms) == (None, 2.0)
     assert median_cpu_ms([fast, slow]) == {"gateway": 1.0, "storage": 0.5}
+
+
+def test_a_row_that_is_not_known_goes_with_the_gauge(make_sample) -> None:
+    """A result of another version may have it."""
+    assert make_sample(row="another", cpu_ms={"gateway": 2.0}, gauge_us=2 * REFERENCE_US).total_cpu_ms == 1.0
+
+
+def test_a_faster_revision_is_not_taken_for_a_faster_machine() -> None:
+    """The slope is that of each revision's own rounds; one of too few rounds says nothing."""
+    old = [(x, 2 * x + 5) for x in (1.0, 2.0, 3.0)]
+    new = [(x, 2 * x) for x in (4.0, 5.0, 6.0)]
+    assert slope([old, new, [(0.0, 100.0)]]) == pytest.approx(2.0)
+    assert slope([[(1.0, 2.0)], []]) is None
 
 
 def test_a_round_that_only_one_tree_has_is_left_out(make_sample) -> None:
