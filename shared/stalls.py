@@ -13,7 +13,6 @@ STALL_S: Final = 0.5
 _HEAR_OUT_S: Final = 1.0
 """For what had not come yet when we stood still, and for peers that stood still with us."""
 
-
 MAX_STALLS: Final = 3
 """Of one deadline. More of them are no accident: this process has too much to do."""
 

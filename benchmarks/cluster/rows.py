@@ -44,7 +44,7 @@ class Row:
         is_s3: it goes to the S3 port and not to `/v1`.
         file_count: how many files a GET reads again and again, all of them once before the row; None for all of the size.
         floor: the name of the floor that bounds it, see `floors`.
-        sensitivity: where the gauge's work costs x times as much, the row's requests cost x to this power; see `sensitivity`.
+        sensitivity: where the gauge's work costs x times as much, requests cost x to this power (`sensitivity.py`).
     """
 
     name: str
@@ -119,7 +119,6 @@ ALL_ROWS: Final = tuple(each for row in ROWS for each in _with_s3(row))
 """`ROWS`, and behind each the same row of the S3 port. These run only by name: a run of all of `ROWS` is long enough."""
 
 ROW_NAMES: Final = (*(row.name for row in ALL_ROWS), IDLE)
-
 
 _SENSITIVITIES: Final = {row.name: row.sensitivity for row in ALL_ROWS}
 
