@@ -107,7 +107,7 @@ class Foreground:
     async def _ask_once(self, latencies: Latencies, due: float, under_way: asyncio.Semaphore) -> None:
         connection: Connection | None = None
         try:
-            connection = self._idle.pop() if self._idle else await Connection.open(self._address)
+            connection = self._open_connection() or await Connection.open(self._address)
             if await self._ask(connection):
                 latencies.done.append((due, time.perf_counter() - due))
             else:
@@ -118,6 +118,13 @@ class Foreground:
             under_way.release()
             if connection is not None and not connection.is_closed:
                 self._idle.append(connection)
+
+    def _open_connection(self) -> Connection | None:
+        """One that waits for a request; those that the gateway has closed meanwhile are forgotten."""
+        while self._idle:
+            if not (connection := self._idle.pop()).is_closed:
+                return connection
+        return None
 
     async def _ask(self, connection: Connection) -> bool:
         if self._chance.random() < 0.5:
