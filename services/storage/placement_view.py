@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -16,8 +18,10 @@ _WORKING: Final = frozenset({"active", "suspect", "draining"})
 class PlacementView:
     """Implements `ports.HolderView` by the node map that was read last; before the first one `epoch` is None."""
 
-    def __init__(self, node_id: str, replica_count: int) -> None:
+    def __init__(self, node_id: str, replica_count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._node_id = node_id
+        self._clock = clock
+        self._changed_s = -math.inf
         self.replica_count = replica_count
         self._map = NodeMap(epoch=0, nodes=[])
         self._live: list[StorageNode] = []
@@ -29,10 +33,13 @@ class PlacementView:
 
     def update(self, node_map: NodeMap, log_index: int) -> None:
         """Decide by `node_map` from now on."""
+        before = self.key
         self._map, self._live = node_map, live_nodes(node_map)
         self._own = next((node for node in node_map.nodes if node.id == self._node_id), None)
         self._filter = expected_holder_filter(self._node_id, self._live, self.replica_count)
         self.epoch, self.log_index = node_map.epoch, log_index
+        if self.key != before:
+            self._changed_s = self._clock()
 
     @property
     def is_settled(self) -> bool:
@@ -59,6 +66,11 @@ class PlacementView:
         """Equal for node maps by which this node expects to hold the same chunks."""
         nodes = [f"{node.id}/{node.zone}/{node.capacity_bytes // GIB}" for node in self._live]
         return f"{self.replica_count} {' '.join(sorted(nodes))}" if self.is_live else "none"
+
+    @property
+    def unchanged_s(self) -> float:
+        """For how long other nodes have been expected to hold the same chunks, as far as this node heard."""
+        return self._clock() - self._changed_s
 
     def is_expected(self, digest: bytes) -> bool:
         """Whether this node should hold the chunk."""

@@ -29,9 +29,14 @@ from shared.errors import TrivetError
 
 _PAGE: Final = min(MAX_CONFIRM_CHUNKS, 256)
 """Placing a thousand chunks would hold the event loop for tens of milliseconds."""
+_BUSY_PAGE: Final = 64
+"""While requests come: a page is a question to every holder, which reads what it has not verified, and records start indexes."""
 _PATIENCE_PAGES: Final = 2
 """After so many pages of which nothing could be dropped a walk ends: the nodes that should hold the rest are still fetching it,
 in the same order. Twice as many after a walk that dropped nothing, so that no page keeps the others waiting for ever."""
+_MISSING_FIRST_S: Final = 60.0
+"""While requests come: what a change of the nodes leaves missing is to be back within this time, and what it leaves over waits.
+To have it confirmed costs all nodes more than the pulls do. A change that takes longer gives space back all along."""
 
 
 class DroppingTier(Protocol):
@@ -108,6 +113,14 @@ class ExtraChunks:
         self.walking = asyncio.Lock()
         """Held by whoever walks."""
 
+    def put_off_s(self) -> float:
+        """How long to wait before the next walk: while requests come, what is missing elsewhere comes first. 0: not at all.
+
+        A node that is drained has nothing but surplus, and is waited for.
+        """
+        is_waited_for = not self._pace.is_busy or self._view.is_draining
+        return 0.0 if is_waited_for else max(0.0, _MISSING_FIRST_S - self._view.unchanged_s)
+
     async def walk(self, *, is_patient: bool = False) -> ExtraOutcome:
         """Decide about every extra chunk once, unless a peer has a newer node map, or surplus is not confirmed yet.
 
@@ -120,7 +133,7 @@ class ExtraChunks:
         """
         outcome = ExtraOutcome()
         after, vain_pages = b"", 0
-        while page := await self._expected.extra_page(after, _PAGE):
+        while page := await self._expected.extra_page(after, _BUSY_PAGE if self._pace.is_busy else _PAGE):
             after, epoch = page[-1], self._view.epoch
             found, dropped = outcome.surplus, outcome.dropped
             # Again while some left: for one question a peer reads only so much of what is not verified there.

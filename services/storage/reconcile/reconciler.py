@@ -249,6 +249,8 @@ class Reconciler:
         return self._expected.count("missing").chunks == 0
 
     async def _drop_step(self) -> float | None:
+        if put_off_s := self._extra.put_off_s():
+            return put_off_s
         if await self._guarded("extra chunks were not dropped", self._drop()):
             self._drop_retry.succeeded()
             return None

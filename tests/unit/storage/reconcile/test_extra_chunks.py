@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from services.storage.reconcile import extra_chunks
+from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeState
 from shared.contracts.references import CondemnChunks
 from shared.errors import LeaderUnavailableError
+from tests.integration.storage.support import poll
 from tests.unit.storage.reconcile.world import Bodies, Node, make_chunks
 
 
@@ -303,3 +305,40 @@ async def test_a_count_goes_on_whatever_is_confirmed(world, monkeypatch):
     world.nodes["n4"].tier.verified.clear()
     outcome = await node.extra.walk(is_patient=True)
     assert (outcome.is_whole, outcome.surplus, outcome.dropped) == (True, len(surplus), 0)
+
+
+async def test_while_requests_come_what_is_missing_elsewhere_comes_first(world):
+    """For a minute after a change of the nodes, and not on a node that is drained."""
+    node, _, surplus = await with_surplus(world)
+    assert node.extra.put_off_s() == 0
+    node.foreground.record()
+    assert node.extra.put_off_s() == 60
+    assert await node.reconciler._drop_step() == 60
+    assert surplus <= node.holds()
+    node.now_s = 59.0
+    await node.follower.follow()  # the map is the same
+    assert node.extra.put_off_s() == 1
+    node.now_s = 60.0
+    assert node.extra.put_off_s() == 0
+    world.log.set_node("n4", NodeState.INACTIVE)
+    await node.follower.follow()
+    assert node.extra.put_off_s() == 60
+    world.log.set_node("n1", NodeState.DRAINING)
+    await node.follower.follow()
+    assert node.extra.put_off_s() == 0
+
+
+async def test_what_was_put_off_is_dropped_later(world, monkeypatch):
+    """By the loop itself: nothing else wakes it."""
+    monkeypatch.setattr(extra_chunks, "_MISSING_FIRST_S", 0.05)
+    node, chunks, surplus = await with_surplus(world)
+    node.foreground.record()
+    put_off_s, said = node.extra.put_off_s, list[float]()
+    monkeypatch.setattr(node.extra, "put_off_s", lambda: said.append(put_off_s()) or said[-1])
+    async with BackgroundTasks() as tasks:
+        node.reconciler.start(tasks)
+        await poll(lambda: said)
+        assert set(said) == {0.05}
+        assert surplus <= node.holds()
+        node.now_s = 1.0
+        await poll(lambda: node.holds() == set(chunks) - surplus)

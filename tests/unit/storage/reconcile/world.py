@@ -192,6 +192,8 @@ class Node:
         self._folder = folder / name
         self._folder.mkdir(exist_ok=True)
         self._replica_count = replica_count
+        self.now_s = 0.0
+        """Of the clock by which the node map has an age."""
         world[name] = self
         self.make()
 
@@ -199,10 +201,11 @@ class Node:
         """As a start of the process does, with whatever the folder holds."""
         self.registry = CollectorRegistry()
         self.metrics = StorageMetrics(self.registry)
-        self.view = PlacementView(self.name, self._replica_count)
+        self.view = PlacementView(self.name, self._replica_count, lambda: self.now_s)
         self.database = ReconcileDatabase(self._folder / FILE_NAME)
         self.expected = ExpectedChunks(self.database, "c")
-        self.pace = Pace(1000 * MIB, Foreground())
+        self.foreground = Foreground()
+        self.pace = Pace(1000 * MIB, self.foreground)
         self.budget = ByteBudget(32 * MIB)
         references = References(self.log, self.log, gc_grace_s=1)
         tier, view, expected, pace, metrics = self.tier, self.view, self.expected, self.pace, self.metrics
