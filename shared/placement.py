@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from blake3 import blake3
@@ -35,6 +37,7 @@ _NEAR: Final = 2.0**-18
 """Scores in floating point that differ by less, as a part of them, are compared exactly: nearly twice the errors of two scores
 together, each at most 2^-20 for the distance and 2^-25 for the rest. That is one digest in about a thousand."""
 _int_from_bytes: Final = int.from_bytes
+_first: Final = itemgetter(0)
 _EDGE: Final = 2.0**-10
 """In units of the last fraction bit. `math.log2` of a number in [1, 2) errs by about 2^-53, the exact way by less than
 2^-63: in these units 2^-21 and 2^-31. So a C library may be a thousand times worse than any is."""
@@ -47,7 +50,7 @@ def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNo
     depends on ids, zones and capacities only: state is the caller's business, so that a node that is away keeps its
     place and gets its chunks back.
     """
-    ranked = sorted(nodes, key=lambda node: (-_score(digest, node.id, placement_weight(node.capacity_bytes)), node.id))
+    ranked = _by_score(digest, list(nodes))
     spread: list[StorageNode] = []
     while ranked:
         zones: set[str] = set()
@@ -57,6 +60,24 @@ def preference_list(digest: str, nodes: Iterable[StorageNode]) -> list[StorageNo
             zones.add(node.zone)
         ranked = rest
     return spread
+
+
+def _by_score(digest: str, nodes: list[StorageNode]) -> list[StorageNode]:
+    """The highest score first, without a look at zones."""
+    name = digest.encode()
+    try:
+        scored = sorted(
+            ((_float_score(name, _candidate(node.id, node.capacity_bytes)), node) for node in nodes),
+            key=_first,
+            reverse=True,
+        )
+        for (score, _), (next_score, _) in pairwise(scored):
+            _is_before(score, next_score)
+    except _NearTieError:
+        return sorted(
+            nodes, key=lambda node: (-_score(digest, node.id, placement_weight(node.capacity_bytes)), node.id)
+        )
+    return [node for _, node in scored]
 
 
 def can_take_chunks(node: StorageNode) -> bool:
@@ -103,13 +124,14 @@ def expected_holder_filter(node_id: str, live: Sequence[StorageNode], replica_co
     by_zone: dict[str, list[_Candidate]] = {}
     for node in live:
         if node.id != node_id:
-            by_zone.setdefault(node.zone, []).append(_candidate(node))
+            by_zone.setdefault(node.zone, []).append(_candidate(node.id, node.capacity_bytes))
     mates = by_zone.pop(own.zone, [])
+    candidate = _candidate(own.id, own.capacity_bytes)
     if not by_zone or (not mates and all(len(others) == 1 for others in by_zone.values())):
-        others = [*mates, *(candidate for zone in by_zone.values() for candidate in zone)]
-        count_before = partial(_count_before, _candidate(own), others, replica_count)
+        others = [*mates, *(other for zone in by_zone.values() for other in zone)]
+        count_before = partial(_count_before, candidate, others, replica_count)
     else:
-        count_before = partial(_count_before_by_zone, _candidate(own), mates, list(by_zone.values()))
+        count_before = partial(_count_before_by_zone, candidate, mates, list(by_zone.values()))
 
     def is_expected(digest: bytes) -> bool:
         try:
@@ -128,8 +150,9 @@ class _NearTieError(Exception):
     """Two scores are too close to each other for floating point."""
 
 
-def _candidate(node: StorageNode) -> _Candidate:
-    return f"/{node.id}".encode(), float(placement_weight(node.capacity_bytes) << _FRACTION_BITS)
+@lru_cache(maxsize=1024)
+def _candidate(node_id: str, capacity_bytes: int) -> _Candidate:
+    return f"/{node_id}".encode(), float(placement_weight(capacity_bytes) << _FRACTION_BITS)
 
 
 def _count_before(own: _Candidate, others: Sequence[_Candidate], limit: int, name: bytes) -> int:
@@ -193,7 +216,6 @@ def placement_weight(capacity_bytes: int) -> int:
     return max(1, capacity_bytes // GIB)
 
 
-@lru_cache(maxsize=65536)
 def _score(digest: str, node_id: str, weight: int) -> int:
     raw = int.from_bytes(blake3(f"{digest}/{node_id}".encode()).digest(_HASH_BITS // 8))
     # u in (0, 1) as (raw + 1) / (2^64 + 1), so that -log2(u) > 0 and the division is defined.

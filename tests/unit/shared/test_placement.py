@@ -260,10 +260,21 @@ def test_a_score_in_floating_point_is_as_near_as_the_comparison_assumes(name: st
     each = node("storage-1", gib=gib)
     exact = _score(name, each.id, gib) / (1 << _FRACTION_BITS)
     try:
-        found = _float_score(name.encode(), _candidate(each))
+        found = _float_score(name.encode(), _candidate(each.id, each.capacity_bytes))
     except _NearTieError:
         return
     assert abs(found - exact) * 2 < placement._NEAR * min(found, exact)
+
+
+@pytest.mark.parametrize("near", [placement._NEAR, 2.0**-3, 2.0])
+def test_floating_point_ranks_nodes_as_whole_numbers_do(near: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many digests are compared exactly: few, some or all."""
+    monkeypatch.setattr(placement, "_NEAR", near)
+    nodes = [node(f"storage-{number}", zone="one", gib=50 * number) for number in range(1, 7)]
+    for number in range(5000):
+        name = digest(number)
+        scores = {each.id: _score(name, each.id, each.capacity_bytes // GIB) for each in nodes}
+        assert ids(preference_list(name, nodes)) == sorted(scores, key=lambda each: (-scores[each], each))
 
 
 def test_two_nodes_of_one_zone_share_what_falls_to_the_zone() -> None:
