@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
 import tempfile
@@ -49,7 +50,7 @@ class Plan:
 
 
 async def measure(plan: Plan, folder: Path, say: Say) -> Result:
-    """Run the parts, those that need a cluster on one.
+    """Run the parts.
 
     Raises:
         BenchmarkError, LocalClusterError: the cluster does not start, or does not come to rest in time.
@@ -62,18 +63,23 @@ async def measure(plan: Plan, folder: Path, say: Say) -> Result:
     if "placement" in plan.parts:
         say("placement")
         placed = placement(plan.count(_PLACED_CHUNKS, at_least=1000), plan.seed)
-    if set(plan.parts) - {"placement"}:
-        cluster = RepairCluster(folder)
-        small = Load("small", plan.count(_SMALL_CHUNKS, at_least=100), SMALL_BYTES)
-        loads = (Load("large", plan.count(_LARGE_CHUNKS, at_least=8), MIB), small)
-        try:
-            await cluster.start()
-            repairs += [await repair(cluster, load, plan.seed, say) for load in loads if load.name in plan.parts]
-            if "space" in plan.parts:
-                space = await freed(cluster, small.count, plan.large_bytes, plan.seed, say)
-            if "in-sync" in plan.parts:
-                rests.append(await rest(cluster, say, chunks=sum(one.chunks for one in repairs)))
-        finally:
+    small = Load("small", plan.count(_SMALL_CHUNKS, at_least=100), SMALL_BYTES)
+    loads = (Load("large", plan.count(_LARGE_CHUNKS, at_least=8), MIB), small)
+    cluster: RepairCluster | None = None
+    try:
+        for load in loads:
+            if load.name in plan.parts:
+                # Each on nodes that hold nothing else: what is wiped is all that comes back.
+                cluster = await _another_cluster(cluster, folder / load.name)
+                repairs.append(await repair(cluster, load, plan.seed, say))
+        if "space" in plan.parts:
+            cluster = cluster or await _another_cluster(None, folder / "space")
+            space = await freed(cluster, small.count, plan.large_bytes, plan.seed, say)
+        if "in-sync" in plan.parts:
+            cluster = cluster or await _another_cluster(None, folder / "in-sync")
+            rests.append(await rest(cluster, say, chunks=repairs[-1].chunks if repairs else 0))
+    finally:
+        if cluster is not None:
             await cluster.stop()
     return Result(
         began_at=began_at,
@@ -84,6 +90,20 @@ async def measure(plan: Plan, folder: Path, say: Say) -> Result:
         placement=placed,
         freed=space,
     )
+
+
+async def _another_cluster(before: RepairCluster | None, folder: Path) -> RepairCluster:
+    """A new one in `folder`, in place of the one before, whose disks are given back."""
+    if before is not None:
+        await before.remove()
+    await asyncio.to_thread(folder.mkdir)
+    cluster = RepairCluster(folder)
+    try:
+        await cluster.start()
+    except BaseException:
+        await cluster.stop()
+        raise
+    return cluster
 
 
 def main() -> int:

@@ -72,6 +72,11 @@ class RepairCluster:
         """Stop all of it."""
         await self._cluster.stop()
 
+    async def remove(self) -> None:
+        """Stop it, and take away all that it has on disk."""
+        await self.stop()
+        shutil.rmtree(self._folder)
+
     async def use(self, overrides: Mapping[str, Mapping[str, str]]) -> None:
         """Restart with other settings."""
         await self._cluster.stop()

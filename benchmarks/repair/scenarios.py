@@ -21,6 +21,8 @@ REPLICA_COUNT: Final = 3
 _LIMIT_S: Final = 600.0
 _BASE_S: Final = 20.0
 """How long latencies are measured before anything is broken."""
+_SETTLE_S: Final = 15.0
+"""Before that: what filling leaves to do is not the usual."""
 
 ROUND_S: Final = 62.0
 """In this time a node that is in sync compares everything once, and follows the log every few seconds."""
@@ -49,6 +51,7 @@ async def repair(cluster: RepairCluster, load: Load, seed: int, say: Say) -> Rep
     await foreground.prepare()
     async with foreground.asking() as latencies:
         say(f"{name}: before")
+        await asyncio.sleep(_SETTLE_S)
         began = time.perf_counter()
         await asyncio.sleep(_BASE_S)
         killed = time.perf_counter()
@@ -127,6 +130,7 @@ async def freed(cluster: RepairCluster, small: int, large_bytes: int, seed: int,
     full_bytes, full_disk_bytes = cluster.facts().used_bytes, cluster.disk_bytes()
     async with foreground.asking() as latencies:
         say("space: before")
+        await asyncio.sleep(_SETTLE_S)
         began = time.perf_counter()
         await asyncio.sleep(_BASE_S)
         deleting = time.perf_counter()
