@@ -37,13 +37,14 @@ _ANSWER_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RunningCluster:
-    """A cluster that is ready. `pids` are its processes by name."""
+    """A cluster that is ready. `pids` are its processes by name; `root` is the Authorization of whoever runs it."""
 
     tree: Tree
     local_dir: Path
     address: Address
     pids: dict[str, int]
     s3_signer: Signer | None = None
+    root: str = ""
 
     def door(self, *, is_s3: bool) -> Door:
         """Where rows go to. Raises BenchmarkError: the tree has no S3 port, or no key for it."""
@@ -61,8 +62,8 @@ class RunningCluster:
             BenchmarkError: the gateway does not answer.
         """
         request = urllib.request.Request(f"{self.address.url}/v1/cluster")  # noqa: S310 - our own gateway
-        if self.address.authorization:
-            request.add_header("Authorization", self.address.authorization)
+        if self.root:
+            request.add_header("Authorization", self.root)
         try:
             with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT_S) as answer:  # noqa: S310 - as above
                 return parse_leader(answer.read())
@@ -87,11 +88,14 @@ def running_cluster(tree: Tree, port_offset: int | None = None) -> Iterator[Runn
     local_dir = WORK_DIR / f"cluster-{tree.name}-{offset}-of-{os.getpid()}"
     shutil.rmtree(local_dir, ignore_errors=True)
     environment = {"TRIVET_LOCAL_DIR": str(local_dir), "TRIVET_PORT_OFFSET": str(offset)}
+    if tree.is_anonymous:
+        environment["TRIVET_ANONYMOUS"] = "write"
     try:
         run([tree.python, "-m", "local_cluster", "up"], tree.root, environment)
-        address = Address(_HOST, _GATEWAY_PORT + offset, authorization(local_dir))
+        root = authorization(local_dir)
+        address = Address(_HOST, _GATEWAY_PORT + offset, "" if tree.is_anonymous else root)
         s3_signer = signer(local_dir, f"{_HOST}:{_S3_PORT + offset}")
-        yield RunningCluster(tree, local_dir, address, read_pids(local_dir), s3_signer)
+        yield RunningCluster(tree, local_dir, address, read_pids(local_dir), s3_signer, root)
     finally:
         run([tree.python, "-m", "local_cluster", "down"], tree.root, environment)
         shutil.rmtree(local_dir, ignore_errors=True)

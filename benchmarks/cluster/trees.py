@@ -7,7 +7,7 @@ recently used ones go.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +21,21 @@ WORK_DIR: Final = PROJECT_ROOT / ".local" / "bench"
 KEPT_WORKTREES: Final = 3
 THIS: Final = "this"
 BASE: Final = "base"
+WITHOUT_KEYS: Final = "without-keys"
+"""In place of a revision: this tree, with clients that show no key and may do as much. What a key costs, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A checkout with its `.venv`. `name` is `THIS` or `BASE`; `revision` is what a person reads."""
+    """A checkout with its `.venv`. `name` is `THIS` or `BASE`; `revision` is what a person reads.
+
+    `is_anonymous`: its clients show no key.
+    """
 
     name: str
     root: Path
     revision: str
+    is_anonymous: bool = False
 
     @property
     def python(self) -> Path:
@@ -45,11 +51,14 @@ def this_tree() -> Tree:
 
 
 def base_tree(revision: str) -> Tree:
-    """That revision beside this tree; made and installed when it is not there yet, which takes a minute.
+    """That revision beside this tree; made and installed when it is not there yet, which takes a minute. Or `WITHOUT_KEYS`.
 
     Raises:
         BenchmarkError: there is no such revision, or it cannot be installed.
     """
+    if revision == WITHOUT_KEYS:
+        this = this_tree()
+        return replace(this, name=BASE, revision=f"{this.revision} {WITHOUT_KEYS}", is_anonymous=True)
     commit = run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], PROJECT_ROOT)
     root = WORK_DIR / "base" / commit[:12]
     if not (root / ".git").exists():

@@ -13,7 +13,7 @@ from benchmarks.cluster.output import LATEST, RESULT, read_result
 from benchmarks.cluster.process_groups import GROUPS
 from benchmarks.cluster.rows import ALL_ROWS, ROWS
 from benchmarks.cluster.samples import FORMAT_VERSION
-from benchmarks.cluster.trees import WORK_DIR
+from benchmarks.cluster.trees import BASE, THIS, WITHOUT_KEYS, WORK_DIR
 from local_cluster.settings import PROJECT_ROOT
 from tests.waiting import block_until
 
@@ -72,6 +72,18 @@ def test_rows_of_s3_are_measured_beside_one_of_v1(tmp_path: Path) -> None:
     assert {sample.row for sample in result.rows} == set(names)
     assert [(sample.row, sample.first_failure) for sample in result.rows if sample.failed] == []
     assert "Ratios of S3 to /v1" in printed
+
+
+def test_a_tree_is_measured_with_keys_and_without(tmp_path: Path) -> None:
+    """Clients that show no key are let in, and do the same."""
+    rows = "put-4k-x16 head-4k-x16"
+    printed = run("benchmarks.cluster", "--rounds", "1", "--rows", rows, "--base", WITHOUT_KEYS, "--out", str(tmp_path))
+    result = read_result(tmp_path / LATEST)
+    assert sorted((sample.row, sample.tree) for sample in result.rows) == [
+        (row, tree) for row in sorted(rows.split()) for tree in (BASE, THIS)
+    ]
+    assert [(sample.row, sample.first_failure) for sample in result.rows if sample.failed] == []
+    assert WITHOUT_KEYS in printed
 
 
 def test_a_row_is_profiled(tmp_path: Path) -> None:
