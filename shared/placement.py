@@ -67,7 +67,7 @@ def _by_score(digest: str, nodes: list[StorageNode]) -> list[StorageNode]:
     name = digest.encode()
     try:
         scored = sorted(
-            ((_float_score(name, _candidate(node.id, node.capacity_bytes)), node) for node in nodes),
+            ((_kept_score(name, _candidate(node.id, node.capacity_bytes)), node) for node in nodes),
             key=_first,
             reverse=True,
         )
@@ -209,6 +209,10 @@ def _float_score(name: bytes, candidate: _Candidate) -> float:
     if distance < _MIN_DISTANCE:
         raise _NearTieError
     return weight / distance
+
+
+_kept_score: Final = lru_cache(maxsize=65536)(_float_score)
+"""A request ranks the holders of its chunks more than once."""
 
 
 def placement_weight(capacity_bytes: int) -> int:
