@@ -31,6 +31,7 @@ class Inspection:
         limit_bytes: its maxmemory; 0 when it has none, None when it was not asked.
         redis_id: random, made when it was claimed; None in one that was claimed before there were ids.
         weakness: why it should be replaced by a newer version, though it is used.
+        run_id: the server's own, another one after every start; None when it was not asked.
     """
 
     objection: str | None
@@ -39,6 +40,7 @@ class Inspection:
     limit_bytes: int | None = None
     redis_id: str | None = None
     weakness: str | None = None
+    run_id: str | None = None
 
 
 async def inspect(client: Redis, owner: str) -> Inspection:
@@ -62,6 +64,7 @@ async def inspect(client: Redis, owner: str) -> Inspection:
         limit_bytes=int(_text(settings["maxmemory"])),
         redis_id=None if redis_id is None else _text(redis_id),
         weakness=weakness(info),
+        run_id=None if (run_id := info.get("run_id")) is None else _text(run_id),
     )
 
 

@@ -95,6 +95,8 @@ class RedisLink:
         self.objection: str | None = "it was not asked yet"
         self.redis_id: str | None = None
         """The random id of the server that was used last in this process; None before the first."""
+        self.run: tuple[str, str] | None = None
+        """That id and the one of the run of the server that is recovered from or in use; None when it does not say."""
         self.limit_bytes = _read_limit(address.limit_path)
         """The server's memory limit as last seen, by an earlier process maybe; 0 when it has none, None when unknown."""
         self.was_used_before = address.claim_path.exists()
@@ -205,6 +207,7 @@ class RedisLink:
             if objection is None:
                 self._record_weakness(found.weakness)
                 await self._record_limit(found.limit_bytes)
+                self.run = None if redis_id is None or found.run_id is None else (redis_id, found.run_id)
                 await recover()
         except TrivetError as error:
             objection = error.message

@@ -7,8 +7,8 @@ chunk.
 
 `TieredTier` and `Recovery` share the disk tier, the link, the write-behind buffer and the read cache, all owned by the tier.
 The tier adds to buffer and cache and reports changes of Redis that failed (`mark_unconfirmed`, `remove_from_redis`,
-`release_from_record`, `drop_copies`). Recovery alone keeps the unconfirmed changes and pending deletes, and answers from
-them (`may_record`, `is_record_unknown`).
+`release_from_record`, `drop_copies`, `defer_deletes`). Recovery alone keeps the unconfirmed changes and pending deletes, and
+answers from them (`may_record`, `is_record_unknown`).
 """
 
 from __future__ import annotations
@@ -59,18 +59,28 @@ class Recovery:
         """Digest -> number of the last unconfirmed change of its entry in the record."""
         self._unconfirmed_count = 0
         self._running = asyncio.Lock()
+        self._learnt_run: tuple[str, str] | None = None
+        """The run of the server of which the record, the read cache and the pending deletes name every body; `learn_again`."""
         self.has_read_record = False
         """Whether all that an earlier process left in the record is on disk; before, Redis may hold unknown chunks."""
 
     async def run(self) -> None:
         """Move to disk what only Redis has, then fill the read cache from what it holds. No request uses Redis meanwhile.
 
+        What it holds is read once per run of the server: after a lost answer the record alone says what is different.
+
         Raises:
             UnavailableError, DiskFullError: not finished; Redis stays unused and this is tried again.
         """
         async with self._running:
             await self._reconcile()
-            await self._learn_copies()
+            if self._learnt_run is None or self._learnt_run != self._link.run:
+                self._learnt_run = self._link.run
+                try:
+                    await self._learn_copies()
+                except BaseException:
+                    self.learn_again()
+                    raise
             for _ in range(_MAX_ROUNDS):
                 # Puts and a flush that were under way when the circuit opened failed and left unconfirmed changes. Nothing
                 # new reaches Redis now, so they are reconciled here; left for later they would open the circuit again.
@@ -116,6 +126,10 @@ class Recovery:
         self._unconfirmed_count += 1
         self._unconfirmed.update(dict.fromkeys(digests, self._unconfirmed_count))
 
+    def learn_again(self) -> None:
+        """Redis has a body that nothing here names: the next recovery looks through all of them."""
+        self._learnt_run = None
+
     def request_reconciliation(self) -> None:
         """Open the circuit until `run` has reconciled, if changes of Redis are unconfirmed or pending."""
         if self._link.is_usable and (self._pending_deletes or self._unconfirmed):
@@ -126,7 +140,7 @@ class Recovery:
 
         An unconfirmed one is deleted once more before the record is read: a put that timed out may arrive after the delete.
         """
-        self._defer_deletes([digest])
+        self.defer_deletes([digest])
         try:
             await self._link.call(lambda client: chunk_keys.remove(client, [digest]), changes=True)
         except (UnavailableError, DiskFullError):
@@ -135,21 +149,19 @@ class Recovery:
             self._pending_deletes.pop(digest, None)
         return True
 
-    async def release_from_record(self, digests: Sequence[str]) -> bool:
-        """Take chunks that the disk has out of the record; whether Redis confirmed. If not, the next recovery finds them."""
+    async def release_from_record(self, digests: Sequence[str]) -> None:
+        """Take chunks that the disk has out of the record, now or at the next recovery."""
         try:
             await self._link.call(lambda client: chunk_keys.release(client, digests), changes=True)
         except (UnavailableError, DiskFullError):
             self.mark_unconfirmed(digests)
-            return False
-        return True
 
     async def drop_copies(self, digests: Sequence[str]) -> None:
         """Delete copies, now or as soon as Redis answers."""
         try:
             await self._link.call(lambda client: chunk_keys.drop_copies(client, digests), changes=True)
         except (UnavailableError, DiskFullError):
-            self._defer_deletes(digests)
+            self.defer_deletes(digests)
 
     async def restore(self, digest: str, body: bytes) -> bool:
         """Put a chunk that the disk has lost back from its copy, which is whole; whether it is not lost any more."""
@@ -162,10 +174,12 @@ class Recovery:
             logger.info("a lost chunk was restored from its copy in redis", digest=digest)
         return True
 
-    def _defer_deletes(self, digests: Sequence[str]) -> None:
+    def defer_deletes(self, digests: Sequence[str]) -> None:
+        """Delete copies at the next recovery, unless they are stored again before."""
         self._pending_deletes.update(dict.fromkeys(digests))
         while len(self._pending_deletes) > _MAX_PENDING_DELETES:
             self._pending_deletes.pop(next(iter(self._pending_deletes)))
+            self.learn_again()
 
     async def _apply_pending_deletes(self) -> None:
         # What was stored again since is not deleted: Redis holds it again.
@@ -246,6 +260,8 @@ class Recovery:
             await self._restore_from_copies(lost[start : start + _PART])
         # What could not be restored stays in Redis for the next recovery.
         needed = set(lost) - await self._disk.has(lost, None)
+        if needed:
+            self.learn_again()
         await self._drop_now([digest for digest in evicted if digest not in needed])
 
     async def _lost_of(self, missing: Collection[str]) -> list[str]:

@@ -96,7 +96,10 @@ class RedisCopies:
         if not (evicted := self._read_cache.evict(reserved_bytes)):
             return
         held = await self._disk.has(evicted, None)
-        await self._recovery.drop_copies([digest for digest in evicted if digest in held or await self.restore(digest)])
+        dropped = [digest for digest in evicted if digest in held or await self.restore(digest)]
+        if len(dropped) < len(evicted):
+            self._recovery.learn_again()
+        await self._recovery.drop_copies(dropped)
 
     async def _read(self, digest: str, size_bytes: int) -> bytes | None:
         return (await self._read_many({digest: size_bytes})).get(digest)
@@ -122,6 +125,7 @@ class RedisCopies:
         self._read_cache.remove(digest)
         if is_corrupt:
             self._metrics.corrupt.labels(tier="redis").inc()
+            self._recovery.learn_again()
             logger.error("a copy in redis is not the chunk; the disk answers", digest=digest)
 
     async def _promote(self, digest: str, body: bytes) -> None:
@@ -134,7 +138,9 @@ class RedisCopies:
             except DiskFullError:
                 await self.evict(reserved_bytes=MIB)
                 return
-            except UnavailableError:
+            except UnavailableError as error:
+                if not error.definite:
+                    self._recovery.defer_deletes([digest])
                 return
             self._read_cache.add(digest, len(body))
         await self.evict()

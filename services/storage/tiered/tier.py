@@ -460,12 +460,11 @@ class TieredTier:
         await self._disk.put_batch([SmallChunk(chunk.digest, chunk.body, chunk.start_index) for chunk in batch])
         digests = [chunk.digest for chunk in batch]
         self._metrics.flushed.inc(len(batch))
-        released = await self._recovery.release_from_record(digests)
+        await self._recovery.release_from_record(digests)
         for chunk in batch:
-            # From here on the disk has it; the copy in Redis only saves time.
+            # From here on the disk has it; the copy in Redis, which may stand in the record still, only saves time.
             self._buffer.remove(chunk.digest)
-            if released:
-                self._read_cache.add(chunk.digest, len(chunk.body))
+            self._read_cache.add(chunk.digest, len(chunk.body))
         await self._copies.evict()
 
     def _lag_s(self) -> float:

@@ -16,10 +16,11 @@ from redis import Redis as BlockingRedis
 from services.storage.disk.free_space import FreeSpace
 from services.storage.disk.tier import DiskTier, prepare_folder
 from services.storage.metrics import StorageMetrics
-from services.storage.ports import Chunk, LostChunk
+from services.storage.ports import Chunk, ChunkPut, LostChunk
 from services.storage.redis_node import chunk_keys
 from services.storage.redis_node.link import RedisAddress, RedisLink
 from services.storage.redis_node.server_config import USERNAME
+from services.storage.tiered import recovery
 from services.storage.tiered.read_cache import ReadCache
 from services.storage.tiered.recovery import Recovery
 from services.storage.tiered.tier import TieredTier
@@ -157,6 +158,7 @@ async def test_unconfirmed_changes_are_reconciled_before_redis_is_used_again(tmp
                 proxy.swallow = lambda _: False
 
         proxy.swallow = mark_once
+        recovery.learn_again()
         await recovery.run()
         assert proxy.swallow is not mark_once
         assert not recovery.may_record(refused)
@@ -204,6 +206,7 @@ async def test_a_recovery_that_makes_room_keeps_what_the_disk_lost(tmp_path, pro
         await stranger.set(f"trivet:chunk:{chunk.digest}", chunk.body())
         read_cache.add(chunk.digest, chunk.size_bytes)
         await disk.record_lost(chunk.digest, 5)
+        recovery.learn_again()
         await recovery.run()
         assert await disk.get(chunk.digest) == chunk.body()
         assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
@@ -514,3 +517,92 @@ async def test_a_recorded_chunk_whose_body_is_gone_is_lost_counted_and_fetched(d
         (found,) = [held for held in await store.list_chunks("", "", 10) if held.digest == gone.digest]
         assert found.start_index == 9
         assert await store.list_lost("", 10) == []
+
+
+def count_of_walks(proxy: RedisProxy) -> Callable[[], int]:
+    """How often somebody began to look through all bodies, from now on."""
+    asked: list[bytes] = []
+
+    def look(request: bytes) -> bool:
+        if b"trivet:chunk:*" in request:
+            asked.append(request)
+        return False
+
+    proxy.swallow = look
+    return lambda: len(asked)
+
+
+async def recover(store: TieredTier) -> None:
+    """As after a lost answer, and wait until Redis is used again."""
+    store._link.open_circuit("a test")
+    await poll(lambda: store._link.is_usable)
+
+
+async def test_bodies_are_looked_through_once_per_run_of_the_server(open_store, proxy, redis):
+    """A busy node has a hundred thousand: after a lost answer the record says what is different."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        assert (await store.put(chunk, 1)).tier == "redis"
+        walks = count_of_walks(proxy)
+        await recover(store)
+        assert walks() == 0
+        redis.kill()
+        redis.start()
+        await recover(store)
+        assert walks() == 1
+        await recover(store)
+        assert walks() == 1
+        store._recovery.learn_again()
+        await recover(store)
+        assert walks() == 2
+        assert await store.get(chunk.digest) == chunk.body()
+
+
+async def test_deletes_that_are_forgotten_have_the_bodies_looked_through(open_store, proxy, stranger, monkeypatch):
+    """While Redis is away more copies may become garbage than memory keeps."""
+    monkeypatch.setattr(recovery, "_MAX_PENDING_DELETES", 1)
+    chunks = [make_chunk(), make_chunk()]
+    async with open_store() as store:
+        await stranger.mset({f"trivet:chunk:{chunk.digest}": chunk.body() for chunk in chunks})
+        walks = count_of_walks(proxy)
+        store._recovery.defer_deletes([chunk.digest for chunk in chunks])
+        await recover(store)
+        assert walks() == 1
+        assert not await stranger.exists(*[f"trivet:chunk:{chunk.digest}" for chunk in chunks])
+
+
+async def test_a_flush_whose_end_was_not_heard_leaves_copies_that_are_known(open_store, proxy, stranger):
+    """The record names them no more: a body that nobody names would stay in Redis for ever."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        assert (await store.put(chunk, 1)).tier == "redis"
+        swallowed = asyncio.Event()
+        proxy.rewrite = lambda answer: swallowed.set() or (answer if b":1\r\n" not in answer else b"")
+        assert [held.digest for held in await store.list_chunks("", "", 10)] == [chunk.digest]
+        proxy.rewrite = lambda answer: answer
+        assert swallowed.is_set()
+        assert await stranger.zscore("trivet:record", chunk.digest) is None
+        walks = count_of_walks(proxy)
+        store._recovery.request_reconciliation()
+        assert not store._link.is_usable
+        await poll(lambda: store._link.is_usable)
+        assert walks() == 0
+        assert (await store.statuses())[1].chunk_count == 1
+        assert await store.delete(chunk.digest)
+        assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
+
+
+async def test_a_promoted_copy_whose_answer_was_not_heard_is_dropped(open_store, proxy, stranger):
+    """It is in Redis, and nobody would ever evict it."""
+    chunk = make_chunk()
+    async with open_store() as store:
+        await store.put_many([ChunkPut(chunk, 1)], yields=True)  # to disk at once
+        proxy.rewrite = lambda answer: b"" if b"+OK" in answer else answer
+        for _ in range(2):
+            assert await store.get(chunk.digest) == chunk.body()
+        await poll(lambda: store._recovery._pending_deletes)
+        proxy.rewrite = lambda answer: answer
+        assert await stranger.exists(f"trivet:chunk:{chunk.digest}")
+        store._recovery.request_reconciliation()
+        await poll(lambda: store._link.is_usable)
+        assert not await stranger.exists(f"trivet:chunk:{chunk.digest}")
