@@ -28,6 +28,10 @@ TELL_INTERVAL_MAX_S: Final = 60.0
 REST_FACTOR: Final = 2
 REST_MAX_S: Final = 0.05
 """Between two entries that forget: twice as long as one took; but where commits are slow, a mass deletion must still end."""
+SPREAD_SHARE: Final = 0.75
+"""Of the time between two moments: what is forgotten in it is spread over so much of it, if it is about as much as before."""
+SPREAD_REST_MAX_S: Final = 0.25
+"""A little is forgotten soon."""
 
 
 class ElapsedTime:
@@ -46,6 +50,27 @@ class ElapsedTime:
     def answered(self, now_s: float) -> None:
         """What was told is in the log, or may be: it is not told again."""
         self._since_s = now_s
+
+
+class ForgettingPace:
+    """How long to rest between entries that forget. Every member applies them before it applies what a request waits for."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._expected = 0
+        self._made = 0
+
+    def begin(self) -> None:
+        """A moment is told, from which on more may be forgotten: probably as much as since the last one."""
+        self._expected, self._made = self._made, 0
+
+    def rest_s(self, worked_s: float) -> float:
+        """After an entry that took `worked_s`, and left more."""
+        self._made += 1
+        least_s = min(REST_MAX_S, REST_FACTOR * worked_s)
+        if self._made >= self._expected:
+            return least_s
+        return max(least_s, min(SPREAD_REST_MAX_S, SPREAD_SHARE * self._interval_s / self._expected - worked_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +101,7 @@ class LogClock:
         shortest_s = min(retentions.cursor_s, retentions.reference_s)
         self._interval_ms = int(min(TELL_INTERVAL_MAX_S, shortest_s / 4) * 1000)
         self._elapsed = ElapsedTime()
+        self._pace = ForgettingPace(self._interval_ms / 1000)
         self.forgotten_rows = 0
         self.is_behind = False
 
@@ -98,8 +124,7 @@ class LogClock:
             return
         began_s = time.monotonic()
         while await self._forget(elapsed_ms) and self._service.member.leader_role is role:
-            # Every member applies what is forgotten before it applies what a request waits for.
-            await asyncio.sleep(min(REST_MAX_S, REST_FACTOR * (time.monotonic() - began_s)))
+            await asyncio.sleep(self._pace.rest_s(time.monotonic() - began_s))
             began_s = time.monotonic()
             passed_ms = self._elapsed.elapsed_ms(role.term, began_s)
             elapsed_ms = passed_ms if passed_ms >= max(self._interval_ms, CHECK_INTERVAL_S * 1000) else 0
@@ -118,6 +143,8 @@ class LogClock:
             audit_limit_bytes=retentions.audit_bytes if is_audited else None,
             stamp=self._clock.stamp(),
         )
+        if elapsed_ms:
+            self._pace.begin()
         try:
             answer = await self._service.propose_one(secrets.token_hex(16), command, retain_s=0)
         finally:

@@ -175,12 +175,12 @@ class Database:
         self.connection.executemany(_INSERTS[table], with_checksums)
         self.content_sum += sum(row[-1] for row in with_checksums)
 
-    def matching(self, select: str, values: Iterable[bytes], *others: object) -> Iterator[Row]:
+    def matching(self, select: str, values: Iterable[bytes] | Iterable[int], *others: object) -> Iterator[Row]:
         """The rows of `select`, which says `{values}` where a list of some of the values is to stand, before any of the `others`.
 
         Sorted and by the hundred: a statement for each costs twice as much.
         """
-        ordered = sorted(values)
+        ordered: list[bytes | int] = sorted(values)
         for at in range(0, len(ordered), _VALUES_MAX):
             some = ordered[at : at + _VALUES_MAX]
             yield from self.execute(select.format(values=", ".join(["(?)"] * len(some))), (*some, *others))

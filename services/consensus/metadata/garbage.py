@@ -7,11 +7,11 @@ is condemned when a storage node reports it (docs/promises.md, "The life of a ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from services.consensus.metadata.database import checked
+from services.consensus.metadata.database import checked, checked_all
 from services.consensus.metadata.rows import BackupRow, PastRow
 from services.consensus.metadata.tables import Tables, distinct_chunks
 from shared.contracts.metadata import PublishFile
@@ -19,11 +19,13 @@ from shared.contracts.uploads import PutPart
 from shared.errors import ChunkCondemnedError
 
 _CONDEMNED_HORIZON: Final = "condemned"
-_HELD: Final = (
-    "SELECT EXISTS (SELECT 1 FROM older_versions WHERE incarnation=?1 AND key=?2 AND version=?3) "
-    "OR EXISTS (SELECT 1 FROM released WHERE version=?3) OR EXISTS (SELECT 1 FROM doomed WHERE version=?3) "
-    "OR EXISTS (SELECT 1 FROM kept WHERE version=?3) OR NOT EXISTS (SELECT 1 FROM versions WHERE version=?3)"
+_UNHELD: Final = (
+    "WITH asked(version) AS (VALUES {values}) SELECT version FROM asked WHERE EXISTS (SELECT 1 FROM versions WHERE "
+    "versions.version=asked.version) AND NOT EXISTS (SELECT 1 FROM released WHERE released.version=asked.version) "
+    "AND NOT EXISTS (SELECT 1 FROM doomed WHERE doomed.version=asked.version) "
+    "AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.version=asked.version)"
 )
+_IS_OLDER: Final = "SELECT 1 FROM older_versions WHERE incarnation=? AND key=? AND version=?"
 _CONDEMNED: Final = "SELECT digest, log_index, checksum FROM condemned WHERE digest IN (VALUES {values})"
 
 
@@ -51,14 +53,14 @@ class Garbage:
 
     def condemned(self, digests: Iterable[bytes]) -> dict[bytes, int]:
         """Those of the chunks that were condemned, with the index that did it last."""
-        return dict(checked("condemned", row) for row in self._database.matching(_CONDEMNED, digests))
+        return dict(checked_all("condemned", self._database.matching(_CONDEMNED, digests)))
 
     def condemn(self, digests: AbstractSet[bytes], log_index: int) -> None:
         """Nothing refers to these chunks, from this entry on."""
         if not digests:
             return
-        for digest, before in self.condemned(digests).items():
-            self._database.remove("condemned", digest, before)
+        if before := self.condemned(digests):
+            self._database.remove_many("condemned", list(before.items()))
         self._database.insert_many("condemned", ((digest, log_index) for digest in sorted(digests)))
         self._newest = log_index
 
@@ -81,8 +83,7 @@ class Garbage:
             "ORDER BY log_index, digest",
             (after_index, up_to_index),
         )
-        found = (checked("condemned", row) for row in rows.fetchall())
-        return [(digest, log_index) for digest, log_index in found]
+        return [(digest, log_index) for digest, log_index in checked_all("condemned", rows.fetchall())]
 
     def forget_condemned(self, up_to_index: int, limit: int) -> int:
         """Forget the oldest, none after `up_to_index`, and say so; how many there were."""
@@ -90,8 +91,7 @@ class Garbage:
             "SELECT digest, log_index, checksum FROM condemned WHERE log_index<=? ORDER BY log_index, digest LIMIT ?",
             (up_to_index, limit),
         ).fetchall()
-        for row in rows:
-            self._database.remove("condemned", *checked("condemned", row))
+        self._database.remove_many("condemned", list(checked_all("condemned", rows)))
         if rows:
             self._newest = None
             self._raise_horizon(rows[-1][1])
@@ -114,25 +114,33 @@ class Garbage:
         """No list shows the version any more, which `log_index` superseded or deleted."""
         self._database.insert("released", version, log_index)
 
-    def is_held(self, row: PastRow) -> bool:
-        """Whether somebody else sees to the references of a version that no pinned list shows any more.
+    def release_each(self, past: Iterable[PastRow]) -> None:
+        """`release` of many."""
+        self._database.insert_many("released", [(row.version, row.deleted_index) for row in past])
 
-        It is kept as an older version, or was removed from there for good: then it is released since, or further on its way.
+    def unheld(self, past: Sequence[PastRow]) -> list[PastRow]:
+        """Those of the versions, which no pinned list shows any more, whose references nobody else sees to.
+
+        The others are kept as older versions, or were removed from there for good: then they are released since, or further on
+        their way.
         """
-        (found,) = self._one(_HELD, (row.incarnation, row.key, row.version)) or (0,)
-        return bool(found)
+        found = {version for (version,) in self._database.matching(_UNHELD, [row.version for row in past])}
+        return [
+            row
+            for row in past
+            if row.version in found and self._one(_IS_OLDER, (row.incarnation, row.key, row.version)) is None
+        ]
 
     def doom_released(self, up_to_index: int, limit: int) -> int:
         """Have the oldest released versions give up their references, none after `up_to_index`; how many there were."""
         rows = self._execute(
             "SELECT version, log_index, checksum FROM released WHERE log_index<=? ORDER BY log_index LIMIT ?",
             (up_to_index, limit),
-        ).fetchall()
-        for row in rows:
-            version, log_index = checked("released", row)
-            self._database.remove("released", version, log_index)
-            self._database.insert("doomed", version, 0)
-        return len(rows)
+        )
+        found = list(checked_all("released", rows.fetchall()))
+        self._database.remove_many("released", found)
+        self._database.insert_many("doomed", [(version, 0) for version, _ in found])
+        return len(found)
 
     # --- backups --------------------------------------------------------------------------------------------------
 

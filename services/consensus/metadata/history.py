@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from services.consensus.metadata.database import checked
+from services.consensus.metadata.database import checked, checked_all
 from services.consensus.metadata.rows import FileRow, PastRow, TombstoneRow
 from services.consensus.metadata.tables import Tables
 
@@ -21,6 +21,7 @@ _AS_OF: Final = (
     f"SELECT {_FILES_COLUMNS} FROM files {_RANGE} UNION ALL "  # noqa: S608 (our own constants)
     f"SELECT {_PAST_COLUMNS} FROM past {_RANGE} AND deleted_index>? ORDER BY key"
 )
+_KEPT: Final = "SELECT version, checksum FROM kept WHERE version IN (VALUES {values})"
 
 
 class History:
@@ -49,11 +50,11 @@ class History:
             f"SELECT {_PAST_COLUMNS} FROM past WHERE deleted_index<=? ORDER BY deleted_index LIMIT ?",  # noqa: S608
             (up_to_index, limit),
         )
-        return [PastRow(*checked("past", row)) for row in rows.fetchall()]
+        return list(map(PastRow._make, checked_all("past", rows.fetchall())))
 
-    def remove(self, row: PastRow) -> None:
-        """Forget one row; the version itself is released or doomed."""
-        self._database.remove("past", *row)
+    def remove(self, rows: Sequence[PastRow]) -> None:
+        """Forget these; the versions themselves are released or doomed."""
+        self._database.remove_many("past", rows)
 
     def scan_as_of(self, incarnation: int, lower: bytes, upper: bytes, at_index: int) -> Iterator[FileRow]:
         """Files with lower <= key < upper by key as of `at_index`; rows are fetched as they are taken."""
@@ -125,11 +126,15 @@ class History:
     def doomed(self, limit: int) -> list[tuple[int, int]]:
         """(version, number of its chunk references dropped already), oldest first."""
         rows = self._execute("SELECT version, next_chunk, checksum FROM doomed ORDER BY version LIMIT ?", (limit,))
-        return [(row[0], row[1]) for row in (checked("doomed", row) for row in rows.fetchall())]
+        return [(version, dropped) for version, dropped in checked_all("doomed", rows.fetchall())]
 
-    def doom(self, version: int) -> None:
-        """Nothing shows the version or needs its chunks any more."""
-        self._database.insert("doomed", version, 0)
+    def doom(self, *versions: int) -> None:
+        """Nothing shows these versions or needs their chunks any more."""
+        self._database.insert_many("doomed", [(version, 0) for version in versions])
+
+    def drop_whole(self, versions: Sequence[int]) -> None:
+        """These, of which nothing was dropped before, need no more of it."""
+        self._database.remove_many("doomed", [(version, 0) for version in versions])
 
     def replace_doomed(self, version: int, next_chunk: int, *, done: int | None) -> None:
         """So many chunk references are dropped; None: the version needs no more of this."""
@@ -137,16 +142,15 @@ class History:
         if done is not None:
             self._database.insert("doomed", version, done)
 
-    def keep(self, version: int) -> None:
-        """The body stays until the request that made it is forgotten."""
-        self._database.insert("kept", version)
+    def keep(self, *versions: int) -> None:
+        """The bodies stay until the requests that made them are forgotten."""
+        self._database.insert_many("kept", [(version,) for version in versions])
 
-    def release(self, version: int) -> bool:
-        """Whether the version was only `kept`; it is not any more."""
-        row = self._one("SELECT version, checksum FROM kept WHERE version=?", (version,))
-        if row is not None:
-            self._database.remove("kept", *checked("kept", row))
-        return row is not None
+    def release(self, versions: Iterable[int]) -> list[int]:
+        """Those of the versions that were only `kept`; they are not any more."""
+        found = list(checked_all("kept", self._database.matching(_KEPT, versions)))
+        self._database.remove_many("kept", found)
+        return [version for (version,) in found]
 
     # --- the log's own clock --------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ its own references a few at a time (`retention`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
+from itertools import chain
 from typing import Final
 
 from services.consensus.metadata.database import RowDamagedError, checked
@@ -24,6 +25,8 @@ _BETWEEN: Final = (
     f"{_SELECT}, doomed.next_chunk, doomed.checksum FROM manifests LEFT JOIN doomed ON version=manifest "
     "WHERE manifest>? AND manifest<=? ORDER BY manifest"
 )
+_ARE_MANIFESTS: Final = "SELECT manifest FROM manifests WHERE manifest IN (VALUES {values})"
+_ARE_COMPOSED: Final = "SELECT composition FROM compositions WHERE composition IN (VALUES {values})"
 _VALUES_MAX: Final = 500
 _REFS: Final = "SELECT owner, manifest, checksum FROM manifest_refs WHERE "
 
@@ -70,6 +73,11 @@ class Manifests:
                 yield manifest, content_of(ChunkList(*chunks)), dropped or 0
         finally:
             rows.close()
+
+    def named(self, numbers: Sequence[int]) -> set[int]:
+        """Those of the numbers that are a manifest's or a composition's."""
+        rows = chain(self._database.matching(_ARE_MANIFESTS, numbers), self._database.matching(_ARE_COMPOSED, numbers))
+        return {number for (number,) in rows}
 
     # --- who refers to manifests ----------------------------------------------------------------------------------
 

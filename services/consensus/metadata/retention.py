@@ -11,7 +11,8 @@ One entry forgets a bounded number of rows, so that applying it never stops the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -110,14 +111,12 @@ class Sweep:
     def past(self, horizon: int, *, releases: bool) -> None:
         """Superseded and deleted versions, and buckets, that no list can be pinned to any more."""
         rows = self._history.oldest(horizon, self._share())
-        for row in rows:
-            self._history.remove(row)
-            if self._garbage.is_held(row):
-                continue
-            if releases:
-                self._garbage.release(row.version, row.deleted_index)
-            else:
-                self._history.doom(row.version)
+        self._history.remove(rows)
+        unheld = self._garbage.unheld(rows)
+        if releases:
+            self._garbage.release_each(unheld)
+        else:
+            self._history.doom(*[row.version for row in unheld])
         self.left -= len(rows)
         self.left -= self._history.forget_buckets(horizon, self._share())
 
@@ -198,10 +197,9 @@ class Sweep:
         for retain_s in RETENTIONS_S:
             up_to_index = self._history.index_at(_ago(lived_ms, retain_s))
             rows = self._tables.oldest_requests(retain_s, up_to_index, self._share())
-            for row in rows:
-                self._tables.remove_request(row)
-                if self._history.release(row.log_index):
-                    self._tables.remove_version(row.log_index, self._tables.version_body(row.log_index))
+            self._tables.remove_requests(rows)
+            released = self._history.release([row.log_index for row in rows])
+            self._tables.remove_versions({version: self._tables.version_body(version) for version in released})
             self.left -= len(rows)
 
     def doomed(self, *, condemns: bool) -> None:
@@ -210,9 +208,17 @@ class Sweep:
         Each dooms what it alone referred to, so that a whole file goes as far as one entry may.
         """
         while self.left > 0 and (rows := self._history.doomed(self._share())):
+            bodies = self._plain_bodies([doomed for doomed, dropped in rows if not dropped])
+            at_once: dict[int, list[tuple[bytes, int]]] = {}
             for doomed, dropped in rows:
                 if self.left <= 0:
-                    return
+                    break
+                if (refs := self._refs_within_share(bodies.get(doomed))) is not None:
+                    at_once[doomed] = refs
+                    self.left -= 1 + len(refs)
+                    continue
+                self._drop_versions(at_once, bodies, condemns=condemns)
+                at_once = {}
                 if (chunks := self._manifests.manifest(doomed)) is not None:
                     if self._drop_chunks(doomed, content_of(chunks), dropped, condemns=condemns):
                         self._manifests.remove(doomed, chunks)
@@ -220,6 +226,37 @@ class Sweep:
                     self._drop_composition(doomed, pieces)
                 else:
                     self._drop_version(doomed, dropped, condemns=condemns)
+            self._drop_versions(at_once, bodies, condemns=condemns)
+
+    def _plain_bodies(self, doomed: Sequence[int]) -> dict[int, bytes]:
+        """Of those that are versions of few chunks."""
+        others = self._manifests.named(doomed)
+        return self._tables.short_bodies([version for version in doomed if version not in others])
+
+    def _refs_within_share(self, body: bytes | None) -> list[tuple[bytes, int]] | None:
+        """All references of a version that has some of its own, if they can be dropped now."""
+        if body is None or (content := decode_content(body)).composition is not None:
+            return None
+        refs = distinct_chunks(content)
+        return refs if len(refs) <= self.left else None
+
+    def _drop_versions(
+        self, refs: Mapping[int, list[tuple[bytes, int]]], bodies: Mapping[int, bytes], *, condemns: bool
+    ) -> None:
+        """Drop whole versions as if it were one by one, at half of what that costs."""
+        if not refs:
+            return
+        self._tables.remove_refs(*refs.items())
+        if condemns:
+            self._condemn({digest for dropped in refs.values() for digest, _ in dropped})
+        self._history.drop_whole(list(refs))
+        remembered = self._tables.remembered(refs)
+        self._history.keep(*remembered)
+        self._tables.remove_versions({version: bodies[version] for version in refs.keys() - remembered})
+
+    def _condemn(self, digests: AbstractSet[bytes]) -> None:
+        """Those of the chunks to which nothing refers any more."""
+        self._garbage.condemn(digests - self._tables.referenced(digests), self._index)
 
     def _drop_version(self, version: int, dropped: int, *, condemns: bool) -> None:
         body = self._tables.version_body(version)
@@ -229,10 +266,10 @@ class Sweep:
         composition = content.composition
         if composition is not None and self._manifests.drop_composition_ref(composition, version):
             self._history.doom(composition)
-        if self._tables.is_remembered(version):
+        if self._tables.remembered([version]):
             self._history.keep(version)
         else:
-            self._tables.remove_version(version, body)
+            self._tables.remove_versions({version: body})
 
     def _drop_composition(self, composition: int, pieces: PieceList) -> None:
         share = self._share()
@@ -247,10 +284,9 @@ class Sweep:
         """Some references of a doomed chunk list, of which so many are `dropped`; whether none is left."""
         refs = distinct_chunks(content)
         share = refs[dropped : dropped + self._share()]
-        self._tables.remove_refs(chunk_list, share)
+        self._tables.remove_refs((chunk_list, share))
         if condemns:
-            digests = {digest for digest, _ in share}
-            self._garbage.condemn(digests - self._tables.referenced(digests), self._index)
+            self._condemn({digest for digest, _ in share})
         self.left -= 1 + len(share)
         done = dropped + len(share)
         is_done = done >= len(refs)

@@ -7,7 +7,7 @@ changed what and what files are made of have modules of their own (`history`, `g
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -78,6 +78,16 @@ _REFERENCED_CHUNKS: Final = (
     "SELECT (SELECT min(digest) FROM chunk_refs WHERE digest>found.digest) FROM found WHERE digest IS NOT NULL LIMIT ?2) "
     "SELECT digest, (SELECT size_bytes FROM chunk_refs WHERE chunk_refs.digest=found.digest LIMIT 1) FROM found "
     "WHERE digest IS NOT NULL"
+)
+_SHORT_BODIES: Final = (
+    "SELECT version, body, checksum FROM versions WHERE version IN (VALUES {values}) AND length(body)<=2048"
+)
+_PATCHES: Final = "SELECT version, patch_index, body, checksum FROM patches WHERE version IN (VALUES {values})"
+_REMEMBERED: Final = (
+    "WITH asked(log_index) AS (VALUES {values}) SELECT log_index FROM asked WHERE EXISTS "  # noqa: S608 (our own numbers)
+    "(SELECT 1 FROM requests WHERE retain_s IN ("
+    + ", ".join(map(str, RETENTIONS_S))
+    + ") AND requests.log_index=asked.log_index)"
 )
 _VERSIONS_BETWEEN: Final = (
     "SELECT version, body, versions.checksum, doomed.next_chunk, doomed.checksum, kept.version IS NOT NULL FROM versions "
@@ -272,19 +282,24 @@ class Tables:
     def _execute_many(self, statement: str, rows: Iterable[Row]) -> None:
         self.database.connection.executemany(statement, rows)
 
-    def remove_version(self, version: int, body: bytes) -> None:
-        """Forget everything about one version but its chunk references."""
-        patch = self._one("SELECT version, patch_index, body, checksum FROM patches WHERE version=?", (version,))
-        if patch is not None:
-            self._remove("patches", *checked("patches", patch))
-        self._remove("versions", version, body)
+    def short_bodies(self, versions: Iterable[int]) -> dict[int, bytes]:
+        """`version_body` of those that have one of a few dozen chunks at most, and of no other."""
+        rows = self.database.matching(_SHORT_BODIES, versions)
+        return dict(checked_all("versions", rows))
 
-    def remove_refs(self, chunk_list: int, refs: list[tuple[bytes, int]]) -> None:
-        """Drop some of the chunk references of a version or a manifest."""
+    def remove_versions(self, bodies: Mapping[int, bytes]) -> None:
+        """Forget everything about these versions but their chunk references."""
+        patches = [checked("patches", row) for row in self.database.matching(_PATCHES, bodies)]
+        self.database.remove_many("patches", patches)
+        self.database.remove_many("versions", list(bodies.items()))
+
+    def remove_refs(self, *dropped: tuple[int, list[tuple[bytes, int]]]) -> None:
+        """Drop some of the chunk references of versions or manifests, each with those of its own."""
         self._execute_many(
-            "DELETE FROM chunk_refs WHERE digest=? AND version=?", ((digest, chunk_list) for digest, _ in refs)
+            "DELETE FROM chunk_refs WHERE digest=? AND version=?",
+            [(digest, chunk_list) for chunk_list, refs in dropped for digest, _ in refs],
         )
-        self.database.content_sum -= refs_sum(chunk_list, refs)
+        self.database.content_sum -= sum(refs_sum(chunk_list, refs) for chunk_list, refs in dropped)
 
     def remove_file(self, incarnation: int, file: FileRow, owner: bytes | None) -> None:
         """The present row of a key, whose version belongs to `owner`; `history` keeps it."""
@@ -350,18 +365,15 @@ class Tables:
             "WHERE retain_s=? AND log_index<=? ORDER BY log_index LIMIT ?",
             (retain_s, up_to_index, limit),
         )
-        return [RequestRow(*checked("requests", row)) for row in rows.fetchall()]
+        return list(map(RequestRow._make, checked_all("requests", rows.fetchall())))
 
-    def remove_request(self, row: RequestRow) -> None:
-        """Forget a result."""
-        self._remove("requests", row.request_id, row.log_index, row.term, row.retain_s, row.outcome)
+    def remove_requests(self, rows: Sequence[RequestRow]) -> None:
+        """Forget these results."""
+        self.database.remove_many("requests", rows)
 
-    def is_remembered(self, log_index: int) -> bool:
-        """Whether the result of that entry is remembered."""
-        return any(
-            self._one("SELECT 1 FROM requests WHERE retain_s=? AND log_index=?", (retain_s, log_index))
-            for retain_s in RETENTIONS_S
-        )
+    def remembered(self, log_indexes: Iterable[int]) -> set[int]:
+        """Those of the entries whose results are remembered."""
+        return {log_index for (log_index,) in self.database.matching(_REMEMBERED, log_indexes)}
 
     # --- nodes and members ----------------------------------------------------------------------------------------
 

@@ -243,7 +243,7 @@ def _promoted_without_references(patch: pytest.MonkeyPatch) -> None:
         right(context, row, vacated)
         content = context.tables.version(context.index).content
         if content.composition is None:
-            context.tables.remove_refs(context.index, distinct_chunks(content))
+            context.tables.remove_refs((context.index, distinct_chunks(content)))
         else:
             Manifests(context.tables).drop_composition_ref(content.composition, context.index)
 
@@ -260,24 +260,31 @@ def _pin_without_manifests(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_hold_for_compositions(patch: pytest.MonkeyPatch) -> None:
-    right = Garbage.release
+    right, right_each = Garbage.release, Garbage.release_each
+
+    def is_composed(garbage: Garbage, version: int) -> bool:
+        row = garbage._one("SELECT body FROM versions WHERE version=?", (version,))
+        return row is not None and decode_content(row[0]).composition is not None
 
     def release(self: Garbage, version: int, log_index: int) -> None:
-        row = self._one("SELECT body FROM versions WHERE version=?", (version,))
-        is_composed = row is not None and decode_content(row[0]).composition is not None
-        right(self, version, 0 if is_composed else log_index)
+        right(self, version, 0 if is_composed(self, version) else log_index)
+
+    def release_each(self: Garbage, past: Sequence[PastRow]) -> None:
+        right_each(self, [row._replace(deleted_index=0) if is_composed(self, row.version) else row for row in past])
 
     patch.setattr(Garbage, "release", release)
+    patch.setattr(Garbage, "release_each", release_each)
 
 
 def _kept_version_released(patch: pytest.MonkeyPatch) -> None:
-    right = Garbage.is_held
+    right = Garbage.unheld
 
-    def is_held(self: Garbage, row: PastRow) -> bool:
+    def unheld(self: Garbage, past: Sequence[PastRow]) -> list[PastRow]:
         kept = "SELECT 1 FROM older_versions WHERE incarnation=? AND key=? AND version=?"
-        return self._one(kept, (row.incarnation, row.key, row.version)) is None and right(self, row)
+        found = right(self, past)
+        return [row for row in past if row in found or self._one(kept, (row.incarnation, row.key, row.version))]
 
-    patch.setattr(Garbage, "is_held", is_held)
+    patch.setattr(Garbage, "unheld", unheld)
 
 
 def _removed_version_never_released(patch: pytest.MonkeyPatch) -> None:
@@ -433,7 +440,7 @@ BUGS: Final = (
     ),
     PlantedBug(
         "a kept version released with its list",
-        "Garbage.is_held does not look at older versions",
+        "Garbage.unheld does not look at older versions",
         _kept_version_released,
     ),
     PlantedBug(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.consensus.duties.log_clock import ElapsedTime, LogClock, Retentions
+from services.consensus.duties.log_clock import ElapsedTime, ForgettingPace, LogClock, Retentions
 from shared.contracts.calls import Proposed
 from shared.contracts.metadata import PassedTime, PassTime
 from tests.unit.consensus.metadata.builders import stamp
@@ -106,3 +106,27 @@ async def test_what_is_kept_for_a_short_time_is_forgotten_soon_after(cursor_s, r
     )
     assert await commands_of(Leader(1), retentions, passed_s=interval_s - 0.5) == []
     assert len(await commands_of(Leader(1), retentions, passed_s=interval_s)) == 1
+
+
+def rests_s(pace: ForgettingPace, entries: int, worked_s: float = 0.01) -> list[float]:
+    """Those of one interval in which so many entries forget."""
+    pace.begin()
+    return [pace.rest_s(worked_s) for _ in range(entries)]
+
+
+def test_what_is_forgotten_is_spread_over_the_time_until_more_may_be():
+    """A mass deletion goes on for longer than an interval: as much as in the one before is expected, in three quarters of it."""
+    pace = ForgettingPace(interval_s=2.0)
+    assert rests_s(pace, 10) == [pytest.approx(0.02)] * 10  # nobody knows how much it is
+    spread = rests_s(pace, 9)
+    assert spread == [pytest.approx(0.14)] * 9
+    assert sum(spread) + 9 * 0.01 == pytest.approx(0.9 * 0.75 * 2.0)
+
+
+def test_more_than_before_is_forgotten_without_delay():
+    """Otherwise a deletion that gets faster would never be caught up with; and little is forgotten soon."""
+    pace = ForgettingPace(interval_s=60.0)
+    rests_s(pace, 2)
+    assert rests_s(pace, 4) == [0.25, *[pytest.approx(0.02)] * 3]
+    assert rests_s(pace, 1, worked_s=1.0) == [0.25]
+    assert rests_s(pace, 2, worked_s=1.0) == [0.05, 0.05]

@@ -46,7 +46,7 @@ def test_details_of_a_pinned_list_are_those_of_then(log):
     log.apply(DeleteFile(bucket="default", key="a", stamp=stamp()))
     assert log.ask(ListFiles(bucket="default", details=True, at_index=pinned.at_index)) == pinned
     tables = log.store._reader
-    tables.remove_version(pinned.files[0].version, tables.version_body(pinned.files[0].version))
+    tables.remove_versions({(version := pinned.files[0].version): tables.version_body(version)})
     again = log.ask(ListFiles(bucket="default", details=True, at_index=pinned.at_index))
     assert (again.files[0].digest, again.files[0].user_metadata) == (None, None)
     assert again.files[1] == pinned.files[1]

@@ -1,15 +1,17 @@
 """What is forgotten, when, in which portions, and what must outlive it."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from services.consensus.metadata import history, retention
+from services.consensus.metadata.entries import GARBAGE_VERSION
 from services.consensus.metadata.verification import verify
 from shared.contracts.metadata import CreateBucket, DeleteBucket, DeleteFile, GetFile, ListFiles, PassTime
 from shared.errors import CursorExpiredError
 from tests.chance import draw_seed
-from tests.unit.consensus.metadata.builders import Log, content, publish, referring_versions, stamp
+from tests.unit.consensus.metadata.builders import CHUNK_SIZE_BYTES, Log, content, publish, referring_versions, stamp
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
@@ -294,3 +296,41 @@ def test_rows_that_a_pinned_list_must_not_show_end_its_page_early(tmp_path, monk
             assert prefixes == sorted({key[:2] for key in present})
             assert shown == []
     log.store.close()
+
+
+def test_versions_that_go_at_once_go_as_they_would_one_by_one(tmp_path, monkeypatch):
+    """Files share chunks, some have more than one entry may drop, and some results are remembered: the same rows stay."""
+    seed = draw_seed()
+    at_once = states_after_random_deletions(tmp_path / "at-once.sqlite", seed)
+    monkeypatch.setattr(retention.Sweep, "_plain_bodies", lambda *_: {})
+    assert states_after_random_deletions(tmp_path / "one-by-one.sqlite", seed) == at_once
+
+
+def states_after_random_deletions(path: Path, seed: int) -> list[tuple[int, bool]]:
+    """The sum over all rows after every entry that forgets, and whether it left more."""
+    log, chance = Log(path, entry_version=GARBAGE_VERSION), random.Random(seed)
+    states = []
+    for _ in range(600):
+        key, action = f"k{chance.randrange(12)}", chance.random()
+        if action < 0.6:
+            digests = b"".join(
+                chance.randrange(40).to_bytes(32) for _ in range(chance.choice([1, 2, 40, 50, 50, 50, 50, 300]))
+            )
+            made = content(CHUNK_SIZE_BYTES * (len(digests) // 32)).model_copy(update={"chunk_digests": digests})
+            published = publish(key, content=made, start_index=log.store.last_applied)
+            log.propose(published, retain_s=chance.choice([0, 600]))
+        elif action < 0.9:
+            log.propose(DeleteFile(bucket="default", key=key, stamp=stamp()), retain_s=chance.choice([0, 600]))
+        else:
+            command = PassTime(
+                elapsed_ms=chance.choice([0, 1000, 60_000]),
+                cursor_retention_s=30,
+                tombstone_retention_s=300,
+                reference_retention_s=chance.choice([0, 30]),
+                condemned_retention_s=600,
+                stamp=stamp(),
+            )
+            result = log.apply(command, retain_s=0)
+            states.append((log.store.summary().content_sum, result["has_more"]))
+    log.store.close()
+    return states
