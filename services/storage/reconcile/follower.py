@@ -96,7 +96,7 @@ class Follower:
                 logger.info("this node was away for too long to follow the log; everything is listed anew")
                 self._must_list, self._knows_changes = True, False
             else:
-                rested_s = await self._delete(changes.condemned)
+                rested_s = await self._delete(changes.condemned, is_behind=changes.has_more)
                 self._added_missing += await self._apply(changes)
                 if not changes.has_more:
                     added, self._added_missing = self._added_missing, 0
@@ -157,13 +157,13 @@ class Follower:
         )
         return len(missing)
 
-    async def _delete(self, condemned: Sequence[Condemned]) -> float:
-        """How long it took, with the rests for it: nobody rests for rests."""
+    async def _delete(self, condemned: Sequence[Condemned], *, is_behind: bool) -> float:
+        """How long it took, with the rests for it: nobody rests for rests. A last page is not hurried."""
         first_s = time.monotonic()
         for start in range(0, len(condemned), _DELETED_AT_ONCE):
             began_s = time.monotonic()
             part = condemned[start : start + _DELETED_AT_ONCE]
             deleted = await self._tier.delete_if([condemned_delete(chunk.digest, chunk.log_index) for chunk in part])
             self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
-            await self._pace.rest(0, began_s)
+            await self._pace.rest(0, began_s, is_patient=not is_behind)
         return time.monotonic() - first_s

@@ -81,22 +81,26 @@ async def test_a_chunk_that_was_condemned_is_deleted_here(world):
     assert await expected(node) == {again}
 
 
-async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeypatch):
-    """A mass deletion would otherwise keep a node from following the log for four times as long."""
+@pytest.mark.parametrize(
+    ("has_more", "rested"), [(True, [(1, False)] * 4 + [(0, False)]), (False, [(1, True)] * 4)], ids=["more", "last"]
+)
+async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeypatch, has_more, rested):
+    """A mass deletion would otherwise keep a node from following the log for four times as long. The last page has time."""
     (node,) = await world.add_all(1)
     chunks = make_chunks(200)
     version = world.log.publish(chunks)
     await node.hold(chunks, start_index=version)
     await node.follower.follow()
     world.log.forget(version)
-    world.log.publish(make_chunks(1))
-    now_s, worked_s = 0.0, []
+    if has_more:
+        world.log.publish(make_chunks(1))
+    now_s, rests = 0.0, []
     delete_if = node.tier.delete_if
 
-    async def rest(_: int, began_s: float) -> None:
+    async def rest(_: int, began_s: float, *, is_patient: bool = False) -> None:
         nonlocal now_s
-        worked_s.append(now_s - began_s)
-        now_s += 3 * worked_s[-1]
+        rests.append((now_s - began_s, is_patient))
+        now_s += 3 * rests[-1][0]
 
     async def delete_in_a_second(candidates) -> set[str]:
         nonlocal now_s
@@ -108,7 +112,7 @@ async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeyp
     monkeypatch.setattr(node.tier, "delete_if", delete_in_a_second)
     await node.follower.follow()
     assert node.holds() == set()
-    assert worked_s == [1, 1, 1, 1, 0]
+    assert rests == rested
 
 
 async def test_a_node_that_was_away_during_the_deletion_deletes_when_it_is_back(world):

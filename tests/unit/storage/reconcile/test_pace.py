@@ -32,8 +32,9 @@ def test_while_requests_come_it_rests_longer_than_it_worked():
     foreground.record()
     clock.now_s += 0.9
     assert pace.pause_s(10, 0.2) == pytest.approx(0.6)
+    assert pace.pause_s(10, 0.2, is_patient=True) == pytest.approx(1.6)
     clock.now_s += 0.2
-    assert pace.pause_s(10, 0.2) == 0
+    assert pace.pause_s(10, 0.2) == pace.pause_s(10, 0.2, is_patient=True) == 0
 
 
 def busy(max_bytes_per_s: int = 64 * MIB) -> PullPace:
