@@ -13,6 +13,10 @@ from shared.units import GIB
 
 _WORKING: Final = frozenset({"active", "suspect", "draining"})
 """A node that is believed away, or has not joined yet, must not take that for a decision about its chunks: it lasts a moment."""
+_QUIET_S: Final = 60.0
+"""What a change of the nodes leaves missing is to be back within this time."""
+_RESTLESS_MAX_S: Final = 600.0
+"""Nodes that come and go all the time are no reason to wait for ever."""
 
 
 class PlacementView:
@@ -21,7 +25,7 @@ class PlacementView:
     def __init__(self, node_id: str, replica_count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._node_id = node_id
         self._clock = clock
-        self._changed_s = -math.inf
+        self._changed_s = self._restless_s = -math.inf
         self.replica_count = replica_count
         self._map = NodeMap(epoch=0, nodes=[])
         self._live: list[StorageNode] = []
@@ -39,7 +43,10 @@ class PlacementView:
         self._filter = expected_holder_filter(self._node_id, self._live, self.replica_count)
         self.epoch, self.log_index = node_map.epoch, log_index
         if self.key != before:
-            self._changed_s = self._clock()
+            now_s = self._clock()
+            if now_s >= self._changed_s + _QUIET_S:
+                self._restless_s = now_s
+            self._changed_s = now_s
 
     @property
     def is_settled(self) -> bool:
@@ -68,9 +75,13 @@ class PlacementView:
         return f"{self.replica_count} {' '.join(sorted(nodes))}" if self.is_live else "none"
 
     @property
-    def unchanged_s(self) -> float:
-        """For how long other nodes have been expected to hold the same chunks, as far as this node heard."""
-        return self._clock() - self._changed_s
+    def quiet_in_s(self) -> float:
+        """In how long the nodes that are expected to hold chunks have been the same for a minute, as far as this node heard.
+
+        0: they have, or changed again and again for ten minutes.
+        """
+        quiet_s = min(self._changed_s + _QUIET_S, self._restless_s + _RESTLESS_MAX_S)
+        return max(0.0, quiet_s - self._clock())
 
     def is_expected(self, digest: bytes) -> bool:
         """Whether this node should hold the chunk."""

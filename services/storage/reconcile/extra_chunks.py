@@ -34,9 +34,6 @@ _BUSY_PAGE: Final = 64
 _PATIENCE_PAGES: Final = 2
 """After so many pages of which nothing could be dropped a walk ends: the nodes that should hold the rest are still fetching it,
 in the same order. Twice as many after a walk that dropped nothing, so that no page keeps the others waiting for ever."""
-_MISSING_FIRST_S: Final = 60.0
-"""While requests come: what a change of the nodes leaves missing is to be back within this time, and what it leaves over waits.
-To have it confirmed costs all nodes more than the pulls do. A change that takes longer gives space back all along."""
 _LOOK_AGAIN_S: Final = 5.0
 """Requests may have stopped meanwhile."""
 
@@ -118,10 +115,11 @@ class ExtraChunks:
     def put_off_s(self) -> float:
         """How long to wait before this is asked again: while requests come, what is missing elsewhere comes first. 0: walk now.
 
+        To have surplus confirmed costs all nodes more than the pulls do. A change that takes longer gives space back all along.
         A node that is drained has nothing but surplus, and is waited for.
         """
         is_waited_for = not self._pace.is_busy or self._view.is_draining
-        return 0.0 if is_waited_for else min(_LOOK_AGAIN_S, max(0.0, _MISSING_FIRST_S - self._view.unchanged_s))
+        return 0.0 if is_waited_for else min(_LOOK_AGAIN_S, self._view.quiet_in_s)
 
     async def walk(self, *, is_patient: bool = False) -> ExtraOutcome:
         """Decide about every extra chunk once, unless a peer has a newer node map, or surplus is not confirmed yet.

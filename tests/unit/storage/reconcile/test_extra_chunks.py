@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from services.storage import placement_view
 from services.storage.reconcile import extra_chunks
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.cluster import NodeState
@@ -328,9 +331,26 @@ async def test_while_requests_come_what_is_missing_elsewhere_comes_first(world):
     assert node.extra.put_off_s() == 0
 
 
+async def test_nodes_that_come_and_go_do_not_keep_surplus_for_ever(world):
+    """Ten minutes after the first of the changes it is dropped, until a minute is quiet."""
+    node, _, _ = await with_surplus(world)
+
+    async def change_at(now_s: float, state: NodeState) -> float:
+        node.now_s = now_s
+        node.foreground.record()
+        world.log.set_node("n4", state)
+        await node.follower.follow()
+        return node.extra.put_off_s()
+
+    states = itertools.cycle([NodeState.INACTIVE, NodeState.ACTIVE])
+    put_off_s = [await change_at(now_s, next(states)) for now_s in range(50, 750, 50)]
+    assert put_off_s == [5.0] * 11 + [0.0] * 3
+    assert await change_at(760.0, next(states)) == 5.0
+
+
 async def test_what_was_put_off_is_dropped_later(world, monkeypatch):
     """By the loop itself: nothing else wakes it."""
-    monkeypatch.setattr(extra_chunks, "_MISSING_FIRST_S", 0.05)
+    monkeypatch.setattr(placement_view, "_QUIET_S", 0.05)
     node, chunks, surplus = await with_surplus(world)
     node.foreground.record()
     put_off_s, said = node.extra.put_off_s, list[float]()
