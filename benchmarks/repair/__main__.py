@@ -32,7 +32,7 @@ PARTS: Final = ("placement", "large", "small", "in-sync", "space")
 _LARGE_CHUNKS: Final = 1000
 _SMALL_CHUNKS: Final = 100_000
 _PLACED_CHUNKS: Final = 1_000_000
-_STEPS: Final = {"placement": 1, "large": 5, "small": 5, "in-sync": 1, "space": 4}
+_STEPS: Final = {"placement": 1, "large": 5, "small": 5, "in-sync": 1, "space": 5}
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,10 @@ class Latencies:
     done: list[tuple[float, float]] = field(default_factory=list)
     failed: list[float] = field(default_factory=list)
 
-    def between(self, begin_s: float, end_s: float) -> Run:
-        """Those that were due in a span."""
-        found = sorted(took for due, took in self.done if begin_s <= due < end_s)
-        return Run(len(found), end_s - begin_s, found)
+    def between(self, *spans: tuple[float, float]) -> Run:
+        """Those that were due in one of some spans, which do not overlap."""
+        found = sorted(took for due, took in self.done if any(begin_s <= due < end_s for begin_s, end_s in spans))
+        return Run(len(found), sum(end_s - begin_s for begin_s, end_s in spans), found)
 
     def failed_between(self, begin_s: float, end_s: float) -> int:
         """Requests of a span that failed."""

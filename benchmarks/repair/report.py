@@ -49,6 +49,9 @@ class Freed(WireModel):
     freed_after_s: float
     disk_after_s: float
     base_p99_ms: float | None
+    """Over a while before and a while after: a machine that is shared is not equally fast for so long."""
+    before_p99_ms: float | None
+    after_p99_ms: float | None
     freeing_p99_ms: float | None
     failed: int
 
@@ -112,6 +115,8 @@ def to_markdown(result: Result) -> str:
                     "freed after",
                     "disk back after",
                     "p99 before",
+                    "and after",
+                    "together",
                     "while freeing",
                     "failed requests",
                 ),
@@ -141,6 +146,8 @@ def _freed_row(one: Freed) -> list[str]:
         f"{one.deleting_s:.1f} s",
         f"{one.freed_after_s:.1f} s",
         f"{one.disk_after_s:.1f} s",
+        _ms(one.before_p99_ms),
+        _ms(one.after_p99_ms),
         _ms(one.base_p99_ms),
         _ratio(one.freeing_p99_ms, one.base_p99_ms),
         str(one.failed),

@@ -74,9 +74,9 @@ async def repair(cluster: RepairCluster, load: Load, seed: int, say: Say) -> Rep
         foreground_per_s=foreground.per_second,
         restored_after_inactive_s=away - inactive,
         restored_after_return_s=back - returned,
-        base_p99_ms=_p99_ms(latencies, began, killed),
-        away_p99_ms=_p99_ms(latencies, inactive, away),
-        return_p99_ms=_p99_ms(latencies, returned, back),
+        base_p99_ms=_p99_ms(latencies, (began, killed)),
+        away_p99_ms=_p99_ms(latencies, (inactive, away)),
+        return_p99_ms=_p99_ms(latencies, (returned, back)),
         failed=latencies.failed_between(began, back),
     )
 
@@ -146,6 +146,11 @@ async def freed(cluster: RepairCluster, small: int, large_bytes: int, seed: int,
             RETENTION_S + _LIMIT_S,
         )
         disk_at = await _wait_for_disk(cluster, empty_disk_bytes, full_disk_bytes, latencies)
+        say("space: after")
+        await asyncio.sleep(_SETTLE_S)
+        settled = time.perf_counter()
+        await asyncio.sleep(_BASE_S)
+        ended = time.perf_counter()
     return Freed(
         small_files=small,
         large_bytes=len(larges) * 64 * MIB,
@@ -153,8 +158,10 @@ async def freed(cluster: RepairCluster, small: int, large_bytes: int, seed: int,
         deleting_s=gone - deleting,
         freed_after_s=freed_at - gone,
         disk_after_s=disk_at - gone,
-        base_p99_ms=_p99_ms(latencies, began, deleting),
-        freeing_p99_ms=_p99_ms(latencies, gone, max(freed_at, disk_at)),
+        base_p99_ms=_p99_ms(latencies, (began, deleting), (settled, ended)),
+        before_p99_ms=_p99_ms(latencies, (began, deleting)),
+        after_p99_ms=_p99_ms(latencies, (settled, ended)),
+        freeing_p99_ms=_p99_ms(latencies, (gone, max(freed_at, disk_at))),
         failed=latencies.failed_between(began, disk_at),
     )
 
@@ -179,6 +186,6 @@ async def _wait_for_replicas(cluster: RepairCluster, what: str) -> float:
     return await cluster.wait_until(f"{what}: all replicas", lambda facts: facts.missing == 0, _LIMIT_S)
 
 
-def _p99_ms(latencies: Latencies, begin_s: float, end_s: float) -> float | None:
-    run = latencies.between(begin_s, end_s)
+def _p99_ms(latencies: Latencies, *spans: tuple[float, float]) -> float | None:
+    run = latencies.between(*spans)
     return run.percentile_ms(99) if run.operations >= 20 else None
