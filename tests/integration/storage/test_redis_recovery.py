@@ -532,6 +532,28 @@ def count_of_walks(proxy: RedisProxy) -> Callable[[], int]:
     return lambda: len(asked)
 
 
+def lose_answer(proxy: RedisProxy, answer: bytes, *, to: bytes) -> Callable[[], bool]:
+    """Lose the first `answer` after a request with the word `to`: the server has done what it was asked. Whether that happened.
+
+    Not before: the same answer stands in the handshake of a new connection.
+    """
+    lost: list[bytes] = []
+
+    def rewrite(found: bytes) -> bytes:
+        if found != answer or lost:
+            return found
+        lost.append(found)
+        return b""
+
+    def look(request: bytes) -> bool:
+        if b"\r\n" + to + b"\r\n" in request:
+            proxy.rewrite = rewrite
+        return False
+
+    proxy.swallow = look
+    return lambda: bool(lost)
+
+
 async def recover(store: TieredTier) -> None:
     """As after a lost answer, and wait until Redis is used again."""
     store._link.open_circuit("a test")
@@ -576,11 +598,9 @@ async def test_a_flush_whose_end_was_not_heard_leaves_copies_that_are_known(open
     chunk = make_chunk()
     async with open_store() as store:
         assert (await store.put(chunk, 1)).tier == "redis"
-        swallowed = asyncio.Event()
-        proxy.rewrite = lambda answer: swallowed.set() or (answer if b":1\r\n" not in answer else b"")
+        is_lost = lose_answer(proxy, b":1\r\n", to=b"ZREM")
         assert [held.digest for held in await store.list_chunks("", "", 10)] == [chunk.digest]
-        proxy.rewrite = lambda answer: answer
-        assert swallowed.is_set()
+        assert is_lost()
         assert await stranger.zscore("trivet:record", chunk.digest) is None
         walks = count_of_walks(proxy)
         store._recovery.request_reconciliation()
@@ -597,11 +617,11 @@ async def test_a_promoted_copy_whose_answer_was_not_heard_is_dropped(open_store,
     chunk = make_chunk()
     async with open_store() as store:
         await store.put_many([ChunkPut(chunk, 1)], yields=True)  # to disk at once
-        proxy.rewrite = lambda answer: b"" if b"+OK" in answer else answer
+        is_lost = lose_answer(proxy, b"+OK\r\n", to=b"SET")
         for _ in range(2):
             assert await store.get(chunk.digest) == chunk.body()
         await poll(lambda: store._recovery._pending_deletes)
-        proxy.rewrite = lambda answer: answer
+        assert is_lost()
         assert await stranger.exists(f"trivet:chunk:{chunk.digest}")
         store._recovery.request_reconciliation()
         await poll(lambda: store._link.is_usable)
