@@ -7,7 +7,7 @@ changed what and what files are made of have modules of their own (`history`, `g
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -83,12 +83,7 @@ _SHORT_BODIES: Final = (
     "SELECT version, body, checksum FROM versions WHERE version IN (VALUES {values}) AND length(body)<=2048"
 )
 _PATCHES: Final = "SELECT version, patch_index, body, checksum FROM patches WHERE version IN (VALUES {values})"
-_REMEMBERED: Final = (
-    "WITH asked(log_index) AS (VALUES {values}) SELECT log_index FROM asked WHERE EXISTS "  # noqa: S608 (our own numbers)
-    "(SELECT 1 FROM requests WHERE retain_s IN ("
-    + ", ".join(map(str, RETENTIONS_S))
-    + ") AND requests.log_index=asked.log_index)"
-)
+_REMEMBERED: Final = "SELECT log_index FROM requests WHERE log_index IN (VALUES {values}) AND retain_s=?"
 _VERSIONS_BETWEEN: Final = (
     "SELECT version, body, versions.checksum, doomed.next_chunk, doomed.checksum, kept.version IS NOT NULL FROM versions "
     "LEFT JOIN doomed USING (version) LEFT JOIN kept USING (version) WHERE version>? AND version<=? ORDER BY version"
@@ -371,9 +366,13 @@ class Tables:
         """Forget these results."""
         self.database.remove_many("requests", rows)
 
-    def remembered(self, log_indexes: Iterable[int]) -> set[int]:
+    def remembered(self, log_indexes: Collection[int]) -> set[int]:
         """Those of the entries whose results are remembered."""
-        return {log_index for (log_index,) in self.database.matching(_REMEMBERED, log_indexes)}
+        return {
+            log_index
+            for retain_s in RETENTIONS_S
+            for (log_index,) in self.database.matching(_REMEMBERED, log_indexes, retain_s)
+        }
 
     # --- nodes and members ----------------------------------------------------------------------------------------
 
