@@ -30,7 +30,7 @@ VICTIM: Final = "storage-2"
 RETENTION_S: Final = 10
 """Grace and longest download: what is deleted is freed so much later at the earliest."""
 
-_POLL_S: Final = 0.25
+_POLL_S: Final = 1.0
 _START_TIMEOUT_S: Final = 120.0
 
 QUICK: Final[dict[str, dict[str, str]]] = {

@@ -28,10 +28,12 @@ TELL_INTERVAL_MAX_S: Final = 60.0
 REST_FACTOR: Final = 2
 REST_MAX_S: Final = 0.05
 """Between two entries that forget: twice as long as one took; but where commits are slow, a mass deletion must still end."""
-SPREAD_SHARE: Final = 0.75
-"""Of the time between two moments: what is forgotten in it is spread over so much of it, if it is about as much as before."""
-SPREAD_REST_MAX_S: Final = 0.25
-"""A little is forgotten soon."""
+PATIENT_REST_S: Final = 0.14
+"""Between them while nothing drives it."""
+ENTRIES_PER_FORGETTING: Final = 60
+"""Deletions of small files that leave about as much to forget as one entry forgets."""
+PATIENCE_S: Final = 30.0
+"""Who is behind for longer than this hurries, more and more: twice as long, and nothing but the work itself is rested for."""
 
 
 class ElapsedTime:
@@ -53,24 +55,33 @@ class ElapsedTime:
 
 
 class ForgettingPace:
-    """How long to rest between entries that forget. Every member applies them before it applies what a request waits for."""
+    """How long to rest between entries that forget. Every member applies them before it applies what a request waits for.
 
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._expected = 0
-        self._made = 0
+    While files are deleted it keeps up with that: one follows when about as many other entries came as leave so much to forget.
+    What is left when that has ended takes its time, and must come to an end, too.
+    """
 
-    def begin(self) -> None:
-        """A moment is told, from which on more may be forgotten: probably as much as since the last one."""
-        self._expected, self._made = self._made, 0
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._behind_since_s: float | None = None
 
-    def rest_s(self, worked_s: float) -> float:
-        """After an entry that took `worked_s`, and left more."""
-        self._made += 1
+    def caught_up(self) -> None:
+        """An entry left nothing."""
+        self._last = self._behind_since_s = None
+
+    def rest_s(self, log_index: int, began_s: float, now_s: float) -> float:
+        """After the entry at `log_index`, which took from `began_s` until now and left more."""
+        worked_s = now_s - began_s
+        if self._behind_since_s is None:
+            self._behind_since_s = began_s
+        last, self._last = self._last, (log_index, now_s)
         least_s = min(REST_MAX_S, REST_FACTOR * worked_s)
-        if self._made >= self._expected:
-            return least_s
-        return max(least_s, min(SPREAD_REST_MAX_S, SPREAD_SHARE * self._interval_s / self._expected - worked_s))
+        patience = min(1.0, 2.0 - (now_s - self._behind_since_s) / PATIENCE_S)
+        rest_s = patience * PATIENT_REST_S
+        # The entry itself is none that leaves something.
+        if last is not None and (others := log_index - last[0] - 1) > 0:
+            rest_s = min(rest_s, ENTRIES_PER_FORGETTING * (now_s - last[1]) / others - worked_s)
+        return max(least_s, rest_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ class LogClock:
         shortest_s = min(retentions.cursor_s, retentions.reference_s)
         self._interval_ms = int(min(TELL_INTERVAL_MAX_S, shortest_s / 4) * 1000)
         self._elapsed = ElapsedTime()
-        self._pace = ForgettingPace(self._interval_ms / 1000)
+        self._pace = ForgettingPace()
         self.forgotten_rows = 0
         self.is_behind = False
 
@@ -123,13 +134,14 @@ class LogClock:
         if elapsed_ms < self._interval_ms:
             return
         began_s = time.monotonic()
-        while await self._forget(elapsed_ms) and self._service.member.leader_role is role:
-            await asyncio.sleep(self._pace.rest_s(time.monotonic() - began_s))
+        while (log_index := await self._forget(elapsed_ms)) and self._service.member.leader_role is role:
+            await asyncio.sleep(self._pace.rest_s(log_index, began_s, time.monotonic()))
             began_s = time.monotonic()
             passed_ms = self._elapsed.elapsed_ms(role.term, began_s)
             elapsed_ms = passed_ms if passed_ms >= max(self._interval_ms, CHECK_INTERVAL_S * 1000) else 0
 
-    async def _forget(self, elapsed_ms: int) -> bool:
+    async def _forget(self, elapsed_ms: int) -> int | None:
+        """The index of an entry that left more; None of one that did not."""
         retentions = self._retentions
         entry_version = self._service.store.summary().entry_version
         condemns, is_audited = entry_version >= GARBAGE_VERSION, entry_version >= OBJECTS_VERSION
@@ -143,8 +155,6 @@ class LogClock:
             audit_limit_bytes=retentions.audit_bytes if is_audited else None,
             stamp=self._clock.stamp(),
         )
-        if elapsed_ms:
-            self._pace.begin()
         try:
             answer = await self._service.propose_one(secrets.token_hex(16), command, retain_s=0)
         finally:
@@ -152,4 +162,7 @@ class LogClock:
                 self._elapsed.answered(time.monotonic())
         self.forgotten_rows += answer.result.forgotten
         self.is_behind = answer.result.has_more
-        return self.is_behind
+        if not self.is_behind:
+            self._pace.caught_up()
+            return None
+        return answer.log_index

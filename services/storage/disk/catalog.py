@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from services.storage.disk.catalog_vacuum import make_incremental
 from services.storage.disk.group_commit import Transaction, open_writer
@@ -50,12 +50,14 @@ _UPGRADES: Final = {
     4: ("ALTER TABLE leaving RENAME TO pending_unlinks;", 5),
 }
 """What brings a catalog of one format to a later one; an upgrade that was released never changes."""
+ValueT = TypeVar("ValueT")
+
 _MAX_VARIABLES: Final = 500
 _POSITION: Final = re.compile(rb"[0-9a-f]{64}")
-_FIND: Final = (
-    "SELECT CASE typeof(size_bytes) WHEN 'integer' THEN size_bytes ELSE 0 END, "  # noqa: S608 - constants
-    f"{START_INDEX}, {PACKED_ID}, {SOUND_VALUES} FROM chunks WHERE digest = ?"
+_ROW: Final = (
+    f"CASE typeof(size_bytes) WHEN 'integer' THEN size_bytes ELSE 0 END, {START_INDEX}, {PACKED_ID}, {SOUND_VALUES}"
 )
+_FIND: Final = f"SELECT {_ROW} FROM chunks WHERE digest = ?"  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,16 @@ def all_sizes(sql: sqlite3.Connection) -> Iterator[tuple[bytes, int]]:
 def find(sql: sqlite3.Connection, digest: str) -> Row | None:
     """The row of one chunk, sound or not."""
     found = sql.execute(_FIND, (bytes.fromhex(digest),)).fetchone()
-    return None if found is None else Row(found[0], found[1], found[2], bool(found[3]))
+    return None if found is None else _row_of(found)
+
+
+def find_many(sql: sqlite3.Connection, digests: Sequence[str]) -> dict[str, Row]:
+    """The rows of those of `digests` that have one, sound or not."""
+    rows: dict[str, Row] = {}
+    for part in _batches(digests):
+        found = sql.execute(f"SELECT digest, {_ROW} FROM chunks WHERE digest IN ({_marks(part)})", part)  # noqa: S608 - marks, constants
+        rows.update((key.hex(), _row_of(values)) for key, *values in found)
+    return rows
 
 
 def holds(sql: sqlite3.Connection, digest: str) -> bool:
@@ -129,8 +140,7 @@ def present(sql: sqlite3.Connection, digests: Sequence[str]) -> set[str]:
     """Those of `digests` that have a sound row."""
     found: set[str] = set()
     for part in _batches(digests):
-        marks = ",".join("?" * len(part))
-        rows = sql.execute(f"SELECT digest FROM chunks WHERE digest IN ({marks}) AND {SOUND_VALUES}", part)  # noqa: S608 - marks, constants
+        rows = sql.execute(f"SELECT digest FROM chunks WHERE digest IN ({_marks(part)}) AND {SOUND_VALUES}", part)  # noqa: S608 - marks, constants
         found.update(row[0].hex() for row in rows)
     return found
 
@@ -139,9 +149,8 @@ def start_indexes(sql: sqlite3.Connection, digests: Sequence[str]) -> dict[str, 
     """Those of `digests` that have a sound row, with what is recorded on them."""
     found: dict[str, int] = {}
     for part in _batches(digests):
-        marks = ",".join("?" * len(part))
         rows = sql.execute(
-            f"SELECT digest, start_index FROM chunks WHERE digest IN ({marks}) AND {SOUND_VALUES}",  # noqa: S608 - marks, constants
+            f"SELECT digest, start_index FROM chunks WHERE digest IN ({_marks(part)}) AND {SOUND_VALUES}",  # noqa: S608 - marks, constants
             part,
         )
         found.update((digest.hex(), start_index) for digest, start_index in rows)
@@ -206,6 +215,15 @@ def lost_index(sql: sqlite3.Connection, digest: str) -> int | None:
     return None if found is None else int(found[0])
 
 
+def lost_indexes(sql: sqlite3.Connection, digests: Sequence[str]) -> dict[str, int]:
+    """The start indexes of those of `digests` that are lost."""
+    found: dict[str, int] = {}
+    for part in _batches(digests):
+        rows = sql.execute(f"SELECT digest, {START_INDEX} FROM lost WHERE digest IN ({_marks(part)})", part)  # noqa: S608 - marks, constants
+        found.update((key.hex(), start_index) for key, start_index in rows)
+    return found
+
+
 def is_lost(sql: sqlite3.Connection, digest: str) -> bool:
     """Whether the chunk is lost."""
     return lost_index(sql, digest) is not None
@@ -266,23 +284,30 @@ def insert_file(
 
 
 def remove(transaction: Transaction, digest: str) -> Row | None:
-    """Take the row and a packed body out; the row that was there. A file is the caller's to unlink.
+    """See `remove_rows`; the row that was there."""
+    row = find(transaction.sql, digest)
+    if row is not None:
+        remove_rows(transaction, {digest: row})
+    return row
+
+
+def remove_rows(transaction: Transaction, rows: Mapping[str, Row]) -> None:
+    """Take `rows`, which were found in this transaction, and their packed bodies out. Files are the caller's to unlink.
 
     Of a damaged row the body stays, because which one it was is not sure, and so does its part of the used bytes until the
     next start.
     """
-    row = find(transaction.sql, digest)
-    if row is None:
-        return None
-    transaction.sql.execute("DELETE FROM chunks WHERE digest = ?", (bytes.fromhex(digest),))
-    if row.packed_id is not None and row.is_sound:
-        transaction.sql.execute("DELETE FROM packed WHERE id = ?", (row.packed_id,))
-    size_bytes = row.size_bytes if row.is_sound else 0
-    transaction.change_sums(-sum_of(bytes.fromhex(digest), size_bytes), bytes.fromhex(digest))
-    transaction.removed.append(digest)
-    if digest in transaction.written:  # by an operation of the same commit: what it wrote is gone again
-        transaction.written.remove(digest)
-    return row
+    for part in _batches(list(rows)):
+        transaction.sql.execute(f"DELETE FROM chunks WHERE digest IN ({_marks(part)})", part)  # noqa: S608 - marks
+    packed_ids = sorted(row.packed_id for row in rows.values() if row.packed_id is not None and row.is_sound)
+    for packed in _parts(packed_ids):
+        transaction.sql.execute(f"DELETE FROM packed WHERE id IN ({_marks(packed)})", packed)  # noqa: S608 - marks
+    for digest, row in rows.items():
+        key = bytes.fromhex(digest)
+        transaction.change_sums(-sum_of(key, row.size_bytes if row.is_sound else 0), key)
+    transaction.removed += rows
+    if transaction.written:  # by an operation of the same commit: what it wrote is gone again
+        transaction.written = [digest for digest in transaction.written if digest not in rows]
 
 
 def correct(transaction: Transaction, digest: str, row: Row, size_bytes: int) -> None:
@@ -309,14 +334,33 @@ def forget_lost(transaction: Transaction, digest: str) -> int | None:
     # Without RETURNING on purpose: a cursor that was not read to its end would keep the statement open.
     start_index = lost_index(transaction.sql, digest)
     if start_index is not None:
-        transaction.sql.execute("DELETE FROM lost WHERE digest = ?", (bytes.fromhex(digest),))
+        drop_lost(transaction, [digest])
     return start_index
 
 
-def _batches(digests: Sequence[str]) -> Iterator[list[bytes]]:
+def drop_lost(transaction: Transaction, digests: Sequence[str]) -> None:
+    """Take these off the list of lost ones."""
+    for part in _batches(digests):
+        transaction.sql.execute(f"DELETE FROM lost WHERE digest IN ({_marks(part)})", part)  # noqa: S608 - marks
+
+
+def _row_of(values: Sequence[Any]) -> Row:
+    size_bytes, start_index, packed_id, is_sound = values
+    return Row(size_bytes, start_index, packed_id, bool(is_sound))
+
+
+def _batches(digests: Sequence[str]) -> Iterator[Sequence[bytes]]:
     """`digests` as bytes, in parts that fit into one statement."""
-    for start in range(0, len(digests), _MAX_VARIABLES):
-        yield [bytes.fromhex(digest) for digest in digests[start : start + _MAX_VARIABLES]]
+    yield from _parts([bytes.fromhex(digest) for digest in digests])
+
+
+def _parts(values: Sequence[ValueT]) -> Iterator[Sequence[ValueT]]:
+    for start in range(0, len(values), _MAX_VARIABLES):
+        yield values[start : start + _MAX_VARIABLES]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _add_row(transaction: Transaction, digest: str, row: Row, damaged: Row | None) -> None:

@@ -6,7 +6,6 @@ transaction is rolled back. `tier` says which steps there are to do.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,27 +152,32 @@ class ChunkChanges:
 
     def delete(self, transaction: Transaction, digest: str) -> bool:
         """Whether it was held."""
-        row = self._forget(transaction, digest)
-        if row is not None and row.packed_id is None:
-            transaction.unlinks.append(self._files.path_of(digest))
-        return row is not None
+        rows = catalog.find_many(transaction.sql, [digest])
+        with_files = self._forget(transaction, rows, lost=[digest])
+        transaction.unlinks += [self._files.path_of(each) for each in with_files]
+        return bool(rows)
 
     def delete_if(self, transaction: Transaction, candidates: Sequence[ConditionalDelete]) -> set[str]:
         """Delete those whose condition holds; which ones."""
-        chosen = {each.digest for each in candidates if _is_condemned(transaction.sql, each)}
-        for digest in chosen:
-            row = self._forget(transaction, digest)
-            if row is not None and row.packed_id is None:
-                transaction.unlinks_aside.add(digest)
+        digests = [each.digest for each in candidates]
+        rows = catalog.find_many(transaction.sql, digests)
+        lost = catalog.lost_indexes(transaction.sql, digests)
+        chosen = {each.digest for each in candidates if _may_delete(each, rows.get(each.digest), lost.get(each.digest))}
+        with_files = self._forget(
+            transaction,
+            {digest: row for digest, row in rows.items() if digest in chosen},
+            lost=[digest for digest in lost if digest in chosen],
+        )
+        transaction.unlinks_aside.update(with_files)
         return chosen
 
-    def _forget(self, transaction: Transaction, digest: str) -> Row | None:
-        """Take a chunk out, a lost one too; the row that was there. Its file is the caller's to unlink."""
-        catalog.forget_lost(transaction, digest)
-        row = catalog.remove(transaction, digest)
-        if row is not None and row.packed_id is None:
-            self._pending.record(transaction, digest)
-        return row
+    def _forget(self, transaction: Transaction, rows: Mapping[str, Row], lost: Sequence[str]) -> list[str]:
+        """Take `rows` out, and `lost` off the list of lost ones; those whose files are the caller's to unlink."""
+        catalog.drop_lost(transaction, lost)
+        catalog.remove_rows(transaction, rows)
+        with_files = [digest for digest, row in rows.items() if row.packed_id is None]
+        self._pending.record(transaction, with_files)
+        return with_files
 
     def take_out_of_service(self, digest: str, transaction: Transaction) -> bool:
         """Quarantine what a reader found bad, if it still is; false where it is whole, or not held any more."""
@@ -228,9 +232,8 @@ def raise_and_list(transaction: Transaction, start_indexes: Mapping[str, int]) -
     return held
 
 
-def _is_condemned(sql: sqlite3.Connection, candidate: ConditionalDelete) -> bool:
-    row = catalog.find(sql, candidate.digest)
+def _may_delete(candidate: ConditionalDelete, row: Row | None, lost_index: int | None) -> bool:
     if row is not None and not row.is_sound:
         return False  # its start index may be what was damaged; a read, a put or the next start puts it right
-    start_index = catalog.lost_index(sql, candidate.digest) if row is None else row.start_index
+    start_index = lost_index if row is None else row.start_index
     return start_index is not None and candidate.condition(start_index)

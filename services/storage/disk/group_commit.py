@@ -322,6 +322,7 @@ def open_writer(database: Path) -> sqlite3.Connection:
     sql.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: before anything is written
     sql.execute("PRAGMA journal_mode=WAL")
     sql.execute("PRAGMA synchronous=FULL")
+    sql.execute("PRAGMA secure_delete=FAST").fetchone()
     sql.execute("PRAGMA wal_autocheckpoint=0")
     return sql
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from services.storage.disk.catalog import find
@@ -32,15 +32,17 @@ class PendingUnlinks:
         self.count = 0
         """How many may be recorded."""
 
-    def record(self, transaction: Transaction, digest: str) -> None:
-        """The file of `digest` is unlinked after this transaction."""
-        if self.count >= MAX_PENDING:
+    def record(self, transaction: Transaction, digests: Sequence[str]) -> None:
+        """The files of `digests` are unlinked after this transaction."""
+        if self.count + len(digests) > MAX_PENDING:
             drop_finished(transaction, self._files)
             self.count = 0
-        transaction.sql.execute("INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", (bytes.fromhex(digest),))
-        self.count += 1
+        transaction.sql.executemany(
+            "INSERT OR IGNORE INTO pending_unlinks (digest) VALUES (?)", [(bytes.fromhex(each),) for each in digests]
+        )
+        self.count += len(digests)
         if self._newly_recorded is not None:
-            self._newly_recorded.add(digest)
+            self._newly_recorded.update(digests)
 
     def begin_dropping(self, _: Transaction) -> None:
         """Which ones are finished is about to be found out, by another thread: `sync_finished`."""

@@ -11,7 +11,7 @@ entries of version 3 are found out when nobody has them (`pulls`) and at the nex
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -136,19 +136,14 @@ class ExpectedChunks:
         self,
         *,
         added: Sequence[Sized] = (),
-        removed: Iterable[bytes] = (),
+        removed: Sequence[bytes] = (),
         missing: Sequence[MissingChunk] = (),
         position: Position | None = None,
     ) -> None:
         """Change the set; chunks may be in it already, or not be in it. `missing`: those of `added` that are not held."""
 
         def work(sql: sqlite3.Connection) -> list[tuple[int, SetSum]]:
-            changes = []
-            for digest, size_bytes in added:
-                if sql.execute("INSERT OR IGNORE INTO expected VALUES (?, ?)", (digest, size_bytes)).rowcount:
-                    changes.append((partition_of(digest), sum_of(digest, size_bytes)))
-            for digest in removed:
-                changes += _remove(sql, digest)
+            changes = _add(sql, added) + _remove(sql, removed)
             _insert_missing(sql, missing)
             if position is not None:
                 _set_meta(sql, **_position_meta(position))
@@ -162,14 +157,14 @@ class ExpectedChunks:
 
         await self._database.change(work, done)
 
-    async def forget_unreferenced(self, digests: Iterable[bytes], log_index: int) -> None:
+    async def forget_unreferenced(self, digests: Sequence[bytes], log_index: int) -> None:
         """No file referred to these at `log_index`. Nothing happens if the set is beyond it: a file may refer to them now."""
 
         def work(sql: sqlite3.Connection) -> list[tuple[int, SetSum]]:
             position = self._position
             if position is None or position.log_index > log_index or position.chunk:
                 return []
-            changes = [change for digest in digests for change in _remove(sql, digest)]
+            changes = _remove(sql, digests)
             self._read_totals(sql)
             return changes
 
@@ -202,7 +197,11 @@ class ExpectedChunks:
 
     async def find(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of `digests` that are in the set."""
-        return await self._database.read(partial(_find, digests=digests))
+        return set(await self.sizes(digests))
+
+    async def sizes(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """How long those of `digests` are that are in the set."""
+        return await self._database.read(partial(_sizes, digests=digests))
 
     async def record(self, differences: ListedDifferences) -> None:
         """What a comparison found takes the place of what the lists said of that prefix."""
@@ -300,11 +299,21 @@ def _make_listing(sql: sqlite3.Connection) -> None:
     sql.execute(CREATE_LISTING)
 
 
-def _remove(sql: sqlite3.Connection, digest: bytes) -> list[tuple[int, SetSum]]:
+def _add(sql: sqlite3.Connection, chunks: Sequence[Sized]) -> list[tuple[int, SetSum]]:
     """How that changes the sums."""
-    sql.execute("DELETE FROM missing WHERE digest = ?", (digest,))
-    row = sql.execute("DELETE FROM expected WHERE digest = ? RETURNING size_bytes", (digest,)).fetchone()
-    return [] if row is None else [(partition_of(digest), -sum_of(digest, row[0]))]
+    known = _sizes(sql, [digest for digest, _ in chunks])
+    new = {digest: size_bytes for digest, size_bytes in chunks if digest not in known}
+    _insert(sql, "expected", list(new.items()))
+    return [(partition_of(digest), sum_of(digest, size_bytes)) for digest, size_bytes in new.items()]
+
+
+def _remove(sql: sqlite3.Connection, digests: Sequence[bytes]) -> list[tuple[int, SetSum]]:
+    """How that changes the sums."""
+    known = _sizes(sql, digests)
+    for part, marks in _parts(digests):
+        sql.execute(f"DELETE FROM expected WHERE digest IN ({marks})", part)  # noqa: S608 - marks
+        sql.execute(f"DELETE FROM missing WHERE digest IN ({marks})", part)  # noqa: S608 - marks
+    return [(partition_of(digest), -sum_of(digest, size_bytes)) for digest, size_bytes in known.items()]
 
 
 def _insert(sql: sqlite3.Connection, table: str, chunks: Sequence[Sized]) -> None:
@@ -322,13 +331,18 @@ def _delete(sql: sqlite3.Connection, *, table: str, digests: Iterable[bytes]) ->
     sql.executemany(f"DELETE FROM {table} WHERE digest = ?", [(digest,) for digest in digests])  # noqa: S608 - a constant
 
 
-def _find(sql: sqlite3.Connection, digests: Sequence[bytes]) -> set[bytes]:
-    found: set[bytes] = set()
+def _sizes(sql: sqlite3.Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for part, marks in _parts(digests):
+        found.update(sql.execute(f"SELECT digest, size_bytes FROM expected WHERE digest IN ({marks})", part))  # noqa: S608 - marks
+    return found
+
+
+def _parts(digests: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:
+    """In parts that fit into one statement, with the marks for each."""
     for start in range(0, len(digests), _MAX_VARIABLES):
         part = digests[start : start + _MAX_VARIABLES]
-        marks = ",".join("?" * len(part))
-        found.update(row[0] for row in sql.execute(f"SELECT digest FROM expected WHERE digest IN ({marks})", part))  # noqa: S608 - marks
-    return found
+        yield part, ",".join("?" * len(part))
 
 
 def _range_of(prefix: str) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ A page of changes is acted on before its position is recorded: a crash in betwee
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -19,11 +19,17 @@ from services.storage.reconcile.expected_chunks import ExpectedChunks, MissingCh
 from services.storage.reconcile.extra_chunks import ExtraChunks, condemned_delete
 from services.storage.reconcile.pace import Pace
 from services.storage.reconcile.references import Changes, Condemned, References
+from shared.units import MIB
 
 logger = structlog.get_logger(__name__)
 
 _DELETED_AT_ONCE: Final = 64
 """Condemned chunks between two rests: one transaction of the commit thread."""
+_DELETED_BYTES_AT_ONCE: Final = 8 * MIB
+"""The same in bytes: a file system that discards what is freed has every sync wait for it."""
+
+_PATIENCE_S: Final = 30.0
+"""For so long a mass deletion is not hurried: what it frees is not needed at once, and it costs requests their pace."""
 
 
 class FollowedTier(Protocol):
@@ -61,6 +67,8 @@ class Follower:
         self._knows_changes = True
         self._added_missing = 0
         """Since the end of the log was reached: a failure on the way there must not keep them from being fetched."""
+        self._behind_since_s: float | None = None
+        """Since when no page was the last one."""
         self.has_listed = False
         """Set with every finished listing; the reader clears it."""
 
@@ -96,7 +104,7 @@ class Follower:
                 logger.info("this node was away for too long to follow the log; everything is listed anew")
                 self._must_list, self._knows_changes = True, False
             else:
-                rested_s = await self._delete(changes.condemned, is_behind=changes.has_more)
+                rested_s = await self._delete(changes.condemned, is_patient=self._is_patient(changes.has_more))
                 self._added_missing += await self._apply(changes)
                 if not changes.has_more:
                     added, self._added_missing = self._added_missing, 0
@@ -157,13 +165,33 @@ class Follower:
         )
         return len(missing)
 
-    async def _delete(self, condemned: Sequence[Condemned], *, is_behind: bool) -> float:
-        """How long it took, with the rests for it: nobody rests for rests. A last page is not hurried."""
+    def _is_patient(self, has_more: bool) -> bool:
+        """Whether deletion need not hurry yet."""
+        if not has_more:
+            self._behind_since_s = None
+        elif self._behind_since_s is None:
+            self._behind_since_s = time.monotonic()
+        return self._behind_since_s is None or time.monotonic() - self._behind_since_s < _PATIENCE_S
+
+    async def _delete(self, condemned: Sequence[Condemned], *, is_patient: bool) -> float:
+        """How long it took, with the rests for it: nobody rests for rests."""
         first_s = time.monotonic()
-        for start in range(0, len(condemned), _DELETED_AT_ONCE):
+        sizes = await self._expected.sizes([chunk.digest for chunk in condemned]) if condemned else {}
+        for part in _slices(condemned, sizes):
             began_s = time.monotonic()
-            part = condemned[start : start + _DELETED_AT_ONCE]
             deleted = await self._tier.delete_if([condemned_delete(chunk.digest, chunk.log_index) for chunk in part])
             self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
-            await self._pace.rest(0, began_s, is_patient=not is_behind)
+            await (self._pace.rest_patiently(len(part), began_s) if is_patient else self._pace.rest(0, began_s))
         return time.monotonic() - first_s
+
+
+def _slices(condemned: Sequence[Condemned], sizes: Mapping[bytes, int]) -> Iterator[Sequence[Condemned]]:
+    """What is deleted between two rests. A chunk that is not expected here is rarely held, and costs nothing."""
+    begin, size_bytes = 0, 0
+    for end, chunk in enumerate(condemned):
+        size_bytes += sizes.get(chunk.digest, 0)
+        if end > begin and (end - begin == _DELETED_AT_ONCE or size_bytes > _DELETED_BYTES_AT_ONCE):
+            yield condemned[begin:end]
+            begin, size_bytes = end, sizes.get(chunk.digest, 0)
+    if begin < len(condemned):
+        yield condemned[begin:]

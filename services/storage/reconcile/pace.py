@@ -16,8 +16,10 @@ logger = structlog.get_logger(__name__)
 
 _REST_FACTOR: Final = 3
 """While requests come, a rest is so many times as long as the work before it."""
-_PATIENT_REST_FACTOR: Final = 8
-"""The same of work of which there is little left, and that nobody waits for."""
+_PATIENT_REST_FACTOR: Final = 4
+"""The same of work that nobody waits for."""
+_PATIENT_CHUNKS_PER_S: Final = 500
+"""What such work gets through at most."""
 _RESTORE_S: Final = 30.0
 """In which a gigabyte that is missing, or less, comes back while requests come: half of what it may take (docs/operations.md)."""
 _RESTORED_BYTES: Final = 10**9
@@ -48,15 +50,22 @@ class Pace:
         """Whether requests come, which the work must yield to."""
         return self._foreground.is_busy
 
-    def pause_s(self, size_bytes: int, worked_s: float, *, is_patient: bool = False) -> float:
+    def pause_s(self, size_bytes: int, worked_s: float) -> float:
         """How long to rest after `size_bytes` in `worked_s`."""
         for_rate_s = size_bytes / self._max_bytes_per_s - worked_s
-        factor = _PATIENT_REST_FACTOR if is_patient else _REST_FACTOR
-        return max(0.0, for_rate_s, factor * worked_s if self.is_busy else 0.0)
+        return max(0.0, for_rate_s, _REST_FACTOR * worked_s if self.is_busy else 0.0)
 
-    async def rest(self, size_bytes: int, began_s: float, *, is_patient: bool = False) -> None:
+    async def rest(self, size_bytes: int, began_s: float) -> None:
         """After work that began at `began_s` of the clock."""
-        await asyncio.sleep(self.pause_s(size_bytes, self._clock() - began_s, is_patient=is_patient))
+        await asyncio.sleep(self.pause_s(size_bytes, self._clock() - began_s))
+
+    def patient_pause_s(self, chunks: int, worked_s: float) -> float:
+        """How long to rest after work on `chunks`, in `worked_s`, that nobody waits for."""
+        return max(chunks / _PATIENT_CHUNKS_PER_S - worked_s, _PATIENT_REST_FACTOR * worked_s) if self.is_busy else 0.0
+
+    async def rest_patiently(self, chunks: int, began_s: float) -> None:
+        """After such work that began at `began_s` of the clock."""
+        await asyncio.sleep(self.patient_pause_s(chunks, self._clock() - began_s))
 
     def pulls(self) -> PullPace:
         """The pace of one walk over what is missing."""

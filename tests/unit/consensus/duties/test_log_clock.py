@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -108,25 +109,41 @@ async def test_what_is_kept_for_a_short_time_is_forgotten_soon_after(cursor_s, r
     assert len(await commands_of(Leader(1), retentions, passed_s=interval_s)) == 1
 
 
-def rests_s(pace: ForgettingPace, entries: int, worked_s: float = 0.01) -> list[float]:
-    """Those of one interval in which so many entries forget."""
-    pace.begin()
-    return [pace.rest_s(worked_s) for _ in range(entries)]
+def rests_s(
+    pace: ForgettingPace, entries: int, *, others: int, worked_s: float = 0.01, now_s: float = 0.0
+) -> list[float]:
+    """So many entries forget, one after the other, and so many other entries a second come meanwhile."""
+    rests = []
+    for _ in range(entries):
+        rests.append(pace.rest_s(round(now_s * others) + len(rests), now_s, now_s + worked_s))
+        now_s += worked_s + rests[-1]
+    return rests
 
 
-def test_what_is_forgotten_is_spread_over_the_time_until_more_may_be():
-    """A mass deletion goes on for longer than an interval: as much as in the one before is expected, in three quarters of it."""
-    pace = ForgettingPace(interval_s=2.0)
-    assert rests_s(pace, 10) == [pytest.approx(0.02)] * 10  # nobody knows how much it is
-    spread = rests_s(pace, 9)
-    assert spread == [pytest.approx(0.14)] * 9
-    assert sum(spread) + 9 * 0.01 == pytest.approx(0.9 * 0.75 * 2.0)
+def test_what_is_left_of_a_mass_deletion_has_time():
+    """Requests would wait for it, and nobody waits for its space."""
+    assert rests_s(ForgettingPace(), 5, others=0) == [0.14] * 5
+    assert rests_s(ForgettingPace(), 5, others=100) == [0.14] * 5
 
 
-def test_more_than_before_is_forgotten_without_delay():
-    """Otherwise a deletion that gets faster would never be caught up with; and little is forgotten soon."""
-    pace = ForgettingPace(interval_s=60.0)
-    rests_s(pace, 2)
-    assert rests_s(pace, 4) == [0.25, *[pytest.approx(0.02)] * 3]
-    assert rests_s(pace, 1, worked_s=1.0) == [0.25]
-    assert rests_s(pace, 2, worked_s=1.0) == [0.05, 0.05]
+def test_a_mass_deletion_is_kept_up_with():
+    """Sixty deletions leave about as much as one entry forgets."""
+    rests = rests_s(ForgettingPace(), 40, others=1200)
+    assert rests[0] == 0.14
+    assert sum(rests[20:]) / 20 + 0.01 == pytest.approx(0.05, rel=0.1)
+    assert rests_s(ForgettingPace(), 40, others=1_000_000)[1:] == [pytest.approx(0.02)] * 39
+
+
+def test_who_is_behind_for_long_hurries_more_and_more():
+    """Or a few deletions of very many files would never be caught up with; where commits are slow, with a bounded rest."""
+    pace = ForgettingPace()
+    rests = rests_s(pace, 1000, others=0)
+    began = list(accumulate(rests, lambda now_s, rest_s: now_s + 0.01 + rest_s, initial=0.0))
+    assert [rest_s for rest_s, now_s in zip(rests, began, strict=False) if now_s < 29.9] == [0.14] * 200
+    assert [rest_s for rest_s, now_s in zip(rests, began, strict=False) if 44.9 < now_s < 45] == [
+        pytest.approx(0.07, rel=0.02)
+    ]
+    assert {round(rest_s, 6) for rest_s, now_s in zip(rests, began, strict=False) if now_s > 57} == {0.02}
+    assert rests_s(pace, 3, others=0, worked_s=1.0, now_s=100.0) == [0.05] * 3
+    pace.caught_up()
+    assert rests_s(pace, 3, others=0, now_s=200.0) == [0.14] * 3

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
+from services.storage.ports import ConditionalDelete
 from services.storage.reconcile import follower
 from services.storage.reconcile.expected_chunks import Position
 from shared.contracts.cluster import NodeState
 from shared.contracts.references import ListReferences
 from shared.errors import LeaderUnavailableError, UnavailableError
+from shared.units import MIB
 from tests.unit.storage.reconcile.world import Node, make_chunks
 
 
@@ -81,38 +85,79 @@ async def test_a_chunk_that_was_condemned_is_deleted_here(world):
     assert await expected(node) == {again}
 
 
-@pytest.mark.parametrize(
-    ("has_more", "rested"), [(True, [(1, False)] * 4 + [(0, False)]), (False, [(1, True)] * 4)], ids=["more", "last"]
-)
-async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeypatch, has_more, rested):
-    """A mass deletion would otherwise keep a node from following the log for four times as long. The last page has time."""
+class Rests:
+    """In place of a node's clock and pace: a deletion takes a second, and a rest three. What each rest was for."""
+
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self.made: list[tuple[str, float]] = []
+        self.slices: list[list[str]] = []
+        self._delete_if = node.tier.delete_if
+        monkeypatch.setattr(follower, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(node.pace, "rest", partial(self._rest, "rest"))
+        monkeypatch.setattr(node.pace, "rest_patiently", partial(self._rest, "patience"))
+        monkeypatch.setattr(node.tier, "delete_if", self._delete_in_a_second)
+
+    async def _rest(self, kind: str, _: int, began_s: float) -> None:
+        self.made.append((kind, self.now_s - began_s))
+        self.now_s += 3 * self.made[-1][1]
+
+    async def _delete_in_a_second(self, candidates: Sequence[ConditionalDelete]) -> set[str]:
+        self.slices.append([each.digest for each in candidates])
+        self.now_s += 1
+        return await self._delete_if(candidates)
+
+
+async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeypatch):
+    """A mass deletion would otherwise keep a node from following the log for four times as long."""
     (node,) = await world.add_all(1)
     chunks = make_chunks(200)
     version = world.log.publish(chunks)
     await node.hold(chunks, start_index=version)
     await node.follower.follow()
     world.log.forget(version)
-    if has_more:
-        world.log.publish(make_chunks(1))
-    now_s, rests = 0.0, []
-    delete_if = node.tier.delete_if
-
-    async def rest(_: int, began_s: float, *, is_patient: bool = False) -> None:
-        nonlocal now_s
-        rests.append((now_s - began_s, is_patient))
-        now_s += 3 * rests[-1][0]
-
-    async def delete_in_a_second(candidates) -> set[str]:
-        nonlocal now_s
-        now_s += 1
-        return await delete_if(candidates)
-
-    monkeypatch.setattr(follower, "time", SimpleNamespace(monotonic=lambda: now_s))
-    monkeypatch.setattr(node.pace, "rest", rest)
-    monkeypatch.setattr(node.tier, "delete_if", delete_in_a_second)
+    world.log.publish(make_chunks(1))
+    rests = Rests(node, monkeypatch)
     await node.follower.follow()
     assert node.holds() == set()
-    assert rests == rested
+    assert rests.made == [("patience", 1)] * 4 + [("rest", 0)]
+
+
+async def test_a_mass_deletion_that_goes_on_for_long_is_hurried(world, monkeypatch):
+    """What it frees is needed some day; with the last page there is time again."""
+    world.log.page = 64
+    (node,) = await world.add_all(1)
+    versions = []
+    for _ in range(20):
+        chunks = make_chunks(64)
+        versions.append(world.log.publish(chunks))
+        await node.hold(chunks, start_index=versions[-1])
+    await node.follower.follow()
+    for version in versions:
+        world.log.forget(version)
+    rests = Rests(node, monkeypatch)
+    await node.follower.follow()
+    assert node.holds() == set()
+    kinds = [kind for kind, worked_s in rests.made if worked_s]
+    assert kinds == ["patience"] * 8 + ["rest"] * 11 + ["patience"]
+
+
+async def test_what_is_deleted_between_two_rests_is_bounded_in_bytes(world, monkeypatch):
+    """A file system that discards what is freed has every sync wait for it. A chunk that is not expected here counts nothing."""
+    (node,) = await world.add_all(1)
+    chunks = make_chunks(20, size_bytes=3 * MIB) | make_chunks(100)
+    version = world.log.publish(chunks)
+    await node.hold(chunks, start_index=version)
+    await node.follower.follow()
+    world.log.forget(version)
+    world.log.condemned |= dict.fromkeys(make_chunks(100), world.log.index)
+    rests = Rests(node, monkeypatch)
+    await node.follower.follow()
+    assert node.holds() == set()
+    sizes = {digest.hex(): len(body) for digest, body in chunks.items()}
+    assert sum(len(part) for part in rests.slices) == 220
+    assert 10 <= len(rests.slices) <= 14
+    assert all(len(part) <= 64 and sum(sizes.get(digest, 0) for digest in part) <= 8 * MIB for part in rests.slices)
 
 
 async def test_a_node_that_was_away_during_the_deletion_deletes_when_it_is_back(world):

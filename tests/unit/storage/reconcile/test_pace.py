@@ -32,9 +32,19 @@ def test_while_requests_come_it_rests_longer_than_it_worked():
     foreground.record()
     clock.now_s += 0.9
     assert pace.pause_s(10, 0.2) == pytest.approx(0.6)
-    assert pace.pause_s(10, 0.2, is_patient=True) == pytest.approx(1.6)
     clock.now_s += 0.2
-    assert pace.pause_s(10, 0.2) == pace.pause_s(10, 0.2, is_patient=True) == 0
+    assert pace.pause_s(10, 0.2) == 0
+
+
+def test_work_that_nobody_waits_for_is_spread():
+    """In slices of five milliseconds it would otherwise be over at once, and requests would see that."""
+    clock = Clock()
+    foreground = Foreground(clock)
+    pace = Pace(1_000_000, foreground, clock)
+    assert pace.patient_pause_s(64, 0.005) == 0
+    foreground.record()
+    assert 0.005 + pace.patient_pause_s(64, 0.005) == pytest.approx(64 / 500)
+    assert pace.patient_pause_s(64, 0.2) == pytest.approx(0.8)
 
 
 def busy(max_bytes_per_s: int = 64 * MIB) -> PullPace:
