@@ -97,21 +97,27 @@ class FreeSpace:
         if refusal is not None:
             raise refusal
 
-    def grant(self, size_bytes: int, used_bytes: int) -> bool:
-        """Whether the last measurement is fresh and has room for `size_bytes` behind what was granted since. Does not block."""
+    def grant(self, size_bytes: int, used_bytes: int, promised_bytes: int = 0) -> bool:
+        """Whether the last measurement is fresh and has room for `size_bytes` behind what was granted since. Does not block.
+
+        Args:
+            promised_bytes: that will be stored later; some may have been granted since, and count twice.
+        """
         usage = self._usage
         if usage is None or self._now_s() - self._measured_at_s > FRESH_S:
             return False
         granted_bytes = self._granted_bytes + size_bytes
-        if self._refusal(usage, granted_bytes, used_bytes) is not None:
+        if self._refusal(usage, granted_bytes + promised_bytes, used_bytes) is not None:
             return False
         self._granted_bytes = granted_bytes
         return True
 
-    def refusals(self, sizes_bytes: Sequence[int], used_bytes: int) -> list[DiskFullError | None]:
+    def refusals(
+        self, sizes_bytes: Sequence[int], used_bytes: int, promised_bytes: int = 0
+    ) -> list[DiskFullError | None]:
         """As `check` of each, in order and behind those that have room; None for these. Blocks for one system call."""
         usage = self.measure()
-        granted_bytes = 0
+        granted_bytes = promised_bytes
         found: list[DiskFullError | None] = []
         for size_bytes in sizes_bytes:
             refusal = self._refusal(usage, granted_bytes + size_bytes, used_bytes)

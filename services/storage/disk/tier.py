@@ -229,13 +229,18 @@ class DiskTier:
         """The chunk's row."""
         return await self._reads.ask(catalog.find, digest)
 
-    async def find_or_check_room(self, chunks: Sequence[Chunk]) -> list[bool | DiskFullError]:
-        """For each whether it is held; if it is not and there is no room for it behind those before it, the refusal."""
+    async def find_or_check_room(self, chunks: Sequence[Chunk], promised_bytes: int = 0) -> list[bool | DiskFullError]:
+        """For each whether it is held; if it is not and there is no room for it behind those before it, the refusal.
+
+        Args:
+            promised_bytes: that will be put later, and have their room.
+        """
         # Of what is certainly new nothing has to be asked, while it is known that there is room.
         is_new = all(self._holdings.is_absent(chunk.digest) for chunk in chunks)
-        if is_new and self._space.grant(sum(chunk.size_bytes for chunk in chunks), self._holdings.total.used_bytes):
+        size_bytes = sum(chunk.size_bytes for chunk in chunks)
+        if is_new and self._space.grant(size_bytes, self._holdings.total.used_bytes, promised_bytes):
             return [False] * len(chunks)
-        return await self._reads.ask(self._are_held_or_have_room, chunks)
+        return await self._reads.ask(self._are_held_or_have_room, chunks, promised_bytes)
 
     async def has(self, digests: Sequence[str], start_index: int | None) -> set[str]:
         """See `ports.Tier`."""
@@ -360,13 +365,15 @@ class DiskTier:
         self._committer.close()
         self._warm.close()
 
-    def _are_held_or_have_room(self, sql: sqlite3.Connection, chunks: Sequence[Chunk]) -> list[bool | DiskFullError]:
+    def _are_held_or_have_room(
+        self, sql: sqlite3.Connection, chunks: Sequence[Chunk], promised_bytes: int = 0
+    ) -> list[bool | DiskFullError]:
         held = catalog.present(sql, [chunk.digest for chunk in chunks])
         missing = [chunk for chunk in chunks if chunk.digest not in held]
         if not missing:
             return [True] * len(chunks)
         sizes_bytes = [chunk.size_bytes for chunk in missing]
-        refusals = iter(self._space.refusals(sizes_bytes, self._holdings.total.used_bytes))
+        refusals = iter(self._space.refusals(sizes_bytes, self._holdings.total.used_bytes, promised_bytes))
         return [chunk.digest in held or next(refusals) or False for chunk in chunks]
 
     def _pack_many(

@@ -392,7 +392,7 @@ class TieredTier:
             return {}, []
         refused: dict[str, TrivetError] = {}
         chosen: list[ChunkPut] = []
-        found = await self._disk.find_or_check_room([put.chunk for put in puts])
+        found = await self._disk.find_or_check_room([put.chunk for put in puts], self._buffer.size_bytes)
         for put, is_held in zip(puts, found, strict=True):
             if isinstance(is_held, TrivetError):
                 refused[put.chunk.digest] = is_held

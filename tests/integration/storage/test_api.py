@@ -115,9 +115,11 @@ async def test_a_full_node_says_so_serves_and_comes_back(mode, tmp_path, start_n
         redis.kill()
 
 
-async def test_a_full_node_refuses_small_chunks_too(start_node, redis, client_of):
-    """Those that go through Redis as well: what Redis acknowledges has to find room on disk a second later."""
-    node = start_node(mode="tiered", redis=redis, extra={"TRIVET_CAPACITY_BYTES": str(MIB), **_PATIENT})
+@pytest.mark.parametrize("flush_interval_s", ["0.1", "600"])
+async def test_a_full_node_refuses_small_chunks_too(flush_interval_s, start_node, redis, client_of):
+    """Those that go through Redis as well: what Redis acknowledges has to find room on disk some time later."""
+    extra = {"TRIVET_CAPACITY_BYTES": str(MIB), "TRIVET_FLUSH_INTERVAL_S": flush_interval_s}
+    node = start_node(mode="tiered", redis=redis, extra=extra | _PATIENT)
     client = client_of(node)
     held = [random_bytes(1000)]
     await client.put(held[0])

@@ -115,6 +115,18 @@ def test_what_comes_together_finds_room_one_behind_the_other(file_system) -> Non
     assert [refusal is None for refusal in found] == [True, False, True, False]
 
 
+def test_what_is_promised_has_its_room_however_often_the_file_system_is_asked(file_system) -> None:
+    """What Redis has acknowledged lies in no file yet: a measurement does not see it, nor does the sum of what is held."""
+    use_bytes(file_system, 800)
+    space = FreeSpace(Path(), None, 95)
+    space.measure()
+    assert space.grant(50, 0, promised_bytes=100)
+    assert not space.grant(1, 0, promised_bytes=100)
+    assert [refusal is None for refusal in space.refusals([51, 50], 0, promised_bytes=100)] == [False, True]
+    granted = FreeSpace(Path(), 200, 95)
+    assert [refusal is None for refusal in granted.refusals([41, 40], 100, promised_bytes=50)] == [False, True]
+
+
 def test_the_reserve_counts_granted_bytes_and_the_file_system(tmp_path, monkeypatch):
     """A write is refused one byte beyond the percentage, for granted bytes, for the file system, and for inodes."""
     blocks = {"f_frsize": MIB, "f_blocks": 9, "f_bfree": 9, "f_bavail": 9, "f_files": 0, "f_ffree": 0, "f_favail": 0}
