@@ -25,7 +25,7 @@ logger = structlog.get_logger(__name__)
 
 _DELETED_AT_ONCE: Final = 64
 """Condemned chunks between two rests: one transaction of the commit thread."""
-_DELETED_BYTES_AT_ONCE: Final = 8 * MIB
+_DELETED_BYTES_AT_ONCE: Final = 12 * MIB
 """The same in bytes: a file system that discards what is freed has every sync wait for it."""
 
 _PATIENCE_S: Final = 30.0

@@ -16,10 +16,8 @@ logger = structlog.get_logger(__name__)
 
 _REST_FACTOR: Final = 3
 """While requests come, a rest is so many times as long as the work before it."""
-_PATIENT_REST_FACTOR: Final = 4
-"""The same of work that nobody waits for."""
 _PATIENT_CHUNKS_PER_S: Final = 500
-"""What such work gets through at most."""
+"""What work that nobody waits for gets through at most, while requests come."""
 _RESTORE_S: Final = 30.0
 """In which a gigabyte that is missing, or less, comes back while requests come: half of what it may take (docs/operations.md)."""
 _RESTORED_BYTES: Final = 10**9
@@ -61,7 +59,7 @@ class Pace:
 
     def patient_pause_s(self, chunks: int, worked_s: float) -> float:
         """How long to rest after work on `chunks`, in `worked_s`, that nobody waits for."""
-        return max(chunks / _PATIENT_CHUNKS_PER_S - worked_s, _PATIENT_REST_FACTOR * worked_s) if self.is_busy else 0.0
+        return max(chunks / _PATIENT_CHUNKS_PER_S - worked_s, _REST_FACTOR * worked_s) if self.is_busy else 0.0
 
     async def rest_patiently(self, chunks: int, began_s: float) -> None:
         """After such work that began at `began_s` of the clock."""

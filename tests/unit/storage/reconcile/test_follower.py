@@ -145,7 +145,7 @@ async def test_a_mass_deletion_that_goes_on_for_long_is_hurried(world, monkeypat
 async def test_what_is_deleted_between_two_rests_is_bounded_in_bytes(world, monkeypatch):
     """A file system that discards what is freed has every sync wait for it. A chunk that is not expected here counts nothing."""
     (node,) = await world.add_all(1)
-    chunks = make_chunks(20, size_bytes=3 * MIB) | make_chunks(100)
+    chunks = make_chunks(40, size_bytes=3 * MIB) | make_chunks(100)
     version = world.log.publish(chunks)
     await node.hold(chunks, start_index=version)
     await node.follower.follow()
@@ -155,9 +155,9 @@ async def test_what_is_deleted_between_two_rests_is_bounded_in_bytes(world, monk
     await node.follower.follow()
     assert node.holds() == set()
     sizes = {digest.hex(): len(body) for digest, body in chunks.items()}
-    assert sum(len(part) for part in rests.slices) == 220
-    assert 10 <= len(rests.slices) <= 14
-    assert all(len(part) <= 64 and sum(sizes.get(digest, 0) for digest in part) <= 8 * MIB for part in rests.slices)
+    assert sum(len(part) for part in rests.slices) == 240
+    assert 10 <= len(rests.slices) <= 18
+    assert all(len(part) <= 64 and sum(sizes.get(digest, 0) for digest in part) <= 12 * MIB for part in rests.slices)
 
 
 async def test_a_node_that_was_away_during_the_deletion_deletes_when_it_is_back(world):
