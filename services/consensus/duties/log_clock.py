@@ -62,8 +62,15 @@ class ForgettingPace:
     """
 
     def __init__(self) -> None:
+        self._term = 0
         self._last: tuple[int, float] | None = None
         self._behind_since_s: float | None = None
+
+    def begin(self, term: int) -> None:
+        """To forget, in a leadership: another one knows nothing of how it was in between."""
+        if term != self._term:
+            self._term = term
+            self.caught_up()
 
     def caught_up(self) -> None:
         """An entry left nothing."""
@@ -133,6 +140,7 @@ class LogClock:
         elapsed_ms = self._elapsed.elapsed_ms(role.term, time.monotonic())
         if elapsed_ms < self._interval_ms:
             return
+        self._pace.begin(role.term)
         began_s = time.monotonic()
         while (log_index := await self._forget(elapsed_ms)) and self._service.member.leader_role is role:
             await asyncio.sleep(self._pace.rest_s(log_index, began_s, time.monotonic()))

@@ -147,3 +147,14 @@ def test_who_is_behind_for_long_hurries_more_and_more():
     assert rests_s(pace, 3, others=0, worked_s=1.0, now_s=100.0) == [0.05] * 3
     pace.caught_up()
     assert rests_s(pace, 3, others=0, now_s=200.0) == [0.14] * 3
+
+
+def test_another_leadership_is_not_behind_since_the_one_before():
+    """It would hurry for no reason."""
+    pace = ForgettingPace()
+    pace.begin(1)
+    rests_s(pace, 3, others=0)
+    pace.begin(1)
+    assert rests_s(pace, 3, others=0, now_s=100.0) == [pytest.approx(0.02)] * 3
+    pace.begin(2)
+    assert rests_s(pace, 3, others=0, now_s=110.0) == [0.14] * 3

@@ -91,6 +91,7 @@ class Rests:
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0
         self.made: list[tuple[str, float]] = []
+        self.for_chunks: list[int] = []
         self.slices: list[list[str]] = []
         self._delete_if = node.tier.delete_if
         monkeypatch.setattr(follower, "time", SimpleNamespace(monotonic=lambda: self.now_s))
@@ -98,7 +99,9 @@ class Rests:
         monkeypatch.setattr(node.pace, "rest_patiently", partial(self._rest, "patience"))
         monkeypatch.setattr(node.tier, "delete_if", self._delete_in_a_second)
 
-    async def _rest(self, kind: str, _: int, began_s: float) -> None:
+    async def _rest(self, kind: str, amount: int, began_s: float) -> None:
+        if kind == "patience":
+            self.for_chunks.append(amount)
         self.made.append((kind, self.now_s - began_s))
         self.now_s += 3 * self.made[-1][1]
 
@@ -156,6 +159,7 @@ async def test_what_is_deleted_between_two_rests_is_bounded_in_bytes(world, monk
     assert node.holds() == set()
     sizes = {digest.hex(): len(body) for digest, body in chunks.items()}
     assert sum(len(part) for part in rests.slices) == 240
+    assert sum(rests.for_chunks) == 140
     assert 10 <= len(rests.slices) <= 18
     assert all(len(part) <= 64 and sum(sizes.get(digest, 0) for digest in part) <= 12 * MIB for part in rests.slices)
 
