@@ -29,11 +29,11 @@ REST_FACTOR: Final = 2
 REST_MAX_S: Final = 0.05
 """Between two entries that forget: twice as long as one took; but where commits are slow, a mass deletion must still end."""
 PATIENT_REST_S: Final = 0.14
-"""Between them while nothing drives it."""
+"""Between them while few other entries come: seven entries a second, some 400 small files."""
 ENTRIES_PER_FORGETTING: Final = 60
 """Deletions of small files that leave about as much to forget as one entry forgets."""
 PATIENCE_S: Final = 30.0
-"""Who is behind for longer than this hurries, more and more: twice as long, and nothing but the work itself is rested for."""
+"""Who is behind for longer than this rests less and less; after twice as long, only for the work itself."""
 
 
 class ElapsedTime:
