@@ -16,9 +16,9 @@ _GAP = 1000
 _WITH_ROOM: Final = Shape(storage_nodes=6)
 """Many tests add a storage node later, or begin with more than others."""
 
-
-_SINGLE: Final = range(61_000, 65_500)
-"""Above the ports that the system hands out, which it would give to somebody else before a service that starts has taken them."""
+SINGLE: Final = range(61_000, 65_450)
+"""Above the ports that the system hands out, which it would give to somebody else before a service that starts has taken them,
+and low enough for the operations port that a service takes by default, `ServiceSettings.OPERATIONS_DISTANCE` above its own."""
 
 _given: Final = set[int]()
 
@@ -30,7 +30,7 @@ def free_port_offset(shape: Shape = _WITH_ROOM) -> int:
 
 def free_port() -> int:
     """One that is free now, by TCP and UDP, and that no test of this run was given before, as long as there are such."""
-    left = [port for port in _part_of(_SINGLE) if port not in _given] or list(_part_of(_SINGLE))
+    left = [port for port in _part_of(SINGLE) if port not in _given] or list(_part_of(SINGLE))
     random.SystemRandom().shuffle(left)
     port = next(port for port in left if _is_free(port))
     _given.add(port)
