@@ -288,7 +288,7 @@ class ServiceApp(FastAPI):
         if scope["type"] != "http" or self.front is None:
             await self.answer(scope, receive, send)
             return
-        passed_on: list[Scope] = []
+        passed_on: list[bool] = []
         scope[_PASSED_ON] = passed_on  # the list, because the scope itself may be copied on the way
         try:
             await self.front(scope, receive, send)
@@ -302,7 +302,7 @@ class ServiceApp(FastAPI):
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What FastAPI itself makes of a request."""
-        scope.get(_PASSED_ON, []).append(scope)
+        scope.get(_PASSED_ON, []).append(True)
         await super().__call__(scope, receive, send)
 
 

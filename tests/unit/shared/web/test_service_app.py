@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from shared.errors import QuorumNotReachedError
 from shared.peer_address import PeerAddress
 from shared.peer_calls.request_signing import BODY_DIGEST_HEADER, RequestSigner, RequestVerifier
 from shared.roles import Role
+from shared.web.answer_writer import AnswerCycle
 from shared.web.operations import add_operations
 from shared.web.service_app import ServiceApp, create_app
 from tests.callers import anybody
@@ -102,9 +104,29 @@ def signed(
         )
 
 
+def count_cycles() -> int:
+    return sum(type(thing) is AnswerCycle for thing in gc.get_objects())
+
+
 def get(url: str) -> httpx.Response:
     with httpx.Client(trust_env=False, timeout=30) as client:
         return client.get(url)
+
+
+def test_a_request_leaves_nothing_to_the_collector_of_cycles(public) -> None:
+    """Its full passes look at everything that a service remembers, and hold up every request meanwhile."""
+    gc.collect()
+    before = count_cycles()
+    gc.disable()
+    try:
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            for number in range(20):
+                assert client.post(f"{public}/v1/numbers", json={"value": number}).status_code == 200
+            after = count_cycles()
+    finally:
+        gc.enable()
+    # The connection knows the one of its last request.
+    assert after <= before + 1
 
 
 def test_a_typed_error_becomes_a_problem_document_with_its_facts(public) -> None:
