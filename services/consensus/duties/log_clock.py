@@ -28,8 +28,8 @@ TELL_INTERVAL_MAX_S: Final = 60.0
 REST_FACTOR: Final = 2
 REST_MAX_S: Final = 0.05
 """Between two entries that forget: twice as long as one took; but where commits are slow, a mass deletion must still end."""
-PATIENT_REST_S: Final = 0.14
-"""Between them while few other entries come: seven entries a second, some 400 small files."""
+PATIENT_REST_S: Final = 0.19
+"""Between them while few other entries come: five entries a second, some 280 small files."""
 ENTRIES_PER_FORGETTING: Final = 60
 """Deletions of small files that leave about as much to forget as one entry forgets."""
 PATIENCE_S: Final = 30.0

@@ -16,7 +16,7 @@ logger = structlog.get_logger(__name__)
 
 _REST_FACTOR: Final = 3
 """While requests come, a rest is so many times as long as the work before it."""
-_PATIENT_CHUNKS_PER_S: Final = 500
+_PATIENT_CHUNKS_PER_S: Final = 400
 """What work that nobody waits for gets through at most, while requests come."""
 _RESTORE_S: Final = 30.0
 """In which a gigabyte that is missing, or less, comes back while requests come: half of what it may take (docs/operations.md)."""

@@ -43,7 +43,7 @@ def test_work_that_nobody_waits_for_is_spread():
     pace = Pace(1_000_000, foreground, clock)
     assert pace.patient_pause_s(64, 0.005) == 0
     foreground.record()
-    assert 0.005 + pace.patient_pause_s(64, 0.005) == pytest.approx(64 / 500)
+    assert 0.005 + pace.patient_pause_s(64, 0.005) == pytest.approx(64 / 400)
     assert pace.patient_pause_s(64, 0.2) == pytest.approx(0.6)
 
 
