@@ -338,6 +338,7 @@ class PassTime(Command[PassedTime]):
         condemned_retention_s: for how long it is known which chunks were condemned; uploads that began earlier are refused.
         audit_retention_s, audit_limit_bytes: for how long rows of the audit trail are kept, and how many bytes of them. None
             in entries before version 4: nothing is cut.
+        forgotten_max: rows that it forgets at most, about, chunk references included. None in entries before version 5: 250.
     """
 
     kind: Literal["pass_time"] = "pass_time"
@@ -348,6 +349,7 @@ class PassTime(Command[PassedTime]):
     condemned_retention_s: int | None = None
     audit_retention_s: int | None = None
     audit_limit_bytes: int | None = None
+    forgotten_max: int | None = None
     stamp: Stamp
 
 

@@ -139,7 +139,27 @@ def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
         (DeleteBucket(bucket="music", stamp=stamp()), {}),
         *_garbage_commands(),
     ]
-    return [*before, *_object_commands(len(before))]
+    return [*before, *_object_commands(len(before)), *_paced_commands()]
+
+
+def _paced_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
+    """What came with entries of version 5."""
+    time_passes = PassTime(
+        elapsed_ms=1,
+        cursor_retention_s=900,
+        tombstone_retention_s=86_400,
+        reference_retention_s=1800,
+        condemned_retention_s=3600,
+        audit_retention_s=3600,
+        audit_limit_bytes=1000,
+        forgotten_max=64,
+        stamp=stamp(),
+    )
+    return [
+        (AnnounceMember(member_id="consensus-1", entry_version=5, stamp=stamp()), {}),
+        (RaiseEntryVersion(entry_version=5, stamp=stamp()), {}),
+        (time_passes, {"retain_s": 0}),
+    ]
 
 
 def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:

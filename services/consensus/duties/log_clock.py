@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION
+from services.consensus.metadata.entries import GARBAGE_VERSION, OBJECTS_VERSION, PACED_VERSION
 from services.consensus.service import ConsensusService
 from shared.background_tasks import BackgroundTasks
 from shared.contracts.metadata import PassTime
@@ -25,13 +25,17 @@ logger = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
 TELL_INTERVAL_MAX_S: Final = 60.0
+ROWS_AT_ONCE: Final = 64
+"""That one entry forgets: a request that comes meanwhile waits for a millisecond or two of each member."""
+HURRIED_ROWS: Final = 250
+"""The same of who hurries: each entry has costs of its own."""
+ROWS_PER_DELETION: Final = 6
+"""What the deletion of a small file leaves to forget, rather more than less."""
+PATIENT_ROWS_PER_S: Final = 1250
+"""That are forgotten while few other entries come: some 250 small files."""
 REST_FACTOR: Final = 2
 REST_MAX_S: Final = 0.05
-"""Between two entries that forget: twice as long as one took; but where commits are slow, a mass deletion must still end."""
-PATIENT_REST_S: Final = 0.19
-"""Between them while few other entries come: five entries a second, some 280 small files."""
-ENTRIES_PER_FORGETTING: Final = 60
-"""Deletions of small files that leave about as much to forget as one entry forgets."""
+"""Between two entries, at least: twice as long as one took; but where commits are slow, a mass deletion must still end."""
 PATIENCE_S: Final = 30.0
 """Who is behind for longer than this rests less and less; after twice as long, only for the work itself."""
 
@@ -55,16 +59,17 @@ class ElapsedTime:
 
 
 class ForgettingPace:
-    """How long to rest between entries that forget. Every member applies them before it applies what a request waits for.
+    """How much an entry forgets, and how long to rest after it. Every member applies it before what a request waits for.
 
-    While files are deleted it keeps up with that: one follows when about as many other entries came as leave so much to forget.
-    What is left when that has ended takes its time, and must come to an end, too.
+    While files are deleted it keeps up with that: one follows when other entries came that leave about so much to forget. What
+    is left when that has ended takes its time, and must come to an end, too.
     """
 
     def __init__(self) -> None:
         self._term = 0
         self._last: tuple[int, float] | None = None
         self._behind_since_s: float | None = None
+        self._patience = 1.0
 
     def begin(self, term: int) -> None:
         """To forget, in a leadership: another one knows nothing of how it was in between."""
@@ -75,20 +80,29 @@ class ForgettingPace:
     def caught_up(self) -> None:
         """An entry left nothing."""
         self._last = self._behind_since_s = None
+        self._patience = 1.0
 
-    def rest_s(self, log_index: int, began_s: float, now_s: float) -> float:
-        """After the entry at `log_index`, which took from `began_s` until now and left more."""
+    @property
+    def rows(self) -> int:
+        """What the next entry forgets at most."""
+        return ROWS_AT_ONCE if self._patience > 0 else HURRIED_ROWS
+
+    def rest_s(self, rows: int, log_index: int, began_s: float, now_s: float) -> float:
+        """After the entry at `log_index`, which forgot so many rows, took from `began_s` until now and left more."""
         worked_s = now_s - began_s
+        least_s = min(REST_MAX_S, REST_FACTOR * worked_s)
         if self._behind_since_s is None:
             self._behind_since_s = began_s
+        self._patience = max(0.0, min(1.0, 2.0 - (now_s - self._behind_since_s) / PATIENCE_S))
+        patient_s = self._patience * (rows / PATIENT_ROWS_PER_S - worked_s)
         last, self._last = self._last, (log_index, now_s)
-        least_s = min(REST_MAX_S, REST_FACTOR * worked_s)
-        patience = min(1.0, 2.0 - (now_s - self._behind_since_s) / PATIENCE_S)
-        rest_s = patience * PATIENT_REST_S
         # The entry itself is none that leaves something.
         if last is not None and (others := log_index - last[0] - 1) > 0:
-            rest_s = min(rest_s, ENTRIES_PER_FORGETTING * (now_s - last[1]) / others - worked_s)
-        return max(least_s, rest_s)
+            kept_up_s = rows * (now_s - last[1]) / (ROWS_PER_DELETION * others) - worked_s
+            if least_s <= kept_up_s < patient_s:
+                self._behind_since_s = now_s
+            patient_s = min(patient_s, kept_up_s)
+        return max(least_s, patient_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +156,14 @@ class LogClock:
             return
         self._pace.begin(role.term)
         began_s = time.monotonic()
-        while (log_index := await self._forget(elapsed_ms)) and self._service.member.leader_role is role:
-            await asyncio.sleep(self._pace.rest_s(log_index, began_s, time.monotonic()))
+        while (left := await self._forget(elapsed_ms)) and self._service.member.leader_role is role:
+            await asyncio.sleep(self._pace.rest_s(*left, began_s, time.monotonic()))
             began_s = time.monotonic()
             passed_ms = self._elapsed.elapsed_ms(role.term, began_s)
             elapsed_ms = passed_ms if passed_ms >= max(self._interval_ms, CHECK_INTERVAL_S * 1000) else 0
 
-    async def _forget(self, elapsed_ms: int) -> int | None:
-        """The index of an entry that left more; None of one that did not."""
+    async def _forget(self, elapsed_ms: int) -> tuple[int, int] | None:
+        """What an entry forgot that left more, and its index; None of one that did not."""
         retentions = self._retentions
         entry_version = self._service.store.summary().entry_version
         condemns, is_audited = entry_version >= GARBAGE_VERSION, entry_version >= OBJECTS_VERSION
@@ -161,6 +175,7 @@ class LogClock:
             condemned_retention_s=retentions.condemned_s if condemns else None,
             audit_retention_s=retentions.audit_s if is_audited else None,
             audit_limit_bytes=retentions.audit_bytes if is_audited else None,
+            forgotten_max=self._pace.rows if entry_version >= PACED_VERSION else None,
             stamp=self._clock.stamp(),
         )
         try:
@@ -173,4 +188,4 @@ class LogClock:
         if not self.is_behind:
             self._pace.caught_up()
             return None
-        return answer.log_index
+        return answer.result.forgotten, answer.log_index

@@ -41,7 +41,9 @@ def init_cluster(context: ApplyContext, command: InitCluster) -> Created:
 
 def pass_time(context: ApplyContext, command: PassTime) -> PassedTime:
     """The log's clock goes on, and some of what is old is forgotten."""
-    sweep = Sweep(context.tables, context.history, context.garbage, context.index, context.trail)
+    sweep = Sweep(
+        context.tables, context.history, context.garbage, context.index, context.trail, limit=command.forgotten_max
+    )
     context.state, result = forget(command, context.index, context.state, context.history, sweep)
     return result
 

@@ -27,7 +27,7 @@ from shared.contracts.files import Preconditions
 from shared.contracts.metadata import DeleteBucket, DeleteFile, Proposal, PublishFile, RemoveNode, SetNodeState
 from shared.errors import InvalidRequestError
 
-KNOWN_ENTRY_VERSION: Final = 4
+KNOWN_ENTRY_VERSION: Final = 5
 """The newest version of entries that this version of Trivet can apply; it can apply all before."""
 
 FIRST_ENTRY_VERSION: Final = 1
@@ -37,6 +37,8 @@ GARBAGE_VERSION: Final = 3
 """From which on chunks are condemned, publishes checked against that, and drains proved (C-118)."""
 OBJECTS_VERSION: Final = 4
 """From which on there are uploads by parts, versions that are kept, copies, tags, settings of buckets, and identities."""
+PACED_VERSION: Final = 5
+"""In which `PassTime` says how much it forgets."""
 NEWER_KINDS: Final[dict[str, int]] = {
     "record_run": RUNS_VERSION,
     "drain_node": GARBAGE_VERSION,
@@ -90,6 +92,7 @@ _LATER_FIELDS: Final[dict[str, dict[str, int]]] = {
         "condemned_retention_s": GARBAGE_VERSION,
         "audit_retention_s": OBJECTS_VERSION,
         "audit_limit_bytes": OBJECTS_VERSION,
+        "forgotten_max": PACED_VERSION,
     },
 }
 """By kind of command: fields that came later, and the version in which they did. They are left out when they are None."""

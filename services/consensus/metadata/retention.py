@@ -31,7 +31,7 @@ from shared.contracts.files import FileContent
 from shared.contracts.metadata import PassedTime, PassTime
 
 FORGET_ROWS_MAX: Final = 250
-"""Rows that one entry forgets, chunk references included."""
+"""Rows that one entry forgets which does not say it itself, chunk references included."""
 
 
 PIECES_PER_ROW: Final = 100
@@ -79,8 +79,8 @@ def forget(command: PassTime, index: int, state: State, history: History, sweep:
         command.condemned_retention_s or 0,
         command.audit_retention_s or 0,
     )
-    history.forget_moments(_ago(lived_ms, longest_s), FORGET_ROWS_MAX)
-    forgotten = FORGET_ROWS_MAX - sweep.left
+    history.forget_moments(_ago(lived_ms, longest_s), sweep.limit)
+    forgotten = sweep.limit - sweep.left
     return state, PassedTime(forgotten=forgotten, has_more=sweep.has_more, lived_ms=lived_ms, horizon=state.horizon)
 
 
@@ -91,7 +91,9 @@ def _ago(lived_ms: int, seconds: int) -> int:
 class Sweep:
     """The share of forgetting of the entry at `index`. Each step takes what is `left`; the next entry begins with the first."""
 
-    def __init__(self, tables: Tables, history: History, garbage: Garbage, index: int, trail: Trail) -> None:
+    def __init__(
+        self, tables: Tables, history: History, garbage: Garbage, index: int, trail: Trail, *, limit: int | None
+    ) -> None:
         self._history = history
         self._tables = tables
         self._garbage = garbage
@@ -101,7 +103,8 @@ class Sweep:
         self._trail = trail
         self._index = index
         self._is_trail_longer = False
-        self.left = FORGET_ROWS_MAX
+        self.limit = FORGET_ROWS_MAX if limit is None else max(1, limit)
+        self.left = self.limit
 
     @property
     def has_more(self) -> bool:

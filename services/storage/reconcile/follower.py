@@ -181,10 +181,9 @@ class Follower:
             began_s = time.monotonic()
             deleted = await self._tier.delete_if([condemned_delete(chunk.digest, chunk.log_index) for chunk in part])
             self._metrics.deleted_chunks.labels(reason="condemned").inc(len(deleted))
-            if is_patient:
-                await self._pace.rest_patiently(sum(chunk.digest in sizes for chunk in part), began_s)
-            else:
-                await self._pace.rest(0, began_s)
+            await self._pace.rest_after_deletion(
+                sum(chunk.digest in sizes for chunk in part) if is_patient else 0, began_s
+            )
         return time.monotonic() - first_s
 
 

@@ -16,8 +16,10 @@ logger = structlog.get_logger(__name__)
 
 _REST_FACTOR: Final = 3
 """While requests come, a rest is so many times as long as the work before it."""
+_DELETION_REST_FACTOR: Final = 2
+"""The same of deletion, most of which is waiting for the journal of the file system."""
 _PATIENT_CHUNKS_PER_S: Final = 400
-"""What work that nobody waits for gets through at most, while requests come."""
+"""What is deleted at most, while requests come and nobody waits for the space."""
 _RESTORE_S: Final = 30.0
 """In which a gigabyte that is missing, or less, comes back while requests come: half of what it may take (docs/operations.md)."""
 _RESTORED_BYTES: Final = 10**9
@@ -57,13 +59,15 @@ class Pace:
         """After work that began at `began_s` of the clock."""
         await asyncio.sleep(self.pause_s(size_bytes, self._clock() - began_s))
 
-    def patient_pause_s(self, chunks: int, worked_s: float) -> float:
-        """How long to rest after work on `chunks`, in `worked_s`, that nobody waits for."""
-        return max(chunks / _PATIENT_CHUNKS_PER_S - worked_s, _REST_FACTOR * worked_s) if self.is_busy else 0.0
+    def deletion_pause_s(self, patient_chunks: int, worked_s: float) -> float:
+        """How long to rest after a deletion of so many chunks that has time, or none, in `worked_s`."""
+        if not self.is_busy:
+            return 0.0
+        return max(patient_chunks / _PATIENT_CHUNKS_PER_S - worked_s, _DELETION_REST_FACTOR * worked_s)
 
-    async def rest_patiently(self, chunks: int, began_s: float) -> None:
-        """After such work that began at `began_s` of the clock."""
-        await asyncio.sleep(self.patient_pause_s(chunks, self._clock() - began_s))
+    async def rest_after_deletion(self, patient_chunks: int, began_s: float) -> None:
+        """After a deletion that began at `began_s` of the clock; see `deletion_pause_s`."""
+        await asyncio.sleep(self.deletion_pause_s(patient_chunks, self._clock() - began_s))
 
     def pulls(self) -> PullPace:
         """The pace of one walk over what is missing."""

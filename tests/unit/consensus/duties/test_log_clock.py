@@ -110,43 +110,59 @@ async def test_what_is_kept_for_a_short_time_is_forgotten_soon_after(cursor_s, r
 
 
 def rests_s(
-    pace: ForgettingPace, entries: int, *, others: int, worked_s: float = 0.01, now_s: float = 0.0
+    pace: ForgettingPace, entries: int, *, others: int, worked_s: float = 0.01, now_s: float = 0.0, rows: int = 64
 ) -> list[float]:
     """So many entries forget, one after the other, and so many other entries a second come meanwhile."""
     rests = []
     for _ in range(entries):
-        rests.append(pace.rest_s(round(now_s * others) + len(rests), now_s, now_s + worked_s))
+        rests.append(pace.rest_s(rows, round(now_s * others) + len(rests), now_s, now_s + worked_s))
         now_s += worked_s + rests[-1]
     return rests
 
 
+PATIENT_S = pytest.approx(64 / 1250 - 0.01)
+
+
 def test_what_is_left_of_a_mass_deletion_has_time():
     """Requests would wait for it, and nobody waits for its space."""
-    assert rests_s(ForgettingPace(), 5, others=0) == [0.19] * 5
-    assert rests_s(ForgettingPace(), 5, others=100) == [0.19] * 5
+    assert rests_s(ForgettingPace(), 5, others=0) == [PATIENT_S] * 5
+    assert rests_s(ForgettingPace(), 5, others=100) == [PATIENT_S] * 5
+    assert rests_s(ForgettingPace(), 5, others=0, rows=250) == [pytest.approx(0.19)] * 5
 
 
 def test_a_mass_deletion_is_kept_up_with():
-    """Sixty deletions leave about as much as one entry forgets."""
-    rests = rests_s(ForgettingPace(), 40, others=1200)
-    assert rests[0] == 0.19
-    assert sum(rests[20:]) / 20 + 0.01 == pytest.approx(0.05, rel=0.1)
+    """It leaves six rows for each other entry at most."""
+    rests = rests_s(ForgettingPace(), 80, others=300)
+    assert rests[0] == PATIENT_S
+    assert sum(rests[40:]) / 40 + 0.01 == pytest.approx(64 / (6 * 300), rel=0.1)
     assert rests_s(ForgettingPace(), 40, others=1_000_000)[1:] == [pytest.approx(0.02)] * 39
 
 
 def test_who_is_behind_for_long_hurries_more_and_more():
     """Or a few deletions of very many files would never be caught up with; where commits are slow, with a bounded rest."""
     pace = ForgettingPace()
-    rests = rests_s(pace, 1000, others=0)
+    rests = rests_s(pace, 4000, others=0)
     began = list(accumulate(rests, lambda now_s, rest_s: now_s + 0.01 + rest_s, initial=0.0))
-    assert [rest_s for rest_s, now_s in zip(rests, began, strict=False) if now_s < 29.9] == [0.19] * 150
-    assert [rest_s for rest_s, now_s in zip(rests, began, strict=False) if 44.88 < now_s < 45] == [
-        pytest.approx(0.095, rel=0.02)
-    ]
+    assert all(rest_s == PATIENT_S for rest_s, now_s in zip(rests, began, strict=False) if now_s < 29.9)
+    [rest_s, *_] = [rest_s for rest_s, now_s in zip(rests, began, strict=False) if now_s > 37.5]
+    assert rest_s == pytest.approx(0.75 * 0.0412, rel=0.02)
     assert {round(rest_s, 6) for rest_s, now_s in zip(rests, began, strict=False) if now_s > 57} == {0.02}
-    assert rests_s(pace, 3, others=0, worked_s=1.0, now_s=100.0) == [0.05] * 3
+    assert pace.rows == 250
+    assert rests_s(pace, 3, others=0, worked_s=1.0, now_s=1000.0, rows=250) == [0.05] * 3
     pace.caught_up()
-    assert rests_s(pace, 3, others=0, now_s=200.0) == [0.19] * 3
+    assert pace.rows == 64
+    assert rests_s(pace, 3, others=0, now_s=2000.0) == [PATIENT_S] * 3
+
+
+def test_who_keeps_up_is_not_behind():
+    """Or what is left after minutes of deletions would be forgotten in a hurry."""
+    pace = ForgettingPace()
+    # Twice a minute's worth.
+    rests_s(pace, 4000, others=300)
+    assert rests_s(pace, 5, others=0, now_s=150.0)[1:] == [PATIENT_S] * 4
+    # Who cannot keep up is behind.
+    rests_s(pace, 4000, others=1_000_000, now_s=200.0)
+    assert pace.rows == 250
 
 
 def test_another_leadership_is_not_behind_since_the_one_before():
@@ -157,4 +173,13 @@ def test_another_leadership_is_not_behind_since_the_one_before():
     pace.begin(1)
     assert rests_s(pace, 3, others=0, now_s=100.0) == [pytest.approx(0.02)] * 3
     pace.begin(2)
-    assert rests_s(pace, 3, others=0, now_s=110.0) == [0.19] * 3
+    assert pace.rows == 64
+    assert rests_s(pace, 3, others=0, now_s=110.0) == [PATIENT_S] * 3
+
+
+@pytest.mark.parametrize(("entry_version", "told"), [(4, None), (5, 64)])
+async def test_an_entry_says_how_much_it_forgets_once_every_member_knows_that(entry_version, told):
+    """A member of an older version would forget something else."""
+    retentions = Retentions(cursor_s=1, tombstone_s=2, reference_s=3, condemned_s=4, audit_s=5, audit_bytes=6)
+    [command] = await commands_of(Leader(1, entry_version=entry_version), retentions)
+    assert command.forgotten_max == told

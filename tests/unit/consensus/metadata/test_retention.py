@@ -225,6 +225,19 @@ def test_one_entry_forgets_a_bounded_number_of_rows(tmp_path, monkeypatch):
     verify(log.path)
 
 
+@pytest.mark.parametrize(("forgotten_max", "forgotten"), [(None, 251), (64, 64), (1, 1), (-5, 1), (1 << 62, 403)])
+def test_an_entry_forgets_as_much_as_it_says(tmp_path, forgotten_max, forgotten):
+    """One of an older version as much as then; whatever it says stops nobody."""
+    log = Log(tmp_path / "m", entry_version=5)
+    for number in range(101):
+        log.apply(publish(f"{number}", content=content(1, fill=number)), retain_s=0)
+        delete(log, f"{number}")
+    retentions = {"cursor_retention_s": 0, "tombstone_retention_s": 900, "reference_retention_s": 0}
+    log.apply(PassTime(elapsed_ms=1, forgotten_max=1, **retentions, stamp=stamp()), retain_s=0)
+    command = PassTime(elapsed_ms=1, forgotten_max=forgotten_max, **retentions, stamp=stamp())
+    assert log.apply(command, retain_s=0)["forgotten"] == forgotten
+
+
 def test_a_deleted_bucket_is_forgotten_with_its_lists(log):
     """As long as a list can be pinned to it, it is there."""
     made = log.apply(CreateBucket(bucket="photos", stamp=stamp()))["incarnation"]

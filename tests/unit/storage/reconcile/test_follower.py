@@ -96,11 +96,11 @@ class Rests:
         self._delete_if = node.tier.delete_if
         monkeypatch.setattr(follower, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         monkeypatch.setattr(node.pace, "rest", partial(self._rest, "rest"))
-        monkeypatch.setattr(node.pace, "rest_patiently", partial(self._rest, "patience"))
+        monkeypatch.setattr(node.pace, "rest_after_deletion", partial(self._rest, "deletion"))
         monkeypatch.setattr(node.tier, "delete_if", self._delete_in_a_second)
 
     async def _rest(self, kind: str, amount: int, began_s: float) -> None:
-        if kind == "patience":
+        if kind == "deletion":
             self.for_chunks.append(amount)
         self.made.append((kind, self.now_s - began_s))
         self.now_s += 3 * self.made[-1][1]
@@ -123,7 +123,7 @@ async def test_it_rests_for_what_it_deletes_and_not_for_the_rests(world, monkeyp
     rests = Rests(node, monkeypatch)
     await node.follower.follow()
     assert node.holds() == set()
-    assert rests.made == [("patience", 1)] * 4 + [("rest", 0)]
+    assert rests.made == [("deletion", 1)] * 4 + [("rest", 0)]
 
 
 async def test_a_mass_deletion_that_goes_on_for_long_is_hurried(world, monkeypatch):
@@ -141,8 +141,7 @@ async def test_a_mass_deletion_that_goes_on_for_long_is_hurried(world, monkeypat
     rests = Rests(node, monkeypatch)
     await node.follower.follow()
     assert node.holds() == set()
-    kinds = [kind for kind, worked_s in rests.made if worked_s]
-    assert kinds == ["patience"] * 8 + ["rest"] * 11 + ["patience"]
+    assert rests.for_chunks == [64] * 8 + [0] * 11 + [64]
 
 
 async def test_what_is_deleted_between_two_rests_is_bounded_in_bytes(world, monkeypatch):

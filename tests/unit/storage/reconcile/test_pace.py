@@ -41,10 +41,10 @@ def test_work_that_nobody_waits_for_is_spread():
     clock = Clock()
     foreground = Foreground(clock)
     pace = Pace(1_000_000, foreground, clock)
-    assert pace.patient_pause_s(64, 0.005) == 0
+    assert pace.deletion_pause_s(64, 0.005) == 0
     foreground.record()
-    assert 0.005 + pace.patient_pause_s(64, 0.005) == pytest.approx(64 / 400)
-    assert pace.patient_pause_s(64, 0.2) == pytest.approx(0.6)
+    assert 0.005 + pace.deletion_pause_s(64, 0.005) == pytest.approx(64 / 400)
+    assert pace.deletion_pause_s(64, 0.2) == pytest.approx(0.4)
 
 
 def busy(max_bytes_per_s: int = 64 * MIB) -> PullPace:
