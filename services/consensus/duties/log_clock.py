@@ -28,7 +28,7 @@ TELL_INTERVAL_MAX_S: Final = 60.0
 ROWS_AT_ONCE: Final = 64
 """That one entry forgets: a request that comes meanwhile waits for a millisecond or two of each member."""
 HURRIED_ROWS: Final = 250
-"""The same of who hurries: each entry has costs of its own."""
+"""The same of who hurries, or could not keep up otherwise: each entry has costs of its own."""
 ROWS_PER_DELETION: Final = 6
 """What the deletion of a small file leaves to forget, rather more than less."""
 PATIENT_ROWS_PER_S: Final = 1250
@@ -70,6 +70,7 @@ class ForgettingPace:
         self._last: tuple[int, float] | None = None
         self._behind_since_s: float | None = None
         self._patience = 1.0
+        self._is_pressed = False
 
     def begin(self, term: int) -> None:
         """To forget, in a leadership: another one knows nothing of how it was in between."""
@@ -81,11 +82,12 @@ class ForgettingPace:
         """An entry left nothing."""
         self._last = self._behind_since_s = None
         self._patience = 1.0
+        self._is_pressed = False
 
     @property
     def rows(self) -> int:
         """What the next entry forgets at most."""
-        return ROWS_AT_ONCE if self._patience > 0 else HURRIED_ROWS
+        return HURRIED_ROWS if self._is_pressed or self._patience <= 0 else ROWS_AT_ONCE
 
     def rest_s(self, rows: int, log_index: int, began_s: float, now_s: float) -> float:
         """After the entry at `log_index`, which forgot so many rows, took from `began_s` until now and left more."""
@@ -95,11 +97,13 @@ class ForgettingPace:
             self._behind_since_s = began_s
         self._patience = max(0.0, min(1.0, 2.0 - (now_s - self._behind_since_s) / PATIENCE_S))
         patient_s = self._patience * (rows / PATIENT_ROWS_PER_S - worked_s)
+        self._is_pressed = False
         last, self._last = self._last, (log_index, now_s)
         # The entry itself is none that leaves something.
         if last is not None and (others := log_index - last[0] - 1) > 0:
             kept_up_s = rows * (now_s - last[1]) / (ROWS_PER_DELETION * others) - worked_s
-            if least_s <= kept_up_s < patient_s:
+            self._is_pressed = kept_up_s < least_s
+            if not self._is_pressed and kept_up_s < patient_s:
                 self._behind_since_s = now_s
             patient_s = min(patient_s, kept_up_s)
         return max(least_s, patient_s)

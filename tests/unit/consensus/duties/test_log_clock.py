@@ -138,6 +138,17 @@ def test_a_mass_deletion_is_kept_up_with():
     assert rests_s(ForgettingPace(), 40, others=1_000_000)[1:] == [pytest.approx(0.02)] * 39
 
 
+def test_who_cannot_keep_up_forgets_more_at_once():
+    """Small entries have a limit of their own: commits and rests. Or minutes of deletions would leave as much as they deleted."""
+    pace = ForgettingPace()
+    rests_s(pace, 40, others=300)
+    assert pace.rows == 64
+    rests_s(pace, 40, others=600, now_s=10.0)
+    assert pace.rows == 250
+    rests_s(pace, 2, others=0, now_s=20.0)
+    assert pace.rows == 64
+
+
 def test_who_is_behind_for_long_hurries_more_and_more():
     """Or a few deletions of very many files would never be caught up with; where commits are slow, with a bounded rest."""
     pace = ForgettingPace()
