@@ -1,8 +1,8 @@
-"""A member of the version before: it says that it knows no entries of the newest version."""
+"""A member of the version before identities: it says that it knows no entries since then."""
 
 from services.consensus.metadata import entries
 
-entries.KNOWN_ENTRY_VERSION -= 1
+entries.KNOWN_ENTRY_VERSION = entries.OBJECTS_VERSION - 1
 
 if __name__ == "__main__":
     # After the patch: these modules take the number as it is now.

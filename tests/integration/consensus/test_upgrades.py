@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION
+from services.consensus.metadata.entries import KNOWN_ENTRY_VERSION, OBJECTS_VERSION
 from shared.contracts.access import BY_SYSTEM, InitAccess, ListAccessChanges, Requester
 from shared.contracts.calls import Command
 from shared.contracts.cluster import MemberStatus
@@ -23,7 +23,7 @@ from tests.unit.consensus.metadata.access_builders import REALM, identity_id
 from tests.unit.consensus.metadata.builders import stamp
 
 NEWER = str(Path(__file__).with_name("newer_member.py"))
-THE_VERSION_BEFORE = str(Path(__file__).with_name("older_member.py"))
+BEFORE_IDENTITIES = str(Path(__file__).with_name("older_member.py"))
 OLDER = 2
 
 # Clusters start and stop several times here, and the machine may be busy.
@@ -153,10 +153,10 @@ async def test_a_new_kind_of_entry_waits_for_the_last_member(scene: Scene) -> No
 
 async def test_identities_wait_for_the_last_member(tmp_path: Path) -> None:
     """While one member does not know them they are refused, and changes are taken without whom they are for."""
-    async with running_scene(tmp_path, programs={OLDER: [THE_VERSION_BEFORE]}) as scene:
+    async with running_scene(tmp_path, programs={OLDER: [BEFORE_IDENTITIES]}) as scene:
         consensus = scene.registers._client
         for number in range(3):
-            await wait_until(scene, number, lambda status: status.entry_version == KNOWN_ENTRY_VERSION - 1)
+            await wait_until(scene, number, lambda status: status.entry_version == OBJECTS_VERSION - 1)
         refused = await propose(scene, InitAccess(realm=REALM, stamp=stamp()))
         assert refused.problem is not None
         assert (refused.problem["code"], refused.problem["definite"]) == ("upgrade_unfinished", True)
