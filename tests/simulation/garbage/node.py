@@ -174,17 +174,21 @@ class Node:
         return replica.start_index
 
     def confirm(self, epoch: int, digest: str, start_index: int) -> Steps:
-        """Whether this node holds the chunk for good, with the start index that the asker has recorded."""
+        """Whether this node holds the chunk for good, with the start index that the asker has recorded.
+
+        And, for the oracle alone, whether the replica went bad after it had been verified, which the node cannot know.
+        """
         if not self._is_confirmed(epoch, digest):
-            return self._epoch, False
+            return self._epoch, False, False
         yield Pause()
         replica = self.disk.chunks.get(digest)
         if replica is None or not self._is_confirmed(epoch, digest):
-            return self._epoch, False
+            return self._epoch, False, False
         self.record_start_index(replica, start_index)
         self.confirmed.append(digest)
+        is_hopeless = self.is_verified(replica) and not replica.is_good
         yield Pause()
-        return self._epoch, True
+        return self._epoch, True, is_hopeless
 
     def record_start_index(self, replica: Replica, start_index: int) -> None:
         """Durably, before a confirmation is sent."""
@@ -386,15 +390,16 @@ class Node:
     def _drop_surplus(self, digest: str, epoch: int, sent: int) -> Steps:
         assert self.node_map is not None
         expected = [node.id for node in expected_holders(digest, live_nodes(self.node_map), REPLICA_COUNT)]
-        confirmed = []
+        confirmed, hopeless = [], 0
         for node_id in expected:
             node = self._world.nodes[node_id]
             try:
-                _, is_held = yield Call(node.party, lambda node=node: node.confirm(epoch, digest, sent))
+                _, is_held, is_hopeless = yield Call(node.party, lambda node=node: node.confirm(epoch, digest, sent))
             except MessageLostError:
                 continue
             if is_held:
                 confirmed.append(node_id)
+                hopeless += is_hopeless
         replica = self.disk.chunks.get(digest)
         if replica is not None and rules.may_drop_surplus(
             recorded_start_index=replica.start_index,
@@ -406,6 +411,7 @@ class Node:
             replica_count=REPLICA_COUNT,
         ):
             del self.disk.chunks[digest]
+            self._world.oracle.relied_on(digest, hopeless)
 
     def refetch(self) -> Steps:
         """Fetch a lost chunk again; it is stored only if it is lost still."""

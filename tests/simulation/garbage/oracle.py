@@ -251,6 +251,14 @@ class Oracle:
             if digest in self.promised:
                 self.promised[digest] = max(0, self.promised[digest] - 1)
 
+    def relied_on(self, digest: str, hopeless: int) -> None:
+        """A good replica went because N others were confirmed, so many of which had gone bad after they had been verified.
+
+        What destroyed them may have come before anything was promised; it took a replica of the promise only now.
+        """
+        if digest in self.promised:
+            self.promised[digest] = min(self.promised[digest], REPLICA_COUNT - hopeless)
+
     def may_lose(self, digests: Iterable[str]) -> bool:
         """Whether one replica of each may be destroyed, and a promise is left."""
         needed = self.needed()

@@ -45,6 +45,12 @@ def test_random_schedules_lose_nothing_and_come_to_rest() -> None:
     assert min(rarer.values()) > 0, f"something never happened: {rarer}"
 
 
+@pytest.mark.parametrize("seed", [403_952, 405_676])
+def test_what_a_fault_destroyed_unseen_is_no_loss_of_ours(seed: int) -> None:
+    """A replica went bad after it had been verified, before anything was promised, and then confirmed that surplus may go."""
+    assert live(seed)
+
+
 def test_the_same_seed_gives_the_same_schedule() -> None:
     """A failure can be replayed."""
     assert live(3) == live(3)
