@@ -338,7 +338,8 @@ class PassTime(Command[PassedTime]):
         condemned_retention_s: for how long it is known which chunks were condemned; uploads that began earlier are refused.
         audit_retention_s, audit_limit_bytes: for how long rows of the audit trail are kept, and how many bytes of them. None
             in entries before version 4: nothing is cut.
-        forgotten_max: rows that it forgets at most, about, chunk references included. None in entries before version 5: 250.
+        forgotten_max: rows that it forgets at most, about, chunk references included; 10,000 at most. None in entries
+            before version 5: 250.
     """
 
     kind: Literal["pass_time"] = "pass_time"

@@ -35,9 +35,10 @@ class AnswerCycle(RequestResponseCycle):
         """As uvicorn's; then it lets go of the request, whose scope leads back here (`http_exchange`).
 
         Or else every request would be a cycle that is left to the collector, and the collector's passes over all that a service
-        remembers stop it for 50 to 90 ms (X-275).
+        remembers stop it for 45 to 90 ms (X-275).
         """
         await super().run_asgi(app)
+        # Nothing is sent any more that would look at it.
         self.scope = {}  # type: ignore[typeddict-item]
 
     async def send(self, message: Any) -> None:

@@ -97,6 +97,13 @@ FOLDER = Path(__file__).parent
 CUT_AT = 6
 KEYS = seals_of_0_2_0("golden" * 6)
 MEMBERS = tuple(ConsensusMember(id=f"consensus-{n}", url=f"http://h{n}:1", peer_address=f"h{n}:2") for n in (1, 2, 3))
+RETENTIONS = {
+    "cursor_retention_s": 900,
+    "tombstone_retention_s": 86_400,
+    "reference_retention_s": 1800,
+    "condemned_retention_s": 3600,
+}
+AUDIT = {"audit_retention_s": 3600, "audit_limit_bytes": 1000}
 
 
 def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
@@ -144,32 +151,15 @@ def commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
 
 def _paced_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     """What came with entries of version 5."""
-    time_passes = PassTime(
-        elapsed_ms=1,
-        cursor_retention_s=900,
-        tombstone_retention_s=86_400,
-        reference_retention_s=1800,
-        condemned_retention_s=3600,
-        audit_retention_s=3600,
-        audit_limit_bytes=1000,
-        forgotten_max=64,
-        stamp=stamp(),
-    )
     return [
         (AnnounceMember(member_id="consensus-1", entry_version=5, stamp=stamp()), {}),
         (RaiseEntryVersion(entry_version=5, stamp=stamp()), {}),
-        (time_passes, {"retain_s": 0}),
+        (PassTime(**RETENTIONS, **AUDIT, elapsed_ms=1, forgotten_max=64, stamp=stamp()), {"retain_s": 0}),
     ]
 
 
 def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
     """Those that came with entries of version 3; in the end every table of theirs has a row."""
-    retentions = {
-        "cursor_retention_s": 900,
-        "tombstone_retention_s": 86_400,
-        "reference_retention_s": 1800,
-        "condemned_retention_s": 3600,
-    }
     orphan = content(1, fill=7).chunk_digests
     return [
         (AnnounceMember(member_id="consensus-1", entry_version=3, stamp=stamp()), {}),
@@ -180,8 +170,8 @@ def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
         (SetNodeState(node_id="storage-4", state=NodeState.INACTIVE, seen=NodeState.ACTIVE, stamp=stamp()), {}),
         (CondemnChunks(digests=orphan, start_indexes=[9], stamp=stamp()), {}),
         (publish("too-early", incarnation=2, content=content(1, fill=7), start_index=9, epoch=9), {}),
-        (PassTime(elapsed_ms=1, **retentions, stamp=stamp()), {"retain_s": 0}),
-        (PassTime(elapsed_ms=3_600_000, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=1, **RETENTIONS, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=3_600_000, **RETENTIONS, stamp=stamp()), {"retain_s": 0}),
         (publish("below-the-horizon", incarnation=2, content=content(1, fill=8), start_index=9, epoch=9), {}),
         (BeginBackup(backup_id="nightly", owner="ops", lease_s=86_400, stamp=stamp()), {}),
         (RenewBackup(backup_id="nightly", lease_s=172_800, stamp=stamp()), {}),
@@ -190,8 +180,8 @@ def _garbage_commands() -> list[tuple[AnyCommand, dict[str, Any]]]:
         (CondemnChunks(digests=orphan, start_indexes=[50], stamp=stamp()), {}),
         (publish("short", incarnation=2, content=content(1500, fill=9), start_index=44, epoch=9), {}),
         (DeleteFile(bucket="default", key="short", stamp=stamp()), {}),
-        (PassTime(elapsed_ms=1, **retentions, stamp=stamp()), {"retain_s": 0}),
-        (PassTime(elapsed_ms=900_000, **retentions, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=1, **RETENTIONS, stamp=stamp()), {"retain_s": 0}),
+        (PassTime(elapsed_ms=900_000, **RETENTIONS, stamp=stamp()), {"retain_s": 0}),
         (publish("late", incarnation=2, content=content(1, fill=10), start_index=48, epoch=9), {}),
         (DeleteFile(bucket="default", key="late", stamp=stamp()), {}),
         (DrainNode(node_id="storage-4", min_left=3, stamp=stamp()), {}),
@@ -298,16 +288,7 @@ def _object_commands(before: int) -> list[tuple[AnyCommand, dict[str, Any]]]:
         (CopyFile(key="parts again", source_key="parts", user_metadata={"n": "1"}, **copied), {}),
     ]
     objects += _s3_commands(first + len(objects), stored, part, large)
-    time_passes = PassTime(
-        elapsed_ms=1,
-        cursor_retention_s=900,
-        tombstone_retention_s=86_400,
-        reference_retention_s=1800,
-        condemned_retention_s=3600,
-        audit_retention_s=3600,
-        audit_limit_bytes=1000,
-        stamp=stamp(),
-    )
+    time_passes = PassTime(**RETENTIONS, **AUDIT, elapsed_ms=1, stamp=stamp())
     return [*objects, *_access_commands(first + len(objects)), (time_passes, {"retain_s": 0})]
 
 

@@ -31,7 +31,10 @@ from shared.contracts.files import FileContent
 from shared.contracts.metadata import PassedTime, PassTime
 
 FORGET_ROWS_MAX: Final = 250
-"""Rows that one entry forgets which does not say it itself, chunk references included."""
+"""Rows that an entry before version 5 forgets, chunk references included; never changed, or members would differ."""
+
+FORGOTTEN_MAX_LIMIT: Final = 10_000
+"""What an entry may ask for."""
 
 
 PIECES_PER_ROW: Final = 100
@@ -103,7 +106,7 @@ class Sweep:
         self._trail = trail
         self._index = index
         self._is_trail_longer = False
-        self.limit = FORGET_ROWS_MAX if limit is None else max(1, limit)
+        self.limit = FORGET_ROWS_MAX if limit is None else min(max(1, limit), FORGOTTEN_MAX_LIMIT)
         self.left = self.limit
 
     @property
